@@ -1,0 +1,30 @@
+"""Data sets as tensors on the device, gathered into batches without a data loader.
+
+| source | event shape | labels | test split | binarised by default |
+|---|---|---|---|---|
+| ``"digits"`` | (1, 8, 8) | 10 | 360 of 1797, fixed, stratified | dynamic |
+| ``"mnist"``, ``"fashion-mnist"`` | (1, 28, 28) | 10 | its own 10,000 | dynamic |
+| ``"omniglot"`` | (1, 28, 28) | 964 + 659 characters | evaluation alphabets | dynamic |
+| ``"cifar10"`` | (3, 32, 32) | 10 | its own 10,000 | no |
+| ``"shapes"`` | (1, 32, 32) or ``size`` | 3, and 5 factors | ``test_fraction`` | dynamic |
+| folder of images | (3 or 1, h, w) | class folders, if any | ``test_fraction`` | no |
+| ``.npy`` or ``.npz`` file | any | optional | its own or ``test_fraction`` | no |
+| tensor, NumPy array, ``Dataset`` | any | the ``Dataset``'s | ``test_fraction`` | the ``Dataset``'s |
+
+Example:
+    >>> from pyro_vae import data
+    >>> d = data.load("digits")
+    >>> d
+    DataSplits('digits', event_shape=(1, 8, 8), labels=10
+      train=Dataset(1437 x (1, 8, 8), labels=10, binarize='dynamic')
+      test=Dataset(360 x (1, 8, 8), labels=10, binarize=None))
+    >>> x, y = next(d.train.batches(128, shuffle=True))
+    >>> x.shape, x.unique(), y.shape
+    (torch.Size([128, 1, 8, 8]), tensor([0., 1.]), torch.Size([128]))
+"""
+
+from .dataset import Dataset, DataSplits
+from .loading import NAMES, load
+from .sprites import render_shapes, shapes
+
+__all__ = ["NAMES", "DataSplits", "Dataset", "load", "render_shapes", "shapes"]

@@ -1,0 +1,342 @@
+"""A data set: its values, labels and factors as tensors on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Dataset:
+    """Data held as tensors on one device, with batches drawn by indexing.
+
+    ``d[i]`` with an int is one datum as training sees it, ``x`` or ``(x, y)``, so that a
+    ``torch.utils.data.DataLoader`` takes a ``Dataset``; with a slice, an index tensor or a
+    boolean mask it is a smaller ``Dataset``. ``d.x`` are always the stored values.
+
+    Args:
+        x: values, shape (n, *event), a tensor or an array. ``uint8`` is divided by 255; every
+            other real type is converted to ``float32`` as it is. A ``float32`` tensor is not
+            copied.
+        y: integer labels, shape (n,).
+        binarize: ``"dynamic"`` takes ``x`` as probabilities in [0, 1], of which each batch is a
+            fresh Bernoulli sample.
+        names: class names, ``names[y]``.
+        factors: known factors of variation, shape (n, f).
+        factor_names: names of the f factors.
+
+    Attributes:
+        x: stored values, ``float32``, shape (n, *event).
+        y: labels, ``int64``, shape (n,), or None.
+        binarize: ``"dynamic"`` or None.
+        names: class names, () when there are none.
+        factors: ``float32``, shape (n, f), or None.
+        factor_names: names of the factors, () when there are none.
+
+    Raises:
+        TypeError: ``x``, ``y`` or ``factors`` is not a real numeric tensor or array.
+        ValueError: empty, NaN or infinite data, a shape without event dimension, labels that do
+            not fit, or values outside [0, 1] to binarise.
+
+    Example:
+        >>> d = Dataset(torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]), torch.tensor([0, 1, 1]))
+        >>> d
+        Dataset(3 x (2,), labels=2, binarize=None)
+        >>> d[0]
+        (tensor([0., 1.]), tensor(0))
+        >>> d[d.y == 1]
+        Dataset(2 x (2,), labels=1, binarize=None)
+    """
+
+    def __init__(
+        self,
+        x: Tensor | np.ndarray,
+        y: Tensor | np.ndarray | None = None,
+        *,
+        binarize: Literal["dynamic"] | None = None,
+        names: Sequence[str] | None = None,
+        factors: Tensor | np.ndarray | None = None,
+        factor_names: Sequence[str] = (),
+    ) -> None:
+        if binarize not in ("dynamic", None):
+            raise ValueError(
+                f'binarize: expected "dynamic" or None, got {binarize!r}: for a fixed '
+                'binarisation use Dataset(x).binarized(generator) or data.load(x, binarize="static")'
+            )
+        self.x = _values(x)
+        self.y = None if y is None else _labels(y, self.x)
+        self.names = _names(names, self.y)
+        self.factors = None if factors is None else _factors(factors, factor_names, self.x)
+        self.factor_names = tuple(factor_names)
+        self.binarize = binarize
+        if binarize is not None:
+            _check_probabilities(self.x)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Device of all tensors."""
+        return self.x.device
+
+    def __len__(self) -> int:
+        """Count the data, n."""
+        return len(self.x)
+
+    def __getitem__(
+        self, index: int | slice | Sequence[int] | Tensor | np.ndarray
+    ) -> Dataset | Tensor | tuple[Tensor, Tensor]:
+        """One datum for an int, a ``Dataset`` for a slice, row numbers (k,) or a mask (n,)."""
+        if not isinstance(index, slice | int):
+            index = torch.as_tensor(index, device=self.device)
+            if index.ndim > 1:
+                raise ValueError(
+                    f"index: expected an int, a slice, or one dimension of rows, got shape "
+                    f"{tuple(index.shape)}: index d.x for other shapes"
+                )
+            index = int(index) if index.ndim == 0 else index
+        if isinstance(index, int):
+            x = self._draw(self.x[index])
+            return x if self.y is None else (x, self.y[index])
+        return self._replace(
+            x=self.x[index],
+            y=None if self.y is None else self.y[index],
+            factors=None if self.factors is None else self.factors[index],
+        )
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Move to a device.
+
+        Example:
+            >>> Dataset(torch.zeros(2, 3)).to("cpu").device
+            device(type='cpu')
+        """
+        return self._replace(
+            x=self.x.to(device),
+            y=None if self.y is None else self.y.to(device),
+            factors=None if self.factors is None else self.factors.to(device),
+        )
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gather rows, binarised afresh under ``binarize="dynamic"`` with torch's global RNG.
+
+        Args:
+            index: rows from 0 to n - 1, ``int64``, shape (b,).
+
+        Returns:
+            ``x`` of shape (b, *event), and ``y`` of shape (b,) or None.
+
+        Example:
+            >>> Dataset(torch.eye(3), torch.arange(3)).batch(torch.tensor([2, 0]))
+            (tensor([[0., 0., 1.],
+                    [1., 0., 0.]]), tensor([2, 0]))
+        """
+        index = index.to(self.device)
+        y = None if self.y is None else self.y.index_select(0, index)
+        return self._draw(self.x.index_select(0, index)), y
+
+    def batches(
+        self, batch_size: int, *, shuffle: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Go once through the data; the last batch may be short.
+
+        Args:
+            batch_size: rows in a batch.
+            shuffle: draw an order from torch's global RNG, when this method is called.
+
+        Raises:
+            ValueError: ``batch_size`` is not a positive integer.
+
+        Example:
+            >>> [len(x) for x, _ in Dataset(torch.zeros(5, 2)).batches(2)]
+            [2, 2, 1]
+        """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f"batch_size: expected an integer >= 1, got {batch_size!r}: "
+                "use len(dataset) for one batch of everything"
+            )
+        arrange = torch.randperm if shuffle else torch.arange
+        rows = arrange(len(self), device=self.device)
+        return (self.batch(index) for index in rows.split(batch_size))
+
+    def binarized(self, generator: torch.Generator) -> Dataset:
+        """Binarise once: a ``Dataset`` whose stored values are 0 or 1 for good.
+
+        Args:
+            generator: a generator on the CPU, so that every device gets the same sample.
+
+        Raises:
+            ValueError: values outside [0, 1].
+
+        Example:
+            >>> grey = Dataset(torch.full((2, 3), 0.5))
+            >>> grey.binarized(torch.Generator().manual_seed(0)).x
+            tensor([[1., 0., 1.],
+                    [1., 1., 0.]])
+        """
+        _check_probabilities(self.x)
+        uniform = torch.rand(self.x.shape, generator=generator).to(self.device)
+        return self._replace(x=(uniform < self.x).to(self.x.dtype), binarize=None)
+
+    def __repr__(self) -> str:
+        """Size, event shape, labels and binarisation."""
+        labels = None if self.y is None else len(self.names) or len(self.y.unique())
+        factors = f", factors={len(self.factor_names)}" if self.factor_names else ""
+        return (
+            f"Dataset({len(self)} x {self.event_shape}, labels={labels}{factors}, "
+            f"binarize={self.binarize!r})"
+        )
+
+    def _draw(self, x: Tensor) -> Tensor:
+        return (torch.rand_like(x) < x).to(x.dtype) if self.binarize else x
+
+    def _replace(self, **changes: Any) -> Dataset:
+        kept = ("x", "y", "binarize", "names", "factors", "factor_names")
+        return Dataset(**{name: getattr(self, name) for name in kept} | changes)
+
+
+@dataclass(frozen=True, repr=False)
+class DataSplits:
+    """A training and a test set of one kind of data.
+
+    Args:
+        name: what the data is called in tables and reports.
+        train: training set.
+        test: test set, with the event shape of ``train``.
+
+    Raises:
+        ValueError: the event shapes differ.
+
+    Example:
+        >>> d = DataSplits("mine", Dataset(torch.zeros(8, 3)), Dataset(torch.zeros(2, 3)))
+        >>> d.event_shape, d.labels
+        ((3,), ())
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset
+
+    def __post_init__(self) -> None:
+        """Check that both sets hold the same kind of data."""
+        if self.train.event_shape != self.test.event_shape:
+            raise ValueError(
+                f"test: expected the event shape of train, {self.train.event_shape}, got "
+                f"{self.test.event_shape}: bring both to one shape"
+            )
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return self.train.event_shape
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, indexed by ``y``; () when there are none."""
+        return self.train.names
+
+    def __repr__(self) -> str:
+        """Name, event shape, classes, and both sets."""
+        return (
+            f"DataSplits({self.name!r}, event_shape={self.event_shape}, "
+            f"labels={len(self.labels)}\n  train={self.train}\n  test={self.test})"
+        )
+
+
+def _tensor(value: Any, argument: str) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        # a copy in native byte order: torch takes neither swapped nor negative-stride nor
+        # read-only arrays
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if not isinstance(value, Tensor) or value.is_complex():
+        kind = f"{type(value).__name__} of {value.dtype}" if hasattr(value, "dtype") else type(value)
+        raise TypeError(
+            f"{argument}: expected a tensor or NumPy array of real numbers, got {kind}: "
+            "use torch.as_tensor(...) for lists, and numpy.unique(..., return_inverse=True) to "
+            "number names"
+        )
+    return value.detach()
+
+
+def _values(value: Tensor | np.ndarray) -> Tensor:
+    x = _tensor(value, "x")
+    if x.ndim < 2:
+        raise ValueError(
+            f"x: expected shape (n, *event), a vector or more per datum, got {tuple(x.shape)}: "
+            "pass x[:, None] for one number per datum, x[None] for a single datum"
+        )
+    if x.numel() == 0:
+        raise ValueError(
+            f"x: expected at least one datum with at least one element, got shape "
+            f"{tuple(x.shape)}: check the file, or the rows that were selected"
+        )
+    if x.dtype == torch.uint8:
+        if x.max() == 1:
+            raise ValueError(
+                "x: expected 8-bit pixels from 0 to 255 in uint8, which are divided by 255, got no "
+                "value above 1: pass x.float() or x > 0 for data that is 0 or 1"
+            )
+        # a tensor on the device: CUDA multiplies by the reciprocal of a Python number, which is
+        # not the float32 nearest to k / 255
+        return x.float() / torch.tensor(255.0, device=x.device)
+    x = x.to(torch.float32)
+    if not (finite := x.isfinite()).all():
+        first = tuple((~finite).nonzero()[0].tolist())
+        raise ValueError(
+            f"x: expected finite values, got {int((~finite).sum())} NaN or infinite, the first at "
+            f"x[{', '.join(map(str, first))}]: remove or fill them"
+        )
+    return x
+
+
+def _check_probabilities(x: Tensor) -> None:
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"x: expected values in [0, 1] to binarise, got values from {low:.4g} to {high:.4g}: "
+            "rescale x (8-bit pixels: x / 255, or pass them as uint8), or use binarize=None"
+        )
+
+
+def _labels(value: Tensor | np.ndarray, x: Tensor) -> Tensor:
+    y = _tensor(value, "y")
+    if y.shape != x.shape[:1]:
+        raise ValueError(
+            f"y: expected shape ({len(x)},), one label for each row of x, got {tuple(y.shape)}: "
+            "drop rows without label; turn one-hot rows into y.argmax(1)"
+        )
+    if y.is_floating_point() and not (whole := y.isfinite() & (y == y.round())).all():
+        first = int((~whole).nonzero()[0])
+        raise ValueError(
+            f"y: expected whole numbers, got {int((~whole).sum())} other values, the first "
+            f"y[{first}] = {float(y[first])}: number the classes 0, 1, ..."
+        )
+    return y.to(x.device, torch.long)
+
+
+def _names(names: Sequence[str] | None, y: Tensor | None) -> tuple[str, ...]:
+    result = tuple(map(str, names or ()))
+    if result and y is not None and not 0 <= int(y.min()) <= int(y.max()) < len(result):
+        raise ValueError(
+            f"names: expected a name for each label {int(y.min())} to {int(y.max())}, got "
+            f"{len(result)} for 0 to {len(result) - 1}: number the classes from 0 and name all"
+        )
+    return result
+
+
+def _factors(value: Tensor | np.ndarray, names: Sequence[str], x: Tensor) -> Tensor:
+    factors = _tensor(value, "factors").to(x.device, torch.float32)
+    if factors.shape != (len(x), len(names)):
+        raise ValueError(
+            f"factors: expected shape ({len(x)}, {len(names)}), rows of x by factor_names, got "
+            f"{tuple(factors.shape)}: give each column a name in factor_names"
+        )
+    return factors

@@ -1,0 +1,7 @@
+"""Inference programs."""
+
+from ..programs import Encoding, Guide
+from .bottom_up import BottomUp
+from .delta import Delta
+
+__all__ = ["BottomUp", "Delta", "Encoding", "Guide"]

@@ -1,0 +1,209 @@
+"""Effects on programs: each takes a model or a guide and returns one of the same kind.
+
+A wrapped ``nn.Module`` is again an ``nn.Module`` with the same parameters, and keeps the methods
+of what it wraps (``sample``, ``decode``, ``encode``); a wrapped function is a function.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from .programs import Guide, Model, Program, is_latent
+from .recorded import Recorded
+from .schedules import check_beta
+
+Beta = float | Tensor | Mapping[str, float | Tensor]
+
+
+class _Wrapped(Program):
+    """An ``nn.Module`` program under an effect; whatever it lacks is looked up on the inner one."""
+
+    program: nn.Module
+
+    def __init__(self, program: nn.Module, effect: Any) -> None:
+        nn.Module.__init__(self)
+        self.program = program
+        object.__setattr__(self, "effect", effect)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # The inner program registers its own parameters; a second name would only repeat them.
+        return nn.Module.__call__(self, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "program":
+                raise
+            return getattr(self.program, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.effect.apply(self.program, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{self.effect!r} on\n{self.program!r}"
+
+
+class _WrappedModel(_Wrapped, Model):
+    pass
+
+
+class _WrappedGuide(_Wrapped, Guide):
+    pass
+
+
+def _wrap(program: Callable, effect: Any) -> Any:
+    if isinstance(program, Guide):
+        return _WrappedGuide(program, effect)
+    if isinstance(program, Model):
+        return _WrappedModel(program, effect)
+    if isinstance(program, nn.Module):
+        return _Wrapped(program, effect)
+
+    @functools.wraps(program)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return effect.apply(program, *args, **kwargs)
+
+    wrapped.program = program
+    return wrapped
+
+
+class _ScaleLatents(Recorded, Messenger):
+    """``poutine.scale`` on latent sample sites only; zero is legal."""
+
+    def __init__(self, beta: Beta) -> None:
+        super().__init__()
+        if not isinstance(beta, Mapping | int | float | Tensor):
+            raise TypeError(
+                f"beta: expected a number, a 0-d tensor or a mapping site -> one of them, "
+                f"got {beta!r}"
+            )
+        self.beta = beta
+        self._seen: set[str] = set()
+        self._check()
+
+    def _check(self) -> None:
+        items = self.beta.items() if isinstance(self.beta, Mapping) else [("", self.beta)]
+        for site, value in items:
+            where = f"beta[{site!r}]" if site else "beta"
+            if isinstance(value, Tensor) and value.dim() != 0:
+                raise ValueError(f"{where}: expected a 0-d tensor, got {tuple(value.shape)}")
+            if not isinstance(value, Tensor) or pyro.infer.util.is_validation_enabled():
+                check_beta(value, where)
+
+    def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
+        self._check()
+        self._seen.clear()
+        with self:
+            result = program(*args, **kwargs)
+        if isinstance(self.beta, Mapping):
+            for site in self.beta:
+                if site not in self._seen:
+                    close = difflib.get_close_matches(site, self._seen, 1) or sorted(self._seen)
+                    raise ValueError(
+                        f"beta: the program has no latent site {site!r}, did you mean "
+                        f"{' or '.join(map(repr, close))}?"
+                    )
+        return result
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if not is_latent(msg):
+            return
+        beta = self.beta
+        if isinstance(beta, Mapping):
+            self._seen.add(msg["name"])
+            beta = beta.get(msg["name"], 1.0)
+        msg["scale"] = msg["scale"] * beta
+
+    def __repr__(self) -> str:
+        return f"scale_latents(beta={self.beta})"
+
+
+def scale_latents(program: Callable, beta: Beta) -> Any:
+    """``poutine.scale`` restricted to latent sample sites, for a model or a guide alike.
+
+    With both sides wrapped, the objective is E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), or
+    - sum_i beta_i KL_i for a mapping.
+
+    Source: "beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework",
+    Higgins et al. (2017).
+
+    Args:
+        program: a model or a guide: an ``nn.Module`` or a function.
+        beta: a number >= 0, a 0-d tensor, or a mapping from site to one of them (sites that are
+            not named keep scale 1). A tensor filled in place, or a mapping changed in place,
+            takes effect at the next run. Zero is legal and exact.
+
+    Returns:
+        A program of the same kind with the same parameters.
+
+    Raises:
+        ValueError: a beta that is negative or not finite; when run, an unknown site.
+
+    Example:
+        >>> from pyro_vae import models, likelihoods
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> trace = pyro.poutine.trace(scale_latents(vae, 0.0)).get_trace(size=3)
+        >>> trace.nodes["z1"]["scale"], trace.nodes["x"]["scale"]
+        (0.0, 1.0)
+    """
+    return _wrap(program, _ScaleLatents(beta))
+
+
+class _Corrupt(Recorded):
+    """Call a program with a corrupted input."""
+
+    def __init__(self, noise: float | Callable[[Tensor], Tensor]) -> None:
+        if not callable(noise) and not 0 <= noise < math.inf:
+            raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
+        self.noise = noise
+
+    def apply(self, program: Callable, x: Tensor, **kwargs: Any) -> Any:
+        return program(corrupted(x, self.noise), **kwargs)
+
+    def __repr__(self) -> str:
+        return f"corrupt(noise={self.noise})"
+
+
+def corrupted(x: Tensor, noise: float | Callable[[Tensor], Tensor]) -> Tensor:
+    """``x`` plus Gaussian noise of standard deviation ``noise``, or ``noise(x)``; same shape."""
+    return noise(x) if callable(noise) else x + noise * torch.randn_like(x)
+
+
+def corrupt(guide: Callable, noise: float | Callable[[Tensor], Tensor]) -> Any:
+    """A guide that sees a corrupted input, for denoising: q(z|x~), x~ = noise(x).
+
+    Trained against the clean x, the pair learns to remove the noise; the guide without this
+    handler then encodes inputs that are noisy already.
+
+    Source: "Denoising Criterion for Variational Auto-Encoding Framework", Im, Ahn, Memisevic,
+    Bengio (2017).
+
+    Args:
+        guide: an inference program.
+        noise: standard deviation of additive Gaussian noise, or a function from x
+            (n, *event_shape) to the corrupted x of the same shape.
+
+    Returns:
+        A guide with the same parameters.
+
+    Raises:
+        ValueError: a negative or non-finite standard deviation.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> noisy = corrupt(guides.BottomUp(vae), lambda x: x * (torch.rand_like(x) < 0.5))
+        >>> noisy.encode(torch.ones(3, 6)).mean["z1"].shape
+        torch.Size([3, 2])
+    """
+    return _wrap(guide, _Corrupt(noise))

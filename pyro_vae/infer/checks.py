@@ -1,0 +1,149 @@
+"""Checking a model and a guide against each other and the data, before any training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..programs import Guide
+from .traces import (
+    accepts_labels,
+    label_arguments,
+    latent_sites,
+    measuring,
+    observed_sites,
+    per_datum,
+    trace_pair,
+)
+
+
+@dataclass(frozen=True)
+class PairSummary:
+    """What ``check_pair`` found.
+
+    Attributes:
+        latents: latent site -> event shape of one datum's value, in the model's sampling order.
+        observed: observed sites of the model.
+        guide_order: latent sites in the guide's sampling order.
+    """
+
+    latents: dict[str, tuple[int, ...]]
+    observed: tuple[str, ...]
+    guide_order: tuple[str, ...]
+
+
+def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
+    """Raise ``ValueError`` for data that the model cannot have produced.
+
+    Checks all of ``x`` and ``y``: emptiness, shape, NaN and infinity, the likelihood's range,
+    labels. Programs without a ``check_data`` of their own are checked for finite values.
+    """
+    if len(x) == 0:
+        raise ValueError(f"x: expected at least one datum, got shape {tuple(x.shape)}")
+    if y is not None and len(y) != len(x):
+        raise ValueError(f"y: expected {len(x)} labels, one per datum, got {len(y)}")
+    if hasattr(model, "check_data"):
+        model.check_data(x)
+        if getattr(model, "condition", 0):
+            model.label_features(y, len(x))
+    elif not x.isfinite().all():
+        raise ValueError(
+            f"x: expected finite values, got {int((~x.isfinite()).sum())} NaN or infinite: "
+            "remove or fill these entries"
+        )
+
+
+def check_pair(
+    model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None
+) -> PairSummary:
+    """Check a pair against each other and a few data, without changing any state.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (n, *event_shape); the first two are run.
+        y: (n,) labels for a conditional pair.
+
+    Returns:
+        ``PairSummary`` with the latent and the observed sites.
+
+    Raises:
+        ValueError: a latent missing in the guide or unknown to the model, unequal shapes, a site
+            outside the data plate, no observed site, data outside the likelihood's range, a model
+            that needs labels without them.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> check_pair(vae, guides.BottomUp(vae), torch.zeros(5, 6)).latents
+        {'z1': (2,)}
+    """
+    x, y = x[:2], None if y is None else y[:2]
+    n = len(x)
+    with measuring(model, guide, device=x.device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model_trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+        try:
+            guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        except Exception as error:
+            if isinstance(guide, Guide) and guide.model is not getattr(model, "program", model):
+                raise ValueError(
+                    f"guide: it was built for another model, of data {guide.model.event_shape} "
+                    f"and latents {guide.model.latent_sizes}: build it with this model ({error})"
+                ) from error
+            raise
+        in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
+        _check_sites(in_model, in_guide)
+        for site in in_model:
+            shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"site {site!r}: the model's value has shape {shapes[0]} for {n} data, the "
+                    f"guide's {shapes[1]}: build the guide for this model"
+                )
+        model_trace, guide_trace = trace_pair(model, guide, x, y)
+        for trace in (model_trace, guide_trace):
+            trace.compute_log_prob()
+        observed = observed_sites(model_trace)
+        if not observed:
+            raise ValueError("model: it observes nothing: pass obs=x to the data's sample site")
+        for trace, sites in ((model_trace, in_model + observed), (guide_trace, in_guide)):
+            for site in sites:
+                node = trace.nodes[site]
+                log_prob = per_datum(node["log_prob"], node, (n,))
+                if log_prob.isnan().any():
+                    raise ValueError(
+                        f"site {site!r}: its log-probability is NaN for {type(node['fn']).__name__}"
+                        f" with values {_span(node['value'])}: check parameters and data"
+                    )
+    latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
+    return PairSummary(latents, tuple(observed), tuple(in_guide))
+
+
+def _span(value: Tensor) -> str:
+    value = torch.as_tensor(value).float()
+    return f"from {float(value.min()):.4g} to {float(value.max()):.4g}"
+
+
+def _check_sites(in_model: list[str], in_guide: list[str]) -> None:
+    problems = [
+        f"latent site {s!r} of the model is missing in the guide (it has {in_guide})"
+        for s in in_model
+        if s not in in_guide
+    ] + [
+        f"site {s!r} of the guide is no latent site of the model (it has {in_model})"
+        for s in in_guide
+        if s not in in_model
+    ]
+    if problems:
+        raise ValueError(
+            "guide: " + "; ".join(problems) + ". Name the sites alike, or build it for this model"
+        )
+
+
+__all__ = ["PairSummary", "accepts_labels", "check_data", "check_pair"]

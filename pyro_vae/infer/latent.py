@@ -1,0 +1,182 @@
+"""Moving in latent space: reconstructions, interpolations, traversals, for any pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..programs import decode, encode, evaluating
+from .traces import accepts_labels, label_arguments, observed_sites
+
+
+def reconstruct(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    *,
+    y: Tensor | None = None,
+    sample: bool = False,
+) -> Tensor:
+    """E[x|z] with z the posterior means, or one posterior draw with ``sample``.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (n, *event_shape).
+        y: (n,) labels for a conditional pair.
+        sample: decode a draw from q(z|x) in place of its means.
+
+    Returns:
+        (n, *event_shape).
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> reconstruct(vae, guides.BottomUp(vae), torch.zeros(5, 6)).shape
+        torch.Size([5, 6])
+    """
+    encoding = encode(guide, x, **label_arguments(guide, y))
+    return decode_mean(model, encoding.sample if sample else encoding.mean, like=x, y=y)
+
+
+def decode_mean(
+    model: Callable, z: dict[str, Tensor], *, like: Tensor, y: Tensor | None = None
+) -> Tensor:
+    """E[x|z] for any model: run with zeros as data and the latents held at ``z``.
+
+    Args:
+        model: generative program.
+        z: site -> (n, *latent shape); sites that are missing take their conditional means.
+        like: any data (m, *event_shape), for shape, dtype and device.
+        y: (n,) labels for a conditional model.
+    """
+    n = len(next(iter(z.values())))
+    return decode(model, z, x=like.new_zeros(n, *like.shape[1:]), **label_arguments(model, y)).mean
+
+
+def interpolate(
+    model: Callable,
+    guide: Callable,
+    start: Tensor,
+    end: Tensor,
+    *,
+    steps: int = 10,
+    y: Tensor | None = None,
+) -> Tensor:
+    """Decoded straight line between the posterior means of two data.
+
+    x_t = E[x | (1 - t) z_start + t z_end], t = 0 .. 1 in ``steps`` equal steps, in all layers.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        start: (*event_shape,).
+        end: (*event_shape,).
+        steps: number of results, at least 2.
+        y: two labels (2,) for a conditional pair; the first is used up to the middle.
+
+    Returns:
+        (steps, *event_shape).
+
+    Raises:
+        ValueError: fewer than 2 steps.
+    """
+    if steps < 2:
+        raise ValueError(f"steps: expected at least 2, got {steps}")
+    ends = torch.stack([start, end])
+    mean = encode(guide, ends, **label_arguments(guide, y)).mean
+    t = torch.linspace(0, 1, steps, device=ends.device)
+    z = {s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1))) for s, v in mean.items()}
+    labels = None if y is None else y[(t > 0.5).long()]
+    return decode_mean(model, z, like=ends, y=labels)
+
+
+def traverse(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    *,
+    site: str,
+    dims: list[int] | None = None,
+    values: Tensor | None = None,
+    y: Tensor | None = None,
+) -> Tensor:
+    """Change one latent unit at a time and decode.
+
+    The other units of the site, and the layers above it, stay at the posterior means of ``x``;
+    the layers below take their conditional means.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (*event_shape,), the datum to start from.
+        site: latent site.
+        dims: units to change; default all.
+        values: values to give, (v,); default -3 .. 3 in 7 steps.
+        y: one label () for a conditional pair.
+
+    Returns:
+        (len(dims), v, *event_shape).
+
+    Raises:
+        ValueError: a site that the guide does not have.
+    """
+    values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
+    labels = None if y is None else torch.as_tensor(y, device=x.device).reshape(1)
+    mean = encode(guide, x[None], **label_arguments(guide, labels)).mean
+    if site not in mean:
+        raise ValueError(f"site: the guide has {tuple(mean)}, got {site!r}")
+    dims = list(range(mean[site].shape[-1])) if dims is None else list(dims)
+    order = _sampling_order(model, x, labels)
+    held = {s: mean[s] for s in order[: order.index(site) + 1]}
+    rows = {s: v.repeat(len(dims) * len(values), *(1,) * (v.dim() - 1)) for s, v in held.items()}
+    for i, dim in enumerate(dims):
+        rows[site][i * len(values) : (i + 1) * len(values), dim] = values
+    n = len(rows[site])
+    result = decode_mean(
+        model, rows, like=x[None], y=None if labels is None else labels.expand(n)
+    )
+    return result.unflatten(0, (len(dims), len(values)))
+
+
+def _sampling_order(model: Callable, x: Tensor, y: Tensor | None) -> list[str]:
+    with evaluating(model):
+        trace = poutine.trace(model).get_trace(x[None], **label_arguments(model, y))
+    observed = observed_sites(trace)
+    return [s for s in trace.stochastic_nodes if s not in observed]
+
+
+def grid_2d(
+    model: Callable,
+    *,
+    like: Tensor,
+    site: str = "z1",
+    steps: int = 15,
+    y: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Decoded grid of a two-dimensional latent space, at equal quantiles of N(0, 1).
+
+    Args:
+        model: generative program whose ``site`` has two units.
+        like: any data (m, *event_shape), for shape, dtype and device.
+        site: the two-dimensional latent site.
+        steps: values per axis.
+        y: a label for a conditional model.
+
+    Returns:
+        The axis values (steps,), and the means (steps, steps, *event_shape), first axis the
+        second unit from high to low, second axis the first unit from low to high: as a picture.
+    """
+    quantiles = torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps, device=like.device)
+    axis = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
+    second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
+    z = torch.stack([first.flatten(), second.flatten()], -1)
+    labels = (
+        None
+        if y is None or not accepts_labels(model)
+        else torch.full((len(z),), y, device=like.device)
+    )
+    return axis, decode_mean(model, {site: z}, like=like, y=labels).unflatten(0, (steps, steps))

@@ -1,0 +1,153 @@
+"""Stochastic variational inference with one torch optimizer over all parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..programs import unregistered
+from .elbo import ELBOTerms, TraceELBO, _Estimator
+from .traces import measuring
+
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+def fused(optimizer: type[torch.optim.Optimizer], **kwargs: object) -> OptimizerFactory:
+    """A factory of ``optimizer`` that uses torch's fused kernel where that class has one."""
+
+    def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            return optimizer(parameters, fused=True, **kwargs)
+        except (TypeError, RuntimeError):
+            return optimizer(parameters, **kwargs)
+
+    return build
+
+
+class SVI:
+    """The contract of ``pyro.infer.SVI`` with one fused torch optimizer for all parameters.
+
+    The loss and its gradient are those of ``pyro.infer.Trace_ELBO``: minus the ELBO, summed over
+    the data (``reduction="mean"`` in the estimator: nats per datum).
+
+    Args:
+        model: generative program: an ``nn.Module`` or a function with ``pyro.param`` sites.
+        guide: inference program.
+        optimizer: makes a torch optimizer from a list of parameters, for example
+            ``functools.partial(torch.optim.Adam, lr=1e-3)``. Default: fused Adam, 1e-3.
+        loss: ``TraceELBO()`` or ``AnalyticELBO()``.
+        clip_norm: clip the total gradient norm to this value, if given.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> svi = SVI(vae, guides.BottomUp(vae))
+        >>> x = torch.zeros(5, 6)
+        >>> first = svi.step(x)
+        >>> for _ in range(50):
+        ...     last = svi.step(x)
+        >>> bool(last < first)
+        True
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        optimizer: OptimizerFactory | None = None,
+        loss: _Estimator | None = None,
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
+        self.model, self.guide = model, guide
+        self.optimizer_factory = optimizer or fused(torch.optim.Adam, lr=1e-3)
+        self.loss = loss or TraceELBO()
+        self.clip_norm = clip_norm
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.terms: ELBOTerms | None = None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The modules' trainable parameters, each once, in order."""
+        modules = [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
+        found = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        return list(found.values())
+
+    def step(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
+        """One gradient step.
+
+        Args:
+            x: (n, *event_shape).
+            y: (n,) labels for a conditional pair.
+
+        Returns:
+            The loss before the step, a 0-d tensor (``float(loss)`` waits for the device). The
+            terms of the bound are left in ``self.terms``.
+
+        Raises:
+            ValueError: at the first step, a parameter that gets no gradient.
+        """
+        if self.optimizer is None:
+            return self._first_step(x, y)
+        with pyro.validation_enabled(False):
+            return self._step(x, y)
+
+    def _first_step(self, x: Tensor, y: Tensor | None) -> Tensor:
+        with poutine.trace(param_only=True) as captured, torch.no_grad():
+            with measuring(self.model, self.guide, device=x.device):
+                self.loss(self.model, self.guide, x, y)
+        sites = [s["value"].unconstrained() for s in captured.trace.nodes.values()]
+        parameters = list({id(p): p for p in (*self.parameters(), *sites)}.values())
+        if not parameters:
+            raise ValueError(
+                "the pair has no trainable parameters: are all of them frozen "
+                "(requires_grad=False), or held by a module that the program does not register?"
+            )
+        self.optimizer = self.optimizer_factory(parameters)
+        loss = self._step(x, y)
+        self._check_gradients()
+        return loss
+
+    def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        with unregistered():
+            loss, self.terms = self.loss(self.model, self.guide, x, y)
+        loss.backward()
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _all(self) -> Iterable[Tensor]:
+        return (p for group in self.optimizer.param_groups for p in group["params"])
+
+    def _check_gradients(self) -> None:
+        missing = [
+            f"{role}.{name}"
+            for role, program in (("model", self.model), ("guide", self.guide))
+            if isinstance(program, nn.Module)
+            for name, p in program.named_parameters()
+            if p.requires_grad and p.grad is None
+        ]
+        if missing:
+            raise ValueError(
+                f"these parameters got no gradient in the first step: {', '.join(missing)}. "
+                "Use them in the program, or freeze them with requires_grad_(False)"
+            )
+
+    def evaluate_loss(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
+        """The loss of ``step`` without a step and without any change of state.
+
+        Args:
+            x: (n, *event_shape).
+            y: (n,) labels for a conditional pair.
+
+        Returns:
+            The loss, a 0-d tensor, in evaluation mode; the RNG is restored.
+        """
+        with measuring(self.model, self.guide, device=x.device):
+            return self.loss(self.model, self.guide, x, y)[0]

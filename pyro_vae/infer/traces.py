@@ -1,0 +1,95 @@
+"""Running a pair and reading its traces: site by site, datum by datum."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from ..programs import evaluating, is_latent
+
+
+def accepts_labels(program: Callable) -> bool:
+    """Whether a program takes ``y=``."""
+    while hasattr(program, "program"):
+        program = program.program
+    function = program.forward if isinstance(program, nn.Module) else program
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def label_arguments(program: Callable, y: Tensor | None) -> dict[str, Tensor]:
+    """``{"y": y}`` where there are labels and the program takes them."""
+    return {} if y is None or not accepts_labels(program) else {"y": y}
+
+
+def trace_pair(
+    model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+) -> tuple[Trace, Trace]:
+    """Traces of the model, replayed against the guide, and of the guide."""
+    guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+    replayed = poutine.replay(model, trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
+    return model_trace, guide_trace
+
+
+def latent_sites(trace: Trace) -> list[str]:
+    """Latent sites in the order in which the program samples them."""
+    return [name for name, site in trace.nodes.items() if is_latent(site)]
+
+
+def observed_sites(trace: Trace) -> list[str]:
+    """Observed sites, factors among them."""
+    return [
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site)
+    ]
+
+
+def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """Sum a site's log-probability (or KL) over every dimension but those of the data plate.
+
+    Args:
+        value: log-probability of the site, its batch shape.
+        site: the trace's node, whose plates name the dimensions.
+        shape: (n,), or (k, n) under an outer plate of k samples.
+
+    Raises:
+        ValueError: the site is not in a plate of size n.
+    """
+    n = shape[-1]
+    plates = [f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size == n]
+    data_dim = plates[0] if plates else -1
+    keep = [data_dim - i for i in range(len(shape))][::-1]
+    others = [d for d in range(-value.dim(), 0) if d not in keep]
+    if others:
+        value = value.sum(others)
+    if tuple(value.shape) != shape:
+        raise ValueError(
+            f"site {site['name']!r}: expected log-probabilities of shape {shape}, one per datum, "
+            f"got {tuple(value.shape)}: sample it inside pyro.plate('data', len(x)) and declare "
+            "its other dimensions with .to_event"
+        )
+    return value
+
+
+def unscaled(site: dict[str, Any]) -> Tensor:
+    """A site's log-probability with its mask but without any ``poutine.scale``."""
+    return scale_and_mask(site["unscaled_log_prob"], 1.0, site["mask"])
+
+
+@contextlib.contextmanager
+def measuring(*programs: Callable, device: torch.device) -> Iterator[None]:
+    """Evaluate without any trace: evaluation mode, no gradients, RNG restored afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), evaluating(*programs):
+        yield

@@ -1,0 +1,235 @@
+"""The generative program of every variational autoencoder with Gaussian latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from .. import networks
+from ..conditionals import DiagonalNormal, StandardNormal
+from ..likelihoods import Likelihood
+from ..programs import Model
+
+
+def _sizes(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    if not sizes or not all(isinstance(s, int) and s > 0 for s in sizes):
+        raise ValueError(f"{name}: expected positive integers, got {value!r}")
+    return sizes
+
+
+class VAE(Model):
+    """p(x, z) = p(x|z1) p(z1|z2) ... p(zL), as a Pyro program with sites "z1".."zL" and "x".
+
+    p(zL) = N(0, I); p(z_i|z_{i+1}) is a diagonal normal with network heads; p(x|z1) is the
+    likelihood of the decoder's features. With ``skip`` every conditional sees all latents above
+    it, in each of its layers; with ``condition`` every conditional but p(zL) sees the label.
+
+    Sources: "Auto-Encoding Variational Bayes", Kingma, Welling (2014); "Ladder Variational
+    Autoencoders", Sonderby et al. (2016) for many layers; "Avoiding Latent Variable Collapse with
+    Generative Skip Models", Dieng, Kim, Rush, Blei (2019) for ``skip``; "Learning Structured
+    Output Representation using Deep Conditional Generative Models", Sohn, Lee, Yan (2015) for
+    ``condition``.
+
+    Args:
+        event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other.
+        latents: size of z1, or the sizes of z1, z2, ..., zL (bottom to top).
+        likelihood: module from features to p(x|features), see ``likelihoods``.
+        hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, one
+            tuple per layer for different ones, () for linear maps. Default: a convolutional
+            network for images, (256, 256) elsewhere.
+        skip: Skip-VAE connections.
+        condition: number of classes of the labels ``y``, 0 for none.
+        activation: makes the module between layers, such as ``torch.nn.ReLU``.
+        decoder: your own network in place of the default: called with z1 (n, size) [then z2..zL
+            with ``skip``] [then the one-hot label (n, condition)], returns features
+            (n, *likelihood.feature_shape(event_shape)).
+        top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
+            above the site; each returns a distribution of event shape (size,). One for the top
+            site replaces the prior and is called without latents.
+
+    Raises:
+        ValueError: sizes that are not positive, a decoder of the wrong output shape, widths that
+            do not match the layers, an unknown site.
+
+    Example:
+        >>> from pyro_vae import likelihoods
+        >>> vae = VAE((1, 8, 8), latents=(8, 4), likelihood=likelihoods.Bernoulli())
+        >>> vae.latents
+        ('z2', 'z1')
+        >>> vae(size=3).shape
+        torch.Size([3, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        latents: int | Sequence[int] = 20,
+        *,
+        likelihood: Likelihood,
+        hidden: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        skip: bool = False,
+        condition: int = 0,
+        activation: networks.Activation = nn.ReLU,
+        decoder: nn.Module | None = None,
+        top_down: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        """Build all conditionals; every parameter exists from here on."""
+        super().__init__()
+        self.event_shape = _sizes("event_shape", event_shape)
+        sizes = _sizes("latents", latents)
+        if condition < 0:
+            raise ValueError(f"condition: expected the number of classes, got {condition}")
+        if not isinstance(likelihood, nn.Module):
+            raise TypeError(
+                f"likelihood: expected an instance such as likelihoods.Bernoulli(), "
+                f"got {likelihood!r}"
+            )
+        self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
+        self.hidden = networks.hidden_per_layer(hidden, len(sizes))
+        self.skip, self.condition, self.activation = bool(skip), condition, activation
+        self.register_buffer("one_hot", torch.eye(condition), persistent=False)
+
+        given = dict(top_down or {})
+        for site in given:
+            if site not in self.latent_sizes:
+                raise ValueError(f"top_down: unknown site {site!r}, the model has {self.latents}")
+        self.conditionals = nn.ModuleDict(
+            {site: given.get(site) or self._conditional(site) for site in self.latents}
+        )
+        self.likelihood = likelihood
+        features = likelihood.feature_shape(self.event_shape)
+        if decoder is None:
+            self.decoder = networks.decoder(
+                self._context_size(0),
+                self.event_shape,
+                features,
+                self.hidden[0],
+                skip=self.skip,
+                activation=activation,
+            )
+        else:
+            self.decoder = decoder
+            self._check_decoder(features)
+
+    def _sees(self, layer: int) -> list[str]:
+        """Latents that the conditional of ``layer`` (0 is x) sees, the nearest first."""
+        above = [f"z{i}" for i in range(layer + 1, len(self.latent_sizes) + 1)]
+        return above if self.skip else above[:1]
+
+    def _context_size(self, layer: int) -> int:
+        return sum(self.latent_sizes[s] for s in self._sees(layer)) + self.condition
+
+    def _conditional(self, site: str) -> nn.Module:
+        layer = int(site[1:])
+        if site == self.latents[0]:
+            return StandardNormal(self.latent_sizes[site])
+        network = networks.MLP(
+            (self._context_size(layer),),
+            tuple(reversed(networks.hidden_widths(self.hidden[layer]))),
+            skip=self.skip,
+            activation=self.activation,
+        )
+        return DiagonalNormal(network, network.out_features, self.latent_sizes[site])
+
+    def _check_decoder(self, features: tuple[int, ...]) -> None:
+        shapes = [(self.latent_sizes[s],) for s in self._sees(0)]
+        if self.condition:
+            shapes.append((self.condition,))
+        got = networks.output_shape(self.decoder, *shapes)
+        if got != features:
+            raise ValueError(
+                f"decoder: {type(self.likelihood).__name__} for data of shape {self.event_shape} "
+                f"expects features (n, {', '.join(map(str, features))}), the decoder returned "
+                f"(n, {', '.join(map(str, got))})"
+            )
+
+    def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
+        """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
+
+        Raises:
+            ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
+        """
+        if not self.condition:
+            return ()
+        expected = f"y: this model is conditional on {self.condition} classes, expected "
+        if y is None:
+            raise ValueError(expected + f"integer labels of shape ({n},), got none: pass y=")
+        if y.shape != (n,) or y.is_floating_point():
+            raise ValueError(
+                expected + f"integer labels of shape ({n},), got {y.dtype} {tuple(y.shape)}"
+            )
+        if pyro.infer.util.is_validation_enabled() and ((y < 0) | (y >= self.condition)).any():
+            raise ValueError(
+                expected + f"labels from 0 to {self.condition - 1}, "
+                f"got {int(y.min())} to {int(y.max())}"
+            )
+        return (nn.functional.embedding(y, self.one_hot),)
+
+    def check_data(self, x: Tensor) -> None:
+        """Raise ``ValueError`` if ``x`` has the wrong shape or values outside the likelihood's."""
+        self.check_shape(x)
+        self.likelihood.check(x)
+
+    def check_shape(self, x: Tensor) -> None:
+        """Raise ``ValueError`` unless ``x`` is (n, *event_shape) with n >= 1."""
+        if tuple(x.shape[1:]) != self.event_shape or len(x) == 0:
+            raise ValueError(
+                f"site 'x': expected shape (n, {', '.join(map(str, self.event_shape))}) "
+                f"with n >= 1, got {tuple(x.shape)}"
+            )
+
+    def forward(
+        self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None
+    ) -> Tensor:
+        """Run the generative program.
+
+        Args:
+            x: data (n, *event_shape), or None to draw them.
+            y: labels (n,) for a conditional model.
+            size: number of data to draw without ``x``; default len(y), else 1.
+
+        Returns:
+            x, given or drawn, (n, *event_shape).
+        """
+        if x is not None:
+            self.check_shape(x)
+            if pyro.infer.util.is_validation_enabled():
+                self.likelihood.check(x)
+            n = len(x)
+        else:
+            n = size if size is not None else (1 if y is None else len(y))
+        labels = self.label_features(y, n)
+        z: dict[str, Tensor] = {}
+        with pyro.plate("data", n, dim=-1):
+            for site, conditional in self.conditionals.items():
+                context = [z[s] for s in self._sees(int(site[1:]))]
+                labelled = labels if context else ()
+                z[site] = pyro.sample(site, conditional(*context, *labelled))
+            features = self.decoder(*(z[s] for s in self._sees(0)), *labels)
+            p_x = self.likelihood(features).to_event(len(self.event_shape))
+            return pyro.sample("x", p_x, obs=x)
+
+    def __repr__(self) -> str:
+        """The generative story, the shapes and the number of parameters."""
+        given = "|y" if self.condition else ""
+        names = ", ".join(["x", *reversed(self.latents)])
+        factors = []
+        for layer, site in enumerate(["x", *reversed(self.latents)]):
+            context = self._sees(layer) + (["y"] if self.condition and self._sees(layer) else [])
+            factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
+        shapes = [f"x: {type(self.likelihood).__name__} {self.event_shape}"]
+        shapes += [f"{site}: ({size},)" for site, size in reversed(self.latent_sizes.items())]
+        return (
+            f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
+            f"  {', '.join(shapes)}\n  {self._count()}"
+        )
+
+    @property
+    def event_size(self) -> int:
+        """Number of elements of one datum."""
+        return math.prod(self.event_shape)

@@ -1,0 +1,289 @@
+"""What every model and guide is: an ``nn.Module`` whose ``forward`` is a Pyro program."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from .recorded import Recorded
+
+_counter = itertools.count(1)
+# Keyed by instance, not stored on it: a deep copy or a loaded copy gets a name of its own.
+_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+_registration = True
+
+
+@contextlib.contextmanager
+def unregistered() -> Iterator[None]:
+    """Run programs without touching Pyro's param store: for optimizers that hold the tensors."""
+    global _registration
+    before, _registration = _registration, False
+    try:
+        yield
+    finally:
+        _registration = before
+
+
+def _forget(prefix: str) -> None:
+    store = pyro.get_param_store()
+    for name in [name for name in store.keys() if name.startswith(prefix)]:
+        del store[name]
+
+
+def register(module: nn.Module) -> None:
+    """Declare the trainable parameters of ``module`` to Pyro under a name unique to this instance.
+
+    ``pyro.module`` with a fixed name silently keeps training the first instance; here each
+    instance has its own entries, a replaced parameter replaces its entry, frozen parameters are
+    left out, and the entries go when the instance does.
+    """
+    name = _names.get(module)
+    if name is None:
+        name = _names[module] = f"{type(module).__name__}#{next(_counter)}"
+        weakref.finalize(module, _forget, name + "$$$").atexit = False
+    store = pyro.get_param_store()
+    for key, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            site = f"{name}$$${key}"
+            if site in store and store[site].unconstrained() is not parameter:
+                del store[site]
+            pyro.param(site, parameter)
+
+
+def is_latent(site: Mapping[str, Any]) -> bool:
+    """Whether a trace's node or a handler's message is a latent sample site."""
+    return (
+        site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic", False)
+    )
+
+
+class FillWithMeans(Messenger):
+    """Give each latent site that has no value yet the mean of its distribution."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["value"] is None and is_latent(msg):
+            msg["value"] = msg["fn"].mean
+            msg["done"] = True
+
+
+@contextlib.contextmanager
+def evaluating(*programs: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; each module's own mode is restored afterwards."""
+    modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
+    modes = [(module, module.training) for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.no_grad(), unregistered():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Program(Recorded, nn.Module):
+    """An ``nn.Module`` whose ``forward`` is a Pyro program, trainable by stock Pyro."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Register this instance's parameters with Pyro, then run the program."""
+        if _registration:
+            register(self)
+        return super().__call__(*args, **kwargs)
+
+    def _count(self) -> str:
+        total = sum(p.numel() for p in self.parameters())
+        frozen = sum(p.numel() for p in self.parameters() if not p.requires_grad)
+        return f"{total:,} parameters" + (f" ({frozen:,} frozen)" if frozen else "")
+
+
+def decode(
+    model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Tensor | None = None
+) -> Distribution:
+    """The distribution of the observed site given latents; latents not given take their mean.
+
+    Args:
+        model: a generative program with one observed site when it is given ``x``.
+        z: site -> tensor (n, *latent shape).
+        x: (n, *event) where the program needs it; the result does not depend on it.
+        y: (n,) labels for a conditional model.
+
+    Returns:
+        p(x|z), batch shape (n,).
+    """
+    size = len(next(iter(z.values())))
+    kwargs: dict[str, Any] = {} if y is None else {"y": y}
+    if x is None:
+        kwargs["size"] = size
+    args = () if x is None else (x,)
+    with evaluating(model), FillWithMeans():
+        trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
+    unknown = [name for name in z if name not in trace.nodes]
+    if unknown:
+        raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
+    return _observation(trace, given=z)["fn"]
+
+
+def _observation(trace: poutine.Trace, given: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The data site of a trace whose latents in ``given`` were conditioned on."""
+    # A program run without data has its data site last, sampled like a latent.
+    sites = [
+        site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and name not in given
+        and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic", False)
+    ]
+    observed = [site for site in sites if site["is_observed"]]
+    return (observed or sites)[-1]
+
+
+class Model(Program):
+    """A generative program p(x, z): ``model(x=None, *, y=None, size=None)``.
+
+    Attributes:
+        event_shape: shape of one datum.
+        latent_sizes: latent site -> its size, in sampling order (top first).
+    """
+
+    event_shape: tuple[int, ...]
+    latent_sizes: dict[str, int]
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """Latent sites in sampling order, top first."""
+        return tuple(self.latent_sizes)
+
+    def sample(self, n: int, *, y: Tensor | int | None = None, mean: bool = False) -> Tensor:
+        """Draw from the generative model by ancestral sampling.
+
+        Args:
+            n: number of data.
+            y: labels (n,), or one label for all, for a conditional model.
+            mean: return the means of p(x|z) for drawn z in place of drawn x.
+
+        Returns:
+            (n, *event_shape).
+        """
+        if n < 1:
+            raise ValueError(f"n: expected at least 1, got {n}")
+        if isinstance(y, int):
+            y = torch.full((n,), y, device=next(self.parameters()).device)
+        with evaluating(self):
+            trace = poutine.trace(self).get_trace(size=n, y=y)
+        site = trace.nodes["x"]
+        return site["fn"].mean if mean else site["value"]
+
+    def decode(
+        self, z: Tensor | Mapping[str, Tensor], *, y: Tensor | None = None
+    ) -> Distribution:
+        """The observation distribution p(x|z), in evaluation mode and without gradients.
+
+        Args:
+            z: (n, size) for a model with one latent layer, or site -> (n, size); layers that are
+                not given are filled with their conditional means.
+            y: labels (n,) for a conditional model.
+
+        Returns:
+            A distribution of batch shape (n,) and event shape ``event_shape``.
+
+        Raises:
+            ValueError: unknown site, wrong size, unequal n, a tensor for many layers.
+        """
+        if isinstance(z, Tensor):
+            if len(self.latents) != 1:
+                raise ValueError(
+                    f"z: a tensor is enough for one latent layer, this model has {self.latents}: "
+                    f"pass a mapping such as {{{self.latents[0]!r}: z}}"
+                )
+            z = {self.latents[0]: z}
+        if not z:
+            raise ValueError(f"z: expected at least one of {self.latents}, got an empty mapping")
+        for site, value in z.items():
+            if site not in self.latent_sizes:
+                raise ValueError(f"z: unknown site {site!r}, the model has {self.latents}")
+            if value.dim() != 2 or value.shape[-1] != self.latent_sizes[site]:
+                raise ValueError(
+                    f"z[{site!r}]: expected shape (n, {self.latent_sizes[site]}), "
+                    f"got {tuple(value.shape)}"
+                )
+        if len({len(value) for value in z.values()}) > 1:
+            raise ValueError(f"z: unequal n, got { {s: len(v) for s, v in z.items()} }")
+        return decode(self, z, y=y)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Means and samples of q(z|x) per latent site, each (n, size)."""
+
+    mean: dict[str, Tensor]
+    sample: dict[str, Tensor]
+
+
+def encode(guide: Any, x: Tensor, *, y: Tensor | None = None) -> Encoding:
+    """Means and samples of the approximate posterior, for any guide.
+
+    The mean of a layer is its conditional mean given the *means* of the layers that the guide
+    samples before it; the samples are one joint draw.
+
+    Args:
+        guide: an inference program.
+        x: (n, *event).
+        y: (n,) labels for a conditional guide.
+
+    Returns:
+        ``Encoding`` with a tensor (n, *latent shape) per site.
+    """
+    kwargs = {} if y is None else {"y": y}
+    with evaluating(guide):
+        drawn = poutine.trace(guide).get_trace(x, **kwargs)
+        with FillWithMeans():
+            means = poutine.trace(guide).get_trace(x, **kwargs)
+
+    def values(trace: poutine.Trace) -> dict[str, Tensor]:
+        return {name: site["value"] for name, site in trace.nodes.items() if is_latent(site)}
+
+    return Encoding(mean=values(means), sample=values(drawn))
+
+
+class Guide(Program):
+    """An inference program q(z|x): ``guide(x, *, y=None)``, built for a model.
+
+    Attributes:
+        model: the generative program that it was built for (not a child: its parameters are
+            the model's own).
+    """
+
+    model: Model
+
+    def __init__(self, model: Model) -> None:
+        """Keep ``model`` at hand without making its parameters the guide's."""
+        super().__init__()
+        object.__setattr__(self, "model", model)
+
+    def encode(self, x: Tensor, *, y: Tensor | None = None) -> Encoding:
+        """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.
+
+        Args:
+            x: (n, *event_shape).
+            y: labels (n,) for a conditional model.
+
+        Returns:
+            ``Encoding`` whose ``mean`` and ``sample`` map a site to a tensor (n, size).
+        """
+        return encode(self, x, y=y)
