@@ -1,3 +1,30 @@
 """Variational autoencoders as probabilistic programs: Pyro models and guides, parts to swap."""
 
-from . import guides, handlers, infer, likelihoods, models, schedules
+from . import (
+    callbacks,
+    data,
+    diagnostics,
+    guides,
+    handlers,
+    infer,
+    likelihoods,
+    models,
+    schedules,
+)
+from .checkpoint import load, save
+from .trainer import Trainer
+
+__all__ = [
+    "Trainer",
+    "callbacks",
+    "data",
+    "diagnostics",
+    "guides",
+    "handlers",
+    "infer",
+    "likelihoods",
+    "load",
+    "models",
+    "save",
+    "schedules",
+]

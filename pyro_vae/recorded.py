@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class Recorded:
     arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Record the call before ``__init__`` runs; a bad call is left for ``__init__`` to raise."""
+        """Record the call before ``__init__`` runs; a bad call is left to ``__init__``."""
         self = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
         try:
@@ -58,38 +58,42 @@ def _torch_name(value: Any) -> str | None:
     return None
 
 
-def encode(value: Any, where: str, reference: Callable[[Any], str | None]) -> Any:
-    """Turn a constructor argument into JSON-able data.
+def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
+    """Turn a constructor argument into JSON-able data; an object met twice is written once.
 
     Args:
         value: number, string, sequence, mapping, ``Recorded`` object or torch class.
         where: name of the argument, for the error.
-        reference: gives the name of an object that the file already holds, else None.
+        seen: ids of the ``Recorded`` objects already written; shared by the parts of one file.
 
     Raises:
         TypeError: for anything else, naming the argument and the way out.
     """
+    seen = {} if seen is None else seen
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, torch.Tensor) and value.dim() == 0:
         return value.item()
     if isinstance(value, tuple | list | torch.Size):
-        return [encode(v, f"{where}[{i}]", reference) for i, v in enumerate(value)]
-    if name := reference(value):
-        return {"$ref": name}
+        return [encode(v, f"{where}[{i}]", seen) for i, v in enumerate(value)]
     if isinstance(value, Recorded):
-        arguments = {
-            k: encode(v, f"{where}.{k}", reference) for k, v in value.arguments.items()
+        if id(value) in seen:
+            return {"$ref": seen[id(value)]}
+        arguments = {k: encode(v, f"{where}.{k}", seen) for k, v in value.arguments.items()}
+        seen[id(value)] = len(seen)
+        return {
+            "$class": _qualified_name(type(value)),
+            "$id": seen[id(value)],
+            "arguments": arguments,
         }
-        return {"$class": _qualified_name(type(value)), "arguments": arguments}
     if name := _torch_name(value):
         return {"$torch": name}
     if isinstance(value, Mapping):
-        return {str(k): encode(v, f"{where}[{k!r}]", reference) for k, v in value.items()}
+        return {str(k): encode(v, f"{where}[{k!r}]", seen) for k, v in value.items()}
     raise TypeError(
         f"{where}: expected a value that JSON can hold, got {type(value).__name__}. "
-        "Save the tensors only and rebuild the pair yourself: "
-        "save(trainer, path, arguments=False), then load(path, model=..., guide=...)"
+        "Save the tensors only with save(trainer, path, arguments=False), and load them into a "
+        "pair that you build yourself with load(path, model=..., guide=...)"
     )
 
 
@@ -100,23 +104,33 @@ def _recorded_classes(cls: type = Recorded) -> dict[str, type]:
     return found
 
 
-def decode(value: Any, references: Mapping[str, Any]) -> Any:
+def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
     """Rebuild what ``encode`` wrote; only ``Recorded`` and torch classes are ever constructed.
 
+    Args:
+        value: JSON data.
+        built: objects by id; shared by the parts of one file.
+
     Raises:
-        ValueError: a class that this process does not know.
+        ValueError: a class that this process does not know, or a reference to nothing.
     """
+    built = {} if built is None else built
     if isinstance(value, list):
-        return tuple(decode(v, references) for v in value)
+        return tuple(decode(v, built) for v in value)
     if not isinstance(value, dict):
         return value
     if "$ref" in value:
-        return references[value["$ref"]]
+        if value["$ref"] not in built:
+            raise ValueError(f"file refers to object {value['$ref']!r}, which it does not hold")
+        return built[value["$ref"]]
     if "$torch" in value:
         namespace, _, name = str(value["$torch"]).rpartition(".")
-        if namespace not in _TORCH_NAMESPACES:
+        found = namespace in _TORCH_NAMESPACES and getattr(
+            importlib.import_module(namespace), name, None
+        )
+        if not inspect.isclass(found):
             raise ValueError(f"file names {value['$torch']!r}, which is not a torch class")
-        return getattr(importlib.import_module(namespace), name)
+        return found
     if "$class" in value:
         cls = _recorded_classes().get(value["$class"])
         if cls is None:
@@ -124,5 +138,7 @@ def decode(value: Any, references: Mapping[str, Any]) -> Any:
                 f"file needs the class {value['$class']!r}: import the module that defines it "
                 "before loading"
             )
-        return cls(**{k: decode(v, references) for k, v in value["arguments"].items()})
-    return {k: decode(v, references) for k, v in value.items()}
+        result = cls(**{k: decode(v, built) for k, v in value["arguments"].items()})
+        built[value["$id"]] = result
+        return result
+    return {k: decode(v, built) for k, v in value.items()}

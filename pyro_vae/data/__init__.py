@@ -9,7 +9,7 @@
 | ``"shapes"`` | (1, 32, 32) or ``size`` | 3, and 5 factors | ``test_fraction`` | dynamic |
 | folder of images | (3 or 1, h, w) | class folders, if any | ``test_fraction`` | no |
 | ``.npy`` or ``.npz`` file | any | optional | its own or ``test_fraction`` | no |
-| tensor, NumPy array, ``Dataset`` | any | the ``Dataset``'s | ``test_fraction`` | the ``Dataset``'s |
+| tensor, array, ``Dataset`` | any | as given | ``test_fraction`` | as given |
 
 Example:
     >>> from pyro_vae import data

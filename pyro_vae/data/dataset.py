@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import checks
+
 
 class Dataset:
     """Data held as tensors on one device, with batches drawn by indexing.
@@ -43,7 +45,8 @@ class Dataset:
             not fit, or values outside [0, 1] to binarise.
 
     Example:
-        >>> d = Dataset(torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]), torch.tensor([0, 1, 1]))
+        >>> x = torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+        >>> d = Dataset(x, torch.tensor([0, 1, 1]))
         >>> d
         Dataset(3 x (2,), labels=2, binarize=None)
         >>> d[0]
@@ -64,17 +67,17 @@ class Dataset:
     ) -> None:
         if binarize not in ("dynamic", None):
             raise ValueError(
-                f'binarize: expected "dynamic" or None, got {binarize!r}: for a fixed '
-                'binarisation use Dataset(x).binarized(generator) or data.load(x, binarize="static")'
+                f'binarize: expected "dynamic" or None, got {binarize!r}: to binarise once use '
+                'Dataset(x).binarized(generator) or data.load(x, binarize="static")'
             )
-        self.x = _values(x)
-        self.y = None if y is None else _labels(y, self.x)
-        self.names = _names(names, self.y)
-        self.factors = None if factors is None else _factors(factors, factor_names, self.x)
+        self.x = checks.values(x)
+        self.y = None if y is None else checks.labels(y, self.x)
+        self.names = checks.names(names, self.y)
+        self.factors = None if factors is None else checks.factors(factors, factor_names, self.x)
         self.factor_names = tuple(factor_names)
         self.binarize = binarize
         if binarize is not None:
-            _check_probabilities(self.x)
+            checks.probabilities(self.x)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -105,7 +108,7 @@ class Dataset:
         if isinstance(index, int):
             x = self._draw(self.x[index])
             return x if self.y is None else (x, self.y[index])
-        return self._replace(
+        return self.replace(
             x=self.x[index],
             y=None if self.y is None else self.y[index],
             factors=None if self.factors is None else self.factors[index],
@@ -118,7 +121,7 @@ class Dataset:
             >>> Dataset(torch.zeros(2, 3)).to("cpu").device
             device(type='cpu')
         """
-        return self._replace(
+        return self.replace(
             x=self.x.to(device),
             y=None if self.y is None else self.y.to(device),
             factors=None if self.factors is None else self.factors.to(device),
@@ -182,9 +185,19 @@ class Dataset:
             tensor([[1., 0., 1.],
                     [1., 1., 0.]])
         """
-        _check_probabilities(self.x)
+        checks.probabilities(self.x)
         uniform = torch.rand(self.x.shape, generator=generator).to(self.device)
-        return self._replace(x=(uniform < self.x).to(self.x.dtype), binarize=None)
+        return self.replace(x=(uniform < self.x).to(self.x.dtype), binarize=None)
+
+    def replace(self, **changes: Any) -> Dataset:
+        """Copy with other arguments of the constructor.
+
+        Example:
+            >>> Dataset(torch.full((2, 3), 0.5)).replace(binarize="dynamic")
+            Dataset(2 x (3,), labels=None, binarize='dynamic')
+        """
+        kept = ("x", "y", "binarize", "names", "factors", "factor_names")
+        return Dataset(**{name: getattr(self, name) for name in kept} | changes)
 
     def __repr__(self) -> str:
         """Size, event shape, labels and binarisation."""
@@ -197,10 +210,6 @@ class Dataset:
 
     def _draw(self, x: Tensor) -> Tensor:
         return (torch.rand_like(x) < x).to(x.dtype) if self.binarize else x
-
-    def _replace(self, **changes: Any) -> Dataset:
-        kept = ("x", "y", "binarize", "names", "factors", "factor_names")
-        return Dataset(**{name: getattr(self, name) for name in kept} | changes)
 
 
 @dataclass(frozen=True, repr=False)
@@ -249,94 +258,3 @@ class DataSplits:
             f"DataSplits({self.name!r}, event_shape={self.event_shape}, "
             f"labels={len(self.labels)}\n  train={self.train}\n  test={self.test})"
         )
-
-
-def _tensor(value: Any, argument: str) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        # a copy in native byte order: torch takes neither swapped nor negative-stride nor
-        # read-only arrays
-        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
-    if not isinstance(value, Tensor) or value.is_complex():
-        kind = f"{type(value).__name__} of {value.dtype}" if hasattr(value, "dtype") else type(value)
-        raise TypeError(
-            f"{argument}: expected a tensor or NumPy array of real numbers, got {kind}: "
-            "use torch.as_tensor(...) for lists, and numpy.unique(..., return_inverse=True) to "
-            "number names"
-        )
-    return value.detach()
-
-
-def _values(value: Tensor | np.ndarray) -> Tensor:
-    x = _tensor(value, "x")
-    if x.ndim < 2:
-        raise ValueError(
-            f"x: expected shape (n, *event), a vector or more per datum, got {tuple(x.shape)}: "
-            "pass x[:, None] for one number per datum, x[None] for a single datum"
-        )
-    if x.numel() == 0:
-        raise ValueError(
-            f"x: expected at least one datum with at least one element, got shape "
-            f"{tuple(x.shape)}: check the file, or the rows that were selected"
-        )
-    if x.dtype == torch.uint8:
-        if x.max() == 1:
-            raise ValueError(
-                "x: expected 8-bit pixels from 0 to 255 in uint8, which are divided by 255, got no "
-                "value above 1: pass x.float() or x > 0 for data that is 0 or 1"
-            )
-        # a tensor on the device: CUDA multiplies by the reciprocal of a Python number, which is
-        # not the float32 nearest to k / 255
-        return x.float() / torch.tensor(255.0, device=x.device)
-    x = x.to(torch.float32)
-    if not (finite := x.isfinite()).all():
-        first = tuple((~finite).nonzero()[0].tolist())
-        raise ValueError(
-            f"x: expected finite values, got {int((~finite).sum())} NaN or infinite, the first at "
-            f"x[{', '.join(map(str, first))}]: remove or fill them"
-        )
-    return x
-
-
-def _check_probabilities(x: Tensor) -> None:
-    low, high = float(x.min()), float(x.max())
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"x: expected values in [0, 1] to binarise, got values from {low:.4g} to {high:.4g}: "
-            "rescale x (8-bit pixels: x / 255, or pass them as uint8), or use binarize=None"
-        )
-
-
-def _labels(value: Tensor | np.ndarray, x: Tensor) -> Tensor:
-    y = _tensor(value, "y")
-    if y.shape != x.shape[:1]:
-        raise ValueError(
-            f"y: expected shape ({len(x)},), one label for each row of x, got {tuple(y.shape)}: "
-            "drop rows without label; turn one-hot rows into y.argmax(1)"
-        )
-    if y.is_floating_point() and not (whole := y.isfinite() & (y == y.round())).all():
-        first = int((~whole).nonzero()[0])
-        raise ValueError(
-            f"y: expected whole numbers, got {int((~whole).sum())} other values, the first "
-            f"y[{first}] = {float(y[first])}: number the classes 0, 1, ..."
-        )
-    return y.to(x.device, torch.long)
-
-
-def _names(names: Sequence[str] | None, y: Tensor | None) -> tuple[str, ...]:
-    result = tuple(map(str, names or ()))
-    if result and y is not None and not 0 <= int(y.min()) <= int(y.max()) < len(result):
-        raise ValueError(
-            f"names: expected a name for each label {int(y.min())} to {int(y.max())}, got "
-            f"{len(result)} for 0 to {len(result) - 1}: number the classes from 0 and name all"
-        )
-    return result
-
-
-def _factors(value: Tensor | np.ndarray, names: Sequence[str], x: Tensor) -> Tensor:
-    factors = _tensor(value, "factors").to(x.device, torch.float32)
-    if factors.shape != (len(x), len(names)):
-        raise ValueError(
-            f"factors: expected shape ({len(x)}, {len(names)}), rows of x by factor_names, got "
-            f"{tuple(factors.shape)}: give each column a name in factor_names"
-        )
-    return factors

@@ -224,9 +224,21 @@ def elbo_terms(
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}")
-    estimator = estimator or TraceELBO()
     with measuring(model, guide, device=x.device):
-        draws = [estimator(model, guide, x, y)[1] for _ in range(samples)]
+        return draw_terms(model, guide, x, y, samples, estimator)
+
+
+def draw_terms(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    y: Tensor | None,
+    samples: int,
+    estimator: _Estimator | None,
+) -> ELBOTerms:
+    """``elbo_terms`` in the current mode, advancing the RNG."""
+    estimator = estimator or TraceELBO()
+    draws = [estimator(model, guide, x, y)[1] for _ in range(samples)]
     if samples == 1:
         return draws[0]
     return ELBOTerms(

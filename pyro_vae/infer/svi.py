@@ -69,6 +69,7 @@ class SVI:
         self.loss = loss or TraceELBO()
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
+        self._checked = False
         self.terms: ELBOTerms | None = None
 
     def parameters(self) -> list[nn.Parameter]:
@@ -92,12 +93,26 @@ class SVI:
             ValueError: at the first step, a parameter that gets no gradient.
         """
         if self.optimizer is None:
-            return self._first_step(x, y)
-        with pyro.validation_enabled(False):
-            return self._step(x, y)
+            self.prepare(x, y=y)
+        if self._checked:
+            with pyro.validation_enabled(False):
+                return self._step(x, y)
+        loss = self._step(x, y)
+        self._check_gradients()
+        self._checked = True
+        return loss
 
-    def _first_step(self, x: Tensor, y: Tensor | None) -> Tensor:
-        with poutine.trace(param_only=True) as captured, torch.no_grad():
+    def prepare(self, x: Tensor, *, y: Tensor | None = None) -> None:
+        """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
+
+        Args:
+            x: any data (n, *event_shape), to find the ``pyro.param`` sites of plain functions.
+            y: (n,) labels for a conditional pair.
+
+        Raises:
+            ValueError: the pair has no trainable parameter.
+        """
+        with poutine.trace(param_only=True) as captured:
             with measuring(self.model, self.guide, device=x.device):
                 self.loss(self.model, self.guide, x, y)
         sites = [s["value"].unconstrained() for s in captured.trace.nodes.values()]
@@ -108,9 +123,6 @@ class SVI:
                 "(requires_grad=False), or held by a module that the program does not register?"
             )
         self.optimizer = self.optimizer_factory(parameters)
-        loss = self._step(x, y)
-        self._check_gradients()
-        return loss
 
     def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)

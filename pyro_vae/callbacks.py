@@ -1,0 +1,183 @@
+"""What can be hung into ``Trainer.fit``: objects with hooks that take ``**kwargs``."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .history import lookup
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+class Callback:
+    """Base class with empty hooks; any object with some of these methods will do.
+
+    Example:
+        >>> class Print:
+        ...     def on_epoch_end(self, trainer, row, **kwargs):
+        ...         print(row["epoch"], row["elbo"])
+    """
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Before the first step; ``trainer.optimizer`` exists."""
+
+    def on_step_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """After each optimizer step; reading a loss here waits for the device."""
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """After each epoch, with its history row."""
+
+    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """After the last epoch, also when Ctrl-C or a callback ended the run."""
+
+
+def _monitored(row: dict[str, Any], monitor: str) -> float:
+    value = lookup(row, monitor)
+    if value is None:
+        raise ValueError(
+            f"monitor: the history has no {monitor!r}: pass validation= to fit, or monitor one of "
+            f"{sorted(k for k, v in row.items() if isinstance(v, int | float))}"
+        )
+    return float(value)
+
+
+class EarlyStopping(Callback):
+    """End the run when a bound has not risen for ``patience`` epochs.
+
+    Args:
+        monitor: dotted key of the history row, bigger is better.
+        patience: epochs to wait.
+        min_delta: rise that counts, in nats.
+    """
+
+    def __init__(
+        self, monitor: str = "validation.elbo", *, patience: int = 10, min_delta: float = 0.0
+    ) -> None:
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Start to wait anew."""
+        self.best, self.waited = -math.inf, 0
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Compare with the best bound so far."""
+        value = _monitored(row, self.monitor)
+        if value > self.best + self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+            if self.waited >= self.patience:
+                trainer.stop()
+
+
+class KeepBest(Callback):
+    """Keep the state of model and guide with the best bound, and restore it when the run ends.
+
+    Args:
+        monitor: dotted key of the history row, bigger is better.
+
+    Attributes:
+        best: the best value.
+        best_epoch: its epoch.
+    """
+
+    def __init__(self, monitor: str = "validation.elbo") -> None:
+        self.monitor = monitor
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Forget earlier runs."""
+        self.best, self.best_epoch, self._state = -math.inf, None, None
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Copy the state if this is the best epoch."""
+        value = _monitored(row, self.monitor)
+        if value > self.best:
+            self.best, self.best_epoch = value, row["epoch"]
+            self._state = [copy.deepcopy(m.state_dict()) for m in trainer.modules()]
+
+    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Put the best state back."""
+        if self._state is not None:
+            for module, state in zip(trainer.modules(), self._state, strict=True):
+                module.load_state_dict(state)
+
+
+class LRScheduler(Callback):
+    """A scheduler of ``torch.optim.lr_scheduler``, stepped after each epoch.
+
+    Args:
+        factory: makes the scheduler from the optimizer, for example
+            ``functools.partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.99)``.
+        monitor: dotted key to pass to schedulers that want a value (``ReduceLROnPlateau``).
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[torch.optim.Optimizer], Any],
+        *,
+        monitor: str | None = None,
+    ) -> None:
+        self.factory, self.monitor = factory, monitor
+        self.scheduler: Any = None
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Attach to this run's optimizer and go on where the last run stopped."""
+        state = None if self.scheduler is None else self.scheduler.state_dict()
+        rates = [group["lr"] for group in trainer.optimizer.param_groups]
+        self.scheduler = self.factory(trainer.optimizer)
+        if state is not None:
+            self.scheduler.load_state_dict(state)
+            for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """One step of the scheduler."""
+        self.scheduler.step(*(() if self.monitor is None else (_monitored(row, self.monitor),)))
+
+
+class TensorBoard(Callback):
+    """Write every number of the history to TensorBoard.
+
+    Any other tracker plugs in the same way: an object with ``on_epoch_end(trainer, row)``.
+
+    Args:
+        log_dir: folder for the event files.
+
+    Raises:
+        ModuleNotFoundError: tensorboard is not installed; the message names the command.
+    """
+
+    def __init__(self, log_dir: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "TensorBoard needs the package tensorboard: pip install tensorboard"
+            ) from error
+        self.writer = SummaryWriter(str(log_dir))
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Write one row."""
+        for tag, value in _scalars(row):
+            self.writer.add_scalar(tag, value, row["epoch"])
+
+    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Flush to disk."""
+        self.writer.flush()
+
+
+def _scalars(row: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for key, value in row.items():
+        if isinstance(value, dict):
+            found += _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((prefix + key, value))
+    return found

@@ -1,0 +1,160 @@
+"""One file for a trained object: constructor arguments as JSON text, plus tensors."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .files import write_atomically
+from .programs import Guide, Model
+from .recorded import decode, encode
+from .trainer import Trainer
+
+_FORMAT, _VERSION = "pyro_vae", 1
+
+
+def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = True) -> None:
+    """Write a trainer, a model or a guide to one file, all of it or nothing.
+
+    The file holds constructor arguments as JSON text and tensors: parameters and buffers and, for
+    a trainer, the optimizer's state, the history, the step and the random stream.
+
+    Args:
+        obj: a ``Trainer``, a model, or a guide (which takes its model along).
+        path: file to write; an existing one is replaced.
+        arguments: False to write tensors only, for pairs with networks of your own.
+
+    Raises:
+        TypeError: an argument that JSON cannot hold; the message names it and the way out.
+        OSError: the file cannot be written; nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> from pyro_vae import likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(vae, folder + "/vae.pt")
+        ...     again = load(folder + "/vae.pt")
+        >>> bool((again.decoder.layers[0].weight == vae.decoder.layers[0].weight).all())
+        True
+    """
+    parts = _parts(obj)
+    description: dict[str, Any] = {"kind": _kind(obj), "parts": {}}
+    seen: dict[int, int] = {}
+    if arguments:
+        for name, part in parts.items():
+            description["parts"][name] = encode(part, name, seen)
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "modules": {
+            name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)
+        },
+    }
+    if isinstance(obj, Trainer):
+        state = obj.state_dict()
+        description["trainer"] = encode(state.pop("plain"), "trainer", seen)
+        content["trainer"] = state
+    content["json"] = json.dumps(description)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(
+    path: str | Path,
+    *,
+    model: Model | None = None,
+    guide: Guide | None = None,
+    device: torch.device | str | None = None,
+) -> Any:
+    """Read what ``save`` wrote, with ``weights_only=True``: no code in the file is ever run.
+
+    Args:
+        path: a file written by ``save``.
+        model: your own model to load the tensors into, in place of one built from the file.
+        guide: your own guide, likewise.
+        device: where to put the tensors; default: the CPU.
+
+    Returns:
+        A ``Trainer``, a model or a guide, as it was saved.
+
+    Raises:
+        ValueError: not a checkpoint, one of a newer version, or one without arguments when no
+            model and guide are given.
+        FileNotFoundError: there is no such file.
+    """
+    content = _read(Path(path), device or "cpu")
+    description = json.loads(content["json"])
+    given = {"model": model, "guide": guide}
+    built: dict[int, Any] = {}
+    parts: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        for name, state in content["modules"].items():
+            parts[name] = given[name] or _build(description["parts"], name, built, path)
+            if device is not None:
+                parts[name].to(device)
+            try:
+                parts[name].load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(f"{path}: its {name} does not fit: {error}") from error
+    if description["kind"] != "trainer":
+        return parts[description["kind"]]
+    plain = decode(description["trainer"], built)
+    trainer = Trainer(parts["model"], parts["guide"], device=device, **plain.pop("arguments"))
+    trainer.load_state_dict({**content["trainer"], "plain": plain})
+    return trainer
+
+
+def _kind(obj: Any) -> str:
+    for kind, cls in (("trainer", Trainer), ("model", Model), ("guide", Guide)):
+        if isinstance(obj, cls):
+            return kind
+    raise TypeError(
+        f"obj: expected a Trainer, a model or a guide of pyro_vae, got {type(obj).__name__}: "
+        "for other modules use torch.save(obj.state_dict(), path)"
+    )
+
+
+def _parts(obj: Any) -> dict[str, Any]:
+    if isinstance(obj, Trainer):
+        return {"model": obj.model, "guide": obj.guide}
+    if _kind(obj) == "guide":
+        return {"model": obj.model, "guide": obj}
+    return {"model": obj}
+
+
+def _build(parts: dict[str, Any], name: str, built: dict[int, Any], path: str | Path) -> Any:
+    if name not in parts:
+        raise ValueError(
+            f"{path}: it holds the tensors of the {name} without its arguments: build it yourself "
+            f"and pass load(path, {name}=...)"
+        )
+    return decode(parts[name], built)
+
+
+def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a checkpoint file, got a folder")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(
+            f"{path}: not a checkpoint of pyro_vae, or a damaged one "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{path}: not a checkpoint of pyro_vae: write one with save(trainer, path)")
+    if content["version"] > _VERSION:
+        raise ValueError(
+            f"{path}: written by a newer pyro_vae (format {content['version']}, this one reads up "
+            f"to {_VERSION}): upgrade pyro_vae"
+        )
+    return content

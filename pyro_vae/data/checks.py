@@ -1,0 +1,107 @@
+"""What is stored from what a person passes: conversions, and errors that name the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def tensor(value: Any, argument: str) -> Tensor:
+    """A tensor of real numbers, detached; arrays are copied."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        # a copy in native byte order: torch takes neither swapped nor negative-stride nor
+        # read-only arrays
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if not isinstance(value, Tensor) or value.is_complex():
+        kind = type(value).__name__ + (f" of {value.dtype}" if hasattr(value, "dtype") else "")
+        raise TypeError(
+            f"{argument}: expected a tensor or NumPy array of real numbers, got {kind}: "
+            "use torch.as_tensor(...) for lists, and numpy.unique(..., return_inverse=True) to "
+            "number names"
+        )
+    return value.detach()
+
+
+def values(value: Tensor | np.ndarray) -> Tensor:
+    """``x`` in ``float32``, shape (n, *event), finite and not empty."""
+    x = tensor(value, "x")
+    if x.ndim < 2:
+        raise ValueError(
+            f"x: expected shape (n, *event), a vector or more per datum, got {tuple(x.shape)}: "
+            "pass x[:, None] for one number per datum, x[None] for a single datum"
+        )
+    if x.numel() == 0:
+        raise ValueError(
+            f"x: expected at least one datum with at least one element, got shape "
+            f"{tuple(x.shape)}: check the file, or the rows that were selected"
+        )
+    if x.dtype == torch.uint8:
+        if x.max() == 1:
+            raise ValueError(
+                "x: expected 8-bit pixels from 0 to 255, as uint8 is divided by 255, got no value "
+                "above 1: pass x > 0 for data that is 0 or 1"
+            )
+        # a tensor on the device: CUDA multiplies by the reciprocal of a Python number, which is
+        # not the float32 nearest to k / 255
+        return x.float() / torch.tensor(255.0, device=x.device)
+    x = x.to(torch.float32)
+    if not (finite := x.isfinite()).all():
+        first = tuple((~finite).nonzero()[0].tolist())
+        raise ValueError(
+            f"x: expected finite values, got {int((~finite).sum())} NaN or infinite, the first at "
+            f"x[{', '.join(map(str, first))}]: remove or fill them"
+        )
+    return x
+
+
+def probabilities(x: Tensor) -> None:
+    """Raise unless all values lie in [0, 1]."""
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"x: expected values in [0, 1] to binarise, got values from {low:.4g} to {high:.4g}: "
+            "rescale x (8-bit pixels: x / 255, or pass them as uint8), or use binarize=None"
+        )
+
+
+def labels(value: Tensor | np.ndarray, x: Tensor) -> Tensor:
+    """``y`` in ``int64``, shape (n,), beside ``x``."""
+    y = tensor(value, "y")
+    if y.shape != x.shape[:1]:
+        raise ValueError(
+            f"y: expected shape ({len(x)},), one label for each row of x, got {tuple(y.shape)}: "
+            "drop rows without label; turn one-hot rows into y.argmax(1)"
+        )
+    if y.is_floating_point() and not (whole := y.isfinite() & (y == y.round())).all():
+        first = int((~whole).nonzero()[0])
+        raise ValueError(
+            f"y: expected whole numbers, got {int((~whole).sum())} other values, the first "
+            f"y[{first}] = {float(y[first])}: number the classes 0, 1, ..."
+        )
+    return y.to(x.device, torch.long)
+
+
+def names(names: Sequence[str] | None, y: Tensor | None) -> tuple[str, ...]:
+    """Class names, enough for the labels."""
+    result = () if names is None else tuple(map(str, names))
+    if result and y is not None and not 0 <= int(y.min()) <= int(y.max()) < len(result):
+        raise ValueError(
+            f"names: expected a name for each label {int(y.min())} to {int(y.max())}, got "
+            f"{len(result)} for 0 to {len(result) - 1}: number the classes from 0 and name all"
+        )
+    return result
+
+
+def factors(value: Tensor | np.ndarray, names: Sequence[str], x: Tensor) -> Tensor:
+    """Factors in ``float32``, shape (n, f), a name for each."""
+    factors = tensor(value, "factors").to(x.device, torch.float32)
+    if factors.shape != (len(x), len(names)):
+        raise ValueError(
+            f"factors: expected shape ({len(x)}, {len(names)}), rows of x by factor_names, got "
+            f"{tuple(factors.shape)}: give each column a name in factor_names"
+        )
+    return factors

@@ -1,0 +1,176 @@
+"""One table of what a pair achieves on data."""
+
+from __future__ import annotations
+
+import html
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from ..infer import importance
+from ..infer.checks import check_data
+from ..infer.dataset import as_dataset, dataset_terms
+from ..infer.elbo import ELBOTerms
+from ..infer.importance import ImportanceEstimate
+from ..infer.traces import measuring
+
+_TRUSTED_PARETO_K = 0.7
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Bound, its terms and log p(x) over a data set; ``print`` it, or read the parts.
+
+    Attributes:
+        terms: bound, reconstruction and KL per site, each (n,), nats per datum.
+        importance: log p(x) with its diagnostics per datum, None if it was not asked for.
+        dimensions: elements of a datum.
+        levels: number of values of a discrete pixel, None for other data.
+    """
+
+    terms: ELBOTerms
+    importance: ImportanceEstimate | None
+    dimensions: int
+    levels: int | None = field(default=None)
+
+    def rows(self) -> list[tuple[str, float, float, str]]:
+        """The table: quantity, mean over the data, standard error, unit."""
+        quantities = {"ELBO": self.terms.elbo, "reconstruction": self.terms.reconstruction}
+        quantities |= {f"KL {site}": kl for site, kl in sorted(self.terms.kl.items())}
+        if self.importance is not None:
+            quantities["log p(x)"] = self.importance.log_likelihood
+        rows = [(name, *_mean_and_error(v), "nats/datum") for name, v in quantities.items()]
+        if self.levels is not None:
+            best = "ELBO" if self.importance is None else "log p(x)"
+            bits = -quantities[best] / (self.dimensions * math.log(2))
+            rows.append((f"-{best}", *_mean_and_error(bits), "bits/dim"))
+        if self.importance is not None:
+            ess = self.importance.effective_sample_size
+            rows.append(("effective sample size", *_mean_and_error(ess), "samples"))
+            if not self.importance.pareto_k.isnan().any():
+                rows.append(("Pareto k above 0.7", 100 * self.untrusted, math.nan, "% of data"))
+        return rows
+
+    @property
+    def untrusted(self) -> float:
+        """Fraction of the data whose log p(x) estimate cannot be trusted (Pareto k > 0.7)."""
+        if self.importance is None:
+            return math.nan
+        return float((self.importance.pareto_k > _TRUSTED_PARETO_K).double().mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: quantity -> mean, standard error, unit."""
+        return {
+            name: {"mean": mean, "standard_error": None if math.isnan(se) else se, "unit": unit}
+            for name, mean, se, unit in self.rows()
+        }
+
+    def _header(self) -> str:
+        text = f"{len(self.terms.reconstruction)} data"
+        if self.importance is not None:
+            text += f", {self.importance.samples} importance samples"
+        return text + "; standard errors are over the data"
+
+    def __str__(self) -> str:
+        """The table as text."""
+        lines = [self._header()]
+        for name, mean, se, unit in self.rows():
+            error = "" if math.isnan(se) else f"+- {_number(se)}"
+            lines.append(f"  {name:<22} {_number(mean):>10} {error:<11} {unit}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks and reports."""
+        body = "".join(
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{_number(mean)}</td>"
+            f"<td>{'' if math.isnan(se) else '&plusmn; ' + _number(se)}</td>"
+            f"<td style='text-align:left'>{unit}</td></tr>"
+            for name, mean, se, unit in self.rows()
+        )
+        return f"<table><caption>{self._header()}</caption>{body}</table>"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float]:
+    values = values.double()
+    n = len(values)
+    return float(values.mean()), float(values.std() / math.sqrt(n)) if n > 1 else math.nan
+
+
+def evaluate(
+    model: Callable,
+    guide: Callable,
+    data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+    *,
+    importance_samples: int = 100,
+    batch_size: int = 500,
+    chunk_size: int | None = None,
+) -> Evaluation:
+    """Bound, reconstruction, KL per site and log p(x) of a pair, without changing any state.
+
+    ELBO = E_q[log p(x|z)] - sum_i KL_i <= log p(x) = log E_q[p(x, z) / q(z|x)].
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y). Dynamic binarisation
+            is drawn once.
+        importance_samples: samples per datum for log p(x); 0 leaves log p(x) out.
+        batch_size: data at once.
+        chunk_size: rows (datum, sample) decoded at once, bounding the memory.
+
+    Returns:
+        ``Evaluation``: all numbers in nats per datum, with bits per dimension for discrete
+        pixels, the effective sample size and the Pareto k of the importance weights.
+
+    Raises:
+        ValueError: data that the model cannot have produced.
+
+    Warns:
+        UserWarning: Pareto k > 0.7 for more than one datum in ten: log p(x) is underestimated.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> result = evaluate(vae, guides.BottomUp(vae), torch.zeros(5, 6), importance_samples=0)
+        >>> sorted(result.to_dict())
+        ['ELBO', 'KL z1', 'reconstruction']
+    """
+    if importance_samples < 0:
+        raise ValueError(f"importance_samples: expected at least 0, got {importance_samples}")
+    data = as_dataset(data)
+    with measuring(model, guide, device=data.device):
+        x, y = data.batch(torch.arange(len(data), device=data.device))
+        check_data(model, x, y)
+        fixed = Dataset(x, y)
+        terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
+        estimate = None
+        if importance_samples:
+            estimate = importance(
+                model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size
+            )
+    result = Evaluation(
+        terms,
+        estimate,
+        dimensions=math.prod(x.shape[1:]),
+        levels=getattr(getattr(model, "likelihood", None), "levels", None),
+    )
+    if result.untrusted > 0.1:
+        warnings.warn(
+            f"log p(x) cannot be trusted: the importance weights of {100 * result.untrusted:.0f}% "
+            "of the data have Pareto k > 0.7, so that it is probably too low: use more "
+            "importance_samples or a better guide",
+            stacklevel=2,
+        )
+    return result

@@ -1,0 +1,50 @@
+"""The record of a training run: one plain dict per epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class History(list[dict[str, Any]]):
+    """A list of JSON-able dicts, one per epoch, in nats per datum.
+
+    Keys: ``epoch`` and ``step`` (counted from 1 over all calls of ``fit``), ``elbo`` (without
+    beta), ``objective`` (with beta), ``reconstruction``, ``kl`` per site, ``beta``, ``lr``,
+    ``guide``, ``seconds``, ``validation`` with ``elbo``, ``elbo_se``, ``reconstruction`` and
+    ``kl`` where there are validation data, ``swapped`` on the first epoch after a guide swap,
+    ``interrupted`` on an epoch ended by Ctrl-C.
+
+    Example:
+        >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])
+        >>> history.column("validation.elbo")
+        [-9.5]
+    """
+
+    def column(self, key: str) -> list[Any]:
+        """The values of a dotted key such as "validation.elbo"; None where a row lacks it."""
+        return [lookup(row, key) for row in self]
+
+    def plot(self) -> Figure:
+        """Training curves: bound, KL per site, beta."""
+        from . import plots
+
+        return plots.history(self)
+
+    def to_json(self) -> str:
+        """The rows as JSON text."""
+        return json.dumps(list(self), indent=1)
+
+
+def lookup(row: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key in nested dicts, None if it is not there."""
+    value: Any = row
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value

@@ -1,0 +1,60 @@
+"""The bound over a whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from .elbo import ELBOTerms, _Estimator, draw_terms
+from .traces import measuring
+
+
+def as_dataset(data: Dataset | Tensor | tuple[Tensor, Tensor | None]) -> Dataset:
+    """A ``Dataset`` as it is; a tensor (n, *event_shape), or one with labels (n,), as one."""
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, tuple | list):
+        x, y = data
+        return Dataset(x, y)
+    if isinstance(data, Tensor):
+        return Dataset(data)
+    raise TypeError(
+        f"data: expected a Dataset, a tensor or a pair (x, y), got {type(data).__name__}: "
+        "load it with data.load(...)"
+    )
+
+
+def dataset_terms(
+    model: Callable,
+    guide: Callable,
+    data: Dataset,
+    *,
+    batch_size: int = 1000,
+    samples: int = 1,
+    estimator: _Estimator | None = None,
+) -> ELBOTerms:
+    """``elbo_terms`` of every datum, in batches, without changing any state.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        data: n data; dynamic binarisation is drawn once.
+        batch_size: data at once.
+        samples: draws per datum.
+        estimator: as in ``elbo_terms``.
+
+    Returns:
+        ``ELBOTerms`` with tensors (n,).
+    """
+    with measuring(model, guide, device=data.device):
+        parts = [
+            draw_terms(model, guide, x, y, samples, estimator)
+            for x, y in data.batches(batch_size)
+        ]
+    return ELBOTerms(
+        torch.cat([p.reconstruction for p in parts]),
+        {site: torch.cat([p.kl[site] for p in parts]) for site in parts[0].kl},
+    )

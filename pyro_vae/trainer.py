@@ -1,0 +1,445 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+from tqdm.auto import tqdm
+
+from .data import Dataset
+from .handlers import scale_latents
+from .history import History
+from .infer import SVI, AnalyticELBO, TraceELBO, check_pair
+from .infer.checks import check_data
+from .infer.dataset import as_dataset, dataset_terms
+from .infer.elbo import ELBOTerms, _Estimator
+from .infer.svi import fused
+from .recorded import Recorded
+from .schedules import Constant, Schedule, as_schedule, check_beta
+
+_REFRESH_SECONDS = 0.5
+
+
+class Trainer(Recorded):
+    """Train a model/guide pair by stochastic variational inference.
+
+    Each step ascends E_q[log p(x|z)] - sum_i beta_i KL_i, in nats per datum, averaged over a
+    minibatch, with the estimator of ``pyro.infer.Trace_ELBO``.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        beta: weight of the KL: a number >= 0, a schedule, a 0-d tensor that you may fill in
+            place, or a mapping from site to one of these.
+        lr: learning rate.
+        optimizer: a class of ``torch.optim``, or any callable ``optimizer(parameters, lr=...)``.
+        elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), or an
+            estimator object.
+        clip_norm: clip the total gradient norm to this value, if given.
+        seed: seed of this trainer's own random stream (data order, binarisation, latents);
+            None draws from torch's global stream.
+        device: move model, guide and data there; default: leave the pair where it is.
+
+    Attributes:
+        history: list of plain dicts, one per epoch; ``history.plot()``.
+        step: optimizer steps taken so far.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> trainer = Trainer(vae, guides.BottomUp(vae), seed=0)
+        >>> trainer = trainer.fit(torch.randn(64, 6), epochs=2, progress=False)
+        >>> [row["epoch"] for row in trainer.history]
+        [1, 2]
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        *,
+        beta: float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor] = 1.0,
+        lr: float = 1e-3,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        elbo: Literal["trace", "analytic"] | _Estimator = "trace",
+        clip_norm: float | None = None,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr: expected a positive finite number, got {lr}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
+        self.model, self.guide = model, guide
+        self.lr, self.optimizer_class, self.clip_norm, self.seed = lr, optimizer, clip_norm, seed
+        self.estimator = _estimator(elbo)
+        self.device = None if device is None else torch.device(device)
+        for module in self.modules():
+            module.to(self.device)
+        self.history = History()
+        self.step = 0
+        self.beta = beta
+        self._svi: SVI | None = None
+        self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._random_state: Tensor | None = None
+        self._swapped = self._stopping = False
+
+    @property
+    def beta(self) -> Any:
+        """The weight of the KL as it was given; may be assigned between calls of ``fit``."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, beta: float | Schedule | Tensor | Mapping) -> None:
+        self._beta = beta
+        items = beta if isinstance(beta, Mapping) else {None: beta}
+        self._schedules: dict[str | None, Schedule | Tensor] = {}
+        for site, value in items.items():
+            if isinstance(value, Tensor):
+                check_beta(float(value), f"beta[{site!r}]" if site else "beta")
+            self._schedules[site] = value if isinstance(value, Tensor) else as_schedule(value)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The torch optimizer of the present pair; None before the first ``fit``."""
+        return None if self._svi is None else self._svi.optimizer
+
+    def modules(self) -> list[nn.Module]:
+        """Model and guide, where they are modules."""
+        return [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
+
+    def fit(
+        self,
+        data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+        *,
+        epochs: int,
+        batch_size: int = 128,
+        validation: Dataset | Tensor | tuple[Tensor, Tensor | None] | None = None,
+        callbacks: Sequence[Any] = (),
+        progress: bool = True,
+    ) -> Trainer:
+        """Train for some more epochs.
+
+        Everything is checked before the first step. Ctrl-C ends the run after the present step
+        and leaves a usable trainer.
+
+        Args:
+            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
+            epochs: passes over the data.
+            batch_size: data per step; the last batch of an epoch may be shorter.
+            validation: data whose bound is estimated after each epoch.
+            callbacks: objects with the hooks of ``callbacks.Callback``.
+            progress: show a progress bar.
+
+        Returns:
+            This trainer.
+
+        Raises:
+            ValueError: bad data, or a model and guide that do not fit each other or the data.
+            FloatingPointError: the bound became NaN or infinite.
+        """
+        if epochs < 1 or batch_size < 1:
+            raise ValueError(
+                f"epochs and batch_size: expected at least 1, got {epochs} and {batch_size}"
+            )
+        data = self._prepared(data, "data")
+        validation = None if validation is None else self._prepared(validation, "validation")
+        steps_per_epoch = math.ceil(len(data) / batch_size)
+        self._stopping = False
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(
+                tqdm(total=epochs * steps_per_epoch, unit="step", disable=not progress)
+            )
+            stack.enter_context(self._random_stream(data.device))
+            for module in self.modules():
+                stack.enter_context(_training(module))
+            self._make_svi(data, steps_per_epoch)
+            self._call(callbacks, "on_fit_begin")
+            try:
+                for _ in range(epochs):
+                    row = self._epoch(data, batch_size, steps_per_epoch, callbacks, bar)
+                    if validation is not None:
+                        row["validation"] = self._validate(validation)
+                    self._call(callbacks, "on_epoch_end", row=row)
+                    if self._stopping:
+                        break
+            except KeyboardInterrupt:
+                bar.write(f"stopped by Ctrl-C after {self.step} steps; the trainer is usable")
+            finally:
+                self._call(callbacks, "on_fit_end")
+        return self
+
+    def stop(self) -> None:
+        """End the present run after this epoch; for callbacks."""
+        self._stopping = True
+
+    def swap_guide(self, guide: Callable) -> Trainer:
+        """Continue with another guide; the model keeps its weights and its optimizer state.
+
+        A guide that comes back finds its own optimizer state again.
+
+        Args:
+            guide: inference program for the same model.
+
+        Returns:
+            This trainer.
+        """
+        self._keep_moments()
+        self.guide, self._svi, self._swapped = guide, None, bool(self.history)
+        for module in self.modules():
+            module.to(self.device)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write model, guide, optimizer, history and random state to one file; see ``save``."""
+        from .checkpoint import save
+
+        save(self, path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs besides model and guide: tensors, and plain data in "plain"."""
+        self._keep_moments()
+        kept = {k: v for k, v in self.arguments.items() if k not in ("model", "guide", "device")}
+        return {
+            "moments": [self._moments.get(p) for p in self._parameters()],
+            "random": self._random_state,
+            "plain": {
+                "arguments": {**kept, "beta": self.beta, "lr": self.lr},
+                "history": list(self.history),
+                "step": self.step,
+                "swapped": self._swapped,
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        plain = state["plain"]
+        self.history, self.step = History(plain["history"]), plain["step"]
+        self._swapped, self._random_state = plain["swapped"], state["random"]
+        for parameter, moments in zip(self._parameters(), state["moments"], strict=True):
+            if moments is not None:
+                self._moments[parameter] = moments
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for module in self.modules() for p in module.parameters()]
+
+    def _prepared(self, data: Any, name: str) -> Dataset:
+        data = as_dataset(data)
+        device = next((p.device for m in self.modules() for p in m.parameters()), data.device)
+        data = data.to(device)
+        # Whatever the intensities, dynamic binarisation draws 0 and 1: two rows tell all
+        checked = data[:2] if data.binarize else data
+        x, _ = checked.batch(torch.arange(len(checked), device=device))
+        try:
+            check_data(self.model, x)
+            if getattr(self.model, "condition", 0):
+                self.model.label_features(data.y, len(data))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        return data
+
+    def _make_svi(self, data: Dataset, steps_per_epoch: int) -> None:
+        x, y = data.batch(torch.arange(min(2, len(data)), device=data.device))
+        summary = check_pair(self.model, self.guide, x, y=y)
+        unknown = [s for s in self._schedules if s is not None and s not in summary.latents]
+        if unknown:
+            raise ValueError(
+                f"beta: the model has no latent site {unknown[0]!r}, it has "
+                f"{tuple(summary.latents)}"
+            )
+        self._keep_moments()
+        self._weights = {
+            site: s if isinstance(s, Tensor) else torch.zeros((), device=x.device)
+            for site, s in self._schedules.items()
+        }
+        self._set_beta(steps_per_epoch)
+        pair = (self.model, self.guide)
+        if self._schedules.get(None) != Constant(1.0):
+            beta = self._weights.get(None, self._weights)
+            pair = tuple(scale_latents(program, beta) for program in pair)
+        self._svi = SVI(*pair, self._build_optimizer, self.estimator, clip_norm=self.clip_norm)
+        self._svi.prepare(x, y=y)
+
+    def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)
+        for parameter in parameters:
+            if parameter in self._moments:
+                optimizer.state[parameter] = self._moments[parameter]
+        return optimizer
+
+    def _keep_moments(self) -> None:
+        if self.optimizer is not None:
+            self.lr = self.optimizer.param_groups[0]["lr"]
+            for parameter, state in self.optimizer.state.items():
+                self._moments[parameter] = state
+
+    def _set_beta(self, steps_per_epoch: int) -> None:
+        for site, schedule in self._schedules.items():
+            if isinstance(schedule, Schedule):
+                self._weights[site].fill_(schedule(self.step, steps_per_epoch))
+
+    def _epoch(
+        self,
+        data: Dataset,
+        batch_size: int,
+        steps_per_epoch: int,
+        callbacks: Sequence[Any],
+        bar: tqdm,
+    ) -> dict[str, Any]:
+        started = shown = time.perf_counter()
+        annealed = any(not isinstance(s, Tensor | Constant) for s in self._schedules.values())
+        totals = _Totals()
+        hooks = [h for c in callbacks if (h := getattr(c, "on_step_end", None))]
+        order = torch.randperm(len(data), device=data.device)
+        row: dict[str, Any] = {"epoch": len(self.history) + 1}
+        try:
+            for i in range(0, len(data), batch_size):
+                if annealed:
+                    self._set_beta(steps_per_epoch)
+                x, y = data.batch(order[i : i + batch_size])
+                loss = self._svi.step(x, y=y)
+                self.step += 1
+                totals.add(loss, self._svi.terms, len(x))
+                for hook in hooks:
+                    hook(trainer=self, loss=loss)
+                bar.update()
+                if time.perf_counter() - shown > _REFRESH_SECONDS:
+                    shown = time.perf_counter()
+                    bar.set_postfix(epoch=row["epoch"], elbo=f"{totals.means(self)['elbo']:.2f}")
+        except KeyboardInterrupt:
+            row["interrupted"] = True
+            raise
+        finally:
+            # Also when Ctrl-C ended the epoch: its row tells what was trained
+            if totals.count and (row.get("interrupted") or totals.count == len(data)):
+                self._record(row, totals, time.perf_counter() - started)
+        bar.set_postfix(epoch=row["epoch"], elbo=f"{row['elbo']:.2f}")
+        return row
+
+    def _record(self, row: dict[str, Any], totals: _Totals, seconds: float) -> None:
+        beta = {site: float(weight) for site, weight in self._weights.items()}
+        row.update(
+            step=self.step,
+            **totals.means(self),
+            beta=beta.get(None, beta),
+            lr=self.optimizer.param_groups[0]["lr"],
+            guide=getattr(self.guide, "__name__", type(self.guide).__name__),
+            seconds=seconds,
+        )
+        if self._swapped:
+            row["swapped"], self._swapped = True, False
+        self.history.append(row)
+
+    def _validate(self, data: Dataset) -> dict[str, Any]:
+        terms = dataset_terms(self.model, self.guide, data, estimator=self.estimator)
+        elbo = terms.elbo
+        return {
+            "elbo": float(elbo.mean()),
+            "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
+            "reconstruction": float(terms.reconstruction.mean()),
+            "kl": {site: float(kl.mean()) for site, kl in terms.kl.items()},
+        }
+
+    def _call(self, callbacks: Sequence[Any], hook: str, **kwargs: Any) -> None:
+        for callback in callbacks:
+            if method := getattr(callback, hook, None):
+                method(trainer=self, **kwargs)
+
+    @contextlib.contextmanager
+    def _random_stream(self, device: torch.device) -> Iterator[None]:
+        """This trainer's own random stream where it has a seed; the global one goes on after."""
+        if self.seed is None:
+            yield
+            return
+        cuda = device.type == "cuda"
+        with torch.random.fork_rng([device] if cuda else []):
+            if self._random_state is None:
+                torch.manual_seed(self.seed)
+            else:
+                _set_random_state(self._random_state, device)
+            try:
+                yield
+            finally:
+                self._random_state = _get_random_state(device)
+
+    def __repr__(self) -> str:
+        """Model, guide and how far training went."""
+        last = f", elbo {self.history[-1]['elbo']:.2f}" if self.history else ""
+        return (
+            f"Trainer after {len(self.history)} epochs, {self.step} steps{last}\n"
+            f"{self.model!r}\n{self.guide!r}"
+        )
+
+
+class _Totals:
+    """Sums over an epoch, kept on the device: reading them waits for it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, loss: Tensor, terms: ELBOTerms, n: int) -> None:
+        self.count += n
+        parts = {"": -loss * n, "x": terms.reconstruction.sum()}
+        parts.update({f"kl {site}": kl.sum() for site, kl in terms.kl.items()})
+        for name, value in parts.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def means(self, trainer: Trainer) -> dict[str, Any]:
+        values = dict(
+            zip(self.sums, (torch.stack(list(self.sums.values())) / self.count).tolist(), strict=True)
+        )
+        objective, reconstruction = values.pop(""), values.pop("x")
+        kl = {name.removeprefix("kl "): value for name, value in values.items()}
+        bad = [f"KL of site {s!r}" for s, v in kl.items() if not math.isfinite(v)]
+        bad += [] if math.isfinite(reconstruction) else ["reconstruction of the observed sites"]
+        if bad:
+            raise FloatingPointError(
+                f"{' and '.join(bad)} became NaN or infinite in epoch {len(trainer.history) + 1}, "
+                f"at or before step {trainer.step}: lower lr, set clip_norm, or bound the scales"
+            )
+        return {
+            "elbo": reconstruction - sum(kl.values()),
+            "objective": objective,
+            "reconstruction": reconstruction,
+            "kl": kl,
+        }
+
+
+def _estimator(elbo: str | _Estimator) -> _Estimator:
+    if isinstance(elbo, _Estimator):
+        return elbo
+    estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
+    if elbo not in estimators:
+        raise ValueError(f"elbo: expected {' or '.join(map(repr, estimators))}, got {elbo!r}")
+    return estimators[elbo](reduction="mean")
+
+
+@contextlib.contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    modes = {m: m.training for m in module.modules()}
+    module.train()
+    try:
+        yield
+    finally:
+        for m, training in modes.items():
+            m.training = training
+
+
+def _get_random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
