@@ -100,13 +100,22 @@ class KeepBest(Callback):
         value = _monitored(row, self.monitor)
         if value > self.best:
             self.best, self.best_epoch = value, row["epoch"]
-            self._state = [copy.deepcopy(m.state_dict()) for m in trainer.modules()]
+            states = [copy.deepcopy(m.state_dict()) for m in trainer.modules()]
+            self._state = states, [p.detach().clone() for p in _parameters(trainer)]
 
     def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
         """Put the best state back."""
         if self._state is not None:
-            for module, state in zip(trainer.modules(), self._state, strict=True):
+            states, values = self._state
+            for module, state in zip(trainer.modules(), states, strict=True):
                 module.load_state_dict(state)
+            for parameter, value in zip(_parameters(trainer), values, strict=True):
+                parameter.detach().copy_(value)
+
+
+def _parameters(trainer: Trainer) -> list[torch.Tensor]:
+    """All that is trained, ``pyro.param`` sites of plain functions among it."""
+    return [p for group in trainer.optimizer.param_groups for p in group["params"]]
 
 
 class LRScheduler(Callback):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
+import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,14 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
     content = {
         "format": _FORMAT,
         "version": _VERSION,
-        "modules": {
-            name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)
-        },
+        "modules": {name: part.state_dict() for name, part in parts.items()},
     }
     if isinstance(obj, Trainer):
         state = obj.state_dict()
-        description["trainer"] = encode(state.pop("plain"), "trainer", seen)
+        plain = state.pop("plain")
+        if not arguments and not _encodable(plain["arguments"]["optimizer"]):
+            del plain["arguments"]["optimizer"]
+        description["trainer"] = encode(plain, "trainer", seen)
         content["trainer"] = state
     content["json"] = json.dumps(description)
     buffer = io.BytesIO()
@@ -73,6 +75,7 @@ def load(
     *,
     model: Model | None = None,
     guide: Guide | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     device: torch.device | str | None = None,
 ) -> Any:
     """Read what ``save`` wrote, with ``weights_only=True``: no code in the file is ever run.
@@ -80,7 +83,8 @@ def load(
     Args:
         path: a file written by ``save``.
         model: your own model to load the tensors into, in place of one built from the file.
-        guide: your own guide, likewise.
+        guide: your own guide, likewise; its model comes along where none is given.
+        optimizer: the trainer's optimizer, where the file could not hold it.
         device: where to put the tensors; default: the CPU.
 
     Returns:
@@ -92,25 +96,56 @@ def load(
         FileNotFoundError: there is no such file.
     """
     content = _read(Path(path), device or "cpu")
+    if model is None:
+        model = getattr(guide, "model", None)
+    given = {"model": model, "guide": guide, "optimizer": optimizer}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _rebuild(content, {k: v for k, v in given.items() if v is not None}, device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _rebuild(
+    content: dict[str, Any], given: dict[str, Any], device: torch.device | str | None
+) -> Any:
     description = json.loads(content["json"])
-    given = {"model": model, "guide": guide}
     built: dict[int, Any] = {}
     parts: dict[str, Any] = {}
-    with torch.random.fork_rng(devices=[]):
-        for name, state in content["modules"].items():
-            parts[name] = given[name] or _build(description["parts"], name, built, path)
-            if device is not None:
-                parts[name].to(device)
-            try:
-                parts[name].load_state_dict(state)
-            except RuntimeError as error:
-                raise ValueError(f"{path}: its {name} does not fit: {error}") from error
+    for name, state in content["modules"].items():
+        parts[name] = _part(name, description["parts"], given, built)
+        if device is not None:
+            parts[name].to(device)
+        try:
+            parts[name].load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"its {name} does not fit: {error}") from error
     if description["kind"] != "trainer":
         return parts[description["kind"]]
     plain = decode(description["trainer"], built)
-    trainer = Trainer(parts["model"], parts["guide"], device=device, **plain.pop("arguments"))
+    arguments = plain.pop("arguments")
+    if "optimizer" in given:
+        arguments["optimizer"] = given["optimizer"]
+    if "optimizer" not in arguments:
+        raise ValueError("it does not hold its optimizer: pass load(path, optimizer=...) as well")
+    trainer = Trainer(**parts, device=device, **arguments)
     trainer.load_state_dict({**content["trainer"], "plain": plain})
     return trainer
+
+
+def _part(
+    name: str, described: dict[str, Any], given: dict[str, Any], built: dict[int, Any]
+) -> nn.Module:
+    if name not in given:
+        if name not in described:
+            raise ValueError(
+                f"it holds the tensors of the {name} without its arguments: build it yourself and "
+                f"pass load(path, {name}=...)"
+            )
+        return decode(described[name], built)
+    if name in described:
+        built[described[name]["$id"]] = given[name]
+    return given[name]
 
 
 def _kind(obj: Any) -> str:
@@ -125,33 +160,41 @@ def _kind(obj: Any) -> str:
 
 def _parts(obj: Any) -> dict[str, Any]:
     if isinstance(obj, Trainer):
-        return {"model": obj.model, "guide": obj.guide}
-    if _kind(obj) == "guide":
-        return {"model": obj.model, "guide": obj}
-    return {"model": obj}
+        parts = {"model": obj.model, "guide": obj.guide}
+    else:
+        parts = {"model": obj.model, "guide": obj} if _kind(obj) == "guide" else {"model": obj}
+    for name, part in parts.items():
+        if not isinstance(part, nn.Module):
+            raise TypeError(
+                f"{name}: a plain function keeps its parameters in Pyro's store: save them with "
+                "pyro.get_param_store().save(path), or make it the forward of an nn.Module"
+            )
+    return parts
 
 
-def _build(parts: dict[str, Any], name: str, built: dict[int, Any], path: str | Path) -> Any:
-    if name not in parts:
-        raise ValueError(
-            f"{path}: it holds the tensors of the {name} without its arguments: build it yourself "
-            f"and pass load(path, {name}=...)"
-        )
-    return decode(parts[name], built)
+def _encodable(value: Any) -> bool:
+    try:
+        encode(value, "")
+    except TypeError:
+        return False
+    return True
 
 
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(f"{path}: expected a checkpoint file, got a folder")
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(
-            f"{path}: not a checkpoint of pyro_vae, or a damaged one "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from error
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    content = None
+    reason = "write one with save(trainer, path)"
+    if zipfile.is_zipfile(path):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                content = torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # whatever a damaged or foreign file provokes in the reader
+            reason = (str(error) or type(error).__name__).splitlines()[0]
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{path}: not a checkpoint of pyro_vae: write one with save(trainer, path)")
+        raise ValueError(f"{path}: not a checkpoint of pyro_vae, or a damaged one: {reason}")
     if content["version"] > _VERSION:
         raise ValueError(
             f"{path}: written by a newer pyro_vae (format {content['version']}, this one reads up "

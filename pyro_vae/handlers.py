@@ -25,7 +25,7 @@ Beta = float | Tensor | Mapping[str, float | Tensor]
 
 
 class _Wrapped(Program):
-    """An ``nn.Module`` program under an effect; whatever it lacks is looked up on the inner one."""
+    """A program under an effect; whatever it lacks is looked up on the inner one."""
 
     program: nn.Module
 
@@ -152,7 +152,7 @@ def scale_latents(program: Callable, beta: Beta) -> Any:
     Example:
         >>> from pyro_vae import models, likelihoods
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
-        >>> trace = pyro.poutine.trace(scale_latents(vae, 0.0)).get_trace(size=3)
+        >>> trace = pyro.poutine.trace(scale_latents(vae, 0.0)).get_trace(torch.zeros(3, 6))
         >>> trace.nodes["z1"]["scale"], trace.nodes["x"]["scale"]
         (0.0, 1.0)
     """

@@ -6,8 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .infer import ELBOTerms
 
 
 class History(list[dict[str, Any]]):
@@ -48,3 +53,31 @@ def lookup(row: Mapping[str, Any], key: str) -> Any:
             return None
         value = value[part]
     return value
+
+
+class Totals:
+    """Sums over an epoch, kept on the device: reading them waits for it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, loss: Tensor, terms: ELBOTerms) -> None:
+        """Add a batch: its loss, summed over the data, and the terms of its bound."""
+        self.count += len(terms.reconstruction)
+        parts = {"": -loss, "x": terms.reconstruction.sum()}
+        parts.update({f"kl {site}": kl.sum() for site, kl in terms.kl.items()})
+        for name, value in parts.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def means(self) -> dict[str, Any]:
+        """The four quantities of a history row, per datum."""
+        means = (torch.stack(list(self._sums.values())) / self.count).tolist()
+        objective, reconstruction, *kl = means
+        by_site = dict(zip(list(self._sums)[2:], kl, strict=True))
+        return {
+            "elbo": reconstruction - sum(kl),
+            "objective": objective,
+            "reconstruction": reconstruction,
+            "kl": {name.removeprefix("kl "): value for name, value in by_site.items()},
+        }

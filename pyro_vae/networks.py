@@ -6,6 +6,7 @@ inputs after the first are vectors (labels, latents) that broadcast against it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -39,7 +40,8 @@ class MLP(Recorded, nn.Module):
     Args:
         in_shape: shape of the first input; further inputs add their width ``extra``.
         hidden: widths of the hidden layers, () for none.
-        out_shape: shape of the result; None ends with the last hidden layer.
+        out_shape: shape of the result; None ends with the last hidden layer, with ``skip``
+            joined by the inputs for the layers that follow.
         extra: total width of the inputs after the first.
         skip: feed the inputs into every later layer again (Skip-VAE).
         activation: makes the module between layers.
@@ -75,7 +77,8 @@ class MLP(Recorded, nn.Module):
             width = out
         self.hidden_layers = len(hidden)
         self.activation = activation()
-        self.out_features = width
+        self.rejoins = skip and out_shape is None and len(hidden) > 0
+        self.out_features = width + (inputs if self.rejoins else 0)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Apply the layers."""
@@ -86,7 +89,9 @@ class MLP(Recorded, nn.Module):
             h = layer(torch.cat([h, start], -1) if self.skip and i > 0 else h)
             if i < self.hidden_layers:
                 h = self.activation(h)
-        return h if self.out_shape is None else h.unflatten(-1, self.out_shape)
+        if self.out_shape is not None:
+            return h.unflatten(-1, self.out_shape)
+        return torch.cat([h, start], -1) if self.rejoins else h
 
 
 def _halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
@@ -145,7 +150,8 @@ class ConvEncoder(Recorded, nn.Module):
         x = inputs[0]
         lead = x.shape[: -self.event_dim]
         h = self.convolutions(x.reshape(-1, *self.image_shape)).flatten(1)
-        return self.activation(self.dense(concatenate((h.unflatten(0, lead), *inputs[1:]))))
+        h = h.reshape(*lead, h.shape[-1])
+        return self.activation(self.dense(concatenate((h, *inputs[1:]))))
 
 
 class ConvDecoder(Recorded, nn.Module):
@@ -198,7 +204,7 @@ class ConvDecoder(Recorded, nn.Module):
         self.activation = activation()
         self.convolutions, self.maps = nn.ModuleList(), nn.ModuleList()
         widths = [*reversed(channels), outputs]
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         for i, (c_in, c_out) in enumerate(pairs):
             size, target = sizes[len(pairs) - i], sizes[len(pairs) - i - 1]
             padding = tuple(t - (2 * s - 1) for s, t in zip(size, target, strict=True))

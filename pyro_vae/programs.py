@@ -13,6 +13,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Distribution
+from pyro.distributions.constraints import real
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -47,7 +48,8 @@ def register(module: nn.Module) -> None:
 
     ``pyro.module`` with a fixed name silently keeps training the first instance; here each
     instance has its own entries, a replaced parameter replaces its entry, frozen parameters are
-    left out, and the entries go when the instance does.
+    left out, a tensor that instances share has one entry, and the entries go when the instance
+    does.
     """
     name = _names.get(module)
     if name is None:
@@ -56,10 +58,13 @@ def register(module: nn.Module) -> None:
     store = pyro.get_param_store()
     for key, parameter in module.named_parameters():
         if parameter.requires_grad:
-            site = f"{name}$$${key}"
+            site = store.param_name(parameter) or f"{name}$$${key}"
             if site in store and store[site].unconstrained() is not parameter:
                 del store[site]
-            pyro.param(site, parameter)
+            if site not in store:
+                # pyro.param would train a copy of a tensor that is not contiguous
+                store.set_state({"params": {site: parameter}, "constraints": {site: real}})
+            pyro.param(site)
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:

@@ -43,17 +43,24 @@ class Recorded:
 
 # Classes that a file may name besides Recorded ones: nothing else is ever imported for it.
 _TORCH_NAMESPACES = ("torch.nn", "torch.optim", "torch.optim.lr_scheduler")
+_TORCH_BASES = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
 
 
 def _qualified_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _torch_class(namespace: str, name: str) -> type | None:
+    # A namespace also holds modules, functions and what it imported itself
+    found = getattr(importlib.import_module(namespace), name, None)
+    return found if inspect.isclass(found) and issubclass(found, _TORCH_BASES) else None
+
+
 def _torch_name(value: Any) -> str | None:
     if not inspect.isclass(value):
         return None
     for namespace in _TORCH_NAMESPACES:
-        if getattr(importlib.import_module(namespace), value.__name__, None) is value:
+        if _torch_class(namespace, value.__name__) is value:
             return f"{namespace}.{value.__name__}"
     return None
 
@@ -125,10 +132,8 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
         return built[value["$ref"]]
     if "$torch" in value:
         namespace, _, name = str(value["$torch"]).rpartition(".")
-        found = namespace in _TORCH_NAMESPACES and getattr(
-            importlib.import_module(namespace), name, None
-        )
-        if not inspect.isclass(found):
+        found = _torch_class(namespace, name) if namespace in _TORCH_NAMESPACES else None
+        if found is None:
             raise ValueError(f"file names {value['$torch']!r}, which is not a torch class")
         return found
     if "$class" in value:

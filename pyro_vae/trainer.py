@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +18,14 @@ from tqdm.auto import tqdm
 
 from .data import Dataset
 from .handlers import scale_latents
-from .history import History
+from .history import History, Totals
 from .infer import SVI, AnalyticELBO, TraceELBO, check_pair
 from .infer.checks import check_data
-from .infer.dataset import as_dataset, dataset_terms
-from .infer.elbo import ELBOTerms, _Estimator
+from .infer.dataset import as_dataset, dataset_terms, device_of
+from .infer.elbo import _Estimator
 from .infer.svi import fused
 from .recorded import Recorded
-from .schedules import Constant, Schedule, as_schedule, check_beta
+from .schedules import Constant, Schedule, check_beta
 
 _REFRESH_SECONDS = 0.5
 
@@ -89,7 +91,7 @@ class Trainer(Recorded):
         self.beta = beta
         self._svi: SVI | None = None
         self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._random_state: Tensor | None = None
+        self._stream = _RandomStream(seed)
         self._swapped = self._stopping = False
 
     @property
@@ -103,9 +105,7 @@ class Trainer(Recorded):
         items = beta if isinstance(beta, Mapping) else {None: beta}
         self._schedules: dict[str | None, Schedule | Tensor] = {}
         for site, value in items.items():
-            if isinstance(value, Tensor):
-                check_beta(float(value), f"beta[{site!r}]" if site else "beta")
-            self._schedules[site] = value if isinstance(value, Tensor) else as_schedule(value)
+            self._schedules[site] = _beta(value, "beta" if site is None else f"beta[{site!r}]")
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
@@ -158,7 +158,7 @@ class Trainer(Recorded):
             bar = stack.enter_context(
                 tqdm(total=epochs * steps_per_epoch, unit="step", disable=not progress)
             )
-            stack.enter_context(self._random_stream(data.device))
+            stack.enter_context(self._stream.on(data.device))
             for module in self.modules():
                 stack.enter_context(_training(module))
             self._make_svi(data, steps_per_epoch)
@@ -207,12 +207,18 @@ class Trainer(Recorded):
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides model and guide: tensors, and plain data in "plain"."""
         self._keep_moments()
-        kept = {k: v for k, v in self.arguments.items() if k not in ("model", "guide", "device")}
         return {
             "moments": [self._moments.get(p) for p in self._parameters()],
-            "random": self._random_state,
+            "random": self._stream.states(),
             "plain": {
-                "arguments": {**kept, "beta": self.beta, "lr": self.lr},
+                "arguments": {
+                    "beta": self.beta,
+                    "lr": self.lr,
+                    "optimizer": _recordable(self.optimizer_class),
+                    "elbo": self.estimator,
+                    "clip_norm": self.clip_norm,
+                    "seed": self.seed,
+                },
                 "history": list(self.history),
                 "step": self.step,
                 "swapped": self._swapped,
@@ -223,7 +229,8 @@ class Trainer(Recorded):
         """Take over what ``state_dict`` gave."""
         plain = state["plain"]
         self.history, self.step = History(plain["history"]), plain["step"]
-        self._swapped, self._random_state = plain["swapped"], state["random"]
+        self._swapped = plain["swapped"]
+        self._stream.load(state["random"])
         for parameter, moments in zip(self._parameters(), state["moments"], strict=True):
             if moments is not None:
                 self._moments[parameter] = moments
@@ -233,21 +240,15 @@ class Trainer(Recorded):
 
     def _prepared(self, data: Any, name: str) -> Dataset:
         data = as_dataset(data)
-        device = next((p.device for m in self.modules() for p in m.parameters()), data.device)
-        data = data.to(device)
-        # Whatever the intensities, dynamic binarisation draws 0 and 1: two rows tell all
-        checked = data[:2] if data.binarize else data
-        x, _ = checked.batch(torch.arange(len(checked), device=device))
+        data = data.to(self.device or device_of(self.model, self.guide, default=data.device))
         try:
-            check_data(self.model, x)
-            if getattr(self.model, "condition", 0):
-                self.model.label_features(data.y, len(data))
+            check_data(self.model, _values(data), data.y)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         return data
 
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> None:
-        x, y = data.batch(torch.arange(min(2, len(data)), device=data.device))
+        x, y = _values(data[:2]), None if data.y is None else data.y[:2]
         summary = check_pair(self.model, self.guide, x, y=y)
         unknown = [s for s in self._schedules if s is not None and s not in summary.latents]
         if unknown:
@@ -296,7 +297,7 @@ class Trainer(Recorded):
     ) -> dict[str, Any]:
         started = shown = time.perf_counter()
         annealed = any(not isinstance(s, Tensor | Constant) for s in self._schedules.values())
-        totals = _Totals()
+        totals = Totals()
         hooks = [h for c in callbacks if (h := getattr(c, "on_step_end", None))]
         order = torch.randperm(len(data), device=data.device)
         row: dict[str, Any] = {"epoch": len(self.history) + 1}
@@ -307,13 +308,14 @@ class Trainer(Recorded):
                 x, y = data.batch(order[i : i + batch_size])
                 loss = self._svi.step(x, y=y)
                 self.step += 1
-                totals.add(loss, self._svi.terms, len(x))
+                mean = self.estimator.reduction == "mean"
+                totals.add(loss * len(x) if mean else loss, self._svi.terms)
                 for hook in hooks:
                     hook(trainer=self, loss=loss)
                 bar.update()
                 if time.perf_counter() - shown > _REFRESH_SECONDS:
                     shown = time.perf_counter()
-                    bar.set_postfix(epoch=row["epoch"], elbo=f"{totals.means(self)['elbo']:.2f}")
+                    bar.set_postfix(epoch=row["epoch"], elbo=f"{self._means(totals)['elbo']:.2f}")
         except KeyboardInterrupt:
             row["interrupted"] = True
             raise
@@ -324,11 +326,25 @@ class Trainer(Recorded):
         bar.set_postfix(epoch=row["epoch"], elbo=f"{row['elbo']:.2f}")
         return row
 
-    def _record(self, row: dict[str, Any], totals: _Totals, seconds: float) -> None:
+    def _means(self, totals: Totals) -> dict[str, Any]:
+        means = totals.means()
+        bad = [f"KL of site {s!r}" for s, v in means["kl"].items() if not math.isfinite(v)]
+        if not math.isfinite(means["reconstruction"]):
+            bad.append("reconstruction of the observed sites")
+        if not bad and not math.isfinite(means["objective"]):
+            bad.append("objective")
+        if bad:
+            raise FloatingPointError(
+                f"{' and '.join(bad)} became NaN or infinite in epoch {len(self.history) + 1}, "
+                f"at or before step {self.step}: lower lr, set clip_norm, or bound the scales"
+            )
+        return means
+
+    def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:
         beta = {site: float(weight) for site, weight in self._weights.items()}
         row.update(
             step=self.step,
-            **totals.means(self),
+            **self._means(totals),
             beta=beta.get(None, beta),
             lr=self.optimizer.param_groups[0]["lr"],
             guide=getattr(self.guide, "__name__", type(self.guide).__name__),
@@ -353,23 +369,6 @@ class Trainer(Recorded):
             if method := getattr(callback, hook, None):
                 method(trainer=self, **kwargs)
 
-    @contextlib.contextmanager
-    def _random_stream(self, device: torch.device) -> Iterator[None]:
-        """This trainer's own random stream where it has a seed; the global one goes on after."""
-        if self.seed is None:
-            yield
-            return
-        cuda = device.type == "cuda"
-        with torch.random.fork_rng([device] if cuda else []):
-            if self._random_state is None:
-                torch.manual_seed(self.seed)
-            else:
-                _set_random_state(self._random_state, device)
-            try:
-                yield
-            finally:
-                self._random_state = _get_random_state(device)
-
     def __repr__(self) -> str:
         """Model, guide and how far training went."""
         last = f", elbo {self.history[-1]['elbo']:.2f}" if self.history else ""
@@ -379,39 +378,84 @@ class Trainer(Recorded):
         )
 
 
-class _Totals:
-    """Sums over an epoch, kept on the device: reading them waits for it."""
+class _RandomStream:
+    """A random stream of its own for every draw of torch inside ``with stream.on(device)``.
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums: dict[str, Tensor] = {}
+    Args:
+        seed: where the stream starts; None leaves torch's global stream in use.
+    """
 
-    def add(self, loss: Tensor, terms: ELBOTerms, n: int) -> None:
-        self.count += n
-        parts = {"": -loss * n, "x": terms.reconstruction.sum()}
-        parts.update({f"kl {site}": kl.sum() for site, kl in terms.kl.items()})
-        for name, value in parts.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+    def __init__(self, seed: int | None) -> None:
+        self.seed = seed
+        self._states: dict[str, Tensor] = {}
+        self._running: dict[str, torch.Generator] = {}
 
-    def means(self, trainer: Trainer) -> dict[str, Any]:
-        values = dict(
-            zip(self.sums, (torch.stack(list(self.sums.values())) / self.count).tolist(), strict=True)
+    @contextlib.contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Go on where this stream stopped; torch's global one is as before afterwards."""
+        if self.seed is None:
+            yield
+            return
+        self._running = {"cpu": torch.default_generator}
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self._running["cuda"] = torch.cuda.default_generators[index]
+        outside = {name: g.get_state() for name, g in self._running.items()}
+        try:
+            for name, generator in self._running.items():
+                if name in self._states:
+                    generator.set_state(self._states[name])
+                else:
+                    generator.manual_seed(self.seed)
+            yield
+        finally:
+            self._states = self.states()
+            for name, generator in self._running.items():
+                generator.set_state(outside[name])
+            self._running = {}
+
+    def states(self) -> dict[str, Tensor]:
+        """Where the stream is, also while it is in use."""
+        return self._states | {name: g.get_state() for name, g in self._running.items()}
+
+    def load(self, states: Mapping[str, Tensor]) -> None:
+        """Go on from what ``states`` gave."""
+        self._states = {name: state.cpu() for name, state in states.items()}
+
+
+class _Configured(Recorded):
+    """``functools.partial`` of an optimizer class, in a form that a file can hold."""
+
+    def __init__(self, optimizer: Callable, **options: Any) -> None:
+        self.optimizer, self.options = optimizer, options
+
+    def __call__(self, parameters: list[nn.Parameter], **kwargs: Any) -> torch.optim.Optimizer:
+        return self.optimizer(parameters, **{**self.options, **kwargs})
+
+
+def _recordable(optimizer: Callable) -> Callable:
+    if isinstance(optimizer, functools.partial) and not optimizer.args:
+        return _Configured(optimizer.func, **optimizer.keywords)
+    return optimizer
+
+
+def _beta(value: Any, where: str) -> Schedule | Tensor:
+    if isinstance(value, Schedule):
+        return value
+    if not isinstance(value, Real | Tensor):
+        raise TypeError(
+            f"{where}: expected a number, a schedule, a 0-d tensor, or a mapping from site to one "
+            f"of them, got {value!r}"
         )
-        objective, reconstruction = values.pop(""), values.pop("x")
-        kl = {name.removeprefix("kl "): value for name, value in values.items()}
-        bad = [f"KL of site {s!r}" for s, v in kl.items() if not math.isfinite(v)]
-        bad += [] if math.isfinite(reconstruction) else ["reconstruction of the observed sites"]
-        if bad:
-            raise FloatingPointError(
-                f"{' and '.join(bad)} became NaN or infinite in epoch {len(trainer.history) + 1}, "
-                f"at or before step {trainer.step}: lower lr, set clip_norm, or bound the scales"
-            )
-        return {
-            "elbo": reconstruction - sum(kl.values()),
-            "objective": objective,
-            "reconstruction": reconstruction,
-            "kl": kl,
-        }
+    if isinstance(value, Tensor) and value.dim():
+        raise ValueError(f"{where}: expected a 0-d tensor, got shape {tuple(value.shape)}")
+    checked = check_beta(value, where)
+    return value if isinstance(value, Tensor) else Constant(checked)
+
+
+def _values(data: Dataset) -> Tensor:
+    """What the likelihood may see, without drawing: 0 and 1 under dynamic binarisation."""
+    return data.x.round() if data.binarize else data.x
 
 
 def _estimator(elbo: str | _Estimator) -> _Estimator:
@@ -432,14 +476,3 @@ def _training(module: nn.Module) -> Iterator[None]:
     finally:
         for m, training in modes.items():
             m.training = training
-
-
-def _get_random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

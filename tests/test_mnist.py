@@ -19,7 +19,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.slow
 def test_one_layer_vae_reaches_the_known_bound_on_mnist(capsys):
     """A hand-written prototype of this network and recipe gave -98.9 and -94.5 nats."""
-    torch.set_num_threads(os.cpu_count() or 1)
     d = data.load("mnist")
     torch.manual_seed(0)
     vae = models.VAE(

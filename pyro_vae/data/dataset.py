@@ -98,6 +98,7 @@ class Dataset:
     ) -> Dataset | Tensor | tuple[Tensor, Tensor]:
         """One datum for an int, a ``Dataset`` for a slice, row numbers (k,) or a mask (n,)."""
         if not isinstance(index, slice | int):
+            index = np.array(index) if isinstance(index, np.ndarray) else index
             index = torch.as_tensor(index, device=self.device)
             if index.ndim > 1:
                 raise ValueError(

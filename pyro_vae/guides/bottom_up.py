@@ -36,6 +36,7 @@ class BottomUp(Guide):
         ValueError: an unknown site, an encoder that does not return vectors.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import likelihoods, models
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
         >>> guide = BottomUp(vae)

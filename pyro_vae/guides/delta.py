@@ -20,6 +20,7 @@ class Delta(BottomUp):
         hidden, encoder, conditionals: as in ``BottomUp``.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import likelihoods, models
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
         >>> code = Delta(vae).encode(torch.zeros(5, 6))

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..programs import Guide
 from .traces import (
     accepts_labels,
+    check_sites,
     label_arguments,
     latent_sites,
     measuring,
@@ -98,7 +99,7 @@ def check_pair(
                 ) from error
             raise
         in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
-        _check_sites(in_model, in_guide)
+        check_sites(in_model, in_guide)
         for site in in_model:
             shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
             if shapes[0] != shapes[1]:
@@ -118,8 +119,9 @@ def check_pair(
                 log_prob = per_datum(node["log_prob"], node, (n,))
                 if log_prob.isnan().any():
                     raise ValueError(
-                        f"site {site!r}: its log-probability is NaN for {type(node['fn']).__name__}"
-                        f" with values {_span(node['value'])}: check parameters and data"
+                        f"site {site!r}: its log-probability is NaN for a "
+                        f"{type(node['fn']).__name__} with values {_span(node['value'])}: check "
+                        "parameters and data"
                     )
     latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
     return PairSummary(latents, tuple(observed), tuple(in_guide))
@@ -128,22 +130,6 @@ def check_pair(
 def _span(value: Tensor) -> str:
     value = torch.as_tensor(value).float()
     return f"from {float(value.min()):.4g} to {float(value.max()):.4g}"
-
-
-def _check_sites(in_model: list[str], in_guide: list[str]) -> None:
-    problems = [
-        f"latent site {s!r} of the model is missing in the guide (it has {in_guide})"
-        for s in in_model
-        if s not in in_guide
-    ] + [
-        f"site {s!r} of the guide is no latent site of the model (it has {in_model})"
-        for s in in_guide
-        if s not in in_model
-    ]
-    if problems:
-        raise ValueError(
-            "guide: " + "; ".join(problems) + ". Name the sites alike, or build it for this model"
-        )
 
 
 __all__ = ["PairSummary", "accepts_labels", "check_data", "check_pair"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Dataset
 from .elbo import ELBOTerms, _Estimator, draw_terms
@@ -25,6 +25,12 @@ def as_dataset(data: Dataset | Tensor | tuple[Tensor, Tensor | None]) -> Dataset
         f"data: expected a Dataset, a tensor or a pair (x, y), got {type(data).__name__}: "
         "load it with data.load(...)"
     )
+
+
+def device_of(*programs: Callable, default: torch.device) -> torch.device:
+    """The device of the first parameter of the programs, ``default`` where there is none."""
+    modules = [program for program in programs if isinstance(program, nn.Module)]
+    return next((p.device for module in modules for p in module.parameters()), default)
 
 
 def dataset_terms(

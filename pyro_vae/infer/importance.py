@@ -11,11 +11,13 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from .checks import check_data
+from .checks import check_data, check_pair
 from .traces import label_arguments, latent_sites, measuring, observed_sites, per_datum
 
-# Rows of latents drawn at once. Fixed, so that the draws do not depend on chunk_size.
+# Rows of latents drawn at once, from one encoding per datum or from one per row. Fixed, so that
+# the draws do not depend on chunk_size.
 _GUIDE_ROWS = 2**16
+_ENCODED_ROWS = 2**12
 _WEIGHTS = 2**21
 
 
@@ -69,7 +71,8 @@ def importance(
         ``ImportanceEstimate`` with a tensor (n,) per quantity.
 
     Raises:
-        ValueError: fewer than one sample or row; data outside the model's range.
+        ValueError: fewer than one sample or row; data outside the model's range; a guide that
+            does not fit the model.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -85,6 +88,7 @@ def importance(
     if chunk_size < 1:
         raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
     check_data(model, x, y)
+    check_pair(model, guide, x, y=y)
     block = max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = _broadcasts(guide, x, y)
@@ -115,7 +119,7 @@ def log_likelihood(
     importance_samples: int = 1000,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """log p(x) per datum in nats, by importance sampling; see ``importance`` for its error.
+    """Estimate log p(x) per datum in nats; see ``importance`` for how far to trust it.
 
     Args:
         model: generative program.
@@ -135,15 +139,21 @@ def log_likelihood(
 def _broadcasts(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
     """Whether the guide can draw many samples per datum from one encoding.
 
-    Programs that fix the shape of the batch cannot run under an outer plate; for these, ``_draw``
-    repeats the data.
+    Programs that fix the shape of the batch cannot run under an outer plate, or score something
+    else there, or draw noise of their own; for these, ``_draw`` repeats the data.
     """
     x, y = x[:2], None if y is None else y[:2]
     try:
         z, log_q = _draw(guide, x, y, 3, vectorised=True)
+        rows = {s: v.flatten(0, 1) for s, v in z.items()}
+        again = _log_density(guide, rows, *_repeat(x, y, 3), sites=list(z))
     except (RuntimeError, ValueError, IndexError, NotImplementedError):
         return False
-    return log_q.shape == (3, len(x)) and all(v.shape[:2] == (3, len(x)) for v in z.values())
+    return torch.allclose(log_q.flatten(), again, rtol=1e-3, atol=1e-3)
+
+
+def _repeat(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
+    return x.repeat(k, *(1,) * (x.dim() - 1)), None if y is None else y.repeat(k)
 
 
 def _draw(
@@ -156,8 +166,7 @@ def _draw(
             trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         shape: tuple[int, ...] = (k, n)
     else:
-        x = x.repeat(k, *(1,) * (x.dim() - 1))
-        y = None if y is None else y.repeat(k)
+        x, y = _repeat(x, y, k)
         trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         shape = (k * n,)
     sites = latent_sites(trace)
@@ -180,9 +189,9 @@ def _log_weights(
     chunk_size: int,
     vectorised: bool,
 ) -> Tensor:
-    """log p(x, z) - log q(z|x), (samples, n) in float64."""
+    """Log weights log p(x, z) - log q(z|x), (samples, n) in float64."""
     n = len(x)
-    per_draw = max(1, _GUIDE_ROWS // n)
+    per_draw = max(1, (_GUIDE_ROWS if vectorised else _ENCODED_ROWS) // n)
     result = []
     for start in range(0, samples, per_draw):
         k = min(per_draw, samples - start)
@@ -192,18 +201,23 @@ def _log_weights(
         for i in range(0, k * n, chunk_size):
             index = torch.arange(i, min(i + chunk_size, k * n), device=x.device) % n
             chunk = {s: v[i : i + chunk_size] for s, v in rows.items()}
-            log_p.append(_log_joint(model, chunk, x[index], None if y is None else y[index]))
+            labels = None if y is None else y[index]
+            log_p.append(_log_density(model, chunk, x[index], labels))
         result.append(torch.cat(log_p).reshape(k, n).double() - log_q.double())
     return torch.cat(result)
 
 
-def _log_joint(
-    model: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None
+def _log_density(
+    program: Callable,
+    z: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor | None,
+    sites: list[str] | None = None,
 ) -> Tensor:
-    """log p(x, z) per row, (rows,)."""
-    conditioned = poutine.condition(model, data=z)
-    trace = poutine.trace(conditioned).get_trace(x, **label_arguments(model, y))
-    sites = observed_sites(trace)
+    """Log-density of ``sites`` (default: all, log p(x, z)) at given latents, per row (rows,)."""
+    conditioned = poutine.condition(program, data=z)
+    trace = poutine.trace(conditioned).get_trace(x, **label_arguments(program, y))
+    sites = observed_sites(trace) if sites is None else sites
     trace.compute_log_prob(lambda name, site: name in sites)
     return sum(
         per_datum(trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], (len(x),)) for s in sites
@@ -215,7 +229,7 @@ def _statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     k = len(log_weights)
     total = log_weights.logsumexp(0)
     ess = (2 * total - (2 * log_weights).logsumexp(0)).exp()
-    error = ((k / ess - 1).clamp(min=0) / (k - 1)).sqrt() if k > 1 else torch.full_like(ess, math.nan)
+    error = ((k / ess - 1).clamp(min=0) / (k - 1 or math.nan)).sqrt()
     estimate = (total - math.log(k)).to(torch.get_default_dtype())
     return estimate, error, ess, pareto_shape(log_weights)
 

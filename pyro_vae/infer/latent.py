@@ -8,8 +8,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import decode, encode, evaluating
-from .traces import accepts_labels, label_arguments, observed_sites
+from ..programs import decode, encode
+from .traces import accepts_labels, label_arguments, latent_sites, measuring
 
 
 def reconstruct(
@@ -38,8 +38,13 @@ def reconstruct(
         >>> reconstruct(vae, guides.BottomUp(vae), torch.zeros(5, 6)).shape
         torch.Size([5, 6])
     """
-    encoding = encode(guide, x, **label_arguments(guide, y))
-    return decode_mean(model, encoding.sample if sample else encoding.mean, like=x, y=y)
+    z = encode(guide, x, **label_arguments(guide, y)).sample if sample else _means(guide, x, y)
+    return decode_mean(model, z, like=x, y=y)
+
+
+def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    with measuring(guide, device=x.device):
+        return encode(guide, x, **label_arguments(guide, y)).mean
 
 
 def decode_mean(
@@ -87,9 +92,12 @@ def interpolate(
     if steps < 2:
         raise ValueError(f"steps: expected at least 2, got {steps}")
     ends = torch.stack([start, end])
-    mean = encode(guide, ends, **label_arguments(guide, y)).mean
+    mean = _means(guide, ends, y)
     t = torch.linspace(0, 1, steps, device=ends.device)
-    z = {s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1))) for s, v in mean.items()}
+    z = {
+        s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1)))
+        for s, v in mean.items()
+    }
     labels = None if y is None else y[(t > 0.5).long()]
     return decode_mean(model, z, like=ends, y=labels)
 
@@ -126,7 +134,7 @@ def traverse(
     """
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
     labels = None if y is None else torch.as_tensor(y, device=x.device).reshape(1)
-    mean = encode(guide, x[None], **label_arguments(guide, labels)).mean
+    mean = _means(guide, x[None], labels)
     if site not in mean:
         raise ValueError(f"site: the guide has {tuple(mean)}, got {site!r}")
     dims = list(range(mean[site].shape[-1])) if dims is None else list(dims)
@@ -143,10 +151,9 @@ def traverse(
 
 
 def _sampling_order(model: Callable, x: Tensor, y: Tensor | None) -> list[str]:
-    with evaluating(model):
+    with measuring(model, device=x.device):
         trace = poutine.trace(model).get_trace(x[None], **label_arguments(model, y))
-    observed = observed_sites(trace)
-    return [s for s in trace.stochastic_nodes if s not in observed]
+    return latent_sites(trace)
 
 
 def grid_2d(

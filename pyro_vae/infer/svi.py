@@ -98,7 +98,6 @@ class SVI:
             with pyro.validation_enabled(False):
                 return self._step(x, y)
         loss = self._step(x, y)
-        self._check_gradients()
         self._checked = True
         return loss
 
@@ -129,6 +128,8 @@ class SVI:
         with unregistered():
             loss, self.terms = self.loss(self.model, self.guide, x, y)
         loss.backward()
+        if not self._checked:
+            self._check_gradients()
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
         self.optimizer.step()

@@ -34,11 +34,33 @@ def label_arguments(program: Callable, y: Tensor | None) -> dict[str, Tensor]:
 def trace_pair(
     model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
 ) -> tuple[Trace, Trace]:
-    """Traces of the model, replayed against the guide, and of the guide."""
+    """Traces of the model, replayed against the guide, and of the guide.
+
+    Raises:
+        ValueError: latent sites of one that the other does not have.
+    """
     guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
+    check_sites(latent_sites(model_trace), latent_sites(guide_trace))
     return model_trace, guide_trace
+
+
+def check_sites(in_model: list[str], in_guide: list[str]) -> None:
+    """Raise ``ValueError`` unless both programs have the same latent sites."""
+    problems = [
+        f"latent site {s!r} of the model is missing in the guide (it has {in_guide})"
+        for s in in_model
+        if s not in in_guide
+    ] + [
+        f"site {s!r} of the guide is no latent site of the model (it has {in_model})"
+        for s in in_guide
+        if s not in in_model
+    ]
+    if problems:
+        raise ValueError(
+            "guide: " + "; ".join(problems) + ". Name the sites alike, or build it for this model"
+        )
 
 
 def latent_sites(trace: Trace) -> list[str]:
@@ -67,8 +89,10 @@ def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Te
         ValueError: the site is not in a plate of size n.
     """
     n = shape[-1]
-    plates = [f.dim for f in site["cond_indep_stack"] if f.vectorized and f.size == n]
-    data_dim = plates[0] if plates else -1
+    # Outermost first: under the plate of samples, the data plate is one of the others
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized][len(shape) - 1 :]
+    plates = sorted((f for f in frames if f.size == n), key=lambda f: f.name != "data")
+    data_dim = plates[0].dim if plates else -1
     keep = [data_dim - i for i in range(len(shape))][::-1]
     others = [d for d in range(-value.dim(), 0) if d not in keep]
     if others:

@@ -98,9 +98,9 @@ class VAE(Model):
         for site in given:
             if site not in self.latent_sizes:
                 raise ValueError(f"top_down: unknown site {site!r}, the model has {self.latents}")
-        self.conditionals = nn.ModuleDict(
-            {site: given.get(site) or self._conditional(site) for site in self.latents}
-        )
+        self.conditionals = nn.ModuleDict()
+        for site in self.latents:
+            self.conditionals[site] = given[site] if site in given else self._conditional(site)
         self.likelihood = likelihood
         features = likelihood.feature_shape(self.event_shape)
         if decoder is None:
@@ -168,7 +168,7 @@ class VAE(Model):
                 expected + f"labels from 0 to {self.condition - 1}, "
                 f"got {int(y.min())} to {int(y.max())}"
             )
-        return (nn.functional.embedding(y, self.one_hot),)
+        return (nn.functional.embedding(y.long(), self.one_hot),)
 
     def check_data(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has the wrong shape or values outside the likelihood's."""

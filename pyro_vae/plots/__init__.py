@@ -1,0 +1,38 @@
+"""Pictures of a pair and its data: each returns its matplotlib ``Figure`` or ``Axes``.
+
+| picture | what it shows | returns |
+|---|---|---|
+| ``images`` | data | ``Axes`` |
+| ``samples``, ``conditional`` | draws from the model, also by label | ``Axes`` |
+| ``reconstructions``, ``denoising`` | E[x given z] at the posterior means | ``Figure`` |
+| ``outliers`` | the data with the lowest log p(x) | ``Figure`` |
+| ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
+| ``latent_scatter`` | posterior means of a data set | ``Axes`` |
+| ``history`` | training curves | ``Figure`` |
+
+A datum of shape (h, w), (1, h, w) or (3, h, w) is an image, its values clipped to [0, 1] for
+display; any other datum is flattened to a vector and drawn as a row of a heat-map.
+
+Models and guides may be the library's or your own functions, with any site names. They are run
+in evaluation mode; a picture leaves their training mode and torch's global RNG as they were, but
+for what it draws at random: ``samples``, ``conditional``, and the noise of ``denoising``.
+"""
+
+from .curves import history
+from .latent import interpolation, latent_grid, traversals
+from .pictures import conditional, denoising, images, outliers, reconstructions, samples
+from .scatter import latent_scatter
+
+__all__ = [
+    "conditional",
+    "denoising",
+    "history",
+    "images",
+    "interpolation",
+    "latent_grid",
+    "latent_scatter",
+    "outliers",
+    "reconstructions",
+    "samples",
+    "traversals",
+]

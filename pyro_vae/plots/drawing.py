@@ -1,0 +1,230 @@
+"""What the pictures share: figures, grids of data, labels of rows and columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import matplotlib
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from ..data import Dataset
+
+# "Accessible Color Sequences for Data Visualization", Petroff (2021): told apart by colour-blind
+# readers and in this order.
+COLORS = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
+
+
+class ShownOnce(Figure):
+    """A figure that a notebook shows once, also where it is the value of a cell."""
+
+    def _ipython_display_(self) -> None:
+        # The inline backend shows every open figure after a cell, on top of the cell's value.
+        if "inline" in matplotlib.get_backend():
+            plt.close(self)
+        raise NotImplementedError  # makes IPython go on to its own formatters of figures
+
+
+def new_axes(rows: int, columns: int, size: tuple[float, float]) -> list[Axes]:
+    """Axes of a new figure of ``size`` (width, height) inches, row by row."""
+    # "constrained" clips the labels beside images, which keep their aspect; "compressed" does not.
+    _, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="compressed", FigureClass=ShownOnce
+    )
+    return list(axes.flat)
+
+
+def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """All of ``data`` as x (n, *event) and labels (n,), where ``y`` goes before its own labels.
+
+    A ``Dataset`` with dynamic binarisation is binarised once, as the model sees it.
+    """
+    if isinstance(data, Tensor):
+        return data, y
+    x, labels = data.batch(torch.arange(len(data)))
+    return x, labels if y is None else y
+
+
+def is_image(event_shape: Sequence[int]) -> bool:
+    """Whether a datum is (h, w), (1, h, w) or (3, h, w)."""
+    return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[0] in (1, 3))
+
+
+def grid_size(event_shape: Sequence[int], rows: int, columns: int) -> tuple[float, float]:
+    """Width and height in inches of a grid of data, without its labels."""
+    if is_image(event_shape):
+        h, w = event_shape[-2:]
+        cell = min(max(0.9, 5 / columns), 9 / columns, 2.0, 10 * w / (h * rows))
+        return cell * columns, cell * h / w * rows
+    return min(10.0, 4.5 + 0.6 * (columns - 1)), min(7.0, 1.2 + 0.2 * rows)
+
+
+def value_range(data: Iterable[Tensor]) -> tuple[float, float]:
+    """The least and the largest finite value, the ends of a heat-map's colour scale."""
+    values = torch.cat([x.detach().flatten() for x in data])
+    values = values[values.isfinite()]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    return low, high if high > low else low + 1.0
+
+
+def draw_grid(
+    ax: Axes,
+    x: Tensor,
+    columns: int,
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    span: tuple[float, float] | None = None,
+) -> AxesImage:
+    """Draw data in rows of ``columns`` as one image.
+
+    Args:
+        ax: where to draw.
+        x: (n, *event).
+        columns: data per row.
+        row_labels: one per row of the grid, "" for none.
+        column_labels: one per column of the grid, "" for none.
+        titles: one per datum, above it; for vectors beside it.
+        span: colour scale of vectors, by default that of ``x``.
+
+    Returns:
+        The image on ``ax``: (height, width, 3) for images, (height, width) for vectors.
+    """
+    n, image = len(x), is_image(x.shape[1:])
+    x = x.detach().float().cpu()
+    cells = x.reshape(n, -1, *x.shape[-2:]).clamp(0, 1) if image else x.reshape(n, 1, 1, -1)
+    height, width = cells.shape[-2:]
+    if image:
+        gap = math.ceil(height / 2 if titles else max(height, width) / 20)
+    else:
+        gap = 0
+        if columns > 1:
+            cells = nn.functional.pad(cells, (0, 1), value=math.nan)
+    frame = gap if n > 1 else 0  # make_grid returns a single image without a frame
+    grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if image else math.nan)
+    if image:
+        drawn = ax.imshow(grid.permute(1, 2, 0).numpy())
+    else:
+        low, high = span or value_range([x])
+        drawn = ax.imshow(grid[0].numpy(), cmap="viridis", vmin=low, vmax=high, aspect="auto")
+
+    if titles and image:
+        for i, title in enumerate(titles):
+            row, column = divmod(i, columns)
+            left, top = frame + column * (width + gap), frame + row * (height + gap)
+            middle, above = left + (width - 1) / 2, top - 0.05 * height - 0.5
+            ax.text(middle, above, title, ha="center", va="bottom", fontsize="small")
+        ax.set_ylim(grid.shape[-2] - 0.9 * frame - 0.5, -0.5)  # nothing is written at the bottom
+    if titles and not image:
+        lines = [title.replace("\n", "  ") for title in titles]
+        row_labels = [", ".join(lines[i : i + columns]) for i in range(0, n, columns)]
+    ax.set_frame_on(False)
+    numbered = not image and columns == 1
+    _label(ax.yaxis, row_labels, frame, height, height + gap, "datum" if numbered else "")
+    step = cells.shape[-1] + gap
+    _label(ax.xaxis, column_labels, frame, width, step, "element" if numbered else "")
+    return drawn
+
+
+def _label(
+    axis: Axis, labels: Sequence[str], frame: int, cell: int, step: int, numbered: str
+) -> None:
+    """Labels at the middles of a grid's rows or columns, or else plain numbers of ``numbered``."""
+    axis.set_tick_params(length=0)
+    if numbered and not labels:
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_label_text(numbered)
+        return
+    shown = [i for i, label in enumerate(labels) if label]
+    axis.set_ticks([frame + i * step + (cell - 1) / 2 for i in shown], [labels[i] for i in shown])
+
+
+def add_scale(drawn: AxesImage, axes: Sequence[Axes]) -> None:
+    """The colour scale of a heat-map beside its axes; images have none."""
+    if drawn.get_array().ndim == 2:
+        axes[0].figure.colorbar(
+            drawn, ax=axes, label="value", fraction=0.05, pad=0.02, ticks=MaxNLocator(4)
+        )
+
+
+def grid_axes(
+    x: Tensor,
+    columns: int,
+    ax: Axes | None,
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    titles: Sequence[str] = (),
+) -> Axes:
+    """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size."""
+    if ax is None:
+        width, height = grid_size(x.shape[1:], math.ceil(len(x) / columns), columns)
+        if titles and is_image(x.shape[1:]):
+            width, height = 1.25 * width, 1.4 * height
+        width += 0.07 * max(
+            (len(line) for text in row_labels for line in text.split("\n")), default=0
+        )
+        (ax,) = new_axes(1, 1, (width + 0.4, height + (0.6 if column_labels else 0.3)))
+    drawn = draw_grid(
+        ax, x, columns, row_labels=row_labels, column_labels=column_labels, titles=titles
+    )
+    add_scale(drawn, [ax])
+    return ax
+
+
+def stacked(rows: dict[str, Tensor]) -> Figure:
+    """A figure with one row of data under another, label -> (n, *event)."""
+    first = next(iter(rows.values()))
+    image = is_image(first.shape[1:])
+    columns = len(first) if image else 1
+    width, height = grid_size(first.shape[1:], 1 if image else len(first), columns)
+    axes = new_axes(len(rows), 1, (width + 1.3, min(10.0, (height + 0.15) * len(rows) + 0.2)))
+    span = value_range(rows.values())
+    for ax, (label, x) in zip(axes, rows.items(), strict=True):
+        drawn = draw_grid(ax, x, columns, row_labels=[label] if image else (), span=span)
+        if not image:
+            ax.set_title(label, fontsize="medium")
+    add_scale(drawn, axes)
+    return axes[0].figure
+
+
+def spaced(values: Iterable[float], most: int = 10) -> list[str]:
+    """Numbers as labels of ticks, so many left empty that at most ``most`` are printed."""
+    values = list(values)
+    every = math.ceil(len(values) / most)
+    return [f"{v:.3g}" if i % every == 0 else "" for i, v in enumerate(values)]
+
+
+def vector_site(values: dict[str, Tensor], site: str | None) -> str:
+    """``site``, or the first one; its values must be (n, size)."""
+    site = next(iter(values)) if site is None else site
+    if site not in values:
+        raise ValueError(f"site: expected one of {tuple(values)}, got {site!r}")
+    if values[site].dim() != 2:
+        raise ValueError(
+            f"site: expected one whose values are vectors, {site!r} has shape "
+            f"{tuple(values[site].shape[1:])} per datum"
+        )
+    return site

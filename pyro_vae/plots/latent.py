@@ -1,0 +1,238 @@
+"""Pictures of latent space: ways through it, decoded, and where the data lie in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from pyro import poutine
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from ..infer import grid_2d, interpolate, traverse
+from ..infer.traces import label_arguments, latent_sites, measuring, observed_sites
+from ..programs import FillWithMeans
+from .drawing import grid_axes, spaced, vector_site
+
+_MOST_UNITS = 10
+
+
+def interpolation(
+    model: Callable,
+    guide: Callable,
+    start: Tensor,
+    end: Tensor,
+    *,
+    steps: int = 10,
+    y: Tensor | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw decoded straight lines between the posterior means of two data, a row per pair.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        start: (*event,) or (m, *event).
+        end: like ``start``.
+        steps: number of columns; the first and the last are the reconstructions of the ends.
+        y: labels of start and end, (2,) or (m, 2), for a conditional pair.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes, with m rows of ``steps`` data.
+
+    Raises:
+        ValueError: fewer than 2 steps, ends of unequal or wrong shapes.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=likelihoods.Bernoulli(), hidden=())
+        >>> x = torch.zeros(3, 1, 8, 8)
+        >>> ax = interpolation(vae, guides.BottomUp(vae), x[0], x[1], steps=5)
+        >>> [label.get_text() for label in ax.get_xticklabels()]
+        ['0', '0.25', '0.5', '0.75', '1']
+    """
+    if start.shape != end.shape:
+        raise ValueError(
+            f"start and end: expected equal shapes, got {tuple(start.shape)} and "
+            f"{tuple(end.shape)}"
+        )
+    label = None if y is None else y.reshape(-1)[:1]
+    start, end = _batched(model, start, label, "start"), _batched(model, end, label, "end")
+    if y is not None and y.shape not in ((2,), (len(start), 2)):
+        raise ValueError(
+            f"y: expected the labels of start and end, shape (2,) or ({len(start)}, 2), got "
+            f"{tuple(y.shape)}"
+        )
+    labels = [None] * len(start) if y is None else list(y.expand(len(start), 2))
+    with measuring(model, guide, device=start.device):
+        rows = [
+            interpolate(model, guide, a, b, steps=steps, y=ends)
+            for a, b, ends in zip(start, end, labels, strict=True)
+        ]
+    t = spaced(torch.linspace(0, 1, steps).tolist(), most=12)
+    ax = grid_axes(torch.cat(rows), steps, ax, column_labels=t)
+    ax.set_xlabel("share of the way from start to end")
+    return ax
+
+
+def _batched(model: Callable, x: Tensor, y: Tensor | None, name: str) -> Tensor:
+    """``x`` as (m, *event), given that or one datum (*event,)."""
+    event_shape = getattr(model, "event_shape", None)
+    if event_shape is None:
+        # A function does not tell its data's shape; its data site does, for one datum or many.
+        with measuring(model, device=x.device):
+            trace = poutine.trace(model).get_trace(x[None], **label_arguments(model, y))
+        event_shape = trace.nodes[observed_sites(trace)[-1]]["fn"].event_shape
+    event_shape = tuple(event_shape)
+    if tuple(x.shape[1:]) == event_shape and len(x):
+        return x
+    if tuple(x.shape) == event_shape or x.numel() == math.prod(event_shape):
+        return x[None]
+    if x.dim() > 1 and len(x) and x[0].numel() == math.prod(event_shape):
+        return x
+    raise ValueError(
+        f"{name}: expected one datum of shape {event_shape} or several, got {tuple(x.shape)}"
+    )
+
+
+def traversals(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    *,
+    site: str | None = None,
+    dims: Sequence[int] | None = None,
+    values: Tensor | Sequence[float] | None = None,
+    y: Tensor | int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Change one latent unit of a datum at a time and decode: a row per unit, a column per value.
+
+    All else stays at the posterior means, as in ``infer.traverse``. Each row names its unit and
+    the unit's KL in nats: that of the normals with the moments of q(z_u|x) and of its prior given
+    the means of the layers above, exact for diagonal normals.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: the datum to start from, (*event,) or (1, *event).
+        site: latent site of vectors; by default the first that the guide samples.
+        dims: units; by default the 10 of the largest KL, the largest first.
+        values: values to give, (v,); by default -3 .. 3 in 7 steps.
+        y: one label () for a conditional pair.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes, with len(dims) rows of v data.
+
+    Raises:
+        ValueError: more than one datum, an unknown site, unknown units, no values.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((1, 8, 8), latents=5, likelihood=likelihoods.Bernoulli(), hidden=())
+        >>> x = torch.zeros(1, 8, 8)
+        >>> ax = traversals(vae, guides.BottomUp(vae), x, dims=[4, 0], values=[-2, 0, 2])
+        >>> ax.images[0].get_array().shape
+        (19, 28, 3)
+    """
+    values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
+    labels = None if y is None else torch.as_tensor(y, device=x.device).reshape(1)
+    x = _batched(model, x, labels, "x")
+    if len(x) != 1:
+        raise ValueError(f"x: expected one datum, got {len(x)}: pass x[0]")
+    if values.dim() != 1 or not len(values):
+        raise ValueError(f"values: expected shape (v,), got {tuple(values.shape)}")
+    with measuring(model, guide, device=x.device):
+        site, kl = _unit_kl(model, guide, x, labels, site)
+        if dims is None:
+            dims = kl.topk(min(_MOST_UNITS, len(kl))).indices.tolist()
+        dims = [int(d) for d in dims]
+        if not dims or not all(0 <= d < len(kl) for d in dims):
+            raise ValueError(f"dims: expected units 0 to {len(kl) - 1} of {site!r}, got {dims}")
+        rows = traverse(model, guide, x[0], site=site, dims=dims, values=values, y=labels)
+    names = [f"{site}[{d}]\n{float(kl[d]):.2f} nats" for d in dims]
+    columns = spaced(values.tolist())
+    ax = grid_axes(rows.flatten(0, 1), len(values), ax, row_labels=names, column_labels=columns)
+    ax.set_ylabel("latent unit, KL")
+    ax.set_xlabel("value of the unit")
+    return ax
+
+
+def _unit_kl(
+    model: Callable, guide: Callable, x: Tensor, y: Tensor | None, site: str | None
+) -> tuple[str, Tensor]:
+    """The site that is meant, and the KL of each of its units for one datum, (size,)."""
+    with FillWithMeans():
+        q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+    p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x, **label_arguments(model, y))
+    site = vector_site({s: q.nodes[s]["value"] for s in latent_sites(q)}, site)
+    q_mean, q_variance = _moments(q.nodes[site]["fn"])
+    p_mean, p_variance = _moments(p.nodes[site]["fn"])
+    ratio = q_variance / p_variance
+    kl = 0.5 * (ratio + (q_mean - p_mean) ** 2 / p_variance - 1 - ratio.log())
+    return site, kl.reshape(-1)
+
+
+def _moments(distribution: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean and variance; of draws where there is no formula."""
+    try:
+        mean, variance = distribution.mean, distribution.variance
+    except NotImplementedError:
+        draws = distribution.sample((1000,))
+        mean, variance = draws.mean(0), draws.var(0)
+    return mean, variance.clamp(min=1e-12)
+
+
+def latent_grid(
+    model: Callable,
+    *,
+    like: Tensor,
+    site: str = "z1",
+    steps: int = 15,
+    y: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the decoded grid of a two-dimensional latent space, at equal quantiles of N(0, 1).
+
+    Args:
+        model: generative program whose ``site`` has two units; other sites take their means.
+        like: any data (m, *event), for shape, dtype and device.
+        site: the two-dimensional latent site.
+        steps: values per axis.
+        y: a label for a conditional model.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes, the first unit from left to right, the second from bottom to top.
+
+    Raises:
+        ValueError: an unknown site, or one that is not two-dimensional.
+
+    Example:
+        >>> from pyro_vae import likelihoods, models
+        >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=likelihoods.Bernoulli(), hidden=())
+        >>> latent_grid(vae, like=torch.zeros(1, 1, 8, 8), steps=3).get_xlabel()
+        'z1[0]'
+    """
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    label = None if y is None else torch.full((1,), y, device=like.device)
+    with measuring(model, device=like.device):
+        trace = poutine.trace(model).get_trace(like[:1], **label_arguments(model, label))
+        site = vector_site({s: trace.nodes[s]["value"] for s in latent_sites(trace)}, site)
+        size = trace.nodes[site]["value"].shape[-1]
+        if size != 2:
+            raise ValueError(
+                f"site: expected two units, {site!r} has {size}: use plots.traversals for one "
+                "unit at a time, or train a model with latents=2"
+            )
+        axis, means = grid_2d(model, like=like, site=site, steps=steps, y=y)
+    ticks = spaced([round(v, 2) + 0.0 for v in axis.tolist()], most=8)
+    ax = grid_axes(means.flatten(0, 1), steps, ax, row_labels=ticks[::-1], column_labels=ticks)
+    ax.set_xlabel(f"{site}[0]")
+    ax.set_ylabel(f"{site}[1]")
+    return ax

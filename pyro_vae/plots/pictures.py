@@ -1,0 +1,300 @@
+"""Pictures of data: given, drawn from a model, reconstructed, denoised, unlikely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..data import Dataset
+from ..handlers import corrupted
+from ..infer import evaluating, log_likelihood, reconstruct
+from ..infer.dataset import as_dataset
+from ..infer.traces import accepts_labels, label_arguments, measuring, observed_sites
+from .drawing import grid_axes, is_image, rows_of, stacked
+
+
+def images(
+    x: Tensor,
+    *,
+    columns: int | None = None,
+    titles: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw data in a grid.
+
+    Images are (n, h, w), (n, 1, h, w) in grey or (n, 3, h, w) in colour; their values are clipped
+    to [0, 1] for display, bytes divided by 255 before. Any other datum, such as a vector, is flattened and drawn as one row of
+    a heat-map, with its colour scale beside it.
+
+    Args:
+        x: (n, *event).
+        columns: images per row; by default one row of up to 8, beyond that about a square.
+            Vectors are drawn one per row unless it is given.
+        titles: one per datum, such as its label; none by default.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: no data, no event dimension, or not one title per datum.
+
+    Example:
+        >>> ax = images(torch.rand(10, 1, 8, 8), columns=5)
+        >>> ax.images[0].get_array().shape  # two rows, five columns, gaps of one pixel
+        (19, 46, 3)
+    """
+    if x.dim() < 2 or x.numel() == 0:
+        raise ValueError(
+            f"x: expected data of shape (n, *event) with n >= 1, got {tuple(x.shape)}: "
+            "pass x[None] for a single datum"
+        )
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns: expected at least 1, got {columns}")
+    if titles and len(titles) != len(x):
+        raise ValueError(f"titles: expected {len(x)}, one per datum, got {len(titles)}")
+    if x.dtype == torch.uint8 and is_image(x.shape[1:]):
+        x = x / 255
+    if columns is None:
+        columns = max(8, math.ceil(math.sqrt(len(x)))) if is_image(x.shape[1:]) else 1
+    return grid_axes(x, min(columns, len(x)), ax, titles=titles)
+
+
+def samples(
+    model: Callable,
+    n: int = 64,
+    *,
+    y: Tensor | int | None = None,
+    mean: bool = True,
+    like: Tensor | None = None,
+    columns: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what a model generates, by ancestral sampling with torch's global RNG.
+
+    Args:
+        model: generative program.
+        n: number of data.
+        y: labels (n,), or one label for all, for a conditional model.
+        mean: show the means of p(x|z) for drawn z in place of drawn x.
+        like: any data (m, *event), needed for a model without a ``sample`` method of its own.
+        columns: images per row, as in ``images``.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: a model without ``sample``, and no ``like``.
+
+    Example:
+        >>> from pyro_vae import likelihoods, models
+        >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=likelihoods.Bernoulli(), hidden=())
+        >>> samples(vae, 16).images[0].get_array().shape
+        (19, 73, 3)
+    """
+    return images(_draw(model, n, y=y, mean=mean, like=like), columns=columns, ax=ax)
+
+
+def _draw(
+    model: Callable, n: int, *, y: Tensor | int | None, mean: bool, like: Tensor | None
+) -> Tensor:
+    """Data (n, *event), or the means of their distributions, by ancestral sampling."""
+    if hasattr(model, "sample"):
+        return model.sample(n, y=y, mean=mean)
+    if like is None:
+        raise ValueError(
+            f"like: {getattr(model, '__name__', type(model).__name__)} has no method sample(n): "
+            "pass any of its data, such as like=x[:1], for the shape of what it draws"
+        )
+    if isinstance(y, int):
+        y = torch.full((n,), y, device=like.device)
+    with evaluating(model):
+        trace = poutine.trace(model).get_trace(
+            like.new_zeros(n, *like.shape[1:]), **label_arguments(model, y)
+        )
+    p_x = trace.nodes[observed_sites(trace)[-1]]["fn"]
+    return (p_x.mean if mean else p_x.sample()).reshape(n, *like.shape[1:])
+
+
+def conditional(
+    model: Callable,
+    *,
+    classes: Sequence[int] | None = None,
+    n: int = 8,
+    labels: Sequence[str] = (),
+    mean: bool = True,
+    like: Tensor | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a row of samples for each label of a conditional model.
+
+    Args:
+        model: generative program p(x, z|y).
+        classes: labels to show, by default all that a library model knows.
+        n: samples per label.
+        labels: names of the classes, ``labels[y]``; by default their numbers.
+        mean: show the means of p(x|z, y) for drawn z in place of drawn x.
+        like: any data (m, *event), needed for a model without a ``sample`` method of its own.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes, with a row of ``n`` data per class.
+
+    Raises:
+        ValueError: the model knows no labels; no classes, or fewer than one sample per class.
+
+    Example:
+        >>> from pyro_vae import likelihoods, models
+        >>> vae = models.VAE(
+        ...     (1, 8, 8), latents=2, likelihood=likelihoods.Bernoulli(), hidden=(), condition=3
+        ... )
+        >>> [label.get_text() for label in conditional(vae, n=4).get_yticklabels()]
+        ['0', '1', '2']
+    """
+    condition = getattr(model, "condition", None)
+    if condition == 0 or not accepts_labels(model):
+        raise ValueError(
+            "model: expected a conditional model, this one takes no labels: build it with their "
+            "number, such as models.VAE(..., condition=10), or use plots.samples"
+        )
+    if classes is None:
+        if condition is None:
+            raise ValueError("classes: this model does not tell its labels: pass classes=range(k)")
+        classes = range(condition)
+    classes = [int(c) for c in classes]
+    if len(classes) == 0 or n < 1:
+        raise ValueError(
+            f"classes and n: expected at least 1, got {len(classes)} classes and n={n}"
+        )
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else like
+    device = None if parameter is None else parameter.device
+    y = torch.tensor(classes, device=device).repeat_interleave(n)
+    names = [str(labels[c]) if len(labels) else str(c) for c in classes]
+    ax = grid_axes(_draw(model, len(y), y=y, mean=mean, like=like), n, ax, row_labels=names)
+    ax.set_ylabel("label")
+    return ax
+
+
+def reconstructions(
+    model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None
+) -> Figure:
+    """Draw data, and below each E[x|z] at its posterior means.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (n, *event); about 16 are well readable.
+        y: labels (n,) for a conditional pair.
+
+    Returns:
+        A figure of two axes: the data, the reconstructions.
+
+    Raises:
+        ValueError: no data, or data of the wrong shape.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=likelihoods.Bernoulli(), hidden=())
+        >>> len(reconstructions(vae, guides.BottomUp(vae), torch.zeros(5, 1, 8, 8)).axes)
+        2
+    """
+    with measuring(model, guide, device=x.device):
+        result = reconstruct(model, guide, x, y=y)
+    return stacked({"data": x, "reconstruction": result})
+
+
+def denoising(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    noise: float | Callable[[Tensor], Tensor],
+    *,
+    y: Tensor | None = None,
+) -> Figure:
+    """Draw data, corrupted data, and what the pair reconstructs from exactly these.
+
+    A guide under ``handlers.corrupt`` is used without that handler, so that noise is added once.
+
+    Args:
+        model: generative program.
+        guide: inference program, with or without handlers.
+        x: (n, *event).
+        noise: standard deviation of additive Gaussian noise, or a function from x to the
+            corrupted x; drawn with torch's global RNG.
+        y: labels (n,) for a conditional pair.
+
+    Returns:
+        A figure of three axes: the data, the corrupted data, the reconstructions.
+
+    Raises:
+        ValueError: a negative or non-finite standard deviation, or data of the wrong shape.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=likelihoods.Bernoulli(), hidden=())
+        >>> len(denoising(vae, guides.BottomUp(vae), torch.zeros(5, 1, 8, 8), 0.3).axes)
+        3
+    """
+    if not callable(noise) and not 0 <= noise < math.inf:
+        raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
+    while hasattr(guide, "program"):
+        guide = guide.program
+    noisy = corrupted(x, noise)
+    with measuring(model, guide, device=x.device):
+        result = reconstruct(model, guide, noisy, y=y)
+    return stacked({"data": x, "corrupted": noisy, "reconstruction": result})
+
+
+def outliers(
+    model: Callable,
+    guide: Callable,
+    data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+    *,
+    n: int = 16,
+    importance_samples: int = 100,
+    y: Tensor | None = None,
+) -> Figure:
+    """Draw the data that a pair finds least likely, the least likely first.
+
+    Each is titled with its log p(x) in nats by importance sampling, and its row in the data.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        data: a ``Dataset``, a tensor (m, *event), or a pair (x, y). Dynamic binarisation is
+            drawn once.
+        n: number of data to show; all if there are fewer.
+        importance_samples: samples per datum.
+        y: labels (m,) for a conditional pair; by default the data's own.
+
+    Returns:
+        A figure of one grid.
+
+    Raises:
+        ValueError: n < 1, or data of the wrong shape or range.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=likelihoods.Bernoulli(), hidden=())
+        >>> x = torch.zeros(20, 1, 8, 8)
+        >>> len(outliers(vae, guides.BottomUp(vae), x, n=4).axes[0].texts)
+        4
+    """
+    if n < 1:
+        raise ValueError(f"n: expected at least 1, got {n}")
+    data = data if isinstance(data, Tensor) else as_dataset(data)
+    with measuring(model, guide, device=data.device):
+        x, y = rows_of(data, y)
+        log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)
+    worst = log_p.argsort()[:n]
+    titles = [f"{float(log_p[i]):.1f} nats\nrow {i}" for i in worst.tolist()]
+    ax = images(x[worst], titles=titles)
+    ax.set_title(f"log p(x) of the {len(worst)} least likely of {len(x)} data", fontsize="medium")
+    return ax.figure

@@ -1,0 +1,132 @@
+"""Where data lie in latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from ..data import Dataset
+from ..infer import encode
+from ..infer.dataset import as_dataset
+from ..infer.traces import label_arguments, measuring
+from .drawing import COLORS, new_axes, rows_of, vector_site
+
+_MARKERS = "os^D"
+_ENCODED_AT_ONCE = 4096
+
+
+def latent_scatter(
+    guide: Callable,
+    data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+    *,
+    y: Tensor | None = None,
+    site: str | None = None,
+    labels: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the posterior means of a latent site, coloured by label.
+
+    Of a site with more than two units the first two principal components are drawn, with the
+    share of the variance that each explains.
+
+    Args:
+        guide: inference program.
+        data: a ``Dataset``, a tensor (n, *event), or a pair (x, y). Dynamic binarisation is drawn
+            once.
+        y: labels (n,), for the colours and a conditional guide; by default the data's own.
+        site: latent site of vectors; by default the first that the guide samples.
+        labels: names of the classes, ``labels[y]``; by default the ``Dataset``'s, else numbers.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes. Up to 40 classes are told apart by colour and marker with a legend, more on a
+        colour scale.
+
+    Raises:
+        ValueError: an unknown site, one of fewer than two units, not one label per datum.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian(), hidden=())
+        >>> ax = latent_scatter(guides.BottomUp(vae), torch.zeros(5, 6))
+        >>> ax.collections[0].get_offsets().shape
+        (5, 2)
+    """
+    data = data if isinstance(data, Tensor) else as_dataset(data)
+    with measuring(guide, device=data.device):
+        x, y = rows_of(data, y)
+        if y is not None and y.shape != (len(x),):
+            raise ValueError(f"y: expected {len(x)} labels, got shape {tuple(y.shape)}")
+        parts = []
+        for i in range(0, len(x), _ENCODED_AT_ONCE):
+            rows = slice(i, i + _ENCODED_AT_ONCE)
+            given = label_arguments(guide, None if y is None else y[rows])
+            mean = encode(guide, x[rows], **given).mean
+            site = vector_site(mean, site)
+            parts.append(mean[site])
+    points = torch.cat(parts).cpu().numpy()
+    if points.shape[1] < 2:
+        raise ValueError(
+            f"site: expected at least two units, {site!r} has {points.shape[1]}: "
+            "for a histogram, see infer.encode(guide, x).mean"
+        )
+    names = [f"{site}[0]", f"{site}[1]"]
+    if points.shape[1] > 2:
+        points, shares = _principal_components(points)
+        names = [
+            f"principal component {i} of {site} ({share:.0%} of the variance)"
+            for i, share in enumerate(shares, start=1)
+        ]
+    if ax is None:
+        (ax,) = new_axes(1, 1, (6.0, 5.0))
+    _scatter(
+        ax, points, None if y is None else y.cpu().numpy(), labels or getattr(data, "names", ())
+    )
+    ax.set(xlabel=names[0], ylabel=names[1])
+    ax.set_aspect("equal", adjustable="datalim")
+    return ax
+
+
+def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first two components (n, 2) and their shares of the variance (2,)."""
+    # Slow to import, and only needed here.
+    from sklearn.decomposition import PCA
+
+    if len(points) < 2:
+        raise ValueError("data: expected at least 2 data for principal components, got 1")
+    with np.errstate(invalid="ignore"):  # a site without any variance has shares 0 / 0
+        pca = PCA(n_components=2).fit(points)
+    return pca.transform(points), np.nan_to_num(pca.explained_variance_ratio_)
+
+
+def _scatter(ax: Axes, points: np.ndarray, y: np.ndarray | None, labels: Sequence[str]) -> None:
+    style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
+    classes = [] if y is None else np.unique(y).tolist()
+    if len(classes) > len(COLORS) * len(_MARKERS):
+        drawn = ax.scatter(*points.T, c=y, cmap="viridis", **style)
+        ax.figure.colorbar(drawn, ax=ax, label="label")
+        return
+    if not classes:
+        ax.scatter(*points.T, color=COLORS[0], **style)
+        return
+    for i, label in enumerate(classes):
+        ax.scatter(
+            *points[y == label].T,
+            color=COLORS[i % len(COLORS)],
+            marker=_MARKERS[i // len(COLORS)],
+            label=str(labels[label]) if len(labels) else f"{label:g}",
+            **style,
+        )
+    legend = ax.legend(
+        title="label",
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        ncols=1 + (len(classes) - 1) // 20,
+    )
+    for handle in legend.legend_handles:
+        handle.set_sizes([30])

@@ -1,0 +1,85 @@
+"""Every test: its own random stream, an empty param store, validation on, one thread."""
+
+import math
+
+import matplotlib
+import pyro
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from pyro_vae.guides import BottomUp
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import VAE
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def isolated():
+    pyro.clear_param_store()
+    with torch.random.fork_rng(devices=[]), pyro.validation_enabled(True):
+        pyro.set_rng_seed(0)
+        yield
+    pyro.clear_param_store()
+
+
+class LinearGaussian:
+    """z ~ N(0, I), x|z ~ N(W z + b, sigma^2 I): evidence, posterior and bound are closed forms.
+
+    The columns of W are orthogonal, so that the exact posterior is a diagonal normal.
+    """
+
+    sigma = 0.7
+
+    def __init__(self):
+        self.vae = VAE((6,), latents=2, likelihood=Gaussian(self.sigma), hidden=())
+        layer = self.vae.decoder.layers[0]
+        with torch.no_grad():
+            layer.weight.copy_(torch.linalg.qr(torch.randn(6, 2)).Q * torch.tensor([1.5, 0.8]))
+            layer.bias.copy_(torch.randn(6))
+        self.W, self.b = layer.weight.detach().clone(), layer.bias.detach().clone()
+        self.precision = 1 + self.W.square().sum(0) / self.sigma**2
+
+    def guide(self, *, shift=0.0, widen=1.0):
+        """A guide at the exact posterior, its mean moved by ``shift`` and its sd times ``widen``."""
+        guide = BottomUp(self.vae)
+        head = guide.conditionals["z1"]
+        gain = self.W.T / self.sigma**2 / self.precision[:, None]
+        sd = widen * self.precision.rsqrt() - head.min_scale
+        with torch.no_grad():
+            head.loc.weight.copy_(gain)
+            head.loc.bias.copy_(-gain @ self.b + shift)
+            head.raw_scale.weight.zero_()
+            head.raw_scale.bias.copy_(sd.expm1().log())
+        return guide
+
+    def posterior(self, x):
+        """Mean (n, 2) and standard deviation (2,) of p(z|x)."""
+        mean = (x - self.b) @ self.W / self.sigma**2 / self.precision
+        return mean, self.precision.rsqrt()
+
+    def evidence(self):
+        covariance = self.W @ self.W.T + self.sigma**2 * torch.eye(6)
+        return MultivariateNormal(self.b, covariance)
+
+    def data(self, n):
+        return self.evidence().sample((n,))
+
+    def reconstruction(self, x, mean, sd):
+        """E[log p(x|z)] for z ~ N(mean, sd^2), (n,)."""
+        square = (x - mean @ self.W.T - self.b).square().sum(-1)
+        spread = (self.W.square() @ sd.square().expand_as(mean).T).sum(0)
+        constant = 6 * math.log(2 * math.pi * self.sigma**2)
+        return -0.5 * ((square + spread) / self.sigma**2 + constant)
+
+    @staticmethod
+    def kl(mean, sd):
+        """KL(N(mean, sd^2) || N(0, I)), (n,)."""
+        return 0.5 * (mean.square() + sd.square() - 2 * sd.log() - 1).sum(-1)
+
+
+@pytest.fixture
+def linear():
+    return LinearGaussian()
