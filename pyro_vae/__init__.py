@@ -9,6 +9,7 @@ from . import (
     infer,
     likelihoods,
     models,
+    plots,
     schedules,
 )
 from .checkpoint import load, save
@@ -25,6 +26,7 @@ __all__ = [
     "likelihoods",
     "load",
     "models",
+    "plots",
     "save",
     "schedules",
 ]

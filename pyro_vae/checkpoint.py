@@ -24,8 +24,9 @@ _FORMAT, _VERSION = "pyro_vae", 1
 def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = True) -> None:
     """Write a trainer, a model or a guide to one file, all of it or nothing.
 
-    The file holds constructor arguments as JSON text and tensors: parameters and buffers and, for
-    a trainer, the optimizer's state, the history, the step and the random stream.
+    The file holds constructor arguments as JSON text and tensors: parameters (which of them are
+    frozen, too) and buffers and, for a trainer, the optimizer's state, the history, the step and
+    the random stream.
 
     Args:
         obj: a ``Trainer``, a model, or a guide (which takes its model along).
@@ -56,6 +57,10 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
         "format": _FORMAT,
         "version": _VERSION,
         "modules": {name: part.state_dict() for name, part in parts.items()},
+    }
+    description["frozen"] = {
+        name: [key for key, p in part.named_parameters() if not p.requires_grad]
+        for name, part in parts.items()
     }
     if isinstance(obj, Trainer):
         state = obj.state_dict()
@@ -113,13 +118,17 @@ def _rebuild(
     built: dict[int, Any] = {}
     parts: dict[str, Any] = {}
     for name, state in content["modules"].items():
-        parts[name] = _part(name, description["parts"], given, built)
+        part = parts[name] = _part(name, description["parts"], given, built)
+        if name not in given:
+            part.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
         if device is not None:
-            parts[name].to(device)
+            part.to(device)
         try:
-            parts[name].load_state_dict(state)
+            part.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"its {name} does not fit: {error}") from error
+        for key in description["frozen"][name]:
+            part.get_parameter(key).requires_grad_(False)
     if description["kind"] != "trainer":
         return parts[description["kind"]]
     plain = decode(description["trainer"], built)

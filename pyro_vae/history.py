@@ -19,10 +19,10 @@ class History(list[dict[str, Any]]):
     """A list of JSON-able dicts, one per epoch, in nats per datum.
 
     Keys: ``epoch`` and ``step`` (counted from 1 over all calls of ``fit``), ``elbo`` (without
-    beta), ``objective`` (with beta), ``reconstruction``, ``kl`` per site, ``beta``, ``lr``,
-    ``guide``, ``seconds``, ``validation`` with ``elbo``, ``elbo_se``, ``reconstruction`` and
-    ``kl`` where there are validation data, ``swapped`` on the first epoch after a guide swap,
-    ``interrupted`` on an epoch ended by Ctrl-C.
+    beta), ``objective`` (with beta), ``reconstruction``, ``kl`` per site, ``beta`` of the last
+    step, ``lr``, ``guide``, ``seconds``, ``validation`` with ``elbo``, ``elbo_se``,
+    ``reconstruction`` and ``kl`` where there are validation data, ``swapped`` on the first epoch
+    after a guide swap, ``interrupted`` on an epoch ended by Ctrl-C.
 
     Example:
         >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])
@@ -56,28 +56,49 @@ def lookup(row: Mapping[str, Any], key: str) -> Any:
 
 
 class Totals:
-    """Sums over an epoch, kept on the device: reading them waits for it."""
+    """What the steps of an epoch found, kept on the device: reading it waits for it.
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._sums: dict[str, Tensor] = {}
+    Args:
+        step: optimizer steps before this epoch.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step, self.count = step, 0
+        self._sites: tuple[str, ...] = ()
+        self._steps: list[Tensor] = []
 
     def add(self, loss: Tensor, terms: ELBOTerms) -> None:
-        """Add a batch: its loss, summed over the data, and the terms of its bound."""
+        """Add a step: its loss, summed over the data, and the terms of its bound."""
         self.count += len(terms.reconstruction)
-        parts = {"": -loss, "x": terms.reconstruction.sum()}
-        parts.update({f"kl {site}": kl.sum() for site, kl in terms.kl.items()})
-        for name, value in parts.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._sites = tuple(terms.kl)
+        parts = (terms.reconstruction, *terms.kl.values())
+        self._steps.append(torch.stack([-loss, *(part.sum() for part in parts)]))
 
     def means(self) -> dict[str, Any]:
-        """The four quantities of a history row, per datum."""
-        means = (torch.stack(list(self._sums.values())) / self.count).tolist()
-        objective, reconstruction, *kl = means
-        by_site = dict(zip(list(self._sums)[2:], kl, strict=True))
+        """The four quantities of a history row, per datum.
+
+        Raises:
+            FloatingPointError: NaN or infinity at some step; the message names step and sites.
+        """
+        steps = torch.stack(self._steps)
+        if not (finite := steps.isfinite()).all():
+            raise FloatingPointError(self._complaint(finite.tolist()))
+        objective, reconstruction, *kl = (steps.sum(0) / self.count).tolist()
         return {
             "elbo": reconstruction - sum(kl),
             "objective": objective,
             "reconstruction": reconstruction,
-            "kl": {name.removeprefix("kl "): value for name, value in by_site.items()},
+            "kl": dict(zip(self._sites, kl, strict=True)),
         }
+
+    def _complaint(self, finite: list[list[bool]]) -> str:
+        first = next(i for i, step in enumerate(finite) if not all(step))
+        names = [
+            "reconstruction of the observed sites",
+            *(f"KL of site {s!r}" for s in self._sites),
+        ]
+        bad = [n for n, ok in zip(names, finite[first][1:], strict=True) if not ok]
+        return (
+            f"{' and '.join(bad or ['objective'])} became NaN or infinite at step "
+            f"{self.step + first + 1}: lower lr, set clip_norm, or bound the scales"
+        )

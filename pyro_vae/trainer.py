@@ -22,7 +22,7 @@ from .history import History, Totals
 from .infer import SVI, AnalyticELBO, TraceELBO, check_pair
 from .infer.checks import check_data
 from .infer.dataset import as_dataset, dataset_terms, device_of
-from .infer.elbo import _Estimator
+from .infer.elbo import Estimator
 from .infer.svi import fused
 from .recorded import Recorded
 from .schedules import Constant, Schedule, check_beta
@@ -71,25 +71,23 @@ class Trainer(Recorded):
         beta: float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor] = 1.0,
         lr: float = 1e-3,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-        elbo: Literal["trace", "analytic"] | _Estimator = "trace",
+        elbo: Literal["trace", "analytic"] | Estimator = "trace",
         clip_norm: float | None = None,
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr: expected a positive finite number, got {lr}")
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
         self.model, self.guide = model, guide
-        self.lr, self.optimizer_class, self.clip_norm, self.seed = lr, optimizer, clip_norm, seed
+        self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
         self.estimator = _estimator(elbo)
         self.device = None if device is None else torch.device(device)
         for module in self.modules():
             module.to(self.device)
         self.history = History()
         self.step = 0
-        self.beta = beta
         self._svi: SVI | None = None
+        self.beta, self.lr = beta, lr
         self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._stream = _RandomStream(seed)
         self._swapped = self._stopping = False
@@ -106,6 +104,19 @@ class Trainer(Recorded):
         self._schedules: dict[str | None, Schedule | Tensor] = {}
         for site, value in items.items():
             self._schedules[site] = _beta(value, "beta" if site is None else f"beta[{site!r}]")
+
+    @property
+    def lr(self) -> float:
+        """The learning rate as it is now; may be assigned at any time."""
+        return self._lr if self.optimizer is None else self.optimizer.param_groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr: expected a positive finite number, got {lr}")
+        self._lr = lr
+        for group in [] if self.optimizer is None else self.optimizer.param_groups:
+            group["lr"] = lr
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
@@ -278,7 +289,7 @@ class Trainer(Recorded):
 
     def _keep_moments(self) -> None:
         if self.optimizer is not None:
-            self.lr = self.optimizer.param_groups[0]["lr"]
+            self._lr = self.lr
             for parameter, state in self.optimizer.state.items():
                 self._moments[parameter] = state
 
@@ -297,7 +308,7 @@ class Trainer(Recorded):
     ) -> dict[str, Any]:
         started = shown = time.perf_counter()
         annealed = any(not isinstance(s, Tensor | Constant) for s in self._schedules.values())
-        totals = Totals()
+        totals = Totals(self.step)
         hooks = [h for c in callbacks if (h := getattr(c, "on_step_end", None))]
         order = torch.randperm(len(data), device=data.device)
         row: dict[str, Any] = {"epoch": len(self.history) + 1}
@@ -310,12 +321,14 @@ class Trainer(Recorded):
                 self.step += 1
                 mean = self.estimator.reduction == "mean"
                 totals.add(loss * len(x) if mean else loss, self._svi.terms)
+                # A hook may fill beta for the next step
+                self._used = {s: w.clone() if hooks else w for s, w in self._weights.items()}
                 for hook in hooks:
                     hook(trainer=self, loss=loss)
                 bar.update()
                 if time.perf_counter() - shown > _REFRESH_SECONDS:
                     shown = time.perf_counter()
-                    bar.set_postfix(epoch=row["epoch"], elbo=f"{self._means(totals)['elbo']:.2f}")
+                    bar.set_postfix(epoch=row["epoch"], elbo=f"{totals.means()['elbo']:.2f}")
         except KeyboardInterrupt:
             row["interrupted"] = True
             raise
@@ -326,27 +339,13 @@ class Trainer(Recorded):
         bar.set_postfix(epoch=row["epoch"], elbo=f"{row['elbo']:.2f}")
         return row
 
-    def _means(self, totals: Totals) -> dict[str, Any]:
-        means = totals.means()
-        bad = [f"KL of site {s!r}" for s, v in means["kl"].items() if not math.isfinite(v)]
-        if not math.isfinite(means["reconstruction"]):
-            bad.append("reconstruction of the observed sites")
-        if not bad and not math.isfinite(means["objective"]):
-            bad.append("objective")
-        if bad:
-            raise FloatingPointError(
-                f"{' and '.join(bad)} became NaN or infinite in epoch {len(self.history) + 1}, "
-                f"at or before step {self.step}: lower lr, set clip_norm, or bound the scales"
-            )
-        return means
-
     def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:
-        beta = {site: float(weight) for site, weight in self._weights.items()}
+        beta = {site: float(weight) for site, weight in self._used.items()}
         row.update(
             step=self.step,
-            **self._means(totals),
+            **totals.means(),
             beta=beta.get(None, beta),
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=self.lr,
             guide=getattr(self.guide, "__name__", type(self.guide).__name__),
             seconds=seconds,
         )
@@ -458,8 +457,8 @@ def _values(data: Dataset) -> Tensor:
     return data.x.round() if data.binarize else data.x
 
 
-def _estimator(elbo: str | _Estimator) -> _Estimator:
-    if isinstance(elbo, _Estimator):
+def _estimator(elbo: str | Estimator) -> Estimator:
+    if isinstance(elbo, Estimator):
         return elbo
     estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
     if elbo not in estimators:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
-from .elbo import ELBOTerms, _Estimator, draw_terms
+from .elbo import ELBOTerms, Estimator, draw_terms
 from .traces import measuring
 
 
@@ -40,7 +40,7 @@ def dataset_terms(
     *,
     batch_size: int = 1000,
     samples: int = 1,
-    estimator: _Estimator | None = None,
+    estimator: Estimator | None = None,
 ) -> ELBOTerms:
     """``elbo_terms`` of every datum, in batches, without changing any state.
 

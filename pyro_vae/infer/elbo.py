@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pyro.distributions import Delta
 from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..recorded import Recorded
+from .checks import check_data
 from .traces import (
     latent_sites,
     measuring,
@@ -51,7 +54,7 @@ class ELBOTerms:
         )
 
 
-class _Estimator(Recorded):
+class Estimator(Recorded):
     """``estimator(model, guide, x, y) -> (loss, terms)``: minus the objective, differentiable.
 
     Args:
@@ -94,7 +97,7 @@ class _Estimator(Recorded):
         return ELBOTerms(reconstruction, kl)
 
 
-class TraceELBO(_Estimator):
+class TraceELBO(Estimator):
     """The estimator of ``pyro.infer.Trace_ELBO`` with one sample: log p(x, z) - log q(z|x).
 
     Every KL term is log q(z_i) - log p(z_i) at the sample. Sites that cannot be reparametrised
@@ -116,9 +119,8 @@ class TraceELBO(_Estimator):
         )
         if not reparametrised:
             guide_trace.compute_score_parts()
-            loss, surrogate = Trace_ELBO()._differentiable_loss_particle(
-                model_trace, guide_trace
-            )
+            pruned = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
+            loss, surrogate = Trace_ELBO()._differentiable_loss_particle(*pruned)
             return -(surrogate + (loss - surrogate.detach()))
         guide_trace.compute_log_prob()
         return model_trace.log_prob_sum() - guide_trace.log_prob_sum()
@@ -127,7 +129,7 @@ class TraceELBO(_Estimator):
         return unscaled(guide_trace.nodes[site]) - unscaled(model_trace.nodes[site])
 
 
-class AnalyticELBO(_Estimator):
+class AnalyticELBO(Estimator):
     """The bound with closed-form KL terms, for normals 1/2 sum(mu^2 + sigma^2 - ln sigma^2 - 1).
 
     Valid for a site whose prior p(z_i|parents) is fixed before z_i is sampled in the guide: one
@@ -164,6 +166,9 @@ class AnalyticELBO(_Estimator):
         if guide_trace.nodes[site]["mask"] is not None:
             raise ValueError(f"site {site!r}: elbo='analytic' knows no masks, use elbo='trace'")
         try:
+            # Pyro calls -log p(z) the KL of a point mass
+            if isinstance(q, Delta) or isinstance(getattr(q, "base_dist", None), Delta):
+                raise NotImplementedError
             return kl_divergence(q, p)
         except NotImplementedError:
             raise ValueError(
@@ -192,7 +197,7 @@ def elbo_terms(
     *,
     y: Tensor | None = None,
     samples: int = 1,
-    estimator: _Estimator | None = None,
+    estimator: Estimator | None = None,
 ) -> ELBOTerms:
     """The terms of the evidence lower bound for each datum, without changing any state.
 
@@ -213,7 +218,7 @@ def elbo_terms(
         ``ELBOTerms``: elbo (n,), reconstruction (n,), kl {site: (n,)}, in nats.
 
     Raises:
-        ValueError: data of the wrong shape or range.
+        ValueError: data of the wrong shape or range, a guide that does not fit the model.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -224,6 +229,7 @@ def elbo_terms(
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}")
+    check_data(model, x, y)
     with measuring(model, guide, device=x.device):
         return draw_terms(model, guide, x, y, samples, estimator)
 
@@ -234,7 +240,7 @@ def draw_terms(
     x: Tensor,
     y: Tensor | None,
     samples: int,
-    estimator: _Estimator | None,
+    estimator: Estimator | None,
 ) -> ELBOTerms:
     """``elbo_terms`` in the current mode, advancing the RNG."""
     estimator = estimator or TraceELBO()

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ..programs import unregistered
-from .elbo import ELBOTerms, TraceELBO, _Estimator
+from .elbo import ELBOTerms, TraceELBO, Estimator
 from .traces import measuring
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -59,7 +59,7 @@ class SVI:
         model: Callable,
         guide: Callable,
         optimizer: OptimizerFactory | None = None,
-        loss: _Estimator | None = None,
+        loss: Estimator | None = None,
         *,
         clip_norm: float | None = None,
     ) -> None:

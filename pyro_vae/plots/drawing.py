@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -13,10 +13,13 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
+from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from ..data import Dataset
+from ..infer.traces import label_arguments
 
 # "Accessible Color Sequences for Data Visualization", Petroff (2021): told apart by colour-blind
 # readers and in this order.
@@ -215,6 +218,17 @@ def spaced(values: Iterable[float], most: int = 10) -> list[str]:
     values = list(values)
     every = math.ceil(len(values) / most)
     return [f"{v:.3g}" if i % every == 0 else "" for i, v in enumerate(values)]
+
+
+def run_on_zeros(
+    model: Callable, x: Tensor, y: Tensor | None, *, given: Trace | None = None
+) -> Trace:
+    """The trace of a model on zeros of the shape of ``x``, with latents from the trace ``given``.
+
+    Its latents and p(x|z) are those for ``x``, which may be grey where the likelihood is binary.
+    """
+    program = model if given is None else poutine.replay(model, trace=given)
+    return poutine.trace(program).get_trace(torch.zeros_like(x), **label_arguments(model, y))
 
 
 def vector_site(values: dict[str, Tensor], site: str | None) -> str:

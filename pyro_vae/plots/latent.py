@@ -14,7 +14,7 @@ from torch import Tensor
 from ..infer import grid_2d, interpolate, traverse
 from ..infer.traces import label_arguments, latent_sites, measuring, observed_sites
 from ..programs import FillWithMeans
-from .drawing import grid_axes, spaced, vector_site
+from .drawing import grid_axes, run_on_zeros, spaced, vector_site
 
 _MOST_UNITS = 10
 
@@ -84,7 +84,7 @@ def _batched(model: Callable, x: Tensor, y: Tensor | None, name: str) -> Tensor:
     if event_shape is None:
         # A function does not tell its data's shape; its data site does, for one datum or many.
         with measuring(model, device=x.device):
-            trace = poutine.trace(model).get_trace(x[None], **label_arguments(model, y))
+            trace = run_on_zeros(model, x[None], y)
         event_shape = trace.nodes[observed_sites(trace)[-1]]["fn"].event_shape
     event_shape = tuple(event_shape)
     if tuple(x.shape[1:]) == event_shape and len(x):
@@ -168,7 +168,7 @@ def _unit_kl(
     """The site that is meant, and the KL of each of its units for one datum, (size,)."""
     with FillWithMeans():
         q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
-    p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x, **label_arguments(model, y))
+    p = run_on_zeros(model, x, y, given=q)
     site = vector_site({s: q.nodes[s]["value"] for s in latent_sites(q)}, site)
     q_mean, q_variance = _moments(q.nodes[site]["fn"])
     p_mean, p_variance = _moments(p.nodes[site]["fn"])
@@ -222,7 +222,7 @@ def latent_grid(
         raise ValueError(f"steps: expected at least 1, got {steps}")
     label = None if y is None else torch.full((1,), y, device=like.device)
     with measuring(model, device=like.device):
-        trace = poutine.trace(model).get_trace(like[:1], **label_arguments(model, label))
+        trace = run_on_zeros(model, like[:1], label)
         site = vector_site({s: trace.nodes[s]["value"] for s in latent_sites(trace)}, site)
         size = trace.nodes[site]["value"].shape[-1]
         if size != 2:

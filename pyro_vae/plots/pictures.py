@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pyro import poutine
 from torch import Tensor, nn
 
 from ..data import Dataset
 from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
 from ..infer.dataset import as_dataset
-from ..infer.traces import accepts_labels, label_arguments, measuring, observed_sites
-from .drawing import grid_axes, is_image, rows_of, stacked
+from ..infer.traces import accepts_labels, measuring, observed_sites
+from .drawing import grid_axes, is_image, rows_of, run_on_zeros, stacked
 
 
 def images(
@@ -29,8 +28,8 @@ def images(
     """Draw data in a grid.
 
     Images are (n, h, w), (n, 1, h, w) in grey or (n, 3, h, w) in colour; their values are clipped
-    to [0, 1] for display, bytes divided by 255 before. Any other datum, such as a vector, is flattened and drawn as one row of
-    a heat-map, with its colour scale beside it.
+    to [0, 1] for display, ``uint8`` divided by 255 before. Any other datum, such as a vector, is
+    flattened and drawn as one row of a heat-map, with its colour scale beside it.
 
     Args:
         x: (n, *event).
@@ -116,9 +115,7 @@ def _draw(
     if isinstance(y, int):
         y = torch.full((n,), y, device=like.device)
     with evaluating(model):
-        trace = poutine.trace(model).get_trace(
-            like.new_zeros(n, *like.shape[1:]), **label_arguments(model, y)
-        )
+        trace = run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y)
     p_x = trace.nodes[observed_sites(trace)[-1]]["fn"]
     return (p_x.mean if mean else p_x.sample()).reshape(n, *like.shape[1:])
 

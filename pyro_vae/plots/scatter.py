@@ -47,7 +47,7 @@ def latent_scatter(
         colour scale.
 
     Raises:
-        ValueError: an unknown site, one of fewer than two units, not one label per datum.
+        ValueError: no data, an unknown site, one of fewer than two units, not one label per datum.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -59,6 +59,8 @@ def latent_scatter(
     data = data if isinstance(data, Tensor) else as_dataset(data)
     with measuring(guide, device=data.device):
         x, y = rows_of(data, y)
+        if not len(x):
+            raise ValueError(f"data: expected at least one datum, got shape {tuple(x.shape)}")
         if y is not None and y.shape != (len(x),):
             raise ValueError(f"y: expected {len(x)} labels, got shape {tuple(y.shape)}")
         parts = []
@@ -83,9 +85,9 @@ def latent_scatter(
         ]
     if ax is None:
         (ax,) = new_axes(1, 1, (6.0, 5.0))
-    _scatter(
-        ax, points, None if y is None else y.cpu().numpy(), labels or getattr(data, "names", ())
-    )
+    if not len(labels) and isinstance(data, Dataset):
+        labels = data.names
+    _scatter(ax, points, None if y is None else y.cpu().numpy(), labels)
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_aspect("equal", adjustable="datalim")
     return ax

@@ -1,0 +1,383 @@
+"""A trained pair on one page: a self-contained HTML file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pyro
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from . import plots
+from .data import Dataset, DataSplits
+from .diagnostics.evaluation import Evaluation
+from .files import write_atomically
+from .infer import PairSummary, check_pair
+from .networks import is_image
+from .trainer import Trainer
+
+_DPI = 144
+_CSS_PIXELS_PER_INCH = 96
+_SHOWN = 16
+_PAIRS = 5
+_OUTLIERS_AMONG = 1000
+_POINTS = 3000
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2024; --soft: #5b636b; --page: #f5f6f7;
+  --card: #ffffff; --line: #d9dde1; --accent: #1f6fb5; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --soft: #a3abb3; --page: #15181b;
+  --card: #1e2226; --line: #363c42; --accent: #7cb8ee; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 64rem; color: var(--ink);
+  background: var(--page); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .25rem; }
+p { margin: .25rem 0 .75rem; max-width: 48rem; }
+p.lead, p.caption, footer { color: var(--soft); }
+p.note { border-left: 4px solid #d98b06; padding: .4rem .8rem; background: var(--card); }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 1rem 0; }
+a { color: var(--accent); }
+figure { margin: .75rem 0; padding: .75rem; background: #ffffff; border: 1px solid var(--line);
+  border-radius: 8px; overflow-x: auto; }
+figure img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
+pre { margin: .5rem 0; padding: .75rem 1rem; overflow-x: auto; background: var(--card);
+  border: 1px solid var(--line); border-radius: 8px; font-size: .85rem; line-height: 1.45; }
+table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line); }
+caption { caption-side: bottom; padding-top: .4rem; color: var(--soft); font-size: .85rem;
+  text-align: left; }
+td, th { padding: .3rem .9rem; border-top: 1px solid var(--line); text-align: right;
+  font-variant-numeric: tabular-nums; }
+tr:first-child td, tr:first-child th { border-top: 0; }
+.facts td, .facts th { text-align: left; vertical-align: top; }
+.facts th { font-weight: 600; white-space: nowrap; }
+footer { margin-top: 3rem; font-size: .85rem; }
+"""
+
+
+def write_report(
+    path: str | Path,
+    trainer: Trainer,
+    data: DataSplits,
+    *,
+    evaluation: Evaluation | None = None,
+    command: str = "",
+    seed: int = 0,
+) -> None:
+    """Write one HTML file about a trained pair, all of it or nothing.
+
+    It shows what was trained, the evaluation table, the training curves, and pictures: samples,
+    reconstructions, interpolations, traversals, a map of latent space, the least likely test
+    data. A picture that the pair or the data do not have is left out. Images are inside the file,
+    which refers to nothing outside it and has no scripts. No state changes, the trainer's and
+    torch's random streams included.
+
+    Args:
+        path: file to write; its folder must exist.
+        trainer: the pair and its history.
+        data: what it was trained on; reconstructions and the like are of the test set.
+        evaluation: ``diagnostics.evaluate(...)`` on the test set, for the table.
+        command: how the run was started, shown as it is.
+        seed: of the samples and of dynamic binarisation.
+
+    Raises:
+        ValueError: data that do not fit the pair.
+        OSError: the file cannot be written; nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> from pyro_vae import data, guides, likelihoods, models
+        >>> d = data.load(torch.randn(40, 6))
+        >>> vae = models.VAE(d.event_shape, latents=2, likelihood=likelihoods.Gaussian())
+        >>> trainer = Trainer(vae, guides.BottomUp(vae), seed=0)
+        >>> trainer = trainer.fit(d.train, epochs=1, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_report(folder + "/report.html", trainer, d)
+        ...     print(Path(folder, "report.html").read_text()[:15])
+        <!DOCTYPE html>
+    """
+    device = next((p.device for m in trainer.modules() for p in m.parameters()), torch.device("cpu"))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        test = data.test.to(device)
+        x, y = test.batch(torch.arange(len(test), device=device))
+        run = _Run(
+            trainer,
+            data,
+            test.replace(x=x, y=y, binarize=None),
+            check_pair(trainer.model, trainer.guide, x, y=y),
+        )
+        page = _page(run, evaluation, command)
+    write_atomically(path, page)
+
+
+def render(drawn: Figure | Axes, format: str = "png") -> bytes:
+    """The bytes of a picture file, the same for the same picture; the figure is closed.
+
+    Args:
+        drawn: a figure, or axes of it.
+        format: "png", "pdf", "svg" or another one that matplotlib writes.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ValueError: a format that matplotlib does not write.
+    """
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    buffer = io.BytesIO()
+    try:
+        # matplotlib signs PNG files with its web address, which a file for offline use can miss
+        metadata = {"metadata": {"Software": None}} if format == "png" else {}
+        figure.savefig(buffer, format=format, dpi=_DPI, facecolor="white", **metadata)
+    finally:
+        plt.close(figure)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the sections draw from; ``test`` is binarised once."""
+
+    trainer: Trainer
+    data: DataSplits
+    test: Dataset
+    sites: PairSummary
+
+    @property
+    def pair(self) -> tuple[Callable, Callable]:
+        return self.trainer.model, self.trainer.guide
+
+    @property
+    def classes(self) -> int:
+        return getattr(self.trainer.model, "condition", 0)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.data.labels
+
+    def vectors(self, *, least: int = 1) -> list[str]:
+        """Latent sites of at least so many units in one dimension, the guide's first site first."""
+        shapes = self.sites.latents
+        return [
+            site
+            for site in self.sites.guide_order
+            if len(shapes[site]) == 1 and shapes[site][0] >= least
+        ]
+
+    def taking_turns(self) -> Dataset:
+        """Test data in an order in which the labels take turns."""
+        if self.test.y is None:
+            return self.test
+        turn = torch.zeros_like(self.test.y)
+        for label in self.test.y.unique():
+            rows = (self.test.y == label).nonzero()[:, 0]
+            turn[rows] = torch.arange(len(rows), device=rows.device)
+        order = torch.argsort(turn * (int(self.test.y.max()) + 1) + self.test.y)
+        return self.test[order]
+
+
+def _history(run: _Run) -> Iterator[Figure | Axes]:
+    if run.trainer.history:
+        yield plots.history(run.trainer.history)
+
+
+def _samples(run: _Run) -> Iterator[Figure | Axes]:
+    if not run.classes:
+        yield plots.samples(run.trainer.model, 64, like=run.test.x[:1])
+
+
+def _conditional(run: _Run) -> Iterator[Figure | Axes]:
+    if run.classes:
+        shown = range(min(run.classes, 2 * _SHOWN))
+        yield plots.conditional(run.trainer.model, classes=shown, n=10, labels=run.labels)
+
+
+def _reconstructions(run: _Run) -> Iterator[Figure | Axes]:
+    shown = run.taking_turns()[:_SHOWN]
+    yield plots.reconstructions(*run.pair, shown.x, y=_given(run, shown.y))
+
+
+def _interpolations(run: _Run) -> Iterator[Figure | Axes]:
+    ends = run.taking_turns()
+    pairs = min(_PAIRS, len(ends) // 2)
+    if pairs and run.vectors():
+        ends = ends[: 2 * pairs]
+        y = _given(run, ends.y)
+        y = None if y is None else y.reshape(pairs, 2)
+        yield plots.interpolation(*run.pair, ends.x[::2], ends.x[1::2], y=y)
+
+
+def _traversals(run: _Run) -> Iterator[Figure | Axes]:
+    start = run.taking_turns()[:1]
+    y = _given(run, start.y)
+    sites = run.vectors()
+    for site in dict.fromkeys([*sites[:1], *sites[-1:]]):
+        yield plots.traversals(*run.pair, start.x, site=site, y=y)
+
+
+def _grid(run: _Run) -> Iterator[Figure | Axes]:
+    for site in run.vectors(least=2)[:1]:
+        if run.sites.latents[site] == (2,) and is_image(run.data.event_shape):
+            label = 0 if run.classes else None
+            yield plots.latent_grid(run.trainer.model, like=run.test.x[:1], site=site, y=label)
+
+
+def _map(run: _Run) -> Iterator[Figure | Axes]:
+    if len(run.test) > 1:
+        for site in run.vectors(least=2)[:1]:
+            shown = run.test[:_POINTS]
+            yield plots.latent_scatter(run.trainer.guide, shown, site=site, labels=run.labels)
+
+
+def _outliers(run: _Run) -> Iterator[Figure | Axes]:
+    yield plots.outliers(*run.pair, run.test[:_OUTLIERS_AMONG], n=_SHOWN)
+
+
+def _given(run: _Run, y: Tensor | None) -> Tensor | None:
+    """Labels, where the pair is conditional on them."""
+    return y if run.classes else None
+
+
+@dataclass(frozen=True)
+class _Section:
+    title: str
+    caption: str
+    draw: Callable[[_Run], Iterator[Figure | Axes]]
+
+
+_SECTIONS = (
+    _Section(
+        "Training",
+        "The ELBO is a lower bound on log p(x): higher is better. A KL near 0 at the end means "
+        "that a latent layer is not used.",
+        _history,
+    ),
+    _Section("Samples", "New data: z from the prior, then the mean of p(x|z).", _samples),
+    _Section(
+        "Samples by label",
+        "New data for each label y: z from the prior, then the mean of p(x|z, y).",
+        _conditional,
+    ),
+    _Section(
+        "Reconstructions",
+        "Test data, and the mean of p(x|z) at the posterior means of z.",
+        _reconstructions,
+    ),
+    _Section(
+        "Interpolations",
+        "Straight lines in latent space between two test data in each row.",
+        _interpolations,
+    ),
+    _Section(
+        "Traversals",
+        "One latent unit of a test datum changed at a time, the units of the largest KL first.",
+        _traversals,
+    ),
+    _Section("Latent grid", "The mean of p(x|z) all over a latent space of two units.", _grid),
+    _Section("Latent map", "Posterior means of test data.", _map),
+    _Section(
+        "Least likely test data",
+        f"Outliers, mislabelled or broken data show up here, among the first {_OUTLIERS_AMONG:,} "
+        "test data at most.",
+        _outliers,
+    ),
+)
+
+
+def _page(run: _Run, evaluation: Evaluation | None, command: str) -> str:
+    title = f"{run.data.name}: {_name(run.trainer.model)} with {_name(run.trainer.guide)}"
+    sections = [("Evaluation", _table(evaluation))] if evaluation is not None else []
+    for section in _SECTIONS:
+        figures = [_figure(section.title, drawn) for drawn in section.draw(run)]
+        if figures:
+            caption = f'<p class="caption">{html.escape(section.caption)}</p>'
+            sections.append((section.title, caption + "".join(figures)))
+    anchors = [heading.lower().replace(" ", "-") for heading, _ in sections]
+    links = "".join(
+        f'<a href="#{anchor}">{html.escape(heading)}</a>'
+        for anchor, (heading, _) in zip(anchors, sections, strict=True)
+    )
+    body = "".join(
+        f'<section id="{anchor}"><h2>{html.escape(heading)}</h2>{content}</section>\n'
+        for anchor, (heading, content) in zip(anchors, sections, strict=True)
+    )
+    versions = (
+        f"torch {torch.__version__}, pyro {pyro.__version__}, Python {platform.python_version()}"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style></head>\n<body>\n"
+        f"<h1>{html.escape(title)}</h1>\n{_notes(run, evaluation)}<nav>{links}</nav>\n"
+        f"{_facts(run, command)}\n{body}"
+        f"<footer>Written by pyro_vae with {html.escape(versions)}.</footer>\n</body></html>\n"
+    )
+
+
+def _name(program: Any) -> str:
+    return getattr(program, "__name__", type(program).__name__)
+
+
+def _notes(run: _Run, evaluation: Evaluation | None) -> str:
+    history = run.trainer.history
+    notes = []
+    if not history:
+        notes.append("Not trained: no epoch was run.")
+    elif history[-1].get("interrupted"):
+        notes.append(f"Training was interrupted in epoch {history[-1]['epoch']}.")
+    if evaluation is not None and evaluation.untrusted > 0.1:
+        notes.append(
+            f"log p(x) is probably too low: {100 * evaluation.untrusted:.0f}% of the data have a "
+            "Pareto k above 0.7. More importance samples or a better guide will tell."
+        )
+    return "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+
+
+def _facts(run: _Run, command: str) -> str:
+    trainer, history = run.trainer, run.trainer.history
+    seconds = sum(row.get("seconds", 0.0) for row in history)
+    optimizer = _name(trainer.optimizer_class)
+    facts = {
+        "command": f"<pre>{html.escape(command)}</pre>" if command else "",
+        "data": f"<pre>{html.escape(repr(run.data))}</pre>",
+        "model": f"<pre>{html.escape(repr(trainer.model))}</pre>",
+        "guide": f"<pre>{html.escape(repr(trainer.guide))}</pre>",
+        "training": html.escape(
+            f"{len(history)} epochs, {trainer.step:,} steps of {optimizer}, learning rate "
+            f"{trainer.lr:g}, {seconds:.0f} seconds"
+        ),
+        "beta": html.escape(str(trainer.beta)),
+    }
+    rows = "".join(
+        f"<tr><th>{name}</th><td>{content}</td></tr>" for name, content in facts.items() if content
+    )
+    return f'<table class="facts">{rows}</table>'
+
+
+def _table(evaluation: Evaluation) -> str:
+    return (
+        '<p class="caption">Of the test set. log p(x) is estimated by importance sampling; the '
+        "ELBO is a lower bound on it, the reconstruction minus the KL.</p>"
+        + evaluation._repr_html_()
+    )
+
+
+def _figure(title: str, drawn: Figure | Axes) -> str:
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    width = round(figure.get_size_inches()[0] * _CSS_PIXELS_PER_INCH)
+    content = base64.b64encode(render(figure)).decode()
+    return (
+        f'<figure><img alt="{html.escape(title)}" width="{width}" '
+        f'src="data:image/png;base64,{content}"></figure>'
+    )

@@ -1,0 +1,188 @@
+import copy
+import gc
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import nn
+
+from pyro_vae import programs
+from pyro_vae.guides import BottomUp
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import VAE
+from pyro_vae.programs import decode, encode, evaluating, is_latent, register, unregistered
+
+
+@pytest.fixture
+def vae():
+    return VAE((6,), latents=(3, 2), likelihood=Gaussian(0.7), hidden=(5,))
+
+
+def user_model(x=None, *, size=None):
+    n = len(x) if x is not None else size
+    with pyro.plate("rows", n):
+        top = pyro.sample("top", dist.Normal(1.0, 2.0))
+        low = pyro.sample("low", dist.Normal(3 * top, 1.0).expand([n]))
+        return pyro.sample("seen", dist.Normal(torch.stack([top, low], -1), 1).to_event(1), obs=x)
+
+
+def user_guide(x):
+    with pyro.plate("rows", len(x)):
+        low = pyro.sample("low", dist.Normal(x[:, 1], 0.1))
+        pyro.sample("top", dist.Normal(low**2, 0.1))
+
+
+def names():
+    return list(pyro.get_param_store().keys())
+
+
+def test_every_instance_registers_under_its_own_name(vae):
+    other = VAE((6,), latents=(3, 2), likelihood=Gaussian(0.7), hidden=(5,))
+    for model in (vae, other, vae):
+        model(size=2)
+    parameters = [*vae.named_parameters(), *other.named_parameters()]
+    assert len(names()) == len(parameters)
+    store = pyro.get_param_store()
+    for site, (key, parameter) in zip(names(), parameters, strict=True):
+        assert site.endswith(f"$$${key}")
+        assert store[site].unconstrained() is parameter
+
+
+def test_a_copy_registers_under_its_own_name(vae):
+    vae(size=2)
+    before = names()
+    clone = copy.deepcopy(vae)
+    clone(size=2)
+    assert names()[: len(before)] == before
+    assert len(names()) == 2 * len(before)
+    store = pyro.get_param_store()
+    assert {id(store[s].unconstrained()) for s in names()[len(before) :]} == {
+        id(p) for p in clone.parameters()
+    }
+
+
+def test_frozen_parameters_are_not_registered(vae):
+    vae.conditionals.requires_grad_(False)
+    trace = poutine.trace(vae).get_trace(size=2)
+    assert [s.split("$$$")[1] for s in trace.param_nodes] == [
+        key for key, p in vae.named_parameters() if p.requires_grad
+    ]
+
+
+def test_a_replaced_parameter_replaces_its_entry(vae):
+    vae(size=2)
+    before = names()
+    vae.decoder = copy.deepcopy(vae.decoder)
+    vae(size=2)
+    assert sorted(names()) == sorted(before)
+    store = pyro.get_param_store()
+    assert {id(store[s].unconstrained()) for s in names()} == {id(p) for p in vae.parameters()}
+
+
+def test_a_shared_tensor_has_one_entry_as_long_as_anybody_holds_it():
+    shared = nn.Linear(2, 6)
+    models = [
+        VAE((6,), latents=2, likelihood=Gaussian(), hidden=(), decoder=shared) for _ in range(2)
+    ]
+    store = pyro.get_param_store()
+    for model in models:
+        model(size=2)
+    assert len(names()) == 2
+    del models[0]
+    del model
+    gc.collect()
+    models[0](size=2)
+    assert len(names()) == 2
+    assert store.param_name(shared.weight) is not None
+    models.clear()
+    gc.collect()
+    assert names() == []
+
+
+def test_parameters_that_are_not_contiguous_are_registered_themselves(vae):
+    layer = vae.decoder.layers[0]
+    layer.weight = nn.Parameter(layer.weight.detach().T.contiguous().T)
+    assert not layer.weight.is_contiguous()
+    register(vae)
+    assert pyro.get_param_store().param_name(layer.weight) is not None
+
+
+def test_evaluation_and_private_optimizers_leave_the_store_alone(vae):
+    with unregistered():
+        vae(size=2)
+    vae.sample(3)
+    vae.decode({"z2": torch.zeros(1, 2)})
+    encode(BottomUp(vae), torch.zeros(2, 6))
+    assert names() == []
+    vae(size=2)
+    assert names() != []
+
+
+def test_unregistered_ends_with_its_block(vae):
+    with pytest.raises(ZeroDivisionError), unregistered():
+        raise ZeroDivisionError
+    assert programs._registration
+
+
+def test_evaluating_restores_every_mode(vae):
+    vae.decoder.eval()
+    modes = [m.training for m in vae.modules()]
+    with pytest.raises(ZeroDivisionError), evaluating(vae, user_guide):
+        assert not any(m.training for m in vae.modules())
+        assert not torch.is_grad_enabled()
+        raise ZeroDivisionError
+    assert [m.training for m in vae.modules()] == modes
+    assert torch.is_grad_enabled()
+
+
+def test_latent_sites_of_a_trace(vae):
+    def program(x):
+        vae(x)
+        pyro.deterministic("total", x.sum())
+        pyro.factor("factor", torch.zeros(()))
+
+    trace = poutine.trace(program).get_trace(torch.zeros(2, 6))
+    assert [name for name, site in trace.nodes.items() if is_latent(site)] == ["z2", "z1"]
+
+
+def test_decode_holds_latents_and_fills_the_others_with_conditional_means():
+    low = torch.tensor([5.0, 6.0])
+    for x in (None, torch.zeros(2, 2)):
+        means = decode(user_model, {"low": low}, x=x).mean
+        assert torch.equal(means, torch.tensor([[1.0, 5.0], [1.0, 6.0]]))
+        means = decode(user_model, {"top": torch.tensor([2.0])}, x=None if x is None else x[:1])
+        assert torch.equal(means.mean, torch.tensor([[2.0, 6.0]]))
+
+
+def test_decode_names_an_unknown_site():
+    with pytest.raises(ValueError, match="z: the model has no latent site 'z1'"):
+        decode(user_model, {"z1": torch.zeros(1)})
+
+
+def test_encode_gives_conditional_means_given_means_and_one_joint_draw():
+    x = torch.tensor([[0.0, 2.0], [0.0, -3.0]])
+    encoding = encode(user_guide, x)
+    assert torch.equal(encoding.mean["low"], x[:, 1])
+    assert torch.equal(encoding.mean["top"], x[:, 1] ** 2)
+    draws = [encode(user_guide, x).sample for _ in range(2000)]
+    low, top = (torch.stack([d[s] for d in draws]) for s in ("low", "top"))
+    torch.testing.assert_close(low.mean(0), x[:, 1], atol=4 * 0.1 / 2000**0.5, rtol=0)
+    residual = (top - low**2) / 0.1
+    assert abs(residual.std() - 1) < 4 / (2 * 4000) ** 0.5
+
+
+def test_programs_count_their_parameters(vae):
+    total = sum(p.numel() for p in vae.parameters())
+    assert f"{total:,} parameters" in repr(vae)
+    vae.decoder.requires_grad_(False)
+    frozen = sum(p.numel() for p in vae.decoder.parameters())
+    assert f"{total:,} parameters ({frozen:,} frozen)" in repr(vae)
+
+
+def test_a_guide_does_not_own_the_parameters_of_its_model(vae):
+    guide = BottomUp(vae)
+    assert guide.model is vae
+    assert not {id(p) for p in guide.parameters()} & {id(p) for p in vae.parameters()}
+    assert not any("model" in key for key in guide.state_dict())
