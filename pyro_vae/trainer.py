@@ -139,8 +139,8 @@ class Trainer(Recorded):
     ) -> Trainer:
         """Train for some more epochs.
 
-        Everything is checked before the first step. Ctrl-C ends the run after the present step
-        and leaves a usable trainer.
+        Everything is checked before the first step. Ctrl-C ends the run at once and leaves a usable
+        trainer, with a row in the history for the part of the epoch that was trained.
 
         Args:
             data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
@@ -316,13 +316,13 @@ class Trainer(Recorded):
             for i in range(0, len(data), batch_size):
                 if annealed:
                     self._set_beta(steps_per_epoch)
+                # Cloned, because a hook may fill beta for the next step
+                self._used = {s: w.clone() if hooks else w for s, w in self._weights.items()}
                 x, y = data.batch(order[i : i + batch_size])
                 loss = self._svi.step(x, y=y)
                 self.step += 1
                 mean = self.estimator.reduction == "mean"
                 totals.add(loss * len(x) if mean else loss, self._svi.terms)
-                # A hook may fill beta for the next step
-                self._used = {s: w.clone() if hooks else w for s, w in self._weights.items()}
                 for hook in hooks:
                     hook(trainer=self, loss=loss)
                 bar.update()

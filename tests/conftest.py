@@ -43,7 +43,7 @@ class LinearGaussian:
         self.precision = 1 + self.W.square().sum(0) / self.sigma**2
 
     def guide(self, *, shift=0.0, widen=1.0):
-        """A guide at the exact posterior, its mean moved by ``shift`` and its sd times ``widen``."""
+        """A guide at the exact posterior, mean moved by ``shift``, sd times ``widen``."""
         guide = BottomUp(self.vae)
         head = guide.conditionals["z1"]
         gain = self.W.T / self.sigma**2 / self.precision[:, None]

@@ -62,7 +62,7 @@ def trained(data):
     vae = VAE((D,), latents=K, likelihood=Gaussian(sigma), hidden=())
     trainer = Trainer(vae, guides.BottomUp(vae), elbo="analytic", seed=0)
     for trainer.lr in (5e-2, 1e-2, 2e-3):
-        trainer.fit(data, epochs=150, batch_size=200, progress=False)
+        trainer.fit(data, epochs=100, batch_size=200, progress=False)
     return trainer
 
 

@@ -1,5 +1,6 @@
 import math
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -172,7 +173,7 @@ def test_in_a_skip_vae_every_layer_of_every_conditional_sees_all_latents_above(e
 
 
 def dense(*widths):
-    return sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+    return sum((a + 1) * b for a, b in pairwise(widths))
 
 
 def test_number_of_parameters_of_the_five_layer_hierarchy():

@@ -3,6 +3,7 @@
 from ..programs import Encoding, decode, encode, evaluating
 from .checks import PairSummary, check_pair
 from .elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
+from .graph import Graph
 from .importance import ImportanceEstimate, importance, log_likelihood
 from .latent import grid_2d, interpolate, reconstruct, traverse
 from .svi import SVI
@@ -12,6 +13,7 @@ __all__ = [
     "AnalyticELBO",
     "ELBOTerms",
     "Encoding",
+    "Graph",
     "ImportanceEstimate",
     "PairSummary",
     "TraceELBO",

@@ -9,44 +9,18 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..programs import unregistered
+from ..recorded import Recorded
 from .elbo import ELBOTerms, Estimator
 
-# Programs raise these where tracing meets a value that it cannot know: .item(), if tensor, ...
+# What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
 _UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 _PLAIN = (bool, int, float, str, type(None))
-
-
-class _Pair(nn.Module):
-    """Model and guide under one module, so that their tensors can be passed in."""
-
-    def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
-        super().__init__()
-        self.model, self.guide = model, guide
-        object.__setattr__(self, "estimator", estimator)
-
-    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        with unregistered(), pyro.validation_enabled(False):
-            loss, terms = self.estimator(self.model, self.guide, x, y)
-        return loss, terms.reconstruction, terms.kl
-
-
-def _guard(value: Any) -> Any:
-    """What of an attribute decides which operations a program runs."""
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, tuple | list):
-        return tuple(_guard(v) for v in value)
-    if isinstance(value, Mapping):
-        return tuple((k, _guard(v)) for k, v in value.items())
-    if hasattr(value, "guard"):
-        return value.guard()
-    return id(value)
-
-
-_BOOKKEEPING = frozenset(nn.Module().__dict__) - {"training"} | {"arguments"}
+# Attributes of every nn.Module that decide nothing about the operations that it runs
+_BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
 
 
 class Graph:
@@ -54,16 +28,17 @@ class Graph:
 
     The pair runs once under ``make_fx`` with its parameters and buffers as inputs; replaying the
     recorded operations costs no Pyro. Losses, gradients, buffers and random numbers are those of
-    the estimator itself, bit for bit. A new graph is recorded for a new batch shape, training
-    mode, guide, set of trainable parameters, or a changed plain attribute of a module. Tensors
-    that a program closes over (a 0-d beta) are read by reference and may change in place.
+    the estimator itself, bit for bit. Another graph is recorded for another batch shape, training
+    mode, pair, set of parameters or set of trainable ones, and for a changed plain attribute of
+    a module. Tensors that a program closes over (a 0-d beta) are read by reference and may change
+    in place.
 
     A program that cannot be recorded (control flow on tensor values, score-function sites, plain
     functions, whose globals cannot be watched) runs as it is, with one warning that says why.
 
     Args:
         estimator: ``TraceELBO(...)`` or ``AnalyticELBO(...)``.
-        compile: compiles a recorded graph, for example ``torch.compile``; None replays it.
+        compile: what to make of a recorded graph, for example ``torch.compile``; default: as is.
 
     Example:
         >>> from pyro_vae import guides, infer, likelihoods, models
@@ -81,60 +56,130 @@ class Graph:
     ) -> None:
         self.estimator, self.compile = estimator, compile
         self._recorded: dict[Any, Callable | None] = {}
-
-    @property
-    def reduction(self) -> str:
-        """Of the estimator: "sum" or "mean"."""
-        return self.estimator.reduction
+        self._noticed: set[str] = set()
 
     def __call__(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales, and the terms without them, detached."""
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
-            self._notice("the model or the guide is a plain function")
+            self._notice("the model or the guide is a plain function, whose state is hidden")
             return self.estimator(model, guide, x, y)
-        pair = _Pair(model, guide, self.estimator)
-        tensors = {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
         key = (
-            tuple(x.shape), x.dtype, x.device, None if y is None else (tuple(y.shape), y.dtype),
-            torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
-            tuple((id(t), t.requires_grad) for t in tensors.values()),
-            tuple(
-                (id(m), tuple((k, _guard(v)) for k, v in m.__dict__.items() if k not in _BOOKKEEPING))
-                for program in (model, guide)
-                for m in program.modules()
-            ),
+            *_fingerprint(model, guide),
+            *(None if t is None else (t.shape, t.dtype, t.device) for t in (x, y)),
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
         )
         if key not in self._recorded:
-            self._recorded[key] = self._record(pair, tensors, x, y)
+            self._recorded[key] = self._record(model, guide, x, y)
         replay = self._recorded[key]
         if replay is None:
             return self.estimator(model, guide, x, y)
-        loss, reconstruction, kl = replay(tensors, x, y)
-        terms = ELBOTerms(reconstruction.detach(), {s: v.detach() for s, v in kl.items()})
-        return loss, terms
+        loss, reconstruction, kl = replay(x, y)
+        return loss, ELBOTerms(reconstruction.detach(), {s: v.detach() for s, v in kl.items()})
 
     def _record(
-        self, pair: _Pair, tensors: dict[str, Tensor], x: Tensor, y: Tensor | None
+        self, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None
     ) -> Callable | None:
+        pair = _Pair(model, guide, self.estimator)
+        tensors = {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
+
         def run(tensors: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Any:
             return torch.func.functional_call(pair, tensors, (x, y))
-        # Recording runs the program: buffers and the RNG are put back
-        buffers = {name: b.clone() for name, b in pair.named_buffers()}
-        devices = [x.device] if x.device.type == "cuda" else []
+
+        # Recording runs the program once: afterwards buffers and RNG are as before
+        buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
         try:
-            with torch.random.fork_rng(devices):
-                graph = make_fx(run)(tensors, x, y)
+            with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+                graph = _without_idle_nodes(make_fx(run)(tensors, x, y))
         except _UNTRACEABLE as error:
             self._notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
             return None
         finally:
-            for name, buffer in pair.named_buffers():
-                buffer.data.copy_(buffers[name])
-        return graph if self.compile is None else self.compile(graph)
+            with torch.no_grad():
+                for name, buffer in pair.named_buffers():
+                    buffer.copy_(buffers[name])
+        replay = graph if self.compile is None else self.compile(graph)
+        return lambda x, y: replay(tensors, x, y)
 
     def _notice(self, reason: str) -> None:
-        warnings.warn(
-            f"engine='graph': this pair runs eagerly, because {reason}", stacklevel=4
+        if reason not in self._noticed:
+            self._noticed.add(reason)
+            warnings.warn(f"this pair runs eagerly, not as a graph: {reason}", stacklevel=4)
+
+
+class _Pair(nn.Module):
+    """Model and guide under one module, so that the tensors of both can be passed in."""
+
+    def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
+        super().__init__()
+        self.model, self.guide, self.estimator = model, guide, estimator
+
+    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        with unregistered(), pyro.validation_enabled(False):
+            loss, terms = self.estimator(self.model, self.guide, x, y)
+        return loss, terms.reconstruction, terms.kl
+
+
+def _guard(value: Any) -> Any:
+    """What of a module's attribute decides which operations it runs, hashable."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, tuple | list):
+        return tuple(map(_guard, value))
+    if isinstance(value, Mapping):
+        return tuple((k, _guard(v)) for k, v in value.items())
+    if isinstance(value, Recorded):
+        return tuple(_guard(v) for k, v in vars(value).items() if k != "arguments")
+    return id(value)
+
+
+def _fingerprint(*programs: nn.Module) -> list[Any]:
+    """The modules of a pair, their tensors and plain attributes; one quick pass per step."""
+    found: list[Any] = []
+    stack: list[nn.Module | None] = list(programs)
+    seen: set[int] = set()
+    while stack:
+        module = stack.pop()
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
+        attributes = module.__dict__
+        stack.extend(attributes["_modules"].values())
+        found.append(id(module))
+        for parameter in attributes["_parameters"].values():
+            found.append((id(parameter), parameter is not None and parameter.requires_grad))
+        found.extend(map(id, attributes["_buffers"].values()))
+        for name, value in attributes.items():
+            if type(value) in _PLAIN:
+                found.append(value)
+            elif name in _BOOKKEEPING:
+                continue
+            elif isinstance(value, nn.Module):
+                stack.append(value)
+            else:
+                found.append(_guard(value))
+    return found
+
+
+def _without_idle_nodes(graph: GraphModule) -> GraphModule:
+    """Drop recorded operations that only repeat a tensor, and those whose result nobody reads."""
+    aten = torch.ops.aten
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or not node.all_input_nodes:
+            continue
+        source = node.all_input_nodes[0]
+        idle = node.target is aten.alias.default or (
+            node.target in (aten.expand.default, aten.view.default)
+            and _shape(node) == _shape(source) is not None
         )
+        if idle:
+            node.replace_all_uses_with(source)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _shape(node: Node) -> torch.Size | None:
+    return getattr(node.meta.get("tensor_meta"), "shape", None)

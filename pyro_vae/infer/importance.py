@@ -258,8 +258,8 @@ def pareto_shape(log_weights: Tensor) -> Tensor:
     excess = (weights[:-1] - weights[-1]).flip(0)
     k = _generalised_pareto_shape(excess)
     k = (k * tail + 0.5 * 10) / (tail + 10)
-    # All weights equal: there is no tail, and importance sampling is exact.
-    return torch.where(excess[-1] > 0, k, -math.inf)
+    # All weights equal up to rounding: there is no tail, and importance sampling is exact.
+    return torch.where(excess[-1] > 1e-3, k, -math.inf)
 
 
 def _generalised_pareto_shape(excess: Tensor) -> Tensor:

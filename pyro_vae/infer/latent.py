@@ -138,7 +138,7 @@ def traverse(
     if site not in mean:
         raise ValueError(f"site: the guide has {tuple(mean)}, got {site!r}")
     dims = list(range(mean[site].shape[-1])) if dims is None else list(dims)
-    order = _sampling_order(model, x, labels)
+    order = list(_prior_draw(model, x[None], labels))
     held = {s: mean[s] for s in order[: order.index(site) + 1]}
     rows = {s: v.repeat(len(dims) * len(values), *(1,) * (v.dim() - 1)) for s, v in held.items()}
     for i, dim in enumerate(dims):
@@ -150,10 +150,13 @@ def traverse(
     return result.unflatten(0, (len(dims), len(values)))
 
 
-def _sampling_order(model: Callable, x: Tensor, y: Tensor | None) -> list[str]:
+def _prior_draw(model: Callable, like: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    """One draw of all latents, in the model's sampling order."""
+    # Zeros, as in decode_mean: what is observed does not matter
+    x = like.new_zeros(1, *like.shape[1:])
     with measuring(model, device=x.device):
-        trace = poutine.trace(model).get_trace(x[None], **label_arguments(model, y))
-    return latent_sites(trace)
+        trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+    return {site: trace.nodes[site]["value"] for site in latent_sites(trace)}
 
 
 def grid_2d(
@@ -176,6 +179,9 @@ def grid_2d(
     Returns:
         The axis values (steps,), and the means (steps, steps, *event_shape), first axis the
         second unit from high to low, second axis the first unit from low to high: as a picture.
+
+    Raises:
+        ValueError: an unknown site, or one without exactly two units.
     """
     quantiles = torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps, device=like.device)
     axis = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
@@ -186,4 +192,11 @@ def grid_2d(
         if y is None or not accepts_labels(model)
         else torch.full((len(z),), y, device=like.device)
     )
+    drawn = _prior_draw(model, like, None if labels is None else labels[:1])
+    if site not in drawn:
+        raise ValueError(f"site: the model has {tuple(drawn)}, got {site!r}")
+    if drawn[site].shape != (1, 2):
+        raise ValueError(
+            f"site {site!r}: expected two units, the model has {tuple(drawn[site].shape[1:])}"
+        )
     return axis, decode_mean(model, {site: z}, like=like, y=labels).unflatten(0, (steps, steps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import pyro
 import torch
@@ -10,9 +11,16 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ..programs import unregistered
-from .elbo import ELBOTerms, TraceELBO, Estimator
+from .elbo import ELBOTerms, Estimator, TraceELBO
+from .graph import Graph
 from .traces import measuring
 
+Engine = Literal["eager", "graph", "compile"]
+_ENGINES: dict[str, Callable[[Estimator], Callable]] = {
+    "eager": lambda estimator: estimator,
+    "graph": Graph,
+    "compile": lambda estimator: Graph(estimator, compile=torch.compile),
+}
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -41,9 +49,16 @@ class SVI:
             ``functools.partial(torch.optim.Adam, lr=1e-3)``. Default: fused Adam, 1e-3.
         loss: ``TraceELBO()`` or ``AnalyticELBO()``.
         clip_norm: clip the total gradient norm to this value, if given.
+        engine: "eager" runs the programs at each step, as Pyro does; "graph" runs them once and
+            replays the recorded tensors, bit for bit the same; "compile" passes these through
+            ``torch.compile``, which draws other random numbers of the same distribution.
+
+    Raises:
+        ValueError: an unknown engine.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
+        >>> _ = torch.manual_seed(0)
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
         >>> svi = SVI(vae, guides.BottomUp(vae))
         >>> x = torch.zeros(5, 6)
@@ -62,11 +77,15 @@ class SVI:
         loss: Estimator | None = None,
         *,
         clip_norm: float | None = None,
+        engine: Engine = "eager",
     ) -> None:
         """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
         self.model, self.guide = model, guide
         self.optimizer_factory = optimizer or fused(torch.optim.Adam, lr=1e-3)
         self.loss = loss or TraceELBO()
+        if engine not in _ENGINES:
+            raise ValueError(f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}")
+        self._fast_loss = _ENGINES[engine](self.loss)
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
         self._checked = False
@@ -126,7 +145,9 @@ class SVI:
     def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         with unregistered():
-            loss, self.terms = self.loss(self.model, self.guide, x, y)
+            # The first step runs the programs with all of Pyro's checks
+            estimate = self._fast_loss if self._checked else self.loss
+            loss, self.terms = estimate(self.model, self.guide, x, y)
         loss.backward()
         if not self._checked:
             self._check_gradients()

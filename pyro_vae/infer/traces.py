@@ -90,20 +90,22 @@ def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Te
     """
     n = shape[-1]
     # Outermost first: under the plate of samples, the data plate is one of the others
-    frames = [f for f in site["cond_indep_stack"] if f.vectorized][len(shape) - 1 :]
-    plates = sorted((f for f in frames if f.size == n), key=lambda f: f.name != "data")
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized]
+    plates = [f for f in frames[len(shape) - 1 :] if f.size == n]
+    plates.sort(key=lambda f: f.name != "data")
     data_dim = plates[0].dim if plates else -1
     keep = [data_dim - i for i in range(len(shape))][::-1]
     others = [d for d in range(-value.dim(), 0) if d not in keep]
-    if others:
-        value = value.sum(others)
-    if tuple(value.shape) != shape:
+    inside = {f.dim for f in frames}
+    undeclared = [d for d in others if d not in inside and value.shape[d] > 1]
+    total = value.sum(others) if others else value
+    if undeclared or tuple(total.shape) != shape:
         raise ValueError(
             f"site {site['name']!r}: expected log-probabilities of shape {shape}, one per datum, "
             f"got {tuple(value.shape)}: sample it inside pyro.plate('data', len(x)) and declare "
             "its other dimensions with .to_event"
         )
-    return value
+    return total
 
 
 def unscaled(site: dict[str, Any]) -> Tensor:

@@ -154,7 +154,7 @@ class TestAnalytic:
 
     def test_a_bottom_up_hierarchy_is_refused(self):
         vae = VAE((6,), (4, 3), likelihood=Gaussian(), hidden=(5,))
-        with pytest.raises(ValueError, match="site 'z1': elbo='analytic' is wrong here, .*'z2'"):
+        with pytest.raises(ValueError, match=r"site 'z1': elbo='analytic' is wrong here, .*'z2'"):
             AnalyticELBO()(vae, BottomUp(vae), torch.randn(5, 6))
 
     def test_a_top_down_hierarchy_is_right(self):

@@ -1,38 +1,26 @@
-"""A trained pair on one page: a self-contained HTML file that opens offline."""
+"""The page of a report: facts, evaluation table and pictures in one file."""
 
 from __future__ import annotations
 
 import base64
 import html
-import io
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pyro
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from . import plots
-from .data import Dataset, DataSplits
-from .diagnostics.evaluation import Evaluation
-from .files import write_atomically
-from .infer import PairSummary, check_pair
-from .networks import is_image
-from .trainer import Trainer
+from ..data import DataSplits
+from ..diagnostics.evaluation import Evaluation
+from ..files import write_atomically
+from ..infer import check_pair
+from ..trainer import Trainer
+from .sections import SECTIONS, Run, is_point_mass, render
 
-_DPI = 144
 _CSS_PIXELS_PER_INCH = 96
-_SHOWN = 16
-_PAIRS = 5
-_OUTLIERS_AMONG = 1000
-_POINTS = 3000
-
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b636b; --page: #f5f6f7;
   --card: #ffffff; --line: #d9dde1; --accent: #1f6fb5; }
@@ -48,11 +36,11 @@ p.lead, p.caption, footer { color: var(--soft); }
 p.note { border-left: 4px solid #d98b06; padding: .4rem .8rem; background: var(--card); }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 1rem 0; }
 a { color: var(--accent); }
+section { overflow-x: auto; }
 figure { margin: .75rem 0; padding: .75rem; background: #ffffff; border: 1px solid var(--line);
   border-radius: 8px; overflow-x: auto; }
 figure img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
-pre { margin: .5rem 0; padding: .75rem 1rem; overflow-x: auto; background: var(--card);
-  border: 1px solid var(--line); border-radius: 8px; font-size: .85rem; line-height: 1.45; }
+pre { font-size: .85rem; line-height: 1.45; }
 table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line); }
 caption { caption-side: bottom; padding-top: .4rem; color: var(--soft); font-size: .85rem;
   text-align: left; }
@@ -61,6 +49,7 @@ td, th { padding: .3rem .9rem; border-top: 1px solid var(--line); text-align: ri
 tr:first-child td, tr:first-child th { border-top: 0; }
 .facts td, .facts th { text-align: left; vertical-align: top; }
 .facts th { font-weight: 600; white-space: nowrap; }
+.facts pre { margin: .1rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 footer { margin-top: 3rem; font-size: .85rem; }
 """
 
@@ -106,12 +95,14 @@ def write_report(
         ...     print(Path(folder, "report.html").read_text()[:15])
         <!DOCTYPE html>
     """
-    device = next((p.device for m in trainer.modules() for p in m.parameters()), torch.device("cpu"))
+    device = next(
+        (p.device for m in trainer.modules() for p in m.parameters()), torch.device("cpu")
+    )
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         test = data.test.to(device)
         x, y = test.batch(torch.arange(len(test), device=device))
-        run = _Run(
+        run = Run(
             trainer,
             data,
             test.replace(x=x, y=y, binarize=None),
@@ -121,184 +112,10 @@ def write_report(
     write_atomically(path, page)
 
 
-def render(drawn: Figure | Axes, format: str = "png") -> bytes:
-    """The bytes of a picture file, the same for the same picture; the figure is closed.
-
-    Args:
-        drawn: a figure, or axes of it.
-        format: "png", "pdf", "svg" or another one that matplotlib writes.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        ValueError: a format that matplotlib does not write.
-    """
-    figure = drawn if isinstance(drawn, Figure) else drawn.figure
-    buffer = io.BytesIO()
-    try:
-        # matplotlib signs PNG files with its web address, which a file for offline use can miss
-        metadata = {"metadata": {"Software": None}} if format == "png" else {}
-        figure.savefig(buffer, format=format, dpi=_DPI, facecolor="white", **metadata)
-    finally:
-        plt.close(figure)
-    return buffer.getvalue()
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the sections draw from; ``test`` is binarised once."""
-
-    trainer: Trainer
-    data: DataSplits
-    test: Dataset
-    sites: PairSummary
-
-    @property
-    def pair(self) -> tuple[Callable, Callable]:
-        return self.trainer.model, self.trainer.guide
-
-    @property
-    def classes(self) -> int:
-        return getattr(self.trainer.model, "condition", 0)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.data.labels
-
-    def vectors(self, *, least: int = 1) -> list[str]:
-        """Latent sites of at least so many units in one dimension, the guide's first site first."""
-        shapes = self.sites.latents
-        return [
-            site
-            for site in self.sites.guide_order
-            if len(shapes[site]) == 1 and shapes[site][0] >= least
-        ]
-
-    def taking_turns(self) -> Dataset:
-        """Test data in an order in which the labels take turns."""
-        if self.test.y is None:
-            return self.test
-        turn = torch.zeros_like(self.test.y)
-        for label in self.test.y.unique():
-            rows = (self.test.y == label).nonzero()[:, 0]
-            turn[rows] = torch.arange(len(rows), device=rows.device)
-        order = torch.argsort(turn * (int(self.test.y.max()) + 1) + self.test.y)
-        return self.test[order]
-
-
-def _history(run: _Run) -> Iterator[Figure | Axes]:
-    if run.trainer.history:
-        yield plots.history(run.trainer.history)
-
-
-def _samples(run: _Run) -> Iterator[Figure | Axes]:
-    if not run.classes:
-        yield plots.samples(run.trainer.model, 64, like=run.test.x[:1])
-
-
-def _conditional(run: _Run) -> Iterator[Figure | Axes]:
-    if run.classes:
-        shown = range(min(run.classes, 2 * _SHOWN))
-        yield plots.conditional(run.trainer.model, classes=shown, n=10, labels=run.labels)
-
-
-def _reconstructions(run: _Run) -> Iterator[Figure | Axes]:
-    shown = run.taking_turns()[:_SHOWN]
-    yield plots.reconstructions(*run.pair, shown.x, y=_given(run, shown.y))
-
-
-def _interpolations(run: _Run) -> Iterator[Figure | Axes]:
-    ends = run.taking_turns()
-    pairs = min(_PAIRS, len(ends) // 2)
-    if pairs and run.vectors():
-        ends = ends[: 2 * pairs]
-        y = _given(run, ends.y)
-        y = None if y is None else y.reshape(pairs, 2)
-        yield plots.interpolation(*run.pair, ends.x[::2], ends.x[1::2], y=y)
-
-
-def _traversals(run: _Run) -> Iterator[Figure | Axes]:
-    start = run.taking_turns()[:1]
-    y = _given(run, start.y)
-    sites = run.vectors()
-    for site in dict.fromkeys([*sites[:1], *sites[-1:]]):
-        yield plots.traversals(*run.pair, start.x, site=site, y=y)
-
-
-def _grid(run: _Run) -> Iterator[Figure | Axes]:
-    for site in run.vectors(least=2)[:1]:
-        if run.sites.latents[site] == (2,) and is_image(run.data.event_shape):
-            label = 0 if run.classes else None
-            yield plots.latent_grid(run.trainer.model, like=run.test.x[:1], site=site, y=label)
-
-
-def _map(run: _Run) -> Iterator[Figure | Axes]:
-    if len(run.test) > 1:
-        for site in run.vectors(least=2)[:1]:
-            shown = run.test[:_POINTS]
-            yield plots.latent_scatter(run.trainer.guide, shown, site=site, labels=run.labels)
-
-
-def _outliers(run: _Run) -> Iterator[Figure | Axes]:
-    yield plots.outliers(*run.pair, run.test[:_OUTLIERS_AMONG], n=_SHOWN)
-
-
-def _given(run: _Run, y: Tensor | None) -> Tensor | None:
-    """Labels, where the pair is conditional on them."""
-    return y if run.classes else None
-
-
-@dataclass(frozen=True)
-class _Section:
-    title: str
-    caption: str
-    draw: Callable[[_Run], Iterator[Figure | Axes]]
-
-
-_SECTIONS = (
-    _Section(
-        "Training",
-        "The ELBO is a lower bound on log p(x): higher is better. A KL near 0 at the end means "
-        "that a latent layer is not used.",
-        _history,
-    ),
-    _Section("Samples", "New data: z from the prior, then the mean of p(x|z).", _samples),
-    _Section(
-        "Samples by label",
-        "New data for each label y: z from the prior, then the mean of p(x|z, y).",
-        _conditional,
-    ),
-    _Section(
-        "Reconstructions",
-        "Test data, and the mean of p(x|z) at the posterior means of z.",
-        _reconstructions,
-    ),
-    _Section(
-        "Interpolations",
-        "Straight lines in latent space between two test data in each row.",
-        _interpolations,
-    ),
-    _Section(
-        "Traversals",
-        "One latent unit of a test datum changed at a time, the units of the largest KL first.",
-        _traversals,
-    ),
-    _Section("Latent grid", "The mean of p(x|z) all over a latent space of two units.", _grid),
-    _Section("Latent map", "Posterior means of test data.", _map),
-    _Section(
-        "Least likely test data",
-        f"Outliers, mislabelled or broken data show up here, among the first {_OUTLIERS_AMONG:,} "
-        "test data at most.",
-        _outliers,
-    ),
-)
-
-
-def _page(run: _Run, evaluation: Evaluation | None, command: str) -> str:
+def _page(run: Run, evaluation: Evaluation | None, command: str) -> str:
     title = f"{run.data.name}: {_name(run.trainer.model)} with {_name(run.trainer.guide)}"
     sections = [("Evaluation", _table(evaluation))] if evaluation is not None else []
-    for section in _SECTIONS:
+    for section in SECTIONS:
         figures = [_figure(section.title, drawn) for drawn in section.draw(run)]
         if figures:
             caption = f'<p class="caption">{html.escape(section.caption)}</p>'
@@ -329,13 +146,18 @@ def _name(program: Any) -> str:
     return getattr(program, "__name__", type(program).__name__)
 
 
-def _notes(run: _Run, evaluation: Evaluation | None) -> str:
+def _notes(run: Run, evaluation: Evaluation | None) -> str:
     history = run.trainer.history
     notes = []
     if not history:
         notes.append("Not trained: no epoch was run.")
     elif history[-1].get("interrupted"):
         notes.append(f"Training was interrupted in epoch {history[-1]['epoch']}.")
+    if is_point_mass(run.trainer.guide):
+        notes.append(
+            "The guide is a point mass: what is called ELBO here is log p(x, z), no bound on "
+            "log p(x), and what is called KL is minus log p(z)."
+        )
     if evaluation is not None and evaluation.untrusted > 0.1:
         notes.append(
             f"log p(x) is probably too low: {100 * evaluation.untrusted:.0f}% of the data have a "
@@ -344,7 +166,7 @@ def _notes(run: _Run, evaluation: Evaluation | None) -> str:
     return "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
 
 
-def _facts(run: _Run, command: str) -> str:
+def _facts(run: Run, command: str) -> str:
     trainer, history = run.trainer, run.trainer.history
     seconds = sum(row.get("seconds", 0.0) for row in history)
     optimizer = _name(trainer.optimizer_class)
@@ -366,11 +188,10 @@ def _facts(run: _Run, command: str) -> str:
 
 
 def _table(evaluation: Evaluation) -> str:
-    return (
-        '<p class="caption">Of the test set. log p(x) is estimated by importance sampling; the '
-        "ELBO is a lower bound on it, the reconstruction minus the KL.</p>"
-        + evaluation._repr_html_()
-    )
+    caption = "Of the test set. The ELBO is the reconstruction minus the KL"
+    if evaluation.importance is not None:
+        caption += ", a lower bound on log p(x), which is estimated by importance sampling"
+    return f'<p class="caption">{caption}.</p>{evaluation._repr_html_()}'
 
 
 def _figure(title: str, drawn: Figure | Axes) -> str:

@@ -1,0 +1,56 @@
+"""The command line: train a pair, evaluate it, draw from it, interpolate.
+
+Bad input ends with one line on standard error that says what was expected and what to do, and
+with exit status 2; programming errors keep their traceback.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+import matplotlib
+import torch
+
+from .commands import COMMANDS, INTERRUPTED
+from .messages import in_options
+from .options import parse
+
+__all__ = ["main"]
+
+_BAD_INPUT = 2
+_BAD = (ValueError, TypeError, OSError, FloatingPointError, ImportError, torch.OutOfMemoryError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        The exit status: 0; 2 for bad input, with one line on standard error; 130 when Ctrl-C
+        ended training or the program.
+
+    Raises:
+        SystemExit: with status 0, after ``--help``.
+
+    Example:
+        >>> main(["train", "--beta", "-1"])
+        2
+    """
+    matplotlib.use("agg")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = parse(argv)
+        args.command_line = shlex.join(["pyro-vae", *argv])
+        if args.threads is not None:
+            torch.set_num_threads(args.threads)
+        return COMMANDS[args.command](args)
+    except _BAD as error:
+        print(f"pyro-vae: error: {in_options(str(error))}", file=sys.stderr)
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        print("pyro-vae: interrupted", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,316 @@
+"""What each command does."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import inspect
+import json
+import math
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import data, diagnostics, likelihoods, models, plots, schedules
+from ..callbacks import Callback
+from ..checkpoint import load
+from ..data import Dataset, DataSplits
+from ..diagnostics.evaluation import Evaluation
+from ..files import write_atomically
+from ..report import is_point_mass, render, write_report
+from ..trainer import Trainer
+from . import options
+from .messages import in_options, kebab
+
+DONE, INTERRUPTED = 0, 130
+_FILES = ("model.pt", "history.json", "run.json", "report.html")
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a pair and write its checkpoint, history, record and report."""
+    likelihood = _likelihood(args)
+    binarize = getattr(args, "binarize", _default_binarize(likelihood))
+    splits = _read(args, args.data, args.data_root, binarize)
+    steps = math.ceil(len(splits.train) / args.batch_size)
+    epochs = args.epochs or max(options.FEWEST_EPOCHS, math.ceil(options.STEPS / steps))
+    trainer = _trainer(args, splits, likelihood, epochs)
+    record = {
+        "command": args.command_line,
+        "data": {
+            "source": _whereabouts(args.data),
+            "root": None if args.data_root is None else str(args.data_root.resolve()),
+            "binarize": binarize,
+        },
+    }
+    with _folder(args.out or Path("runs", re.sub(r"\.np[yz]$", "", splits.name))) as out:
+        bar = sys.stderr.isatty()
+        trainer.fit(
+            splits.train,
+            validation=splits.test,
+            epochs=epochs,
+            batch_size=args.batch_size,
+            callbacks=() if bar or args.quiet else (_Log(epochs),),
+            progress=bar and not args.quiet,
+        )
+        model, history, run, report = (out / name for name in _FILES)
+        trainer.save(model)
+        write_atomically(history, trainer.history.to_json())
+        write_atomically(run, json.dumps(record, indent=1))
+        evaluation = _evaluation(args, trainer, splits.test)
+        record["evaluation"] = {"seed": args.seed, **_numbers(evaluation)}
+        write_atomically(run, json.dumps(record, indent=1))
+        write_report(
+            report,
+            trainer,
+            splits,
+            evaluation=evaluation,
+            command=args.command_line,
+            seed=args.seed,
+        )
+    if not args.quiet:
+        print(evaluation)
+        print("wrote", ", ".join(str(out / name) for name in _FILES))
+    rows = trainer.history
+    return DONE if len(rows) == epochs and not rows[-1].get("interrupted") else INTERRUPTED
+
+
+class _Log(Callback):
+    """About ten lines on the way, for logs, where a progress bar is of no use."""
+
+    def __init__(self, epochs: int) -> None:
+        self.every = math.ceil(epochs / 10)
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        if row["epoch"] % self.every == 0:
+            print(
+                f"epoch {row['epoch']}: ELBO {row['elbo']:.2f}, "
+                f"validation {row['validation']['elbo']:.2f}",
+                file=sys.stderr,
+            )
+
+
+def _likelihood(args: argparse.Namespace) -> likelihoods.Likelihood:
+    accepted = inspect.signature(args.likelihood.__init__).parameters
+    given = {k: v for k in ("sigma", "levels") if (v := getattr(args, k)) is not None}
+    for name, value in given.items():
+        if name not in accepted:
+            raise ValueError(
+                f"--{name}: expected no such option for the likelihood "
+                f"{kebab(args.likelihood.__name__)}, got {value}: leave it out or choose "
+                "another --likelihood"
+            )
+    return args.likelihood(**given)
+
+
+def _default_binarize(likelihood: Any) -> str | None:
+    return "dynamic" if isinstance(likelihood, likelihoods.Bernoulli) else None
+
+
+def _trainer(
+    args: argparse.Namespace,
+    splits: DataSplits,
+    likelihood: likelihoods.Likelihood,
+    epochs: int,
+) -> Trainer:
+    dense = math.prod(splits.event_shape) <= options.LARGEST_DENSE
+    torch.manual_seed(args.seed)
+    model = models.VAE(
+        splits.event_shape,
+        latents=args.latents,
+        likelihood=likelihood,
+        hidden=getattr(args, "hidden", options.DENSE if dense else None),
+        skip=args.skip,
+        condition=_classes(splits) if args.conditional else 0,
+    )
+    warm_up = math.ceil(epochs / 3) if args.warm_up is None else args.warm_up
+    rises = warm_up > 0 and args.beta > 0
+    return Trainer(
+        model,
+        args.guide(model),
+        beta=schedules.WarmUp(epochs=warm_up, end=args.beta) if rises else args.beta,
+        lr=args.lr,
+        elbo=args.elbo,
+        clip_norm=args.clip_norm,
+        seed=args.seed,
+        device=args.device,
+    )
+
+
+def _classes(splits: DataSplits) -> int:
+    labels = [part.y for part in (splits.train, splits.test)]
+    if any(y is None for y in labels):
+        raise ValueError(
+            f"--conditional: expected data with labels, got {splits.name} without: add y to the "
+            ".npz file, put the images into class folders, or leave --conditional out"
+        )
+    y = torch.cat(labels)
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= max(len(y), len(splits.labels)):
+        raise ValueError(
+            f"--conditional: expected labels from 0 on, fewer than data, got {low} to {high} for "
+            f"{len(y)} data: number the classes 0, 1, ..."
+        )
+    return max(high + 1, len(splits.labels))
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Print what a trained pair achieves."""
+    trainer = _load(args)
+    evaluation = _evaluation(args, trainer, _dataset(args, trainer))
+    print(json.dumps(_numbers(evaluation), indent=1) if args.json else evaluation)
+    return DONE
+
+
+def _evaluation(args: argparse.Namespace, trainer: Trainer, dataset: Dataset) -> Evaluation:
+    few = len(dataset) <= options.MANY_DATA
+    samples = options.MANY_SAMPLES if few else options.FEW_SAMPLES
+    if args.importance_samples is not None:
+        samples = args.importance_samples
+    if is_point_mass(trainer.guide):
+        samples = 0
+    torch.manual_seed(args.seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        evaluation = diagnostics.evaluate(
+            trainer.model, trainer.guide, dataset, importance_samples=samples
+        )
+    if not getattr(args, "quiet", False):
+        for warning in caught:
+            print(f"pyro-vae: note: {in_options(str(warning.message))}", file=sys.stderr)
+    return evaluation
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, Any]:
+    importance = evaluation.importance
+    return {
+        "data": len(evaluation.terms.reconstruction),
+        "importance_samples": 0 if importance is None else importance.samples,
+        "quantities": evaluation.to_dict(),
+    }
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Draw from a trained model into a picture."""
+    model = _load(args).model
+    classes = getattr(model, "condition", 0)
+    if args.label is not None and args.label >= classes:
+        expected = f"a class from 0 to {classes - 1}" if classes else "no label for this model"
+        raise ValueError(f"--label: expected {expected}, got {args.label}")
+    y: Tensor | int | None = args.label
+    if classes and y is None:
+        y = torch.arange(args.n, device=args.device) % classes
+    torch.manual_seed(args.seed)
+    return _draw(args, lambda: plots.samples(model, args.n, y=y, mean=not args.draw))
+
+
+def interpolate(args: argparse.Namespace) -> int:
+    """Go from one datum to another, into a picture."""
+    trainer = _load(args)
+    dataset = _dataset(args, trainer)
+    rows = [getattr(args, "from"), args.to]
+    for option, row in zip(("--from", "--to"), rows, strict=True):
+        if row >= len(dataset):
+            raise ValueError(f"{option}: expected a row from 0 to {len(dataset) - 1}, got {row}")
+    torch.manual_seed(args.seed)
+    x, y = dataset.batch(torch.tensor(rows))
+    labels = y if getattr(trainer.model, "condition", 0) else None
+    return _draw(
+        args,
+        lambda: plots.interpolation(
+            trainer.model, trainer.guide, x[0], x[1], steps=args.steps, y=labels
+        ),
+    )
+
+
+def _draw(args: argparse.Namespace, draw: Callable[[], Any]) -> int:
+    path: Path = args.out
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"--out: expected a file in a folder that exists, got {path}: make {path.parent} first"
+        )
+    write_atomically(path, render(draw(), path.suffix[1:].lower()))
+    print("wrote", path)
+    return DONE
+
+
+def _load(args: argparse.Namespace) -> Trainer:
+    trainer = load(args.model, device=args.device)
+    if not isinstance(trainer, Trainer):
+        raise ValueError(
+            f"{args.model}: expected the file of a trainer, got that of a "
+            f"{type(trainer).__name__}: write one with trainer.save(path)"
+        )
+    return trainer
+
+
+def _dataset(args: argparse.Namespace, trainer: Trainer) -> Dataset:
+    """The data of the training run, or those that the options name."""
+    source, root = args.data, args.data_root
+    binarize = _default_binarize(getattr(trainer.model, "likelihood", None))
+    if source is None:
+        path = args.model.with_name("run.json")
+        try:
+            recorded = json.loads(path.read_text())["data"]
+            source, binarize = recorded["source"], recorded["binarize"]
+            root = root or recorded["root"]
+        except (OSError, ValueError, LookupError, TypeError):
+            raise ValueError(
+                f"--data: expected the data to use, got none, and no {path} that tells those of "
+                "the training run: name them with --data"
+            ) from None
+    splits = _read(args, source, root, getattr(args, "binarize", binarize))
+    return getattr(splits, args.split)
+
+
+def _read(
+    args: argparse.Namespace, source: str, root: str | Path | None, binarize: Any
+) -> DataSplits:
+    try:
+        return data.load(
+            source, binarize=binarize, root=root, download=args.download, device=args.device
+        )
+    except RuntimeError as error:
+        if not args.download:
+            raise
+        raise OSError(f"--download: {source} could not be fetched: {error}") from error
+
+
+def _whereabouts(source: str) -> str:
+    return source if source in data.NAMES else str(Path(source).expanduser().resolve())
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """A folder that can be written to; where it is new and stays empty, it goes again."""
+    new = [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"--out: expected a folder that can be written to, got {path} "
+                f"({error.strerror}): choose another one"
+            ) from error
+        yield path
+    except BaseException:
+        for created in new:
+            with contextlib.suppress(OSError):
+                created.rmdir()
+        raise
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+    "interpolate": interpolate,
+}

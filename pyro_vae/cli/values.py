@@ -1,0 +1,111 @@
+"""What the text of an option may be; each parser says what it expected and what it got."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from matplotlib.figure import Figure
+
+_T = TypeVar("_T")
+_MOST = 10**9
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers from ``least`` to ``most``, by default as far as memory goes."""
+    expected = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def parse(text: str) -> int:
+        fits = re.fullmatch(r"[+-]?\d{1,20}", text) is not None
+        if not fits or not least <= int(text) <= (_MOST if most is None else most):
+            raise ArgumentTypeError(f"expected a whole number {expected}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _real(text: str, at_least: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or not fits(value):
+        raise ArgumentTypeError(f"expected a finite number {at_least} 0, got {text!r}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    return _real(text, "of at least", lambda value: value >= 0)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    return _real(text, "above", lambda value: value > 0)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1, separated by commas."""
+    try:
+        return tuple(whole(1)(size.strip()) for size in text.split(","))
+    except ArgumentTypeError:
+        raise ArgumentTypeError(
+            f"expected one size or more, such as 20 or 64,32,16, got {text!r}"
+        ) from None
+
+
+def hidden(text: str) -> tuple[int, ...] | None:
+    """Widths, () for ``linear``, None (the model's own choice) for ``conv``."""
+    words: dict[str, tuple[int, ...] | None] = {"linear": (), "conv": None}
+    return words[text] if text in words else sizes(text)
+
+
+def number_or_word(text: str) -> float | str:
+    """A number, or the text as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def device(text: str) -> torch.device:
+    """A device that this machine has."""
+    try:
+        found = torch.device(text)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentTypeError(
+            f"expected a device of this machine such as cpu, got {text!r}: {reason}"
+        ) from None
+    return found
+
+
+def named(table: Mapping[str, _T]) -> Callable[[str], _T]:
+    """A parser of the names in ``table``, to what they stand for."""
+
+    def parse(text: str) -> _T:
+        if text not in table:
+            close = difflib.get_close_matches(text.lower(), table, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            raise ArgumentTypeError(f"expected one of {', '.join(table)}, got {text!r}{guess}")
+        return table[text]
+
+    return parse
+
+
+def picture(text: str) -> Path:
+    """The path of a picture in a format that matplotlib writes."""
+    formats = Figure().canvas.get_supported_filetypes()
+    if Path(text).suffix[1:].lower() not in formats:
+        raise ArgumentTypeError(
+            f"expected the name of a picture such as picture.png, got {text!r}: "
+            f"end it with one of .{', .'.join(sorted(formats))}"
+        )
+    return Path(text)

@@ -1,0 +1,213 @@
+"""The pictures of a report: what is drawn of a trained pair, and when it makes sense."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .. import guides, plots
+from ..data import Dataset, DataSplits
+from ..infer import PairSummary
+from ..networks import is_image
+from ..trainer import Trainer
+
+_DPI = 144
+_DRAWN = 64
+_SHOWN = 16
+_PAIRS = 5
+_OUTLIERS_AMONG = 1000
+_POINTS = 3000
+
+
+def render(drawn: Figure | Axes, format: str = "png") -> bytes:
+    """The bytes of a picture file, the same for the same picture; the figure is closed.
+
+    Args:
+        drawn: a figure, or axes of it.
+        format: "png", "pdf", "svg" or another one that matplotlib writes.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ValueError: a format that matplotlib does not write.
+    """
+    figure = drawn if isinstance(drawn, Figure) else drawn.figure
+    buffer = io.BytesIO()
+    try:
+        # matplotlib signs PNG files with its web address, which a file for offline use can miss
+        metadata = {"metadata": {"Software": None}} if format == "png" else {}
+        figure.savefig(buffer, format=format, dpi=_DPI, facecolor="white", **metadata)
+    finally:
+        plt.close(figure)
+    return buffer.getvalue()
+
+
+def is_point_mass(guide: Callable) -> bool:
+    """Whether a guide has no density, so that there is no bound and no importance sampling.
+
+    Args:
+        guide: an inference program, with or without handlers.
+
+    Returns:
+        True for ``guides.Delta``.
+    """
+    while hasattr(guide, "program"):
+        guide = guide.program
+    return isinstance(guide, guides.Delta)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the sections draw from; ``test`` is binarised once."""
+
+    trainer: Trainer
+    data: DataSplits
+    test: Dataset
+    sites: PairSummary
+
+    @property
+    def pair(self) -> tuple[Callable, Callable]:
+        """Model and guide."""
+        return self.trainer.model, self.trainer.guide
+
+    @property
+    def classes(self) -> int:
+        """Number of labels that the model is conditional on, 0 for none."""
+        return getattr(self.trainer.model, "condition", 0)
+
+    def vectors(self, *, least: int = 1) -> list[str]:
+        """Latent sites of vectors of at least so many units, in the guide's order."""
+        shapes = self.sites.latents
+        return [
+            site
+            for site in self.sites.guide_order
+            if len(shapes[site]) == 1 and shapes[site][0] >= least
+        ]
+
+    def taking_turns(self) -> Dataset:
+        """Test data in an order in which the labels take turns."""
+        if self.test.y is None:
+            return self.test
+        turn = torch.zeros_like(self.test.y)
+        for label in self.test.y.unique():
+            rows = (self.test.y == label).nonzero()[:, 0]
+            turn[rows] = torch.arange(len(rows), device=rows.device)
+        order = torch.argsort(turn * (int(self.test.y.max()) + 1) + self.test.y)
+        return self.test[order]
+
+
+def _history(run: Run) -> Iterator[Figure | Axes]:
+    if run.trainer.history:
+        yield plots.history(run.trainer.history)
+
+
+def _samples(run: Run) -> Iterator[Figure | Axes]:
+    if not run.classes:
+        y = run.test.y
+        if y is not None:
+            y = y[torch.arange(_DRAWN, device=y.device) % len(y)]
+        yield plots.samples(run.trainer.model, _DRAWN, y=y, like=run.test.x[:1])
+
+
+def _conditional(run: Run) -> Iterator[Figure | Axes]:
+    if run.classes:
+        shown = range(min(run.classes, 2 * _SHOWN))
+        yield plots.conditional(run.trainer.model, classes=shown, n=10, labels=run.data.labels)
+
+
+def _reconstructions(run: Run) -> Iterator[Figure | Axes]:
+    shown = run.taking_turns()[:_SHOWN]
+    yield plots.reconstructions(*run.pair, shown.x, y=shown.y)
+
+
+def _interpolations(run: Run) -> Iterator[Figure | Axes]:
+    ends = run.taking_turns()
+    pairs = min(_PAIRS, len(ends) // 2)
+    if pairs and run.vectors():
+        ends = ends[: 2 * pairs]
+        y = None if ends.y is None else ends.y.reshape(pairs, 2)
+        yield plots.interpolation(*run.pair, ends.x[::2], ends.x[1::2], y=y)
+
+
+def _traversals(run: Run) -> Iterator[Figure | Axes]:
+    start = run.taking_turns()[:1]
+    sites = run.vectors()
+    for site in dict.fromkeys([*sites[:1], *sites[-1:]]):
+        yield plots.traversals(*run.pair, start.x, site=site, y=start.y)
+
+
+def _grid(run: Run) -> Iterator[Figure | Axes]:
+    for site in run.vectors(least=2)[:1]:
+        if run.sites.latents[site] == (2,) and is_image(run.data.event_shape):
+            label = 0 if run.classes else None
+            ax = plots.latent_grid(run.trainer.model, like=run.test.x[:1], site=site, y=label)
+            if run.classes:
+                ax.set_title(f"label {run.data.labels[0] if run.data.labels else label}")
+            yield ax
+
+
+def _map(run: Run) -> Iterator[Figure | Axes]:
+    if len(run.test) > 1:
+        for site in run.vectors(least=2)[:1]:
+            shown = run.test[:_POINTS]
+            yield plots.latent_scatter(run.trainer.guide, shown, site=site, labels=run.data.labels)
+
+
+def _outliers(run: Run) -> Iterator[Figure | Axes]:
+    if not is_point_mass(run.trainer.guide):
+        yield plots.outliers(*run.pair, run.test[:_OUTLIERS_AMONG], n=_SHOWN)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what to see below it, and the figures; none where they make no sense."""
+
+    title: str
+    caption: str
+    draw: Callable[[Run], Iterator[Figure | Axes]]
+
+
+SECTIONS = (
+    Section(
+        "Training",
+        "The ELBO is a lower bound on log p(x): higher is better. A KL near 0 at the end means "
+        "that a latent layer is not used.",
+        _history,
+    ),
+    Section("Samples", "New data: z from the prior, then the mean of p(x|z).", _samples),
+    Section(
+        "Samples by label",
+        "New data for each label y: z from the prior, then the mean of p(x|z, y).",
+        _conditional,
+    ),
+    Section(
+        "Reconstructions",
+        "Test data, and the mean of p(x|z) at the posterior means of z.",
+        _reconstructions,
+    ),
+    Section(
+        "Interpolations",
+        "Straight lines in latent space between two test data in each row.",
+        _interpolations,
+    ),
+    Section(
+        "Traversals",
+        "One latent unit of a test datum changed at a time, the units of the largest KL first.",
+        _traversals,
+    ),
+    Section("Latent grid", "The mean of p(x|z) all over a latent space of two units.", _grid),
+    Section("Latent map", "Posterior means of test data.", _map),
+    Section(
+        "Least likely test data",
+        f"Outliers, mislabelled or broken data show up here, among the first {_OUTLIERS_AMONG:,} "
+        "test data at most.",
+        _outliers,
+    ),
+)

@@ -1,0 +1,244 @@
+"""The recorded graph against the program itself: equal to the last bit, never stale."""
+
+import copy
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import guides, likelihoods, models
+from pyro_vae.handlers import corrupt, scale_latents
+from pyro_vae.infer import SVI, AnalyticELBO, Graph, TraceELBO
+
+
+def one_layer():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Gaussian(0.5), hidden=(8,))
+    return vae, guides.BottomUp(vae)
+
+
+def skip_two_layers():
+    vae = models.VAE((6,), (3, 2), likelihood=likelihoods.Bernoulli(), hidden=(8,), skip=True)
+    return vae, guides.BottomUp(vae)
+
+
+def convolutional():
+    vae = models.VAE((1, 5, 7), (3, 2), likelihood=likelihoods.ContinuousBernoulli())
+    return vae, guides.BottomUp(vae)
+
+
+def conditional():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Categorical(4), hidden=(8,), condition=3)
+    return vae, guides.BottomUp(vae)
+
+
+def logistic():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.DiscretizedLogistic(8), hidden=(8,))
+    return vae, guides.BottomUp(vae)
+
+
+def autoencoder():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    guide = guides.Delta(vae)
+    return scale_latents(vae, 0.0), scale_latents(guide, 0.0)
+
+
+def denoising():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    return vae, corrupt(guides.BottomUp(vae), 0.3)
+
+
+def batch_norm():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+    return vae, guides.BottomUp(vae, encoder=encoder)
+
+
+PAIRS = [
+    one_layer,
+    skip_two_layers,
+    convolutional,
+    conditional,
+    logistic,
+    autoencoder,
+    denoising,
+    batch_norm,
+]
+
+
+def data(model, n=4):
+    x = torch.randint(2, (n, *model.event_shape)).float()
+    return x, (torch.randint(3, (n,)) if model.condition else None)
+
+
+def state(*programs):
+    return [t for p in programs for t in (*p.parameters(), *p.buffers())]
+
+
+@pytest.fixture
+def no_notice():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.usefixtures("no_notice")
+@pytest.mark.parametrize("build", PAIRS)
+@pytest.mark.parametrize("training", [True, False])
+def test_twenty_steps_equal_eager_to_the_last_bit(build, training):
+    pair = build()
+    twins = copy.deepcopy(pair)
+    batches = [data(pair[0]) for _ in range(20)]
+    runs = []
+    for programs, engine in ((pair, "eager"), (twins, "graph")):
+        for program in programs:
+            program.train(training)
+        svi = SVI(*programs, engine=engine)
+        with torch.random.fork_rng():
+            losses = [float(svi.step(x, y=y)) for x, y in batches]
+        runs.append((losses, svi.terms.elbo, *(p.grad for p in svi.parameters())))
+    assert runs[0][0] == runs[1][0]
+    for eager, graph in zip(runs[0][1:], runs[1][1:], strict=True):
+        assert torch.equal(eager, graph)
+    for eager, graph in zip(state(*pair), state(*twins), strict=True):
+        assert torch.equal(eager, graph)
+
+
+def assert_equal_to_eager(graph, model, guide, x, y=None):
+    estimator = graph.estimator
+    with torch.random.fork_rng():
+        loss, terms = graph(model, guide, x, y)
+    with torch.random.fork_rng():
+        expected, expected_terms = estimator(model, guide, x, y)
+    assert torch.equal(loss, expected)
+    assert torch.equal(terms.elbo, expected_terms.elbo)
+
+
+@pytest.mark.usefixtures("no_notice")
+class TestNeverStale:
+    def test_another_pair_through_the_same_object(self):
+        graph = Graph(TraceELBO())
+        for build in (one_layer, one_layer, batch_norm):
+            model, guide = build()
+            assert_equal_to_eager(graph, model.eval(), guide.eval(), data(model)[0])
+
+    def test_another_guide_and_back(self):
+        graph, (model, guide) = Graph(TraceELBO()), one_layer()
+        other = guides.BottomUp(model, hidden=(5,))
+        for g in (guide, other, guide):
+            assert_equal_to_eager(graph, model, g, data(model)[0])
+
+    def test_another_shape(self):
+        graph, (model, guide) = Graph(AnalyticELBO()), one_layer()
+        for n in (4, 1, 7, 4):
+            assert_equal_to_eager(graph, model, guide, data(model, n)[0])
+
+    def test_beta_filled_in_place(self):
+        beta = torch.tensor(0.5)
+        model, guide = (scale_latents(p, beta) for p in one_layer())
+        graph, x = Graph(TraceELBO()), data(model)[0]
+        for value in (0.5, 0.0, 4.0):
+            beta.fill_(value)
+            assert_equal_to_eager(graph, model, guide, x)
+        assert len(graph._recorded) == 1, "a tensor is read by reference"
+
+    def test_beta_changed_in_a_mapping(self):
+        beta = {"z1": 0.5}
+        model, guide = (scale_latents(p, beta) for p in one_layer())
+        graph, x = Graph(TraceELBO()), data(model)[0]
+        for value in (0.5, 2.0):
+            beta["z1"] = value
+            assert_equal_to_eager(graph, model, guide, x)
+
+    def test_frozen_and_unfrozen(self):
+        graph, (model, guide) = Graph(TraceELBO()), one_layer()
+        x = data(model)[0]
+        for trainable in (True, False, True):
+            model.requires_grad_(trainable)
+            model.zero_grad(set_to_none=True)
+            graph(model, guide, x)[0].backward()
+            assert all((p.grad is not None) == trainable for p in model.parameters())
+
+    def test_a_replaced_network(self):
+        graph, (model, guide) = Graph(TraceELBO()), one_layer()
+        x = data(model)[0]
+        assert_equal_to_eager(graph, model, guide, x)
+        model.decoder = nn.Linear(3, 6)
+        assert_equal_to_eager(graph, model, guide, x)
+
+    def test_a_changed_attribute(self):
+        graph, (model, guide) = Graph(TraceELBO()), one_layer()
+        x = data(model)[0]
+        assert_equal_to_eager(graph, model, guide, x)
+        guide.conditionals["z1"].min_scale = 0.3
+        assert_equal_to_eager(graph, model, guide, x)
+
+    def test_weights_loaded_in_place(self):
+        graph, (model, guide) = Graph(TraceELBO()), one_layer()
+        x = data(model)[0]
+        assert_equal_to_eager(graph, model, guide, x)
+        model.load_state_dict(one_layer()[0].state_dict())
+        assert_equal_to_eager(graph, model, guide, x)
+
+
+def test_recording_moves_neither_buffers_nor_the_random_stream():
+    model, guide = batch_norm()
+    before = [b.clone() for b in guide.buffers()]
+    graph, x = Graph(TraceELBO()), torch.randn(4, 6)
+    stream = torch.get_rng_state()
+    graph._record(model, guide, x, None)
+    assert torch.equal(stream, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(before, guide.buffers(), strict=True))
+
+
+class Branching(models.Model):
+    """A program whose control flow depends on a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.event_shape, self.latent_sizes = (6,), {"z1": 3}
+        self.layer = nn.Linear(3, 6)
+
+    def forward(self, x=None, *, y=None, size=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z1", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            scale = 2.0 if z.sum() > 0 else 1.0
+            return pyro.sample("x", dist.Normal(self.layer(z), scale).to_event(1), obs=x)
+
+
+class Coin(guides.Guide):
+    """A guide with a discrete site, whose gradient needs the score function."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.logits = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x, *, y=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z1", dist.Bernoulli(logits=self.logits).to_event(1))
+
+
+@pytest.mark.parametrize("build", [lambda m: guides.BottomUp(m), Coin], ids=["branch", "score"])
+def test_a_program_that_cannot_be_recorded_runs_eagerly_with_one_notice(build):
+    vae, _ = one_layer()
+    model, guide = Branching(), build(vae)
+    graph, x = Graph(TraceELBO()), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="runs eagerly"):
+        assert_equal_to_eager(graph, model, guide, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_equal_to_eager(graph, model, guide, x)
+
+
+def test_plain_functions_run_eagerly_with_a_notice():
+    model, guide = one_layer()
+    graph, x = Graph(TraceELBO()), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="plain function"):
+        assert_equal_to_eager(graph, lambda x: model(x), guide, x)
+
+
+def test_unknown_engine():
+    with pytest.raises(ValueError, match="engine: expected"):
+        SVI(*one_layer(), engine="fast")

@@ -1,0 +1,362 @@
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from scipy import stats
+from torch import nn
+
+from pyro_vae.conditionals import DiagonalNormal
+from pyro_vae.guides import BottomUp
+from pyro_vae.handlers import corrupt, scale_latents
+from pyro_vae.infer import elbo_terms, importance, log_likelihood
+from pyro_vae.infer.importance import _broadcasts, _statistics, pareto_shape
+from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.models import VAE
+
+
+@pytest.fixture
+def decent(linear):
+    """Data and a guide that covers the exact posterior with some slack."""
+    return linear.data(200), linear.guide(shift=0.2, widen=1.25)
+
+
+def test_estimates_are_the_exact_evidence_within_their_standard_errors(linear, decent):
+    x, guide = decent
+    estimate = importance(linear.vae, guide, x, samples=2000)
+    z = (estimate.log_likelihood - linear.evidence().log_prob(x)) / estimate.standard_error
+    assert (z.abs() < 3).float().mean() > 0.98
+    assert abs(z.mean()) < 4 / 200**0.5
+    assert abs(z.std() - 1) < 4 / 400**0.5
+    total_error = estimate.standard_error.square().sum().sqrt()
+    assert abs((estimate.log_likelihood - linear.evidence().log_prob(x)).sum()) < 3 * total_error
+    assert estimate.samples == 2000
+
+
+def test_with_the_exact_posterior_all_weights_are_equal(linear):
+    x = linear.data(50)
+    estimate = importance(linear.vae, linear.guide(), x, samples=100)
+    expected = linear.evidence().log_prob(x)
+    torch.testing.assert_close(estimate.log_likelihood, expected, atol=2e-5, rtol=1e-5)
+    assert (estimate.standard_error < 1e-5).all()
+    assert (estimate.effective_sample_size > 100 - 1e-6).all()
+
+
+def test_one_sample_is_the_bound_in_expectation(linear):
+    x, guide = linear.data(4), linear.guide(shift=0.3, widen=1.4)
+    q = guide.conditionals["z1"](x)
+    bound = linear.reconstruction(x, q.mean, q.stddev) - linear.kl(q.mean, q.stddev)
+    estimate = importance(linear.vae, guide, x.repeat(2000, 1), samples=1)
+    draws = estimate.log_likelihood.unflatten(0, (2000, 4))
+    assert ((draws.mean(0) - bound) / (draws.std(0) / 2000**0.5)).abs().max() < 4
+    assert estimate.standard_error.isnan().all()
+    torch.testing.assert_close(estimate.effective_sample_size, torch.ones(8000).double())
+
+
+def test_the_bound_rises_with_the_number_of_samples_to_the_evidence(linear):
+    x, guide = linear.data(1).expand(500, 6), linear.guide(shift=0.5, widen=1.5)
+    evidence = linear.evidence().log_prob(x[0])
+    previous, previous_error = elbo_terms(linear.vae, guide, x).elbo.mean(), 0.1
+    for samples in (2, 5, 20, 100):
+        values = importance(linear.vae, guide, x, samples=samples).log_likelihood
+        error = values.std() / 500**0.5
+        assert values.mean() > previous - 3 * (error + previous_error)
+        assert values.mean() < evidence + 3 * error
+        previous, previous_error = values.mean(), error
+    assert abs(previous - evidence) < 0.1
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, 10_000])
+def test_the_chunk_size_changes_nothing(chunk_size):
+    vae = VAE((6,), (4, 3), likelihood=Gaussian(0.7), hidden=(5,), condition=2)
+    guide, x, y = BottomUp(vae), torch.randn(9, 6), torch.randint(2, (9,))
+    expected = importance(vae, guide, x, y=y, samples=30)
+    got = importance(vae, guide, x, y=y, samples=30, chunk_size=chunk_size)
+    for name in ("log_likelihood", "standard_error", "effective_sample_size", "pareto_k"):
+        a, b = getattr(got, name), getattr(expected, name)
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 10, 64])
+@pytest.mark.parametrize("flat", [False, True])
+def test_memory_is_bounded_by_the_chunk_size(chunk_size, flat):
+    vae = VAE((6,), 3, likelihood=Gaussian(0.7), hidden=(5,))
+    rows = []
+    vae.decoder.register_forward_pre_hook(lambda m, args: rows.append(args[0][..., 0].numel()))
+    guide = BottomUp(vae, encoder=Flat() if flat else None)
+    importance(vae, guide, torch.randn(7, 6), samples=20, chunk_size=chunk_size)
+    assert max(rows[2:]) == chunk_size
+    assert sum(rows) >= 7 * 20
+
+
+def test_the_encoder_runs_once_for_all_samples():
+    vae = VAE((6,), 3, likelihood=Gaussian(0.7), hidden=(5,))
+    guide = BottomUp(vae)
+    rows = []
+    network = guide.conditionals["z1"].network
+    network.register_forward_pre_hook(lambda m, args: rows.append(args[0][..., 0].numel()))
+    importance(vae, guide, torch.randn(7, 6), samples=100)
+    assert rows[-1] == 7
+    assert sum(rows) < 7 * 100
+
+
+class Flat(nn.Module):
+    """Fixes the number of dimensions, as much code does."""
+
+    def forward(self, x):
+        n, width = x.shape
+        return x.view(n, width)
+
+
+class SoftmaxOverDimensionOne(nn.Module):
+    """Right on (n, f), silently something else on (samples, n, f)."""
+
+    def forward(self, z):
+        return z.softmax(1)
+
+
+class LearnedNorm(nn.BatchNorm1d):
+    """Batch norm away from its initial statistics."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.running_mean.normal_()
+        self.running_var.uniform_(0.5, 2)
+
+
+def second_layer(network):
+    return {"conditionals": {"z2": DiagonalNormal(network, 4, 3)}}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "broadcasts"),
+    [
+        ({}, True),
+        ({"encoder": Flat()}, True),
+        ({"encoder": LearnedNorm(6)}, True),
+        (second_layer(Flat()), False),
+        (second_layer(LearnedNorm(4)), False),
+        (second_layer(SoftmaxOverDimensionOne()), False),
+    ],
+)
+def test_guides_that_cannot_broadcast_give_the_same_estimate(kwargs, broadcasts):
+    vae = VAE((6,), (4, 3), likelihood=Gaussian(0.7), hidden=(5,))
+    guide, x = BottomUp(vae, **kwargs), torch.randn(3, 6)
+    assert _broadcasts(guide.eval(), x, None) is broadcasts
+    got = importance(vae, guide, x, samples=20_000)
+    # By hand: every row on its own
+    rows = x.repeat_interleave(20_000, 0)
+    with torch.no_grad():
+        q = poutine.trace(guide).get_trace(rows)
+        p = poutine.trace(poutine.replay(vae, q)).get_trace(rows)
+    for trace in (p, q):
+        trace.compute_log_prob()
+    log_w = sum(p.nodes[s]["log_prob"] for s in ("x", "z1", "z2"))
+    log_w = (log_w - sum(q.nodes[s]["log_prob"] for s in ("z1", "z2"))).reshape(3, 20_000)
+    expected = log_w.logsumexp(1) - math.log(20_000)
+    variance = log_w.softmax(1).square().sum(1) - 1 / 20_000
+    error = (got.standard_error.square() + variance).sqrt()
+    assert ((got.log_likelihood - expected) / error).abs().max() < 4
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 6, 9])
+def test_any_number_of_data_and_samples(linear, n):
+    x = linear.data(n)
+    for samples in (1, 2, 3, 5, 6, 9):
+        estimate = importance(linear.vae, linear.guide(), x, samples=samples, chunk_size=5)
+        torch.testing.assert_close(
+            estimate.log_likelihood, linear.evidence().log_prob(x), atol=2e-5, rtol=1e-5
+        )
+
+
+def test_many_data_and_many_samples_go_in_blocks(linear, monkeypatch):
+    monkeypatch.setitem(importance.__globals__, "_WEIGHTS", 100)
+    monkeypatch.setitem(importance.__globals__, "_GUIDE_ROWS", 8)
+    x, guide = linear.data(11), linear.guide(shift=0.1)
+    estimate = importance(linear.vae, guide, x, samples=30)
+    z = (estimate.log_likelihood - linear.evidence().log_prob(x)) / estimate.standard_error
+    assert z.abs().max() < 4
+
+
+def test_labels_reach_both_programs():
+    vae = VAE((6,), 3, likelihood=Gaussian(0.7), hidden=(), condition=2)
+    guide, x, y = BottomUp(vae), torch.randn(4, 6), torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():  # a proposal as wide as the prior keeps the weights bounded
+        guide.conditionals["z1"].raw_scale.weight.zero_()
+        guide.conditionals["z1"].raw_scale.bias.fill_(math.log(math.e - 1))
+    weight, bias = vae.decoder.layers[0].weight.detach(), vae.decoder.layers[0].bias.detach()
+    covariance = weight[:, :3] @ weight[:, :3].T + 0.49 * torch.eye(6)
+    mean = weight[:, 3:][:, y].T + bias
+    exact = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x)
+    estimate = importance(vae, guide, x, y=y, samples=20_000)
+    assert ((estimate.log_likelihood - exact) / estimate.standard_error).abs().max() < 4
+    with pytest.raises(ValueError, match="pass y="):
+        importance(vae, guide, x)
+
+
+def test_beta_is_left_out(linear, decent):
+    x, guide = decent
+    expected = importance(linear.vae, guide, x, samples=50).log_likelihood
+    pair = scale_latents(linear.vae, 0.0), scale_latents(guide, 3.0)
+    assert torch.equal(importance(*pair, x, samples=50).log_likelihood, expected)
+
+
+def test_a_guide_with_noise_of_its_own_draws_it_for_every_sample(linear):
+    x = linear.data(20)
+    noisy = corrupt(linear.guide(widen=2.5), 0.5)
+    assert not _broadcasts(noisy, x, None)
+    estimate = importance(linear.vae, noisy, x, samples=4000)
+    z = (estimate.log_likelihood - linear.evidence().log_prob(x)) / estimate.standard_error
+    assert z.abs().max() < 4
+    assert abs(z.mean()) < 4 / 20**0.5
+
+
+def test_plain_functions_with_pixels_in_a_plate_of_their_own():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("code", dist.Normal(0.0, 1.0))
+            with pyro.plate("pixels", x.shape[1], dim=-1):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("code", dist.Normal(x.mean(1, keepdim=True), 0.6))
+
+    x = torch.randn(4, 3)
+    covariance = torch.ones(3, 3) + torch.eye(3)
+    exact = torch.distributions.MultivariateNormal(torch.zeros(3), covariance).log_prob(x)
+    estimate = importance(model, guide, x, samples=5000)
+    assert ((estimate.log_likelihood - exact) / estimate.standard_error).abs().max() < 4
+
+
+def test_log_likelihood_is_the_estimate_alone(linear, decent):
+    x, guide = decent
+    expected = importance(linear.vae, guide, x, samples=30).log_likelihood
+    assert torch.equal(log_likelihood(linear.vae, guide, x, importance_samples=30), expected)
+
+
+def test_no_state_changes():
+    vae = VAE((6,), 2, likelihood=Bernoulli(), hidden=(5,))
+    guide = BottomUp(vae, encoder=nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)))
+    x = torch.randn(5, 6).sign().relu()
+    state = {k: v.clone() for k, v in guide.state_dict().items()}
+    random = torch.get_rng_state()
+    first = importance(vae, guide, x, samples=10).log_likelihood
+    second = importance(vae, guide, x, samples=10).log_likelihood
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, state[k]) for k, v in guide.state_dict().items())
+    assert all(m.training for m in guide.modules())
+    assert pyro.infer.util.is_validation_enabled()
+    assert not list(pyro.get_param_store().keys())
+
+
+def test_bad_arguments_are_refused(linear):
+    x, guide = linear.data(3), linear.guide()
+    with pytest.raises(ValueError, match="samples: expected at least 1, got 0"):
+        importance(linear.vae, guide, x, samples=0)
+    with pytest.raises(ValueError, match="chunk_size: expected at least 1, got 0"):
+        importance(linear.vae, guide, x, chunk_size=0)
+    with pytest.raises(ValueError, match="got 6 NaN or infinite"):
+        importance(linear.vae, guide, torch.full((1, 6), math.nan))
+    deep = VAE((6,), (2, 1), likelihood=Gaussian())
+    with pytest.raises(ValueError, match="latent site 'z2' of the model is missing in the guide"):
+        importance(deep, guide, x)
+
+
+class TestStatistics:
+    @pytest.fixture
+    def log_weights(self):
+        return torch.randn(400, 3, dtype=torch.float64) * torch.tensor([0.1, 0.5, 1.0])
+
+    def test_by_hand(self, log_weights):
+        estimate, error, ess, _ = _statistics(log_weights)
+        w = log_weights.exp()
+        torch.testing.assert_close(estimate.double(), w.mean(0).log())
+        torch.testing.assert_close(ess, w.sum(0) ** 2 / (w**2).sum(0))
+        torch.testing.assert_close(error, w.std(0) / w.mean(0) / 20)
+
+    def test_do_not_overflow(self, log_weights):
+        shifted = _statistics(log_weights - 5000)
+        for got, expected in zip(shifted[1:], _statistics(log_weights)[1:], strict=True):
+            torch.testing.assert_close(got, expected)
+
+    def test_ess_is_between_one_and_the_number_of_samples(self):
+        extremes = torch.zeros(100, 2).double()
+        extremes[0, 1] = 1000.0
+        torch.testing.assert_close(_statistics(extremes)[2], torch.tensor([100.0, 1.0]).double())
+
+
+def zhang_stephens(x):
+    """Zhang, Stephens (2009), section 3, in loops; k is minus theirs: heavy tails positive."""
+    x = np.sort(x)
+    n = len(x)
+    m = 30 + int(math.sqrt(n))
+    quartile = x[int(n / 4 + 0.5) - 1]
+    theta = [
+        1 / x[-1] + (1 - math.sqrt(m / (j - 0.5))) / (3 * quartile) for j in range(1, m + 1)
+    ]
+    profile = []
+    for t in theta:
+        k = -np.mean(np.log(1 - t * x))
+        profile.append(n * (math.log(t / k) + k - 1))
+    weight = [1 / sum(math.exp(other - one) for other in profile) for one in profile]
+    best = sum(t * w for t, w in zip(theta, weight, strict=True))
+    return np.mean(np.log(1 - best * x))
+
+
+class TestPareto:
+    @staticmethod
+    def tail(log_weights):
+        """Number of tail weights and their excesses over the next one, per column."""
+        samples = len(log_weights)
+        m = min(samples // 5, math.ceil(3 * math.sqrt(samples)))
+        w = np.sort(np.exp(log_weights - log_weights.max(0)), 0)
+        return m, w[-m:] - w[-m - 1]
+
+    @pytest.mark.parametrize("samples", [25, 60, 1000, 5000])
+    @pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+    def test_equals_an_independent_implementation(self, samples, spread):
+        log_weights = torch.randn(samples, 4, dtype=torch.float64) * spread
+        m, excess = self.tail(log_weights.numpy())
+        fits = [zhang_stephens(column) for column in excess.T]
+        expected = [(m * k + 5) / (m + 10) for k in fits]
+        torch.testing.assert_close(pareto_shape(log_weights), torch.tensor(expected))
+
+    @pytest.mark.parametrize("k", [-0.3, 0.1, 0.5, 0.7, 1.2])
+    def test_recovers_the_shape_of_pareto_weights(self, k):
+        samples, n = 4000, 200
+        w = stats.genpareto(k).rvs((samples, n), random_state=0) + 1e-9
+        m = self.tail(np.log(w))[0]
+        got = pareto_shape(torch.tensor(np.log(w)))
+        expected = (m * k + 5) / (m + 10)  # the prior's pull
+        assert abs(got.mean() - expected) < 4 * got.std() / n**0.5 + 1 / m
+        # The asymptotic standard deviation of the maximum-likelihood shape
+        if k > -0.5:
+            assert got.std() == pytest.approx((1 + k) / m**0.5, rel=0.25)
+
+    def test_unknown_below_25_samples(self):
+        assert pareto_shape(torch.randn(24, 3)).isnan().all()
+        assert pareto_shape(torch.randn(25, 3)).isfinite().all()
+
+    def test_equal_weights_have_no_tail(self):
+        assert (pareto_shape(torch.full((100, 2), -3.0)) == -math.inf).all()
+
+    def test_ties_do_not_hide_a_heavy_tail(self):
+        log_weights = torch.zeros(1000, 1, dtype=torch.float64)
+        log_weights[:3] = torch.tensor([[30.0], [20.0], [10.0]])
+        assert pareto_shape(log_weights) > 0.7
+
+    def test_does_not_depend_on_the_scale_of_the_weights(self):
+        log_weights = torch.randn(500, 3, dtype=torch.float64)
+        torch.testing.assert_close(pareto_shape(log_weights - 4000), pareto_shape(log_weights))
+
+    def test_flags_a_guide_that_is_too_narrow(self, linear):
+        x = linear.data(100)
+        good = importance(linear.vae, linear.guide(widen=1.2), x, samples=2000)
+        narrow = importance(linear.vae, linear.guide(widen=0.2), x, samples=2000)
+        assert good.pareto_k.mean() < 0.5
+        assert narrow.pareto_k.mean() > 0.7

@@ -1,0 +1,305 @@
+import base64
+import html
+import io
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, models, plots, schedules
+from pyro_vae.data import Dataset, DataSplits
+from pyro_vae.report import is_point_mass, render, sections, write_report
+
+VOID = {"meta", "img", "br"}
+COMMON = ["Training", "Reconstructions", "Interpolations", "Traversals"]
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects headings, images and attributes that load something."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.headings, self.images, self.loaded, self.ids = [], [], [], [], set()
+        self.tags = set()
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.add(tag)
+        self.ids.add(attributes.get("id"))
+        if tag == "img":
+            kind, _, content = attributes["src"].partition(",")
+            assert kind == "data:image/png;base64" and attributes["alt"]
+            self.images.append((int(attributes["width"]), base64.b64decode(content)))
+        self.loaded += [attributes[k] for k in ("href", "src") if k in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(text)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    splits = data.load("digits")
+    return DataSplits("digits", splits.train[:64], splits.test[:24])
+
+
+def fitted(splits, guide=guides.BottomUp, likelihood=None, epochs=2, **arguments):
+    torch.manual_seed(0)
+    likelihood = likelihood or likelihoods.Bernoulli()
+    vae = models.VAE(splits.event_shape, likelihood=likelihood, hidden=(8,), **arguments)
+    trainer = Trainer(vae, guide(vae), beta=schedules.WarmUp(epochs=1), seed=0)
+    if epochs:
+        trainer.fit(splits.train, validation=splits.test, epochs=epochs, progress=False)
+    return trainer
+
+
+def vectors(n=40):
+    return data.load(torch.randn(n, 5))
+
+
+@pytest.fixture(scope="module")
+def page(digits, tmp_path_factory):
+    trainer = fitted(digits, latents=3)
+    evaluation = diagnostics.evaluate(
+        trainer.model, trainer.guide, digits.test, importance_samples=30
+    )
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, trainer, digits, evaluation=evaluation, command="pyro-vae <train> & 'x'")
+    return path.read_text(), evaluation
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    text, _ = page
+    parsed = Page(text)
+    assert "http:" not in text and "https:" not in text and "url(" not in text
+    assert "@import" not in text and not parsed.tags & {"script", "link", "iframe", "object"}
+    for target in parsed.loaded:
+        assert target.startswith("data:image/png;base64,") or target[1:] in parsed.ids
+
+
+def test_images_decode_to_pictures(page):
+    parsed = Page(page[0])
+    assert len(parsed.images) == 7
+    for width, content in parsed.images:
+        assert b"matplotlib" not in content
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            assert picture.size[0] / width == pytest.approx(1.5, rel=0.01)
+            low, high = picture.convert("L").getextrema()
+            assert low < 100 and high == 255
+
+
+def test_the_page_holds_the_numbers_of_the_evaluation(page):
+    text, evaluation = page
+    cells = html.unescape(text)
+    for name, mean, *_ in evaluation.rows():
+        assert f">{name}<" in cells
+        assert f">{mean:.2f}<" in cells or abs(mean) < 0.1
+    assert evaluation._repr_html_() in text
+
+
+def test_the_page_tells_what_was_trained(page):
+    text = html.unescape(page[0])
+    assert "p(x, z1) = p(x|z1) p(z1)" in text and "q(z1|x) = q(z1|x)" in text
+    assert "2 epochs, 2 steps of Adam, learning rate 0.001" in text
+    assert "WarmUp(epochs=1" in text
+
+
+def test_everything_is_escaped(page, digits, tmp_path):
+    assert "pyro-vae &lt;train&gt; &amp; &#x27;x&#x27;" in page[0]
+    nasty = "<script>alert('&')</script>"
+    names = [nasty] * 10
+    splits = DataSplits(nasty, digits.train.replace(names=names), digits.test.replace(names=names))
+    write_report(tmp_path / "r.html", fitted(splits, latents=2), splits, command=nasty)
+    text = (tmp_path / "r.html").read_text()
+    assert "<script" not in text
+    assert text.count(html.escape(nasty)) >= 3 and "script" not in Page(text).tags
+
+
+@pytest.mark.parametrize(
+    ("make", "headings"),
+    [
+        (lambda d: (fitted(d, latents=3), d), {"Samples", "Latent map", "Least likely test data"}),
+        (
+            lambda d: (fitted(d, latents=2, condition=10), d),
+            {"Samples by label", "Latent map", "Latent grid", "Least likely test data"},
+        ),
+        (
+            lambda d: (fitted(d, latents=(3, 2)), d),
+            {"Samples", "Latent map", "Least likely test data"},
+        ),
+        (lambda d: (fitted(d, guides.Delta, latents=3), d), {"Samples", "Latent map"}),
+        (lambda d: (fitted(d, latents=1), d), {"Samples", "Least likely test data"}),
+        (
+            lambda _: (fitted(v := vectors(), likelihood=likelihoods.Gaussian(), latents=2), v),
+            {"Samples", "Latent map", "Least likely test data"},
+        ),
+    ],
+    ids=["plain", "conditional", "hierarchical", "point mass", "one unit", "vectors"],
+)
+def test_sections_are_those_that_make_sense(make, headings, digits, tmp_path):
+    trainer, splits = make(digits)
+    write_report(tmp_path / "r.html", trainer, splits)
+    parsed = Page((tmp_path / "r.html").read_text())
+    assert set(parsed.headings) == headings | set(COMMON)
+    assert len(parsed.headings) == len(set(parsed.headings))
+
+
+def test_a_traversal_of_both_ends_of_a_hierarchy(digits, monkeypatch, tmp_path):
+    sites, traversals = [], plots.traversals
+    monkeypatch.setattr(
+        plots,
+        "traversals",
+        lambda *a, site, **k: (sites.append(site), traversals(*a, site=site, **k))[1],
+    )
+    write_report(tmp_path / "r.html", fitted(digits, latents=(4, 3, 2)), digits)
+    assert sites == ["z1", "z3"]
+
+
+def test_without_training(digits, tmp_path):
+    write_report(tmp_path / "r.html", fitted(digits, latents=2, epochs=0), digits)
+    text = (tmp_path / "r.html").read_text()
+    assert "Not trained" in text and "Training" not in Page(text).headings
+
+
+def test_one_test_datum(tmp_path):
+    splits = data.load(torch.randn(5, 3))
+    assert len(splits.test) == 1
+    trainer = fitted(splits, likelihood=likelihoods.Gaussian(), latents=3)
+    write_report(tmp_path / "r.html", trainer, splits)
+    assert "Interpolations" not in Page((tmp_path / "r.html").read_text()).headings
+
+
+def test_programs_of_your_own(tmp_path):
+    decoder, encoder = nn.Linear(2, 5), nn.Linear(5, 2)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            code = pyro.sample("code", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("pixels", dist.Normal(decoder(code), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("code", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    splits = vectors()
+    trainer = Trainer(model, guide, seed=0).fit(splits.train, epochs=1, progress=False)
+    write_report(tmp_path / "r.html", trainer, splits)
+    text = (tmp_path / "r.html").read_text()
+    assert "<h1>tensor: model with guide</h1>" in text
+    assert {*COMMON, "Samples", "Latent map"} <= set(Page(text).headings)
+
+
+def test_no_state_changes_and_the_same_file_again(digits, tmp_path):
+    trainer = fitted(digits, latents=2)
+    dynamic = DataSplits("digits", digits.train, digits.test.replace(binarize="dynamic"))
+    parameters = [p.clone() for m in trainer.modules() for p in m.parameters()]
+    modes, random = [m.training for m in trainer.modules()], torch.get_rng_state()
+    write_report(tmp_path / "a.html", trainer, dynamic)
+    torch.rand(3)
+    write_report(tmp_path / "b.html", trainer, dynamic)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    torch.set_rng_state(random)
+    write_report(tmp_path / "c.html", trainer, dynamic, seed=1)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (tmp_path / "a.html").read_bytes() != (tmp_path / "c.html").read_bytes()
+    assert [m.training for m in trainer.modules()] == modes
+    after = [p for m in trainer.modules() for p in m.parameters()]
+    assert all(map(torch.equal, parameters, after))
+    assert not plt.get_fignums()
+
+
+def test_dynamic_test_data_are_binarised_once(tmp_path, monkeypatch):
+    seen = {}
+    for name in ("reconstructions", "outliers"):
+        monkeypatch.setattr(plots, name, _keeping(seen, name, getattr(plots, name)))
+    grey = Dataset(torch.rand(20, 1, 8, 8), binarize="dynamic")
+    splits = DataSplits("grey", grey, grey)
+    write_report(tmp_path / "r.html", fitted(splits, latents=2), splits)
+    x = seen["outliers"].x
+    assert set(x.unique().tolist()) == {0.0, 1.0} and seen["outliers"].binarize is None
+    assert torch.equal(seen["reconstructions"], x[:16])
+
+
+def _keeping(seen, name, draw):
+    def kept(model, guide, x, **kwargs):
+        seen[name] = x
+        return draw(model, guide, x, **kwargs)
+
+    return kept
+
+
+def test_labels_take_turns(digits):
+    y = torch.tensor([1, 1, 0, 1, 2, 0])
+    test = Dataset(torch.arange(6.0)[:, None], y)
+    run = sections.Run(trainer=None, data=digits, test=test, sites=None)
+    assert run.taking_turns().x[:, 0].tolist() == [2, 0, 4, 5, 1, 3]
+
+
+def test_notes(digits, tmp_path):
+    trainer = fitted(digits, latents=2)
+    trainer.history[-1]["interrupted"] = True
+    evaluation = diagnostics.evaluate(
+        trainer.model, trainer.guide, digits.test, importance_samples=30
+    )
+    evaluation.importance.pareto_k.fill_(0.9)
+    write_report(tmp_path / "r.html", trainer, digits, evaluation=evaluation)
+    text = (tmp_path / "r.html").read_text()
+    assert "Training was interrupted in epoch 2." in text
+    assert "100% of the data have a Pareto k above 0.7" in text
+
+
+def test_an_old_report_stays_when_a_picture_fails(digits, tmp_path, monkeypatch):
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    trainer = fitted(digits, latents=2)
+
+    def broken(*args, **kwargs):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(plots, "latent_scatter", broken)
+    with pytest.raises(ValueError, match="broken"):
+        write_report(path, trainer, digits)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_errors(digits, tmp_path):
+    trainer = fitted(digits, latents=2)
+    with pytest.raises(FileNotFoundError, match="folder"):
+        write_report(tmp_path / "absent" / "r.html", trainer, digits)
+    with pytest.raises(ValueError, match="expected shape"):
+        write_report(tmp_path / "r.html", trainer, vectors())
+    assert not list(tmp_path.iterdir())
+
+
+def test_render_closes_the_figure_and_knows_formats():
+    figure, ax = plt.subplots(figsize=(2, 1))
+    with Image.open(io.BytesIO(render(ax))) as picture:
+        assert (picture.format, picture.size) == ("PNG", (288, 144))
+    assert not plt.fignum_exists(figure.number)
+    assert render(plt.subplots()[0], "pdf").startswith(b"%PDF")
+    with pytest.raises(ValueError, match="xyz"):
+        render(plt.subplots()[0], "xyz")
+    assert not plt.get_fignums()
+
+
+def test_point_masses(digits):
+    from pyro_vae.handlers import scale_latents
+
+    vae = fitted(digits, latents=2, epochs=0).model
+    assert is_point_mass(guides.Delta(vae)) and is_point_mass(scale_latents(guides.Delta(vae), 2))
+    assert not is_point_mass(guides.BottomUp(vae))
