@@ -70,9 +70,14 @@ class LinearGaussian:
     def reconstruction(self, x, mean, sd):
         """E[log p(x|z)] for z ~ N(mean, sd^2), (n,)."""
         square = (x - mean @ self.W.T - self.b).square().sum(-1)
-        spread = (self.W.square() @ sd.square().expand_as(mean).T).sum(0)
+        spread = sd.square().expand_as(mean) @ self.W.square().sum(0)
         constant = 6 * math.log(2 * math.pi * self.sigma**2)
         return -0.5 * ((square + spread) / self.sigma**2 + constant)
+
+    def bound(self, guide, x):
+        """The evidence lower bound of a diagonal normal guide, (n,)."""
+        q = guide.conditionals["z1"](x)
+        return (self.reconstruction(x, q.mean, q.stddev) - self.kl(q.mean, q.stddev)).detach()
 
     @staticmethod
     def kl(mean, sd):

@@ -24,7 +24,7 @@ from pyro_vae.networks import (
 SIZES = [(1, 1), (1, 7), (5, 3), (9, 7), (28, 28), (32, 32)]
 IMAGES = [*SIZES, *((1, *size) for size in SIZES), *((3, *size) for size in SIZES)]
 small_encoder = partial(ConvEncoder, channels=(3, 4), features=10, activation=nn.SiLU)
-small_decoder = partial(ConvDecoder, channels=(3, 4), features=10)
+small_decoder = partial(ConvDecoder, channels=(3, 4), features=10, activation=nn.SiLU)
 
 
 def close(a, b):
@@ -69,9 +69,9 @@ def test_convolutional_decoder_to_any_image(event_shape, skip, numbers):
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("in_shape", [(5,), (2, 3), (1, 3, 2), (2, 1, 2, 2)])
 def test_mlp_of_any_shape(in_shape, skip, hidden):
-    network = MLP(in_shape, hidden, (4, 2), extra=2, skip=skip)
+    network = MLP(in_shape, hidden, (4, 2), extra=2, skip=skip, activation=nn.SiLU)
     assert check_rows(network, in_shape, (2,)).shape == (6, 4, 2)
-    features = MLP(in_shape, hidden, extra=2, skip=skip)
+    features = MLP(in_shape, hidden, extra=2, skip=skip, activation=nn.SiLU)
     assert check_rows(features, in_shape, (2,)).shape == (6, features.out_features)
 
 

@@ -73,7 +73,7 @@ def vectors(n=40):
 def page(digits, tmp_path_factory):
     trainer = fitted(digits, latents=3)
     evaluation = diagnostics.evaluate(
-        trainer.model, trainer.guide, digits.test, importance_samples=30
+        trainer.model, trainer.guide, digits.test, importance_samples=20
     )
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(path, trainer, digits, evaluation=evaluation, command="pyro-vae <train> & 'x'")
@@ -210,13 +210,10 @@ def test_no_state_changes_and_the_same_file_again(digits, tmp_path):
     parameters = [p.clone() for m in trainer.modules() for p in m.parameters()]
     modes, random = [m.training for m in trainer.modules()], torch.get_rng_state()
     write_report(tmp_path / "a.html", trainer, dynamic)
+    assert torch.equal(torch.get_rng_state(), random)
     torch.rand(3)
     write_report(tmp_path / "b.html", trainer, dynamic)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
-    torch.set_rng_state(random)
-    write_report(tmp_path / "c.html", trainer, dynamic, seed=1)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert (tmp_path / "a.html").read_bytes() != (tmp_path / "c.html").read_bytes()
     assert [m.training for m in trainer.modules()] == modes
     after = [p for m in trainer.modules() for p in m.parameters()]
     assert all(map(torch.equal, parameters, after))
@@ -227,7 +224,7 @@ def test_dynamic_test_data_are_binarised_once(tmp_path, monkeypatch):
     seen = {}
     for name in ("reconstructions", "outliers"):
         monkeypatch.setattr(plots, name, _keeping(seen, name, getattr(plots, name)))
-    grey = Dataset(torch.rand(20, 1, 8, 8), binarize="dynamic")
+    grey = Dataset(torch.full((20, 1, 8, 8), 0.5), binarize="dynamic")
     splits = DataSplits("grey", grey, grey)
     write_report(tmp_path / "r.html", fitted(splits, latents=2), splits)
     x = seen["outliers"].x
@@ -254,7 +251,7 @@ def test_notes(digits, tmp_path):
     trainer = fitted(digits, latents=2)
     trainer.history[-1]["interrupted"] = True
     evaluation = diagnostics.evaluate(
-        trainer.model, trainer.guide, digits.test, importance_samples=30
+        trainer.model, trainer.guide, digits.test, importance_samples=20
     )
     evaluation.importance.pareto_k.fill_(0.9)
     write_report(tmp_path / "r.html", trainer, digits, evaluation=evaluation)

@@ -256,17 +256,20 @@ def _add_pair(parser: _Parser) -> None:
     )
     group.add_argument(
         "--guide",
-        **_choice(GUIDES),
+        type=values.named(GUIDES),
+        metavar="NAME",
         default=guides.BottomUp,
-        help="posterior q(z|x); delta, one point, makes an autoencoder (default: bottom-up)",
+        help=f"posterior q(z|x): {', '.join(GUIDES)}; delta, one point, makes an autoencoder "
+        "(default: bottom-up)",
     )
     group.add_argument(
         "--likelihood",
-        **_choice(LIKELIHOODS),
+        type=values.named(LIKELIHOODS),
+        metavar="NAME",
         default=likelihoods.Bernoulli,
-        help="p(x|z): bernoulli for 0 and 1, continuous-bernoulli for [0, 1], gaussian for real "
-        "numbers, categorical and discretized-logistic for pixels k / (levels - 1) "
-        "(default: bernoulli)",
+        help=f"p(x|z): {', '.join(LIKELIHOODS)}; bernoulli is for 0 and 1, continuous-bernoulli "
+        "for [0, 1], gaussian for real numbers, categorical and discretized-logistic for pixels "
+        "k / (levels - 1) (default: bernoulli)",
     )
     group.add_argument(
         "--sigma",
