@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,18 +191,17 @@ def _encodable(value: Any) -> bool:
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(f"{path}: expected a checkpoint file, got a folder")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    content = None
-    reason = "write one with save(trainer, path)"
-    if zipfile.is_zipfile(path):
+    problem: Exception | None = None
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
         try:
-            with warnings.catch_warnings(action="ignore"):
-                content = torch.load(path, map_location=device, weights_only=True)
+            content = torch.load(file, map_location=device, weights_only=True)
         except Exception as error:  # whatever a damaged or foreign file provokes in the reader
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            content, problem = None, error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{path}: not a checkpoint of pyro_vae, or a damaged one: {reason}")
+        raise ValueError(
+            f"{path}: not a checkpoint of pyro_vae, or a damaged one: write one with "
+            "save(trainer, path)"
+        ) from problem
     if content["version"] > _VERSION:
         raise ValueError(
             f"{path}: written by a newer pyro_vae (format {content['version']}, this one reads up "

@@ -81,7 +81,8 @@ class Bernoulli(Likelihood):
         if not ((x == 0) | (x == 1)).all():
             raise ValueError(
                 f"x: Bernoulli expects only 0 and 1, got {_range(x)}. For grey pixels use "
-                'likelihoods.ContinuousBernoulli(), or binarize="dynamic" in data.load / Dataset'
+                'likelihoods.ContinuousBernoulli(), or binarize="dynamic" in data.load / Dataset; '
+                "for other real values likelihoods.Gaussian()"
             )
 
 

@@ -194,9 +194,7 @@ class Model(Program):
         site = trace.nodes["x"]
         return site["fn"].mean if mean else site["value"]
 
-    def decode(
-        self, z: Tensor | Mapping[str, Tensor], *, y: Tensor | None = None
-    ) -> Distribution:
+    def decode(self, z: Tensor | Mapping[str, Tensor], *, y: Tensor | None = None) -> Distribution:
         """The observation distribution p(x|z), in evaluation mode and without gradients.
 
         Args:

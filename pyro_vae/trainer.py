@@ -139,8 +139,8 @@ class Trainer(Recorded):
     ) -> Trainer:
         """Train for some more epochs.
 
-        Everything is checked before the first step. Ctrl-C ends the run at once and leaves a usable
-        trainer, with a row in the history for the part of the epoch that was trained.
+        Everything is checked before the first step. Ctrl-C ends the run at once and leaves a
+        usable trainer, with a row in the history for the part of the epoch that was trained.
 
         Args:
             data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
@@ -336,7 +336,7 @@ class Trainer(Recorded):
             # Also when Ctrl-C ended the epoch: its row tells what was trained
             if totals.count and (row.get("interrupted") or totals.count == len(data)):
                 self._record(row, totals, time.perf_counter() - started)
-        bar.set_postfix(epoch=row["epoch"], elbo=f"{row['elbo']:.2f}")
+        bar.set_postfix(epoch=row["epoch"], elbo=f"{row['elbo']:.2f}", refresh=False)
         return row
 
     def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:

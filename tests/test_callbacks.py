@@ -212,8 +212,8 @@ step = functools.partial(lr_scheduler.StepLR, step_size=2, gamma=0.1)
 SCHEDULERS = {
     "StepLR": (step, [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4]),
     "LambdaLR": (
-        functools.partial(lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1 / (1 + epoch)),
-        [1e-2 / k for k in (1, 2, 3, 4, 5, 6)],
+        functools.partial(lr_scheduler.LambdaLR, lr_lambda=lambda epoch: (1 + epoch) / 10),
+        [1e-3 * k for k in (1, 2, 3, 4, 5, 6)],
     ),
     "CosineAnnealingLR": (
         functools.partial(lr_scheduler.CosineAnnealingLR, T_max=6),

@@ -409,9 +409,10 @@ def test_another_zip_file_is_an_error_that_names_it(path):
 def test_code_in_a_file_is_never_run(path, write):
     made = path.parent / "made"
     write({"format": "pyro_vae", "version": 1, "modules": Touch(made)}, path)
-    with pytest.raises(ValueError, match=r"file.pt: not a checkpoint of pyro_vae"):
+    with pytest.raises(ValueError, match=r"file.pt: not a checkpoint of pyro_vae") as error:
         load(path)
     assert not made.exists()
+    assert "weights_only" not in str(error.value)  # torch advises to switch it off
 
 
 def test_files_are_read_with_weights_only(path, monkeypatch):
@@ -470,7 +471,7 @@ def test_a_pair_of_other_sizes_is_an_error_that_names_the_file(path):
 def test_folders_and_missing_files(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path}: expected a checkpoint file, got a folder"):
         load(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"none.pt: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"none.pt"):
         load(tmp_path / "none.pt")
     with pytest.raises(FileNotFoundError, match=r"a.file.pt: its folder does not exist"):
         save(vae(), tmp_path / "a" / "file.pt")

@@ -59,9 +59,7 @@ def test_convolutional_encoder_of_any_image(event_shape):
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("event_shape", IMAGES)
 def test_convolutional_decoder_to_any_image(event_shape, skip, numbers):
-    network = small_decoder(
-        5, (*event_shape, *numbers), event_dim=len(event_shape), skip=skip
-    )
+    network = small_decoder(5, (*event_shape, *numbers), event_dim=len(event_shape), skip=skip)
     assert check_rows(network, (3,), (2,)).shape == (6, *event_shape, *numbers)
 
 

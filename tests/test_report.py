@@ -13,7 +13,7 @@ from torch import nn
 
 from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, models, plots, schedules
 from pyro_vae.data import Dataset, DataSplits
-from pyro_vae.report import is_point_mass, render, sections, write_report
+from pyro_vae.report import render, sections, write_report
 
 VOID = {"meta", "img", "br"}
 COMMON = ["Training", "Reconstructions", "Interpolations", "Traversals"]
@@ -292,11 +292,3 @@ def test_render_closes_the_figure_and_knows_formats():
     with pytest.raises(ValueError, match="xyz"):
         render(plt.subplots()[0], "xyz")
     assert not plt.get_fignums()
-
-
-def test_point_masses(digits):
-    from pyro_vae.handlers import scale_latents
-
-    vae = fitted(digits, latents=2, epochs=0).model
-    assert is_point_mass(guides.Delta(vae)) and is_point_mass(scale_latents(guides.Delta(vae), 2))
-    assert not is_point_mass(guides.BottomUp(vae))

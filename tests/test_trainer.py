@@ -469,12 +469,13 @@ def test_modes_are_restored_and_dropout_is_on_while_training():
             return super().forward(x)
 
     vae = VAE((6,), 2, likelihood=likelihoods.Gaussian(), decoder=Watched(2, 6))
-    guide = guides.BottomUp(vae).eval()
+    guide = guides.BottomUp(vae)
+    vae.eval()
     step = Hook(on_step_end=lambda **kwargs: modes.append(seen[-1]))
     modes = []
     fitted((vae, guide), validation=X, callbacks=[step])
     assert modes == [True] * 6 and seen[-1] is False
-    assert vae.training and not guide.training
+    assert not vae.training and guide.training
 
 
 # The history

@@ -24,7 +24,7 @@ from ..checkpoint import load
 from ..data import Dataset, DataSplits
 from ..diagnostics.evaluation import Evaluation
 from ..files import write_atomically
-from ..report import is_point_mass, render, write_report
+from ..report import render, write_report
 from ..trainer import Trainer
 from . import options
 from .messages import in_options, kebab
@@ -173,8 +173,6 @@ def _evaluation(args: argparse.Namespace, trainer: Trainer, dataset: Dataset) ->
     samples = options.MANY_SAMPLES if few else options.FEW_SAMPLES
     if args.importance_samples is not None:
         samples = args.importance_samples
-    if is_point_mass(trainer.guide):
-        samples = 0
     torch.manual_seed(args.seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

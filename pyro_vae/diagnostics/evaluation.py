@@ -6,14 +6,14 @@ import html
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..infer import importance
+from ..infer import check_pair, importance
 from ..infer.checks import check_data
 from ..infer.dataset import as_dataset, dataset_terms, device_of
 from ..infer.elbo import ELBOTerms
@@ -32,22 +32,31 @@ class Evaluation:
         importance: log p(x) with its diagnostics per datum, None if it was not asked for.
         dimensions: elements of a datum.
         levels: number of values of a discrete pixel, None for other data.
+        point_masses: latent sites where the guide has no density: then there is no bound, and
+            what stands for KL is -log p(z).
     """
 
     terms: ELBOTerms
     importance: ImportanceEstimate | None
     dimensions: int
-    levels: int | None = field(default=None)
+    levels: int | None = None
+    point_masses: tuple[str, ...] = ()
+
+    @property
+    def bound(self) -> str:
+        """What reconstruction minus KL is: the ELBO, or no bound for a guide without density."""
+        return "log p(x, z)" if self.point_masses else "ELBO"
 
     def rows(self) -> list[tuple[str, float, float, str]]:
         """The table: quantity, mean over the data, standard error, unit."""
-        quantities = {"ELBO": self.terms.elbo, "reconstruction": self.terms.reconstruction}
-        quantities |= {f"KL {site}": kl for site, kl in sorted(self.terms.kl.items())}
+        quantities = {self.bound: self.terms.elbo, "reconstruction": self.terms.reconstruction}
+        for site, kl in sorted(self.terms.kl.items()):
+            quantities[f"-log p({site})" if site in self.point_masses else f"KL {site}"] = kl
         if self.importance is not None:
             quantities["log p(x)"] = self.importance.log_likelihood
         rows = [(name, *_mean_and_error(v), "nats/datum") for name, v in quantities.items()]
         if self.levels is not None:
-            best = "ELBO" if self.importance is None else "log p(x)"
+            best = self.bound if self.importance is None else "log p(x)"
             bits = -quantities[best] / (self.dimensions * math.log(2))
             rows.append((f"-{best}", *_mean_and_error(bits), "bits/dim"))
         if self.importance is not None:
@@ -126,7 +135,8 @@ def evaluate(
         guide: inference program.
         data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y). Dynamic binarisation
             is drawn once.
-        importance_samples: samples per datum for log p(x); 0 leaves log p(x) out.
+        importance_samples: samples per datum for log p(x); 0 leaves log p(x) out, and so does a
+            guide that is a point mass, such as ``guides.Delta``.
         batch_size: data at once.
         chunk_size: rows (datum, sample) decoded at once, bounding the memory.
 
@@ -154,10 +164,11 @@ def evaluate(
     with measuring(model, guide, device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
+        points = check_pair(model, guide, x, y=y).point_masses
         fixed = Dataset(x, y)
         terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
         estimate = None
-        if importance_samples:
+        if importance_samples and not points:
             estimate = importance(
                 model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size
             )
@@ -166,6 +177,7 @@ def evaluate(
         estimate,
         dimensions=math.prod(x.shape[1:]),
         levels=getattr(getattr(model, "likelihood", None), "levels", None),
+        point_masses=points,
     )
     if result.untrusted > 0.1:
         warnings.warn(

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ..programs import Guide
 from .traces import (
-    accepts_labels,
     check_sites,
     label_arguments,
     latent_sites,
     measuring,
     observed_sites,
     per_datum,
+    point_masses,
     trace_pair,
 )
 
@@ -31,11 +31,13 @@ class PairSummary:
         latents: latent site -> event shape of one datum's value, in the model's sampling order.
         observed: observed sites of the model.
         guide_order: latent sites in the guide's sampling order.
+        point_masses: those where the guide has no density, so that there is no bound.
     """
 
     latents: dict[str, tuple[int, ...]]
     observed: tuple[str, ...]
     guide_order: tuple[str, ...]
+    point_masses: tuple[str, ...]
 
 
 def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
@@ -124,12 +126,9 @@ def check_pair(
                         "parameters and data"
                     )
     latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
-    return PairSummary(latents, tuple(observed), tuple(in_guide))
+    return PairSummary(latents, tuple(observed), tuple(in_guide), tuple(point_masses(guide_trace)))
 
 
 def _span(value: Tensor) -> str:
     value = torch.as_tensor(value).float()
     return f"from {float(value.min()):.4g} to {float(value.max()):.4g}"
-
-
-__all__ = ["PairSummary", "accepts_labels", "check_data", "check_pair"]

@@ -57,8 +57,7 @@ def dataset_terms(
     """
     with measuring(model, guide, device=data.device):
         parts = [
-            draw_terms(model, guide, x, y, samples, estimator)
-            for x, y in data.batches(batch_size)
+            draw_terms(model, guide, x, y, samples, estimator) for x, y in data.batches(batch_size)
         ]
     return ELBOTerms(
         torch.cat([p.reconstruction for p in parts]),

@@ -12,7 +12,14 @@ from pyro import poutine
 from torch import Tensor
 
 from .checks import check_data, check_pair
-from .traces import label_arguments, latent_sites, measuring, observed_sites, per_datum
+from .traces import (
+    label_arguments,
+    latent_sites,
+    measuring,
+    observed_sites,
+    per_datum,
+    point_masses,
+)
 
 # Rows of latents drawn at once, from one encoding per datum or from one per row. Fixed, so that
 # the draws do not depend on chunk_size.
@@ -170,6 +177,11 @@ def _draw(
         trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         shape = (k * n,)
     sites = latent_sites(trace)
+    if points := point_masses(trace):
+        raise ValueError(
+            f"site {points[0]!r}: the guide is a point mass, which has no density to weigh "
+            "samples with: log p(x) needs a guide such as guides.BottomUp"
+        )
     trace.compute_log_prob(lambda name, site: name in sites)
     log_q = sum(
         per_datum(trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], shape) for s in sites

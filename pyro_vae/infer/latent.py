@@ -95,8 +95,7 @@ def interpolate(
     mean = _means(guide, ends, y)
     t = torch.linspace(0, 1, steps, device=ends.device)
     z = {
-        s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1)))
-        for s, v in mean.items()
+        s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1))) for s, v in mean.items()
     }
     labels = None if y is None else y[(t > 0.5).long()]
     return decode_mean(model, z, like=ends, y=labels)
@@ -144,9 +143,7 @@ def traverse(
     for i, dim in enumerate(dims):
         rows[site][i * len(values) : (i + 1) * len(values), dim] = values
     n = len(rows[site])
-    result = decode_mean(
-        model, rows, like=x[None], y=None if labels is None else labels.expand(n)
-    )
+    result = decode_mean(model, rows, like=x[None], y=None if labels is None else labels.expand(n))
     return result.unflatten(0, (len(dims), len(values)))
 
 

@@ -84,7 +84,9 @@ class SVI:
         self.optimizer_factory = optimizer or fused(torch.optim.Adam, lr=1e-3)
         self.loss = loss or TraceELBO()
         if engine not in _ENGINES:
-            raise ValueError(f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}")
+            raise ValueError(
+                f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}"
+            )
         self._fast_loss = _ENGINES[engine](self.loss)
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -75,6 +76,17 @@ def observed_sites(trace: Trace) -> list[str]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and site["is_observed"] and not site_is_subsample(site)
     ]
+
+
+def point_masses(trace: Trace) -> list[str]:
+    """Latent sites of a guide's trace whose distribution has no density."""
+    return [s for s in latent_sites(trace) if isinstance(_base(trace.nodes[s]["fn"]), Delta)]
+
+
+def _base(distribution: Any) -> Any:
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Tensor:

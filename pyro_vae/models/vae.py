@@ -180,7 +180,8 @@ class VAE(Model):
         if tuple(x.shape[1:]) != self.event_shape or len(x) == 0:
             raise ValueError(
                 f"site 'x': expected shape (n, {', '.join(map(str, self.event_shape))}) "
-                f"with n >= 1, got {tuple(x.shape)}"
+                f"with n >= 1, got {tuple(x.shape)}: reshape the data, or build the model for "
+                "their event_shape"
             )
 
     def forward(

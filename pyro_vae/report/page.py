@@ -18,7 +18,7 @@ from ..diagnostics.evaluation import Evaluation
 from ..files import write_atomically
 from ..infer import check_pair
 from ..trainer import Trainer
-from .sections import SECTIONS, Run, is_point_mass, render
+from .sections import SECTIONS, Run, render
 
 _CSS_PIXELS_PER_INCH = 96
 _STYLE = """
@@ -153,10 +153,10 @@ def _notes(run: Run, evaluation: Evaluation | None) -> str:
         notes.append("Not trained: no epoch was run.")
     elif history[-1].get("interrupted"):
         notes.append(f"Training was interrupted in epoch {history[-1]['epoch']}.")
-    if is_point_mass(run.trainer.guide):
+    if run.sites.point_masses:
         notes.append(
-            "The guide is a point mass: what is called ELBO here is log p(x, z), no bound on "
-            "log p(x), and what is called KL is minus log p(z)."
+            "The guide is a point mass: where a curve says ELBO it is log p(x, z), no bound on "
+            "log p(x), and where it says KL it is minus log p(z)."
         )
     if evaluation is not None and evaluation.untrusted > 0.1:
         notes.append(

@@ -11,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .. import guides, plots
+from .. import plots
 from ..data import Dataset, DataSplits
 from ..infer import PairSummary
 from ..networks import is_image
@@ -47,20 +47,6 @@ def render(drawn: Figure | Axes, format: str = "png") -> bytes:
     finally:
         plt.close(figure)
     return buffer.getvalue()
-
-
-def is_point_mass(guide: Callable) -> bool:
-    """Whether a guide has no density, so that there is no bound and no importance sampling.
-
-    Args:
-        guide: an inference program, with or without handlers.
-
-    Returns:
-        True for ``guides.Delta``.
-    """
-    while hasattr(guide, "program"):
-        guide = guide.program
-    return isinstance(guide, guides.Delta)
 
 
 @dataclass(frozen=True)
@@ -161,7 +147,7 @@ def _map(run: Run) -> Iterator[Figure | Axes]:
 
 
 def _outliers(run: Run) -> Iterator[Figure | Axes]:
-    if not is_point_mass(run.trainer.guide):
+    if not run.sites.point_masses:
         yield plots.outliers(*run.pair, run.test[:_OUTLIERS_AMONG], n=_SHOWN)
 
 

@@ -26,9 +26,7 @@ from pyro_vae import guides, infer, likelihoods, models
 def build() -> tuple[models.VAE, guides.BottomUp]:
     """The pair, with the same weights each time."""
     torch.manual_seed(0)
-    vae = models.VAE(
-        (784,), latents=20, hidden=(400, 400), likelihood=likelihoods.Bernoulli()
-    )
+    vae = models.VAE((784,), latents=20, hidden=(400, 400), likelihood=likelihoods.Bernoulli())
     return vae, guides.BottomUp(vae)
 
 
@@ -88,7 +86,7 @@ def main() -> None:
         torch.manual_seed(1)
         losses[name] = [float(step(x)) for _ in range(5)]
     first = losses["pyro_vae"]
-    for name, values in losses.items():
+    for values in losses.values():
         torch.testing.assert_close(torch.tensor(values), torch.tensor(first), rtol=1e-4, atol=0)
 
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -101,7 +99,9 @@ def main() -> None:
     ours = times["pyro_vae"]
     for name, values in times.items():
         ratio = statistics.median(a / b for a, b in zip(ours, values, strict=True))
-        print(f"{name:<22} median {1e3 * statistics.median(values):7.2f} ms   ours/this {ratio:.2f}")
+        print(
+            f"{name:<22} median {1e3 * statistics.median(values):7.2f} ms   ours/this {ratio:.2f}"
+        )
 
 
 if __name__ == "__main__":

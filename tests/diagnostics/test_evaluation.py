@@ -289,3 +289,13 @@ def test_a_good_proposal_is_not_warned_about(linear):
 def test_bad_input(given, options, message):
     with pytest.raises(ValueError, match=message):
         diagnostics.evaluate(*pair(), given, **options)
+
+
+def test_a_point_mass_has_a_joint_density_and_no_bound():
+    vae = VAE((6,), latents=2, likelihood=likelihoods.Gaussian(), hidden=(4,))
+    guide, x = guides.Delta(vae), torch.randn(5, 6)
+    numbers = diagnostics.evaluate(vae, guide, x).to_dict()
+    z = guide.encode(x).mean["z1"]
+    joint = vae.decode(z).log_prob(x) + dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    assert set(numbers) == {"log p(x, z)", "reconstruction", "-log p(z1)"}
+    assert numbers["log p(x, z)"]["mean"] == pytest.approx(float(joint.mean()), rel=1e-5)

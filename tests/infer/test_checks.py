@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.guides import BottomUp
+from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.handlers import scale_latents
-from pyro_vae.infer import check_pair
+from pyro_vae.infer import check_pair, importance
 from pyro_vae.infer.checks import check_data
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
@@ -177,3 +177,14 @@ class TestData:
         check_data(model, torch.randn(5, 3))
         with pytest.raises(ValueError, match="expected finite values, got 2 NaN or infinite"):
             check_data(model, torch.tensor([[math.nan, 0.0], [math.inf, 0.0]]))
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, lambda p: scale_latents(p, 0.0)])
+def test_a_guide_that_is_a_point_mass_has_no_importance_weights(wrap):
+    vae = VAE((6,), latents=(3, 2), likelihood=Gaussian())
+    x = torch.randn(4, 6)
+    guide = wrap(Delta(vae))
+    assert check_pair(vae, guide, x).point_masses == ("z1", "z2")
+    assert check_pair(vae, wrap(BottomUp(vae)), x).point_masses == ()
+    with pytest.raises(ValueError, match="site 'z1': the guide is a point mass"):
+        importance(vae, guide, x, samples=3)

@@ -295,9 +295,7 @@ def zhang_stephens(x):
     n = len(x)
     m = 30 + int(math.sqrt(n))
     quartile = x[int(n / 4 + 0.5) - 1]
-    theta = [
-        1 / x[-1] + (1 - math.sqrt(m / (j - 0.5))) / (3 * quartile) for j in range(1, m + 1)
-    ]
+    theta = [1 / x[-1] + (1 - math.sqrt(m / (j - 0.5))) / (3 * quartile) for j in range(1, m + 1)]
     profile = []
     for t in theta:
         k = -np.mean(np.log(1 - t * x))

@@ -166,9 +166,7 @@ def test_traversal_keeps_the_label():
     z[:, 1] = torch.tensor([-1.0, 1.0])
     expected = vae.decode(z, y=torch.tensor([2, 2])).mean
     for y in (2, torch.tensor(2)):
-        got = traverse(
-            vae, guide, x, site="z1", dims=[1], values=torch.tensor([-1.0, 1.0]), y=y
-        )
+        got = traverse(vae, guide, x, site="z1", dims=[1], values=torch.tensor([-1.0, 1.0]), y=y)
         torch.testing.assert_close(got[0], expected)
 
 

@@ -245,6 +245,15 @@ class TestOwnParts:
         assert len(vae.conditionals["z1"]) == 0
         assert poutine.trace(vae).get_trace(size=2).nodes["z1"]["fn"].mean.min() == 9
 
+    def test_a_prior_sees_no_label(self):
+        class Prior(nn.Module):
+            def forward(self):
+                return dist.Normal(torch.full((3,), 9.0), 1.0).to_event(1)
+
+        vae = deep((4, 3), condition=2, top_down={"z2": Prior()})
+        trace = poutine.trace(vae).get_trace(y=torch.tensor([0, 1]))
+        assert trace.nodes["z2"]["fn"].mean.min() == 9
+
     def test_unknown_site(self):
         with pytest.raises(ValueError, match="top_down: unknown site 'z3', the model has"):
             deep((4, 3), top_down={"z3": nn.Identity()})
@@ -297,9 +306,7 @@ class TestDecode:
     def test_a_layer_above_that_is_missing_takes_its_prior_mean(self):
         vae = deep((4, 3), skip=True)
         z1 = torch.randn(2, 4)
-        torch.testing.assert_close(
-            vae.decode({"z1": z1}).mean, vae.decoder(z1, torch.zeros(2, 3))
-        )
+        torch.testing.assert_close(vae.decode({"z1": z1}).mean, vae.decoder(z1, torch.zeros(2, 3)))
 
     def test_a_tensor_for_one_layer(self, linear):
         z = torch.randn(5, 2)
