@@ -1,0 +1,207 @@
+"""Distributions that pyro.distributions lacks, or has in a form that is not exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+class ContinuousBernoulli(TorchDistribution):
+    """Density proportional to e^(l x) on [0, 1], exact for every logit l in single precision.
+
+    The formulas of ``torch.distributions.ContinuousBernoulli`` clamp |l| at 16 and cancel near 0.
+
+    Source: "The continuous Bernoulli: fixing a pervasive error in variational autoencoders",
+    Loaiza-Ganem, Cunningham (2019).
+
+    Args:
+        logits: l, any shape, which is the batch shape.
+
+    Example:
+        >>> ContinuousBernoulli(torch.zeros(2)).mean
+        tensor([0.5000, 0.5000])
+    """
+
+    arg_constraints = {"logits": constraints.real}
+    support = constraints.unit_interval
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> ContinuousBernoulli:
+        """The same distribution with another batch shape."""
+        return ContinuousBernoulli(self.logits.expand(batch_shape))
+
+    def _small(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where series are better, the logits there (else 0), and |logits| elsewhere (else 1)."""
+        small = self.logits.abs() < 0.5
+        return small, self.logits.masked_fill(~small, 0), self.logits.abs().masked_fill(small, 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of ``value``, broadcast against the batch shape."""
+        if self._validate_args:
+            self._validate_sample(value)
+        small, l, m = self._small()  # noqa: E741
+        series = l * (value - 0.5) - l**2 / 24 + l**4 / 2880 - l**6 / 181440
+        falling = torch.where(self.logits < 0, value, 1 - value)
+        return torch.where(small, series, -m * falling - (-torch.expm1(-m) / m).log())
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x]."""
+        small, l, m = self._small()  # noqa: E741
+        falling = 1 / m - 1 / torch.expm1(m)
+        mean = torch.where(self.logits < 0, falling, 1 - falling)
+        return torch.where(small, 0.5 + l / 12 - l**3 / 720 + l**5 / 30240, mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """E[(x - E[x])^2]."""
+        small, l, m = self._small()  # noqa: E741
+        series = 1 / 12 - l**2 / 240 + l**4 / 6048 - l**6 / 172800
+        return torch.where(small, series, m**-2 - (2 * torch.sinh(m / 2)) ** -2)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        m = self.logits.abs().clamp(min=torch.finfo(u.dtype).tiny)
+        falling = (-torch.log1p(u * torch.expm1(-m)) / m).clamp(0, 1)
+        return torch.where(self.logits < 0, falling, 1 - falling)
+
+
+class _Grid(TorchDistribution):
+    """Base of distributions on the grid 0, 1/(levels-1), ..., 1."""
+
+    levels: int
+
+    @property
+    def support(self) -> Any:
+        return constraints.unit_interval
+
+    @property
+    def grid(self) -> Tensor:
+        like = self._parameter
+        return torch.linspace(0, 1, self.levels, dtype=like.dtype, device=like.device)
+
+    @property
+    def _parameter(self) -> Tensor:
+        raise NotImplementedError
+
+    def _probs(self) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def mean(self) -> Tensor:
+        """Sum of value times probability over the grid."""
+        return self._probs() @ self.grid
+
+    @property
+    def variance(self) -> Tensor:
+        """Mean squared distance from the mean."""
+        return (self._probs() * (self.grid - self.mean.unsqueeze(-1)).square()).sum(-1)
+
+
+class GridCategorical(_Grid):
+    """A free probability for each of ``levels`` values on the grid.
+
+    Args:
+        logits: (..., levels); the batch shape is (...).
+
+    Example:
+        >>> GridCategorical(torch.zeros(5, 4)).log_prob(torch.full((5,), 1 / 3)).shape
+        torch.Size([5])
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = logits.log_softmax(-1)
+        self.levels = logits.shape[-1]
+        super().__init__(logits.shape[:-1], validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GridCategorical:
+        """The same distribution with another batch shape."""
+        return GridCategorical(self.logits.expand(*batch_shape, self.levels))
+
+    @property
+    def _parameter(self) -> Tensor:
+        return self.logits
+
+    def _probs(self) -> Tensor:
+        return self.logits.exp()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of ``value``, broadcast against the batch shape."""
+        if self._validate_args:
+            self._validate_sample(value)
+        index = (value * (self.levels - 1)).round().long().unsqueeze(-1)
+        shape = torch.broadcast_shapes(index.shape[:-1], self.logits.shape[:-1])
+        logits = self.logits.expand(*shape, self.levels)
+        return logits.gather(-1, index.expand(*shape, 1)).squeeze(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        index = dist.Categorical(logits=self.logits).sample(sample_shape)
+        return index.to(self.logits.dtype) / (self.levels - 1)
+
+
+class GridLogistic(_Grid):
+    """A logistic density integrated over bins of width 1/(levels-1), the outer ones open.
+
+    Args:
+        loc: mean of the logistic density, any shape, which is the batch shape.
+        log_scale: log of its scale, same shape.
+        levels: number of values on the grid.
+
+    Example:
+        >>> GridLogistic(torch.zeros(5), torch.zeros(5), 256).log_prob(torch.ones(5)).shape
+        torch.Size([5])
+    """
+
+    arg_constraints = {"loc": constraints.real, "log_scale": constraints.real}
+
+    def __init__(
+        self, loc: Tensor, log_scale: Tensor, levels: int, validate_args: bool | None = None
+    ) -> None:
+        self.loc, self.log_scale, self.levels = loc, log_scale, levels
+        super().__init__(loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GridLogistic:
+        """The same distribution with another batch shape."""
+        return GridLogistic(
+            self.loc.expand(batch_shape), self.log_scale.expand(batch_shape), self.levels
+        )
+
+    @property
+    def _parameter(self) -> Tensor:
+        return self.loc
+
+    def _probs(self) -> Tensor:
+        moved = GridLogistic(self.loc.unsqueeze(-1), self.log_scale.unsqueeze(-1), self.levels)
+        return moved.log_prob(self.grid).exp()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability of ``value``, broadcast against the batch shape."""
+        if self._validate_args:
+            self._validate_sample(value)
+        half, inverse = 0.5 / (self.levels - 1), torch.exp(-self.log_scale)
+        upper, lower = (value + half - self.loc) * inverse, (value - half - self.loc) * inverse
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), free of cancellation
+        inside = torch.log(-torch.expm1(-2 * half * inverse))
+        left, right = logsigmoid(upper), logsigmoid(-lower)
+        middle = left + right + inside
+        return torch.where(value < half, left, torch.where(value > 1 - half, right, middle))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(1e-7, 1 - 1e-7)
+        x = self.loc + self.log_scale.exp() * (u.log() - torch.log1p(-u))
+        return (x.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
