@@ -69,6 +69,7 @@ class ContinuousBernoulli(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws of shape ``sample_shape`` + batch shape."""
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         m = self.logits.abs().clamp(min=torch.finfo(u.dtype).tiny)
@@ -148,6 +149,7 @@ class GridCategorical(_Grid):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws of shape ``sample_shape`` + batch shape."""
         index = dist.Categorical(logits=self.logits).sample(sample_shape)
         return index.to(self.logits.dtype) / (self.levels - 1)
 
@@ -201,6 +203,7 @@ class GridLogistic(_Grid):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draws of shape ``sample_shape`` + batch shape."""
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(1e-7, 1 - 1e-7)
         x = self.loc + self.log_scale.exp() * (u.log() - torch.log1p(-u))
