@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +14,17 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
+from .annealing import Annealing
 from .data import Dataset
-from .handlers import scale_latents
 from .history import History, Totals
 from .infer import SVI, AnalyticELBO, TraceELBO, check_pair
 from .infer.checks import check_data
 from .infer.dataset import as_dataset, dataset_terms, device_of
 from .infer.elbo import Estimator
-from .infer.svi import fused
+from .infer.optimizers import fused, recordable
 from .recorded import Recorded
-from .schedules import Constant, Schedule, check_beta
+from .schedules import Schedule
+from .streams import RandomStream
 
 _REFRESH_SECONDS = 0.5
 
@@ -89,7 +88,7 @@ class Trainer(Recorded):
         self._svi: SVI | None = None
         self.beta, self.lr = beta, lr
         self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._stream = _RandomStream(seed)
+        self._stream = RandomStream(seed)
         self._swapped = self._stopping = False
 
     @property
@@ -99,11 +98,8 @@ class Trainer(Recorded):
 
     @beta.setter
     def beta(self, beta: float | Schedule | Tensor | Mapping) -> None:
+        self._annealing = Annealing(beta)
         self._beta = beta
-        items = beta if isinstance(beta, Mapping) else {None: beta}
-        self._schedules: dict[str | None, Schedule | Tensor] = {}
-        for site, value in items.items():
-            self._schedules[site] = _beta(value, "beta" if site is None else f"beta[{site!r}]")
 
     @property
     def lr(self) -> float:
@@ -225,7 +221,7 @@ class Trainer(Recorded):
                 "arguments": {
                     "beta": self.beta,
                     "lr": self.lr,
-                    "optimizer": _recordable(self.optimizer_class),
+                    "optimizer": recordable(self.optimizer_class),
                     "elbo": self.estimator,
                     "clip_norm": self.clip_norm,
                     "seed": self.seed,
@@ -261,23 +257,19 @@ class Trainer(Recorded):
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> None:
         x, y = _values(data[:2]), None if data.y is None else data.y[:2]
         summary = check_pair(self.model, self.guide, x, y=y)
-        unknown = [s for s in self._schedules if s is not None and s not in summary.latents]
-        if unknown:
-            raise ValueError(
-                f"beta: the model has no latent site {unknown[0]!r}, it has "
-                f"{tuple(summary.latents)}"
-            )
         self._keep_moments()
-        self._weights = {
-            site: s if isinstance(s, Tensor) else torch.zeros((), device=x.device)
-            for site, s in self._schedules.items()
-        }
-        self._set_beta(steps_per_epoch)
-        pair = (self.model, self.guide)
-        if self._schedules.get(None) != Constant(1.0):
-            beta = self._weights.get(None, self._weights)
-            pair = tuple(scale_latents(program, beta) for program in pair)
-        self._svi = SVI(*pair, self._build_optimizer, self.estimator, clip_norm=self.clip_norm)
+        # Made anew, because a mapping may have been changed in place since the last run
+        self._annealing = Annealing(self.beta)
+        self._annealing.check(tuple(summary.latents))
+        self._annealing.start(x.device)
+        self._annealing.set(self.step, steps_per_epoch)
+        self._svi = SVI(
+            self._annealing.scale(self.model),
+            self._annealing.scale(self.guide),
+            self._build_optimizer,
+            self.estimator,
+            clip_norm=self.clip_norm,
+        )
         self._svi.prepare(x, y=y)
 
     def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -293,11 +285,6 @@ class Trainer(Recorded):
             for parameter, state in self.optimizer.state.items():
                 self._moments[parameter] = state
 
-    def _set_beta(self, steps_per_epoch: int) -> None:
-        for site, schedule in self._schedules.items():
-            if isinstance(schedule, Schedule):
-                self._weights[site].fill_(schedule(self.step, steps_per_epoch))
-
     def _epoch(
         self,
         data: Dataset,
@@ -307,24 +294,23 @@ class Trainer(Recorded):
         bar: tqdm,
     ) -> dict[str, Any]:
         started = shown = time.perf_counter()
-        annealed = any(not isinstance(s, Tensor | Constant) for s in self._schedules.values())
         totals = Totals(self.step)
         hooks = [h for c in callbacks if (h := getattr(c, "on_step_end", None))]
         order = torch.randperm(len(data), device=data.device)
         row: dict[str, Any] = {"epoch": len(self.history) + 1}
         try:
             for i in range(0, len(data), batch_size):
-                if annealed:
-                    self._set_beta(steps_per_epoch)
-                # Cloned, because a hook may fill beta for the next step
-                self._used = {s: w.clone() if hooks else w for s, w in self._weights.items()}
+                self._annealing.set(self.step, steps_per_epoch)
                 x, y = data.batch(order[i : i + batch_size])
                 loss = self._svi.step(x, y=y)
                 self.step += 1
                 mean = self.estimator.reduction == "mean"
                 totals.add(loss * len(x) if mean else loss, self._svi.terms)
-                for hook in hooks:
-                    hook(trainer=self, loss=loss)
+                if hooks:
+                    # Now, because a hook may fill beta for the next step
+                    row["beta"] = self._annealing.values()
+                    for hook in hooks:
+                        hook(trainer=self, loss=loss)
                 bar.update()
                 if time.perf_counter() - shown > _REFRESH_SECONDS:
                     shown = time.perf_counter()
@@ -340,11 +326,10 @@ class Trainer(Recorded):
         return row
 
     def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:
-        beta = {site: float(weight) for site, weight in self._used.items()}
+        row.setdefault("beta", self._annealing.values())
         row.update(
             step=self.step,
             **totals.means(),
-            beta=beta.get(None, beta),
             lr=self.lr,
             guide=getattr(self.guide, "__name__", type(self.guide).__name__),
             seconds=seconds,
@@ -375,81 +360,6 @@ class Trainer(Recorded):
             f"Trainer after {len(self.history)} epochs, {self.step} steps{last}\n"
             f"{self.model!r}\n{self.guide!r}"
         )
-
-
-class _RandomStream:
-    """A random stream of its own for every draw of torch inside ``with stream.on(device)``.
-
-    Args:
-        seed: where the stream starts; None leaves torch's global stream in use.
-    """
-
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
-        self._states: dict[str, Tensor] = {}
-        self._running: dict[str, torch.Generator] = {}
-
-    @contextlib.contextmanager
-    def on(self, device: torch.device) -> Iterator[None]:
-        """Go on where this stream stopped; torch's global one is as before afterwards."""
-        if self.seed is None:
-            yield
-            return
-        self._running = {"cpu": torch.default_generator}
-        if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            self._running["cuda"] = torch.cuda.default_generators[index]
-        outside = {name: g.get_state() for name, g in self._running.items()}
-        try:
-            for name, generator in self._running.items():
-                if name in self._states:
-                    generator.set_state(self._states[name])
-                else:
-                    generator.manual_seed(self.seed)
-            yield
-        finally:
-            self._states = self.states()
-            for name, generator in self._running.items():
-                generator.set_state(outside[name])
-            self._running = {}
-
-    def states(self) -> dict[str, Tensor]:
-        """Where the stream is, also while it is in use."""
-        return self._states | {name: g.get_state() for name, g in self._running.items()}
-
-    def load(self, states: Mapping[str, Tensor]) -> None:
-        """Go on from what ``states`` gave."""
-        self._states = {name: state.cpu() for name, state in states.items()}
-
-
-class _Configured(Recorded):
-    """``functools.partial`` of an optimizer class, in a form that a file can hold."""
-
-    def __init__(self, optimizer: Callable, **options: Any) -> None:
-        self.optimizer, self.options = optimizer, options
-
-    def __call__(self, parameters: list[nn.Parameter], **kwargs: Any) -> torch.optim.Optimizer:
-        return self.optimizer(parameters, **{**self.options, **kwargs})
-
-
-def _recordable(optimizer: Callable) -> Callable:
-    if isinstance(optimizer, functools.partial) and not optimizer.args:
-        return _Configured(optimizer.func, **optimizer.keywords)
-    return optimizer
-
-
-def _beta(value: Any, where: str) -> Schedule | Tensor:
-    if isinstance(value, Schedule):
-        return value
-    if not isinstance(value, Real | Tensor):
-        raise TypeError(
-            f"{where}: expected a number, a schedule, a 0-d tensor, or a mapping from site to one "
-            f"of them, got {value!r}"
-        )
-    if isinstance(value, Tensor) and value.dim():
-        raise ValueError(f"{where}: expected a 0-d tensor, got shape {tuple(value.shape)}")
-    checked = check_beta(value, where)
-    return value if isinstance(value, Tensor) else Constant(checked)
 
 
 def _values(data: Dataset) -> Tensor:

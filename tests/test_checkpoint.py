@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -377,6 +378,15 @@ def test_a_foreign_file_is_an_error_that_names_it(path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"file.pt: not a checkpoint of pyro_vae"):
         load(path)
+
+
+def test_a_foreign_file_is_refused_without_warnings(path):
+    path.write_bytes(b"\x80\xa1" + bytes(60))  # torch warns about this pickle protocol
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match=r"file.pt: not a checkpoint of pyro_vae"):
+            load(path)
+    assert caught == []
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.3, 0.6, 0.9, 0.99, -1])

@@ -407,6 +407,21 @@ def test_a_swap_before_training_is_none():
     assert trainer.history.column("guide") == ["Delta", "Delta"]
 
 
+def test_the_learning_rate_may_be_assigned_at_any_time():
+    def halve(trainer, **kwargs):
+        trainer.lr /= 2
+
+    trainer = fitted(callbacks=[Hook(on_epoch_end=halve)])
+    trainer.lr = 0.5
+    trainer.swap_guide(guides.BottomUp(trainer.model))
+    more(trainer, epochs=1)
+    trainer.lr = FROZEN
+    before = values(*trainer.modules())
+    more(trainer, epochs=1)
+    assert trainer.history.column("lr") == [1e-2, 5e-3, 0.5, FROZEN]
+    assert not changed(before, *trainer.modules())
+
+
 def test_frozen_parameters_stay_bit_equal():
     vae, guide = pair()
     vae.decoder.layers[0].requires_grad_(False)

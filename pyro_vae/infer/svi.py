@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..programs import unregistered
 from .elbo import ELBOTerms, Estimator, TraceELBO
 from .graph import Graph
+from .optimizers import OptimizerFactory, fused
 from .traces import measuring
 
 Engine = Literal["eager", "graph", "compile"]
@@ -21,19 +22,6 @@ _ENGINES: dict[str, Callable[[Estimator], Callable]] = {
     "graph": Graph,
     "compile": lambda estimator: Graph(estimator, compile=torch.compile),
 }
-OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-
-def fused(optimizer: type[torch.optim.Optimizer], **kwargs: object) -> OptimizerFactory:
-    """A factory of ``optimizer`` that uses torch's fused kernel where that class has one."""
-
-    def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        try:
-            return optimizer(parameters, fused=True, **kwargs)
-        except (TypeError, RuntimeError):
-            return optimizer(parameters, **kwargs)
-
-    return build
 
 
 class SVI:

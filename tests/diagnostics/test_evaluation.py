@@ -142,6 +142,24 @@ def test_without_importance_samples():
     assert list(result.to_dict()) == ["ELBO", "reconstruction", "KL z1", "KL z2"]
 
 
+def test_a_point_mass_has_neither_a_bound_nor_a_log_likelihood():
+    model, _ = pair()
+    guide = guides.Delta(model)
+    z = guide.encode(X).mean
+    result = diagnostics.evaluate(model, guide, X)
+    found = {name: row["mean"] for name, row in result.to_dict().items()}
+    standard = dist.Normal(0.0, 1.0).log_prob(z["z2"]).sum(-1)
+    between = model.conditionals["z1"](z["z2"]).log_prob(z["z1"]).detach()
+    p_x = model.decode(z).log_prob(X)
+    assert found == {
+        "log p(x, z)": pytest.approx(float((p_x + between + standard).mean()), rel=1e-5),
+        "reconstruction": pytest.approx(float(p_x.mean()), rel=1e-5),
+        "-log p(z1)": pytest.approx(-float(between.mean()), rel=1e-5),
+        "-log p(z2)": pytest.approx(-float(standard.mean()), rel=1e-5),
+    }
+    assert result.importance is None
+
+
 def test_few_samples_have_no_pareto_k():
     result = diagnostics.evaluate(*pair(), X, importance_samples=5)
     assert "Pareto k above 0.7" not in result.to_dict() and result.untrusted == 0

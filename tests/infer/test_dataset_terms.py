@@ -44,6 +44,14 @@ def test_a_whole_set_is_the_sum_of_its_batches(batch_size):
     torch.testing.assert_close(found.kl, expected.kl)
 
 
+def test_no_batch_is_larger_than_asked_for():
+    model, guide = pair()
+    sizes = []
+    guide.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    dataset_terms(model, guide, data.Dataset(X), batch_size=10)
+    assert sizes == [10, 10, 3]
+
+
 @pytest.mark.parametrize("samples", [1, 5])
 @pytest.mark.parametrize("estimator", [None, infer.TraceELBO()], ids=type)
 def test_one_batch_is_elbo_terms(samples, estimator):

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer import SVI, AnalyticELBO, TraceELBO
-from pyro_vae.infer.svi import fused
+from pyro_vae.infer.optimizers import fused
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 

@@ -1,0 +1,54 @@
+"""Random streams that belong to one object, apart from torch's global one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+
+class RandomStream:
+    """A random stream of its own for every draw of torch inside ``with stream.on(device)``.
+
+    Args:
+        seed: where the stream starts; None leaves torch's global stream in use.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed = seed
+        self._states: dict[str, Tensor] = {}
+        self._running: dict[str, torch.Generator] = {}
+
+    @contextlib.contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Go on where this stream stopped; torch's global one is as before afterwards."""
+        if self.seed is None:
+            yield
+            return
+        self._running = {"cpu": torch.default_generator}
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self._running["cuda"] = torch.cuda.default_generators[index]
+        outside = {name: g.get_state() for name, g in self._running.items()}
+        try:
+            for name, generator in self._running.items():
+                if name in self._states:
+                    generator.set_state(self._states[name])
+                else:
+                    generator.manual_seed(self.seed)
+            yield
+        finally:
+            self._states = self.states()
+            for name, generator in self._running.items():
+                generator.set_state(outside[name])
+            self._running = {}
+
+    def states(self) -> dict[str, Tensor]:
+        """Where the stream is, also while it is in use."""
+        return self._states | {name: g.get_state() for name, g in self._running.items()}
+
+    def load(self, states: Mapping[str, Tensor]) -> None:
+        """Go on from what ``states`` gave."""
+        self._states = {name: state.cpu() for name, state in states.items()}
