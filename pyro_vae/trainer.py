@@ -22,11 +22,14 @@ from .infer.checks import check_data
 from .infer.dataset import as_dataset, dataset_terms, device_of
 from .infer.elbo import Estimator
 from .infer.optimizers import fused, recordable
+from .infer.svi import Engine, running
 from .recorded import Recorded
 from .schedules import Schedule
 from .streams import RandomStream
 
 _REFRESH_SECONDS = 0.5
+# Recording takes about as long as it saves in so many steps
+_STEPS_BEFORE_A_GRAPH = 100
 
 
 class Trainer(Recorded):
@@ -45,6 +48,9 @@ class Trainer(Recorded):
         elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), or an
             estimator object.
         clip_norm: clip the total gradient norm to this value, if given.
+        engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
+            eager, is recorded once a run turns out to be long. Default: "graph" for modules,
+            "eager" for plain functions.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
             None draws from torch's global stream.
         device: move model, guide and data there; default: leave the pair where it is.
@@ -72,6 +78,7 @@ class Trainer(Recorded):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         elbo: Literal["trace", "analytic"] | Estimator = "trace",
         clip_norm: float | None = None,
+        engine: Engine | None = None,
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -79,13 +86,14 @@ class Trainer(Recorded):
             raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
-        self.estimator = _estimator(elbo)
+        self.estimator, self.engine = _estimator(elbo), engine
         self.device = None if device is None else torch.device(device)
         for module in self.modules():
             module.to(self.device)
         self.history = History()
         self.step = 0
         self._svi: SVI | None = None
+        self._running = self._under_engine()
         self.beta, self.lr = beta, lr
         self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._stream = RandomStream(seed)
@@ -201,6 +209,7 @@ class Trainer(Recorded):
         """
         self._keep_moments()
         self.guide, self._svi, self._swapped = guide, None, bool(self.history)
+        self._running = self._under_engine()
         for module in self.modules():
             module.to(self.device)
         return self
@@ -224,6 +233,7 @@ class Trainer(Recorded):
                     "optimizer": recordable(self.optimizer_class),
                     "elbo": self.estimator,
                     "clip_norm": self.clip_norm,
+                    "engine": self.engine,
                     "seed": self.seed,
                 },
                 "history": list(self.history),
@@ -269,8 +279,13 @@ class Trainer(Recorded):
             self._build_optimizer,
             self.estimator,
             clip_norm=self.clip_norm,
+            engine=self._running,
         )
         self._svi.prepare(x, y=y)
+
+    def _under_engine(self) -> Callable:
+        engine = self.engine or ("graph" if len(self.modules()) == 2 else "eager")
+        return running(self.estimator, engine, after=_STEPS_BEFORE_A_GRAPH)
 
     def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)

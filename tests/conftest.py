@@ -3,6 +3,7 @@
 import math
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pyro
 import pytest
 import torch
@@ -23,6 +24,7 @@ def isolated():
         pyro.set_rng_seed(0)
         yield
     pyro.clear_param_store()
+    plt.close("all")
 
 
 class LinearGaussian:

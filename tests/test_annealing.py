@@ -18,9 +18,12 @@ def started(beta):
         (2.0, [2.0, 2.0]),
         (WarmUp(steps=4), [0.0, 0.75]),
         (WarmUp(epochs=3), [0.0, 0.5]),
-        ({"z1": WarmUp(steps=4), "z2": Constant(3.0)}, [{"z1": 0.0, "z2": 3.0}, {"z1": 0.75, "z2": 3.0}]),
+        (
+            {"z1": WarmUp(steps=4), "z2": Constant(3.0)},
+            [{"z1": 0.0, "z2": 3.0}, {"z1": 0.75, "z2": 3.0}],
+        ),
     ],
-)  # fmt: skip
+)
 def test_values_at_steps_0_and_3_of_2_per_epoch(beta, values):
     annealing = started(beta)
     for step, expected in zip((0, 3), values, strict=True):

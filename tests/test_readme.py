@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 
 import pyro_vae
@@ -18,7 +17,6 @@ def test_program_runs(program, capsys):
     exec(compile(program, "README.md", "exec"), {})
     numbers = re.findall(r"-?\d+\.\d+", capsys.readouterr().out)
     assert numbers, "the program prints numbers"
-    plt.close("all")
 
 
 def test_the_first_program_is_short():

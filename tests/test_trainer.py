@@ -651,3 +651,21 @@ def test_nothing_to_train_is_an_error():
 def test_bad_settings_are_an_error_at_once(options, error, message):
     with pytest.raises(error, match=message):
         Trainer(*pair(), **options)
+
+
+def test_engines_give_the_same_history_to_the_last_bit():
+    x = torch.randn(150, 6)
+
+    def history(engine):
+        torch.manual_seed(0)
+        vae = VAE((6,), (4, 3), likelihood=likelihoods.Gaussian(), hidden=(16,))
+        trainer = Trainer(
+            vae, guides.BottomUp(vae), beta=schedules.WarmUp(epochs=3), seed=0, engine=engine
+        )
+        trainer.fit(x, epochs=30, batch_size=32, progress=False)
+        trainer.swap_guide(guides.BottomUp(vae, hidden=(8,)))
+        trainer.fit(x, epochs=25, batch_size=32, progress=False)
+        assert engine == "eager" or trainer._running._recorded, "the run was recorded"
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
+
+    assert history("graph") == history("eager")

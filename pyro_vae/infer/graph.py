@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from .elbo import ELBOTerms, Estimator
 
 # What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
 _UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
+_MOST_GRAPHS = 32
 _PLAIN = (bool, int, float, str, type(None))
 # Attributes of every nn.Module that decide nothing about the operations that it runs
 _BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
@@ -39,6 +41,8 @@ class Graph:
     Args:
         estimator: ``TraceELBO(...)`` or ``AnalyticELBO(...)``.
         compile: what to make of a recorded graph, for example ``torch.compile``; default: as is.
+        after: calls that run as they are before a graph is recorded, so that a short run does not
+            pay for recording (a fraction of a second to some seconds).
 
     Example:
         >>> from pyro_vae import guides, infer, likelihoods, models
@@ -52,10 +56,15 @@ class Graph:
     """
 
     def __init__(
-        self, estimator: Estimator, *, compile: Callable[[Callable], Callable] | None = None
+        self,
+        estimator: Estimator,
+        *,
+        compile: Callable[[Callable], Callable] | None = None,
+        after: int = 0,
     ) -> None:
-        self.estimator, self.compile = estimator, compile
+        self.estimator, self.compile, self.after = estimator, compile, after
         self._recorded: dict[Any, Callable | None] = {}
+        self._calls: collections.Counter[Any] = collections.Counter()
         self._noticed: set[str] = set()
 
     def __call__(
@@ -71,10 +80,13 @@ class Graph:
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
         )
-        if key not in self._recorded:
+        if key not in self._recorded and self._calls[key] >= self.after:
+            if len(self._recorded) >= _MOST_GRAPHS:
+                del self._recorded[next(iter(self._recorded))]
             self._recorded[key] = self._record(model, guide, x, y)
-        replay = self._recorded[key]
+        replay = self._recorded.get(key)
         if replay is None:
+            self._calls[key] += 1
             return self.estimator(model, guide, x, y)
         loss, reconstruction, kl = replay(x, y)
         return loss, ELBOTerms(reconstruction.detach(), {s: v.detach() for s, v in kl.items()})
@@ -101,7 +113,8 @@ class Graph:
                 for name, buffer in pair.named_buffers():
                     buffer.copy_(buffers[name])
         replay = graph if self.compile is None else self.compile(graph)
-        return lambda x, y: replay(tensors, x, y)
+        # The pair is kept, because its identity is part of the key
+        return lambda x, y, pair=pair: replay(tensors, x, y)
 
     def _notice(self, reason: str) -> None:
         if reason not in self._noticed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -17,11 +18,27 @@ from .optimizers import OptimizerFactory, fused
 from .traces import measuring
 
 Engine = Literal["eager", "graph", "compile"]
-_ENGINES: dict[str, Callable[[Estimator], Callable]] = {
-    "eager": lambda estimator: estimator,
+_ENGINES: dict[str, Callable[..., Callable]] = {
+    "eager": lambda estimator, after: estimator,
     "graph": Graph,
-    "compile": lambda estimator: Graph(estimator, compile=torch.compile),
+    "compile": functools.partial(Graph, compile=torch.compile),
 }
+
+
+def running(estimator: Estimator, engine: Engine, *, after: int = 0) -> Callable:
+    """An estimator under an engine.
+
+    Args:
+        estimator: ``TraceELBO(...)`` or ``AnalyticELBO(...)``.
+        engine: as in ``SVI``.
+        after: steps that run eagerly before a graph is recorded.
+
+    Raises:
+        ValueError: an unknown engine.
+    """
+    if engine not in _ENGINES:
+        raise ValueError(f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}")
+    return _ENGINES[engine](estimator, after=after)
 
 
 class SVI:
@@ -39,7 +56,8 @@ class SVI:
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager" runs the programs at each step, as Pyro does; "graph" runs them once and
             replays the recorded tensors, bit for bit the same; "compile" passes these through
-            ``torch.compile``, which draws other random numbers of the same distribution.
+            ``torch.compile``, which draws other random numbers of the same distribution. Or an
+            estimator that runs already under an engine, such as ``Graph(loss)``, to share it.
 
     Raises:
         ValueError: an unknown engine.
@@ -65,17 +83,13 @@ class SVI:
         loss: Estimator | None = None,
         *,
         clip_norm: float | None = None,
-        engine: Engine = "eager",
+        engine: Engine | Callable = "eager",
     ) -> None:
         """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
         self.model, self.guide = model, guide
         self.optimizer_factory = optimizer or fused(torch.optim.Adam, lr=1e-3)
         self.loss = loss or TraceELBO()
-        if engine not in _ENGINES:
-            raise ValueError(
-                f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}"
-            )
-        self._fast_loss = _ENGINES[engine](self.loss)
+        self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
         self._checked = False

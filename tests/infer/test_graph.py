@@ -242,3 +242,21 @@ def test_plain_functions_run_eagerly_with_a_notice():
 def test_unknown_engine():
     with pytest.raises(ValueError, match="engine: expected"):
         SVI(*one_layer(), engine="fast")
+
+
+@pytest.mark.usefixtures("no_notice")
+def test_a_run_is_long_before_it_is_recorded():
+    graph, (model, guide) = Graph(TraceELBO(), after=2), one_layer()
+    x = data(model)[0]
+    for calls, recorded in ((1, 0), (2, 0), (3, 1), (4, 1)):
+        assert_equal_to_eager(graph, model, guide, x)
+        assert len(graph._recorded) == recorded, f"after {calls} calls"
+
+
+@pytest.mark.usefixtures("no_notice")
+def test_the_number_of_graphs_is_bounded(monkeypatch):
+    monkeypatch.setattr("pyro_vae.infer.graph._MOST_GRAPHS", 3)
+    graph, (model, guide) = Graph(TraceELBO()), one_layer()
+    for n in (1, 2, 3, 4, 5, 1):
+        assert_equal_to_eager(graph, model, guide, data(model, n)[0])
+    assert len(graph._recorded) == 3
