@@ -664,7 +664,7 @@ def test_engines_give_the_same_history_to_the_last_bit():
         )
         trainer.fit(x, epochs=30, batch_size=32, progress=False)
         trainer.swap_guide(guides.BottomUp(vae, hidden=(8,)))
-        trainer.fit(x, epochs=25, batch_size=32, progress=False)
+        trainer.fit(x, epochs=30, batch_size=32, progress=False)
         assert engine == "eager" or trainer._running._recorded, "the run was recorded"
         return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
 
