@@ -104,7 +104,7 @@ class Graph:
         buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
         try:
             with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-                graph = _without_idle_nodes(make_fx(run)(tensors, x, y))
+                graph = _quickened(make_fx(run)(tensors, x, y))
         except _UNTRACEABLE as error:
             self._notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
             return None
@@ -176,23 +176,49 @@ def _fingerprint(*programs: nn.Module) -> list[Any]:
     return found
 
 
-def _without_idle_nodes(graph: GraphModule) -> GraphModule:
-    """Drop recorded operations that only repeat a tensor, and those whose result nobody reads."""
+def _quickened(graph: GraphModule) -> GraphModule:
+    """The same operations on the same tensors, with less of Python between them.
+
+    Operations that only repeat a tensor, and those whose result nobody reads, are dropped; the
+    others are called as torch's own functions, which dispatch faster than operator overloads.
+    """
     aten = torch.ops.aten
     for node in graph.graph.nodes:
-        if node.op != "call_function" or not node.all_input_nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        source = node.all_input_nodes[0]
-        idle = node.target is aten.alias.default or (
+        source = next(iter(node.all_input_nodes), None)
+        repeats = node.target is aten.alias.default or (
             node.target in (aten.expand.default, aten.view.default)
             and _shape(node) == _shape(source) is not None
         )
-        if idle:
+        if source is not None and repeats:
             node.replace_all_uses_with(source)
-    graph.graph.eliminate_dead_code()
+        node.target = _torch_function(node.target) or node.target
+    graph.graph.eliminate_dead_code(_is_impure)
     graph.recompile()
     return graph
 
 
-def _shape(node: Node) -> torch.Size | None:
-    return getattr(node.meta.get("tensor_meta"), "shape", None)
+def _is_impure(node: Node) -> bool:
+    """Whether a node acts by more than its result: inputs, results, in-place and random ones."""
+    if node.op != "call_function":
+        return node.op in ("placeholder", "output")
+    return isinstance(node.target, torch._ops.OpOverload) and (
+        node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
+    )
+
+
+def _torch_function(overload: torch._ops.OpOverload) -> Callable | None:
+    schema = overload._schema
+    random = torch.Tag.nondeterministic_seeded in overload.tags
+    if overload.namespace != "aten" or schema.is_mutable or random:
+        return None
+    name = schema.name.removeprefix("aten::")
+    for namespace in (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase):
+        if function := getattr(namespace, name, None):
+            return function
+    return None
+
+
+def _shape(node: Node | None) -> torch.Size | None:
+    return None if node is None else getattr(node.meta.get("tensor_meta"), "shape", None)
