@@ -164,15 +164,12 @@ def _fingerprint(*programs: nn.Module) -> list[Any]:
         for parameter in attributes["_parameters"].values():
             found.append((id(parameter), parameter is not None and parameter.requires_grad))
         found.extend(map(id, attributes["_buffers"].values()))
-        for name, value in attributes.items():
-            if type(value) in _PLAIN:
-                found.append(value)
-            elif name in _BOOKKEEPING:
-                continue
-            elif isinstance(value, nn.Module):
+        for name in attributes.keys() - _BOOKKEEPING:
+            value = attributes[name]
+            if isinstance(value, nn.Module):
                 stack.append(value)
             else:
-                found.append(_guard(value))
+                found.append((name, _guard(value)))
     return found
 
 
