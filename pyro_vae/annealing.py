@@ -41,6 +41,11 @@ class Annealing:
         }
         self.weights: dict[str | None, Tensor] = {}
 
+    @property
+    def constant(self) -> bool:
+        """Whether every beta is a number that stays."""
+        return all(isinstance(s, Constant) for s in self.schedules.values())
+
     def check(self, latents: Sequence[str]) -> None:
         """Raise ``ValueError`` for a site that is not among ``latents``."""
         unknown = [s for s in self.schedules if s is not None and s not in latents]

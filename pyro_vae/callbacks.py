@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,26 @@ class Callback:
         """After the last epoch, also when Ctrl-C or a callback ended the run."""
 
 
+def check_callbacks(callbacks: Any) -> None:
+    """Raise ``TypeError`` unless ``callbacks`` is a list or tuple of objects, no classes."""
+    if not isinstance(callbacks, list | tuple):
+        raise TypeError(
+            f"callbacks: expected a list of objects, got {type(callbacks).__name__}: write "
+            "callbacks=[...]"
+        )
+    for callback in callbacks:
+        if inspect.isclass(callback):
+            raise TypeError(
+                f"callbacks: expected objects, got the class {callback.__name__}: write "
+                f"{callback.__name__}(...)"
+            )
+
+
+def _default_monitor(trainer: Trainer) -> str:
+    """What a run is to raise: its own objective, or the bound while beta changes."""
+    return "validation.objective" if trainer.constant_beta else "validation.elbo"
+
+
 def _monitored(row: dict[str, Any], monitor: str) -> float:
     value = lookup(row, monitor)
     if value is None:
@@ -52,13 +74,14 @@ class EarlyStopping(Callback):
     """End the run when a bound has not risen for ``patience`` epochs.
 
     Args:
-        monitor: dotted key of the history row, bigger is better.
+        monitor: dotted key of the history row, bigger is better. Default: the objective on the
+            validation data where beta is constant, else the bound.
         patience: epochs to wait.
         min_delta: rise that counts, in nats.
     """
 
     def __init__(
-        self, monitor: str = "validation.elbo", *, patience: int = 10, min_delta: float = 0.0
+        self, monitor: str | None = None, *, patience: int = 10, min_delta: float = 0.0
     ) -> None:
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
 
@@ -68,7 +91,7 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best bound so far."""
-        value = _monitored(row, self.monitor)
+        value = _monitored(row, self.monitor or _default_monitor(trainer))
         if value > self.best + self.min_delta:
             self.best, self.waited = value, 0
         else:
@@ -81,14 +104,15 @@ class KeepBest(Callback):
     """Keep the state of model and guide with the best bound, and restore it when the run ends.
 
     Args:
-        monitor: dotted key of the history row, bigger is better.
+        monitor: dotted key of the history row, bigger is better. Default: the objective on the
+            validation data where beta is constant, else the bound.
 
     Attributes:
         best: the best value.
         best_epoch: its epoch.
     """
 
-    def __init__(self, monitor: str = "validation.elbo") -> None:
+    def __init__(self, monitor: str | None = None) -> None:
         self.monitor = monitor
 
     def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
@@ -97,7 +121,7 @@ class KeepBest(Callback):
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Copy the state if this is the best epoch."""
-        value = _monitored(row, self.monitor)
+        value = _monitored(row, self.monitor or _default_monitor(trainer))
         if value > self.best:
             self.best, self.best_epoch = value, row["epoch"]
             states = [copy.deepcopy(m.state_dict()) for m in trainer.modules()]
@@ -122,18 +146,20 @@ class LRScheduler(Callback):
     """A scheduler of ``torch.optim.lr_scheduler``, stepped after each epoch.
 
     Args:
-        factory: makes the scheduler from the optimizer, for example
-            ``functools.partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.99)``.
+        factory: makes the scheduler from the optimizer, such as a class of
+            ``torch.optim.lr_scheduler``.
+        options: passed to ``factory``, for example ``gamma=0.99``.
         monitor: dotted key to pass to schedulers that want a value (``ReduceLROnPlateau``).
     """
 
     def __init__(
         self,
-        factory: Callable[[torch.optim.Optimizer], Any],
+        factory: Callable[..., Any],
         *,
         monitor: str | None = None,
+        **options: Any,
     ) -> None:
-        self.factory, self.monitor = factory, monitor
+        self.factory, self.monitor = functools.partial(factory, **options), monitor
         self.scheduler: Any = None
 
     def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:

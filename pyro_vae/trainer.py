@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +16,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
 from .annealing import Annealing
+from .callbacks import check_callbacks
 from .data import Dataset
 from .history import History, Totals
 from .infer import SVI, AnalyticELBO, TraceELBO, check_pair
 from .infer.checks import check_data
 from .infer.dataset import as_dataset, dataset_terms, device_of
 from .infer.elbo import Estimator
-from .infer.optimizers import fused, recordable
+from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
+from .programs import Guide, Model
 from .recorded import Recorded
 from .schedules import Schedule
 from .streams import RandomStream
@@ -84,16 +87,18 @@ class Trainer(Recorded):
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
+        check_optimizer(optimizer)
+        _check_guide(model, guide)
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
         self.estimator, self.engine = _estimator(elbo), engine
-        self.device = None if device is None else torch.device(device)
+        self.device = None if device is None else _device(device)
         for module in self.modules():
             module.to(self.device)
         self.history = History()
         self.step = 0
         self._svi: SVI | None = None
-        self._running = self._under_engine()
+        self._fitting = False
         self.beta, self.lr = beta, lr
         self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._stream = RandomStream(seed)
@@ -106,8 +111,20 @@ class Trainer(Recorded):
 
     @beta.setter
     def beta(self, beta: float | Schedule | Tensor | Mapping) -> None:
-        self._annealing = Annealing(beta)
+        if self._fitting:
+            raise RuntimeError(
+                "beta: assign it between calls of fit; within one, use a schedule, or a 0-d "
+                "tensor that you fill in place"
+            )
+        annealing = Annealing(beta)
+        if hasattr(self.model, "latents"):
+            annealing.check(self.model.latents)
         self._beta = beta
+
+    @property
+    def constant_beta(self) -> bool:
+        """Whether beta is a number, or numbers per site, for good."""
+        return Annealing(self.beta).constant
 
     @property
     def lr(self) -> float:
@@ -161,22 +178,23 @@ class Trainer(Recorded):
             ValueError: bad data, or a model and guide that do not fit each other or the data.
             FloatingPointError: the bound became NaN or infinite.
         """
-        if epochs < 1 or batch_size < 1:
-            raise ValueError(
-                f"epochs and batch_size: expected at least 1, got {epochs} and {batch_size}"
-            )
+        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        check_callbacks(callbacks)
         data = self._prepared(data, "data")
         validation = None if validation is None else self._prepared(validation, "validation")
         steps_per_epoch = math.ceil(len(data) / batch_size)
         self._stopping = False
         with contextlib.ExitStack() as stack:
-            bar = stack.enter_context(
-                tqdm(total=epochs * steps_per_epoch, unit="step", disable=not progress)
-            )
             stack.enter_context(self._stream.on(data.device))
             for module in self.modules():
                 stack.enter_context(_training(module))
             self._make_svi(data, steps_per_epoch)
+            bar = stack.enter_context(
+                tqdm(total=epochs * steps_per_epoch, unit="step", disable=not progress)
+            )
+            stack.enter_context(self._in_fit())
             self._call(callbacks, "on_fit_begin")
             try:
                 for _ in range(epochs):
@@ -206,19 +224,22 @@ class Trainer(Recorded):
 
         Returns:
             This trainer.
+
+        Raises:
+            ValueError: a guide that was built for other latents.
         """
+        _check_guide(self.model, guide)
         self._keep_moments()
         self.guide, self._svi, self._swapped = guide, None, bool(self.history)
-        self._running = self._under_engine()
         for module in self.modules():
             module.to(self.device)
         return self
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, arguments: bool = True) -> None:
         """Write model, guide, optimizer, history and random state to one file; see ``save``."""
         from .checkpoint import save
 
-        save(self, path)
+        save(self, path, arguments=arguments)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides model and guide: tensors, and plain data in "plain"."""
@@ -273,6 +294,8 @@ class Trainer(Recorded):
         self._annealing.check(tuple(summary.latents))
         self._annealing.start(x.device)
         self._annealing.set(self.step, steps_per_epoch)
+        self._bound = "log p(x, z)" if summary.point_masses else "elbo"
+        self._running = self._under_engine()
         self._svi = SVI(
             self._annealing.scale(self.model),
             self._annealing.scale(self.guide),
@@ -282,6 +305,14 @@ class Trainer(Recorded):
             engine=self._running,
         )
         self._svi.prepare(x, y=y)
+
+    @contextlib.contextmanager
+    def _in_fit(self) -> Iterator[None]:
+        self._fitting = True
+        try:
+            yield
+        finally:
+            self._fitting = False
 
     def _under_engine(self) -> Callable:
         engine = self.engine or ("graph" if len(self.modules()) == 2 else "eager")
@@ -329,7 +360,7 @@ class Trainer(Recorded):
                 bar.update()
                 if time.perf_counter() - shown > _REFRESH_SECONDS:
                     shown = time.perf_counter()
-                    bar.set_postfix(epoch=row["epoch"], elbo=f"{totals.means()['elbo']:.2f}")
+                    self._show(bar, row["epoch"], totals.means()["elbo"])
         except KeyboardInterrupt:
             row["interrupted"] = True
             raise
@@ -337,8 +368,11 @@ class Trainer(Recorded):
             # Also when Ctrl-C ended the epoch: its row tells what was trained
             if totals.count and (row.get("interrupted") or totals.count == len(data)):
                 self._record(row, totals, time.perf_counter() - started)
-        bar.set_postfix(epoch=row["epoch"], elbo=f"{row['elbo']:.2f}", refresh=False)
+        self._show(bar, row["epoch"], row["elbo"], refresh=False)
         return row
+
+    def _show(self, bar: tqdm, epoch: int, value: float, *, refresh: bool = True) -> None:
+        bar.set_postfix({"epoch": epoch, self._bound: f"{value:.2f}"}, refresh=refresh)
 
     def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:
         row.setdefault("beta", self._annealing.values())
@@ -346,7 +380,7 @@ class Trainer(Recorded):
             step=self.step,
             **totals.means(),
             lr=self.lr,
-            guide=getattr(self.guide, "__name__", type(self.guide).__name__),
+            guide=_name(self.guide),
             seconds=seconds,
         )
         if self._swapped:
@@ -356,11 +390,16 @@ class Trainer(Recorded):
     def _validate(self, data: Dataset) -> dict[str, Any]:
         terms = dataset_terms(self.model, self.guide, data, estimator=self.estimator)
         elbo = terms.elbo
+        kl = {site: float(kl.mean()) for site, kl in terms.kl.items()}
+        reconstruction = float(terms.reconstruction.mean())
+        beta = self._annealing.values()
+        weights = beta if isinstance(beta, dict) else dict.fromkeys(kl, beta)
         return {
             "elbo": float(elbo.mean()),
+            "objective": reconstruction - sum(weights.get(s, 1.0) * v for s, v in kl.items()),
             "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
-            "reconstruction": float(terms.reconstruction.mean()),
-            "kl": {site: float(kl.mean()) for site, kl in terms.kl.items()},
+            "reconstruction": reconstruction,
+            "kl": kl,
         }
 
     def _call(self, callbacks: Sequence[Any], hook: str, **kwargs: Any) -> None:
@@ -375,6 +414,39 @@ class Trainer(Recorded):
             f"Trainer after {len(self.history)} epochs, {self.step} steps{last}\n"
             f"{self.model!r}\n{self.guide!r}"
         )
+
+
+def _check_guide(model: Callable, guide: Callable) -> None:
+    """Raise for what is known without data; ``check_pair`` runs the programs later."""
+    for name, program in (("model", model), ("guide", guide)):
+        if not callable(program):
+            raise TypeError(f"{name}: expected a Pyro program, got {type(program).__name__}")
+    if not (isinstance(model, Model) and isinstance(guide, Guide)):
+        return
+    built, here = (
+        f"data {m.event_shape} and latents {m.latent_sizes}" for m in (guide.model, model)
+    )
+    if built != here:
+        raise ValueError(
+            f"guide: it was built for another model, of {built}; this one has {here}: build it "
+            "with this model"
+        )
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device: expected one that torch can use here, such as 'cpu', got {str(device)!r} "
+            f"({str(error).splitlines()[0].split(',')[0]})"
+        ) from error
+
+
+def _name(program: Any) -> str:
+    while hasattr(program, "program"):
+        program = program.program
+    return getattr(program, "__name__", type(program).__name__)
 
 
 def _values(data: Dataset) -> Tensor:

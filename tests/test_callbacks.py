@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from pyro_vae import Trainer, callbacks, guides, likelihoods
+from pyro_vae import Trainer, callbacks, guides, likelihoods, schedules
 from pyro_vae.models import VAE
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -202,7 +202,7 @@ def test_keep_best_also_when_the_run_failed():
 
 @pytest.mark.parametrize("callback", [callbacks.EarlyStopping(), callbacks.KeepBest()])
 def test_a_monitor_without_values_is_an_error(callback):
-    with pytest.raises(ValueError, match=r"monitor: .*no 'validation.elbo': pass validation="):
+    with pytest.raises(ValueError, match=r"monitor: .*no 'validation.objective': pass val"):
         fit(trainer(), 1, callback)
 
 
@@ -291,7 +291,7 @@ def test_tensorboard_gets_every_number_of_the_history(tmp_path):
         for key in (
             *("epoch", "step", "elbo", "objective", "reconstruction", "kl.z1", "beta", "lr"),
             *("seconds", "validation.elbo", "validation.elbo_se", "validation.reconstruction"),
-            "validation.kl.z1",
+            *("validation.objective", "validation.kl.z1"),
         )
     }
     assert found == expected
@@ -303,3 +303,29 @@ def test_without_tensorboard_the_command_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
         callbacks.TensorBoard(tmp_path)
+
+
+def test_an_autoencoder_keeps_the_epoch_of_its_own_objective():
+    """Its log p(x, z) falls while the reconstruction that it is trained for rises."""
+    vae = VAE((6,), 3, likelihood=likelihoods.Gaussian(0.1), hidden=(8,))
+    t = Trainer(vae, guides.Delta(vae), beta=0.0, lr=1e-2, seed=0)
+    best = callbacks.KeepBest()
+    fit(t, 10, best, validation=X)
+    objective = t.history.column("validation.objective")
+    assert objective == pytest.approx(t.history.column("validation.reconstruction"))
+    assert best.best == max(objective) and best.best_epoch == 1 + objective.index(best.best)
+    assert best.best_epoch > 1
+
+
+def test_while_beta_changes_the_bound_is_monitored():
+    vae = VAE((6,), 3, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    t = Trainer(vae, guides.BottomUp(vae), beta=schedules.WarmUp(epochs=5), seed=0)
+    best = callbacks.KeepBest()
+    fit(t, 5, best, validation=X)
+    assert best.best == max(t.history.column("validation.elbo"))
+
+
+def test_options_of_a_scheduler():
+    t = trainer()
+    fit(t, 4, callbacks.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.1))
+    assert t.history.column("lr") == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3])

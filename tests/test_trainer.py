@@ -10,6 +10,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pyro_vae import Trainer, data, guides, infer, likelihoods, schedules
+from pyro_vae.handlers import corrupt
 from pyro_vae.models import VAE
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -598,13 +599,12 @@ BERNOULLI = {"likelihood": likelihoods.Bernoulli()}
         ({"condition": 3}, {}, {}, "data: y: .*3 classes.* pass y="),
         ({"condition": 3}, {"data": (X, LABELS + 1)}, {}, "data: y: .*0 to 2, got 1 to 3"),
         ({"condition": 3}, {"data": (X, LABELS), "validation": X}, {}, "validation: y: .*pass y="),
-        ({"latents": HIERARCHY, "guide": narrower}, {}, {}, "guide: .*built for another model"),
         ({"latents": HIERARCHY, "guide": lambda vae: no_z2}, {}, {}, "'z2'.*missing in the guide"),
         ({"guide": unused}, {}, {}, "no gradient in the first step: guide.forgotten.weight"),
-        ({}, {}, {"beta": {"z3": 1.0}}, "beta: .*no latent site 'z3', it has .*z1"),
         ({"latents": HIERARCHY}, {}, {"elbo": "analytic"}, "site 'z1': elbo='analytic' is wrong"),
-        ({}, {"epochs": 0}, {}, "epochs and batch_size: expected at least 1, got 0"),
-        ({}, {"batch_size": -2}, {}, "epochs and batch_size: .*got 2 and -2"),
+        ({}, {"epochs": 0}, {}, "epochs: expected a whole number of at least 1, got 0"),
+        ({}, {"epochs": 1.5}, {}, "epochs: .*got 1.5"),
+        ({}, {"batch_size": -2}, {}, "batch_size: .*got -2"),
     ],
 )  # fmt: skip
 def test_bad_input_is_an_error_before_any_parameter_moves(programs, fit, options, message):
@@ -669,3 +669,68 @@ def test_engines_give_the_same_history_to_the_last_bit():
         return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
 
     assert history("graph") == history("eager")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"beta": {"z3": 1.0}}, ValueError, "beta: .*no latent site 'z3', it has .*z1"),
+        ({"optimizer": torch.optim.LBFGS}, TypeError, "optimizer: LBFGS evaluates"),
+        ({"optimizer": "adam"}, TypeError, "optimizer: expected a class .*torch.optim.Adam"),
+        ({"optimizer": pyro.optim.Adam({"lr": 1e-3})}, TypeError, "optimizer: expected a class"),
+        ({"device": "gpu"}, ValueError, "device: expected one .*'cpu', got 'gpu'"),
+    ],
+)
+def test_bad_options_are_errors_of_the_constructor(options, error, message):
+    with pytest.raises(error, match=message):
+        Trainer(*pair(), **options)
+
+
+def test_a_guide_for_other_latents_is_an_error_of_constructor_and_swap():
+    vae, guide = pair()
+    with pytest.raises(ValueError, match=r"guide: it was built for another model, .* this one"):
+        Trainer(vae, pair(latents=HIERARCHY)[1])
+    trainer = fitted((vae, guide))
+    optimizer = trainer.optimizer
+    with pytest.raises(ValueError, match=r"guide: .* of data \(5,\) and latents .*'z1': 3"):
+        trainer.swap_guide(narrower(vae))
+    assert trainer.guide is guide and trainer.optimizer is optimizer
+
+
+def test_no_progress_bar_is_left_by_a_failed_check(capsys):
+    vae, _ = pair()
+    with pytest.raises(ValueError, match="build the guide for this model"):
+        Trainer(vae, no_z2).fit(X, epochs=1, progress=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_beta_cannot_be_assigned_within_a_run():
+    def assign(trainer, **kwargs):
+        trainer.beta = 0.5
+
+    with pytest.raises(RuntimeError, match="beta: assign it between calls of fit"):
+        fitted(callbacks=[Hook(on_epoch_end=assign)])
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (Hook(on_epoch_end=print), r"callbacks: .*callbacks=\[...\]"),
+        ([Hook], r"callbacks: .*the class Hook: write Hook\(...\)"),
+    ],
+)
+def test_bad_callbacks(callbacks, message):
+    with pytest.raises(TypeError, match=message):
+        fitted(callbacks=callbacks)
+
+
+def test_rows_name_the_guide_under_its_handlers():
+    vae, guide = pair()
+    assert fitted((vae, corrupt(guide, 0.1))).history[0]["guide"] == "BottomUp"
+
+
+def test_the_validation_objective_is_that_of_training():
+    trainer = fitted(beta={"z1": 0.25}, validation=X)
+    for row in trainer.history:
+        v = row["validation"]
+        assert v["objective"] == pytest.approx(v["reconstruction"] - 0.25 * v["kl"]["z1"])

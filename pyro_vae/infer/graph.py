@@ -19,7 +19,7 @@ from .elbo import ELBOTerms, Estimator
 
 # What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
 _UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
-_MOST_GRAPHS = 32
+_MOST_GRAPHS, _MOST_KEYS = 32, 128
 _PLAIN = (bool, int, float, str, type(None))
 # Attributes of every nn.Module that decide nothing about the operations that it runs
 _BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
@@ -80,10 +80,14 @@ class Graph:
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
         )
+        if len(self._calls) > _MOST_KEYS:
+            self._notice("its modules' attributes change from step to step")
+            return self.estimator(model, guide, x, y)
         if key not in self._recorded and self._calls[key] >= self.after:
             if len(self._recorded) >= _MOST_GRAPHS:
                 del self._recorded[next(iter(self._recorded))]
             self._recorded[key] = self._record(model, guide, x, y)
+            self._calls[key] += 1
         replay = self._recorded.get(key)
         if replay is None:
             self._calls[key] += 1

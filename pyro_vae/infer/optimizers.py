@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import nn
 
 from ..recorded import Recorded
@@ -35,6 +37,21 @@ class Configured(Recorded):
     def __call__(self, parameters: list[nn.Parameter], **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer of these parameters; ``kwargs`` win over the options."""
         return self.optimizer(parameters, **{**self.options, **kwargs})
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise ``TypeError`` for what is no torch optimizer, or one that evaluates a closure."""
+    advice = "pass a class such as torch.optim.Adam, or a functools.partial of one"
+    if not callable(optimizer) or isinstance(optimizer, PyroOptim | torch.optim.Optimizer):
+        raise TypeError(f"optimizer: expected a class of torch.optim, got {optimizer!r}: {advice}")
+    inner = optimizer
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if inspect.isclass(inner) and issubclass(inner, torch.optim.LBFGS):
+        raise TypeError(
+            f"optimizer: {inner.__name__} evaluates one and the same loss several times per step, "
+            f"and a sampled bound never is the same: {advice}"
+        )
 
 
 def recordable(optimizer: Callable) -> Callable:

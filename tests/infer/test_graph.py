@@ -260,3 +260,25 @@ def test_the_number_of_graphs_is_bounded(monkeypatch):
     for n in (1, 2, 3, 4, 5, 1):
         assert_equal_to_eager(graph, model, guide, data(model, n)[0])
     assert len(graph._recorded) == 3
+
+
+class Counting(nn.Module):
+    """A network whose plain attribute changes at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(6, 8), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x)
+
+
+def test_a_pair_that_is_never_the_same_twice_runs_eagerly_with_a_notice():
+    vae, _ = one_layer()
+    guide = guides.BottomUp(vae, encoder=Counting())
+    graph, x = Graph(TraceELBO(), after=10**6), torch.randn(4, 6)
+    with pytest.warns(UserWarning, match="attributes change from step to step"):
+        for _ in range(140):
+            graph(vae, guide, x)
+    assert len(graph._calls) < 140
