@@ -191,6 +191,10 @@ def _encodable(value: Any) -> bool:
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     if path.is_dir():
         raise ValueError(f"{path}: expected a checkpoint file, got a folder")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: there is no such file, expected a checkpoint written by save(...)"
+        )
     problem: Exception | None = None
     with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
         try:

@@ -15,12 +15,20 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         content: bytes, or text for UTF-8.
 
     Raises:
-        OSError: the folder is missing or not writable, the disk is full.
+        OSError: the folder is missing or not writable, the disk is full; it names ``path``.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist: create {path.parent} first")
     data = content.encode() if isinstance(content, str) else content
+    try:
+        _replace(path, data)
+    except OSError as error:
+        reason = error.strerror or error
+        raise type(error)(error.errno, f"cannot write {path}: {reason}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import pyro.distributions as dist
 import torch
@@ -145,9 +146,12 @@ class _Discrete(Likelihood):
     def __init__(self, levels: int = 256) -> None:
         """Keep the number of levels."""
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"levels: expected at least 2, got {levels}")
-        self.levels = levels
+        if not isinstance(levels, Integral) or isinstance(levels, bool) or levels < 2:
+            raise ValueError(
+                f"levels: expected an integer of at least 2, got {levels!r}: pass the number of "
+                "values of an element, 256 for 8-bit pixels"
+            )
+        self.levels = int(levels)
 
     def check(self, x: Tensor) -> None:
         """Raise unless every value lies on the grid 0, 1/(levels-1), ..., 1."""
@@ -172,7 +176,7 @@ class Categorical(_Discrete):
         levels: number of values per element (256 for 8-bit pixels).
 
     Raises:
-        ValueError: fewer than 2 levels.
+        ValueError: levels that are no integer of at least 2.
 
     Example:
         >>> Categorical(levels=4)(torch.zeros(3, 4)).log_prob(torch.ones(3)).exp()

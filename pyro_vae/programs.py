@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -101,6 +102,66 @@ def evaluating(*programs: Any) -> Iterator[None]:
             module.training = training
 
 
+def check_tensor(x: Any, name: str = "x") -> None:
+    """Raise ``TypeError`` unless data are a tensor."""
+    if not isinstance(x, Tensor):
+        array = isinstance(x, np.ndarray | list | tuple)
+        raise TypeError(
+            f"{name}: expected a tensor (n, ...), got {type(x).__name__}: pass "
+            + ("torch.as_tensor(...).float()" if array else "d.test.x")
+        )
+
+
+def as_labels(
+    y: Tensor | np.ndarray | Sequence[int] | int, n: int, device: torch.device | None
+) -> Tensor:
+    """Labels as ``int64`` (n,) on ``device``, from n of them or from one for all.
+
+    Raises:
+        TypeError: ``y`` is no tensor, array, list or number.
+        ValueError: labels that are not integers, or neither one nor n of them.
+    """
+    try:
+        # A copy, since torch takes neither read-only arrays nor negative strides
+        labels = torch.as_tensor(y.copy() if isinstance(y, np.ndarray) else y, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"y: expected integer labels, a tensor, an array or a list, got {type(y).__name__}: "
+            f"number the classes 0, 1, ... ({error})"
+        ) from error
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"y: expected integer labels of shape ({n},), got {labels.dtype} "
+            f"{tuple(labels.shape)}: pass y.long(), or y.argmax(1) for one-hot rows"
+        )
+    if labels.dim() == 0:
+        labels = labels.expand(n)
+    if labels.shape != (n,):
+        raise ValueError(
+            f"y: expected integer labels of shape ({n},), one per datum, or one label for all, "
+            f"got shape {tuple(labels.shape)}"
+        )
+    return labels.long()
+
+
+def _checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -> Any:
+    """``y`` for a program, checked before it is traced: a trace adds its table to any error."""
+    if getattr(program, "condition", None) == 0:
+        return y
+    labels = None if y is None else as_labels(y, n, device)
+    if hasattr(program, "label_features"):
+        program.label_features(labels, n)
+    return labels
+
+
+def _check_finite(value: Tensor, name: str) -> None:
+    if not (finite := value.isfinite()).all():
+        raise ValueError(
+            f"{name}: expected finite values, got {int((~finite).sum())} NaN or infinite: "
+            "remove or fill these entries"
+        )
+
+
 class Program(Recorded, nn.Module):
     """An ``nn.Module`` whose ``forward`` is a Pyro program, trainable by stock Pyro."""
 
@@ -117,7 +178,11 @@ class Program(Recorded, nn.Module):
 
 
 def decode(
-    model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Tensor | None = None
+    model: Any,
+    z: Mapping[str, Tensor],
+    *,
+    x: Tensor | None = None,
+    y: Tensor | Sequence[int] | int | None = None,
 ) -> Distribution:
     """The distribution of the observed site given latents; latents not given take their mean.
 
@@ -125,12 +190,19 @@ def decode(
         model: a generative program with one observed site when it is given ``x``.
         z: site -> tensor (n, *latent shape).
         x: (n, *event) where the program needs it; the result does not depend on it.
-        y: (n,) labels for a conditional model.
+        y: labels (n,), or one label for all, for a conditional model.
 
     Returns:
         p(x|z), batch shape (n,).
+
+    Raises:
+        ValueError: an unknown site, latents that are not finite, labels that do not fit.
     """
-    size = len(next(iter(z.values())))
+    first = next(iter(z.values()))
+    size = len(first)
+    for site, value in z.items():
+        _check_finite(value, f"z[{site!r}]")
+    y = _checked_labels(model, y, size, first.device)
     kwargs: dict[str, Any] = {} if y is None else {"y": y}
     if x is None:
         kwargs["size"] = size
@@ -174,7 +246,16 @@ class Model(Program):
         """Latent sites in sampling order, top first."""
         return tuple(self.latent_sizes)
 
-    def sample(self, n: int, *, y: Tensor | int | None = None, mean: bool = False) -> Tensor:
+    def _refuse_labels(self, y: Any) -> None:
+        if y is not None and getattr(self, "condition", None) == 0:
+            raise ValueError(
+                "y: expected none, as this model is not conditional on labels, got "
+                f"{type(y).__name__}: leave y out, or build the model with condition=k"
+            )
+
+    def sample(
+        self, n: int, *, y: Tensor | Sequence[int] | int | None = None, mean: bool = False
+    ) -> Tensor:
         """Draw from the generative model by ancestral sampling.
 
         Args:
@@ -184,30 +265,41 @@ class Model(Program):
 
         Returns:
             (n, *event_shape).
+
+        Raises:
+            ValueError: n < 1, labels that do not fit, labels for a model without condition.
         """
         if n < 1:
             raise ValueError(f"n: expected at least 1, got {n}")
-        if isinstance(y, int):
-            y = torch.full((n,), y, device=next(self.parameters()).device)
+        self._refuse_labels(y)
+        parameter = next(self.parameters(), None)
+        y = _checked_labels(self, y, n, None if parameter is None else parameter.device)
         with evaluating(self):
             trace = poutine.trace(self).get_trace(size=n, y=y)
         site = trace.nodes["x"]
         return site["fn"].mean if mean else site["value"]
 
-    def decode(self, z: Tensor | Mapping[str, Tensor], *, y: Tensor | None = None) -> Distribution:
+    def decode(
+        self,
+        z: Tensor | Mapping[str, Tensor],
+        *,
+        y: Tensor | Sequence[int] | int | None = None,
+    ) -> Distribution:
         """The observation distribution p(x|z), in evaluation mode and without gradients.
 
         Args:
             z: (n, size) for a model with one latent layer, or site -> (n, size); layers that are
                 not given are filled with their conditional means.
-            y: labels (n,) for a conditional model.
+            y: labels (n,), or one label for all, for a conditional model.
 
         Returns:
             A distribution of batch shape (n,) and event shape ``event_shape``.
 
         Raises:
-            ValueError: unknown site, wrong size, unequal n, a tensor for many layers.
+            ValueError: unknown site, wrong size, unequal n, a tensor for many layers, values that
+                are not finite, labels that do not fit, labels for a model without condition.
         """
+        self._refuse_labels(y)
         if isinstance(z, Tensor):
             if len(self.latents) != 1:
                 raise ValueError(
@@ -238,20 +330,31 @@ class Encoding:
     sample: dict[str, Tensor]
 
 
-def encode(guide: Any, x: Tensor, *, y: Tensor | None = None) -> Encoding:
+def encode(guide: Any, x: Tensor, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
     """Means and samples of the approximate posterior, for any guide.
 
     The mean of a layer is its conditional mean given the *means* of the layers that the guide
-    samples before it; the samples are one joint draw.
+    samples before it; the samples are one joint draw, which advances torch's global RNG.
 
     Args:
         guide: an inference program.
-        x: (n, *event).
-        y: (n,) labels for a conditional guide.
+        x: (n, *event), finite; values outside the likelihood's range, such as grey pixels for a
+            binary likelihood, are encoded as they are.
+        y: labels (n,), or one label for all, for a conditional guide.
 
     Returns:
         ``Encoding`` with a tensor (n, *latent shape) per site.
+
+    Raises:
+        TypeError: ``x`` is no tensor.
+        ValueError: data of the wrong shape or dtype or not finite, labels that do not fit.
     """
+    check_tensor(x)
+    model = getattr(guide, "model", None)
+    if hasattr(model, "check_shape"):
+        model.check_shape(x)
+        _check_finite(x, "x")
+    y = _checked_labels(model, y, len(x), x.device)
     kwargs = {} if y is None else {"y": y}
     with evaluating(guide):
         drawn = poutine.trace(guide).get_trace(x, **kwargs)
@@ -279,12 +382,14 @@ class Guide(Program):
         super().__init__()
         object.__setattr__(self, "model", model)
 
-    def encode(self, x: Tensor, *, y: Tensor | None = None) -> Encoding:
+    def encode(self, x: Tensor, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
         """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.
 
+        The samples are draws, which advance torch's global RNG.
+
         Args:
-            x: (n, *event_shape).
-            y: labels (n,) for a conditional model.
+            x: (n, *event_shape), finite.
+            y: labels (n,), or one label for all, for a conditional model.
 
         Returns:
             ``Encoding`` whose ``mean`` and ``sample`` map a site to a tensor (n, size).

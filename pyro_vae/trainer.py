@@ -21,7 +21,7 @@ from .data import Dataset
 from .history import History, Totals
 from .infer import SVI, AnalyticELBO, TraceELBO, check_pair
 from .infer.checks import check_data
-from .infer.dataset import as_dataset, dataset_terms, device_of
+from .infer.dataset import as_dataset, dataset_terms, matched
 from .infer.elbo import Estimator
 from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
@@ -277,8 +277,7 @@ class Trainer(Recorded):
         return [p for module in self.modules() for p in module.parameters()]
 
     def _prepared(self, data: Any, name: str) -> Dataset:
-        data = as_dataset(data)
-        data = data.to(self.device or device_of(self.model, self.guide, default=data.device))
+        data = matched(as_dataset(data), self.model, self.guide, device=self.device)
         try:
             check_data(self.model, _values(data), data.y)
         except ValueError as error:

@@ -481,7 +481,8 @@ def test_a_pair_of_other_sizes_is_an_error_that_names_the_file(path):
 def test_folders_and_missing_files(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path}: expected a checkpoint file, got a folder"):
         load(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"none.pt"):
+    missing = r"none.pt: there is no such file, expected a checkpoint written by save\(...\)"
+    with pytest.raises(FileNotFoundError, match=missing):
         load(tmp_path / "none.pt")
     with pytest.raises(FileNotFoundError, match=r"a.file.pt: its folder does not exist"):
         save(vae(), tmp_path / "a" / "file.pt")

@@ -216,6 +216,44 @@ def test_a_point_mass_has_no_log_likelihood(tmp_path):
     assert "no bound" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize(("guide", "quantity"), [("delta", "log p(x, z)"), ("bottom-up", "ELBO")])
+def test_the_log_says_what_its_numbers_are(guide, quantity, tmp_path, capsys, no_report):
+    images(tmp_path / "images.npz")
+    argv = ["train", "--data", str(tmp_path / "images.npz"), *TINY[:-1], "--guide", guide]
+    assert main([*argv, "--out", str(tmp_path)]) == 0
+    (line,) = (li for li in capsys.readouterr().err.splitlines() if li.startswith("epoch 1: "))
+    row = load(tmp_path / "model.pt").history[0]
+    numbers = row["elbo"], row["validation"]["elbo"]
+    assert line == "epoch 1: {} {:.2f}, validation {:.2f}".format(quantity, *numbers)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "interpolate"])
+def test_the_folder_of_a_run_stands_for_its_model(command, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert main([command, str(run / "model.pt")]) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "name"),
+    [
+        ("guide", "BottomUp", "bottom-up"),
+        ("guide", "bottom_up", "bottom-up"),
+        ("likelihood", "Gaussian", "gaussian"),
+        ("likelihood", "continuous_bernoulli", "continuous-bernoulli"),
+        ("likelihood", "ContinuousBernoulli", "continuous-bernoulli"),
+    ],
+)
+def test_names_in_any_spelling(option, text, name):
+    given, expected = (
+        getattr(options.parse(["train", f"--{option}", spelling]), option)
+        for spelling in (text, name)
+    )
+    assert given is expected
+
+
 def test_every_guide_and_likelihood_is_an_option():
     public = {getattr(guides, name) for name in guides.__all__}
     assert set(options.GUIDES.values()) == {g for g in public if issubclass(g, guides.Guide)} - {
@@ -282,6 +320,7 @@ BAD_TRAINING = {
     "seed": (["train", "--seed", str(2**64)], "--seed: expected a whole number from 0 to"),
     "analytic": (["train", "--latents", "4,2", "--elbo", "analytic"], "use elbo='trace'"),
     "divergence": (["train", "--lr", "1e30", "--epochs", "1"], "lower --lr, set --clip-norm"),
+    "no data set name": (["train", "--data", ""], "--data: expected a name or path, got ''"),
     "data set name": (["train", "--data", "digts"], "did you mean 'digits'?"),
     "missing file": (["train", "--data", "absent.npy"], "absent.npy, which is not there"),
     "absent data set": (["train", "--data", "mnist", "--data-root", "."], "--download"),

@@ -53,7 +53,8 @@ def test_uint8_lies_on_the_exact_grid() -> None:
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float64, torch.float16])
 def test_other_types_keep_their_values(dtype: torch.dtype) -> None:
     x = Dataset(torch.tensor([[0, 3], [7, 300]]).to(dtype)).x
-    assert x.dtype == torch.float32 and x.tolist() == [[0, 3], [7, 300]]
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert x.dtype == expected and x.tolist() == [[0, 3], [7, 300]]
 
 
 def test_booleans_are_zero_and_one() -> None:
@@ -556,6 +557,29 @@ def test_a_dataset_brings_labels_and_binarisation() -> None:
     assert d.labels == ("a", "b") and d.train.binarize == "dynamic"
     assert d.test.x.unique().tolist() == [0, 1]
     assert load(whole, binarize=None).train.binarize is None and whole.binarize == "dynamic"
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_labels_without_names_name_their_classes(tmp_path: Path, device: str | None) -> None:
+    x, y = np.random.default_rng(0).random((20, 2)), np.arange(20) % 3
+    np.savez(tmp_path / "whole.npz", x=x, y=y)
+    # the class that only the test set has counts too
+    np.savez(tmp_path / "parts.npz", x_train=x, x_test=x, y_train=y % 2, y_test=y)
+    for source in (tmp_path / "whole.npz", tmp_path / "parts.npz", Dataset(x, y)):
+        d = load(source, device=device)
+        assert d.labels == d.test.names == ("0", "1", "2")
+        assert "labels=3" in repr(d)
+
+
+@pytest.mark.parametrize("y", [torch.arange(20) - 1, torch.arange(20) * 10**12])
+def test_labels_that_number_no_classes_get_no_names(y: Tensor) -> None:
+    d = load(Dataset(torch.rand(20, 2), y))
+    assert d.labels == () and d.train.y is not None
+
+
+def test_an_empty_name() -> None:
+    with pytest.raises(ValueError, match="source: expected a name or path, got ''"):
+        load("")
 
 
 def test_npy_round_trip(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 
@@ -48,6 +49,19 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, f
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_failure_names_the_file_that_was_asked_for(tmp_path, monkeypatch, failing, code):
+    def fail(*args):
+        raise OSError(code, os.strerror(code), "/temporary")
+
+    monkeypatch.setattr(os, failing, fail)
+    message = f"cannot write {tmp_path / 'file'}: {os.strerror(code)}$"
+    with pytest.raises(type(OSError(code, "")), match=message) as error:
+        write_atomically(tmp_path / "file", "new")
+    assert error.value.errno == code
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a/file: its folder does not exist: create .*a"):
         write_atomically(tmp_path / "a" / "file", "new")
@@ -55,6 +69,6 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_a_folder_is_not_replaced(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=f"cannot write {tmp_path / 'folder'}: "):
         write_atomically(tmp_path / "folder", "new")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]

@@ -280,6 +280,11 @@ def test_gaussian_refuses_a_bad_sigma(sigma):
 
 
 @pytest.mark.parametrize("likelihood", [Categorical, DiscretizedLogistic])
-def test_discrete_likelihoods_need_two_levels(likelihood):
-    with pytest.raises(ValueError, match="levels: expected at least 2, got 1"):
-        likelihood(levels=1)
+@pytest.mark.parametrize("levels", [1, -3, 2.5, True, "256", None])
+def test_discrete_likelihoods_need_two_levels(likelihood, levels):
+    with pytest.raises(ValueError, match="levels: expected an integer of at least 2, got"):
+        likelihood(levels=levels)
+
+
+def test_levels_may_be_an_integer_of_numpy():
+    assert type(Categorical(levels=np.int64(4)).levels) is int

@@ -220,6 +220,11 @@ def test_widths_per_layer():
     assert hidden_per_layer([[8], []], 2) == ((8,), ())
     with pytest.raises(ValueError, match=r"one tuple per latent layer \(3\), got \(\(8,\), "):
         hidden_per_layer(((8,), (4,)), 3)
+    assert hidden_per_layer(8, 2) == ((8,), (8,))
+    assert hidden_per_layer((8, (4, 2)), 2) == ((8,), (4, 2))
+    for bad in (-8, (8, 0), (8.0,), True, "8"):
+        with pytest.raises(ValueError, match="hidden"):
+            hidden_per_layer(bad, 2)
 
 
 def test_output_shape_leaves_no_trace():
@@ -231,3 +236,24 @@ def test_output_shape_leaves_no_trace():
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert all(m.training for m in network.modules())
     assert output_shape(nn.Identity(), (math.prod((2, 3)),)) == (6,)
+
+
+def test_output_shape_names_the_network_that_fails():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    class Silent(nn.Module):
+        def forward(self, x):
+            raise RuntimeError
+
+    network = nn.Linear(5, 2).train()
+    with pytest.raises(ValueError, match=r"head: .* \(n, 3\) to a tensor, got a Linear .*1x3 and"):
+        output_shape(network, (3,), argument="head")
+    assert network.training
+    with pytest.raises(ValueError, match=r"with n = 1: RuntimeError\. Build"):
+        output_shape(Silent(), (3,))
+    with pytest.raises(ValueError, match="got a Pair that returns a tuple: return one tensor"):
+        output_shape(Pair(), (3,))
+    with pytest.raises(TypeError, match=r"network: expected an instance of torch\.nn\.Module"):
+        output_shape(nn.Linear, (3,))

@@ -226,6 +226,14 @@ def test_samples_of_a_label():
     assert_drawn(ax, vae.sample(4, y=torch.full((4,), 2), mean=True), 1, 4)
 
 
+def test_samples_of_a_model_without_condition_ignore_labels():
+    vae, _ = pair()
+    torch.manual_seed(3)
+    ax = plots.samples(vae, 4, y=torch.arange(4))
+    torch.manual_seed(3)
+    assert_drawn(ax, vae.sample(4, mean=True), 1, 4)
+
+
 @pytest.mark.parametrize("mean", [True, False])
 def test_samples_of_a_function(mean):
     model, _ = functions()
@@ -950,3 +958,56 @@ def test_a_notebook_shows_a_figure_once(monkeypatch):
 def test_every_public_picture_is_exported():
     assert sorted(plots.__all__) == plots.__all__
     assert len(plots.__all__) == 11 and all(callable(getattr(plots, n)) for n in plots.__all__)
+
+
+# arguments in other forms
+
+
+@pytest.mark.parametrize("as_y", [list, np.array])
+def test_labels_in_other_forms(as_y):
+    vae, guide = pair(condition=3)
+    x, y = binary(3, 1, 4, 5), torch.tensor([2, 0, 1])
+    other = as_y(y.tolist())
+
+    def shown(labels):
+        torch.manual_seed(3)
+        drawn = [
+            plots.samples(vae, 3, y=labels),
+            plots.samples(vae, 3, y=labels[0]),
+            plots.reconstructions(vae, guide, x, y=labels).axes[1],
+            plots.denoising(vae, guide, x, 0.1, y=labels).axes[2],
+            plots.outliers(vae, guide, x, y=labels, importance_samples=2).axes[0],
+            plots.interpolation(vae, guide, x[0], x[1], y=labels[:2], steps=3),
+            plots.traversals(vae, guide, x[0], y=labels[0], dims=[0, 1]),
+            plots.latent_grid(vae, like=x, y=int(labels[0]), steps=3),
+        ]
+        return [ax.images[0].get_array() for ax in drawn]
+
+    for a, b in zip(shown(y), shown(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    points = [plots.latent_scatter(guide, x, y=labels) for labels in (y, other)]
+    for a, b in zip(*(ax.collections for ax in points), strict=True):
+        np.testing.assert_array_equal(a.get_offsets(), b.get_offsets())
+
+
+def test_a_single_datum_or_a_data_set_for_reconstructions():
+    vae, guide = pair()
+    x = binary(3, 1, 4, 5)
+    with pytest.raises(ValueError, match=r"expected shape \(n, 1, 4, 5\)") as error:
+        plots.reconstructions(vae, guide, x[0])
+    assert "Sites" not in str(error.value)
+    for picture in (plots.reconstructions, lambda *given: plots.denoising(*given, 0.1)):
+        with pytest.raises(TypeError, match=r"x: .* got Dataset: pass d.test.x"):
+            picture(vae, guide, Dataset(x))
+
+
+def test_pairs_in_double_precision():
+    vae, guide = pair()
+    x = binary(5, 1, 4, 5)
+    expected = guide.encode(x).mean["z1"]
+    vae.double(), guide.double()
+    offsets = plots.latent_scatter(guide, Dataset(x)).collections[0].get_offsets()
+    np.testing.assert_allclose(offsets, expected, rtol=1e-4, atol=1e-5)
+    log_p = infer.log_likelihood(vae, guide, x.double(), importance_samples=100)
+    axes = plots.outliers(vae, guide, Dataset(x)).axes[0]
+    assert texts(axes.texts)[0].startswith(f"{float(log_p.min()):.1f} nats")

@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -8,10 +9,19 @@ from pyro import poutine
 from torch import nn
 
 from pyro_vae import programs
+from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp
-from pyro_vae.likelihoods import Gaussian
+from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
-from pyro_vae.programs import decode, encode, evaluating, is_latent, register, unregistered
+from pyro_vae.programs import (
+    as_labels,
+    decode,
+    encode,
+    evaluating,
+    is_latent,
+    register,
+    unregistered,
+)
 
 
 @pytest.fixture
@@ -183,3 +193,105 @@ def test_a_guide_does_not_own_the_parameters_of_its_model(vae):
     assert guide.model is vae
     assert not {id(p) for p in guide.parameters()} & {id(p) for p in vae.parameters()}
     assert not any("model" in key for key in guide.state_dict())
+
+
+LABELS = [
+    [1, 2, 1],
+    (1, 2, 1),
+    np.array([1, 2, 1]),
+    np.array([1, 2, 1])[::-1],
+    np.array([1, 2, 1], dtype=np.uint8),
+    torch.tensor([1, 2, 1], dtype=torch.int32),
+    [np.int64(1), torch.tensor(2), 1],
+]
+
+
+@pytest.mark.parametrize("y", LABELS, ids=type)
+def test_labels_in_every_form(y):
+    found = as_labels(y, 3, torch.device("cpu"))
+    assert found.dtype == torch.long and found.tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize("y", [2, np.int64(2), torch.tensor(2), np.array(2)], ids=type)
+def test_one_label_stands_for_all(y):
+    assert as_labels(y, 4, torch.device("cpu")).tolist() == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (1.0, ValueError, r"y: expected integer labels of shape \(3,\), got torch.float32 \(\)"),
+        ([0.5, 1, 2], ValueError, r"got torch.float32 \(3,\): pass y.long\(\)"),
+        (np.zeros(3), ValueError, "got torch.float64"),
+        ([1, 2], ValueError, r"shape \(3,\), one per datum, or one label .* got shape \(2,\)"),
+        ("cat", TypeError, "y: expected integer labels, .* got str: number the classes"),
+        (["a", "b", "c"], TypeError, "y: expected integer labels, .* got list"),
+    ],
+)
+def test_labels_that_are_refused(y, error, message):
+    with pytest.raises(error, match=message):
+        as_labels(y, 3, torch.device("cpu"))
+
+
+@pytest.fixture
+def conditional():
+    vae = VAE((6,), latents=2, likelihood=Gaussian(0.7), hidden=(5,), condition=3)
+    return vae, BottomUp(vae)
+
+
+@pytest.mark.parametrize("y", LABELS, ids=type)
+def test_methods_take_labels_in_every_form(conditional, y):
+    vae, guide = conditional
+    x, z, expected = torch.randn(3, 6), torch.randn(3, 2), torch.tensor([1, 2, 1])
+    torch.manual_seed(1)
+    drawn = vae.sample(3, y=expected)
+    torch.manual_seed(1)
+    assert torch.equal(vae.sample(3, y=y), drawn)
+    assert torch.equal(vae.decode(z, y=y).mean, vae.decode(z, y=expected).mean)
+    codes = [guide.encode(x, y=labels).mean["z1"] for labels in (y, expected)]
+    assert torch.equal(*codes)
+
+
+def test_one_label_encodes_and_decodes_all(conditional):
+    vae, guide = conditional
+    x, z, all_two = torch.randn(3, 6), torch.randn(3, 2), torch.full((3,), 2)
+    assert torch.equal(vae.decode(z, y=2).mean, vae.decode(z, y=all_two).mean)
+    assert torch.equal(guide.encode(x, y=2).mean["z1"], guide.encode(x, y=all_two).mean["z1"])
+
+
+def test_labels_of_a_pair_without_condition_are_ignored_when_encoding(vae):
+    guide, x = BottomUp(vae), torch.randn(3, 6)
+    assert torch.equal(guide.encode(x, y=[0, 1, 2]).mean["z1"], guide.encode(x).mean["z1"])
+
+
+def test_errors_come_without_a_table_of_the_trace(conditional):
+    vae, guide = conditional
+    x, z, nan = torch.zeros(3, 6), torch.zeros(3, 2), torch.full((3, 6), torch.nan)
+    calls = {
+        "expected integer labels .* got none: pass y=": lambda: vae.sample(3),
+        "got none: pass y=": lambda: vae.decode(z),
+        r"got none: pass y=$": lambda: guide.encode(x),
+        "labels from 0 to 2, got 3 to 3": lambda: vae.sample(3, y=3),
+        r"expected shape \(n, 6\) .* got \(6,\)": lambda: guide.encode(x[0], y=1),
+        "x: expected finite values, got 18 NaN": lambda: guide.encode(nan, y=1),
+        r"z\['z1'\]: expected finite values, got 6": lambda: vae.decode(z / 0, y=1),
+        "got torch.float64 data for a model of": lambda: guide.encode(x.double(), y=1),
+    }
+    for message, call in calls.items():
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "Sites" not in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_encoding_takes_grey_pixels():
+    vae = VAE((6,), latents=2, likelihood=Bernoulli(), hidden=())
+    guide, grey = BottomUp(vae), torch.full((2, 6), 0.5)
+    expected = guide.conditionals["z1"](grey).mean
+    torch.testing.assert_close(guide.encode(grey).mean["z1"], expected.detach())
+
+
+@pytest.mark.parametrize("x", [Dataset(torch.zeros(3, 6)), np.zeros((3, 6))], ids=type)
+def test_encoding_takes_tensors_only(vae, x):
+    way = "pass d.test.x" if isinstance(x, Dataset) else r"pass torch.as_tensor\(...\).float\(\)"
+    with pytest.raises(TypeError, match=rf"x: expected a tensor .*, got \w+: {way}$"):
+        encode(BottomUp(vae), x)

@@ -734,3 +734,14 @@ def test_the_validation_objective_is_that_of_training():
     for row in trainer.history:
         v = row["validation"]
         assert v["objective"] == pytest.approx(v["reconstruction"] - 0.25 * v["kl"]["z1"])
+
+
+def test_double_precision():
+    """A double model with double, single and dynamically binarised data."""
+    vae, guide = (p.double() for p in pair(likelihood=likelihoods.ContinuousBernoulli()))
+    for given in (X.sigmoid().double(), X.sigmoid(), GREY):
+        trainer = Trainer(vae, guide, seed=0).fit(
+            given, validation=given, epochs=1, batch_size=20, progress=False
+        )
+        assert trainer._svi.terms.elbo.dtype == torch.float64
+        assert math.isfinite(trainer.history[0]["validation"]["elbo"])

@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import data, diagnostics, likelihoods, models, plots, schedules
 from ..callbacks import Callback
 from ..checkpoint import load
+from ..conditionals import PointMass
 from ..data import Dataset, DataSplits
 from ..diagnostics.evaluation import Evaluation
 from ..files import write_atomically
@@ -28,9 +29,10 @@ from ..report import render, write_report
 from ..trainer import Trainer
 from . import options
 from .messages import in_options, kebab
+from .values import MODEL
 
 DONE, INTERRUPTED = 0, 130
-_FILES = ("model.pt", "history.json", "run.json", "report.html")
+_FILES = (MODEL, "history.json", "run.json", "report.html")
 
 
 def train(args: argparse.Namespace) -> int:
@@ -89,8 +91,10 @@ class _Log(Callback):
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         if row["epoch"] % self.every == 0:
+            # A point mass has no density, so that there is no bound
+            point = any(isinstance(module, PointMass) for module in trainer.guide.modules())
             print(
-                f"epoch {row['epoch']}: ELBO {row['elbo']:.2f}, "
+                f"epoch {row['epoch']}: {'log p(x, z)' if point else 'ELBO'} {row['elbo']:.2f}, "
                 f"validation {row['validation']['elbo']:.2f}",
                 file=sys.stderr,
             )

@@ -198,7 +198,12 @@ def _choice(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_model(parser: _Parser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL.pt", help="what train wrote")
+    parser.add_argument(
+        "model",
+        type=values.model,
+        metavar="MODEL.pt",
+        help="what train wrote, or the folder that holds it",
+    )
 
 
 def _add_data(parser: _Parser, *, default: str | None = None, split: bool = False) -> None:

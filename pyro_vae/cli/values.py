@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 _T = TypeVar("_T")
 _MOST = 10**9
+MODEL = "model.pt"
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -87,15 +88,27 @@ def device(text: str) -> torch.device:
     return found
 
 
+def model(text: str) -> Path:
+    """The path of a trainer's file, or of the folder that ``train`` wrote it into."""
+    path = Path(text)
+    inside = path / MODEL
+    return inside if inside.is_file() else path
+
+
 def named(table: Mapping[str, _T]) -> Callable[[str], _T]:
-    """A parser of the names in ``table``, to what they stand for."""
+    """A parser of the names in ``table``, in any case and spelling, to what they stand for."""
+
+    def plain(name: str) -> str:
+        return re.sub("[-_]", "", name).lower()
+
+    names = {plain(name): name for name in table}
 
     def parse(text: str) -> _T:
-        if text not in table:
+        if plain(text) not in names:
             close = difflib.get_close_matches(text.lower(), table, n=1)
             guess = f"; did you mean {close[0]}?" if close else ""
             raise ArgumentTypeError(f"expected one of {', '.join(table)}, got {text!r}{guess}")
-        return table[text]
+        return table[names[plain(text)]]
 
     return parse
 

@@ -27,7 +27,7 @@ def tensor(value: Any, argument: str) -> Tensor:
 
 
 def values(value: Tensor | np.ndarray) -> Tensor:
-    """``x`` in ``float32``, shape (n, *event), finite and not empty."""
+    """``x`` as ``float32`` (double tensors stay), shape (n, *event), finite and not empty."""
     x = tensor(value, "x")
     if x.ndim < 2:
         raise ValueError(
@@ -48,7 +48,9 @@ def values(value: Tensor | np.ndarray) -> Tensor:
         # a tensor on the device: CUDA multiplies by the reciprocal of a Python number, which is
         # not the float32 nearest to k / 255
         return x.float() / torch.tensor(255.0, device=x.device)
-    x = x.to(torch.float32)
+    # A double tensor was made on purpose; a double array is what NumPy makes of anything
+    if not (isinstance(value, Tensor) and x.dtype == torch.float64):
+        x = x.to(torch.float32)
     if not (finite := x.isfinite()).all():
         first = tuple((~finite).nonzero()[0].tolist())
         raise ValueError(

@@ -22,8 +22,8 @@ class Dataset:
 
     Args:
         x: values, shape (n, *event), a tensor or an array. ``uint8`` is divided by 255; every
-            other real type is converted to ``float32`` as it is. A ``float32`` tensor is not
-            copied.
+            other real type is converted to ``float32`` as it is. A ``float32`` or ``float64``
+            tensor stays, and is not copied.
         y: integer labels, shape (n,).
         binarize: ``"dynamic"`` takes ``x`` as probabilities in [0, 1], of which each batch is a
             fresh Bernoulli sample.
@@ -32,7 +32,7 @@ class Dataset:
         factor_names: names of the f factors.
 
     Attributes:
-        x: stored values, ``float32``, shape (n, *event).
+        x: stored values, ``float32`` (or ``float64``), shape (n, *event).
         y: labels, ``int64``, shape (n,), or None.
         binarize: ``"dynamic"`` or None.
         names: class names, () when there are none.

@@ -49,7 +49,8 @@ def load(
         source: one of ``data.NAMES``; the path of a folder of images (with class folders or
             without, or with ``train`` and ``test`` in it), of an ``.npy`` file, or of an ``.npz``
             file with x[, y] or x_train, x_test[, y_train, y_test]; or a tensor, an array or a
-            ``Dataset`` of shape (n, *event). 8-bit pixels become k / 255.
+            ``Dataset`` of shape (n, *event). 8-bit pixels become k / 255. Labels without names
+            name their classes "0", "1", ...
         binarize: ``"dynamic"`` binarises the training set afresh in each batch and the test set
             once, so that evaluation is repeatable (the protocol of Sonderby et al., 2016);
             ``"static"`` binarises both once, the test set as under ``"dynamic"``; None keeps the
@@ -118,6 +119,7 @@ def load(
             f"test_fraction: expected only for sources without a test set, got {test_fraction} "
             f"for {name}, which has its own of {len(test)}: leave it out"
         )
+    train, test = _named(train, test)
     if binarize == "auto":
         binarize = train.binarize
     train, test = train.replace(binarize=None), test.replace(binarize=None)
@@ -148,6 +150,11 @@ def _find(
             f"source: expected a name, a path, a tensor, a NumPy array or a Dataset, got "
             f"{type(source).__name__}: use torch.as_tensor(...), or Dataset(x, y) with labels"
         )
+    if source == "":
+        raise ValueError(
+            f"source: expected a name or path, got {source!r}: name a file, a folder, or one of "
+            f"{', '.join(NAMES)}"
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         return path.resolve().name, partial(sources.read_folder, path)
@@ -169,6 +176,19 @@ def _find(
         f"source: expected a path or one of {', '.join(NAMES)}, got {source!r}{guess} "
         "A folder, an .npy or .npz file, a tensor, an array or a Dataset will do, too"
     )
+
+
+def _named(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Name the classes "0", "1", ... where labels came without names."""
+    if train.y is None or test.y is None or train.names or test.names:
+        return train, test
+    low = min(int(part.y.min()) for part in (train, test))
+    high = max(int(part.y.max()) for part in (train, test))
+    # Beyond this the labels are identifiers, which may be huge, and number no classes
+    if low < 0 or high >= len(train) + len(test):
+        return train, test
+    names = tuple(map(str, range(high + 1)))
+    return train.replace(names=names), test.replace(names=names)
 
 
 def _as_it_is(whole: Dataset) -> sources.Splits:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..infer import check_pair, importance
 from ..infer.checks import check_data
-from ..infer.dataset import as_dataset, dataset_terms, device_of
+from ..infer.dataset import as_dataset, dataset_terms, matched
 from ..infer.elbo import ELBOTerms
 from ..infer.importance import ImportanceEstimate
 from ..infer.traces import measuring
@@ -159,8 +159,7 @@ def evaluate(
     """
     if importance_samples < 0:
         raise ValueError(f"importance_samples: expected at least 0, got {importance_samples}")
-    data = as_dataset(data)
-    data = data.to(device_of(model, guide, default=data.device))
+    data = matched(as_dataset(data), model, guide)
     with measuring(model, guide, device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)

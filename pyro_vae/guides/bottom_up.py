@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pyro
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import networks
 from ..conditionals import DiagonalNormal
 from ..models import VAE
-from ..programs import Guide
+from ..programs import Guide, Model
 
 
 class BottomUp(Guide):
@@ -33,7 +33,9 @@ class BottomUp(Guide):
             shape (size,).
 
     Raises:
-        ValueError: an unknown site, an encoder that does not return vectors.
+        TypeError: a model or an encoder of another type.
+        ValueError: an unknown site, widths that are no positive integers, an encoder that does
+            not take the data or does not return vectors.
 
     Example:
         >>> import torch
@@ -50,11 +52,16 @@ class BottomUp(Guide):
         self,
         vae: VAE,
         *,
-        hidden: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        hidden: networks.Hidden | None = None,
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
+        # A VAE under a handler is a Model that looks like a VAE
+        if not isinstance(vae, Model):
+            raise TypeError(
+                f"vae: expected a models.VAE, got {type(vae).__name__}: build the model first"
+            )
         super().__init__(vae)
         layers = len(vae.latents)
         widths = networks.hidden_per_layer(hidden, layers) if hidden is not None else vae.hidden
@@ -87,7 +94,7 @@ class BottomUp(Guide):
         inputs = [self.model.event_shape]
         if self.model.condition:
             inputs.append((self.model.condition,))
-        shape = networks.output_shape(encoder, *inputs)
+        shape = networks.output_shape(encoder, *inputs, argument="encoder")
         if len(shape) != 1:
             raise ValueError(
                 f"encoder: expected features of shape (n, f), got {('n', *shape)}: "

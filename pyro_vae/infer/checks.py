@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import Guide
+from ..programs import Guide, as_labels, check_tensor
 from .traces import (
     check_sites,
     label_arguments,
@@ -44,8 +44,10 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
     """Raise ``ValueError`` for data that the model cannot have produced.
 
     Checks all of ``x`` and ``y``: emptiness, shape, NaN and infinity, the likelihood's range,
-    labels. Programs without a ``check_data`` of their own are checked for finite values.
+    labels. Programs without a ``check_data`` of their own are checked for finite values. Raises
+    ``TypeError`` unless ``x`` is a tensor.
     """
+    check_tensor(x)
     if len(x) == 0:
         raise ValueError(f"x: expected at least one datum, got shape {tuple(x.shape)}")
     if y is not None and len(y) != len(x):
@@ -86,7 +88,9 @@ def check_pair(
         >>> check_pair(vae, guides.BottomUp(vae), torch.zeros(5, 6)).latents
         {'z1': (2,)}
     """
-    x, y = x[:2], None if y is None else y[:2]
+    check_tensor(x)
+    y = None if y is None else as_labels(y, len(x), x.device)[:2]
+    x = x[:2]
     n = len(x)
     with measuring(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -33,6 +33,23 @@ def device_of(*programs: Callable, default: torch.device) -> torch.device:
     return next((p.device for module in modules for p in module.parameters()), default)
 
 
+def matched(
+    data: Dataset, *programs: Callable, device: torch.device | str | None = None
+) -> Dataset:
+    """``data`` on the device and in the floating dtype of the programs' first parameter.
+
+    Args:
+        data: any data set.
+        programs: models and guides; functions have no parameters of their own.
+        device: where to put the data in place of the programs' device.
+    """
+    modules = [program for program in programs if isinstance(program, nn.Module)]
+    parameters = (p for module in modules for p in module.parameters() if p.is_floating_point())
+    dtype = next((p.dtype for p in parameters), data.x.dtype)
+    data = data.to(device or device_of(*programs, default=data.device))
+    return data if data.x.dtype == dtype else data.replace(x=data.x.to(dtype))
+
+
 def dataset_terms(
     model: Callable,
     guide: Callable,

@@ -15,6 +15,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from ..programs import as_labels, check_tensor
 from ..recorded import Recorded
 from .checks import check_data
 from .traces import (
@@ -229,6 +230,8 @@ def elbo_terms(
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}")
+    check_tensor(x)
+    y = None if y is None else as_labels(y, len(x), x.device)
     check_data(model, x, y)
     with measuring(model, guide, device=x.device):
         return draw_terms(model, guide, x, y, samples, estimator)

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..programs import as_labels, check_tensor
 from .checks import check_data, check_pair
 from .traces import (
     label_arguments,
@@ -90,6 +91,8 @@ def importance(
     """
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}")
+    check_tensor(x)
+    y = None if y is None else as_labels(y, len(x), x.device)
     if chunk_size is None:
         chunk_size = max(1, 2**23 // math.prod(x.shape[1:]))
     if chunk_size < 1:

@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import decode, encode
+from ..programs import as_labels, check_tensor, decode, encode
 from .traces import accepts_labels, label_arguments, latent_sites, measuring
 
 
@@ -38,8 +38,21 @@ def reconstruct(
         >>> reconstruct(vae, guides.BottomUp(vae), torch.zeros(5, 6)).shape
         torch.Size([5, 6])
     """
+    check_tensor(x)
+    y = None if y is None else as_labels(y, len(x), x.device)
     z = encode(guide, x, **label_arguments(guide, y)).sample if sample else _means(guide, x, y)
     return decode_mean(model, z, like=x, y=y)
+
+
+def _check_single(model: Callable, x: Tensor, name: str) -> None:
+    """Raise unless ``x`` is one datum, as far as the model tells their shape."""
+    check_tensor(x, name)
+    event_shape = tuple(getattr(model, "event_shape", x.shape))
+    if tuple(x.shape) != event_shape:
+        raise ValueError(
+            f"{name}: expected a single datum of shape {event_shape}, got {tuple(x.shape)}: pass "
+            "one row, such as x[0]"
+        )
 
 
 def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
@@ -87,11 +100,19 @@ def interpolate(
         (steps, *event_shape).
 
     Raises:
-        ValueError: fewer than 2 steps.
+        ValueError: fewer than 2 steps, ends that are not single data.
     """
     if steps < 2:
         raise ValueError(f"steps: expected at least 2, got {steps}")
+    _check_single(model, start, "start")
+    _check_single(model, end, "end")
+    if start.shape != end.shape:
+        raise ValueError(
+            f"start and end: expected single data of equal shapes, got {tuple(start.shape)} and "
+            f"{tuple(end.shape)}"
+        )
     ends = torch.stack([start, end])
+    y = None if y is None else as_labels(y, 2, ends.device)
     mean = _means(guide, ends, y)
     t = torch.linspace(0, 1, steps, device=ends.device)
     z = {
@@ -129,10 +150,11 @@ def traverse(
         (len(dims), v, *event_shape).
 
     Raises:
-        ValueError: a site that the guide does not have.
+        ValueError: a site that the guide does not have, data that are not a single datum.
     """
+    _check_single(model, x, "x")
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
-    labels = None if y is None else torch.as_tensor(y, device=x.device).reshape(1)
+    labels = None if y is None else as_labels(y, 1, x.device)
     mean = _means(guide, x[None], labels)
     if site not in mean:
         raise ValueError(f"site: the guide has {tuple(mean)}, got {site!r}")
@@ -184,11 +206,7 @@ def grid_2d(
     axis = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     z = torch.stack([first.flatten(), second.flatten()], -1)
-    labels = (
-        None
-        if y is None or not accepts_labels(model)
-        else torch.full((len(z),), y, device=like.device)
-    )
+    labels = None if y is None or not accepts_labels(model) else as_labels(y, len(z), like.device)
     drawn = _prior_draw(model, like, None if labels is None else labels[:1])
     if site not in drawn:
         raise ValueError(f"site: the model has {tuple(drawn)}, got {site!r}")

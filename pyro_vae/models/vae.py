@@ -15,10 +15,12 @@ from ..likelihoods import Likelihood
 from ..programs import Model
 
 
-def _sizes(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = (value,) if isinstance(value, int) else tuple(value)
-    if not sizes or not all(isinstance(s, int) and s > 0 for s in sizes):
-        raise ValueError(f"{name}: expected positive integers, got {value!r}")
+def _sizes(argument: str, value: int | Sequence[int]) -> tuple[int, ...]:
+    sizes = networks.sizes(argument, value)
+    if not sizes:
+        raise ValueError(
+            f"{argument}: expected positive integers, got {value!r}: pass at least one"
+        )
     return sizes
 
 
@@ -39,9 +41,9 @@ class VAE(Model):
         event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other.
         latents: size of z1, or the sizes of z1, z2, ..., zL (bottom to top).
         likelihood: module from features to p(x|features), see ``likelihoods``.
-        hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, one
-            tuple per layer for different ones, () for linear maps. Default: a convolutional
-            network for images, (256, 256) elsewhere.
+        hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, 400
+            for one of this width, one tuple per layer for different ones, () for linear maps.
+            Default: a convolutional network for images, (256, 256) elsewhere.
         skip: Skip-VAE connections.
         condition: number of classes of the labels ``y``, 0 for none.
         activation: makes the module between layers, such as ``torch.nn.ReLU``.
@@ -53,8 +55,9 @@ class VAE(Model):
             site replaces the prior and is called without latents.
 
     Raises:
-        ValueError: sizes that are not positive, a decoder of the wrong output shape, widths that
-            do not match the layers, an unknown site.
+        TypeError: an activation, a likelihood or a decoder of another type.
+        ValueError: sizes that are not positive integers, a decoder of the wrong shapes, widths
+            that do not match the layers, an unknown site.
 
     Example:
         >>> from pyro_vae import likelihoods
@@ -71,7 +74,7 @@ class VAE(Model):
         latents: int | Sequence[int] = 20,
         *,
         likelihood: Likelihood,
-        hidden: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        hidden: networks.Hidden | None = None,
         skip: bool = False,
         condition: int = 0,
         activation: networks.Activation = nn.ReLU,
@@ -82,8 +85,13 @@ class VAE(Model):
         super().__init__()
         self.event_shape = _sizes("event_shape", event_shape)
         sizes = _sizes("latents", latents)
-        if condition < 0:
-            raise ValueError(f"condition: expected the number of classes, got {condition}")
+        if not networks.is_whole(condition) or condition < 0:
+            raise ValueError(
+                f"condition: expected the number of classes, got {condition!r}: pass an integer "
+                "such as 10, or 0 for a model without labels"
+            )
+        condition = int(condition)
+        networks.check_activation(activation)
         if not isinstance(likelihood, nn.Module):
             raise TypeError(
                 f"likelihood: expected an instance such as likelihoods.Bernoulli(), "
@@ -140,7 +148,7 @@ class VAE(Model):
         shapes = [(self.latent_sizes[s],) for s in self._sees(0)]
         if self.condition:
             shapes.append((self.condition,))
-        got = networks.output_shape(self.decoder, *shapes)
+        got = networks.output_shape(self.decoder, *shapes, argument="decoder")
         if got != features:
             raise ValueError(
                 f"decoder: {type(self.likelihood).__name__} for data of shape {self.event_shape} "
@@ -176,12 +184,18 @@ class VAE(Model):
         self.likelihood.check(x)
 
     def check_shape(self, x: Tensor) -> None:
-        """Raise ``ValueError`` unless ``x`` is (n, *event_shape) with n >= 1."""
+        """Raise ``ValueError`` unless ``x`` is (n, *event_shape), n >= 1, of the model's dtype."""
         if tuple(x.shape[1:]) != self.event_shape or len(x) == 0:
             raise ValueError(
                 f"site 'x': expected shape (n, {', '.join(map(str, self.event_shape))}) "
                 f"with n >= 1, got {tuple(x.shape)}: reshape the data, or build the model for "
                 "their event_shape"
+            )
+        # The buffer has the dtype of the parameters and is found faster than they are
+        if x.dtype != self.one_hot.dtype:
+            raise ValueError(
+                f"site 'x': got {x.dtype} data for a model of {self.one_hot.dtype}: use "
+                f"x.to({self.one_hot.dtype}), or convert the model"
             )
 
     def forward(

@@ -61,10 +61,8 @@ def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | 
 
     A ``Dataset`` with dynamic binarisation is binarised once, as the model sees it.
     """
-    if isinstance(data, Tensor):
-        return data, y
-    x, labels = data.batch(torch.arange(len(data)))
-    return x, labels if y is None else y
+    x, labels = (data, None) if isinstance(data, Tensor) else data.batch(torch.arange(len(data)))
+    return x, labels if y is None else torch.as_tensor(y, device=x.device)
 
 
 def is_image(event_shape: Sequence[int]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..infer import grid_2d, interpolate, traverse
 from ..infer.traces import label_arguments, latent_sites, measuring, observed_sites
-from ..programs import FillWithMeans
+from ..programs import FillWithMeans, as_labels, check_tensor
 from .drawing import grid_axes, run_on_zeros, spaced, vector_site
 
 _MOST_UNITS = 10
@@ -54,11 +54,14 @@ def interpolation(
         >>> [label.get_text() for label in ax.get_xticklabels()]
         ['0', '0.25', '0.5', '0.75', '1']
     """
+    check_tensor(start, "start")
+    check_tensor(end, "end")
     if start.shape != end.shape:
         raise ValueError(
             f"start and end: expected equal shapes, got {tuple(start.shape)} and "
             f"{tuple(end.shape)}"
         )
+    y = None if y is None else torch.as_tensor(y, device=start.device)
     label = None if y is None else y.reshape(-1)[:1]
     start, end = _batched(model, start, label, "start"), _batched(model, end, label, "end")
     if y is not None and y.shape not in ((2,), (len(start), 2)):
@@ -140,7 +143,8 @@ def traversals(
         (19, 28, 3)
     """
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
-    labels = None if y is None else torch.as_tensor(y, device=x.device).reshape(1)
+    check_tensor(x)
+    labels = None if y is None else as_labels(y, 1, x.device)
     x = _batched(model, x, labels, "x")
     if len(x) != 1:
         raise ValueError(f"x: expected one datum, got {len(x)}: pass x[0]")
@@ -220,7 +224,7 @@ def latent_grid(
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
-    label = None if y is None else torch.full((1,), y, device=like.device)
+    label = None if y is None else as_labels(y, 1, like.device)
     with measuring(model, device=like.device):
         trace = run_on_zeros(model, like[:1], label)
         site = vector_site({s: trace.nodes[s]["value"] for s in latent_sites(trace)}, site)

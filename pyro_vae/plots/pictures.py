@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ..data import Dataset
 from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
-from ..infer.dataset import as_dataset
+from ..infer.dataset import as_dataset, matched
 from ..infer.traces import accepts_labels, measuring, observed_sites
+from ..programs import as_labels, check_tensor
 from .drawing import grid_axes, is_image, rows_of, run_on_zeros, stacked
 
 
@@ -105,6 +106,8 @@ def _draw(
     model: Callable, n: int, *, y: Tensor | int | None, mean: bool, like: Tensor | None
 ) -> Tensor:
     """Data (n, *event), or the means of their distributions, by ancestral sampling."""
+    if getattr(model, "condition", None) == 0:
+        y = None  # the labels of a data set, which such a model ignores everywhere
     if hasattr(model, "sample"):
         return model.sample(n, y=y, mean=mean)
     if like is None:
@@ -112,8 +115,7 @@ def _draw(
             f"like: {getattr(model, '__name__', type(model).__name__)} has no method sample(n): "
             "pass any of its data, such as like=x[:1], for the shape of what it draws"
         )
-    if isinstance(y, int):
-        y = torch.full((n,), y, device=like.device)
+    y = None if y is None else as_labels(y, n, like.device)
     with evaluating(model):
         trace = run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y)
     p_x = trace.nodes[observed_sites(trace)[-1]]["fn"]
@@ -202,6 +204,7 @@ def reconstructions(
         >>> len(reconstructions(vae, guides.BottomUp(vae), torch.zeros(5, 1, 8, 8)).axes)
         2
     """
+    check_tensor(x)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, x, y=y)
     return stacked({"data": x, "reconstruction": result})
@@ -241,6 +244,7 @@ def denoising(
     """
     if not callable(noise) and not 0 <= noise < math.inf:
         raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
+    check_tensor(x)
     while hasattr(guide, "program"):
         guide = guide.program
     noisy = corrupted(x, noise)
@@ -286,7 +290,7 @@ def outliers(
     """
     if n < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
-    data = data if isinstance(data, Tensor) else as_dataset(data)
+    data = data if isinstance(data, Tensor) else matched(as_dataset(data), model, guide)
     with measuring(model, guide, device=data.device):
         x, y = rows_of(data, y)
         log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..infer import encode
-from ..infer.dataset import as_dataset
+from ..infer.dataset import as_dataset, matched
 from ..infer.traces import label_arguments, measuring
 from .drawing import COLORS, new_axes, rows_of, vector_site
 
@@ -56,7 +56,7 @@ def latent_scatter(
         >>> ax.collections[0].get_offsets().shape
         (5, 2)
     """
-    data = data if isinstance(data, Tensor) else as_dataset(data)
+    data = data if isinstance(data, Tensor) else matched(as_dataset(data), guide)
     with measuring(guide, device=data.device):
         x, y = rows_of(data, y)
         if not len(x):

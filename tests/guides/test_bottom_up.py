@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from pyro_vae.guides import BottomUp
+from pyro_vae.handlers import scale_latents
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 
@@ -118,3 +119,26 @@ def test_an_encoder_must_return_vectors():
 def test_repr_tells_the_factorisation(kwargs, story):
     _, guide = pair(**kwargs)
     assert repr(guide).splitlines()[1].strip() == story
+
+
+def test_the_model_is_a_vae_or_a_vae_under_a_handler():
+    with pytest.raises(TypeError, match=r"vae: expected a models\.VAE, got Linear"):
+        BottomUp(nn.Linear(2, 2))
+    vae, _ = pair()
+    guide = BottomUp(scale_latents(vae, 2.0))
+    assert guide.encode(torch.zeros(5, 6)).mean["z2"].shape == (5, 3)
+
+
+def test_arguments_of_the_networks():
+    vae, _ = pair()
+    widths = [
+        q.in_features for c in BottomUp(vae, hidden=9).conditionals.values() for q in [c.loc]
+    ]
+    assert widths == [9, 9]
+    with pytest.raises(ValueError, match="hidden: expected positive integers"):
+        BottomUp(vae, hidden=(-9,))
+    with pytest.raises(ValueError, match=r"encoder: .* \(n, 6\) to a tensor, got a Linear .*1x6"):
+        BottomUp(vae, encoder=nn.Linear(5, 4))
+    vae, _ = pair(condition=3)
+    with pytest.raises(ValueError, match=r"encoder: .* of shape \(n, 6\), \(n, 3\) to a tensor"):
+        BottomUp(vae, encoder=nn.Linear(6, 4))

@@ -166,6 +166,15 @@ class TestData:
             with pytest.raises(ValueError, match=message):
                 check_data(program, x, y)
 
+    def test_data_are_tensors_of_the_models_dtype(self, vae):
+        x, y = torch.ones(2, 6), torch.tensor([0, 1])
+        with pytest.raises(ValueError, match=r"got torch.float64 data .* x.to\(torch.float32\)"):
+            check_data(vae, x.double(), y)
+        for check in (lambda x: check_data(vae, x), lambda x: check_pair(vae, BottomUp(vae), x)):
+            with pytest.raises(TypeError, match=r"got ndarray: pass torch.as_tensor"):
+                check(x.numpy())
+        assert check_pair(vae, BottomUp(vae), x, y=[0, 1]).latents == {"z1": (2,)}
+
     def test_every_datum_is_checked(self, vae):
         x, y = torch.ones(1000, 6), torch.zeros(1000, dtype=int)
         check_data(vae, x, y)

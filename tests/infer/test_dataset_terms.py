@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import data, guides, infer, likelihoods
-from pyro_vae.infer.dataset import as_dataset, dataset_terms, device_of
+from pyro_vae import data, diagnostics, guides, infer, likelihoods
+from pyro_vae.infer.dataset import as_dataset, dataset_terms, device_of, matched
 from pyro_vae.models import VAE
 
 X = torch.randn(23, 6, generator=torch.Generator().manual_seed(1))
@@ -109,3 +109,28 @@ def test_the_device_of_programs():
     assert device_of(print, linear, default=default) == meta
     assert device_of(linear, nn.Linear(2, 2), default=default) == meta
     assert device_of(print, nn.ReLU(), default=default) == default
+
+
+def test_data_follow_the_dtype_and_device_of_a_pair():
+    grey = data.Dataset(X.sigmoid(), Y, binarize="dynamic", names=["a", "b", "c"])
+    model, guide = pair()
+    assert matched(grey, model, guide).x.dtype == torch.float32
+    found = matched(grey, print, model.double(), guide)
+    assert found.x.dtype == torch.float64 and torch.equal(found.x.float(), grey.x)
+    assert found.batch(torch.arange(3))[0].dtype == torch.float64
+    assert (found.names, found.binarize) == (grey.names, "dynamic")
+    assert torch.equal(found.y, Y) and grey.x.dtype == torch.float32
+    assert matched(found, model, guide).x.dtype == torch.float64
+    assert matched(grey, print).x.dtype == torch.float32
+    assert matched(grey, nn.Linear(2, 2, device="meta"), device="cpu").device.type == "cpu"
+
+
+def test_a_pair_in_double_precision_has_the_same_bound():
+    model, guide = pair(guide=guides.Delta)
+    single = dataset_terms(model, guide, data.Dataset(X)).elbo
+    model, guide = model.double(), guide.double()
+    found = dataset_terms(model, guide, matched(data.Dataset(X), model, guide)).elbo
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), single, rtol=1e-4, atol=1e-4)
+    result = diagnostics.evaluate(model, guide, X, importance_samples=0)
+    assert torch.equal(result.terms.elbo, found)

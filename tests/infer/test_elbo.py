@@ -1,3 +1,4 @@
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -6,6 +7,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
 
+from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer import AnalyticELBO, TraceELBO, elbo_terms
@@ -361,3 +363,27 @@ def test_the_model_is_replayed_against_the_guide(deep):
     assert observed_sites(model_trace) == ["x"]
     for site in ("z1", "z2", "z3"):
         assert model_trace.nodes[site]["value"] is guide_trace.nodes[site]["value"]
+
+
+@pytest.mark.parametrize("y", [[2, 0, 1, 1], np.array([2, 0, 1, 1])], ids=type)
+def test_labels_in_other_forms(y):
+    vae = VAE((6,), 2, likelihood=Gaussian(), hidden=(5,), condition=3)
+    guide, x = BottomUp(vae), torch.randn(4, 6)
+    expected = elbo_terms(vae, guide, x, y=torch.tensor([2, 0, 1, 1])).elbo
+    assert torch.equal(elbo_terms(vae, guide, x, y=y).elbo, expected)
+    one, each = (elbo_terms(vae, guide, x, y=label).elbo for label in (2, torch.full((4,), 2)))
+    assert torch.equal(one, each)
+
+
+def test_labels_of_a_pair_without_condition_are_ignored():
+    vae = VAE((6,), 2, likelihood=Gaussian(), hidden=(5,))
+    guide, x = BottomUp(vae), torch.randn(4, 6)
+    found = elbo_terms(vae, guide, x, y=[2, 0, 1, 1]).elbo
+    assert torch.equal(found, elbo_terms(vae, guide, x).elbo)
+
+
+@pytest.mark.parametrize("x", [Dataset(torch.zeros(3, 6)), np.zeros((3, 6))], ids=type)
+def test_data_are_tensors(linear, x):
+    vae, guide = linear.vae, linear.guide()
+    with pytest.raises(TypeError, match=r"x: expected a tensor \(n, ...\), got .*: pass "):
+        elbo_terms(vae, guide, x)

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import nn
 
 from pyro_vae.conditionals import DiagonalNormal
+from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import corrupt, scale_latents
 from pyro_vae.infer import elbo_terms, importance, log_likelihood
@@ -357,3 +358,30 @@ class TestPareto:
         narrow = importance(linear.vae, linear.guide(widen=0.2), x, samples=2000)
         assert good.pareto_k.mean() < 0.5
         assert narrow.pareto_k.mean() > 0.7
+
+
+@pytest.mark.parametrize("y", [[2, 0, 1, 1], np.array([2, 0, 1, 1])], ids=type)
+def test_labels_in_other_forms(y):
+    vae = VAE((6,), 2, likelihood=Gaussian(), hidden=(5,), condition=3)
+    guide, x = BottomUp(vae), torch.randn(4, 6)
+    expected = log_likelihood(vae, guide, x, y=torch.tensor([2, 0, 1, 1]), importance_samples=3)
+    assert torch.equal(log_likelihood(vae, guide, x, y=y, importance_samples=3), expected)
+    one, each = (
+        log_likelihood(vae, guide, x, y=label, importance_samples=3)
+        for label in (2, torch.full((4,), 2))
+    )
+    assert torch.equal(one, each)
+
+
+def test_labels_of_a_pair_without_condition_are_ignored():
+    vae = VAE((6,), 2, likelihood=Gaussian(), hidden=(5,))
+    guide, x = BottomUp(vae), torch.randn(4, 6)
+    found = log_likelihood(vae, guide, x, y=[2, 0, 1, 1], importance_samples=3)
+    assert torch.equal(found, log_likelihood(vae, guide, x, importance_samples=3))
+
+
+@pytest.mark.parametrize("x", [Dataset(torch.zeros(3, 6)), np.zeros((3, 6))], ids=type)
+def test_data_are_tensors(linear, x):
+    vae, guide = linear.vae, linear.guide()
+    with pytest.raises(TypeError, match=r"x: expected a tensor \(n, ...\), got .*: pass "):
+        log_likelihood(vae, guide, x, importance_samples=3)

@@ -1,9 +1,11 @@
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.infer import grid_2d, interpolate, reconstruct, traverse
 from pyro_vae.likelihoods import Bernoulli, Gaussian
@@ -218,3 +220,47 @@ def test_no_state_changes(deep):
     assert vae.training
     assert guide.training
     assert not list(pyro.get_param_store().keys())
+
+
+def conditional_pair():
+    vae = VAE((6,), 2, likelihood=Gaussian(), hidden=(5,), condition=3)
+    return vae, BottomUp(vae)
+
+
+@pytest.mark.parametrize("as_y", [list, np.array])
+def test_labels_in_other_forms(as_y):
+    vae, guide = conditional_pair()
+    x, y = torch.randn(4, 6), torch.tensor([2, 0, 1, 1])
+    other = as_y(y.tolist())
+    assert torch.equal(reconstruct(vae, guide, x, y=other), reconstruct(vae, guide, x, y=y))
+    ends = [interpolate(vae, guide, x[0], x[1], steps=4, y=labels[:2]) for labels in (y, other)]
+    assert torch.equal(*ends)
+    ways = [traverse(vae, guide, x[0], site="z1", y=label) for label in (y[0], other[0])]
+    assert torch.equal(*ways)
+    grids = [grid_2d(vae, like=x, steps=3, y=label)[1] for label in (2, other[0])]
+    assert torch.equal(*grids)
+
+
+def test_starting_points_are_single_data(linear):
+    pair, x = (linear.vae, linear.guide()), linear.data(6)
+    for name, call in {
+        "start": lambda: interpolate(*pair, x[:3], x[3:]),
+        "end": lambda: interpolate(*pair, x[0], x[3:]),
+        "x": lambda: traverse(*pair, x[:3], site="z1"),
+    }.items():
+        message = rf"^{name}: expected a single datum of shape \(6,\), got \(3, 6\): .* x\[0\]$"
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match=r"start and end: .* equal shapes, got \(3,\) and \(2,\)"):
+        interpolate(user_model, user_guide, torch.zeros(3), torch.zeros(2))
+
+
+def test_data_are_tensors(linear):
+    pair, data = (linear.vae, linear.guide()), Dataset(linear.data(3))
+    for call in (
+        lambda: reconstruct(*pair, data),
+        lambda: interpolate(*pair, data, data),
+        lambda: traverse(*pair, data, site="z1"),
+    ):
+        with pytest.raises(TypeError, match=r"expected a tensor .* got Dataset: pass d.test.x"):
+            call()

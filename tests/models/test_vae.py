@@ -112,6 +112,16 @@ def test_data_of_another_shape_are_refused(shape):
             program(torch.zeros(shape))
 
 
+@pytest.mark.parametrize(("model", "data"), [("float32", "float64"), ("float64", "float32")])
+def test_data_of_another_dtype_are_refused(model, data):
+    vae = deep().to(getattr(torch, model))
+    x = torch.zeros(2, 6, dtype=getattr(torch, data))
+    message = rf"got torch.{data} data for a model of torch.{model}: use x.to\(torch.{model}\)"
+    for program in (vae, BottomUp(vae), vae.check_data):
+        with pytest.raises(ValueError, match=message):
+            program(x)
+
+
 def test_data_outside_the_range_are_refused_while_validation_is_on():
     vae = deep(likelihood=Bernoulli())
     with pytest.raises(ValueError, match="Bernoulli expects only 0 and 1"):
@@ -163,11 +173,23 @@ class TestCondition:
     def test_the_number_of_data_follows_the_labels(self, vae):
         assert vae(y=torch.zeros(4, dtype=int)).shape == (4, 6)
 
-    def test_labels_are_ignored_without_condition(self):
+    @pytest.mark.parametrize("y", [2, [0, 1, 2], torch.arange(3)])
+    def test_labels_are_refused_without_condition(self, y):
         vae = deep()
-        with torch.random.fork_rng():
-            x = vae.sample(5)
-        assert torch.equal(vae.sample(5, y=2), x)
+        for use in (
+            lambda: vae.sample(3, y=y),
+            lambda: vae.decode({"z1": torch.zeros(3, 4)}, y=y),
+        ):
+            with pytest.raises(ValueError, match=r"y: expected none, .* leave y out"):
+                use()
+
+    def test_labels_that_reach_a_program_without_condition_are_ignored(self):
+        vae, x = deep(), torch.randn(3, 6)
+        traces = []
+        for y in (None, torch.arange(3)):
+            with torch.random.fork_rng():
+                traces.append(poutine.trace(vae).get_trace(x, y=y))
+        assert traces[0].log_prob_sum() == traces[1].log_prob_sum()
 
     def test_negative_number_of_classes(self):
         with pytest.raises(ValueError, match="condition: expected the number of classes, got -1"):
@@ -389,7 +411,7 @@ class TestStockTools:
         vae = VAE(**({"likelihood": Gaussian()} | kwargs))
         guide = guide(vae)
         y = torch.tensor([0, 1, 2, 1])
-        x = vae.sample(4, y=y)
+        x = vae.sample(4, y=y if vae.condition else None)
         elbo = Trace_ELBO(num_particles=5, vectorize_particles=True, max_plate_nesting=1)
         with torch.random.fork_rng():
             loss = elbo.loss(vae, guide, x, y=y)
