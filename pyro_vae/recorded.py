@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,6 +80,8 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
     seen = {} if seen is None else seen
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
     if isinstance(value, torch.Tensor) and value.dim() == 0:
         return value.item()
     if isinstance(value, tuple | list | torch.Size):

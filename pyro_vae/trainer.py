@@ -20,12 +20,11 @@ from .callbacks import check_callbacks
 from .data import Dataset
 from .history import History, Totals
 from .infer import SVI, AnalyticELBO, TraceELBO, check_pair
-from .infer.checks import check_data
+from .infer.checks import check_data, check_guide
 from .infer.dataset import as_dataset, dataset_terms, matched
 from .infer.elbo import Estimator
 from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
-from .programs import Guide, Model
 from .recorded import Recorded
 from .schedules import Schedule
 from .streams import RandomStream
@@ -88,7 +87,7 @@ class Trainer(Recorded):
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
         check_optimizer(optimizer)
-        _check_guide(model, guide)
+        check_guide(model, guide)
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
         self.estimator, self.engine = _estimator(elbo), engine
@@ -228,7 +227,7 @@ class Trainer(Recorded):
         Raises:
             ValueError: a guide that was built for other latents.
         """
-        _check_guide(self.model, guide)
+        check_guide(self.model, guide)
         self._keep_moments()
         self.guide, self._svi, self._swapped = guide, None, bool(self.history)
         for module in self.modules():
@@ -412,23 +411,6 @@ class Trainer(Recorded):
         return (
             f"Trainer after {len(self.history)} epochs, {self.step} steps{last}\n"
             f"{self.model!r}\n{self.guide!r}"
-        )
-
-
-def _check_guide(model: Callable, guide: Callable) -> None:
-    """Raise for what is known without data; ``check_pair`` runs the programs later."""
-    for name, program in (("model", model), ("guide", guide)):
-        if not callable(program):
-            raise TypeError(f"{name}: expected a Pyro program, got {type(program).__name__}")
-    if not (isinstance(model, Model) and isinstance(guide, Guide)):
-        return
-    built, here = (
-        f"data {m.event_shape} and latents {m.latent_sizes}" for m in (guide.model, model)
-    )
-    if built != here:
-        raise ValueError(
-            f"guide: it was built for another model, of {built}; this one has {here}: build it "
-            "with this model"
         )
 
 

@@ -174,3 +174,9 @@ def test_refused_inside_arguments_too():
 def test_a_reference_to_nothing_is_refused():
     with pytest.raises(ValueError, match="refers to object 7, which it does not hold"):
         decode([{"$ref": 7}])
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    import numpy as np
+
+    assert encode(np.int64(3), "latents") == 3 and type(encode(np.int64(3), "latents")) is int

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import Guide, as_labels, check_tensor
+from ..programs import Guide, Model, as_labels, check_tensor
 from .traces import (
     check_sites,
     label_arguments,
@@ -60,6 +60,23 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
         raise ValueError(
             f"x: expected finite values, got {int((~x.isfinite()).sum())} NaN or infinite: "
             "remove or fill these entries"
+        )
+
+
+def check_guide(model: Callable, guide: Callable) -> None:
+    """Raise for what is known without data; ``check_pair`` runs the programs later."""
+    for name, program in (("model", model), ("guide", guide)):
+        if not callable(program):
+            raise TypeError(f"{name}: expected a Pyro program, got {type(program).__name__}")
+    if not (isinstance(model, Model) and isinstance(guide, Guide)):
+        return
+    built, here = (
+        f"data {m.event_shape} and latents {m.latent_sizes}" for m in (guide.model, model)
+    )
+    if built != here:
+        raise ValueError(
+            f"guide: it was built for another model, of {built}; this one has {here}: build it "
+            "with this model"
         )
 
 
