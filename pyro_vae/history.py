@@ -21,9 +21,9 @@ class History(list[dict[str, Any]]):
     Keys: ``epoch`` and ``step`` (counted from 1 over all calls of ``fit``), ``elbo`` (without
     beta), ``objective`` (with beta), ``reconstruction``, ``kl`` per site, ``beta`` of the last
     step, ``lr``, ``guide``, ``seconds``, ``validation`` with ``elbo``, ``elbo_se``,
-    ``reconstruction`` and ``kl`` where there are validation data, ``swapped`` on the first epoch
-    after a guide swap, ``interrupted`` on an epoch ended by Ctrl-C. For a guide that is a point
-    mass ``elbo`` is log p(x, z), no bound, and ``kl`` is -log p(z).
+    ``objective``, ``reconstruction`` and ``kl`` where there are validation data, ``swapped`` on
+    the first epoch after a guide swap, ``interrupted`` on an epoch ended by Ctrl-C. For a guide
+    that is a point mass ``elbo`` is log p(x, z), no bound, and ``kl`` is -log p(z).
 
     Example:
         >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])

@@ -3,69 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Distribution
-from pyro.distributions.constraints import real
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from .recorded import Recorded
-
-_counter = itertools.count(1)
-# Keyed by instance, not stored on it: a deep copy or a loaded copy gets a name of its own.
-_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-_registration = True
-
-
-@contextlib.contextmanager
-def unregistered() -> Iterator[None]:
-    """Run programs without touching Pyro's param store: for optimizers that hold the tensors."""
-    global _registration
-    before, _registration = _registration, False
-    try:
-        yield
-    finally:
-        _registration = before
-
-
-def _forget(prefix: str) -> None:
-    store = pyro.get_param_store()
-    for name in [name for name in store.keys() if name.startswith(prefix)]:
-        del store[name]
-
-
-def register(module: nn.Module) -> None:
-    """Declare the trainable parameters of ``module`` to Pyro under a name unique to this instance.
-
-    ``pyro.module`` with a fixed name silently keeps training the first instance; here each
-    instance has its own entries, a replaced parameter replaces its entry, frozen parameters are
-    left out, a tensor that instances share has one entry, and the entries go when the instance
-    does.
-    """
-    name = _names.get(module)
-    if name is None:
-        name = _names[module] = f"{type(module).__name__}#{next(_counter)}"
-        weakref.finalize(module, _forget, name + "$$$").atexit = False
-    store = pyro.get_param_store()
-    for key, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            site = store.param_name(parameter) or f"{name}$$${key}"
-            if site in store and store[site].unconstrained() is not parameter:
-                del store[site]
-            if site not in store:
-                # pyro.param would train a copy of a tensor that is not contiguous
-                store.set_state({"params": {site: parameter}, "constraints": {site: real}})
-            pyro.param(site)
+from .registration import register, unregistered
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:
@@ -162,13 +113,31 @@ def _check_finite(value: Tensor, name: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def training(module: nn.Module) -> Iterator[None]:
+    """Training mode; each module's own mode is restored afterwards."""
+    modes = {m: m.training for m in module.modules()}
+    module.train()
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def name_of(program: Any) -> str:
+    """The name of a program's class or function, whatever handlers it is under."""
+    while hasattr(program, "program"):
+        program = program.program
+    return getattr(program, "__name__", type(program).__name__)
+
+
 class Program(Recorded, nn.Module):
     """An ``nn.Module`` whose ``forward`` is a Pyro program, trainable by stock Pyro."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Register this instance's parameters with Pyro, then run the program."""
-        if _registration:
-            register(self)
+        register(self)
         return super().__call__(*args, **kwargs)
 
     def _count(self) -> str:

@@ -19,12 +19,13 @@ from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
 from .history import History, Totals
-from .infer import SVI, AnalyticELBO, TraceELBO, check_pair
+from .infer import SVI, check_pair
 from .infer.checks import check_data, check_guide
-from .infer.dataset import as_dataset, dataset_terms, matched
-from .infer.elbo import Estimator
+from .infer.dataset import as_dataset, dataset_terms, matched, seen_values, usable_device
+from .infer.elbo import Estimator, as_estimator
 from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
+from .programs import name_of, training
 from .recorded import Recorded
 from .schedules import Schedule
 from .streams import RandomStream
@@ -90,8 +91,8 @@ class Trainer(Recorded):
         check_guide(model, guide)
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
-        self.estimator, self.engine = _estimator(elbo), engine
-        self.device = None if device is None else _device(device)
+        self.estimator, self.engine = as_estimator(elbo), engine
+        self.device = None if device is None else usable_device(device)
         for module in self.modules():
             module.to(self.device)
         self.history = History()
@@ -188,7 +189,7 @@ class Trainer(Recorded):
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._stream.on(data.device))
             for module in self.modules():
-                stack.enter_context(_training(module))
+                stack.enter_context(training(module))
             self._make_svi(data, steps_per_epoch)
             bar = stack.enter_context(
                 tqdm(total=epochs * steps_per_epoch, unit="step", disable=not progress)
@@ -278,13 +279,13 @@ class Trainer(Recorded):
     def _prepared(self, data: Any, name: str) -> Dataset:
         data = matched(as_dataset(data), self.model, self.guide, device=self.device)
         try:
-            check_data(self.model, _values(data), data.y)
+            check_data(self.model, seen_values(data), data.y)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         return data
 
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> None:
-        x, y = _values(data[:2]), None if data.y is None else data.y[:2]
+        x, y = seen_values(data[:2]), None if data.y is None else data.y[:2]
         summary = check_pair(self.model, self.guide, x, y=y)
         self._keep_moments()
         # Made anew, because a mapping may have been changed in place since the last run
@@ -378,7 +379,7 @@ class Trainer(Recorded):
             step=self.step,
             **totals.means(),
             lr=self.lr,
-            guide=_name(self.guide),
+            guide=name_of(self.guide),
             seconds=seconds,
         )
         if self._swapped:
@@ -412,44 +413,3 @@ class Trainer(Recorded):
             f"Trainer after {len(self.history)} epochs, {self.step} steps{last}\n"
             f"{self.model!r}\n{self.guide!r}"
         )
-
-
-def _device(device: torch.device | str) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device: expected one that torch can use here, such as 'cpu', got {str(device)!r} "
-            f"({str(error).splitlines()[0].split(',')[0]})"
-        ) from error
-
-
-def _name(program: Any) -> str:
-    while hasattr(program, "program"):
-        program = program.program
-    return getattr(program, "__name__", type(program).__name__)
-
-
-def _values(data: Dataset) -> Tensor:
-    """What the likelihood may see, without drawing: 0 and 1 under dynamic binarisation."""
-    return data.x.round() if data.binarize else data.x
-
-
-def _estimator(elbo: str | Estimator) -> Estimator:
-    if isinstance(elbo, Estimator):
-        return elbo
-    estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
-    if elbo not in estimators:
-        raise ValueError(f"elbo: expected {' or '.join(map(repr, estimators))}, got {elbo!r}")
-    return estimators[elbo](reduction="mean")
-
-
-@contextlib.contextmanager
-def _training(module: nn.Module) -> Iterator[None]:
-    modes = {m: m.training for m in module.modules()}
-    module.train()
-    try:
-        yield
-    finally:
-        for m, training in modes.items():
-            m.training = training

@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_vae import programs
+from pyro_vae import registration
 from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Bernoulli, Gaussian
@@ -19,9 +19,8 @@ from pyro_vae.programs import (
     encode,
     evaluating,
     is_latent,
-    register,
-    unregistered,
 )
+from pyro_vae.registration import register, unregistered
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def test_evaluation_and_private_optimizers_leave_the_store_alone(vae):
 def test_unregistered_ends_with_its_block(vae):
     with pytest.raises(ZeroDivisionError), unregistered():
         raise ZeroDivisionError
-    assert programs._registration
+    assert registration._active
 
 
 def test_evaluating_restores_every_mode(vae):

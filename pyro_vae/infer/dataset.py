@@ -80,3 +80,19 @@ def dataset_terms(
         torch.cat([p.reconstruction for p in parts]),
         {site: torch.cat([p.kl[site] for p in parts]) for site in parts[0].kl},
     )
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """A device that torch can use here; ``ValueError`` for any other."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device: expected one that torch can use here, such as 'cpu', got {str(device)!r} "
+            f"({str(error).splitlines()[0].split(',')[0]})"
+        ) from error
+
+
+def seen_values(data: Dataset) -> Tensor:
+    """What the likelihood may see, without drawing: 0 and 1 under dynamic binarisation."""
+    return data.x.round() if data.binarize else data.x

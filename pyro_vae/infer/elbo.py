@@ -254,3 +254,13 @@ def draw_terms(
         torch.stack([d.reconstruction for d in draws]).mean(0),
         {s: torch.stack([d.kl[s] for d in draws]).mean(0) for s in draws[0].kl},
     )
+
+
+def as_estimator(elbo: str | Estimator) -> Estimator:
+    """An estimator as it is; "trace" and "analytic" as one that averages over the data."""
+    if isinstance(elbo, Estimator):
+        return elbo
+    estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
+    if elbo not in estimators:
+        raise ValueError(f"elbo: expected {' or '.join(map(repr, estimators))}, got {elbo!r}")
+    return estimators[elbo](reduction="mean")

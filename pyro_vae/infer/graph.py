@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ..programs import unregistered
 from ..recorded import Recorded
+from ..registration import unregistered
 from .elbo import ELBOTerms, Estimator
 
 # What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes

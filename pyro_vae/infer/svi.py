@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ..programs import unregistered
+from ..registration import unregistered
 from .elbo import ELBOTerms, Estimator, TraceELBO
 from .graph import Graph
 from .optimizers import OptimizerFactory, fused
