@@ -92,6 +92,7 @@ class Trainer(Recorded):
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
         self.estimator, self.engine = as_estimator(elbo), engine
+        self._running = self._under_engine()
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
             module.to(self.device)

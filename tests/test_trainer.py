@@ -678,6 +678,7 @@ def test_engines_give_the_same_history_to_the_last_bit():
         ({"optimizer": torch.optim.LBFGS}, TypeError, "optimizer: LBFGS evaluates"),
         ({"optimizer": "adam"}, TypeError, "optimizer: expected a class .*torch.optim.Adam"),
         ({"optimizer": pyro.optim.Adam({"lr": 1e-3})}, TypeError, "optimizer: expected a class"),
+        ({"engine": "fast"}, ValueError, "engine: expected 'eager' or 'graph'"),
         ({"device": "gpu"}, ValueError, "device: expected one .*'cpu', got 'gpu'"),
     ],
 )
