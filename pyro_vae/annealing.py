@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .handlers import scale_latents
-from .schedules import Constant, Schedule, check_beta
+from .schedules import Constant, Schedule, as_schedule, check_beta
 
 
 class Annealing:
@@ -84,14 +84,14 @@ class Annealing:
 
 
 def _schedule(value: Any, where: str) -> Schedule | Tensor:
-    if isinstance(value, Schedule):
-        return value
-    if not isinstance(value, Real | Tensor):
+    if isinstance(value, Schedule | Real):
+        return as_schedule(value, where)
+    if not isinstance(value, Tensor):
         raise TypeError(
             f"{where}: expected a number, a schedule, a 0-d tensor, or a mapping from site to one "
             f"of them, got {value!r}"
         )
-    if isinstance(value, Tensor) and value.dim():
+    if value.dim():
         raise ValueError(f"{where}: expected a 0-d tensor, got shape {tuple(value.shape)}")
-    checked = check_beta(value, where)
-    return value if isinstance(value, Tensor) else Constant(checked)
+    check_beta(value, where)
+    return value

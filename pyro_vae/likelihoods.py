@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from . import distributions
+from .programs import check_finite
 from .recorded import Recorded
 
 
@@ -49,11 +50,7 @@ class Likelihood(Recorded, nn.Module):
 
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability."""
-        if not x.isfinite().all():
-            raise ValueError(
-                f"x: expected finite values, got {int((~x.isfinite()).sum())} NaN or infinite: "
-                "remove or fill these entries"
-            )
+        check_finite(x)
 
 
 def _range(x: Tensor) -> str:

@@ -105,7 +105,8 @@ def _checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -
     return labels
 
 
-def _check_finite(value: Tensor, name: str) -> None:
+def check_finite(value: Tensor, name: str = "x") -> None:
+    """Raise ``ValueError`` if any entry is NaN or infinite."""
     if not (finite := value.isfinite()).all():
         raise ValueError(
             f"{name}: expected finite values, got {int((~finite).sum())} NaN or infinite: "
@@ -125,10 +126,16 @@ def training(module: nn.Module) -> Iterator[None]:
             m.training = mode
 
 
-def name_of(program: Any) -> str:
-    """The name of a program's class or function, whatever handlers it is under."""
+def innermost(program: Any) -> Any:
+    """The program below all handlers."""
     while hasattr(program, "program"):
         program = program.program
+    return program
+
+
+def name_of(program: Any) -> str:
+    """The name of a program's class or function, whatever handlers it is under."""
+    program = innermost(program)
     return getattr(program, "__name__", type(program).__name__)
 
 
@@ -170,7 +177,7 @@ def decode(
     first = next(iter(z.values()))
     size = len(first)
     for site, value in z.items():
-        _check_finite(value, f"z[{site!r}]")
+        check_finite(value, f"z[{site!r}]")
     y = _checked_labels(model, y, size, first.device)
     kwargs: dict[str, Any] = {} if y is None else {"y": y}
     if x is None:
@@ -322,7 +329,7 @@ def encode(guide: Any, x: Tensor, *, y: Tensor | Sequence[int] | int | None = No
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):
         model.check_shape(x)
-        _check_finite(x, "x")
+        check_finite(x)
     y = _checked_labels(model, y, len(x), x.device)
     kwargs = {} if y is None else {"y": y}
     with evaluating(guide):

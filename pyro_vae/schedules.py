@@ -152,6 +152,6 @@ class Cyclical(Schedule):
         return self.start + (self.end - self.start) * min(1.0, position / self.ratio)
 
 
-def as_schedule(beta: float | Schedule) -> Schedule:
+def as_schedule(beta: float | Schedule, where: str = "beta") -> Schedule:
     """A schedule as it is, a number as ``Constant``."""
-    return beta if isinstance(beta, Schedule) else Constant(check_beta(beta))
+    return beta if isinstance(beta, Schedule) else Constant(check_beta(beta, where))

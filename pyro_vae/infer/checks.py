@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import Guide, Model, as_labels, check_tensor
+from ..programs import Guide, Model, as_labels, check_finite, check_tensor
 from .traces import (
     check_sites,
     label_arguments,
@@ -56,11 +56,8 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
         model.check_data(x)
         if getattr(model, "condition", 0):
             model.label_features(y, len(x))
-    elif not x.isfinite().all():
-        raise ValueError(
-            f"x: expected finite values, got {int((~x.isfinite()).sum())} NaN or infinite: "
-            "remove or fill these entries"
-        )
+    else:
+        check_finite(x)
 
 
 def check_guide(model: Callable, guide: Callable) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,11 @@ def as_dataset(data: Dataset | Tensor | tuple[Tensor, Tensor | None]) -> Dataset
 
 def device_of(*programs: Callable, default: torch.device) -> torch.device:
     """The device of the first parameter of the programs, ``default`` where there is none."""
-    modules = [program for program in programs if isinstance(program, nn.Module)]
-    return next((p.device for module in modules for p in module.parameters()), default)
+    return next((p.device for p in _parameters(programs)), default)
+
+
+def _parameters(programs: Iterable[Callable]) -> Iterator[nn.Parameter]:
+    return (p for m in programs if isinstance(m, nn.Module) for p in m.parameters())
 
 
 def matched(
@@ -43,9 +46,8 @@ def matched(
         programs: models and guides; functions have no parameters of their own.
         device: where to put the data in place of the programs' device.
     """
-    modules = [program for program in programs if isinstance(program, nn.Module)]
-    parameters = (p for module in modules for p in module.parameters() if p.is_floating_point())
-    dtype = next((p.dtype for p in parameters), data.x.dtype)
+    dtypes = (p.dtype for p in _parameters(programs) if p.is_floating_point())
+    dtype = next(dtypes, data.x.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
     return data if data.x.dtype == dtype else data.replace(x=data.x.to(dtype))
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pyro.distributions import Delta
 from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
@@ -19,6 +18,7 @@ from ..programs import as_labels, check_tensor
 from ..recorded import Recorded
 from .checks import check_data
 from .traces import (
+    is_point_mass,
     latent_sites,
     measuring,
     observed_sites,
@@ -73,13 +73,13 @@ class Estimator(Recorded):
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         model_trace, guide_trace = trace_pair(model, guide, x, y)
         model_trace.compute_log_prob()
-        loss = -self._objective(model_trace, guide_trace, len(x))
+        loss = -self._objective(model_trace, guide_trace)
         with torch.no_grad():
             terms = self._terms(model_trace, guide_trace, len(x))
         return (loss / len(x) if self.reduction == "mean" else loss), terms
 
     @abstractmethod
-    def _objective(self, model_trace: Trace, guide_trace: Trace, n: int) -> Tensor:
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         """The objective, summed over the data."""
 
     @abstractmethod
@@ -114,7 +114,7 @@ class TraceELBO(Estimator):
         True
     """
 
-    def _objective(self, model_trace: Trace, guide_trace: Trace, n: int) -> Tensor:
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         reparametrised = all(
             guide_trace.nodes[s]["fn"].has_rsample for s in latent_sites(guide_trace)
         )
@@ -150,7 +150,7 @@ class AnalyticELBO(Estimator):
         True
     """
 
-    def _objective(self, model_trace: Trace, guide_trace: Trace, n: int) -> Tensor:
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         self._check_order(latent_sites(model_trace), latent_sites(guide_trace))
         objective = sum(model_trace.nodes[s]["log_prob_sum"] for s in observed_sites(model_trace))
         for site in latent_sites(guide_trace):
@@ -168,7 +168,7 @@ class AnalyticELBO(Estimator):
             raise ValueError(f"site {site!r}: elbo='analytic' knows no masks, use elbo='trace'")
         try:
             # Pyro calls -log p(z) the KL of a point mass
-            if isinstance(q, Delta) or isinstance(getattr(q, "base_dist", None), Delta):
+            if is_point_mass(q):
                 raise NotImplementedError
             return kl_divergence(q, p)
         except NotImplementedError:

@@ -15,13 +15,12 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from ..programs import evaluating, is_latent
+from ..programs import evaluating, innermost, is_latent
 
 
 def accepts_labels(program: Callable) -> bool:
     """Whether a program takes ``y=``."""
-    while hasattr(program, "program"):
-        program = program.program
+    program = innermost(program)
     function = program.forward if isinstance(program, nn.Module) else program
     parameters = inspect.signature(function).parameters.values()
     return any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in parameters)
@@ -80,13 +79,14 @@ def observed_sites(trace: Trace) -> list[str]:
 
 def point_masses(trace: Trace) -> list[str]:
     """Latent sites of a guide's trace whose distribution has no density."""
-    return [s for s in latent_sites(trace) if isinstance(_base(trace.nodes[s]["fn"]), Delta)]
+    return [s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"])]
 
 
-def _base(distribution: Any) -> Any:
+def is_point_mass(distribution: Any) -> bool:
+    """Whether a distribution is a ``Delta``, however its dimensions were declared."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
-    return distribution
+    return isinstance(distribution, Delta)
 
 
 def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Tensor:

@@ -15,7 +15,7 @@ from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
 from ..infer.dataset import as_dataset, matched
 from ..infer.traces import accepts_labels, measuring, observed_sites
-from ..programs import as_labels, check_tensor
+from ..programs import as_labels, check_tensor, innermost
 from .drawing import grid_axes, is_image, rows_of, run_on_zeros, stacked
 
 
@@ -245,8 +245,7 @@ def denoising(
     if not callable(noise) and not 0 <= noise < math.inf:
         raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
     check_tensor(x)
-    while hasattr(guide, "program"):
-        guide = guide.program
+    guide = innermost(guide)
     noisy = corrupted(x, noise)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, noisy, y=y)
