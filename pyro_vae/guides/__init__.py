@@ -3,5 +3,6 @@
 from ..programs import Encoding, Guide
 from .bottom_up import BottomUp
 from .delta import Delta
+from .ladder import Ladder
 
-__all__ = ["BottomUp", "Delta", "Encoding", "Guide"]
+__all__ = ["BottomUp", "Delta", "Encoding", "Guide", "Ladder"]

@@ -13,11 +13,36 @@ from ..models import VAE
 from ..programs import Guide, Model
 
 
+def check_vae(vae: VAE) -> None:
+    """Raise ``TypeError`` unless this is a model; one under a handler counts."""
+    if not isinstance(vae, Model):
+        raise TypeError(
+            f"vae: expected a models.VAE, got {type(vae).__name__}: build the model first"
+        )
+
+
+def encoder_features(vae: VAE, encoder: nn.Module) -> int:
+    """Number of features that a user's encoder makes of the model's data.
+
+    Raises:
+        TypeError: no module.
+        ValueError: an encoder that does not take the data, or does not return vectors.
+    """
+    inputs = [vae.event_shape, *([(vae.condition,)] if vae.condition else [])]
+    shape = networks.output_shape(encoder, *inputs, argument="encoder")
+    if len(shape) != 1:
+        raise ValueError(
+            f"encoder: expected features of shape (n, f), got {('n', *shape)}: "
+            "end it with torch.nn.Flatten()"
+        )
+    return shape[0]
+
+
 class BottomUp(Guide):
     """q(z|x) = q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), each a diagonal normal with network heads.
 
     For one layer this is the amortised mean-field posterior. The networks mirror the model's:
-    same hidden widths, label inputs and activation.
+    same hidden widths, label inputs, activation and normalisation.
 
     Sources: "Auto-Encoding Variational Bayes", Kingma, Welling (2014); "Stochastic
     Backpropagation and Approximate Inference in Deep Generative Models", Rezende, Mohamed,
@@ -57,11 +82,7 @@ class BottomUp(Guide):
         conditionals: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
-        # A VAE under a handler is a Model that looks like a VAE
-        if not isinstance(vae, Model):
-            raise TypeError(
-                f"vae: expected a models.VAE, got {type(vae).__name__}: build the model first"
-            )
+        check_vae(vae)
         super().__init__(vae)
         layers = len(vae.latents)
         widths = networks.hidden_per_layer(hidden, layers) if hidden is not None else vae.hidden
@@ -75,32 +96,22 @@ class BottomUp(Guide):
             if site in given:
                 self.conditionals[site] = given[site]
             elif i == 0 and encoder is not None:
-                shape = self._encoder_shape(encoder)
-                self.conditionals[site] = self._heads(encoder, shape[0], site)
+                features = encoder_features(vae, encoder)
+                self.conditionals[site] = self._heads(encoder, features, site)
             else:
                 network = networks.encoder(
                     below,
                     widths[i] if i == 0 else networks.hidden_widths(widths[i]),
                     extra=vae.condition,
                     activation=vae.activation,
+                    norm=vae.norm,
                 )
                 self.conditionals[site] = self._heads(network, network.out_features, site)
             below = (vae.latent_sizes[site],)
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
-        return DiagonalNormal(network, features, self.model.latent_sizes[site])
-
-    def _encoder_shape(self, encoder: nn.Module) -> tuple[int, ...]:
-        inputs = [self.model.event_shape]
-        if self.model.condition:
-            inputs.append((self.model.condition,))
-        shape = networks.output_shape(encoder, *inputs, argument="encoder")
-        if len(shape) != 1:
-            raise ValueError(
-                f"encoder: expected features of shape (n, f), got {('n', *shape)}: "
-                "end it with torch.nn.Flatten()"
-            )
-        return shape
+        size = self.model.latent_sizes[site]
+        return DiagonalNormal(network, features, size, norm=self.model.norm)
 
     def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
         """Run the inference program.

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from .. import networks
-from ..conditionals import DiagonalNormal, StandardNormal
+from ..conditionals import DiagonalNormal, HandOver, StandardNormal
 from ..likelihoods import Likelihood
 from ..programs import Model
 
@@ -47,6 +48,9 @@ class VAE(Model):
         skip: Skip-VAE connections.
         condition: number of classes of the labels ``y``, 0 for none.
         activation: makes the module between layers, such as ``torch.nn.ReLU``.
+        norm: makes the normalisation of every hidden layer and of every mean and scale head, but
+            not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
+            ``torch.nn.LayerNorm``, or None. Guides that are built for this model use it too.
         decoder: your own network in place of the default: called with z1 (n, size) [then z2..zL
             with ``skip``] [then the one-hot label (n, condition)], returns features
             (n, *likelihood.feature_shape(event_shape)).
@@ -78,6 +82,7 @@ class VAE(Model):
         skip: bool = False,
         condition: int = 0,
         activation: networks.Activation = nn.ReLU,
+        norm: networks.Norm | None = None,
         decoder: nn.Module | None = None,
         top_down: Mapping[str, nn.Module] | None = None,
     ) -> None:
@@ -92,6 +97,7 @@ class VAE(Model):
             )
         condition = int(condition)
         networks.check_activation(activation)
+        networks.check_norm(norm)
         if not isinstance(likelihood, nn.Module):
             raise TypeError(
                 f"likelihood: expected an instance such as likelihoods.Bernoulli(), "
@@ -99,7 +105,9 @@ class VAE(Model):
             )
         self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
         self.hidden = networks.hidden_per_layer(hidden, len(sizes))
-        self.skip, self.condition, self.activation = bool(skip), condition, activation
+        self.skip, self.condition = bool(skip), condition
+        self.activation, self.norm = activation, norm
+        self._handed_over = HandOver()
         self.register_buffer("one_hot", torch.eye(condition), persistent=False)
 
         given = dict(top_down or {})
@@ -119,6 +127,7 @@ class VAE(Model):
                 self.hidden[0],
                 skip=self.skip,
                 activation=activation,
+                norm=norm,
             )
         else:
             self.decoder = decoder
@@ -141,8 +150,10 @@ class VAE(Model):
             tuple(reversed(networks.hidden_widths(self.hidden[layer]))),
             skip=self.skip,
             activation=self.activation,
+            norm=self.norm,
         )
-        return DiagonalNormal(network, network.out_features, self.latent_sizes[site])
+        size = self.latent_sizes[site]
+        return DiagonalNormal(network, network.out_features, size, norm=self.norm)
 
     def _check_decoder(self, features: tuple[int, ...]) -> None:
         shapes = [(self.latent_sizes[s],) for s in self._sees(0)]
@@ -177,6 +188,36 @@ class VAE(Model):
                 f"got {int(y.min())} to {int(y.max())}"
             )
         return (nn.functional.embedding(y.long(), self.one_hot),)
+
+    def conditional(
+        self, site: str, z: Mapping[str, Tensor], y: Tensor | None = None
+    ) -> dist.Distribution:
+        """p(site | latents above), for guides that make use of it.
+
+        The model, run next at these latents, takes over this very result.
+
+        Args:
+            site: a latent site.
+            z: site -> (..., n, size), with the latents above at least.
+            y: labels (n,) for a conditional model.
+
+        Returns:
+            Event shape (size,).
+        """
+        n = next((value.shape[-2] for value in z.values()), 0)
+        result = self._evaluate(site, z, self.label_features(y, n))
+        self._handed_over.give(site, self.conditionals[site], self._given(site, z, y), result)
+        return result
+
+    def _given(self, site: str, z: Mapping[str, Tensor], y: Tensor | None) -> list[Tensor]:
+        given = [z[s] for s in self._sees(int(site[1:]))]
+        return given if y is None else [*given, y]
+
+    def _evaluate(
+        self, site: str, z: Mapping[str, Tensor], labels: tuple[Tensor, ...]
+    ) -> dist.Distribution:
+        context = [z[s] for s in self._sees(int(site[1:]))]
+        return self.conditionals[site](*context, *(labels if context else ()))
 
     def check_data(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has the wrong shape or values outside the likelihood's."""
@@ -222,9 +263,11 @@ class VAE(Model):
         z: dict[str, Tensor] = {}
         with pyro.plate("data", n, dim=-1):
             for site, conditional in self.conditionals.items():
-                context = [z[s] for s in self._sees(int(site[1:]))]
-                labelled = labels if context else ()
-                z[site] = pyro.sample(site, conditional(*context, *labelled))
+                given = self._given(site, z, y)
+                p_z = self._handed_over.take(site, conditional, given)
+                if p_z is None:
+                    p_z = self._evaluate(site, z, labels)
+                z[site] = pyro.sample(site, p_z)
             features = self.decoder(*(z[s] for s in self._sees(0)), *labels)
             p_x = self.likelihood(features).to_event(len(self.event_shape))
             return pyro.sample("x", p_x, obs=x)

@@ -1,0 +1,44 @@
+"""Multi-layer perceptrons and convolutional stacks, sized by the event shape.
+
+Every network takes its inputs as positional tensors with any number of leading dimensions; the
+inputs after the first are vectors (labels, latents) that broadcast against it.
+"""
+
+from .activations import LeakyReLU
+from .arguments import (
+    Activation,
+    Hidden,
+    check_activation,
+    hidden_per_layer,
+    hidden_widths,
+    is_whole,
+    output_shape,
+    sizes,
+)
+from .convolutional import ConvDecoder, ConvEncoder
+from .defaults import decoder, encoder, is_image
+from .dense import MLP, concatenate
+from .normalization import Norm, Normalized, check_norm, head
+
+__all__ = [
+    "MLP",
+    "Activation",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Hidden",
+    "LeakyReLU",
+    "Norm",
+    "Normalized",
+    "check_activation",
+    "check_norm",
+    "concatenate",
+    "decoder",
+    "encoder",
+    "head",
+    "hidden_per_layer",
+    "hidden_widths",
+    "is_image",
+    "is_whole",
+    "output_shape",
+    "sizes",
+]

@@ -1,0 +1,72 @@
+"""Normalisation of features: BatchNorm, LayerNorm, or any module made for a number of features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Norm = Callable[[int], nn.Module]
+
+
+def check_norm(norm: Any) -> None:
+    """Raise ``TypeError`` unless ``norm`` is None or makes a module from a number of features."""
+    made, cause = None, None
+    if callable(norm) and not isinstance(norm, nn.Module):
+        try:
+            made = norm(2)
+        except TypeError as error:
+            cause = error
+    if norm is not None and not isinstance(made, nn.Module):
+        raise TypeError(
+            "norm: expected a class or function that makes a module from a number of features, "
+            f"got {norm!r}: pass torch.nn.BatchNorm1d, torch.nn.LayerNorm, or None"
+        ) from cause
+
+
+class Normalized(nn.Module):
+    """A normalisation of one dimension's features; every other dimension counts as data.
+
+    Args:
+        norm: makes a module for rows (n, features), such as ``torch.nn.BatchNorm1d``.
+        features: size of the dimension.
+        dim: which dimension: -1 of vectors, 1 of images (n, features, h, w).
+
+    Raises:
+        ValueError: BatchNorm in training mode with a single row, whose variance is zero.
+
+    Example:
+        >>> import torch
+        >>> h = Normalized(nn.BatchNorm1d, 3)(torch.randn(5, 4, 3))
+        >>> h.mean((0, 1)).abs().max() < 1e-6
+        tensor(True)
+    """
+
+    def __init__(self, norm: Norm, features: int, dim: int = -1) -> None:
+        """Make the module."""
+        super().__init__()
+        self.norm, self.dim = norm(features), dim
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The normalised features, of the same shape."""
+        last = h.movedim(self.dim, -1)
+        rows = last.reshape(-1, last.shape[-1])
+        if len(rows) == 1 and self.training and isinstance(self.norm, _BatchNorm):
+            raise ValueError(
+                "norm: BatchNorm in training mode expects at least 2 data per batch, got 1, whose "
+                "variance is zero: choose a batch_size that leaves no single datum over"
+            )
+        return self.norm(rows).reshape(last.shape).movedim(-1, self.dim)
+
+
+def normalized(norm: Norm | None, features: int, dim: int = -1) -> nn.Module:
+    """The normalisation of so many features; the identity without ``norm``."""
+    return nn.Identity() if norm is None else Normalized(norm, features, dim)
+
+
+def head(in_features: int, out_features: int, norm: Norm | None = None) -> nn.Module:
+    """A linear layer, followed by its normalisation where there is one."""
+    linear = nn.Linear(in_features, out_features)
+    return linear if norm is None else nn.Sequential(linear, Normalized(norm, out_features))
