@@ -1,0 +1,195 @@
+"""What every experiment shares: its options, rows that survive an interruption, tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import checkpoint
+from ..data import Dataset
+from ..files import write_atomically
+from ..trainer import Trainer
+
+
+def parser(name: str, description: str, *, epochs: int) -> argparse.ArgumentParser:
+    """The options of every experiment.
+
+    Args:
+        name: as in ``pyro-vae experiment NAME``.
+        description: what the experiment shows.
+        epochs: default of ``--epochs``.
+    """
+    result = argparse.ArgumentParser(prog=f"pyro-vae experiment {name}", description=description)
+    result.add_argument("--out", type=Path, default=Path("runs", name), metavar="FOLDER")
+    result.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
+    result.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default: 0"
+    )
+    result.add_argument("--quick", action="store_true", help="a small run that shows the way")
+    result.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    result.add_argument("--device", help="such as cuda; default: the CPU")
+    result.add_argument("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
+    result.add_argument("--progress", action="store_true", help="show a progress bar")
+    return result
+
+
+class Results:
+    """The rows of a table, one JSON file each: what is there is not computed again.
+
+    Several processes may fill one folder, each with rows of its own.
+
+    Args:
+        folder: where the rows are; made if it is missing.
+        settings: what all rows have in common; a folder of other settings is refused.
+
+    Raises:
+        ValueError: the folder holds rows of other settings.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     key = {"system": "VAE", "seed": 0}
+        ...     results = Results(folder, {"epochs": 2})
+        ...     _ = results.row(key, lambda: {"ELBO": -1.5})
+        ...     again = Results(folder, {"epochs": 2}).row(key, dict)
+        >>> again
+        {'system': 'VAE', 'seed': 0, 'ELBO': -1.5}
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        (self.folder / "rows").mkdir(parents=True, exist_ok=True)
+        self.settings = json.loads(json.dumps(dict(settings)))
+        path = self.folder / "settings.json"
+        if path.exists() and (stored := json.loads(path.read_text())) != self.settings:
+            raise ValueError(
+                f"--out: {self.folder} holds an experiment with the settings {stored}, expected "
+                f"{self.settings}: choose another folder"
+            )
+        write_atomically(path, json.dumps(self.settings, indent=1))
+
+    def row(
+        self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The row of this key: from its file, else computed and stored.
+
+        Args:
+            key: what tells the row from the others; numbers and strings.
+            compute: makes the row's other entries, JSON-able.
+        """
+        path = self.path(key, ".json")
+        if not path.exists():
+            row = {**key, **compute()}
+            write_atomically(path, json.dumps(row, indent=1))
+        return json.loads(path.read_text())
+
+    def path(self, key: Mapping[str, Any], suffix: str) -> Path:
+        """A file that belongs to the row of this key, such as its checkpoint."""
+        name = "-".join(str(value) for value in key.values())
+        return self.folder / "rows" / (re.sub(r"[^\w.+-]+", "-", name) + suffix)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far, of every process."""
+        return [json.loads(p.read_text()) for p in sorted((self.folder / "rows").glob("*.json"))]
+
+    def write(self, name: str, text: str) -> None:
+        """Write a table or a page into the folder."""
+        write_atomically(self.folder / name, text)
+
+
+def trained(
+    path: Path,
+    build: Callable[[], Trainer],
+    data: Dataset,
+    *,
+    epochs: int,
+    every: int = 10,
+    **fit: Any,
+) -> Trainer:
+    """A trainer after so many epochs, continued from its file where there is one.
+
+    Args:
+        path: the checkpoint, written after each ``every`` epochs.
+        build: makes the trainer when there is no file.
+        data: what to train on.
+        epochs: in all.
+        every: epochs between checkpoints.
+        fit: further arguments of ``Trainer.fit``.
+    """
+    trainer = checkpoint.load(path) if path.exists() else build()
+    while (done := len(trainer.history)) < epochs:
+        trainer.fit(data, epochs=min(every, epochs - done), **fit)
+        trainer.save(path)
+    return trainer
+
+
+def over_seeds(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows that differ in the seed only, as one: each number a pair (mean, standard deviation).
+
+    Args:
+        rows: with the entries ``by`` and numbers; entries of other types keep the first row's.
+        by: what tells the groups apart, in the order of their first rows.
+
+    Returns:
+        One row per group with "seeds", their number; the deviation of a single seed is NaN.
+
+    Example:
+        >>> rows = [{"system": "VAE", "seed": s, "ELBO": -float(s)} for s in (1, 3)]
+        >>> over_seeds(rows, ["system"])[0]["ELBO"]
+        (-2.0, 1.4142135623730951)
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[k] for k in by), []).append(row)
+    result = []
+    for group in groups.values():
+        merged: dict[str, Any] = {}
+        for name, value in group[0].items():
+            numbers = [row.get(name) for row in group]
+            if name in by or not all(isinstance(v, int | float) for v in numbers):
+                merged[name] = value
+            elif name != "seed":
+                spread = statistics.stdev(numbers) if len(numbers) > 1 else math.nan
+                merged[name] = (statistics.fmean(numbers), spread)
+        result.append({**merged, "seeds": len(group)})
+    return result
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A number, or a pair (mean, standard deviation), for a table; a dash for None.
+
+    Example:
+        >>> number((-98.613, 0.2)), number(None), number((1.0, float("nan")))
+        ('-98.61 +- 0.20', '-', '1.00')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        mean, spread = value
+        error = "" if math.isnan(spread) else f" +- {spread:.{digits}f}"
+        return f"{mean:.{digits}f}{error}"
+    return value if isinstance(value, str) else f"{value:.{digits}f}"
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    Example:
+        >>> print(markdown(["system", "ELBO"], [["VAE", "-98.6"]]))
+        | system | ELBO |
+        |---|---|
+        | VAE | -98.6 |
+    """
+    table = [header, ["---"] * len(header), *lines]
+    return "\n".join(
+        "|" + "|".join(line) + "|" if i == 1 else "| " + " | ".join(line) + " |"
+        for i, line in enumerate(table)
+    )
