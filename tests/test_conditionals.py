@@ -1,11 +1,21 @@
+import copy
+import itertools
 import math
+import pickle
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 from torch.distributions import Normal
 
-from pyro_vae.conditionals import DiagonalNormal, PointMass, StandardNormal
+from pyro_vae.conditionals import (
+    DiagonalNormal,
+    HandOver,
+    PointMass,
+    StandardNormal,
+    precision_weighted,
+)
 
 
 def test_standard_normal():
@@ -67,3 +77,89 @@ def test_point_mass():
     assert torch.equal(p.mean, z)
     assert torch.equal(p.log_prob(z), torch.zeros(5))
     assert torch.equal(p.log_prob(z + 1), torch.full((5,), -math.inf))
+
+
+def normal(loc, scale):
+    return dist.Normal(torch.tensor([loc]), torch.tensor([scale])).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), list(itertools.product([1e-6, 1e-3, 1.0, 1e3, 1e6], repeat=2))
+)
+def test_precision_weighted_is_the_exact_product(first, second):
+    p, q = normal(0.3, first), normal(-0.8, second)
+    for factor in (p, q):
+        factor.base_dist.scale.requires_grad_()
+        factor.base_dist.loc.requires_grad_()
+    product = precision_weighted(p, q).base_dist
+    a, b = (f.base_dist.scale.detach().double() ** -2 for f in (p, q))
+    m, n = (f.base_dist.loc.detach().double() for f in (p, q))
+    torch.testing.assert_close(product.scale.double() ** -2, a + b, rtol=1e-5, atol=0)
+    expected = (a * m + b * n) / (a + b)
+    torch.testing.assert_close(product.loc.double(), expected, rtol=1e-5, atol=1e-6)
+    gradients = torch.autograd.grad(
+        product.log_prob(product.loc.detach() + product.scale.detach()).sum(),
+        [t for f in (p, q) for t in (f.base_dist.loc, f.base_dist.scale)],
+    )
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_the_density_of_the_product_is_the_normalised_product_of_densities():
+    p, q = normal(0.5, 2.0), normal(-1.0, 0.7)
+    z = torch.linspace(-12, 12, 20001)[:, None]
+    joint = (p.log_prob(z) + q.log_prob(z)).exp()
+    expected = joint / torch.trapezoid(joint, z[:, 0])
+    torch.testing.assert_close(precision_weighted(p, q).log_prob(z).exp(), expected)
+
+
+def test_only_diagonal_normals_have_a_precision_weight():
+    with pytest.raises(TypeError, match="expected diagonal normals"):
+        precision_weighted(normal(0.0, 1.0), dist.Laplace(torch.zeros(1), 1.0).to_event(1))
+
+
+def test_what_is_handed_over_is_taken_once_and_only_for_the_same_tensors():
+    module, z = DiagonalNormal(nn.Identity(), 2, 3), torch.randn(4, 2)
+    result = module(z)
+    slots = HandOver()
+    slots.give("z1", module, [z], result)
+    assert slots.take("z2", module, [z]) is None
+    assert slots.take("z1", module, [z]) is result
+    assert slots.take("z1", module, [z]) is None
+    for inputs in ([z.clone()], [z, z], []):
+        slots.give("z1", module, [z], result)
+        assert slots.take("z1", module, inputs) is None
+
+    slots.give("z1", module, [z], result)
+    module.eval()
+    assert slots.take("z1", module, [z]) is None
+    slots.give("z1", module, [z], result)
+    with torch.no_grad():
+        assert slots.take("z1", module, [z]) is None
+    slots.give("z1", module, [z], result)
+    z.add_(1.0)
+    assert slots.take("z1", module, [z]) is None
+    with torch.inference_mode():
+        z = torch.randn(4, 2)
+        slots.give("z1", module, [z], result)
+        assert slots.take("z1", module, [z]) is result
+
+
+def test_copies_and_files_of_a_hand_over_are_empty():
+    module, z = DiagonalNormal(nn.Identity(), 2, 3), torch.randn(4, 2)
+    slots = HandOver()
+    slots.give("z1", module, [z], module(z))
+    for twin in (copy.deepcopy(slots), pickle.loads(pickle.dumps(slots))):
+        assert twin.take("z1", module, [z]) is None
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])
+def test_heads_are_normalised(norm):
+    conditional = DiagonalNormal(nn.Identity(), 4, 3, norm=norm)
+    with torch.no_grad():
+        conditional.loc[0].bias.fill_(7.0)
+    mean = conditional(5 * torch.randn(64, 4)).mean
+    dim = 0 if norm is nn.BatchNorm1d else 1
+    torch.testing.assert_close(mean.mean(dim), torch.zeros_like(mean.mean(dim)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        mean.var(dim, unbiased=False), torch.ones_like(mean.mean(dim)), atol=1e-2, rtol=0
+    )

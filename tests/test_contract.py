@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from torch import nn
 
 from pyro_vae import Trainer, guides, handlers, infer, likelihoods, load
 from pyro_vae.models import VAE
@@ -21,10 +22,15 @@ MODELS = {
     "skip": ((6,), (3, 2), {**SMALL, "skip": True}),
     "condition": ((6,), 3, {**SMALL, "condition": 3}),
     "linear": ((6,), 3, {"hidden": ()}),
+    "normalised": ((6,), (3, 2), {**SMALL, "norm": nn.BatchNorm1d}),
     "image": ((1, 8, 8), 3, {}),
     "odd image": ((7, 5), (3, 2), {}),
 }
-GUIDES = {"BottomUp": (guides.BottomUp, 1.0), "Delta": (guides.Delta, 0.0)}
+GUIDES = {
+    "BottomUp": (guides.BottomUp, 1.0),
+    "Ladder": (guides.Ladder, 1.0),
+    "Delta": (guides.Delta, 0.0),
+}
 LIKELIHOODS = {
     "Bernoulli": (likelihoods.Bernoulli, lambda *shape: torch.randint(2, shape).float()),
     "ContinuousBernoulli": (likelihoods.ContinuousBernoulli, torch.rand),
@@ -53,7 +59,8 @@ FACTORS = {
     "condition": ("p(x, z1|y) = p(x|z1,y) p(z1)", "q(z1|x,y) = q(z1|x,y)"),
 }
 FACTORS |= {"linear": FACTORS["one layer"], "image": FACTORS["one layer"]}
-FACTORS |= {"odd image": FACTORS["two layers"]}
+FACTORS |= {"odd image": FACTORS["two layers"], "normalised": FACTORS["two layers"]}
+TOP_DOWN = {"q(z1, z2|x) = q(z1|x) q(z2|z1)": "q(z1, z2|x) = q(z2|x) q(z1|z2,x)"}
 
 
 class Case:
@@ -142,12 +149,15 @@ def test_the_pair_fits(case):
     sizes = {site: (size,) for site, size in case.model.latent_sizes.items()}
     assert summary.latents == sizes and list(summary.latents) == list(case.model.latents)
     assert summary.observed == ("x",)
-    assert summary.guide_order == case.model.latents[::-1]
+    top_down = isinstance(case.guide, guides.Ladder)
+    assert summary.guide_order == case.model.latents[:: 1 if top_down else -1]
 
 
 @every
 def test_stock_pyro_finds_the_same_bound(case):
     arguments = {} if case.y is None else {"y": case.y}
+    case.model.eval()
+    case.guide.eval()
     torch.manual_seed(0)
     loss = Trace_ELBO().loss(case.model, case.guide, case.x, **arguments)
     torch.manual_seed(0)
@@ -174,6 +184,8 @@ def test_shapes_of_samples_codes_and_reconstructions(case):
 @every
 def test_print_tells_the_factorisation(case):
     p, q = FACTORS[case.model_name]
+    if isinstance(case.guide, guides.Ladder):
+        q = TOP_DOWN.get(q, q)
     assert f"\n  {p}\n" in repr(case.model) and f"\n  {q}\n" in repr(case.guide)
     assert type(case.model.likelihood).__name__ in repr(case.model)
 

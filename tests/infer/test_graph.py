@@ -56,6 +56,20 @@ def batch_norm():
     return vae, guides.BottomUp(vae, encoder=encoder)
 
 
+def ladder():
+    vae = models.VAE(
+        (6,), (4, 3, 2), likelihood=likelihoods.Gaussian(), hidden=(8,), norm=nn.BatchNorm1d
+    )
+    return vae, guides.Ladder(vae)
+
+
+def conditional_convolutional_ladder():
+    vae = models.VAE(
+        (1, 5, 7), (3, 2), likelihood=likelihoods.Bernoulli(), condition=3, norm=nn.LayerNorm
+    )
+    return vae, guides.Ladder(vae)
+
+
 PAIRS = [
     one_layer,
     skip_two_layers,
@@ -65,6 +79,8 @@ PAIRS = [
     autoencoder,
     denoising,
     batch_norm,
+    ladder,
+    conditional_convolutional_ladder,
 ]
 
 
