@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +17,7 @@ from torch import Tensor, nn
 
 from .recorded import Recorded
 from .registration import register, unregistered
-
-
-def is_latent(site: Mapping[str, Any]) -> bool:
-    """Whether a trace's node or a handler's message is a latent sample site."""
-    return (
-        site["type"] == "sample"
-        and not site["is_observed"]
-        and not site_is_subsample(site)
-        and not site["infer"].get("_deterministic", False)
-    )
+from .replacement import ReplacedPrior, check_prior, is_latent
 
 
 class FillWithMeans(Messenger):
@@ -230,7 +221,12 @@ class Model(Program):
             )
 
     def sample(
-        self, n: int, *, y: Tensor | Sequence[int] | int | None = None, mean: bool = False
+        self,
+        n: int,
+        *,
+        y: Tensor | Sequence[int] | int | None = None,
+        mean: bool = False,
+        prior: Callable | None = None,
     ) -> Tensor:
         """Draw from the generative model by ancestral sampling.
 
@@ -238,19 +234,26 @@ class Model(Program):
             n: number of data.
             y: labels (n,), or one label for all, for a conditional model.
             mean: return the means of p(x|z) for drawn z in place of drawn x.
+            prior: a module of ``priors`` from which the top latent is drawn in place of p(zL).
 
         Returns:
             (n, *event_shape).
 
         Raises:
-            ValueError: n < 1, labels that do not fit, labels for a model without condition.
+            TypeError: ``prior`` is nothing that returns a distribution.
+            ValueError: n < 1, labels that do not fit, labels for a model without condition, a
+                prior that is not fitted yet or does not fit.
         """
         if n < 1:
             raise ValueError(f"n: expected at least 1, got {n}")
         self._refuse_labels(y)
         parameter = next(self.parameters(), None)
         y = _checked_labels(self, y, n, None if parameter is None else parameter.device)
-        with evaluating(self):
+        other = contextlib.nullcontext()
+        if prior is not None:
+            check_prior(prior)
+            other = ReplacedPrior(prior, self.latents[0])
+        with evaluating(self, prior), other:
             trace = poutine.trace(self).get_trace(size=n, y=y)
         site = trace.nodes["x"]
         return site["fn"].mean if mean else site["value"]

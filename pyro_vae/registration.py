@@ -34,15 +34,15 @@ def _forget(prefix: str) -> None:
         del store[name]
 
 
-def register(module: nn.Module) -> None:
+def register(module: nn.Module, *, always: bool = False) -> None:
     """Declare the trainable parameters of ``module`` to Pyro under a name unique to this instance.
 
     ``pyro.module`` with a fixed name silently keeps training the first instance; here each
     instance has its own entries, a replaced parameter replaces its entry, frozen parameters are
     left out, a tensor that instances share has one entry, and the entries go when the instance
-    does.
+    does. With ``always`` also where ``unregistered`` holds.
     """
-    if not _active:
+    if not (_active or always):
         return
     name = _names.get(module)
     if name is None:

@@ -1,8 +1,4 @@
-"""Effects on programs: each takes a model or a guide and returns one of the same kind.
-
-A wrapped ``nn.Module`` is again an ``nn.Module`` with the same parameters, and keeps the methods
-of what it wraps (``sample``, ``decode``, ``encode``); a wrapped function is a function.
-"""
+"""Programs under an effect, and the two effects that need nothing else."""
 
 from __future__ import annotations
 
@@ -17,9 +13,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from .programs import Guide, Model, Program, is_latent
-from .recorded import Recorded
-from .schedules import check_beta
+from ..programs import Guide, Model, Program, is_latent
+from ..recorded import Recorded
+from ..schedules import check_beta
 
 Beta = float | Tensor | Mapping[str, float | Tensor]
 
@@ -33,6 +29,8 @@ class _Wrapped(Program):
         nn.Module.__init__(self)
         self.program = program
         object.__setattr__(self, "effect", effect)
+        for name, module in getattr(effect, "modules", {}).items():
+            self.add_module(name, module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # The inner program registers its own parameters; a second name would only repeat them.
@@ -61,7 +59,11 @@ class _WrappedGuide(_Wrapped, Guide):
     pass
 
 
-def _wrap(program: Callable, effect: Any) -> Any:
+def wrap(program: Callable, effect: Any) -> Any:
+    """``program`` run by ``effect.apply(program, *args, **kwargs)``; a program of its own kind.
+
+    Where the program is a module, the effect's ``modules``, if any, become its children.
+    """
     if isinstance(program, Guide):
         return _WrappedGuide(program, effect)
     if isinstance(program, Model):
@@ -73,7 +75,7 @@ def _wrap(program: Callable, effect: Any) -> Any:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         return effect.apply(program, *args, **kwargs)
 
-    wrapped.program = program
+    wrapped.program, wrapped.effect = program, effect
     return wrapped
 
 
@@ -156,7 +158,7 @@ def scale_latents(program: Callable, beta: Beta) -> Any:
         >>> trace.nodes["z1"]["scale"], trace.nodes["x"]["scale"]
         (0.0, 1.0)
     """
-    return _wrap(program, _ScaleLatents(beta))
+    return wrap(program, _ScaleLatents(beta))
 
 
 class _Corrupt(Recorded):
@@ -206,4 +208,4 @@ def corrupt(guide: Callable, noise: float | Callable[[Tensor], Tensor]) -> Any:
         >>> noisy.encode(torch.ones(3, 6)).mean["z1"].shape
         torch.Size([3, 2])
     """
-    return _wrap(guide, _Corrupt(noise))
+    return wrap(guide, _Corrupt(noise))

@@ -1,0 +1,10 @@
+"""Effects on programs: each takes a model or a guide and returns one of the same kind.
+
+A wrapped ``nn.Module`` is again an ``nn.Module`` with the same parameters, and keeps the methods
+of what it wraps (``sample``, ``decode``, ``encode``); a wrapped function is a function.
+"""
+
+from .prior import replace_prior
+from .wrapping import Beta, corrupt, corrupted, scale_latents
+
+__all__ = ["Beta", "corrupt", "corrupted", "replace_prior", "scale_latents"]
