@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data, diagnostics, likelihoods, models, plots, schedules
+from .. import data, diagnostics, experiments, likelihoods, models, plots, schedules
 from ..callbacks import Callback
 from ..checkpoint import load
 from ..conditionals import PointMass
@@ -310,9 +310,15 @@ def _folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def experiment(args: argparse.Namespace) -> int:
+    """Run a published comparison."""
+    return experiments.run(args.name, args.arguments)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "sample": sample,
     "interpolate": interpolate,
+    "experiment": experiment,
 }

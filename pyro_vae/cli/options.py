@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from .. import data, guides, likelihoods
+from .. import data, experiments, guides, likelihoods
 from . import values
 from .messages import kebab
 
@@ -83,6 +83,11 @@ _INTERPOLATE = """\
 Decode the straight line in latent space between two data, and write it as a picture. The data
 are rows of the test set of the training run (run.json beside MODEL.pt tells), unless --data and
 --split name others."""
+
+_EXPERIMENT = f"""\
+Run a published comparison and write its table, rows and figures into a folder; a run that was
+interrupted goes on where it stopped. NAME is one of: {", ".join(experiments.NAMES)}.
+"pyro-vae experiment NAME --help" tells the options of one; --quick is a small run."""
 
 _STATUS = "exit status: 0 done; 2 bad input, explained in one line; 130 interrupted"
 
@@ -190,6 +195,13 @@ def _parser() -> _Parser:
     _add_picture(interpolate, "interpolation.png")
     _add_data(interpolate, split=True)
     _add_common(interpolate)
+
+    experiment = commands.add_parser(
+        "experiment", help="run a published comparison", description=_EXPERIMENT
+    )
+    experiment.add_argument("name", choices=experiments.NAMES, metavar="NAME")
+    experiment.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    experiment.set_defaults(threads=None)
     return parser
 
 
