@@ -45,6 +45,7 @@ Train variational autoencoders that are Pyro programs, and look at what they hav
   pyro-vae evaluate runs/digits/model.pt
   pyro-vae sample runs/digits/model.pt -n 100 --out samples.png
   pyro-vae interpolate runs/digits/model.pt --from 3 --to 7 --out path.png
+  pyro-vae experiment ladder-mnist --quick
 
 "pyro-vae COMMAND --help" explains the options of a command."""
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .. import data, diagnostics, guides, likelihoods, models, networks, schedules
+from ..cli.values import whole
 from ..data import DataSplits
 from ..trainer import Trainer
 from .running import Results, markdown, number, parser, trained
@@ -120,8 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--layers", type=int, nargs="+", choices=range(1, 6), default=[1, 2, 3, 4, 5]
     )
-    options.add_argument("--batch-size", type=int, default=256)
-    options.add_argument("--importance-samples", type=int, default=5000)
+    options.add_argument("--batch-size", type=whole(1), default=256)
+    options.add_argument("--importance-samples", type=whole(1), default=5000)
     options.add_argument(
         "--train-only", action="store_true", help="leave the measurement for later"
     )

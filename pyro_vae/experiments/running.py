@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .. import checkpoint
+from ..cli.values import whole
 from ..data import Dataset
 from ..files import write_atomically
 from ..trainer import Trainer
@@ -29,12 +30,14 @@ def parser(name: str, description: str, *, epochs: int) -> argparse.ArgumentPars
     """
     result = argparse.ArgumentParser(prog=f"pyro-vae experiment {name}", description=description)
     result.add_argument("--out", type=Path, default=Path("runs", name), metavar="FOLDER")
-    result.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
     result.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="default: 0"
+        "--epochs", type=whole(1), default=epochs, metavar="N", help=f"default: {epochs}"
+    )
+    result.add_argument(
+        "--seeds", type=whole(0), nargs="+", default=[0], metavar="SEED", help="default: 0"
     )
     result.add_argument("--quick", action="store_true", help="a small run that shows the way")
-    result.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N")
+    result.add_argument("--threads", type=whole(1), default=torch.get_num_threads(), metavar="N")
     result.add_argument("--device", help="such as cuda; default: the CPU")
     result.add_argument("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
     result.add_argument("--progress", action="store_true", help="show a progress bar")
