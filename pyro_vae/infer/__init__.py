@@ -5,6 +5,7 @@ from .checks import PairSummary, check_pair
 from .elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
 from .graph import Graph
 from .importance import ImportanceEstimate, importance, log_likelihood
+from .importance_weighted import ImportanceWeightedELBO
 from .latent import grid_2d, interpolate, reconstruct, traverse
 from .svi import SVI
 
@@ -15,6 +16,7 @@ __all__ = [
     "Encoding",
     "Graph",
     "ImportanceEstimate",
+    "ImportanceWeightedELBO",
     "PairSummary",
     "TraceELBO",
     "check_pair",

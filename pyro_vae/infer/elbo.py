@@ -78,6 +78,11 @@ class Estimator(Recorded):
             terms = self._terms(model_trace, guide_trace, len(x))
         return (loss / len(x) if self.reduction == "mean" else loss), terms
 
+    def prepare(
+        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    ) -> None:
+        """Settle what cannot be settled while a graph is recorded; nothing by default."""
+
     @abstractmethod
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         """The objective, summed over the data."""

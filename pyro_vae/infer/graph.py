@@ -98,6 +98,7 @@ class Graph:
     def _record(
         self, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None
     ) -> Callable | None:
+        self.estimator.prepare(model, guide, x, y)
         pair = _Pair(model, guide, self.estimator)
         tensors = {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 
 from ..programs import as_labels, check_tensor
@@ -101,7 +102,7 @@ def importance(
     check_pair(model, guide, x, y=y)
     block = max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-        vectorised = _broadcasts(guide, x, y)
+        vectorised = can_broadcast(guide, x, y)
         log_weights = [
             _statistics(
                 _log_weights(
@@ -146,7 +147,7 @@ def log_likelihood(
     return estimate.log_likelihood
 
 
-def _broadcasts(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
+def can_broadcast(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
     """Whether the guide can draw many samples per datum from one encoding.
 
     Programs that fix the shape of the batch cannot run under an outer plate, or score something
@@ -156,14 +157,40 @@ def _broadcasts(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
     try:
         z, log_q = _draw(guide, x, y, 3, vectorised=True)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        again = _log_density(guide, rows, *_repeat(x, y, 3), sites=list(z))
+        again = _log_density(guide, rows, *repeated(x, y, 3), sites=list(z))
     except (RuntimeError, ValueError, IndexError, NotImplementedError):
         return False
     return torch.allclose(log_q.flatten(), again, rtol=1e-3, atol=1e-3)
 
 
-def _repeat(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
+def repeated(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
     return x.repeat(k, *(1,) * (x.dim() - 1)), None if y is None else y.repeat(k)
+
+
+def guide_trace(
+    guide: Callable, x: Tensor, y: Tensor | None, k: int, *, vectorised: bool
+) -> tuple[Trace, tuple[int, ...]]:
+    """A trace of ``k`` samples per datum, and the shape of its log-probabilities per datum.
+
+    The shape is (k, n) from one encoding, under an outer plate; (k * n,) from repeated data.
+
+    Raises:
+        ValueError: a site that is a point mass.
+    """
+    if vectorised:
+        with pyro.plate("importance_samples", k, dim=-2):
+            trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        shape: tuple[int, ...] = (k, len(x))
+    else:
+        x, y = repeated(x, y, k)
+        trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        shape = (len(x),)
+    if points := point_masses(trace):
+        raise ValueError(
+            f"site {points[0]!r}: the guide is a point mass, which has no density to weigh "
+            "samples with: log p(x) needs a guide such as guides.BottomUp"
+        )
+    return trace, shape
 
 
 def _draw(
@@ -171,20 +198,8 @@ def _draw(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
     n = len(x)
-    if vectorised:
-        with pyro.plate("importance_samples", k, dim=-2):
-            trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
-        shape: tuple[int, ...] = (k, n)
-    else:
-        x, y = _repeat(x, y, k)
-        trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
-        shape = (k * n,)
+    trace, shape = guide_trace(guide, x, y, k, vectorised=vectorised)
     sites = latent_sites(trace)
-    if points := point_masses(trace):
-        raise ValueError(
-            f"site {points[0]!r}: the guide is a point mass, which has no density to weigh "
-            "samples with: log p(x) needs a guide such as guides.BottomUp"
-        )
     trace.compute_log_prob(lambda name, site: name in sites)
     log_q = sum(
         per_datum(trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], shape) for s in sites

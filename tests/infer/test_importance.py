@@ -14,7 +14,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import corrupt, scale_latents
 from pyro_vae.infer import elbo_terms, importance, log_likelihood
-from pyro_vae.infer.importance import _broadcasts, _statistics, pareto_shape
+from pyro_vae.infer.importance import _statistics, can_broadcast, pareto_shape
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 
@@ -145,7 +145,7 @@ def second_layer(network):
 def test_guides_that_cannot_broadcast_give_the_same_estimate(kwargs, broadcasts):
     vae = VAE((6,), (4, 3), likelihood=Gaussian(0.7), hidden=(5,))
     guide, x = BottomUp(vae, **kwargs), torch.randn(3, 6)
-    assert _broadcasts(guide.eval(), x, None) is broadcasts
+    assert can_broadcast(guide.eval(), x, None) is broadcasts
     got = importance(vae, guide, x, samples=20_000)
     # By hand: every row on its own
     rows = x.repeat_interleave(20_000, 0)
@@ -207,7 +207,7 @@ def test_beta_is_left_out(linear, decent):
 def test_a_guide_with_noise_of_its_own_draws_it_for_every_sample(linear):
     x = linear.data(20)
     noisy = corrupt(linear.guide(widen=2.5), 0.5)
-    assert not _broadcasts(noisy, x, None)
+    assert not can_broadcast(noisy, x, None)
     estimate = importance(linear.vae, noisy, x, samples=4000)
     z = (estimate.log_likelihood - linear.evidence().log_prob(x)) / estimate.standard_error
     assert z.abs().max() < 4
