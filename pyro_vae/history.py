@@ -20,10 +20,15 @@ class History(list[dict[str, Any]]):
 
     Keys: ``epoch`` and ``step`` (counted from 1 over all calls of ``fit``), ``elbo`` (without
     beta), ``objective`` (with beta), ``reconstruction``, ``kl`` per site, ``beta`` of the last
-    step, ``lr``, ``guide``, ``seconds``, ``validation`` with ``elbo``, ``elbo_se``,
-    ``objective``, ``reconstruction`` and ``kl`` where there are validation data, ``swapped`` on
-    the first epoch after a guide swap, ``interrupted`` on an epoch ended by Ctrl-C. For a guide
-    that is a point mass ``elbo`` is log p(x, z), no bound, and ``kl`` is -log p(z).
+    step, ``lr``, ``guide``, ``frozen`` (the guide alone was trained), ``seconds``,
+    ``active_units`` per site of vectors (units whose posterior mean has a variance above 0.01
+    over the validation data, or over the first 1000 of the training data), ``validation`` with
+    ``elbo``, ``elbo_se``, ``objective``, ``reconstruction`` and ``kl`` where there are validation
+    data, ``swapped`` on the first epoch after a guide swap, ``interrupted`` on an epoch ended by
+    Ctrl-C. For a guide that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is
+    -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the row tells
+    its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
+    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles.
 
     Example:
         >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])

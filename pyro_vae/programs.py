@@ -106,10 +106,10 @@ def check_finite(value: Tensor, name: str = "x") -> None:
 
 
 @contextlib.contextmanager
-def training(module: nn.Module) -> Iterator[None]:
-    """Training mode; each module's own mode is restored afterwards."""
+def training(module: nn.Module, mode: bool = True) -> Iterator[None]:
+    """Training mode, or evaluation mode with gradients; each module's own mode is restored."""
     modes = {m: m.training for m in module.modules()}
-    module.train()
+    module.train(mode)
     try:
         yield
     finally:

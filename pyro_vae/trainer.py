@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
+from . import measurements
 from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
+from .freezing import Freezing
 from .history import History, Totals
 from .infer import SVI, check_pair
 from .infer.checks import check_data, check_guide
-from .infer.dataset import as_dataset, dataset_terms, matched, seen_values, usable_device
+from .infer.dataset import as_dataset, matched, seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
 from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
@@ -33,6 +35,7 @@ from .streams import RandomStream
 _REFRESH_SECONDS = 0.5
 # Recording takes about as long as it saves in so many steps
 _STEPS_BEFORE_A_GRAPH = 100
+_MOST_ENCODED = 1000
 
 
 class Trainer(Recorded):
@@ -49,7 +52,7 @@ class Trainer(Recorded):
         lr: learning rate.
         optimizer: a class of ``torch.optim``, or any callable ``optimizer(parameters, lr=...)``.
         elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), or an
-            estimator object.
+            estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
             eager, is recorded once a run turns out to be long. Default: "graph" for modules,
@@ -91,19 +94,18 @@ class Trainer(Recorded):
         check_guide(model, guide)
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
-        self.estimator, self.engine = as_estimator(elbo), engine
-        self._running = self._under_engine()
+        self.engine, self.step, self._fitting = engine, 0, False
+        self.elbo = elbo
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
             module.to(self.device)
         self.history = History()
-        self.step = 0
         self._svi: SVI | None = None
-        self._fitting = False
         self.beta, self.lr = beta, lr
         self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._stream = RandomStream(seed)
         self._swapped = self._stopping = False
+        self._freezing = Freezing()
 
     @property
     def beta(self) -> Any:
@@ -112,15 +114,37 @@ class Trainer(Recorded):
 
     @beta.setter
     def beta(self, beta: float | Schedule | Tensor | Mapping) -> None:
-        if self._fitting:
-            raise RuntimeError(
-                "beta: assign it between calls of fit; within one, use a schedule, or a 0-d "
-                "tensor that you fill in place"
-            )
+        self._refuse_in_fit("beta", "use a schedule, or a 0-d tensor that you fill in place")
         annealing = Annealing(beta)
         if hasattr(self.model, "latents"):
             annealing.check(self.model.latents)
         self._beta = beta
+
+    @property
+    def elbo(self) -> Estimator:
+        """The estimator; may be assigned between calls of ``fit``, like the argument ``elbo``.
+
+        Model, guide and the optimizer's state stay, so that a run goes on with another bound,
+        such as ``infer.ImportanceWeightedELBO(10, "mean")`` for fine-tuning.
+        """
+        return self._elbo
+
+    @elbo.setter
+    def elbo(self, elbo: Literal["trace", "analytic"] | Estimator) -> None:
+        self._refuse_in_fit("elbo", "end the run with trainer.stop()")
+        estimator = as_estimator(elbo)
+        if self.step and estimator.reduction != (expected := self._elbo.reduction):
+            raise ValueError(
+                f"elbo: expected reduction={expected!r}, as in the steps so far, got "
+                f"{estimator.reduction!r}, which the optimizer's state does not fit: pass "
+                f"{type(estimator).__name__}(..., reduction={expected!r})"
+            )
+        self._elbo = estimator
+        self._running = self._under_engine()
+
+    def _refuse_in_fit(self, name: str, within: str) -> None:
+        if self._fitting:
+            raise RuntimeError(f"{name}: assign it between calls of fit; within one, {within}")
 
     @property
     def constant_beta(self) -> bool:
@@ -139,6 +163,11 @@ class Trainer(Recorded):
         self._lr = lr
         for group in [] if self.optimizer is None else self.optimizer.param_groups:
             group["lr"] = lr
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the guide is trained alone, see ``swap_guide``."""
+        return self._freezing.names is not None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
@@ -185,12 +214,15 @@ class Trainer(Recorded):
         check_callbacks(callbacks)
         data = self._prepared(data, "data")
         validation = None if validation is None else self._prepared(validation, "validation")
+        encoded = data[:_MOST_ENCODED] if validation is None else validation
         steps_per_epoch = math.ceil(len(data) / batch_size)
         self._stopping = False
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._stream.on(data.device))
             for module in self.modules():
                 stack.enter_context(training(module))
+            # After the guide, which may hold conditionals of the model
+            stack.enter_context(self._freezing.holding(self.model))
             self._make_svi(data, steps_per_epoch)
             bar = stack.enter_context(
                 tqdm(total=epochs * steps_per_epoch, unit="step", disable=not progress)
@@ -201,7 +233,12 @@ class Trainer(Recorded):
                 for _ in range(epochs):
                     row = self._epoch(data, batch_size, steps_per_epoch, callbacks, bar)
                     if validation is not None:
-                        row["validation"] = self._validate(validation)
+                        row["validation"] = measurements.validation(
+                            self._svi.model, self._svi.guide, validation, self.elbo
+                        )
+                    units = measurements.active_units(self.guide, encoded, without=self._points)
+                    if units:
+                        row["active_units"] = units
                     self._call(callbacks, "on_epoch_end", row=row)
                     if self._stopping:
                         break
@@ -215,22 +252,32 @@ class Trainer(Recorded):
         """End the present run after this epoch; for callbacks."""
         self._stopping = True
 
-    def swap_guide(self, guide: Callable) -> Trainer:
+    def swap_guide(self, guide: Callable, *, freeze_model: bool = False) -> Trainer:
         """Continue with another guide; the model keeps its weights and its optimizer state.
 
         A guide that comes back finds its own optimizer state again.
 
         Args:
             guide: inference program for the same model.
+            freeze_model: train the guide alone until the next swap: the model's parameters get
+                ``requires_grad=False``, those that a guide borrows among them, and ``fit`` runs
+                the model in evaluation mode, so that no buffer changes. The next swap without it
+                thaws exactly these parameters; what you froze yourself stays frozen.
 
         Returns:
             This trainer.
 
         Raises:
+            TypeError: ``freeze_model`` for a plain function.
             ValueError: a guide that was built for other latents.
         """
         check_guide(self.model, guide)
+        if freeze_model:
+            self._freezing.check(self.model)
         self._keep_moments()
+        self._freezing.thaw(self.model)
+        if freeze_model:
+            self._freezing.freeze(self.model)
         self.guide, self._svi, self._swapped = guide, None, bool(self.history)
         for module in self.modules():
             module.to(self.device)
@@ -253,7 +300,7 @@ class Trainer(Recorded):
                     "beta": self.beta,
                     "lr": self.lr,
                     "optimizer": recordable(self.optimizer_class),
-                    "elbo": self.estimator,
+                    "elbo": self.elbo,
                     "clip_norm": self.clip_norm,
                     "engine": self.engine,
                     "seed": self.seed,
@@ -261,6 +308,7 @@ class Trainer(Recorded):
                 "history": list(self.history),
                 "step": self.step,
                 "swapped": self._swapped,
+                "frozen": self._freezing.names,
             },
         }
 
@@ -269,6 +317,7 @@ class Trainer(Recorded):
         plain = state["plain"]
         self.history, self.step = History(plain["history"]), plain["step"]
         self._swapped = plain["swapped"]
+        self._freezing = Freezing(plain.get("frozen"))
         self._stream.load(state["random"])
         for parameter, moments in zip(self._parameters(), state["moments"], strict=True):
             if moments is not None:
@@ -294,13 +343,14 @@ class Trainer(Recorded):
         self._annealing.check(tuple(summary.latents))
         self._annealing.start(x.device)
         self._annealing.set(self.step, steps_per_epoch)
-        self._bound = "log p(x, z)" if summary.point_masses else "elbo"
+        self._points = summary.point_masses
+        self._bound = "log p(x, z)" if self._points else "elbo"
         self._running = self._under_engine()
         self._svi = SVI(
             self._annealing.scale(self.model),
             self._annealing.scale(self.guide),
             self._build_optimizer,
-            self.estimator,
+            self.elbo,
             clip_norm=self.clip_norm,
             engine=self._running,
         )
@@ -316,7 +366,7 @@ class Trainer(Recorded):
 
     def _under_engine(self) -> Callable:
         engine = self.engine or ("graph" if len(self.modules()) == 2 else "eager")
-        return running(self.estimator, engine, after=_STEPS_BEFORE_A_GRAPH)
+        return running(self.elbo, engine, after=_STEPS_BEFORE_A_GRAPH)
 
     def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)
@@ -350,7 +400,7 @@ class Trainer(Recorded):
                 x, y = data.batch(order[i : i + batch_size])
                 loss = self._svi.step(x, y=y)
                 self.step += 1
-                mean = self.estimator.reduction == "mean"
+                mean = self.elbo.reduction == "mean"
                 totals.add(loss * len(x) if mean else loss, self._svi.terms)
                 if hooks:
                     # Now, because a hook may fill beta for the next step
@@ -381,26 +431,14 @@ class Trainer(Recorded):
             **totals.means(),
             lr=self.lr,
             guide=name_of(self.guide),
+            frozen=self.frozen,
             seconds=seconds,
         )
+        if particles := getattr(self.elbo, "particles", None):
+            row["particles"] = particles
         if self._swapped:
             row["swapped"], self._swapped = True, False
         self.history.append(row)
-
-    def _validate(self, data: Dataset) -> dict[str, Any]:
-        terms = dataset_terms(self.model, self.guide, data, estimator=self.estimator)
-        elbo = terms.elbo
-        kl = {site: float(kl.mean()) for site, kl in terms.kl.items()}
-        reconstruction = float(terms.reconstruction.mean())
-        beta = self._annealing.values()
-        weights = beta if isinstance(beta, dict) else dict.fromkeys(kl, beta)
-        return {
-            "elbo": float(elbo.mean()),
-            "objective": reconstruction - sum(weights.get(s, 1.0) * v for s, v in kl.items()),
-            "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
-            "reconstruction": reconstruction,
-            "kl": kl,
-        }
 
     def _call(self, callbacks: Sequence[Any], hook: str, **kwargs: Any) -> None:
         for callback in callbacks:

@@ -291,7 +291,7 @@ def test_tensorboard_gets_every_number_of_the_history(tmp_path):
         for key in (
             *("epoch", "step", "elbo", "objective", "reconstruction", "kl.z1", "beta", "lr"),
             *("seconds", "validation.elbo", "validation.elbo_se", "validation.reconstruction"),
-            *("validation.objective", "validation.kl.z1"),
+            *("validation.objective", "validation.kl.z1", "active_units.z1"),
         )
     }
     assert found == expected

@@ -507,7 +507,7 @@ def test_history_keys():
     row = fitted(epochs=1).history[0]
     assert set(row) == {
         *("epoch", "step", "elbo", "objective", "reconstruction", "kl"),
-        *("beta", "lr", "guide", "seconds"),
+        *("beta", "lr", "guide", "frozen", "active_units", "seconds"),
     }
     assert (row["lr"], row["guide"]) == (1e-2, "BottomUp") and row["seconds"] > 0
 

@@ -164,6 +164,7 @@ def can_broadcast(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
 
 
 def repeated(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
+    """Data (k * n, *event) and labels (k * n,): all of them k times over."""
     return x.repeat(k, *(1,) * (x.dim() - 1)), None if y is None else y.repeat(k)
 
 

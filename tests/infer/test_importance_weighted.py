@@ -127,7 +127,7 @@ class Flat(nn.Module):
 
 
 def test_a_guide_that_cannot_broadcast_gives_the_same_bound():
-    vae, plain = hierarchy()
+    vae, _ = hierarchy()
     flat = guides.BottomUp(vae, conditionals={"z2": DiagonalNormal(Flat(), 4, 3)})
     twin = guides.BottomUp(vae, conditionals={"z2": DiagonalNormal(nn.Identity(), 4, 3)})
     twin.load_state_dict(flat.state_dict())

@@ -1,0 +1,48 @@
+"""Posterior means of a data set, and which latent units follow the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from ..programs import encode
+from .traces import label_arguments, measuring
+
+ACTIVE = 0.01
+
+
+def posterior_means(
+    guide: Callable, data: Dataset, *, batch_size: int = 1000
+) -> dict[str, Tensor]:
+    """E[z_i | x] per latent site as ``encode`` gives it, site -> (n, *latent shape).
+
+    No state changes, modes and RNG among it; dynamic binarisation is drawn once.
+
+    Args:
+        guide: inference program.
+        data: n data.
+        batch_size: data at once.
+    """
+    with measuring(guide, device=data.device):
+        parts = [
+            encode(guide, x, **label_arguments(guide, y)).mean for x, y in data.batches(batch_size)
+        ]
+    return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
+
+
+def active(means: Tensor, threshold: float = ACTIVE) -> Tensor:
+    """Which units of a layer depend on the data: Var_x(E[z|x]) > ``threshold``.
+
+    Source: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016).
+
+    Args:
+        means: posterior means (n, size).
+        threshold: variance over the data above which a unit counts.
+
+    Returns:
+        (size,), boolean.
+    """
+    return means.var(0, correction=0) > threshold
