@@ -9,6 +9,8 @@
 | ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
 | ``latent_scatter`` | posterior means of a data set | ``Axes`` |
 | ``history`` | training curves | ``Figure`` |
+| ``active_units`` | active units and KL of each layer while training | ``Figure`` |
+| ``layer_samples`` | what each layer of a hierarchy adds | ``Axes`` |
 
 A datum of shape (h, w), (1, h, w) or (3, h, w) is an image, its values clipped to [0, 1] for
 display; any other datum is flattened to a vector and drawn as a row of a heat-map.
@@ -18,12 +20,13 @@ in evaluation mode; a picture leaves their training mode and torch's global RNG 
 for what it draws at random: ``samples``, ``conditional``, and the noise of ``denoising``.
 """
 
-from .curves import history
+from .curves import active_units, history
 from .latent import interpolation, latent_grid, traversals
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
 from .scatter import latent_scatter
 
 __all__ = [
+    "active_units",
     "conditional",
     "denoising",
     "history",

@@ -10,15 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .drawing import COLORS, new_axes
+from .drawing import COLORS, MARKERS, new_axes
 
 
 def history(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = None) -> Figure:
     """Draw training curves in three panels: the bound, the KL of each site, beta.
 
-    The bound is the ELBO without beta; where beta is not 1, the objective that was ascended is
-    beside it. Dashed lines are of the validation data, with a band of one standard error. A
-    vertical line with the name of the new guide stands where the guide was swapped.
+    The bound is the ELBO without beta; where beta is not 1 or several importance samples were
+    used, the objective that was ascended is beside it. Dashed lines are of the validation data,
+    with a band of one standard error. A vertical line with the name of the new guide stands where
+    the guide was swapped, and tells where the model was frozen.
 
     Args:
         rows: ``trainer.history``: one mapping per epoch.
@@ -35,43 +36,103 @@ def history(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = 
         >>> [ax.get_title() for ax in history(rows).axes]
         ['bound', 'KL per site', 'beta']
     """
-    if not rows:
-        raise ValueError("rows: expected at least one epoch, got none: call trainer.fit first")
-    if axes is None:
-        axes = new_axes(1, 3, (12.0, 3.6))
-    if len(axes) != 3:
-        raise ValueError(f"axes: expected 3, got {len(axes)}")
-    epochs = [row.get("epoch", i) for i, row in enumerate(rows, start=1)]
+    axes, epochs = _axes_and_epochs(rows, axes, 3)
     _draw_bound(axes[0], epochs, rows)
     _draw_kl(axes[1], epochs, rows)
     _draw_beta(axes[2], epochs, rows)
-    swaps = [
-        (epoch, str(row.get("guide", "")))
-        for epoch, row in zip(epochs, rows, strict=True)
-        if row.get("swapped")
-    ]
-    titles = ("bound", "KL per site", "beta")
-    units = ("nats per datum", "nats per datum", "weight of the KL")
-    for ax, title, unit in zip(axes, titles, units, strict=True):
-        ax.set(title=title, xlabel="epoch", ylabel=unit)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.grid(alpha=0.3)
-        for epoch, guide in swaps:
-            ax.axvline(epoch - 0.5, color="0.4", linestyle=":", linewidth=1)
-            ax.text(
-                epoch - 0.5,
-                0.02,
-                f" {guide}",
-                transform=ax.get_xaxis_transform(),
-                rotation=90,
-                ha="right",
-                va="bottom",
-                fontsize="small",
-                color="0.3",
-            )
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize="small")
+    _finish(axes[0], epochs, rows, "bound", "nats per datum")
+    _finish(axes[1], epochs, rows, "KL per site", "nats per datum")
+    _finish(axes[2], epochs, rows, "beta", "weight of the KL")
     return axes[0].figure
+
+
+def active_units(
+    rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = None
+) -> Figure:
+    """Draw what each layer of a hierarchy has come to carry: its active units and its KL.
+
+    A unit is active where the variance of its posterior mean over the data is above 0.01; see
+    ``History`` for the data. Guide swaps are marked as in ``history``.
+
+    Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016); "Ladder
+    Variational Autoencoders", Sonderby et al. (2016), for the picture.
+
+    Args:
+        rows: ``trainer.history``: one mapping per epoch, with ``active_units``.
+        axes: two axes to draw on; by default those of a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no rows, rows without active units, or not two axes.
+
+    Example:
+        >>> rows = [{"active_units": {"z1": 9, "z2": i}, "kl": {"z1": 12.0}} for i in (1, 2)]
+        >>> [line.get_label() for line in active_units(rows).axes[0].get_lines()]
+        ['z1', 'z2']
+    """
+    if rows and not any(row.get("active_units") for row in rows):
+        raise ValueError(
+            "rows: expected active_units in them, got none: they are counted for sites of vectors "
+            "whose posterior has a mean and a density"
+        )
+    axes, epochs = _axes_and_epochs(rows, axes, 2)
+    for i, site in enumerate(_sites(rows, "active_units", "kl")):
+        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+        style = {"color": color, "markevery": max(1, len(epochs) // 8), "markersize": 5}
+        for ax, key in zip(axes, ("active_units", "kl"), strict=True):
+            values = [_get(row, key, site) for row in rows]
+            if any(map(math.isfinite, values)):
+                ax.plot(epochs, values, label=site, marker=marker, **style)
+    _finish(axes[0], epochs, rows, "active units", "units")
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _finish(axes[1], epochs, rows, "KL per layer", "nats per datum")
+    return axes[0].figure
+
+
+def _axes_and_epochs(
+    rows: Sequence[Mapping[str, Any]], axes: Sequence[Axes] | None, panels: int
+) -> tuple[Sequence[Axes], list[float]]:
+    if not rows:
+        raise ValueError("rows: expected at least one epoch, got none: call trainer.fit first")
+    if axes is None:
+        axes = new_axes(1, panels, (4.0 * panels, 3.6))
+    if len(axes) != panels:
+        raise ValueError(f"axes: expected {panels}, got {len(axes)}")
+    return axes, [row.get("epoch", i) for i, row in enumerate(rows, start=1)]
+
+
+def _finish(
+    ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]], title: str, unit: str
+) -> None:
+    """Titles, legend, and a labelled line at each swap of the guide."""
+    ax.set(title=title, xlabel="epoch", ylabel=unit)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.grid(alpha=0.3)
+    for epoch, row in zip(epochs, rows, strict=True):
+        if not row.get("swapped"):
+            continue
+        ax.axvline(epoch - 0.5, color="0.4", linestyle=":", linewidth=1)
+        ax.text(
+            epoch - 0.5,
+            0.02,
+            f" {row.get('guide', '')}" + (", model frozen" if row.get("frozen") else ""),
+            transform=ax.get_xaxis_transform(),
+            rotation=90,
+            ha="right",
+            va="bottom",
+            fontsize="small",
+            color="0.3",
+        )
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize="small")
+
+
+def _sites(rows: Sequence[Mapping[str, Any]], *keys: str) -> list[str]:
+    """The latent sites of the rows, z2 before z10."""
+    sites = {site for row in rows for key in keys for site in row.get(key, {})}
+    return sorted(sites, key=lambda site: (len(site), site))
 
 
 def _get(row: Mapping[str, Any], *keys: str) -> float:
@@ -116,15 +177,15 @@ def _draw_bound(ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]]
         high = [v + e for v, e in zip(validation, error, strict=True)]
         ax.fill_between(epochs, low, high, color=COLORS[2], alpha=0.2, linewidth=0)
     betas = [_beta(row, site) for row in rows for site in _beta_sites(rows)]
-    if any(beta != 1 and not math.isnan(beta) for beta in betas):
+    weighted = any(row.get("particles", 1) > 1 for row in rows)
+    if weighted or any(beta != 1 and not math.isnan(beta) for beta in betas):
         objective = [_get(r, "objective") for r in rows]
         style = {"color": COLORS[4], "linestyle": "-.", "zorder": 1.5}
         _line(ax, epochs, objective, "objective, training", **style)
 
 
 def _draw_kl(ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]]) -> None:
-    sites = sorted({site for row in rows for site in row.get("kl", {})})
-    for i, site in enumerate(sites):
+    for i, site in enumerate(_sites(rows, "kl")):
         color = COLORS[i % len(COLORS)]
         _line(ax, epochs, [_get(r, "kl", site) for r in rows], site, color=color)
         validation = [_get(r, "validation", "kl", site) for r in rows]

@@ -35,6 +35,7 @@ COLORS = (
     "#717581",
     "#92dadd",
 )
+MARKERS = "os^D"
 
 
 class ShownOnce(Figure):

@@ -13,9 +13,8 @@ from ..data import Dataset
 from ..infer import encode
 from ..infer.dataset import as_dataset, matched
 from ..infer.traces import label_arguments, measuring
-from .drawing import COLORS, new_axes, rows_of, vector_site
+from .drawing import COLORS, MARKERS, new_axes, rows_of, vector_site
 
-_MARKERS = "os^D"
 _ENCODED_AT_ONCE = 4096
 
 
@@ -108,7 +107,7 @@ def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _scatter(ax: Axes, points: np.ndarray, y: np.ndarray | None, labels: Sequence[str]) -> None:
     style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
     classes = [] if y is None else np.unique(y).tolist()
-    if len(classes) > len(COLORS) * len(_MARKERS):
+    if len(classes) > len(COLORS) * len(MARKERS):
         drawn = ax.scatter(*points.T, c=y, cmap="viridis", **style)
         ax.figure.colorbar(drawn, ax=ax, label="label")
         return
@@ -119,7 +118,7 @@ def _scatter(ax: Axes, points: np.ndarray, y: np.ndarray | None, labels: Sequenc
         ax.scatter(
             *points[y == label].T,
             color=COLORS[i % len(COLORS)],
-            marker=_MARKERS[i // len(COLORS)],
+            marker=MARKERS[i // len(COLORS)],
             label=str(labels[label]) if len(labels) else f"{label:g}",
             **style,
         )
