@@ -1,7 +1,9 @@
 """From a model/guide pair and data to numbers."""
 
 from ..programs import Encoding, decode, encode, evaluating
+from .batchnorm import recalibrate_batchnorm
 from .checks import PairSummary, check_pair
+from .comparison import GuideComparison, GuideResult, compare_guides
 from .elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
 from .graph import Graph
 from .importance import ImportanceEstimate, importance, log_likelihood
@@ -15,11 +17,14 @@ __all__ = [
     "ELBOTerms",
     "Encoding",
     "Graph",
+    "GuideComparison",
+    "GuideResult",
     "ImportanceEstimate",
     "ImportanceWeightedELBO",
     "PairSummary",
     "TraceELBO",
     "check_pair",
+    "compare_guides",
     "decode",
     "elbo_terms",
     "encode",
@@ -28,6 +33,7 @@ __all__ = [
     "importance",
     "interpolate",
     "log_likelihood",
+    "recalibrate_batchnorm",
     "reconstruct",
     "traverse",
 ]

@@ -22,6 +22,7 @@ for what it draws at random: ``samples``, ``conditional``, and the noise of ``de
 
 from .curves import active_units, history
 from .latent import interpolation, latent_grid, traversals
+from .layers import layer_samples
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
 from .scatter import latent_scatter
 
@@ -34,6 +35,7 @@ __all__ = [
     "interpolation",
     "latent_grid",
     "latent_scatter",
+    "layer_samples",
     "outliers",
     "reconstructions",
     "samples",

@@ -78,9 +78,12 @@ def active_units(
             "whose posterior has a mean and a density"
         )
     axes, epochs = _axes_and_epochs(rows, axes, 2)
-    for i, site in enumerate(_sites(rows, "active_units", "kl")):
+    sites = _sites(rows, "active_units", "kl")
+    for i, site in enumerate(sites):
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-        style = {"color": color, "markevery": max(1, len(epochs) // 8), "markersize": 5}
+        # Small markers on large ones, because layers often have equally many active units
+        size = 4 + 6 * (len(sites) - 1 - i) / len(sites)
+        style = {"color": color, "markevery": max(1, len(epochs) // 8), "markersize": size}
         for ax, key in zip(axes, ("active_units", "kl"), strict=True):
             values = [_get(row, key, site) for row in rows]
             if any(map(math.isfinite, values)):
@@ -113,7 +116,10 @@ def _finish(
     for epoch, row in zip(epochs, rows, strict=True):
         if not row.get("swapped"):
             continue
-        ax.axvline(epoch - 0.5, color="0.4", linestyle=":", linewidth=1)
+        # Of many points, so that the legend is put elsewhere
+        y = [i / 50 for i in range(51)]
+        style = {"color": "0.4", "linestyle": ":", "linewidth": 1, "label": "_swap"}
+        ax.plot([epoch - 0.5] * len(y), y, transform=ax.get_xaxis_transform(), **style)
         ax.text(
             epoch - 0.5,
             0.02,
@@ -124,6 +130,7 @@ def _finish(
             va="bottom",
             fontsize="small",
             color="0.3",
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
         )
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small")

@@ -86,7 +86,7 @@ def latent_scatter(
         (ax,) = new_axes(1, 1, (6.0, 5.0))
     if not len(labels) and isinstance(data, Dataset):
         labels = data.names
-    _scatter(ax, points, None if y is None else y.cpu().numpy(), labels)
+    draw_points(ax, points, None if y is None else y.cpu().numpy(), labels)
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_aspect("equal", adjustable="datalim")
     return ax
@@ -104,12 +104,21 @@ def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pca.transform(points), np.nan_to_num(pca.explained_variance_ratio_)
 
 
-def _scatter(ax: Axes, points: np.ndarray, y: np.ndarray | None, labels: Sequence[str]) -> None:
+def draw_points(
+    ax: Axes,
+    points: np.ndarray,
+    y: np.ndarray | None,
+    labels: Sequence[str],
+    *,
+    legend: bool = True,
+) -> None:
+    """Draw points (n, 2) by label (n,), with a legend or a colour scale where it is asked for."""
     style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
     classes = [] if y is None else np.unique(y).tolist()
     if len(classes) > len(COLORS) * len(MARKERS):
         drawn = ax.scatter(*points.T, c=y, cmap="viridis", **style)
-        ax.figure.colorbar(drawn, ax=ax, label="label")
+        if legend:
+            ax.figure.colorbar(drawn, ax=ax, label="label")
         return
     if not classes:
         ax.scatter(*points.T, color=COLORS[0], **style)
@@ -122,12 +131,14 @@ def _scatter(ax: Axes, points: np.ndarray, y: np.ndarray | None, labels: Sequenc
             label=str(labels[label]) if len(labels) else f"{label:g}",
             **style,
         )
-    legend = ax.legend(
+    if not legend:
+        return
+    drawn = ax.legend(
         title="label",
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
         frameon=False,
         ncols=1 + (len(classes) - 1) // 20,
     )
-    for handle in legend.legend_handles:
+    for handle in drawn.legend_handles:
         handle.set_sizes([30])

@@ -1,0 +1,290 @@
+"""Several guides of one model in one table."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import html
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Dataset
+from ..programs import training
+from .checks import check_data, check_guide, check_pair
+from .dataset import as_dataset, dataset_terms, matched
+from .elbo import ELBOTerms
+from .importance import ImportanceEstimate, importance
+from .svi import SVI
+from .traces import measuring
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WARM_UP, _STEPS, _BATCH = 3, 15, 128
+
+
+@dataclass(frozen=True)
+class GuideResult:
+    """One guide over n data.
+
+    Attributes:
+        terms: ELBO, reconstruction and KL per site, each (n,), nats per datum.
+        importance: log p(x) with the guide as proposal, per datum; None for a point mass.
+        milliseconds: median time of a training step; NaN where it cannot be measured without
+            changing state.
+        point_masses: sites where the guide has no density, so that ``terms.elbo`` is no bound.
+    """
+
+    terms: ELBOTerms
+    importance: ImportanceEstimate | None
+    milliseconds: float
+    point_masses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuideComparison(Mapping[str, GuideResult]):
+    """Guides of one model side by side; ``print`` it, or index it by name.
+
+    Attributes:
+        results: name -> ``GuideResult``.
+        batch_size: data per timed training step.
+    """
+
+    results: dict[str, GuideResult]
+    batch_size: int
+
+    def __getitem__(self, name: str) -> GuideResult:
+        """The result of one guide."""
+        return self.results[name]
+
+    def __iter__(self) -> Any:
+        """Go through the names."""
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        """Number of guides."""
+        return len(self.results)
+
+    @property
+    def best(self) -> str | None:
+        """The guide with the highest bound on log p(x); None where all are point masses."""
+        bounds = {
+            name: float(r.importance.log_likelihood.double().mean())
+            for name, r in self.items()
+            if r.importance is not None
+        }
+        return max(bounds, key=bounds.__getitem__) if bounds else None
+
+    def gap(self, name: str) -> Tensor:
+        """The best bound on log p(x) of all guides minus the ELBO of one, (n,); NaN without."""
+        result = self[name]
+        if self.best is None or result.point_masses:
+            return torch.full_like(result.terms.elbo, math.nan)
+        return self[self.best].importance.log_likelihood - result.terms.elbo
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """JSON-able: guide -> quantity -> mean and standard error over the data, or a number.
+
+        Quantities: "ELBO" ("log p(x, z)" for a point mass), "log p(x)", "inference gap" (its
+        standard error is that of the paired difference), "KL z1" ..., in nats per datum, and
+        "ms per step". What is not defined for a guide is left out.
+        """
+        return {name: self._quantities(name) for name in self}
+
+    def _quantities(self, name: str) -> dict[str, Any]:
+        result = self[name]
+        values = {"log p(x, z)" if result.point_masses else "ELBO": result.terms.elbo}
+        if result.importance is not None:
+            values["log p(x)"] = result.importance.log_likelihood
+        if not (gap := self.gap(name)).isnan().any():
+            values["inference gap"] = gap
+        for site, kl in sorted(result.terms.kl.items(), key=lambda item: (len(item[0]), item[0])):
+            values[f"-log p({site})" if site in result.point_masses else f"KL {site}"] = kl
+        found: dict[str, Any] = {
+            quantity: dict(zip(("mean", "standard_error"), _mean_and_error(v), strict=True))
+            for quantity, v in values.items()
+        }
+        if not math.isnan(result.milliseconds):
+            found["ms per step"] = result.milliseconds
+        return found
+
+    def rows(self) -> list[list[str]]:
+        """The table as text: a head, then a row per guide."""
+        table = self.to_dict()
+        columns = list(dict.fromkeys(q for quantities in table.values() for q in quantities))
+        # The time is the last column, also where only one guide is a point mass
+        columns.sort(key="ms per step".__eq__)
+        return [["guide", *columns]] + [
+            [name, *(_cell(quantities.get(column)) for column in columns)]
+            for name, quantities in table.items()
+        ]
+
+    def _header(self) -> str:
+        first = next(iter(self.values()))
+        estimates = [r.importance for r in self.values() if r.importance is not None]
+        text = f"{len(first.terms.elbo)} data, nats per datum"
+        if estimates:
+            text += f", {estimates[0].samples} importance samples"
+        text += "; standard errors are over the data"
+        return text + f"; training steps of {self.batch_size} data"
+
+    def __str__(self) -> str:
+        """The table as text."""
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows
+        ]
+        return "\n".join([self._header(), *(f"  {line}" for line in lines)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks and reports."""
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            cells = [html.escape(c).replace("+-", "&plusmn;") for c in cells]
+            return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
+
+        head, *rows = self.rows()
+        body = line(head, "th") + "".join(line(row, "td") for row in rows)
+        return f"<table><caption>{html.escape(self._header())}</caption>{body}</table>"
+
+    def plot(self) -> Figure:
+        """Draw bounds with standard errors, KL per layer, and the time of a training step."""
+        from ..plots.comparison import guide_comparison
+
+        return guide_comparison(self.to_dict())
+
+
+def _mean_and_error(values: Tensor) -> tuple[float, float | None]:
+    values = values.double()
+    n = len(values)
+    return float(values.mean()), float(values.std() / math.sqrt(n)) if n > 1 else None
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    error = value["standard_error"]
+    mean = round(value["mean"], 2) + 0.0  # no minus zero
+    return f"{mean:.2f}" + ("" if error is None else f" +- {error:.2f}")
+
+
+def compare_guides(
+    model: Callable,
+    guides: Mapping[str, Callable],
+    data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+    *,
+    importance_samples: int = 100,
+    batch_size: int = 500,
+    chunk_size: int | None = None,
+) -> GuideComparison:
+    """Compare guides of one model on the same data, without changing any state.
+
+    The inference gap of a guide is max_g log p_g(x) - ELBO, where log p_g(x) is the
+    importance-sampling bound with guide g as proposal and the maximum is over all guides: how many
+    nats the guide leaves to the best bound on the evidence that is known here.
+
+    Source: "Inference Suboptimality in Variational Autoencoders", Cremer, Li, Duvenaud (2018).
+
+    Args:
+        model: generative program.
+        guides: name -> inference program for this model, trained on it.
+        data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y). Dynamic binarisation
+            is drawn once, for all guides.
+        importance_samples: samples per datum for log p(x).
+        batch_size: data at once.
+        chunk_size: rows (datum, sample) decoded at once, bounding the memory.
+
+    Returns:
+        ``GuideComparison``: ELBO, log p(x), inference gap and KL per layer in nats per datum,
+        each with its standard error, and the median milliseconds of a training step (eager, Adam,
+        at most 128 data), measured on copies; plain functions cannot be copied and are not timed.
+
+    Raises:
+        ValueError: no guides, fewer than one importance sample, a guide for another model, data
+            that the model cannot have produced.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> pair = {"wide": guides.BottomUp(vae), "linear": guides.BottomUp(vae, hidden=())}
+        >>> found = compare_guides(vae, pair, torch.randn(20, 6), importance_samples=10)
+        >>> list(found), sorted(found["wide"].terms.kl)
+        (['wide', 'linear'], ['z1'])
+    """
+    if not isinstance(guides, Mapping) or not guides:
+        raise ValueError(
+            f"guides: expected a mapping from name to guide, got {guides!r}: pass "
+            '{"bottom-up": guide}'
+        )
+    if importance_samples < 1:
+        raise ValueError(f"importance_samples: expected at least 1, got {importance_samples}")
+    for guide in guides.values():
+        check_guide(model, guide)
+    data = matched(as_dataset(data), model, *guides.values())
+    results = {}
+    with measuring(model, *guides.values(), device=data.device):
+        x, y = data.batch(torch.arange(len(data), device=data.device))
+        check_data(model, x, y)
+        fixed = Dataset(x, y)
+        for name, guide in guides.items():
+            points = check_pair(model, guide, x, y=y).point_masses
+            terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
+            estimate = None
+            if not points:
+                estimate = importance(
+                    model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size
+                )
+            results[name] = (terms, estimate, points)
+    times = _times(model, guides, x[:_BATCH], None if y is None else y[:_BATCH])
+    return GuideComparison(
+        {n: GuideResult(t, e, times[n], p) for n, (t, e, p) in results.items()},
+        min(_BATCH, len(x)),
+    )
+
+
+def _times(
+    model: Callable, guides: Mapping[str, Callable], x: Tensor, y: Tensor | None
+) -> dict[str, float]:
+    """Median milliseconds of a training step per guide, of copies, in turns."""
+    runs = {}
+    for name, guide in guides.items():
+        if isinstance(model, nn.Module) and isinstance(guide, nn.Module):
+            # What cannot be copied is not timed
+            with contextlib.suppress(TypeError, RuntimeError):
+                runs[name] = SVI(*copy.deepcopy((model, guide)))
+    times: dict[str, list[float]] = {name: [] for name in guides}
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), warnings.catch_warnings(action="ignore"):
+        for _ in range(_WARM_UP + _STEPS):
+            for name, svi in list(runs.items()):
+                try:
+                    times[name].append(_step_time(svi, x, y))
+                except ValueError:  # nothing to train, or a parameter without gradient
+                    del runs[name]
+    return {
+        name: statistics.median(times[name][_WARM_UP:]) if name in runs else math.nan
+        for name in guides
+    }
+
+
+def _step_time(svi: SVI, x: Tensor, y: Tensor | None) -> float:
+    with training(svi.model), training(svi.guide), torch.enable_grad():
+        started = time.perf_counter()
+        float(svi.step(x, y=y))
+        if x.device.type == "cuda":
+            torch.cuda.synchronize(x.device)
+        return 1000 * (time.perf_counter() - started)

@@ -1,0 +1,167 @@
+"""Pictures of the layers of a hierarchy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+from ..infer.traces import label_arguments, latent_sites, observed_sites
+from ..programs import as_labels, check_tensor, evaluating
+from .drawing import grid_axes, new_axes
+from .scatter import draw_points
+
+_MOST_COLUMNS = 3
+
+
+def layer_samples(
+    model: Callable,
+    layer: str | int,
+    *,
+    rows: int = 6,
+    columns: int = 8,
+    y: Tensor | Sequence[int] | int | None = None,
+    mean: bool = True,
+    like: Tensor | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what a layer and those below it decide, once the layers above are given.
+
+    Each row holds one draw of the layers above; in its columns the layer and all below are drawn
+    anew. For the top layer nothing is held: every datum is an independent sample. Torch's global
+    RNG is used.
+
+    Source: "Ladder Variational Autoencoders", Sonderby et al. (2016), for samples by layer.
+
+    Args:
+        model: generative program.
+        layer: latent site, or its number from the data upwards: 1 is "z1".
+        rows: draws of the layers above.
+        columns: draws of the layer per row.
+        y: one label for all or a label per row (rows,), for a conditional model.
+        mean: show the means of p(x|z) for drawn z in place of drawn x.
+        like: any data (m, *event), needed for a model without a ``sample`` method of its own.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes, with ``rows`` rows of ``columns`` data.
+
+    Raises:
+        ValueError: an unknown layer, fewer than one row or column, a model without ``sample``
+            and no ``like``, labels that do not fit.
+
+    Example:
+        >>> from pyro_vae import likelihoods, models
+        >>> vae = models.VAE((1, 8, 8), (4, 2), likelihood=likelihoods.Bernoulli(), hidden=())
+        >>> layer_samples(vae, "z1", rows=3, columns=5).images[0].get_array().shape
+        (28, 46, 3)
+    """
+    for name, value in (("rows", rows), ("columns", columns)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if like is None and not hasattr(model, "sample"):
+        raise ValueError(
+            f"like: {getattr(model, '__name__', type(model).__name__)} has no method sample(n): "
+            "pass any of its data, such as like=x[:1], for the shape of what it draws"
+        )
+    if like is not None:
+        check_tensor(like, "like")
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else like
+    device = None if parameter is None else parameter.device
+    labels = None if y is None else as_labels(y, rows, device)
+    with evaluating(model):
+        first = _run(model, rows, labels, like)
+        data_site = _observed(first, like)
+        order = [s for s in latent_sites(first) if s != data_site]
+        site = _site(order, layer)
+        above = {
+            s: first.nodes[s]["value"].repeat_interleave(columns, 0)
+            for s in order[: order.index(site)]
+        }
+        labels = None if labels is None else labels.repeat_interleave(columns)
+        below = _run(poutine.condition(model, data=above), rows * columns, labels, like, model)
+    node = below.nodes[data_site]
+    x = node["fn"].mean if mean else node["fn"].sample()
+    if like is not None:
+        x = x.reshape(rows * columns, *like.shape[1:])
+    numbers = [str(i) for i in range(1, rows + 1)] if above else []
+    ax = grid_axes(x, columns, ax, row_labels=numbers)
+    held = f"held: {', '.join(above)}; " if above else ""
+    drawn = ", ".join(order[order.index(site) :])
+    ax.set_title(f"{held}drawn: {drawn}", fontsize="medium")
+    if above:
+        ax.set_ylabel("draw of the layers above")
+    return ax
+
+
+def _run(
+    program: Callable, n: int, y: Tensor | None, like: Tensor | None, model: Any = None
+) -> Trace:
+    """A trace of ``n`` data of a model, which may be conditioned on latents."""
+    model = program if model is None else model
+    if like is not None:
+        x = torch.zeros_like(like[:1]).expand(n, *like.shape[1:])
+        return poutine.trace(program).get_trace(x, **label_arguments(model, y))
+    return poutine.trace(program).get_trace(size=n, **label_arguments(model, y))
+
+
+def _observed(trace: Trace, like: Tensor | None) -> str:
+    # Without data the data's site is sampled, like a latent; it is the last one
+    return observed_sites(trace)[-1] if like is not None else latent_sites(trace)[-1]
+
+
+def _site(order: list[str], layer: str | int) -> str:
+    """A latent site by name, or by number from the data upwards."""
+    if isinstance(layer, str) and layer in order:
+        return layer
+    if not isinstance(layer, str | bool) and 1 <= layer <= len(order):
+        return order[-layer]
+    raise ValueError(
+        f"layer: expected one of {tuple(reversed(order))}, or a number from 1 to {len(order)}, "
+        f"got {layer!r}"
+    )
+
+
+def projections(
+    points: Mapping[str, Tensor],
+    shares: Mapping[str, Tensor],
+    y: Tensor | None,
+    names: Sequence[str] = (),
+) -> Figure:
+    """Draw a panel of points per layer, coloured by label; ``diagnostics.layers(...).plot()``.
+
+    Args:
+        points: site -> principal components (n, 2).
+        shares: site -> shares of the variance that they explain.
+        y: labels (n,).
+        names: names of the classes.
+
+    Raises:
+        ValueError: not one label per datum.
+    """
+    n = len(next(iter(points.values())))
+    if y is not None and y.shape != (n,):
+        raise ValueError(f"labels: expected {n} labels, got shape {tuple(y.shape)}")
+    columns = min(_MOST_COLUMNS, len(points))
+    rows = math.ceil(len(points) / columns)
+    axes = new_axes(rows, columns, (3.6 * columns + 0.9, 3.4 * rows))
+    for ax in axes[len(points) :]:
+        ax.remove()
+    for i, (site, projection) in enumerate(points.items()):
+        ax = axes[i]
+        last = i == min(columns, len(points)) - 1
+        values = None if y is None else y.cpu().numpy()
+        draw_points(ax, projection.cpu().numpy(), values, names, legend=last)
+        ax.set_title(site)
+        for axis, component in ((ax.xaxis, 0), (ax.yaxis, 1)):
+            share = float(shares[site][component]) if len(shares[site]) > component else 0.0
+            axis.set_label_text(f"component {component + 1} ({share:.0%})")
+        ax.set_aspect("equal", adjustable="datalim")
+    return axes[0].figure
