@@ -103,6 +103,20 @@ def test_a_frozen_model_is_the_same_to_the_last_bit(guide, engine):
     assert vae.training and second.training and trainer.frozen
 
 
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_ladder_leaves_the_frozen_conditionals_that_it_borrows(engine):
+    vae = VAE((6,), (3, 2), likelihood=likelihoods.Gaussian(), hidden=(8,), norm=nn.BatchNorm1d)
+    trainer = trained(vae, guides.BottomUp(vae), engine=engine)
+    before, ladder = state(vae), guides.Ladder(vae)
+    start = [p.detach().clone() for p in ladder.parameters()]
+    statistics = ladder.heads["z2"].loc[1].norm.running_mean.clone()
+    trainer.swap_guide(ladder, freeze_model=True)
+    fit(trainer, 120 if engine == "graph" else 2, validation=X)
+    assert equal(before, state(vae))
+    assert not any(torch.equal(p, q) for p, q in zip(start, ladder.parameters(), strict=True))
+    assert not torch.equal(statistics, ladder.heads["z2"].loc[1].norm.running_mean)
+
+
 def test_the_guide_of_a_frozen_model_rises_to_its_bound(linear):
     x, guide = linear.data(200), guides.BottomUp(linear.vae)
     trainer = Trainer(linear.vae, linear.guide(), lr=3e-2, seed=0)

@@ -156,6 +156,24 @@ class Unused(nn.Module):
         return z
 
 
+def test_a_ladder_is_recalibrated_layer_by_layer():
+    vae = models.VAE((6,), (3, 2), likelihood=likelihoods.Gaussian(), norm=nn.BatchNorm1d)
+    guide, seen = guides.Ladder(vae), {}
+    norms = [m for p in (vae, guide) for m in p.modules() if isinstance(m, nn.BatchNorm1d)]
+    for norm in norms:
+        norm.register_forward_pre_hook(
+            lambda m, args: seen.setdefault(m, []).append(args[0].detach().clone())
+        )
+    recalibrate_batchnorm(vae, guide, X, batch_size=20)
+    assert set(seen) == set(norms)
+    for norm, inputs in seen.items():
+        assert sum(map(len, inputs)) in (60, 120)  # those that the guide borrows run twice
+        mean = torch.stack([h.mean(0) for h in inputs]).mean(0)
+        variance = torch.stack([h.var(0) for h in inputs]).mean(0)
+        torch.testing.assert_close(norm.running_mean, mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(norm.running_var, variance, atol=1e-5, rtol=1e-4)
+
+
 def test_a_norm_outside_the_pass_keeps_its_statistics():
     vae, guide = pair()[0], Unused()
     recalibrate_batchnorm(vae, guide, X, batch_size=60)

@@ -126,6 +126,14 @@ class Flat(nn.Module):
         return z
 
 
+def test_the_ladder_with_batch_norm_broadcasts():
+    vae, _ = hierarchy(norm=nn.BatchNorm1d)
+    guide, estimator = guides.Ladder(vae), ImportanceWeightedELBO(10)
+    rows = count_rows(guide.networks["z1"])
+    estimator(vae, guide, torch.randn(7, 6))
+    assert estimator._vectorised[guide] and rows[-1] == 7
+
+
 def test_a_guide_that_cannot_broadcast_gives_the_same_bound():
     vae, _ = hierarchy()
     flat = guides.BottomUp(vae, conditionals={"z2": DiagonalNormal(Flat(), 4, 3)})
@@ -193,7 +201,12 @@ def conditional():
     return hierarchy(condition=3)
 
 
-@pytest.mark.parametrize("build", [hierarchy, batch_norm, flat, image, conditional])
+def ladder():
+    vae, _ = hierarchy(norm=nn.BatchNorm1d)
+    return vae, guides.Ladder(vae)
+
+
+@pytest.mark.parametrize("build", [hierarchy, batch_norm, flat, image, conditional, ladder])
 def test_the_graph_is_eager_to_the_last_bit(build):
     pair = build()
     twins = copy.deepcopy(pair)
