@@ -28,6 +28,8 @@ from .traces import (
 _GUIDE_ROWS = 2**16
 _ENCODED_ROWS = 2**12
 _WEIGHTS = 2**21
+# What programs raise that do not know dimensions to the left of the data's
+CANNOT_BROADCAST = (RuntimeError, ValueError, IndexError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def can_broadcast(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
         z, log_q = _draw(guide, x, y, 3, vectorised=True)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
         again = _log_density(guide, rows, *repeated(x, y, 3), sites=list(z))
-    except (RuntimeError, ValueError, IndexError, NotImplementedError):
+    except CANNOT_BROADCAST:
         return False
     return torch.allclose(log_q.flatten(), again, rtol=1e-3, atol=1e-3)
 
@@ -166,6 +168,11 @@ def can_broadcast(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
 def repeated(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
     """Data (k * n, *event) and labels (k * n,): all of them k times over."""
     return x.repeat(k, *(1,) * (x.dim() - 1)), None if y is None else y.repeat(k)
+
+
+def samples_plate(k: int) -> pyro.plate:
+    """The outer plate of ``k`` samples per datum."""
+    return pyro.plate("importance_samples", k, dim=-2)
 
 
 def guide_trace(
@@ -179,7 +186,7 @@ def guide_trace(
         ValueError: a site that is a point mass.
     """
     if vectorised:
-        with pyro.plate("importance_samples", k, dim=-2):
+        with samples_plate(k):
             trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         shape: tuple[int, ...] = (k, len(x))
     else:

@@ -15,7 +15,13 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from .elbo import ELBOTerms, TraceELBO
-from .importance import can_broadcast, guide_trace, repeated
+from .importance import (
+    CANNOT_BROADCAST,
+    can_broadcast,
+    guide_trace,
+    repeated,
+    samples_plate,
+)
 from .traces import (
     check_sites,
     label_arguments,
@@ -39,9 +45,9 @@ class ImportanceWeightedELBO(TraceELBO):
     the particles: ``elbo`` is a k-sample estimate of E_q[log p(x|z)] - sum_i KL_i. In a trainer's
     history only ``objective`` is the importance-weighted bound.
 
-    The guide encodes each datum once and draws k samples under an outer plate; one that cannot
-    broadcast runs on data repeated k times instead. Sites that cannot be reparametrised get the
-    score function, weighted with the datum's bound.
+    The guide encodes each datum once and draws k samples under an outer plate, where the model
+    runs, too; a program that cannot broadcast runs on data repeated k times instead. Sites that
+    cannot be reparametrised get the score function, weighted with the datum's bound.
 
     Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016); "Ladder
     Variational Autoencoders", Sonderby et al. (2016) for beta and for fine-tuning with 10.
@@ -75,10 +81,13 @@ class ImportanceWeightedELBO(TraceELBO):
     def prepare(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> None:
-        """Find out, once, whether the guide can draw many samples from one encoding."""
-        if guide not in self._vectorised:
-            with measuring(guide, device=x.device), pyro.validation_enabled(False):
-                self._vectorised[guide] = can_broadcast(guide, x, y)
+        """Find out, once per program, whether it can run on many samples of one datum."""
+        if guide in self._vectorised and model in self._vectorised:
+            return
+        with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
+            x, y = x[:2], None if y is None else y[:2]
+            self._vectorised[guide] = can_broadcast(guide, x, y)
+            self._vectorised[model] = self._vectorised[guide] and _model_can(model, guide, x, y)
 
     def __call__(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
@@ -88,17 +97,20 @@ class ImportanceWeightedELBO(TraceELBO):
             return super().__call__(model, guide, x, y)
         self.prepare(model, guide, x, y)
         k, n = self.particles, len(x)
-        q, shape = guide_trace(guide, x, y, k, vectorised=self._vectorised[guide])
-        p = self._replayed(model, q, len(shape), *repeated(x, y, k))
+        vectorised = self._vectorised[guide]
+        q, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
+        p, p_shape = _model_trace(
+            model, q, x, y, k, drawn=vectorised, vectorised=vectorised and self._vectorised[model]
+        )
         check_sites(latent_sites(p), latent_sites(q))
         for trace in (p, q):
             trace.compute_log_prob()
 
         def in_p(site: str, log_prob: Tensor) -> Tensor:
-            return per_datum(log_prob, p.nodes[site], (k * n,)).reshape(k, n)
+            return per_datum(log_prob, p.nodes[site], p_shape).reshape(k, n)
 
         def in_q(site: str, log_prob: Tensor) -> Tensor:
-            return per_datum(log_prob, q.nodes[site], shape).reshape(k, n)
+            return per_datum(log_prob, q.nodes[site], q_shape).reshape(k, n)
 
         log_w = sum(
             in_p(s, p.nodes[s]["log_prob"]) for s in (*observed_sites(p), *latent_sites(p))
@@ -118,15 +130,52 @@ class ImportanceWeightedELBO(TraceELBO):
             terms = ELBOTerms(reconstruction.mean(0), {s: v.mean(0) for s, v in kl.items()})
         return (loss / n if self.reduction == "mean" else loss), terms
 
-    @staticmethod
-    def _replayed(
-        model: Callable, q: Trace, dimensions: int, x: Tensor, y: Tensor | None
-    ) -> Trace:
-        """The model's trace on one row per particle and datum, which any model can run on."""
-        rows = Trace()
-        for site in latent_sites(q):
-            value = q.nodes[site]["value"]
-            value = value.flatten(0, 1) if dimensions == 2 else value
-            rows.add_node(site, **{**q.nodes[site], "value": value})
-        replayed = poutine.replay(model, trace=rows)
-        return poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
+
+def _model_trace(
+    model: Callable,
+    q: Trace,
+    x: Tensor,
+    y: Tensor | None,
+    k: int,
+    *,
+    drawn: bool,
+    vectorised: bool,
+) -> tuple[Trace, tuple[int, ...]]:
+    """The model's trace at the latents of ``q``, and the shape of its log-probabilities.
+
+    Args:
+        model: generative program.
+        q: trace of the guide with ``k`` samples per datum.
+        x: (n, *event_shape).
+        y: (n,) labels for a conditional pair.
+        k: samples per datum.
+        drawn: whether the latents in ``q`` are (k, n, ...), else (k * n, ...).
+        vectorised: run the model under the plate of samples, else on a row per sample.
+    """
+    if vectorised:
+        with samples_plate(k):
+            replayed = poutine.replay(model, trace=q)
+            return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (k, len(x))
+    rows = Trace()
+    for site in latent_sites(q):
+        value = q.nodes[site]["value"]
+        rows.add_node(site, **{**q.nodes[site], "value": value.flatten(0, 1) if drawn else value})
+    x, y = repeated(x, y, k)
+    replayed = poutine.replay(model, trace=rows)
+    return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (len(x),)
+
+
+def _model_can(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) -> bool:
+    """Whether the model gives the same densities under the plate as on a row per sample."""
+    k, densities = 3, []
+    q, _ = guide_trace(guide, x, y, k, vectorised=True)
+    for vectorised in (True, False):
+        try:
+            p, shape = _model_trace(model, q, x, y, k, drawn=True, vectorised=vectorised)
+            p.compute_log_prob()
+            sites = (*observed_sites(p), *latent_sites(p))
+            log_p = sum(per_datum(p.nodes[s]["log_prob"], p.nodes[s], shape) for s in sites)
+        except CANNOT_BROADCAST:
+            return False
+        densities.append(log_p.flatten())
+    return torch.allclose(*densities, rtol=1e-3, atol=1e-3)

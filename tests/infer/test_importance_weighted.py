@@ -116,6 +116,28 @@ def test_the_encoder_runs_once_per_step():
     encoder, decoder = count_rows(guide.conditionals["z1"].network), count_rows(vae.decoder)
     estimator(vae, guide, x)
     assert encoder == [7] and decoder == [70]
+    assert estimator._vectorised[vae] and estimator._vectorised[guide]
+
+
+class Network(nn.Sequential):
+    def __init__(self, first):
+        super().__init__(first, nn.Linear(4, 6))
+
+
+def test_a_model_that_cannot_broadcast_gives_the_same_bound_and_gradients():
+    options = {"likelihood": likelihoods.Gaussian(0.7), "hidden": (8,)}
+    found = []
+    for first in (nn.Identity(), Flat()):
+        torch.manual_seed(0)
+        vae = models.VAE((6,), (4, 3), decoder=Network(first), **options)
+        guide, x = guides.BottomUp(vae), torch.randn(5, 6)
+        estimator, decoder = ImportanceWeightedELBO(7), count_rows(vae.decoder)
+        loss, terms = estimator(vae, guide, x)
+        assert decoder[-1] == 35 and estimator._vectorised[guide]
+        found.append((estimator._vectorised[vae], loss, terms.elbo, gradients(loss, vae, guide)))
+    assert [vectorised for vectorised, *_ in found] == [True, False]
+    for a, b in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 class Flat(nn.Module):
@@ -129,9 +151,12 @@ class Flat(nn.Module):
 def test_the_ladder_with_batch_norm_broadcasts():
     vae, _ = hierarchy(norm=nn.BatchNorm1d)
     guide, estimator = guides.Ladder(vae), ImportanceWeightedELBO(10)
-    rows = count_rows(guide.networks["z1"])
+    rows, shared = count_rows(guide.networks["z1"]), count_rows(vae.conditionals["z1"])
+    estimator.prepare(vae, guide, torch.randn(7, 6))
+    del rows[:], shared[:]
     estimator(vae, guide, torch.randn(7, 6))
-    assert estimator._vectorised[guide] and rows[-1] == 7
+    # What the guide evaluates of the model is handed over to it
+    assert rows == [7] and shared == [70]
 
 
 def test_a_guide_that_cannot_broadcast_gives_the_same_bound():
