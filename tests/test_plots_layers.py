@@ -66,6 +66,19 @@ def test_history_draws_the_importance_weighted_bound_beside_the_elbo():
     assert drawn["objective, training"] == [[i, -90 / i] for i in range(1, 5)]
 
 
+def test_wild_first_epochs_are_left_out_of_a_long_run():
+    data = rows(40)
+    data[0] |= {"elbo": -2000.0, "kl": {"z1": 1300.0, "z2": 1.0}}
+    bound, kl, _ = plots.history(data).axes
+    assert -400 < bound.get_ylim()[0] < -40 and 10 > bound.get_ylim()[1] > -10
+    assert kl.get_ylim()[0] < 0 and 45 < kl.get_ylim()[1] < 200
+    assert curves(bound)["ELBO, training"][0] == [1, -2000.0]
+    bound, _, _ = plots.history(data[:8]).axes
+    assert bound.get_ylim()[0] < -2000
+    flat = [row | {"beta": float(row["epoch"] > 1)} for row in rows(40)]
+    assert plots.history(flat).axes[2].get_ylim()[0] < 0
+
+
 def test_ten_layers_are_in_their_order():
     names = [f"z{i}" for i in (10, 2, 1)]
     data = rows(active_units=dict.fromkeys(names, 1), kl=dict.fromkeys(names, 1.0))

@@ -29,7 +29,7 @@ def running(estimator: Estimator, engine: Engine, *, after: int = 0) -> Callable
     """An estimator under an engine.
 
     Args:
-        estimator: ``TraceELBO(...)`` or ``AnalyticELBO(...)``.
+        estimator: ``TraceELBO(...)`` or another one.
         engine: as in ``SVI``.
         after: steps that run eagerly before a graph is recorded.
 
@@ -52,7 +52,7 @@ class SVI:
         guide: inference program.
         optimizer: makes a torch optimizer from a list of parameters, for example
             ``functools.partial(torch.optim.Adam, lr=1e-3)``. Default: fused Adam, 1e-3.
-        loss: ``TraceELBO()`` or ``AnalyticELBO()``.
+        loss: ``TraceELBO()``, ``AnalyticELBO()`` or ``ImportanceWeightedELBO(10)``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager" runs the programs at each step, as Pyro does; "graph" runs them once and
             replays the recorded tensors, bit for bit the same; "compile" passes these through

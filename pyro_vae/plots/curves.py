@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .drawing import COLORS, MARKERS, new_axes
+
+_MANY = 20
 
 
 def history(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = None) -> Figure:
@@ -19,7 +22,8 @@ def history(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = 
     The bound is the ELBO without beta; where beta is not 1 or several importance samples were
     used, the objective that was ascended is beside it. Dashed lines are of the validation data,
     with a band of one standard error. A vertical line with the name of the new guide stands where
-    the guide was swapped, and tells where the model was frozen.
+    the guide was swapped, and tells where the model was frozen. In a long run the limits of the
+    axes leave out epochs, mostly the first ones, that are far from all the others.
 
     Args:
         rows: ``trainer.history``: one mapping per epoch.
@@ -109,7 +113,8 @@ def _axes_and_epochs(
 def _finish(
     ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]], title: str, unit: str
 ) -> None:
-    """Titles, legend, and a labelled line at each swap of the guide."""
+    """Titles, limits, legend, and a labelled line at each swap of the guide."""
+    _leave_out_extremes(ax)
     ax.set(title=title, xlabel="epoch", ylabel=unit)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(alpha=0.3)
@@ -134,6 +139,20 @@ def _finish(
         )
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small")
+
+
+def _leave_out_extremes(ax: Axes) -> None:
+    """Set limits that leave out the few epochs, mostly the first, far from all the others."""
+    values = np.concatenate([line.get_ydata() for line in ax.get_lines()] or [[]])
+    values = values[np.isfinite(values)]
+    if len(values) < _MANY:
+        return
+    low, high = np.quantile(values, [0.1, 0.9])
+    spread = 2 * (high - low)
+    bottom, top = max(values.min(), low - spread), min(values.max(), high + spread)
+    if spread and (values.min() < bottom or values.max() > top):
+        margin = 0.05 * (top - bottom)
+        ax.set_ylim(bottom - margin, top + margin)
 
 
 def _sites(rows: Sequence[Mapping[str, Any]], *keys: str) -> list[str]:

@@ -250,6 +250,17 @@ def test_the_graph_is_eager_to_the_last_bit(build):
     assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
 
 
+def test_double_precision_and_copies():
+    vae, guide = (p.double() for p in hierarchy())
+    estimator, x = ImportanceWeightedELBO(5), torch.randn(4, 6).double()
+    torch.manual_seed(0)
+    loss, terms = estimator(vae, guide, x)
+    assert loss.dtype == terms.elbo.dtype == torch.float64
+    torch.manual_seed(0)
+    again, _ = copy.deepcopy(estimator)(*copy.deepcopy((vae, guide)), x)
+    assert torch.equal(again, loss)
+
+
 def test_a_graph_recorded_at_once_is_eager_to_the_last_bit():
     vae, guide = hierarchy()
     graph, x = Graph(ImportanceWeightedELBO(5)), torch.randn(4, 6)
