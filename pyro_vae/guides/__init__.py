@@ -7,6 +7,8 @@ from .delta import Delta
 from .flow import Flow
 from .full_covariance import FullCovariance
 from .ladder import Ladder
+from .per_datum import PerDatum
+from .semi_amortized import SemiAmortized
 
 __all__ = [
     "BottomUp",
@@ -17,4 +19,6 @@ __all__ = [
     "FullCovariance",
     "Guide",
     "Ladder",
+    "PerDatum",
+    "SemiAmortized",
 ]
