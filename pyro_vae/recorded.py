@@ -116,10 +116,8 @@ def _recorded_classes(cls: type = Recorded) -> dict[str, type]:
 
 def _build(cls: type, arguments: dict[str, Any]) -> Any:
     """Call ``cls`` as it was called: the items of a ``*parts`` one by one."""
-    several = next(
-        (p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.VAR_POSITIONAL),
-        None,
-    )
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     return cls(*arguments.pop(several, ()), **arguments)
 
 

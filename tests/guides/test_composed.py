@@ -1,3 +1,4 @@
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -68,8 +69,6 @@ class Top(Guide):
     latents = ("z2",)
 
     def forward(self, x, *, y=None):
-        import pyro
-
         with pyro.plate("data", len(x), dim=-1):
             loc = x[:, :3]
             return {"z2": pyro.sample("z2", dist.Normal(loc, 1.0).to_event(1))}
@@ -124,7 +123,7 @@ def test_a_part_alone():
 def test_sites():
     vae = model((4, 3))
     for sites in ([], "z1", ["z1", "z1"]):
-        with pytest.raises(ValueError, match="sites: expected some of .* each once"):
+        with pytest.raises(ValueError, match=r"sites: expected some of .* each once"):
             BottomUp(vae, sites=sites)
     with pytest.raises(ValueError, match="sites: unknown site 'z5', the model has"):
         BottomUp(vae, sites=["z5"])
