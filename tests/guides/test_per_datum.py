@@ -31,7 +31,7 @@ def test_the_exact_posterior_of_each_datum(linear, batch_size):
         trainer.fit(x, epochs=100, batch_size=batch_size, progress=False)
     mean, sd = linear.posterior(x)
     q = guide.encode(x).mean["z1"]
-    assert ((q - mean) / sd).square().mean().sqrt() < 0.05
+    assert ((q - mean) / sd).square().mean().sqrt() < 0.1
     elbo = infer.elbo_terms(linear.vae, guide, x, samples=50).elbo
     assert abs((linear.evidence().log_prob(x) - elbo).mean()) < 0.01
 
