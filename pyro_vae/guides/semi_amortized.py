@@ -94,7 +94,8 @@ class SemiAmortized(Guide):
     Args:
         guide: covers all latents of its model with diagonal normals: ``BottomUp``, ``Ladder``.
         steps: refinement steps, each about as costly as a training step; 0 is the guide itself.
-        lr: length of a step.
+        lr: length of a step. Where latents are strongly correlated given the data, long steps
+            overshoot: smaller ones, and more of them, do not.
 
     Attributes:
         latents: as of the guide.

@@ -26,14 +26,14 @@ def test_the_exact_posterior_of_each_datum(linear, batch_size):
     linear.vae.requires_grad_(False)
     x = linear.data(40)
     guide = PerDatum(linear.vae, x)
-    trainer = Trainer(linear.vae, guide, seed=0)
+    trainer = Trainer(linear.vae, guide, seed=0, elbo="analytic")
     for trainer.lr in (0.1, 0.02, 0.004, 0.001):
         trainer.fit(x, epochs=100, batch_size=batch_size, progress=False)
     mean, sd = linear.posterior(x)
     q = guide.encode(x).mean["z1"]
     assert ((q - mean) / sd).square().mean().sqrt() < 0.1
     elbo = infer.elbo_terms(linear.vae, guide, x, samples=50).elbo
-    assert abs((linear.evidence().log_prob(x) - elbo).mean()) < 0.01
+    assert abs((linear.evidence().log_prob(x) - elbo).mean()) < 0.02
 
 
 def test_rows_are_found_in_any_order():
