@@ -86,6 +86,55 @@ class DiagonalNormal(Recorded, nn.Module):
         return dist.Normal(self.loc(h), scale).to_event(1)
 
 
+class FullNormal(Recorded, nn.Module):
+    """N(mu(c), L(c) L(c)^T) with linear heads for mu and the lower-triangular L.
+
+    The diagonal of L is softplus(W h + b) + ``min_scale``, the entries below it are free, so that
+    L is the Cholesky factor of a positive definite matrix, whatever the parameters.
+
+    Args:
+        network: context tensors -> features (..., in_features).
+        in_features: width of the features.
+        size: event shape is (size,); there are size (size - 1) / 2 entries below the diagonal.
+        min_scale: lower bound of the diagonal of L.
+        norm: makes the normalisation of the heads of mu and the diagonal from ``size``.
+
+    Shapes:
+        context as the network takes it; batch shape (...), event shape (size,).
+
+    Example:
+        >>> conditional = FullNormal(nn.Identity(), 4, 2)
+        >>> conditional(torch.zeros(5, 4)).scale_tril.shape
+        torch.Size([5, 2, 2])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        in_features: int,
+        size: int,
+        *,
+        min_scale: float = 1e-4,
+        norm: Norm | None = None,
+    ) -> None:
+        """Build the heads; one latent has nothing below the diagonal."""
+        super().__init__()
+        self.network = network
+        self.loc = head(in_features, size, norm)
+        self.raw_scale = head(in_features, size, norm)
+        self.lower = nn.Linear(in_features, size * (size - 1) // 2) if size > 1 else None
+        self.min_scale = min_scale
+        self.register_buffer("below", torch.tril_indices(size, size, -1), persistent=False)
+
+    def forward(self, *context: Tensor) -> dist.Distribution:
+        """The normal distribution given the context."""
+        h = self.network(*context)
+        factor = torch.diag_embed(softplus(self.raw_scale(h)) + self.min_scale)
+        if self.lower is not None:
+            factor[..., self.below[0], self.below[1]] = self.lower(h)
+        return dist.MultivariateNormal(self.loc(h), scale_tril=factor)
+
+
 class PointMass(Recorded, nn.Module):
     """All mass on mu(c), a linear head on a network's features.
 

@@ -352,9 +352,11 @@ class Guide(Program):
     Attributes:
         model: the generative program that it was built for (not a child: its parameters are
             the model's own).
+        latents: the latent sites that it covers, in sampling order.
     """
 
     model: Model
+    latents: tuple[str, ...]
 
     def __init__(self, model: Model) -> None:
         """Keep ``model`` at hand without making its parameters the guide's."""

@@ -114,6 +114,13 @@ def _recorded_classes(cls: type = Recorded) -> dict[str, type]:
     return found
 
 
+def _build(cls: type, arguments: dict[str, Any]) -> Any:
+    """Call ``cls`` as it was called: the items of a ``*parts`` one by one."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    return cls(*arguments.pop(several, ()), **arguments)
+
+
 def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
     """Rebuild what ``encode`` wrote; only ``Recorded`` and torch classes are ever constructed.
 
@@ -146,7 +153,7 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
                 f"file needs the class {value['$class']!r}: import the module that defines it "
                 "before loading"
             )
-        result = cls(**{k: decode(v, built) for k, v in value["arguments"].items()})
+        result = _build(cls, {k: decode(v, built) for k, v in value["arguments"].items()})
         built[value["$id"]] = result
         return result
     return {k: decode(v, built) for k, v in value.items()}

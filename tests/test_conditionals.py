@@ -11,6 +11,7 @@ from torch.distributions import Normal
 
 from pyro_vae.conditionals import (
     DiagonalNormal,
+    FullNormal,
     HandOver,
     PointMass,
     StandardNormal,
@@ -163,3 +164,54 @@ def test_heads_are_normalised(norm):
     torch.testing.assert_close(
         mean.var(dim, unbiased=False), torch.ones_like(mean.mean(dim)), atol=1e-2, rtol=0
     )
+
+
+def test_full_normal_by_hand():
+    conditional = FullNormal(nn.Tanh(), 4, 3, min_scale=0.01)
+    context, z = torch.randn(5, 4), torch.randn(5, 3)
+    h = context.tanh()
+    diagonal = (1 + conditional.raw_scale(h).exp()).log() + 0.01
+    lower = conditional.lower(h)
+    p = conditional(context)
+    assert (p.batch_shape, p.event_shape) == ((5,), (3,))
+    for i in range(5):
+        a, b, c = lower[i]
+        factor = torch.stack(
+            [
+                torch.stack([diagonal[i, 0], torch.zeros(()), torch.zeros(())]),
+                torch.stack([a, diagonal[i, 1], torch.zeros(())]),
+                torch.stack([b, c, diagonal[i, 2]]),
+            ]
+        )
+        covariance = factor @ factor.T
+        torch.testing.assert_close(p.covariance_matrix[i], covariance)
+        difference = z[i] - conditional.loc(h[i])
+        expected = -0.5 * (
+            difference @ covariance.inverse() @ difference
+            + covariance.logdet()
+            + 3 * math.log(2 * math.pi)
+        )
+        torch.testing.assert_close(p.log_prob(z)[i], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_full_normal_of_one_latent_and_with_leading_dimensions():
+    one = FullNormal(nn.Identity(), 4, 1)
+    diagonal = DiagonalNormal(nn.Identity(), 4, 1)
+    diagonal.load_state_dict(one.state_dict())
+    context, z = torch.randn(7, 5, 4), torch.randn(7, 5, 1)
+    torch.testing.assert_close(one(context).log_prob(z), diagonal(context).log_prob(z))
+    many = FullNormal(nn.Identity(), 4, 3)
+    p = many(context)
+    assert p.rsample().shape == (7, 5, 3)
+    torch.testing.assert_close(many(context[2]).covariance_matrix, p.covariance_matrix[2])
+
+
+def test_the_factor_of_a_full_normal_stays_positive():
+    conditional = FullNormal(nn.Identity(), 1, 2, min_scale=1e-3)
+    for head in (conditional.raw_scale, conditional.lower):
+        nn.init.constant_(head.bias, -100.0)
+        nn.init.zeros_(head.weight)
+    p = conditional(torch.zeros(1, 1))
+    assert p.scale_tril[0].tolist() == [[pytest.approx(1e-3), 0], [-100, pytest.approx(1e-3)]]
+    p.log_prob(p.mean + 1e-3).sum().backward()
+    assert all(v.grad.isfinite().all() for v in conditional.parameters())

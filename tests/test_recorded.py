@@ -31,6 +31,22 @@ def test_a_bad_call_raises_as_usual():
         Point(1, 2, 3, 4)
 
 
+class Path(Recorded):
+    def __init__(self, *points, closed=False):
+        self.points, self.closed = points, closed
+
+
+def test_a_call_with_any_number_of_arguments():
+    start = Point(1)
+    path = Path(start, Point(2), start, closed=True)
+    assert path.arguments == {"points": path.points, "closed": True}
+    again = through_json(path)
+    assert [p.x for p in again.points] == [1, 2, 1]
+    assert again.points[0] is again.points[2]
+    assert again.closed
+    assert through_json(Path()).points == ()
+
+
 def test_modules_among_the_arguments_do_not_become_children():
     vae = models.VAE((3,), latents=1, likelihood=likelihoods.Gaussian(), hidden=())
     guide = guides.BottomUp(vae)

@@ -2,7 +2,23 @@
 
 from ..programs import Encoding, Guide
 from .bottom_up import BottomUp
+from .composed import Composed
 from .delta import Delta
+from .flow import Flow
+from .full_covariance import FullCovariance
 from .ladder import Ladder
+from .per_datum import PerDatum
+from .semi_amortized import SemiAmortized
 
-__all__ = ["BottomUp", "Delta", "Encoding", "Guide", "Ladder"]
+__all__ = [
+    "BottomUp",
+    "Composed",
+    "Delta",
+    "Encoding",
+    "Flow",
+    "FullCovariance",
+    "Guide",
+    "Ladder",
+    "PerDatum",
+    "SemiAmortized",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyro
 from torch import Tensor, nn
@@ -38,6 +38,27 @@ def encoder_features(vae: VAE, encoder: nn.Module) -> int:
     return shape[0]
 
 
+def covered_sites(vae: VAE, sites: Sequence[str] | None) -> tuple[str, ...]:
+    """The latents that a guide covers, bottom to top; all of the model's for None.
+
+    Raises:
+        ValueError: no site, an unknown one, or one named twice.
+    """
+    bottom_up = vae.latents[::-1]
+    if sites is None:
+        return bottom_up
+    named = list(sites)
+    if isinstance(sites, str) or not named or len(set(named)) < len(named):
+        raise ValueError(
+            f"sites: expected some of {bottom_up}, each once, got {sites!r}: pass such as "
+            f"[{bottom_up[0]!r}]"
+        )
+    for site in named:
+        if site not in bottom_up:
+            raise ValueError(f"sites: unknown site {site!r}, the model has {bottom_up}")
+    return tuple(site for site in bottom_up if site in named)
+
+
 class BottomUp(Guide):
     """q(z|x) = q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), each a diagonal normal with network heads.
 
@@ -56,11 +77,17 @@ class BottomUp(Guide):
         conditionals: your own conditionals in place of the default, site -> module, called with
             x or the latent below [then the one-hot label], returning a distribution of event
             shape (size,).
+        sites: latents that it covers, default all; the others are left to the other parts of
+            ``guides.Composed``.
+
+    Attributes:
+        latents: the sites that it covers, in sampling order.
+        parents: the latents that it conditions on and does not cover.
 
     Raises:
         TypeError: a model or an encoder of another type.
         ValueError: an unknown site, widths that are no positive integers, an encoder that does
-            not take the data or does not return vectors.
+            not take the data or does not return vectors, or that no covered site uses.
 
     Example:
         >>> import torch
@@ -80,66 +107,93 @@ class BottomUp(Guide):
         hidden: networks.Hidden | None = None,
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
+        sites: Sequence[str] | None = None,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         check_vae(vae)
         super().__init__(vae)
+        self.latents = covered_sites(vae, sites)
         layers = len(vae.latents)
         widths = networks.hidden_per_layer(hidden, layers) if hidden is not None else vae.hidden
         given = dict(conditionals or {})
         for site in given:
-            if site not in vae.latent_sizes:
-                raise ValueError(f"conditionals: unknown site {site!r}, expected {vae.latents}")
+            if site not in self.latents:
+                raise ValueError(f"conditionals: unknown site {site!r}, expected {self.latents}")
+        if encoder is not None and "z1" not in self.latents:
+            raise ValueError(f"encoder: it is that of 'z1', this guide covers {self.latents}")
         self.conditionals = nn.ModuleDict()
-        below: tuple[int, ...] = vae.event_shape
+        self._below: dict[str, str | None] = {}
+        below: str | None = None
         for i, site in enumerate(reversed(vae.latents)):
-            if site in given:
-                self.conditionals[site] = given[site]
-            elif i == 0 and encoder is not None:
-                features = encoder_features(vae, encoder)
-                self.conditionals[site] = self._heads(encoder, features, site)
-            else:
-                network = networks.encoder(
-                    below,
-                    widths[i] if i == 0 else networks.hidden_widths(widths[i]),
-                    extra=vae.condition,
-                    activation=vae.activation,
-                    norm=vae.norm,
-                )
-                self.conditionals[site] = self._heads(network, network.out_features, site)
-            below = (vae.latent_sizes[site],)
+            if site in self.latents:
+                self._below[site] = below
+                if site in given:
+                    self.conditionals[site] = given[site]
+                elif below is None and encoder is not None:
+                    features = encoder_features(vae, encoder)
+                    self.conditionals[site] = self._heads(encoder, features, site)
+                else:
+                    network = networks.encoder(
+                        vae.event_shape if below is None else (vae.latent_sizes[below],),
+                        widths[i] if below is None else networks.hidden_widths(widths[i]),
+                        extra=vae.condition,
+                        activation=vae.activation,
+                        norm=vae.norm,
+                    )
+                    self.conditionals[site] = self._heads(network, network.out_features, site)
+            below = site
+        self.parents = tuple(
+            s for s in self._below.values() if s is not None and s not in self.latents
+        )
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
         size = self.model.latent_sizes[site]
         return DiagonalNormal(network, features, size, norm=self.model.norm)
 
-    def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        y: Tensor | None = None,
+        given: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Run the inference program.
 
         Args:
             x: data (n, *event_shape).
             y: labels (n,) for a conditional model.
+            given: ``parents`` -> (n, size), where there are any.
 
         Returns:
             site -> sample (n, size).
+
+        Raises:
+            ValueError: a parent that is not given.
         """
         self.model.check_shape(x)
         labels = self.model.label_features(y, len(x))
-        z: dict[str, Tensor] = {}
-        below = x
+        z: dict[str, Tensor] = dict(given or {})
+        for site in self.parents:
+            if site not in z:
+                raise ValueError(
+                    f"given: this guide of {self.latents} conditions on {site!r}, got "
+                    f"{tuple(z)}: make it a part of guides.Composed, after one that samples it"
+                )
         with pyro.plate("data", len(x), dim=-1):
             for site, conditional in self.conditionals.items():
-                below = z[site] = pyro.sample(site, conditional(below, *labels))
-        return z
+                below = self._below[site]
+                context = x if below is None else z[below]
+                z[site] = pyro.sample(site, conditional(context, *labels))
+        return {site: z[site] for site in self.latents}
 
     def __repr__(self) -> str:
         """The factorisation and the number of parameters."""
-        given = ",y" if self.model.condition else ""
-        sites = list(self.conditionals)
-        factors = " ".join(
-            f"q({s}|{b}{given})" for s, b in zip(sites, ["x", *sites[:-1]], strict=True)
-        )
+        label = ",y" if self.model.condition else ""
+        factors = " ".join(f"q({s}|{b or 'x'}{label})" for s, b in self._below.items())
+        # A part that does not see the data is a function of its parents alone
+        context = ["x"] if None in self._below.values() else []
+        context = ",".join([*context, *self.parents]) + label
         return (
-            f"{type(self).__name__}\n  q({', '.join(sites)}|x{given}) = {factors}\n"
+            f"{type(self).__name__}\n  q({', '.join(self.latents)}|{context}) = {factors}\n"
             f"  {self._count()}"
         )

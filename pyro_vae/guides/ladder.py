@@ -39,6 +39,9 @@ class Ladder(Guide):
         encoder: your own network from x (n, *event_shape) [and the one-hot label (n, condition)]
             to features (n, f), in place of the first.
 
+    Attributes:
+        latents: the sites that it covers, in sampling order.
+
     Raises:
         TypeError: a model or an encoder of another type; when run, a conditional of the model
             that is no diagonal normal.
@@ -69,7 +72,7 @@ class Ladder(Guide):
         super().__init__(vae)
         if upward not in ("activations", "means"):
             raise ValueError(f"upward: expected 'activations' or 'means', got {upward!r}")
-        self.upward = upward
+        self.upward, self.latents = upward, vae.latents
         layers = len(vae.latents)
         widths = networks.hidden_per_layer(hidden, layers) if hidden is not None else vae.hidden
         self.networks, self.heads = nn.ModuleDict(), nn.ModuleDict()

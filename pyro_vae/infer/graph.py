@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from ..recorded import Recorded
 from ..registration import unregistered
@@ -108,7 +109,8 @@ class Graph:
         # Recording runs the program once: afterwards buffers and RNG are as before
         buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
         try:
-            with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            cuda = [x.device] if x.device.type == "cuda" else []
+            with torch.random.fork_rng(cuda), _RecordedDetach():
                 graph = _quickened(make_fx(run)(tensors, x, y))
         except _UNTRACEABLE as error:
             self._notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
@@ -125,6 +127,23 @@ class Graph:
         if reason not in self._noticed:
             self._noticed.add(reason)
             warnings.warn(f"this pair runs eagerly, not as a graph: {reason}", stacklevel=4)
+
+
+class _RecordedDetach(TorchFunctionMode):
+    """Have ``detach`` recorded as a detour through integers, which no gradient passes.
+
+    The recorder sees the operations below autograd, where ``detach`` does nothing.
+    """
+
+    _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func not in (Tensor.detach, torch.detach) or not result.is_floating_point():
+            return result
+        return result.view(self._INTEGERS[result.element_size()]).view(result.dtype)
 
 
 class _Pair(nn.Module):
@@ -213,9 +232,10 @@ def _is_impure(node: Node) -> bool:
 def _torch_function(overload: torch._ops.OpOverload) -> Callable | None:
     schema = overload._schema
     random = torch.Tag.nondeterministic_seeded in overload.tags
-    if overload.namespace != "aten" or schema.is_mutable or random:
-        return None
     name = schema.name.removeprefix("aten::")
+    operator = name.startswith("__")  # such as >>, which a recorded graph cannot name
+    if overload.namespace != "aten" or schema.is_mutable or random or operator:
+        return None
     for namespace in (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase):
         if function := getattr(namespace, name, None):
             return function

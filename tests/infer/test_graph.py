@@ -70,7 +70,25 @@ def conditional_convolutional_ladder():
     return vae, guides.Ladder(vae)
 
 
+class Stopped(nn.Module):
+    """A straight-through estimator and a stop of the gradient, as quantisation uses them."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+
+    def forward(self, x):
+        h = self.linear(x)
+        return h + (h.round() - h).detach() + h.square().detach() * torch.detach(h).sum(-1, True)
+
+
+def stopped_gradients():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    return vae, guides.BottomUp(vae, encoder=Stopped())
+
+
 PAIRS = [
+    stopped_gradients,
     one_layer,
     skip_two_layers,
     convolutional,

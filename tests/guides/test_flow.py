@@ -1,0 +1,104 @@
+import math
+
+import pytest
+import torch
+from pyro.distributions.transforms import AffineAutoregressive
+from torch import nn
+
+from pyro_vae import infer
+from pyro_vae.flows import AutoregressiveFlow
+from pyro_vae.guides import BottomUp, Flow
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import VAE
+
+
+class Parabola(nn.Module):
+    """E[x|z] = z_2 + z_1^2, so that the posterior is bent along a parabola."""
+
+    def forward(self, z):
+        return z[..., 1:] + z[..., :1].square()
+
+
+class Banana:
+    sigma = 0.3
+
+    def __init__(self):
+        self.vae = VAE((1,), 2, likelihood=Gaussian(self.sigma), decoder=Parabola(), hidden=(32,))
+
+    def evidence(self, x):
+        """log p(x) by quadrature over [-7, 7]^2, (n,)."""
+        axis = torch.linspace(-7, 7, 701)
+        z = torch.cartesian_prod(axis, axis)
+        log_prior = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
+        x_given_z = torch.distributions.Normal(Parabola()(z)[:, 0], self.sigma)
+        cell = 2 * math.log(axis[1] - axis[0])
+        return torch.stack([(log_prior + x_given_z.log_prob(v)).logsumexp(0) + cell for v in x])
+
+
+def test_the_bound_is_closer_than_mean_field_on_a_bent_posterior():
+    banana = Banana()
+    # Larger x have two arms, a question of modes
+    x = torch.linspace(-1.5, 0.5, 100)[:, None]
+    evidence = banana.evidence(x)
+    gaps = {}
+    for guide in (BottomUp(banana.vae), Flow(banana.vae, steps=4)):
+        for lr in (0.02, 0.003):
+            svi = infer.SVI(
+                banana.vae,
+                guide,
+                lambda p, lr=lr: torch.optim.Adam(p, lr=lr),
+                infer.TraceELBO("mean"),
+                engine="graph",
+            )
+            for _ in range(250):
+                svi.step(x)
+        elbo = infer.elbo_terms(banana.vae, guide, x, samples=50).elbo
+        gaps[type(guide)] = float((evidence - elbo).mean())
+    assert gaps[BottomUp] > 0.2
+    assert 0 < gaps[Flow] < 0.3 * gaps[BottomUp]
+    estimate = infer.importance(banana.vae, guide, x, samples=2000)
+    difference = estimate.log_likelihood - evidence
+    assert abs(difference.mean()) < 3 * estimate.standard_error.square().sum().sqrt() / len(x)
+
+
+def test_training_and_importance_sampling_invert_nothing(monkeypatch):
+    rows = []
+    inverse = AffineAutoregressive._inverse_stable
+
+    def counted(self, y):
+        rows.append(y[..., 0].numel())
+        return inverse(self, y)
+
+    monkeypatch.setattr(AffineAutoregressive, "_inverse_stable", counted)
+    vae = VAE((6,), (4, 3), likelihood=Gaussian(), hidden=(5,))
+    guide, x = Flow(vae), torch.randn(10, 6)
+    loss, _ = infer.TraceELBO()(vae, guide, x)
+    loss.backward()
+    infer.elbo_terms(vae, guide, x)
+    assert rows == []
+    infer.importance(vae, guide, x, samples=50)
+    # Six rows, to see once whether the guide draws many samples from one encoding
+    assert all(n <= 6 for n in rows)
+    z = guide(x)["z1"]
+    guide.conditionals["z1"](x).log_prob(z)
+    assert rows[-1] == 10
+
+
+def test_its_conditional_fits_into_other_guides():
+    vae = VAE((6,), (4, 3), likelihood=Gaussian(), hidden=(5,))
+    conditional = AutoregressiveFlow(nn.Linear(4, 5), 5, 3, steps=3)
+    guide, x = BottomUp(vae, conditionals={"z2": conditional}), torch.randn(10, 6)
+    infer.check_pair(vae, guide, x)
+    mean = guide.encode(x).mean
+    torch.testing.assert_close(mean["z2"], conditional(mean["z1"]).mean)
+
+
+def test_arguments():
+    vae = VAE((6,), (4, 1), likelihood=Gaussian(), hidden=(5,))
+    with pytest.raises(ValueError, match=r"site 'z2': .* over one latent .* guides\.Composed"):
+        Flow(vae)
+    assert Flow(vae, sites=["z1"]).latents == ("z1",)
+    steps = Flow(vae, sites=["z1"], steps=3, step_hidden=(9, 8)).conditionals["z1"].steps
+    assert [[m.out_features for m in s.layers] for s in steps] == [[9, 8, 8]] * 3
+    with pytest.raises(ValueError, match="hidden: expected at least one width, none below the 4"):
+        Flow(vae, sites=["z1"], step_hidden=3)
