@@ -2,6 +2,7 @@
 
 from . import (
     callbacks,
+    codebooks,
     data,
     diagnostics,
     guides,
@@ -18,6 +19,7 @@ from .trainer import Trainer
 __all__ = [
     "Trainer",
     "callbacks",
+    "codebooks",
     "data",
     "diagnostics",
     "guides",
