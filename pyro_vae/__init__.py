@@ -11,6 +11,7 @@ from . import (
     likelihoods,
     models,
     plots,
+    priors,
     schedules,
 )
 from .checkpoint import load, save
@@ -29,6 +30,7 @@ __all__ = [
     "load",
     "models",
     "plots",
+    "priors",
     "save",
     "schedules",
 ]
