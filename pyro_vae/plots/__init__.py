@@ -8,6 +8,7 @@
 | ``outliers`` | the data with the lowest log p(x) | ``Figure`` |
 | ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
 | ``latent_scatter`` | posterior means of a data set | ``Axes`` |
+| ``codes``, ``completions`` | codes of a VQ-VAE, decoded; grids of codes, completed | ``Axes`` |
 | ``history`` | training curves | ``Figure`` |
 
 A datum of shape (h, w), (1, h, w) or (3, h, w) is an image, its values clipped to [0, 1] for
@@ -15,15 +16,19 @@ display; any other datum is flattened to a vector and drawn as a row of a heat-m
 
 Models and guides may be the library's or your own functions, with any site names. They are run
 in evaluation mode; a picture leaves their training mode and torch's global RNG as they were, but
-for what it draws at random: ``samples``, ``conditional``, and the noise of ``denoising``.
+for what it draws at random: ``samples``, ``conditional``, ``completions``, and the noise of
+``denoising``.
 """
 
 from .curves import history
+from .discrete import codes, completions
 from .latent import interpolation, latent_grid, traversals
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
 from .scatter import latent_scatter
 
 __all__ = [
+    "codes",
+    "completions",
     "conditional",
     "denoising",
     "history",
