@@ -89,5 +89,5 @@ def completions(
     drawn = drawn.unflatten(0, (len(x), n))
     decoded = model.decode(torch.cat([grid.unsqueeze(1), drawn], 1).flatten(0, 1)).mean
     cells = torch.cat([x.unsqueeze(1), decoded.unflatten(0, (len(x), n + 1))], 1).flatten(0, 1)
-    given = f"{rows} of {height} rows of codes given"
+    given = f"{rows} of {height}\nrows given"
     return grid_axes(cells, n + 2, ax, column_labels=["data", "all codes", given, *[""] * (n - 1)])

@@ -4,7 +4,16 @@ import math
 import pytest
 import torch
 
-from pyro_vae import diagnostics, guides, handlers, infer, likelihoods, models
+from pyro_vae import (
+    Trainer,
+    diagnostics,
+    guides,
+    handlers,
+    infer,
+    likelihoods,
+    load,
+    models,
+)
 from pyro_vae.priors import CodePrior
 
 
@@ -192,3 +201,14 @@ def test_state_goes_into_a_twin():
     twin.check_fitted()
     grids = all_grids(prior)
     assert torch.equal(twin.log_prob(grids), prior.log_prob(grids))
+
+
+def test_a_model_with_a_fitted_prior_goes_into_a_file(tmp_path):
+    vqvae, guide = pair()
+    model = handlers.replace_prior(vqvae, jittered(vqvae))
+    x = torch.randint(2, (5, 1, 4, 4)).float()
+    trainer = Trainer(model, guide, seed=0).fit(x, epochs=1, progress=False)
+    trainer.save(tmp_path / "file.pt")
+    again = load(tmp_path / "file.pt")
+    before, after = (infer.elbo_terms(t.model, t.guide, x).elbo for t in (trainer, again))
+    assert torch.equal(before, after)
