@@ -34,6 +34,9 @@ class NearestCode(Guide):
     (the paper averages over them). They are part of the training objective, not of the bound. A
     training pass also moves a codebook of moving averages, after its codes were used.
 
+    As q(z|x) has no mass elsewhere, importance sampling with this guide gives the bound itself and
+    no better estimate of log p(x): evaluate with ``importance_samples=0``.
+
     Source: "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017).
 
     Args:
