@@ -52,7 +52,7 @@ def test_mnist_is_read_as_torchvision_stores_it():
 
 @pytest.mark.slow
 def test_revival_keeps_the_codes_of_a_vq_vae_in_use(capsys):
-    """One run of this recipe: 497 of 512 codes used with revival, 12 without."""
+    """One run of this recipe: 497 of 512 codes used with revival, 11 without."""
     d = data.load("mnist", binarize=None)
     x, used = d.train.x[:6000], {}
     for revive in (0.5, 0.0):
