@@ -2,6 +2,7 @@
 
 from . import (
     callbacks,
+    codebooks,
     data,
     diagnostics,
     guides,
@@ -10,6 +11,7 @@ from . import (
     likelihoods,
     models,
     plots,
+    priors,
     schedules,
 )
 from .checkpoint import load, save
@@ -18,6 +20,7 @@ from .trainer import Trainer
 __all__ = [
     "Trainer",
     "callbacks",
+    "codebooks",
     "data",
     "diagnostics",
     "guides",
@@ -27,6 +30,7 @@ __all__ = [
     "load",
     "models",
     "plots",
+    "priors",
     "save",
     "schedules",
 ]

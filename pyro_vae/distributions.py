@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
+from torch.distributions import register_kl
 from torch.nn.functional import logsigmoid
 
 
@@ -208,3 +209,61 @@ class GridLogistic(_Grid):
         u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(1e-7, 1 - 1e-7)
         x = self.loc + self.log_scale.exp() * (u.log() - torch.log1p(-u))
         return (x.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
+
+
+class OneHotPoint(TorchDistribution):
+    """All probability on one one-hot vector: log-probability 0 there, minus infinity elsewhere.
+
+    Unlike ``Delta`` it is a probability mass, so that KL(q || p) = -log p(value) is a proper KL.
+    Nothing is drawn, so that a draw can be recorded in a tensor graph.
+
+    Args:
+        value: one-hot vectors (..., k); the batch shape is (...), the event shape (k,).
+
+    Example:
+        >>> q = OneHotPoint(torch.eye(3))
+        >>> q.log_prob(torch.eye(3)), q.log_prob(torch.tensor([1.0, 0.0, 0.0]))
+        (tensor([0., 0., 0.]), tensor([0., -inf, -inf]))
+    """
+
+    arg_constraints = {"value": constraints.one_hot}
+    support = constraints.one_hot
+    has_rsample = True
+
+    def __init__(self, value: Tensor, validate_args: bool | None = None) -> None:
+        self.value = value
+        super().__init__(value.shape[:-1], value.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> OneHotPoint:
+        """The same distribution with another batch shape."""
+        return OneHotPoint(self.value.expand(*batch_shape, *self.event_shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """0 or minus infinity, broadcast against the batch shape."""
+        if self._validate_args:
+            self._validate_sample(value)
+        equal = (value == self.value).all(-1)
+        return torch.zeros_like(equal, dtype=self.value.dtype).masked_fill(~equal, -torch.inf)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """The value, of shape ``sample_shape`` + batch shape + event shape."""
+        return self.value.expand(self._extended_shape(sample_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """The value."""
+        return self.value
+
+    @property
+    def variance(self) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(self.value)
+
+    def entropy(self) -> Tensor:
+        """Zero."""
+        return self.value.new_zeros(self.batch_shape)
+
+
+@register_kl(OneHotPoint, dist.Distribution)
+def _kl_of_one_hot_point(q: OneHotPoint, p: dist.Distribution) -> Tensor:
+    return -p.log_prob(q.value)

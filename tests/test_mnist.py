@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, models
+from pyro_vae import Trainer, codebooks, data, diagnostics, guides, likelihoods, models
 
 ROOT = os.environ.get("PYRO_VAE_DATA")
 
@@ -48,3 +48,24 @@ def test_mnist_is_read_as_torchvision_stores_it():
     assert len(d.train) == 60_000
     assert torch.equal((d.test.x * 255).round().flatten().to(torch.uint8), images)
     assert torch.equal(d.test.y, labels.long())
+
+
+@pytest.mark.slow
+def test_revival_keeps_the_codes_of_a_vq_vae_in_use(capsys):
+    """One run of this recipe: 497 of 512 codes used with revival, 11 without."""
+    d = data.load("mnist", binarize=None)
+    x, used = d.train.x[:6000], {}
+    for revive in (0.5, 0.0):
+        torch.manual_seed(0)
+        vqvae = models.VQVAE(
+            d.event_shape,
+            likelihood=likelihoods.DiscretizedLogistic(),
+            codebook=codebooks.MovingAverage(512, 64, revive=revive),
+        )
+        guide = guides.NearestCode(vqvae)
+        Trainer(vqvae, guide, seed=0).fit(x, epochs=7, progress=False)
+        used[revive] = diagnostics.codebook(vqvae, guide, x)
+        with capsys.disabled():
+            print(f"\nrevive={revive}: {used[revive]}")
+    assert used[0.5].used > 0.9 * 512
+    assert used[0.0].used < 0.5 * 512

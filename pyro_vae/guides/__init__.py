@@ -7,6 +7,7 @@ from .delta import Delta
 from .flow import Flow
 from .full_covariance import FullCovariance
 from .ladder import Ladder
+from .nearest_code import NearestCode
 from .per_datum import PerDatum
 from .semi_amortized import SemiAmortized
 
@@ -19,6 +20,7 @@ __all__ = [
     "FullCovariance",
     "Guide",
     "Ladder",
+    "NearestCode",
     "PerDatum",
     "SemiAmortized",
 ]

@@ -2,5 +2,6 @@
 
 from ..programs import Model
 from .vae import VAE
+from .vqvae import VQVAE
 
-__all__ = ["VAE", "Model"]
+__all__ = ["VAE", "VQVAE", "Model"]

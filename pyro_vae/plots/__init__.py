@@ -8,6 +8,7 @@
 | ``outliers`` | the data with the lowest log p(x) | ``Figure`` |
 | ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
 | ``latent_scatter`` | posterior means of a data set | ``Axes`` |
+| ``codes``, ``completions`` | codes of a VQ-VAE, decoded; grids of codes, completed | ``Axes`` |
 | ``history`` | training curves | ``Figure`` |
 | ``active_units`` | active units and KL of each layer while training | ``Figure`` |
 | ``layer_samples`` | what each layer of a hierarchy adds | ``Axes`` |
@@ -17,10 +18,12 @@ display; any other datum is flattened to a vector and drawn as a row of a heat-m
 
 Models and guides may be the library's or your own functions, with any site names. They are run
 in evaluation mode; a picture leaves their training mode and torch's global RNG as they were, but
-for what it draws at random: ``samples``, ``conditional``, and the noise of ``denoising``.
+for what it draws at random: ``samples``, ``conditional``, ``completions``, and the noise of
+``denoising``.
 """
 
 from .curves import active_units, history
+from .discrete import codes, completions
 from .latent import interpolation, latent_grid, traversals
 from .layers import layer_samples
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
@@ -28,6 +31,8 @@ from .scatter import latent_scatter
 
 __all__ = [
     "active_units",
+    "codes",
+    "completions",
     "conditional",
     "denoising",
     "history",

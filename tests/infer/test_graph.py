@@ -87,6 +87,30 @@ def stopped_gradients():
     return vae, guides.BottomUp(vae, encoder=Stopped())
 
 
+class Stopping(nn.Module):
+    """Stops gradients in each of the ways that torch has."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 8) for _ in range(4))
+
+    def forward(self, x):
+        a, b, c, d = (layer(x) for layer in self.layers)
+        with torch.no_grad():
+            e = (2 * b).exp()
+        return a * a.detach() + b * e + c * torch.detach(c).sin() + d * d.data
+
+
+def stopping():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    return vae, guides.BottomUp(vae, encoder=Stopping())
+
+
+def vector_quantised():
+    vae = models.VQVAE((1, 5, 7), 6, 3, likelihood=likelihoods.ContinuousBernoulli())
+    return vae, guides.NearestCode(vae)
+
+
 PAIRS = [
     stopped_gradients,
     one_layer,
@@ -99,6 +123,8 @@ PAIRS = [
     batch_norm,
     ladder,
     conditional_convolutional_ladder,
+    stopping,
+    vector_quantised,
 ]
 
 

@@ -1,0 +1,131 @@
+"""How the codes of a VQ-VAE are used."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from ..guides import NearestCode
+from ..infer.checks import check_data
+from ..infer.dataset import as_dataset, matched
+from ..infer.traces import measuring
+from ..models import VQVAE
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """How often each code stands for data; ``print`` it, or read the parts.
+
+    Attributes:
+        counts: hits per code over all positions of all data, (codes,).
+        data: number of data.
+    """
+
+    counts: Tensor
+    data: int
+
+    @property
+    def codes(self) -> int:
+        """Number of codes."""
+        return len(self.counts)
+
+    @property
+    def used(self) -> int:
+        """Number of codes with at least one hit."""
+        return int((self.counts > 0).sum())
+
+    @property
+    def dead(self) -> Tensor:
+        """Numbers of the codes without a hit."""
+        return (self.counts == 0).nonzero().flatten()
+
+    @property
+    def perplexity(self) -> float:
+        """exp(-sum_k p_k log p_k), p_k the share of code k: the codes if all were used alike."""
+        p = self.counts.double() / self.counts.sum()
+        return float(torch.special.entr(p).sum().exp())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The table: quantity and value."""
+        positions = int(self.counts.sum()) // self.data
+        most = float(self.counts.max() / self.counts.sum())
+        return [
+            ("codes used", f"{self.used} of {self.codes} ({100 * self.used / self.codes:.1f}%)"),
+            ("perplexity", f"{self.perplexity:.1f}"),
+            ("entropy", f"{math.log(self.perplexity):.3f} of {math.log(self.codes):.3f} nats"),
+            ("commonest code", f"{int(self.counts.argmax())} ({100 * most:.1f}% of positions)"),
+            ("positions per datum", str(positions)),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: numbers of the table, and the counts."""
+        return {
+            "codes": self.codes,
+            "used": self.used,
+            "perplexity": self.perplexity,
+            "data": self.data,
+            "counts": self.counts.tolist(),
+        }
+
+    def __str__(self) -> str:
+        """The table as text."""
+        lines = [f"codes of {self.data} data"]
+        return "\n".join(lines + [f"  {name:<20} {value}" for name, value in self.rows()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks and reports."""
+        body = "".join(
+            f"<tr><td style='text-align:left'>{name}</td><td>{value}</td></tr>"
+            for name, value in self.rows()
+        )
+        return f"<table><caption>codes of {self.data} data</caption>{body}</table>"
+
+
+def codebook(
+    model: VQVAE,
+    guide: NearestCode,
+    data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+    *,
+    batch_size: int = 1000,
+) -> CodebookUse:
+    """Count the codes of all data, without changing any state.
+
+    Counted over the data, because the perplexity of a batch depends on its size. A picture of the
+    codes: ``plots.codes(model)``.
+
+    Args:
+        model: the ``VQVAE``.
+        guide: its ``NearestCode``, also under handlers.
+        data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
+        batch_size: data at once.
+
+    Returns:
+        ``CodebookUse``.
+
+    Raises:
+        TypeError: a model without codes.
+        ValueError: data that the model cannot have produced.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vqvae = models.VQVAE((1, 8, 8), 16, 4, likelihood=likelihoods.Bernoulli())
+        >>> int(codebook(vqvae, guides.NearestCode(vqvae), torch.zeros(5, 1, 8, 8)).counts.sum())
+        20
+    """
+    if not hasattr(model, "codebook"):
+        raise TypeError(f"model: expected a models.VQVAE, got {type(model).__name__}")
+    data = matched(as_dataset(data), model, guide)
+    counts = torch.zeros(model.codes, dtype=torch.long, device=data.device)
+    with measuring(model, guide, device=data.device):
+        for x, _ in data.batches(batch_size):
+            check_data(model, x)
+            index = guide.encode(x).sample["z1"].argmax(-1)
+            counts += index.flatten().bincount(minlength=model.codes)
+    return CodebookUse(counts.cpu(), len(data))
