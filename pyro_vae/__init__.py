@@ -10,6 +10,7 @@ from . import (
     likelihoods,
     models,
     plots,
+    priors,
     schedules,
 )
 from .checkpoint import load, save
@@ -27,6 +28,7 @@ __all__ = [
     "load",
     "models",
     "plots",
+    "priors",
     "save",
     "schedules",
 ]

@@ -1,0 +1,22 @@
+"""What stands for p(z): fitted after training, or learned with the rest.
+
+A prior is a module whose ``forward()`` returns a distribution; ``handlers.replace_prior`` puts it
+at the top latent of any model, and ``model.sample(n, prior=...)`` draws from it once.
+"""
+
+from ..conditionals import StandardNormal
+from .aggregate import AggregatePosterior
+from .flow import FlowPrior
+from .mixtures import MixturePrior, VampPrior
+from .posterior import posterior_samples
+from .two_stage import TwoStage
+
+__all__ = [
+    "AggregatePosterior",
+    "FlowPrior",
+    "MixturePrior",
+    "StandardNormal",
+    "TwoStage",
+    "VampPrior",
+    "posterior_samples",
+]
