@@ -11,6 +11,7 @@ from . import (
     models,
     plots,
     priors,
+    regularizers,
     schedules,
 )
 from .checkpoint import load, save
@@ -29,6 +30,7 @@ __all__ = [
     "models",
     "plots",
     "priors",
+    "regularizers",
     "save",
     "schedules",
 ]
