@@ -317,6 +317,18 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             linear.vae.sample(2, prior=StandardNormal(3))
 
+    def test_another_precision(self, linear):
+        with pytest.raises(ValueError, match=r"expected torch.float64 on cpu like the model, got"):
+            replace_prior(linear.vae.double(), Learned())
+
+    def test_an_idle_prior_of_the_model_itself(self):
+        vae = VAE((6,), 2, likelihood=Gaussian(), hidden=(5,), top_down={"z1": Learned()})
+        model, x = replace_prior(vae, StandardNormal(2)), torch.zeros(4, 6)
+        with pytest.raises(ValueError, match=r"model\.program\.conditionals\.z1\.mean"):
+            infer.SVI(model, BottomUp(vae)).step(x)
+        vae.conditionals["z1"].requires_grad_(False)
+        infer.SVI(model, BottomUp(vae)).step(x)
+
     def test_not_fitted(self, linear):
         for use in (
             lambda: replace_prior(linear.vae, Unfitted()),

@@ -14,7 +14,7 @@ from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.handlers import replace_prior
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
-from pyro_vae.priors import FlowPrior, MixturePrior, VampPrior
+from pyro_vae.priors import AggregatePosterior, FlowPrior, MixturePrior, VampPrior
 
 
 def normal(z, mean, sd):
@@ -100,11 +100,14 @@ PRIORS = {
 }
 
 
+FITTED = {"aggregate": lambda guide: AggregatePosterior(2).fit_samples(torch.randn(50, 2))}
+
+
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", [*PRIORS, *FITTED])
 def test_the_graph_is_eager_to_the_last_bit(name):
     vae, guide = pair()
-    programs = replace_prior(vae, PRIORS[name](guide)), guide
+    programs = replace_prior(vae, (PRIORS | FITTED)[name](guide)), guide
     runs = []
     for engine in ("eager", "graph"):
         twins = copy.deepcopy(programs)
@@ -131,10 +134,10 @@ def test_a_learned_prior_raises_the_bound(name):
     assert bounds[1] > bounds[0] + 0.3
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", [*PRIORS, *FITTED])
 def test_stock_pyro_and_the_library_find_one_bound(name):
     vae, guide = pair()
-    model, x = replace_prior(vae, PRIORS[name](guide)), clusters(9)
+    model, x = replace_prior(vae, (PRIORS | FITTED)[name](guide)), clusters(9)
     with torch.random.fork_rng():
         bound = infer.elbo_terms(model, guide, x).elbo.sum()
     with torch.random.fork_rng():
