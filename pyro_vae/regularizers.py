@@ -80,16 +80,17 @@ class DIP(Regularizer):
 
     def covariance(self, q: Distribution) -> Tensor:
         """C of a batch, (..., d, d)."""
-        mean = self._moment(q, "mean")
+        mean, _ = self._moments(q)
         centred = mean - mean.mean(-2, keepdim=True)
         return centred.mT @ centred / mean.shape[-2]
 
-    def _moment(self, q: Distribution, moment: str) -> Tensor:
+    def _moments(self, q: Distribution) -> tuple[Tensor, Tensor]:
         try:
-            return _rows(getattr(q, moment), q)
+            # Some distributions have a stand-in for their mean, but none for their variance
+            return _rows(q.mean, q), _rows(q.variance, q)
         except NotImplementedError:
             raise ValueError(
-                f"{type(self).__name__}: {type(q).__name__} has no {moment} in closed form: use a "
+                f"{type(self).__name__}: {type(q).__name__} has no moments in closed form: use a "
                 "guide of normals, such as guides.BottomUp, or regularizers.MMD"
             ) from None
 
@@ -129,7 +130,7 @@ class DIP2(DIP):
 
     def covariance(self, q: Distribution) -> Tensor:
         """C of a batch, (..., d, d)."""
-        variance = self._moment(q, "variance").mean(-2)
+        variance = self._moments(q)[1].mean(-2)
         return super().covariance(q) + torch.diag_embed(variance)
 
 

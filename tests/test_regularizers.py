@@ -74,7 +74,7 @@ def test_dip_needs_moments():
         dist.Normal(torch.zeros(5, 2), 1.0).to_event(1),
         [dist.transforms.AffineAutoregressive(torch.nn.Identity())],
     )
-    with pytest.raises(ValueError, match=r"DIP: TransformedDistribution has no mean in closed"):
+    with pytest.raises(ValueError, match=r"DIP: TransformedDistribution has no moments in closed"):
         DIP()(flow, None)
 
 

@@ -15,11 +15,22 @@ from ..recorded import Recorded
 from .posterior import ascend, posterior_samples, seeded
 
 
+class _Flow(dist.TransformedDistribution):
+    """A transformed distribution with a ``mean``: the image of the base's, in place of E[z]."""
+
+    @property
+    def mean(self) -> Tensor:
+        value = self.base_dist.mean
+        for transform in self.transforms:
+            value = transform(value)
+        return value
+
+
 class FlowPrior(Recorded, nn.Module):
     """A masked autoregressive flow from N(0, I): density in one pass, sampling in ``size`` passes.
 
     Trained with the rest under ``handlers.replace_prior``, or fitted to the aggregate posterior
-    afterwards by ``fit``.
+    afterwards by ``fit``. E[z] has no closed form: its ``mean`` is the image of 0.
 
     Sources: "Masked Autoregressive Flow for Density Estimation", Papamakarios, Pavlakou, Murray
     (2017); "Variational Lossy Autoencoder", Chen et al. (2017) for it as a prior.
@@ -70,7 +81,7 @@ class FlowPrior(Recorded, nn.Module):
         """The flow's distribution, whatever the context: batch shape (), event shape (size,)."""
         # Made anew, because a transform keeps its last values
         steps = [AffineAutoregressive(network).inv for network in self.networks]
-        return dist.TransformedDistribution(dist.Normal(self.loc, self.scale).to_event(1), steps)
+        return _Flow(dist.Normal(self.loc, self.scale).to_event(1), steps)
 
     def fit(
         self,

@@ -41,6 +41,11 @@ class _SecondStage(TorchDistribution):
         u = self.prior().rsample(torch.Size(sample_shape) + self.batch_shape)
         return self.decoder(u).rsample()
 
+    @property
+    def mean(self) -> Tensor:
+        """E[z|u = E[u]], in place of E[z]."""
+        return self.decoder(self.prior().mean).mean.expand(*self.batch_shape, -1)
+
     def log_prob(self, value: Tensor) -> Tensor:
         raise NotImplementedError(
             "priors.TwoStage: log p(z) of a second stage is an integral, so that this prior can "

@@ -9,12 +9,13 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae import Trainer, infer, load
 from pyro_vae.conditionals import StandardNormal
-from pyro_vae.guides import BottomUp, Delta
+from pyro_vae.guides import BottomUp, Delta, Ladder
 from pyro_vae.handlers import replace_prior, scale_latents
+from pyro_vae.infer import AnalyticELBO
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE, Model
 from pyro_vae.recorded import Recorded
@@ -138,6 +139,28 @@ def test_it_is_the_model_built_with_that_prior(latents):
         assert torch.equal(*results)
     assert infer.check_pair(replaced, guide, x) == infer.check_pair(built, guide, x)
     assert isinstance(replaced, Model) and replaced.latents == vae.latents
+
+
+def test_a_ladder_merges_below_the_top_alone():
+    """So that its bound is that of the model built with the prior and the same conditionals."""
+    vae = VAE((6,), (4, 2), likelihood=Gaussian(0.7), hidden=(5,))
+    guide, prior, x = Ladder(vae), Learned(), torch.randn(9, 6)
+    built = VAE(
+        (6,),
+        (4, 2),
+        likelihood=vae.likelihood,
+        decoder=vae.decoder,
+        top_down={"z2": prior, "z1": vae.conditionals["z1"]},
+    )
+    replaced = replace_prior(vae, prior)
+    terms = [infer.elbo_terms(m, guide, x) for m in (built, replaced, vae)]
+    assert torch.equal(terms[0].elbo, terms[1].elbo)
+    assert torch.equal(terms[1].kl["z1"], terms[2].kl["z1"])
+    assert not torch.equal(terms[1].kl["z2"], terms[2].kl["z2"])
+    closed = infer.elbo_terms(replaced, guide, x, estimator=AnalyticELBO(), samples=1)
+    with torch.no_grad(), torch.random.fork_rng():
+        q = poutine.trace(guide).get_trace(x).nodes["z2"]["fn"]
+    torch.testing.assert_close(closed.kl["z2"], kl_divergence(q, prior().expand((9,))).detach())
 
 
 def test_samples_come_from_the_new_prior(linear):

@@ -84,6 +84,21 @@ def test_fit_and_file(tmp_path):
     assert torch.equal(*bounds)
 
 
+def test_its_mean_is_the_image_of_zero(fitted):
+    with torch.no_grad():
+        value = fitted().mean
+        for step in reversed(fitted().transforms):
+            value = step.inv(value)
+    torch.testing.assert_close(value, torch.zeros(2), atol=1e-5, rtol=0)
+
+
+def test_layers_below_are_decoded():
+    vae = VAE((6,), (3, 2), likelihood=Gaussian(), hidden=(5,))
+    z = {"z1": torch.randn(4, 3)}
+    model = replace_prior(vae, FlowPrior(2))
+    torch.testing.assert_close(model.decode(z).mean, vae.decode(z).mean)
+
+
 def test_errors():
     for arguments, message in (
         ({"size": 1}, "size: expected at least 2, got 1"),

@@ -83,6 +83,8 @@ def test_scoring_is_refused(pair):
     prior = TwoStage(2, hidden=(8,)).fit(vae, guide, x, epochs=1)
     model = replace_prior(vae, prior)
     assert model.sample(4).shape == (4, 6)
+    z = {"z1": torch.randn(4, 3)}
+    torch.testing.assert_close(model.decode(z).mean, vae.decode(z).mean)
     for score in (
         lambda: infer.elbo_terms(model, guide, x),
         lambda: infer.log_likelihood(model, guide, x, importance_samples=2),
