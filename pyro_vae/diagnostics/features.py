@@ -43,7 +43,7 @@ class ClassifierFeatures(nn.Module):
     Example:
         >>> from pyro_vae import data
         >>> d = data.load("digits")
-        >>> features = ClassifierFeatures.fit(d, steps=100, cache=None)
+        >>> features = ClassifierFeatures.fit(d, steps=100, cache=False)
         >>> features(d.test.x).shape
         torch.Size([360, 64])
         >>> features.accuracy > 0.6
@@ -88,7 +88,7 @@ class ClassifierFeatures(nn.Module):
         size: int = 64,
         steps: int = 2000,
         seed: int = 0,
-        cache: str | Path | None = "default",
+        cache: str | Path | bool = True,
     ) -> ClassifierFeatures:
         """Train on the labels, or read what was trained on the same data before.
 
@@ -100,8 +100,8 @@ class ClassifierFeatures(nn.Module):
             size: number of features.
             steps: optimiser steps, 128 data each.
             seed: of the initial weights and of the batches.
-            cache: folder for the result, whose name is a checksum of data and settings; None
-                for none. Default: ``pyro_vae`` in the user's cache folder.
+            cache: folder to keep the result in, under a checksum of data and settings; True for
+                ``pyro_vae`` in the user's cache folder, False for nowhere.
 
         Returns:
             The features, in evaluation mode.
@@ -118,10 +118,11 @@ class ClassifierFeatures(nn.Module):
                 "features of your own"
             )
         settings = {"format": _FORMAT, "size": size, "steps": steps, "seed": seed}
-        file = None if cache is None else _cache_folder() if cache == "default" else Path(cache)
-        if file is not None:
-            file = file / f"features-{_checksum(settings, train, test)}.pt"
-        with torch.random.fork_rng(devices=[]):
+        file = None
+        if cache is not False:
+            folder = _cache_folder() if cache is True else Path(cache)
+            file = folder / f"features-{_checksum(settings, train, test)}.pt"
+        with torch.random.fork_rng([train.device] if train.device.type == "cuda" else []):
             torch.manual_seed(seed)
             features = cls(train.event_shape, int(train.y.max()) + 1, size)
             features.to(train.device).trained_on = name

@@ -25,7 +25,7 @@ class AggregatePosterior(Recorded, nn.Module):
     not to the means, which would miss the width of the posteriors.
 
     Source: "From Variational to Deterministic Autoencoders", Ghosh, Sajjadi, Vergari, Black,
-    Scholkopf (2020), section 4 (ex-post density estimation).
+    Scholkopf (2020), there called ex-post density estimation.
 
     Args:
         components: number of normals, K.

@@ -17,7 +17,7 @@ from ..recorded import Recorded
 class MixturePrior(Recorded, nn.Module):
     """sum_k w_k N(m_k, diag s_k^2) with weights, means and scales trained with the rest.
 
-    Source: "VAE with a VampPrior", Tomczak, Welling (2018), section 3 (the mixture of Gaussians).
+    Source: "VAE with a VampPrior", Tomczak, Welling (2018), where it is compared with.
 
     Args:
         size: event shape is (size,).

@@ -56,7 +56,7 @@ def test_it_does_not_depend_on_the_global_stream(digits, tmp_path):
     runs = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        runs.append(ClassifierFeatures.fit(digits.test, steps=10, cache=None)(digits.test.x))
+        runs.append(ClassifierFeatures.fit(digits.test, steps=10, cache=False)(digits.test.x))
     assert torch.equal(*runs)
 
 
@@ -84,17 +84,17 @@ def test_a_folder_that_cannot_be_written_is_no_error(digits, tmp_path):
 @pytest.mark.parametrize("shape", [(5,), (4, 6), (1, 4, 6), (3, 5, 5)])
 def test_shapes(shape):
     d = Dataset(torch.rand(40, *shape), torch.arange(40) % 3)
-    assert ClassifierFeatures.fit(d, steps=10, size=7, cache=None)(d.x).shape == (40, 7)
+    assert ClassifierFeatures.fit(d, steps=10, size=7, cache=False)(d.x).shape == (40, 7)
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="data: expected labels y, got none"):
-        ClassifierFeatures.fit(Dataset(torch.rand(40, 5)), cache=None)
+        ClassifierFeatures.fit(Dataset(torch.rand(40, 5)), cache=False)
     with pytest.raises(ValueError, match="data: expected at least 10 labelled data, got 4"):
-        ClassifierFeatures.fit(Dataset(torch.rand(4, 5), torch.arange(4)), cache=None)
+        ClassifierFeatures.fit(Dataset(torch.rand(4, 5), torch.arange(4)), cache=False)
     with pytest.raises(ValueError, match=r"data: expected \(d,\), \(h, w\) or \(c, h, w\), got"):
         four = Dataset(torch.rand(40, 2, 2, 2, 2), torch.arange(40) % 3)
-        ClassifierFeatures.fit(four, cache=None)
+        ClassifierFeatures.fit(four, cache=False)
 
 
 class TestInception:
