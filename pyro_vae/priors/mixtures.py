@@ -127,10 +127,11 @@ class VampPrior(Recorded, nn.Module):
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The mixture of posteriors: batch shape (), event shape (size,)."""
         posteriors = self.conditional(self.activation(self.inputs))
-        if not posteriors.has_rsample or isinstance(posteriors, dist.Delta):
+        # A point mass has no density, and the steps of a flow keep the batch of their context
+        if isinstance(posteriors, dist.Delta | dist.TransformedDistribution):
             raise ValueError(
-                f"prior: {type(posteriors).__name__} has no density to mix: a VampPrior needs a "
-                "guide with one, such as guides.BottomUp"
+                f"prior: a {type(posteriors).__name__} cannot be mixed: a VampPrior needs a guide "
+                "of normals, such as guides.BottomUp"
             )
         weights = dist.Categorical(logits=self.inputs.new_zeros(self.components))
         return MixtureSameFamily(weights, posteriors)

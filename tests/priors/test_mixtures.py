@@ -160,7 +160,7 @@ def test_errors():
     labelled = VAE((6,), 2, likelihood=Bernoulli(), condition=3)
     with pytest.raises(ValueError, match="without labels"):
         VampPrior(BottomUp(labelled))
-    with pytest.raises(ValueError, match="Delta has no density to mix"):
+    with pytest.raises(ValueError, match="prior: a Delta cannot be mixed"):
         replace_prior(vae, VampPrior(Delta(vae)))
     with pytest.raises(ValueError, match=r"x: expected shape \(4, 6\), got \(3, 6\)"):
         VampPrior(guide, components=4).start_from(torch.zeros(3, 6))
