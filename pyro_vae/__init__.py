@@ -12,6 +12,7 @@ from . import (
     models,
     plots,
     priors,
+    regularizers,
     schedules,
 )
 from .checkpoint import load, save
@@ -31,6 +32,7 @@ __all__ = [
     "models",
     "plots",
     "priors",
+    "regularizers",
     "save",
     "schedules",
 ]

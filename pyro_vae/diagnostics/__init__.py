@@ -2,6 +2,20 @@
 
 from .codebook_use import CodebookUse, codebook
 from .evaluation import Evaluation, evaluate
+from .features import ClassifierFeatures, InceptionFeatures
+from .frechet import FrechetDistance, frechet_distance
 from .layers import Layer, Layers, layers
 
-__all__ = ["CodebookUse", "Evaluation", "Layer", "Layers", "codebook", "evaluate", "layers"]
+__all__ = [
+    "ClassifierFeatures",
+    "CodebookUse",
+    "Evaluation",
+    "FrechetDistance",
+    "InceptionFeatures",
+    "Layer",
+    "Layers",
+    "codebook",
+    "evaluate",
+    "frechet_distance",
+    "layers",
+]

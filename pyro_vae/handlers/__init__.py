@@ -5,6 +5,7 @@ of what it wraps (``sample``, ``decode``, ``encode``); a wrapped function is a f
 """
 
 from .prior import replace_prior
+from .regularize import regularize
 from .wrapping import Beta, corrupt, corrupted, scale_latents
 
-__all__ = ["Beta", "corrupt", "corrupted", "replace_prior", "scale_latents"]
+__all__ = ["Beta", "corrupt", "corrupted", "regularize", "replace_prior", "scale_latents"]

@@ -70,8 +70,8 @@ def replace_prior(model: Callable, prior: nn.Module, *, site: str | None = None)
 
     Raises:
         TypeError: ``prior`` is nothing that returns a distribution.
-        ValueError: a prior that is not fitted yet or has another event shape, a site that is not
-            the top one.
+        ValueError: a prior that is not fitted yet or has another event shape, dtype or device, a
+            site that is not the top one.
 
     Example:
         >>> from pyro_vae import conditionals, likelihoods, models
@@ -91,9 +91,26 @@ def replace_prior(model: Callable, prior: nn.Module, *, site: str | None = None)
             f"site: expected {top!r}, the top latent of {name_of(model)}, got {site!r}: a prior "
             "without context cannot stand for the conditional of a lower latent"
         )
+    _check_tensors(model, prior)
     replaced = wrap(_without(model, top), _ReplacePrior(prior, top))
     _try(replaced)
     return replaced
+
+
+def _check_tensors(model: nn.Module, prior: Any) -> None:
+    """Raise ``ValueError`` for a prior of another dtype or on another device than the model."""
+    if not isinstance(prior, nn.Module):
+        return
+    here, there = (
+        next((t for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()), None)
+        for m in (model, prior)
+    )
+    if None in (here, there) or (here.dtype, here.device) == (there.dtype, there.device):
+        return
+    raise ValueError(
+        f"prior: expected {here.dtype} on {here.device} like the model, got {there.dtype} on "
+        f"{there.device}: use prior.to({str(here.device)!r}, {here.dtype})"
+    )
 
 
 def _try(model: Any) -> None:

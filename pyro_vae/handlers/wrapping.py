@@ -30,7 +30,7 @@ class _Wrapped(Program):
         self.program = program
         object.__setattr__(self, "effect", effect)
         for name, module in getattr(effect, "modules", {}).items():
-            self.add_module(name, module)
+            setattr(self, name, module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # The inner program registers its own parameters; a second name would only repeat them.

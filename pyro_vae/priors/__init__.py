@@ -4,6 +4,21 @@ A prior is a module whose ``forward()`` returns a distribution; ``handlers.repla
 at the top latent of any model, and ``model.sample(n, prior=...)`` draws from it once.
 """
 
+from ..conditionals import StandardNormal
+from .aggregate import AggregatePosterior
 from .code_prior import CodePrior
+from .flow import FlowPrior
+from .mixtures import MixturePrior, VampPrior
+from .posterior import posterior_samples
+from .two_stage import TwoStage
 
-__all__ = ["CodePrior"]
+__all__ = [
+    "AggregatePosterior",
+    "CodePrior",
+    "FlowPrior",
+    "MixturePrior",
+    "StandardNormal",
+    "TwoStage",
+    "VampPrior",
+    "posterior_samples",
+]

@@ -9,12 +9,13 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae import Trainer, infer, load
 from pyro_vae.conditionals import StandardNormal
-from pyro_vae.guides import BottomUp, Delta
+from pyro_vae.guides import BottomUp, Delta, Ladder
 from pyro_vae.handlers import replace_prior, scale_latents
+from pyro_vae.infer import AnalyticELBO
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE, Model
 from pyro_vae.recorded import Recorded
@@ -46,11 +47,6 @@ class TwoNormals(Recorded, nn.Module):
     def forward(self):
         parts = dist.Normal(self.mean, self.sd).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(self.weights), parts)
-
-
-class Unfitted(nn.Module):
-    def check_fitted(self):
-        raise ValueError("prior: fit it first")
 
 
 def evidence(linear):
@@ -138,6 +134,28 @@ def test_it_is_the_model_built_with_that_prior(latents):
         assert torch.equal(*results)
     assert infer.check_pair(replaced, guide, x) == infer.check_pair(built, guide, x)
     assert isinstance(replaced, Model) and replaced.latents == vae.latents
+
+
+def test_a_ladder_merges_below_the_top_alone():
+    """So that its bound is that of the model built with the prior and the same conditionals."""
+    vae = VAE((6,), (4, 2), likelihood=Gaussian(0.7), hidden=(5,))
+    guide, prior, x = Ladder(vae), Learned(), torch.randn(9, 6)
+    built = VAE(
+        (6,),
+        (4, 2),
+        likelihood=vae.likelihood,
+        decoder=vae.decoder,
+        top_down={"z2": prior, "z1": vae.conditionals["z1"]},
+    )
+    replaced = replace_prior(vae, prior)
+    terms = [infer.elbo_terms(m, guide, x) for m in (built, replaced, vae)]
+    assert torch.equal(terms[0].elbo, terms[1].elbo)
+    assert torch.equal(terms[1].kl["z1"], terms[2].kl["z1"])
+    assert not torch.equal(terms[1].kl["z2"], terms[2].kl["z2"])
+    closed = infer.elbo_terms(replaced, guide, x, estimator=AnalyticELBO(), samples=1)
+    with torch.no_grad(), torch.random.fork_rng():
+        q = poutine.trace(guide).get_trace(x).nodes["z2"]["fn"]
+    torch.testing.assert_close(closed.kl["z2"], kl_divergence(q, prior().expand((9,))).detach())
 
 
 def test_samples_come_from_the_new_prior(linear):
@@ -271,65 +289,6 @@ def test_labels_and_precision():
     assert model.sample(2, y=y).dtype == torch.float64
     x = torch.randn(2, 6, dtype=torch.float64)
     assert infer.elbo_terms(model, BottomUp(vae).double(), x, y=y).elbo.isfinite().all()
-
-
-class TestFunctions:
-    def model(self, x):
-        scale = pyro.param("scale", torch.tensor(1.0))
-        with pyro.plate("data", len(x)):
-            style = pyro.sample("style", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            code = pyro.sample("code", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(style + code, scale.exp()).to_event(1), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            for site in ("style", "code"):
-                pyro.sample(site, dist.Normal(torch.zeros(2), 1.0).to_event(1))
-
-    @pytest.mark.parametrize(("site", "hit"), [(None, "style"), ("code", "code")])
-    def test_the_first_or_the_named_site(self, site, hit):
-        trace = poutine.trace(replace_prior(self.model, Learned(), site=site)).get_trace(
-            torch.zeros(3, 2)
-        )
-        means = {s: trace.nodes[s]["fn"].mean for s in ("style", "code")}
-        assert {s: torch.equal(m, MEAN.expand(3, 2)) for s, m in means.items()} == {
-            s: s == hit for s in means
-        }
-
-    def test_the_trainer_trains_the_prior(self):
-        prior = Learned()
-        replaced = replace_prior(self.model, prior)
-        trainer = Trainer(replaced, self.guide, lr=1e-2, seed=0)
-        trainer.fit(torch.zeros(10, 2), epochs=2, progress=False)
-        assert not torch.equal(prior.mean, MEAN)
-
-    def test_an_unknown_site(self):
-        replaced = replace_prior(self.model, Learned(), site="top")
-        with pytest.raises(ValueError, match="prior: the program has no latent site 'top'"):
-            replaced(torch.zeros(3, 2))
-
-
-class TestErrors:
-    def test_another_event_shape(self, linear):
-        message = r"site 'z1': expected a prior of event shape \(2,\), got \(3,\)"
-        with pytest.raises(ValueError, match=message):
-            replace_prior(linear.vae, Learned(3))
-        with pytest.raises(ValueError, match=message):
-            linear.vae.sample(2, prior=StandardNormal(3))
-
-    def test_not_fitted(self, linear):
-        for use in (
-            lambda: replace_prior(linear.vae, Unfitted()),
-            lambda: linear.vae.sample(2, prior=Unfitted()),
-        ):
-            with pytest.raises(ValueError, match="prior: fit it first"):
-                use()
-
-    def test_no_prior(self, linear):
-        with pytest.raises(TypeError, match="prior: expected a module that returns a distrib"):
-            linear.vae.sample(2, prior="aggregate")
-        with pytest.raises(TypeError, match="prior: expected a module that returns a distrib"):
-            replace_prior(linear.vae, 3)
 
 
 def test_construction_leaves_no_trace(linear):

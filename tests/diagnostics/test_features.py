@@ -1,0 +1,117 @@
+"""Features of a classifier: learnt, cached under what they depend on, the same again."""
+
+import warnings
+
+import pytest
+import torch
+
+from pyro_vae import data
+from pyro_vae.data import Dataset
+from pyro_vae.diagnostics import ClassifierFeatures, InceptionFeatures
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits", binarize=None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(digits, folder):
+    return ClassifierFeatures.fit(digits, steps=600, cache=folder)
+
+
+def test_it_learns_the_digits(digits, trained):
+    """And says so: the accuracy is that on the test set, counted here again."""
+    features = trained(digits.test.x)
+    assert features.shape == (360, 64) and (features >= 0).all()
+    right = (trained.head(features).argmax(1) == digits.test.y).double().mean()
+    assert trained.accuracy == float(right) > 0.95
+    assert "the labels of digits, accuracy 0.9" in repr(trained)
+    assert not trained.training and not any(p.requires_grad for p in trained.parameters())
+
+
+def test_the_second_time_it_is_read(digits, folder, trained, monkeypatch):
+    monkeypatch.setattr(ClassifierFeatures, "_train", None)
+    before = torch.get_rng_state()
+    again = ClassifierFeatures.fit(digits, steps=600, cache=folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(again(digits.test.x), trained(digits.test.x))
+    assert again.accuracy == trained.accuracy
+    for changed in (
+        {"data": digits, "steps": 600, "seed": 1},
+        {"data": digits, "steps": 599},
+        {"data": digits, "steps": 600, "size": 32},
+        {"data": digits.train, "steps": 600},
+    ):
+        with pytest.raises(TypeError, match="not callable"):
+            ClassifierFeatures.fit(**changed, cache=folder)
+
+
+def test_it_does_not_depend_on_the_global_stream(digits, tmp_path):
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        runs.append(ClassifierFeatures.fit(digits.test, steps=10, cache=False)(digits.test.x))
+    assert torch.equal(*runs)
+
+
+def test_a_damaged_file_is_made_again(digits, tmp_path):
+    first = ClassifierFeatures.fit(digits.test, steps=10, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"broken")
+    again = ClassifierFeatures.fit(digits.test, steps=10, cache=tmp_path)
+    assert torch.equal(first(digits.test.x), again(digits.test.x))
+    assert file.stat().st_size > 1000
+
+
+def test_the_users_cache_folder(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ClassifierFeatures.fit(digits.test, steps=10)
+    assert len(list((tmp_path / "pyro_vae").glob("features-*.pt"))) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="the features are not kept for the next time"):
+        ClassifierFeatures.fit(digits.test, steps=10, cache=tmp_path / "file")
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 6), (1, 4, 6), (3, 5, 5)])
+def test_shapes(shape):
+    d = Dataset(torch.rand(40, *shape), torch.arange(40) % 3)
+    assert ClassifierFeatures.fit(d, steps=10, size=7, cache=False)(d.x).shape == (40, 7)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="data: expected labels y, got none"):
+        ClassifierFeatures.fit(Dataset(torch.rand(40, 5)), cache=False)
+    with pytest.raises(ValueError, match="data: expected at least 10 labelled data, got 4"):
+        ClassifierFeatures.fit(Dataset(torch.rand(4, 5), torch.arange(4)), cache=False)
+    with pytest.raises(ValueError, match=r"data: expected \(d,\), \(h, w\) or \(c, h, w\), got"):
+        four = Dataset(torch.rand(40, 2, 2, 2, 2), torch.arange(40) % 3)
+        ClassifierFeatures.fit(four, cache=False)
+
+
+class TestInception:
+    def test_nothing_is_downloaded(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+        with pytest.raises(FileNotFoundError, match="never downloaded by themselves: put the"):
+            InceptionFeatures()
+
+    @pytest.mark.slow
+    def test_shapes(self, tmp_path):
+        from torchvision import models
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = models.inception_v3(weights=None, init_weights=False)
+        torch.save(network.state_dict(), tmp_path / "weights.pth")
+        features = InceptionFeatures(tmp_path / "weights.pth")
+        grey = torch.rand(2, 28, 28)
+        assert features(grey).shape == (2, 2048)
+        torch.testing.assert_close(features(grey), features(grey[:, None].expand(2, 3, 28, 28)))
