@@ -1,5 +1,6 @@
 """What a trained pair has learnt."""
 
+from .collapse import Collapse, collapse
 from .evaluation import Evaluation, evaluate
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Collapse", "Evaluation", "collapse", "evaluate"]
