@@ -1,6 +1,7 @@
 """Generative programs."""
 
 from ..programs import Model
+from .pixel_decoder import Autoregressive, PixelDecoder
 from .vae import VAE
 
-__all__ = ["VAE", "Model"]
+__all__ = ["VAE", "Autoregressive", "Model", "PixelDecoder"]
