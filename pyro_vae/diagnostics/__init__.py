@@ -2,5 +2,16 @@
 
 from .collapse import Collapse, collapse
 from .evaluation import Evaluation, evaluate
+from .outliers import Outliers, outliers
+from .rarity import Rarity, rarity
 
-__all__ = ["Collapse", "Evaluation", "collapse", "evaluate"]
+__all__ = [
+    "Collapse",
+    "Evaluation",
+    "Outliers",
+    "Rarity",
+    "collapse",
+    "evaluate",
+    "outliers",
+    "rarity",
+]
