@@ -7,7 +7,8 @@
 | ``reconstructions``, ``denoising`` | E[x given z] at the posterior means | ``Figure`` |
 | ``outliers`` | the data with the lowest log p(x) | ``Figure`` |
 | ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
-| ``latent_scatter`` | posterior means of a data set | ``Axes`` |
+| ``latent_scatter``, ``latent_map`` | posterior means, coloured by label or score | ``Axes`` |
+| ``collapse`` | KL, mutual information and active units | ``Figure`` |
 | ``history`` | training curves | ``Figure`` |
 
 A datum of shape (h, w), (1, h, w) or (3, h, w) is an image, its values clipped to [0, 1] for
@@ -18,18 +19,21 @@ in evaluation mode; a picture leaves their training mode and torch's global RNG 
 for what it draws at random: ``samples``, ``conditional``, and the noise of ``denoising``.
 """
 
+from .collapse import collapse
 from .curves import history
 from .latent import interpolation, latent_grid, traversals
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
-from .scatter import latent_scatter
+from .scatter import latent_map, latent_scatter
 
 __all__ = [
+    "collapse",
     "conditional",
     "denoising",
     "history",
     "images",
     "interpolation",
     "latent_grid",
+    "latent_map",
     "latent_scatter",
     "outliers",
     "reconstructions",

@@ -32,7 +32,7 @@ def collapse(result: Collapse) -> Figure:
         >>> len(collapse(found).axes)
         2
     """
-    bars, units = new_axes(1, 2, (10.0, 3.8))
+    bars, units = new_axes(1, 2, (11.0, 4.0))
     rows = {**result.sites, "all": result.whole} if len(result.sites) > 1 else result.sites
     at = np.arange(len(rows))
     parts = {"KL": "kl", "mutual information": "mutual_information", "marginal KL": "marginal_kl"}
@@ -44,7 +44,10 @@ def collapse(result: Collapse) -> Figure:
     bars.axhline(result.cap, color=COLORS[8], linestyle=":", label="log N, cap of I")
     bars.set_xticks(at, list(rows))
     bars.set_ylabel("nats per datum")
-    bars.legend(frameon=False, fontsize="small")
+    # Above, since bars and cap may be anywhere
+    bars.legend(
+        frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4
+    )
     threshold = next(iter(result.units.values())).threshold
     for i, (site, found) in enumerate(result.units.items()):
         order = found.variance.argsort(descending=True).cpu()
