@@ -40,6 +40,17 @@ class Continuity:
         """The same for the reconstructed ends themselves."""
         return mean_and_error(self.recognised[:, [0, -1]].double().mean(1))
 
+    @property
+    def relative(self) -> tuple[float, float]:
+        """The first share divided by the second; the standard error by the delta method.
+
+        What a model loses on the way, apart from what it loses by its reconstructions.
+        """
+        between = self.recognised[:, 1:-1].double().mean(1)
+        ends = self.recognised[:, [0, -1]].double().mean(1)
+        ratio = float(between.mean() / ends.mean())
+        return ratio, mean_and_error(between - ratio * ends)[1] / float(ends.mean())
+
     def _table(self) -> tuple[list[str], list[list[str]]]:
         steps = self.recognised.shape[1]
         middle = self.recognised[:, steps // 2].double()
@@ -47,6 +58,7 @@ class Continuity:
             "between the ends": self.share,
             "half way": mean_and_error(middle),
             "at the ends": self.ends,
+            "between / at the ends": self.relative,
         }
         return ["point", "recognised"], [[k, with_error(*v)] for k, v in rows.items()]
 
@@ -80,8 +92,9 @@ def continuity(
     Data of two classes are encoded to their posterior means; the straight line between these is
     decoded in ``steps`` points. In a latent space without holes the points look like one end, then
     like the other; through a hole the way leads to other classes. Compare pairs of equal latent
-    size on the same data: an autoencoder (``guides.Delta``, beta 0) against a VAE. A classifier
-    calls anything by some name, so that a blur may count as recognised.
+    size on the same data: an autoencoder (``guides.Delta``, beta 0) against a VAE. Where these
+    reconstruct unequally well, ``relative`` is the fairer number. A classifier calls anything by
+    some name, so that a blur may count as recognised.
 
     Args:
         model: generative program.

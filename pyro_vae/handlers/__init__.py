@@ -4,7 +4,8 @@ A wrapped ``nn.Module`` is again an ``nn.Module`` with the same parameters, and 
 of what it wraps (``sample``, ``decode``, ``encode``); a wrapped function is a function.
 """
 
+from .free_bits import free_bits
 from .prior import replace_prior
 from .wrapping import Beta, corrupt, corrupted, scale_latents
 
-__all__ = ["Beta", "corrupt", "corrupted", "replace_prior", "scale_latents"]
+__all__ = ["Beta", "corrupt", "corrupted", "free_bits", "replace_prior", "scale_latents"]

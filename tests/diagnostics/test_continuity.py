@@ -79,6 +79,12 @@ def test_standard_error_is_over_pairs():
     per_pair = found.recognised[:, 1:-1].double().mean(1)
     assert found.share[1] == pytest.approx(float(per_pair.std()) / math.sqrt(50))
     assert 0 < found.share[0] < 1
+    assert found.relative[0] == pytest.approx(found.share[0] / found.ends[0])
+    ends = found.recognised[:, [0, -1]].double().mean(1)
+    again = [
+        float(per_pair[i].mean() / ends[i].mean()) for i in torch.randint(50, (400, 50))
+    ]  # the bootstrap
+    assert found.relative[1] == pytest.approx(float(torch.tensor(again).std()), rel=0.2)
 
 
 @pytest.mark.parametrize(
