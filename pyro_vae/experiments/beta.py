@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     size, folds = 32, 5
     if args.quick:
-        args.epochs, args.width, args.count, size, folds = 10, 64, 1500, 16, 2
+        args.epochs, args.width, args.count, size, folds = 30, 64, 1500, 16, 2
     splits = data.load(data.shapes(args.count, size=size), device=args.device)
     settings = {
         "epochs": args.epochs,
@@ -161,6 +161,7 @@ def curve(rows: Sequence[dict[str, Any]]) -> Any:
         means = [row[name][0] for row in merged]
         scores.plot([r["beta"] for r in merged], means, marker="o", color=COLORS[i], label=name)
     scores.set_xscale("log", base=2)
+    scores.set_xticks([r["beta"] for r in merged], [f"{r['beta']:g}" for r in merged])
     scores.set(xlabel="beta", ylabel="score", ylim=(0, 1))
     scores.legend(frameon=False, fontsize="small")
     return plane.figure

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from .. import data, diagnostics, guides, likelihoods, models
 from ..cli.values import whole
@@ -193,5 +194,6 @@ def curves(rows: Sequence[dict[str, Any]]) -> Any:
                 )
             ax.set(xlabel=f"{over}, {fixed} {MIDDLE[fixed]}", ylabel=label)
             ax.set_ylim(bottom=0)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.legend(frameon=False)
     return axes[0].figure

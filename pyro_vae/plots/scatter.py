@@ -152,16 +152,12 @@ def latent_map(
     if ax is None:
         (ax,) = new_axes(1, 1, (6.0, 5.0))
     low, high = np.quantile(finite, [0.01, 0.99])
-    style = _style(len(points))
+    style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
     drawn = ax.scatter(*points.T, c=scores, cmap="viridis", vmin=low, vmax=high, **style)
     ax.figure.colorbar(drawn, ax=ax, label=name)
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_aspect("equal", adjustable="datalim")
     return ax
-
-
-def _style(n: int) -> dict[str, float]:
-    return {"s": float(np.clip(8000 / n, 4, 30)), "alpha": 0.8, "linewidths": 0}
 
 
 def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +173,7 @@ def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scatter(ax: Axes, points: np.ndarray, y: np.ndarray | None, labels: Sequence[str]) -> None:
-    style = _style(len(points))
+    style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
     classes = [] if y is None else np.unique(y).tolist()
     if len(classes) > len(COLORS) * len(_MARKERS):
         drawn = ax.scatter(*points.T, c=y, cmap="viridis", **style)
