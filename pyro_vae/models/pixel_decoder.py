@@ -76,17 +76,10 @@ class Autoregressive(TorchDistribution):
         features = self.decoder(context, x=x)
         maps = self.decoder.maps(context)
         height, width = self.event_shape[-2:]
-        several = features.dim() > x.dim()
-
-        def pixel(row: int, column: int) -> tuple[Any, ...]:
-            return (..., row, column, slice(None)) if several else (..., row, column)
-
         for row in range(height):
-            # Rows further down cannot matter
-            seen = slice(0, row + 1)
             for column in range(width):
-                known = self.decoder.run(x[..., seen, :], maps[..., seen, :])
-                features[pixel(row, column)] = known[pixel(row, column)]
+                pixel = self.decoder.pixel(row, column, features.dim() - x.dim())
+                features[pixel] = self.decoder.at(row, column, x, maps)
                 x[..., row, column] = self.likelihood(features).sample()[..., row, column]
         return x.reshape(*lead, *self.event_shape)
 
@@ -167,6 +160,7 @@ class PixelDecoder(Recorded, nn.Module):
         (latents,) = networks.sizes("latents", latents)
         (self.outputs,) = networks.sizes("outputs", outputs)
         channels = math.prod(self.event_shape[:-2])
+        self._reach = layers * (kernel // 2)
         self.to_map = nn.Linear(latents, math.prod(self.event_shape[-2:]))
         self.pixels = PixelCNN(
             channels,
@@ -203,8 +197,20 @@ class PixelDecoder(Recorded, nn.Module):
         """The context as an image of one channel, (n, 1, h, w)."""
         return self.to_map(context).reshape(-1, 1, *self.event_shape[-2:])
 
+    @staticmethod
+    def pixel(row: int, column: int, trailing: int) -> tuple[Any, ...]:
+        """Index of a pixel in a tensor whose last ``trailing`` dimensions are features."""
+        return (..., row, column, *(slice(None),) * trailing)
+
+    def at(self, row: int, column: int, x: Tensor, maps: Tensor) -> Tensor:
+        """Features of one pixel, from the part of the image that it can see."""
+        top, left = max(0, row - self._reach), max(0, column - self._reach)
+        seen = (..., slice(top, row + 1), slice(left, column + self._reach + 1))
+        features = self.run(x[seen], maps[seen])
+        return features[self.pixel(row - top, column - left, features.dim() - x.dim())]
+
     def run(self, x: Tensor, maps: Tensor) -> Tensor:
-        """Features of the pixels of the first rows of images, given these rows and their maps."""
+        """Features of all pixels of images, or of parts of them, given their maps."""
         h, w = x.shape[-2:]
         features = self.pixels(x.reshape(len(x), -1, h, w), maps)
         if self.outputs == 1:
