@@ -298,7 +298,10 @@ class Model(Program):
                 )
         if len({len(value) for value in z.values()}) > 1:
             raise ValueError(f"z: unequal n, got { {s: len(v) for s, v in z.items()} }")
-        return decode(self, z, y=y)
+        first = next(iter(z.values()))
+        # With data at hand nothing is drawn, which may be slow (a pixel at a time) or random
+        x = next(self.parameters(), first).new_zeros(len(first), *self.event_shape)
+        return decode(self, z, x=x, y=y)
 
 
 @dataclass(frozen=True)

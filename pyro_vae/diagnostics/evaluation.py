@@ -19,6 +19,7 @@ from ..infer.dataset import as_dataset, dataset_terms, matched
 from ..infer.elbo import ELBOTerms
 from ..infer.importance import ImportanceEstimate
 from ..infer.traces import measuring
+from .tables import mean_and_error, number
 
 _TRUSTED_PARETO_K = 0.7
 
@@ -54,14 +55,14 @@ class Evaluation:
             quantities[f"-log p({site})" if site in self.point_masses else f"KL {site}"] = kl
         if self.importance is not None:
             quantities["log p(x)"] = self.importance.log_likelihood
-        rows = [(name, *_mean_and_error(v), "nats/datum") for name, v in quantities.items()]
+        rows = [(name, *mean_and_error(v), "nats/datum") for name, v in quantities.items()]
         if self.levels is not None:
             best = self.bound if self.importance is None else "log p(x)"
             bits = -quantities[best] / (self.dimensions * math.log(2))
-            rows.append((f"-{best}", *_mean_and_error(bits), "bits/dim"))
+            rows.append((f"-{best}", *mean_and_error(bits), "bits/dim"))
         if self.importance is not None:
             ess = self.importance.effective_sample_size
-            rows.append(("effective sample size", *_mean_and_error(ess), "samples"))
+            rows.append(("effective sample size", *mean_and_error(ess), "samples"))
             if not self.importance.pareto_k.isnan().any():
                 rows.append(("Pareto k above 0.7", 100 * self.untrusted, math.nan, "% of data"))
         return rows
@@ -90,8 +91,8 @@ class Evaluation:
         """The table as text."""
         lines = [self._header()]
         for name, mean, se, unit in self.rows():
-            error = "" if math.isnan(se) else f"+- {_number(se)}"
-            lines.append(f"  {name:<22} {_number(mean):>10} {error:<11} {unit}")
+            error = "" if math.isnan(se) else f"+- {number(se)}"
+            lines.append(f"  {name:<22} {number(mean):>10} {error:<11} {unit}")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -99,22 +100,12 @@ class Evaluation:
     def _repr_html_(self) -> str:
         """The table for notebooks and reports."""
         body = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{_number(mean)}</td>"
-            f"<td>{'' if math.isnan(se) else '&plusmn; ' + _number(se)}</td>"
+            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{number(mean)}</td>"
+            f"<td>{'' if math.isnan(se) else '&plusmn; ' + number(se)}</td>"
             f"<td style='text-align:left'>{unit}</td></tr>"
             for name, mean, se, unit in self.rows()
         )
         return f"<table><caption>{self._header()}</caption>{body}</table>"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
-
-
-def _mean_and_error(values: Tensor) -> tuple[float, float]:
-    values = values.double()
-    n = len(values)
-    return float(values.mean()), float(values.std() / math.sqrt(n)) if n > 1 else math.nan
 
 
 def evaluate(

@@ -4,8 +4,17 @@ A wrapped ``nn.Module`` is again an ``nn.Module`` with the same parameters, and 
 of what it wraps (``sample``, ``decode``, ``encode``); a wrapped function is a function.
 """
 
+from .free_bits import free_bits
 from .prior import replace_prior
 from .regularize import regularize
 from .wrapping import Beta, corrupt, corrupted, scale_latents
 
-__all__ = ["Beta", "corrupt", "corrupted", "regularize", "replace_prior", "scale_latents"]
+__all__ = [
+    "Beta",
+    "corrupt",
+    "corrupted",
+    "free_bits",
+    "regularize",
+    "replace_prior",
+    "scale_latents",
+]

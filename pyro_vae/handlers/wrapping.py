@@ -79,6 +79,17 @@ def wrap(program: Callable, effect: Any) -> Any:
     return wrapped
 
 
+def check_known(given: Mapping[str, Any], seen: set[str], argument: str) -> None:
+    """Raise ``ValueError`` for a site in ``given`` that a program did not run, by its name."""
+    for site in given:
+        if site not in seen:
+            close = difflib.get_close_matches(site, seen, 1) or sorted(seen)
+            raise ValueError(
+                f"{argument}: the program has no latent site {site!r}, did you mean "
+                f"{' or '.join(map(repr, close))}?"
+            )
+
+
 class _ScaleLatents(Recorded, Messenger):
     """``poutine.scale`` on latent sample sites only; zero is legal."""
 
@@ -108,13 +119,7 @@ class _ScaleLatents(Recorded, Messenger):
         with self:
             result = program(*args, **kwargs)
         if isinstance(self.beta, Mapping):
-            for site in self.beta:
-                if site not in self._seen:
-                    close = difflib.get_close_matches(site, self._seen, 1) or sorted(self._seen)
-                    raise ValueError(
-                        f"beta: the program has no latent site {site!r}, did you mean "
-                        f"{' or '.join(map(repr, close))}?"
-                    )
+            check_known(self.beta, self._seen, "beta")
         return result
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:

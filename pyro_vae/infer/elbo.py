@@ -17,6 +17,7 @@ from torch.distributions import kl_divergence
 from ..programs import as_labels, check_tensor
 from ..recorded import Recorded
 from .checks import check_data
+from .free_bits import clamp_free_sites
 from .traces import (
     is_point_mass,
     latent_sites,
@@ -72,8 +73,11 @@ class Estimator(Recorded):
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         model_trace, guide_trace = trace_pair(model, guide, x, y)
+        free = clamp_free_sites(model_trace, guide_trace, len(x))
         model_trace.compute_log_prob()
         loss = -self._objective(model_trace, guide_trace)
+        if free is not None:
+            loss = loss + free
         with torch.no_grad():
             terms = self._terms(model_trace, guide_trace, len(x))
         return (loss / len(x) if self.reduction == "mean" else loss), terms

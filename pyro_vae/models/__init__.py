@@ -1,7 +1,8 @@
 """Generative programs."""
 
 from ..programs import Model
+from .pixel_decoder import Autoregressive, PixelDecoder
 from .vae import VAE
 from .vqvae import VQVAE
 
-__all__ = ["VAE", "VQVAE", "Model"]
+__all__ = ["VAE", "VQVAE", "Autoregressive", "Model", "PixelDecoder"]

@@ -53,7 +53,9 @@ class VAE(Model):
             ``torch.nn.LayerNorm``, or None. Guides that are built for this model use it too.
         decoder: your own network in place of the default: called with z1 (n, size) [then z2..zL
             with ``skip``] [then the one-hot label (n, condition)], returns features
-            (n, *likelihood.feature_shape(event_shape)).
+            (n, *likelihood.feature_shape(event_shape)). One that sees x as well, such as
+            ``PixelDecoder``, has a method ``distribution(likelihood, *context)`` that returns
+            p(x|context).
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
             above the site; each returns a distribution of event shape (size,). One for the top
             site replaces the prior and is called without latents.
@@ -268,9 +270,13 @@ class VAE(Model):
                 if p_z is None:
                     p_z = self._evaluate(site, z, labels)
                 z[site] = pyro.sample(site, p_z)
-            features = self.decoder(*(z[s] for s in self._sees(0)), *labels)
-            p_x = self.likelihood(features).to_event(len(self.event_shape))
+            p_x = self._observation(*(z[s] for s in self._sees(0)), *labels)
             return pyro.sample("x", p_x, obs=x)
+
+    def _observation(self, *context: Tensor) -> dist.Distribution:
+        if hasattr(self.decoder, "distribution"):
+            return self.decoder.distribution(self.likelihood, *context)
+        return self.likelihood(self.decoder(*context)).to_event(len(self.event_shape))
 
     def __repr__(self) -> str:
         """The generative story, the shapes and the number of parameters."""

@@ -9,6 +9,8 @@
 | ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
 | ``latent_scatter`` | posterior means of a data set | ``Axes`` |
 | ``codes``, ``completions`` | codes of a VQ-VAE, decoded; grids of codes, completed | ``Axes`` |
+| ``latent_scatter``, ``latent_map`` | posterior means, coloured by label or score | ``Axes`` |
+| ``collapse`` | KL, mutual information and active units | ``Figure`` |
 | ``history`` | training curves | ``Figure`` |
 | ``active_units`` | active units and KL of each layer while training | ``Figure`` |
 | ``layer_samples`` | what each layer of a hierarchy adds | ``Axes`` |
@@ -22,16 +24,18 @@ for what it draws at random: ``samples``, ``conditional``, ``completions``, and 
 ``denoising``.
 """
 
+from .collapse import collapse
 from .curves import active_units, history
 from .discrete import codes, completions
 from .latent import interpolation, latent_grid, traversals
 from .layers import layer_samples
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
-from .scatter import latent_scatter
+from .scatter import latent_map, latent_scatter
 
 __all__ = [
     "active_units",
     "codes",
+    "collapse",
     "completions",
     "conditional",
     "denoising",
@@ -39,6 +43,7 @@ __all__ = [
     "images",
     "interpolation",
     "latent_grid",
+    "latent_map",
     "latent_scatter",
     "layer_samples",
     "outliers",

@@ -110,13 +110,15 @@ def traversals(
     dims: Sequence[int] | None = None,
     values: Tensor | Sequence[float] | None = None,
     y: Tensor | int | None = None,
+    data: Tensor | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Change one latent unit of a datum at a time and decode: a row per unit, a column per value.
 
     All else stays at the posterior means, as in ``infer.traverse``. Each row names its unit and
     the unit's KL in nats: that of the normals with the moments of q(z_u|x) and of its prior given
-    the means of the layers above, exact for diagonal normals.
+    the means of the layers above, exact for diagonal normals; for the datum, or averaged over
+    ``data``, as a unit that is used for few data may matter little for this one.
 
     Args:
         model: generative program.
@@ -125,11 +127,12 @@ def traversals(
         site: latent site of vectors; by default the first that the guide samples.
         dims: units; by default the 10 of the largest KL, the largest first.
         values: values to give, (v,); by default -3 .. 3 in 7 steps.
-        y: one label () for a conditional pair.
+        y: one label () for a conditional pair, given to all of ``data`` too.
+        data: data (n, *event) over which each unit's KL is averaged; default ``x`` alone.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
-        The axes, with len(dims) rows of v data.
+        The axes, with len(dims) rows of v data, from the largest KL to the smallest by default.
 
     Raises:
         ValueError: more than one datum, an unknown site, unknown units, no values.
@@ -151,7 +154,9 @@ def traversals(
     if values.dim() != 1 or not len(values):
         raise ValueError(f"values: expected shape (v,), got {tuple(values.shape)}")
     with measuring(model, guide, device=x.device):
-        site, kl = _unit_kl(model, guide, x, labels, site)
+        over = x if data is None else _batched(model, data, labels, "data")
+        y_over = None if labels is None else labels.expand(len(over))
+        site, kl = _unit_kl(model, guide, over, y_over, site)
         if dims is None:
             dims = kl.topk(min(_MOST_UNITS, len(kl))).indices.tolist()
         dims = [int(d) for d in dims]
@@ -169,7 +174,7 @@ def traversals(
 def _unit_kl(
     model: Callable, guide: Callable, x: Tensor, y: Tensor | None, site: str | None
 ) -> tuple[str, Tensor]:
-    """The site that is meant, and the KL of each of its units for one datum, (size,)."""
+    """The site that is meant, and the mean KL of each of its units over data, (size,)."""
     with FillWithMeans():
         q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
     p = run_on_zeros(model, x, y, given=q)
@@ -178,7 +183,7 @@ def _unit_kl(
     p_mean, p_variance = _moments(p.nodes[site]["fn"])
     ratio = q_variance / p_variance
     kl = 0.5 * (ratio + (q_mean - p_mean) ** 2 / p_variance - 1 - ratio.log())
-    return site, kl.reshape(-1)
+    return site, kl.mean(0).reshape(-1)
 
 
 def _moments(distribution: Distribution) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,21 @@ def latent_scatter(
         (5, 2)
     """
     data = data if isinstance(data, Tensor) else matched(as_dataset(data), guide)
+    points, names, y = _points(guide, data, y, site)
+    if ax is None:
+        (ax,) = new_axes(1, 1, (6.0, 5.0))
+    if not len(labels) and isinstance(data, Dataset):
+        labels = data.names
+    draw_points(ax, points, None if y is None else y.cpu().numpy(), labels)
+    ax.set(xlabel=names[0], ylabel=names[1])
+    ax.set_aspect("equal", adjustable="datalim")
+    return ax
+
+
+def _points(
+    guide: Callable, data: Dataset | Tensor, y: Tensor | None, site: str | None
+) -> tuple[np.ndarray, list[str], Tensor | None]:
+    """Posterior means as points of a plane (n, 2), the names of its axes, and the labels."""
     with measuring(guide, device=data.device):
         x, y = rows_of(data, y)
         if not len(x):
@@ -82,11 +97,63 @@ def latent_scatter(
             f"principal component {i} of {site} ({share:.0%} of the variance)"
             for i, share in enumerate(shares, start=1)
         ]
+    return points, names, y
+
+
+def latent_map(
+    guide: Callable,
+    data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+    color: Tensor | np.ndarray | Sequence[float],
+    *,
+    name: str = "",
+    y: Tensor | None = None,
+    site: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the posterior means of a latent site, coloured by any score.
+
+    Scores that tell where a model is at a loss or where data are rare: the bound of each datum,
+    ``diagnostics.rarity(...).log_density``, a factor of variation. Classes are better served by
+    ``latent_scatter``. Two units are drawn as they are, else the first two principal components.
+
+    Args:
+        guide: inference program.
+        data: a ``Dataset``, a tensor (n, *event), or a pair (x, y). Dynamic binarisation is drawn
+            once.
+        color: the score of each datum, (n,).
+        name: what the score is, for the colour scale.
+        y: labels (n,) for a conditional guide; by default the data's own.
+        site: latent site of vectors; by default the first that the guide samples.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes, with a colour scale from the 1 % to the 99 % quantile of the finite scores.
+
+    Raises:
+        ValueError: not one score per datum, no finite score, no data, an unknown site, one of
+            fewer than two units.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian(), hidden=())
+        >>> x = torch.randn(5, 6)
+        >>> latent_map(guides.BottomUp(vae), x, x.norm(dim=1), name="length").get_xlabel()
+        'z1[0]'
+    """
+    data = data if isinstance(data, Tensor) else matched(as_dataset(data), guide)
+    scores = torch.as_tensor(color).detach().double().cpu().numpy()
+    if scores.shape != (len(data),):
+        raise ValueError(f"color: expected {len(data)} scores, got shape {scores.shape}")
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        raise ValueError("color: expected at least one finite score, got none")
+    points, names, _ = _points(guide, data, y, site)
     if ax is None:
         (ax,) = new_axes(1, 1, (6.0, 5.0))
-    if not len(labels) and isinstance(data, Dataset):
-        labels = data.names
-    draw_points(ax, points, None if y is None else y.cpu().numpy(), labels)
+    low, high = np.quantile(finite, [0.01, 0.99])
+    style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
+    drawn = ax.scatter(*points.T, c=scores, cmap="viridis", vmin=low, vmax=high, **style)
+    ax.figure.colorbar(drawn, ax=ax, label=name)
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_aspect("equal", adjustable="datalim")
     return ax

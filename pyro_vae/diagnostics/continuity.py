@@ -1,0 +1,175 @@
+"""Whether the way between two data leads through data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from ..infer.dataset import as_dataset, matched
+from ..infer.latent import decode_mean
+from ..infer.traces import label_arguments, measuring
+from ..programs import encode
+from .tables import html_table, mean_and_error, text_table, with_error
+
+
+@dataclass(frozen=True)
+class Continuity:
+    """How much of the decoded way between two data a classifier knows; ``print`` it.
+
+    Attributes:
+        recognised: pair and step -> whether the decoded point is taken for the class of one of
+            its ends, bool (pairs, steps); the first and the last step are the reconstructions.
+        pairs: rows of the data between which the ways lead, (pairs, 2).
+    """
+
+    recognised: Tensor
+    pairs: Tensor
+
+    @property
+    def share(self) -> tuple[float, float]:
+        """Share of the points between the ends that are recognised; standard error over pairs."""
+        return mean_and_error(self.recognised[:, 1:-1].double().mean(1))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The same for the reconstructed ends themselves."""
+        return mean_and_error(self.recognised[:, [0, -1]].double().mean(1))
+
+    @property
+    def relative(self) -> tuple[float, float]:
+        """The first share divided by the second; the standard error by the delta method.
+
+        What a model loses on the way, apart from what it loses by its reconstructions.
+        """
+        between = self.recognised[:, 1:-1].double().mean(1)
+        ends = self.recognised[:, [0, -1]].double().mean(1)
+        ratio = float(between.mean() / ends.mean())
+        return ratio, mean_and_error(between - ratio * ends)[1] / float(ends.mean())
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        steps = self.recognised.shape[1]
+        middle = self.recognised[:, steps // 2].double()
+        rows = {
+            "between the ends": self.share,
+            "half way": mean_and_error(middle),
+            "at the ends": self.ends,
+            "between / at the ends": self.relative,
+        }
+        return ["point", "recognised"], [[k, with_error(*v)] for k, v in rows.items()]
+
+    def _caption(self) -> str:
+        pairs, steps = self.recognised.shape
+        return f"share taken for the class of an end, {pairs} pairs in {steps} steps"
+
+    def __str__(self) -> str:
+        """The table as text."""
+        return f"{self._caption()}\n{text_table(*self._table())}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks and reports."""
+        return html_table(self._caption(), *self._table())
+
+
+def continuity(
+    model: Callable,
+    guide: Callable,
+    data: Dataset | tuple[Tensor, Tensor],
+    classifier: Any = None,
+    *,
+    pairs: int = 200,
+    steps: int = 11,
+    seed: int = 0,
+) -> Continuity:
+    """Share of the decoded way between two data that a classifier takes for one of its ends.
+
+    Data of two classes are encoded to their posterior means; the straight line between these is
+    decoded in ``steps`` points. In a latent space without holes the points look like one end, then
+    like the other; through a hole the way leads to other classes. Compare pairs of equal latent
+    size on the same data: an autoencoder (``guides.Delta``, beta 0) against a VAE. Where these
+    reconstruct unequally well, ``relative`` is the fairer number. A classifier calls anything by
+    some name, so that a blur may count as recognised.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        data: labelled data, such as a test set. Dynamic binarisation is drawn once.
+        classifier: anything with scikit-learn's ``predict``: rows (n, d) -> classes (n,). Default:
+            a random forest fitted to ``data``; better one fitted to the training set.
+        pairs: number of pairs, drawn from different classes.
+        steps: points of a way with its ends, at least 3.
+        seed: of the choice of pairs and of the default classifier.
+
+    Returns:
+        ``Continuity``.
+
+    Raises:
+        ValueError: data without labels or of one class only, too few steps or pairs.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> x, y = torch.randn(40, 6), torch.arange(40) % 2
+        >>> continuity(vae, guides.BottomUp(vae), (x, y), pairs=20).share[0]
+        1.0
+    """
+    data = matched(as_dataset(data), model, guide)
+    if data.y is None or len(data.y.unique()) < 2:
+        raise ValueError("data: expected labels of at least two classes, to tell the ends apart")
+    if steps < 3 or pairs < 1:
+        raise ValueError(
+            f"steps and pairs: expected at least 3 steps and 1 pair, got {steps} and {pairs}"
+        )
+    with measuring(model, guide, device=data.device):
+        x, y = data.batch(torch.arange(len(data), device=data.device))
+        rows = _pairs(y.cpu(), pairs, seed).to(data.device)
+        if classifier is None:
+            classifier = _forest(x, y, seed)
+        t = torch.linspace(0, 1, steps, device=data.device, dtype=x.dtype)
+        found = []
+        for ends in rows.split(max(1, 2000 // steps)):
+            start, end = (encode(guide, x[i], **label_arguments(guide, y[i])).mean for i in ends.T)
+            z = {
+                s: torch.lerp(
+                    v[:, None], end[s][:, None], t.reshape(-1, *(1,) * (v.dim() - 1))
+                ).flatten(0, 1)
+                for s, v in start.items()
+            }
+            # As in infer.interpolate: a conditional model sees the label of the nearer end
+            labels = torch.where(t > 0.5, y[ends[:, 1:]], y[ends[:, :1]]).flatten()
+            decoded = decode_mean(model, z, like=x, y=labels)
+            classes = _predict(classifier, decoded).reshape(len(ends), steps)
+            own = y[ends].cpu()
+            found.append((classes == own[:, :1]) | (classes == own[:, 1:]))
+    return Continuity(torch.cat(found), rows.cpu())
+
+
+def _pairs(y: Tensor, pairs: int, seed: int) -> Tensor:
+    """Rows of two data of different classes each, (pairs, 2)."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.empty(0, 2, dtype=torch.long)
+    while len(found) < pairs:
+        drawn = torch.randint(len(y), (2 * pairs, 2), generator=generator)
+        found = torch.cat([found, drawn[y[drawn[:, 0]] != y[drawn[:, 1]]]])
+    return found[:pairs]
+
+
+def _rows(x: Tensor) -> Any:
+    return x.flatten(1).float().cpu().numpy()
+
+
+def _predict(classifier: Any, x: Tensor) -> Tensor:
+    return torch.as_tensor(classifier.predict(_rows(x)))
+
+
+def _forest(x: Tensor, y: Tensor, seed: int) -> Any:
+    # Slow to import, and only needed here
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(100, random_state=seed).fit(_rows(x), y.cpu().numpy())

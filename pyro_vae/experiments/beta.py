@@ -1,0 +1,167 @@
+"""Beta-VAE on sprites of known factors: rate, distortion and disentanglement over beta.
+
+The question of "beta-VAE: Learning Basic Visual Concepts with a Constrained Variational
+Framework", Higgins et al. (2017), with the scores of later papers, and the rate-distortion curve
+of "Fixing a Broken ELBO", Alemi, Poole, Fischer, Dillon, Saurous, Murphy (2018).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from .. import data, diagnostics, guides, likelihoods, models, plots
+from ..cli.values import whole
+from ..data import Dataset
+from ..infer.dataset import dataset_terms
+from ..plots.drawing import COLORS, new_axes
+from ..trainer import Trainer
+from .running import Results, markdown, number, over_seeds, parser, trained
+
+NAME = "beta"
+EPOCHS = 100
+BETAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+SCORES = ("MIG", "SAP", "DCI disentanglement", "DCI completeness", "DCI informativeness")
+
+
+def build(
+    beta: float,
+    *,
+    seed: int,
+    latents: int,
+    width: int,
+    event_shape: Sequence[int],
+    device: str | None,
+) -> Trainer:
+    """The trainer of one beta: perceptrons of two hidden layers, Adam at 1e-3."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae = models.VAE(
+            event_shape, latents, likelihood=likelihoods.Bernoulli(), hidden=(width, width)
+        )
+        guide = guides.BottomUp(vae)
+    return Trainer(vae, guide, beta=beta, elbo="analytic", lr=1e-3, seed=seed, device=device)
+
+
+def measure(trainer: Trainer, test: Dataset, folds: int) -> dict[str, Any]:
+    """The row of a trained pair, on the test data."""
+    pair = trainer.model, trainer.guide
+    terms = dataset_terms(*pair, test)
+    found = diagnostics.collapse(*pair, test)
+    scores = diagnostics.disentanglement(*pair, test, folds=folds).scores
+    return {
+        "ELBO": float(terms.elbo.mean()),
+        "reconstruction": float(terms.reconstruction.mean()),
+        "KL": float(sum(terms.kl.values()).mean()),
+        "MI": float(found.whole.mutual_information.mean()),
+        "AU": found.units["z1"].active,
+        **{name: scores[name][0] for name in SCORES},
+        "log N": found.cap,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train and measure each beta; write the table, the curve and a sheet of traversals each."""
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options.add_argument("--betas", type=float, nargs="+", default=list(BETAS))
+    options.add_argument("--latents", type=whole(1), default=10)
+    options.add_argument("--width", type=whole(1), default=400, help="hidden width, default 400")
+    options.add_argument("--count", type=whole(1), default=20000, help="sprites, default 20000")
+    options.add_argument("--batch-size", type=whole(1), default=64)
+    args = options.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    size, folds = 32, 5
+    if args.quick:
+        args.epochs, args.width, args.count, size, folds = 30, 64, 1500, 16, 2
+    splits = data.load(data.shapes(args.count, size=size), device=args.device)
+    settings = {
+        "epochs": args.epochs,
+        "latents": args.latents,
+        "hidden width": args.width,
+        "batch size": args.batch_size,
+        "training data": len(splits.train),
+        "test data": len(splits.test),
+        "pixels": size * size,
+    }
+    results = Results(args.out, settings)
+    for beta in args.betas:
+        for seed in args.seeds:
+            key = {"beta": beta, "seed": seed}
+            trainer = trained(
+                results.path(key, ".pt"),
+                functools.partial(
+                    build,
+                    beta,
+                    seed=seed,
+                    latents=args.latents,
+                    width=args.width,
+                    event_shape=splits.event_shape,
+                    device=args.device,
+                ),
+                splits.train,
+                epochs=args.epochs,
+                batch_size=args.batch_size,
+                progress=args.progress,
+            )
+            results.row(key, functools.partial(measure, trainer, splits.test, folds))
+            sheet = plots.traversals(
+                trainer.model, trainer.guide, splits.test.x[0], data=splits.test.x
+            ).figure
+            sheet.suptitle(f"beta {beta:g}")
+            sheet.savefig(results.path(key, "-traversals.png"), dpi=100)
+            plt.close(sheet)
+    rows = results.rows()
+    results.write("table.md", table(rows, settings))
+    curve(rows).savefig(args.out / "curve.png", dpi=120)
+    print(table(rows, settings))
+    return 0
+
+
+def _merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(over_seeds(rows, ["beta"]), key=lambda r: r["beta"])
+
+
+def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """The comparison as Markdown, with what was done."""
+    nats, counts = ("ELBO", "reconstruction", "KL", "MI"), ("AU",)
+    header = ["beta", *nats, *counts, *SCORES]
+    lines = [
+        [
+            f"{row['beta']:g}",
+            *(number(row[name]) for name in nats),
+            *(number(row[name], 1) for name in counts),
+            *(number(row[name]) for name in SCORES),
+        ]
+        for row in _merged(rows)
+    ]
+    text = ", ".join(f"{name} {value}" for name, value in settings.items())
+    return (
+        f"{markdown(header, lines)}\n\nNats per datum on the test set, the bound without beta; "
+        f"{text}. MI is at most log N = {rows[0]['log N']:.2f}. The rotation of a square and an "
+        "ellipse repeats itself, so that no code can be perfect.\n"
+    )
+
+
+def curve(rows: Sequence[dict[str, Any]]) -> Any:
+    """Distortion over rate, and the scores over beta, as a figure."""
+    merged = _merged(rows)
+    plane, scores = new_axes(1, 2, (10.0, 4.0))
+    rate = [row["KL"][0] for row in merged]
+    distortion = [-row["reconstruction"][0] for row in merged]
+    plane.plot(rate, distortion, marker="o", color=COLORS[0])
+    for x, y, row in zip(rate, distortion, merged, strict=True):
+        plane.annotate(f"{row['beta']:g}", (x, y), xytext=(4, 4), textcoords="offset points")
+    plane.set(xlabel="rate: KL, nats", ylabel="distortion: -reconstruction, nats")
+    plane.set_title("labels: beta", fontsize="medium")
+    for i, name in enumerate(SCORES):
+        means = [row[name][0] for row in merged]
+        scores.plot([r["beta"] for r in merged], means, marker="o", color=COLORS[i], label=name)
+    scores.set_xscale("log", base=2)
+    scores.set_xticks([r["beta"] for r in merged], [f"{r['beta']:g}" for r in merged])
+    scores.set(xlabel="beta", ylabel="score", ylim=(0, 1))
+    scores.legend(frameon=False, fontsize="small")
+    return plane.figure

@@ -1,0 +1,234 @@
+"""The aggregate posterior of a guide: q(z) = 1/N sum_j q(z|x_j) over a whole data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..data import Dataset
+from .traces import (
+    label_arguments,
+    latent_sites,
+    per_datum,
+    point_masses,
+    trace_pair,
+)
+
+# Latent values, (pair of data) x (unit), whose density is taken at once
+_PAIRED_VALUES = 2**22
+_MOST_COLUMNS = 2048
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One z_i ~ q(z|x_i) for each of n data, with its densities per site.
+
+    Attributes:
+        z: latent site -> (n, *latent shape), in the guide's sampling order.
+        log_q: site -> log q(site | x_i, sites before it), (n,), float64.
+        log_p: site -> log p(site | its parents in the model), (n,), float64.
+        model_order: latent sites in the model's sampling order.
+    """
+
+    z: dict[str, Tensor]
+    log_q: dict[str, Tensor]
+    log_p: dict[str, Tensor]
+    model_order: tuple[str, ...]
+
+
+def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Draws:
+    """Draw from a guide once for each datum, in the current mode, advancing the RNG.
+
+    Raises:
+        ValueError: a guide that is a point mass, which has no density.
+    """
+    parts = []
+    for x, y in data.batches(batch_size):
+        model_trace, guide_trace = trace_pair(model, guide, x, y)
+        if points := point_masses(guide_trace):
+            raise ValueError(
+                f"site {points[0]!r}: expected a guide with a density, got a point mass, whose "
+                "KL and mutual information are infinite: use a guide such as guides.BottomUp"
+            )
+        sites = latent_sites(guide_trace)
+        values = {s: guide_trace.nodes[s]["value"] for s in sites}
+        densities = []
+        for trace in (guide_trace, model_trace):
+            trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
+            densities.append(
+                {
+                    s: per_datum(
+                        trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], (len(x),)
+                    ).double()
+                    for s in sites
+                }
+            )
+        parts.append((values, *densities, tuple(latent_sites(model_trace))))
+    columns = [
+        {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
+        for column in range(3)
+    ]
+    return Draws(*columns, model_order=parts[0][3])
+
+
+def pair_densities(
+    guide: Callable,
+    data: Dataset,
+    z: dict[str, Tensor],
+    *,
+    parents: dict[str, Tensor] | None = None,
+    sites: list[str] | None = None,
+) -> Iterator[tuple[slice, slice, dict[str, Tensor]]]:
+    """Log q(z_i|x_j) for all pairs of latents i and data j, block by block.
+
+    Args:
+        guide: inference program.
+        data: N data x_j.
+        z: site -> (n, *latent shape), the latents z_i.
+        parents: site -> (N, *latent shape): latents held at values that belong to x_j.
+        sites: sites whose densities are wanted; default all of ``z``.
+
+    Yields:
+        Rows i, columns j, and site -> log q(site | x_j, sites before it), (rows, columns).
+    """
+    parents = parents or {}
+    sites = list(z) if sites is None else sites
+    n, total = len(next(iter(z.values()))), len(data)
+    units = sum(math.prod(value.shape[1:]) for value in z.values())
+    columns = min(total, _MOST_COLUMNS)
+    rows = max(1, _PAIRED_VALUES // (columns * units))
+    density = _crossed if _crosses(guide, data, z, parents, sites) else _repeated
+    for j in range(0, total, columns):
+        column = slice(j, min(j + columns, total))
+        x, y = data.x[column], None if data.y is None else data.y[column]
+        held = {s: value[column] for s, value in parents.items()}
+        for i in range(0, n, rows):
+            row = slice(i, min(i + rows, n))
+            block = {s: value[row] for s, value in z.items()}
+            yield row, column, density(guide, x, y, block, held, sites)
+
+
+def log_aggregate(
+    guide: Callable,
+    data: Dataset,
+    z: dict[str, Tensor],
+    *,
+    own: Tensor | None = None,
+    leave_one_out: bool = False,
+) -> Tensor:
+    """Log density of the aggregate posterior at given latents, log 1/N sum_j q(z_i|x_j).
+
+    Args:
+        guide: inference program.
+        data: N data.
+        z: site -> (n, *latent shape).
+        own: log q(z_i|x_i), (n,), where z_i belongs to datum i of ``data``.
+        leave_one_out: leave datum i itself out of the sum for z_i, and divide by N - 1.
+
+    Returns:
+        (n,), float64.
+    """
+    total = Total(len(next(iter(z.values()))), data.x.device)
+    for row, column, densities in pair_densities(guide, data, z):
+        total.add(row, column, sum(densities.values()), -math.inf if leave_one_out else own)
+    return total.log - math.log(len(data) - leave_one_out)
+
+
+class Total:
+    """A running log-sum-exp over the columns of a matrix that comes in blocks.
+
+    Attributes:
+        log: log sum_j exp(value_ij), (n,), float64.
+    """
+
+    def __init__(self, n: int, device: torch.device) -> None:
+        self.log = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
+
+    def add(
+        self, row: slice, column: slice, values: Tensor, diagonal: Tensor | float | None = None
+    ) -> None:
+        """Add a block, its entries i = j replaced by those of ``diagonal``."""
+        values = values.double()
+        if diagonal is not None:
+            both = range(max(row.start, column.start), min(row.stop, column.stop))
+            if both:
+                index = torch.arange(both.start, both.stop, device=values.device)
+                given = diagonal[index] if isinstance(diagonal, Tensor) else diagonal
+                values[index - row.start, index - column.start] = given
+        self.log[row] = torch.logaddexp(self.log[row], values.logsumexp(1))
+
+
+def _crossed(
+    guide: Callable,
+    x: Tensor,
+    y: Tensor | None,
+    z: dict[str, Tensor],
+    parents: dict[str, Tensor],
+    sites: list[str],
+) -> dict[str, Tensor]:
+    """Densities (rows, columns) from one run: the data along the plate, the latents outside."""
+    shape = (len(next(iter(z.values()))), len(x))
+    given = {s: value[:, None] for s, value in z.items()}
+    given |= {s: value[None] for s, value in parents.items()}
+    with pyro.plate("latents", shape[0], dim=-2):
+        trace = _conditioned(guide, x, y, given)
+    return _densities(trace, sites, shape)
+
+
+def _repeated(
+    guide: Callable,
+    x: Tensor,
+    y: Tensor | None,
+    z: dict[str, Tensor],
+    parents: dict[str, Tensor],
+    sites: list[str],
+) -> dict[str, Tensor]:
+    """The same for a guide that does not broadcast: each pair is a row of its own."""
+    rows, columns = len(next(iter(z.values()))), len(x)
+    given = {s: value.repeat_interleave(columns, 0) for s, value in z.items()}
+    given |= {s: value.repeat(rows, *(1,) * (value.dim() - 1)) for s, value in parents.items()}
+    x = x.repeat(rows, *(1,) * (x.dim() - 1))
+    trace = _conditioned(guide, x, None if y is None else y.repeat(rows), given)
+    flat = _densities(trace, sites, (rows * columns,))
+    return {s: value.reshape(rows, columns) for s, value in flat.items()}
+
+
+def _conditioned(
+    guide: Callable, x: Tensor, y: Tensor | None, z: dict[str, Tensor]
+) -> poutine.Trace:
+    conditioned = poutine.condition(guide, data=z)
+    return poutine.trace(conditioned).get_trace(x, **label_arguments(guide, y))
+
+
+def _densities(
+    trace: poutine.Trace, sites: list[str], shape: tuple[int, ...]
+) -> dict[str, Tensor]:
+    trace.compute_log_prob(lambda name, site: name in sites)
+    return {
+        s: per_datum(trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], shape) for s in sites
+    }
+
+
+def _crosses(
+    guide: Callable,
+    data: Dataset,
+    z: dict[str, Tensor],
+    parents: dict[str, Tensor],
+    sites: list[str],
+) -> bool:
+    """Whether the guide gives the right densities when latents are held under an outer plate."""
+    x, y = data.x[:2], None if data.y is None else data.y[:2]
+    rows = {s: value[:3] for s, value in z.items()}
+    held = {s: value[:2] for s, value in parents.items()}
+    try:
+        found = _crossed(guide, x, y, rows, held, sites)
+    except (RuntimeError, ValueError, IndexError, NotImplementedError):
+        return False
+    expected = _repeated(guide, x, y, rows, held, sites)
+    return all(torch.allclose(found[s], expected[s], rtol=1e-3, atol=1e-3) for s in sites)
