@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from ..recorded import Recorded
 from ..registration import unregistered
@@ -20,6 +21,8 @@ from .elbo import ELBOTerms, Estimator
 # What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
 _UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 _MOST_GRAPHS, _MOST_KEYS = 32, 128
+_DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PLAIN = (bool, int, float, str, type(None))
 # Attributes of every nn.Module that decide nothing about the operations that it runs
 _BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
@@ -107,7 +110,8 @@ class Graph:
         # Recording runs the program once: afterwards buffers and RNG are as before
         buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
         try:
-            with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            devices = [x.device] if x.device.type == "cuda" else []
+            with torch.random.fork_rng(devices), _StoppedGradients():
                 graph = _quickened(make_fx(run)(tensors, x, y))
         except _UNTRACEABLE as error:
             self._notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
@@ -124,6 +128,28 @@ class Graph:
         if reason not in self._noticed:
             self._noticed.add(reason)
             warnings.warn(f"this pair runs eagerly, not as a graph: {reason}", stacklevel=4)
+
+
+class _StoppedGradients(TorchFunctionMode):
+    """Records operations that stop a gradient where a program does so.
+
+    ``make_fx`` forgets ``detach`` and ``no_grad``: a replay would differentiate through both.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func not in _DETACHING and torch.is_grad_enabled():
+            return result
+        needs_gradient = any(
+            isinstance(a, Tensor) and a.requires_grad for a in (*args, *kwargs.values())
+        )
+        if not (needs_gradient and isinstance(result, Tensor) and result.is_floating_point()):
+            return result
+        # The same bits as an integer, which has no gradient, and back; nothing is copied
+        return result.view(_INTEGER[result.element_size()]).view(result.dtype)
 
 
 class _Pair(nn.Module):
