@@ -6,6 +6,7 @@ from .elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
 from .graph import Graph
 from .importance import ImportanceEstimate, importance, log_likelihood
 from .latent import grid_2d, interpolate, reconstruct, traverse
+from .predictive import mean_squared_error
 from .svi import SVI
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "importance",
     "interpolate",
     "log_likelihood",
+    "mean_squared_error",
     "reconstruct",
     "traverse",
 ]

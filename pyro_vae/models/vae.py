@@ -147,7 +147,9 @@ class VAE(Model):
         Returns:
             The new network, of the architecture of a default decoder.
         """
-        head = self._default_decoder(self.event_shape)
+        # The bound of the next evaluation is to see the same random numbers as that of the last
+        with torch.random.fork_rng(devices=[]):
+            head = self._default_decoder(self.event_shape)
         for parameter in head.output_layer.parameters():
             nn.init.zeros_(parameter)
         head.to(next(self.decoder.parameters(), self.one_hot)).train(self.decoder.training)
