@@ -957,7 +957,7 @@ def test_a_notebook_shows_a_figure_once(monkeypatch):
 
 def test_every_public_picture_is_exported():
     assert sorted(plots.__all__) == plots.__all__
-    assert len(plots.__all__) == 11 and all(callable(getattr(plots, n)) for n in plots.__all__)
+    assert len(plots.__all__) == 13 and all(callable(getattr(plots, n)) for n in plots.__all__)
 
 
 # arguments in other forms

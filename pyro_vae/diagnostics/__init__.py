@@ -1,5 +1,6 @@
 """What a trained pair has learnt."""
 
+from .calibration import Calibration, calibration
 from .evaluation import Evaluation, evaluate
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Calibration", "Evaluation", "calibration", "evaluate"]

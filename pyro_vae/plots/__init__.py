@@ -8,6 +8,8 @@
 | ``outliers`` | the data with the lowest log p(x) | ``Figure`` |
 | ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
 | ``latent_scatter`` | posterior means of a data set | ``Axes`` |
+| ``uncertainty`` | data, E[x given z] and sigma(z) | ``Figure`` |
+| ``calibration`` | fractions of the data within w sigma(z) | ``Axes`` |
 | ``history`` | training curves | ``Figure`` |
 
 A datum of shape (h, w), (1, h, w) or (3, h, w) is an image, its values clipped to [0, 1] for
@@ -22,8 +24,10 @@ from .curves import history
 from .latent import interpolation, latent_grid, traversals
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
 from .scatter import latent_scatter
+from .uncertainty import calibration, uncertainty
 
 __all__ = [
+    "calibration",
     "conditional",
     "denoising",
     "history",
@@ -35,4 +39,5 @@ __all__ = [
     "reconstructions",
     "samples",
     "traversals",
+    "uncertainty",
 ]
