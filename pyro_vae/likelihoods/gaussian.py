@@ -75,7 +75,7 @@ class Gaussian(Likelihood):
         >>> Gaussian(sigma=2.0)(torch.zeros(1)).stddev
         tensor([2.])
         >>> [name for name, _ in Gaussian(sigma="learned").named_parameters()]
-        ['noise.log_sigma']
+        ['noise.raw']
     """
 
     def __init__(

@@ -17,6 +17,9 @@ from ..recorded import Recorded
 FLOOR = 1e-4
 # From sigma = e^10 on, sigma grows in proportion to its parameter: no exponential overflows
 _LINEAR = 10.0
+# Adam moves each parameter by about its learning rate per step: this often as fast, log sigma
+# follows the errors of a decoder from 1 to 0.1 within an epoch or two
+_SPEED = 10.0
 _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -136,32 +139,18 @@ class _Bounded(Sigma):
         self.initial = positive("initial", initial, self.floor)
 
 
-class LearnedSigma(_Bounded):
-    """One sigma for all elements, a parameter trained with the others.
+class _TrainedSigma(_Bounded):
+    """A sigma whose parameter ``raw`` is log(sigma) / 10."""
 
-    Source: "Simple and Effective VAE Training with Calibrated Decoders", Rybkin, Daniilidis,
-    Levine (2021).
+    raw: nn.Parameter | None
 
-    Args:
-        initial: sigma at the start. Adam moves log sigma by at most about its learning rate per
-            step: a value near the noise of the data saves steps.
-        floor: sigma stays above it; from there on its value is not altered in any way.
-
-    Raises:
-        ValueError: numbers that are not positive and finite, a start below the floor.
-
-    Example:
-        >>> sigma = LearnedSigma(initial=0.5)
-        >>> sigma(torch.zeros(2)).stddev.tolist()
-        [0.5, 0.5]
-    """
-
-    def __init__(self, initial: float = 1.0, floor: float = FLOOR) -> None:
-        super().__init__(initial, floor)
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(self.initial)))
+    def _start(self, shape: Sequence[int]) -> nn.Parameter:
+        return nn.Parameter(torch.full(tuple(shape), math.log(self.initial) / _SPEED))
 
     def _sigma(self) -> Tensor:
-        return floored(self.log_sigma, math.log(self.floor)).exp()
+        if self.raw is None:
+            raise ValueError(_UNBUILT.format(type(self).__name__))
+        return floored(_SPEED * self.raw, math.log(self.floor)).exp()
 
     def forward(self, features: Tensor) -> dist.Distribution:
         """N(features, sigma^2)."""
@@ -169,17 +158,48 @@ class LearnedSigma(_Bounded):
 
     @property
     def value(self) -> Tensor:
-        """Sigma, ()."""
+        """Sigma: (), or for each element (*event_shape)."""
         return self._sigma().detach()
 
     @torch.no_grad()
     def maximise(self, mean_square: Tensor) -> None:
+        """Set sigma^2 to the mean of squares that it stands for."""
+        self.raw.copy_(0.5 * mean_square.clamp(min=self.floor**2).log() / _SPEED)
+
+
+class LearnedSigma(_TrainedSigma):
+    """One sigma for all elements, a parameter trained with the others.
+
+    The parameter is log(sigma) / 10: Adam moves log sigma by about ten learning rates per step,
+    so that sigma keeps up with the decoder.
+
+    Source: "Simple and Effective VAE Training with Calibrated Decoders", Rybkin, Daniilidis,
+    Levine (2021).
+
+    Args:
+        initial: sigma at the start.
+        floor: sigma stays above it; from there on its value is not altered in any way.
+
+    Raises:
+        ValueError: numbers that are not positive and finite, a start below the floor.
+
+    Example:
+        >>> sigma = LearnedSigma(initial=0.5)
+        >>> sigma(torch.zeros(2)).stddev
+        tensor([0.5000, 0.5000], grad_fn=<ExpandBackward0>)
+    """
+
+    def __init__(self, initial: float = 1.0, floor: float = FLOOR) -> None:
+        super().__init__(initial, floor)
+        self.raw = self._start(())
+
+    def maximise(self, mean_square: Tensor) -> None:
         """Set sigma^2 to the mean over the elements."""
-        self.log_sigma.copy_(0.5 * mean_square.mean().clamp(min=self.floor**2).log())
+        super().maximise(mean_square.mean())
 
 
-class PerPixelSigma(_Bounded):
-    """One sigma per element, each a parameter trained with the others.
+class PerPixelSigma(_TrainedSigma):
+    """One sigma per element, each a parameter trained with the others as in ``LearnedSigma``.
 
     A model makes the parameters when it is built with this likelihood.
 
@@ -201,34 +221,15 @@ class PerPixelSigma(_Bounded):
 
     def __init__(self, initial: float = 1.0, floor: float = FLOOR) -> None:
         super().__init__(initial, floor)
-        self.register_parameter("log_sigma", None)
+        self.register_parameter("raw", None)
 
     def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of the decoder's output: the mean; makes the parameters."""
         shape = tuple(event_shape)
-        if self.log_sigma is None:
-            self.log_sigma = nn.Parameter(torch.full(shape, math.log(self.initial)))
-        _check_shape(self, tuple(self.log_sigma.shape), shape)
+        if self.raw is None:
+            self.raw = self._start(shape)
+        _check_shape(self, tuple(self.raw.shape), shape)
         return shape
-
-    def _sigma(self) -> Tensor:
-        if self.log_sigma is None:
-            raise ValueError(_UNBUILT.format(type(self).__name__))
-        return floored(self.log_sigma, math.log(self.floor)).exp()
-
-    def forward(self, features: Tensor) -> dist.Distribution:
-        """N(features, sigma_k^2)."""
-        return dist.Normal(features, self._sigma())
-
-    @property
-    def value(self) -> Tensor:
-        """Sigma of each element, (*event_shape)."""
-        return self._sigma().detach()
-
-    @torch.no_grad()
-    def maximise(self, mean_square: Tensor) -> None:
-        """Set sigma_k^2 to the residuals of each element."""
-        self.log_sigma.copy_(0.5 * mean_square.clamp(min=self.floor**2).log())
 
 
 class PredictedSigma(_Bounded):
