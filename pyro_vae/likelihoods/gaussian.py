@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class Gaussian(Likelihood):
         """Put the kind of sigma into its slot."""
         super().__init__()
         self.noise = _as_sigma(sigma)
-        self._model: VAE | None = None
+        self._model = _WeakReference(None)
 
     @property
     def sigma(self) -> Tensor:
@@ -106,8 +107,7 @@ class Gaussian(Likelihood):
 
     def attach(self, model: nn.Module) -> None:
         """Remember the model, whose decoder ``predict_sigma`` extends."""
-        # Not a child: the model's parameters are its own
-        object.__setattr__(self, "_model", model)
+        self._model = _WeakReference(model)
 
     def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
         """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
@@ -139,7 +139,7 @@ class Gaussian(Likelihood):
             trains 4 tensors, 42 numbers: decoder.log_sigma
             rests 4 tensors, 42 numbers: decoder.mean
         """
-        model = self._model
+        model: VAE | None = self._model()
         if isinstance(self.noise, PredictedSigma):
             raise ValueError("sigma: expected one that is not predicted yet, got PredictedSigma")
         if model is None or getattr(model, "likelihood", None) is not self:
@@ -161,6 +161,25 @@ class Gaussian(Likelihood):
         for parameter in phase.resting:
             parameter.requires_grad_(False)
         return phase
+
+
+class _WeakReference:
+    """A model that holds this, and is freed at once when nobody else does.
+
+    A copy of the model refers to the copy; a copy of the likelihood alone to none.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self._get = (lambda: None) if model is None else weakref.ref(model)
+
+    def __call__(self) -> Any:
+        return self._get()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _WeakReference:
+        return _WeakReference(memo.get(id(self())))
+
+    def __reduce__(self) -> tuple[type, tuple[Any]]:
+        return _WeakReference, (self(),)
 
 
 @dataclass(frozen=True, eq=False)

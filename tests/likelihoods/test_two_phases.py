@@ -2,6 +2,8 @@
 
 import copy
 import math
+import pickle
+import weakref
 
 import pyro
 import pytest
@@ -163,6 +165,26 @@ def test_copies_switch_on_their_own(dtype):
     vae.likelihood.predict_sigma()
     z = torch.randn(4, 3, dtype=dtype)
     assert torch.equal(vae.decode(z).stddev, twin.decode(z).stddev)
+
+
+def test_a_likelihood_alone_belongs_to_no_model():
+    vae = trained()[0].model
+    alone = copy.deepcopy(vae.likelihood)
+    with pytest.raises(ValueError, match="one that belongs to a model, got one without"):
+        alone.predict_sigma()
+    again = pickle.loads(pickle.dumps(vae))
+    again.likelihood.predict_sigma()
+    assert again.decoder(torch.zeros(2, 3)).shape == (2, 6, 2)
+    assert vae.decoder(torch.zeros(2, 3)).shape == (2, 6)
+
+
+def test_a_model_goes_when_nobody_holds_it():
+    vae = VAE((6,), 3, likelihood=Gaussian("learned"), hidden=(8,))
+    likelihood, watch = vae.likelihood, weakref.ref(vae)
+    del vae
+    assert watch() is None
+    with pytest.raises(ValueError, match="one that belongs to a model, got one without"):
+        likelihood.predict_sigma()
 
 
 def test_stock_pyro_trains_on():
