@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm.auto import tqdm
 
 from .history import lookup
+from .infer.predictive import mean_squared_error
+from .likelihoods import PredictedSigma, Sigma
 
 if TYPE_CHECKING:
+    from .likelihoods.gaussian import Phase
     from .trainer import Trainer
 
 
@@ -104,6 +108,8 @@ class EarlyStopping(Callback):
 class KeepBest(Callback):
     """Keep the state of model and guide with the best bound, and restore it when the run ends.
 
+    A state from before the pair got other parts, such as a predicted sigma, is forgotten.
+
     Args:
         monitor: dotted key of the history row, bigger is better. Default: the objective on the
             validation data where beta is constant, else the bound.
@@ -123,14 +129,16 @@ class KeepBest(Callback):
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Copy the state if this is the best epoch."""
         value = _monitored(row, self.monitor or _default_monitor(trainer))
+        if self._state is not None and _structure(trainer) != self._names:
+            self.on_fit_begin(trainer)
         if value > self.best:
-            self.best, self.best_epoch = value, row["epoch"]
+            self.best, self.best_epoch, self._names = value, row["epoch"], _structure(trainer)
             states = [copy.deepcopy(m.state_dict()) for m in trainer.modules()]
             self._state = states, [p.detach().clone() for p in _parameters(trainer)]
 
     def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
         """Put the best state back."""
-        if self._state is not None:
+        if self._state is not None and _structure(trainer) == self._names:
             states, values = self._state
             for module, state in zip(trainer.modules(), states, strict=True):
                 module.load_state_dict(state)
@@ -141,6 +149,10 @@ class KeepBest(Callback):
 def _parameters(trainer: Trainer) -> list[torch.Tensor]:
     """All that is trained, ``pyro.param`` sites of plain functions among it."""
     return [p for group in trainer.optimizer.param_groups for p in group["params"]]
+
+
+def _structure(trainer: Trainer) -> list[Any]:
+    return [len(_parameters(trainer)), *(list(m.state_dict()) for m in trainer.modules())]
 
 
 class LRScheduler(Callback):
@@ -220,6 +232,98 @@ class CollapseWarning(Callback):
                 "models.VAE(skip=True), handlers.free_bits, a ladder guide or beta < 1",
                 stacklevel=2,
             )
+
+
+class PredictSigma(Callback):
+    """Switch to sigma(z) once one sigma has been learnt: ``vae.likelihood.predict_sigma()``.
+
+    The bound is unchanged at the switch; the parameters that train from then on are printed, and
+    kept in ``phase``.
+
+    Source: "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin, Roberts,
+    Trigoni, Clark (2019), for the two phases.
+
+    Args:
+        after: epochs of the trainer before the switch.
+        alone: epochs in which sigma(z) alone is trained, all else frozen, before all are.
+
+    Raises:
+        ValueError: fewer than 1 epoch before the switch, or fewer than 0 alone.
+    """
+
+    def __init__(self, after: int, *, alone: int = 0) -> None:
+        if after < 1 or alone < 0:
+            raise ValueError(
+                f"after and alone: expected at least 1 and 0 epochs, got {after} and {alone}"
+            )
+        self.after, self.alone = after, alone
+        self.phase: Phase | None = None
+        self._until = 0
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Switch, or end the epochs of sigma alone."""
+        likelihood, epoch = trainer.model.likelihood, row["epoch"]
+        if epoch >= self.after and not isinstance(likelihood.noise, PredictedSigma):
+            rest = trainer.modules() if self.alone else ()
+            self.phase = likelihood.predict_sigma(freeze=rest)
+            self._until = epoch + self.alone
+            tqdm.write(f"epoch {epoch}: sigma is predicted from here on\n{self.phase}")
+            _train_new_parameters(trainer)
+        elif self.phase is not None and epoch == self._until:
+            self.phase.unfreeze()
+            tqdm.write(f"epoch {epoch}: all parameters train from here on\n{self.phase}")
+            _train_new_parameters(trainer)
+
+
+def _train_new_parameters(trainer: Trainer) -> None:
+    """Let the optimizer of the present run have what the pair got, or unfroze, since it began."""
+    held = {id(p) for p in _parameters(trainer)}
+    for parameter in (p for module in trainer.modules() for p in module.parameters()):
+        if parameter.requires_grad and id(parameter) not in held:
+            trainer.optimizer.param_groups[0]["params"].append(parameter)
+            held.add(id(parameter))
+
+
+class UpdateSigma(Callback):
+    """Alternate: an epoch of model and guide, then sigma in closed form over the training set.
+
+    sigma^2 = E[(x_k - g_k(z))^2], z ~ q(z|x), over data and elements, or per element for
+    ``PerPixelSigma``. In between sigma rests: its own parameters are frozen during the run.
+
+    Args:
+        data: the training data, as for ``fit``.
+        batch_size: data at once.
+    """
+
+    def __init__(self, data: Any, *, batch_size: int = 1000) -> None:
+        self.data, self.batch_size = data, batch_size
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Freeze sigma."""
+        parts = [part for module in trainer.modules() for part in module.modules()]
+        self._sigmas = [part for part in parts if isinstance(part, Sigma)]
+        if not self._sigmas:
+            raise ValueError(
+                "UpdateSigma: expected a model with a Gaussian likelihood, got none: use "
+                'likelihoods.Gaussian(sigma="learned")'
+            )
+        self._frozen = [p for s in self._sigmas for p in s.parameters() if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Set sigma, and tell it in the history row."""
+        square = mean_squared_error(
+            trainer.model, trainer.guide, self.data, batch_size=self.batch_size
+        )
+        for sigma in self._sigmas:
+            sigma.maximise(square)
+            row.update(sigma.logged())
+
+    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Let sigma train again."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
 
 
 class TensorBoard(Callback):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,9 @@ class History(list[dict[str, Any]]):
     Ctrl-C. For a guide that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is
     -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the row tells
     its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
-    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles.
+    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Numbers
+    that a module tells by a method ``logged() -> dict[str, float]`` are there too, such as
+    ``sigma``.
 
     Example:
         >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])
@@ -59,6 +61,13 @@ def lookup(row: Mapping[str, Any], key: str) -> Any:
             return None
         value = value[part]
     return value
+
+
+def logged(modules: Iterable[nn.Module]) -> dict[str, float]:
+    """What modules, and those inside them, tell by a method ``logged() -> dict[str, float]``."""
+    every = {id(part): part for module in modules for part in module.modules()}.values()
+    tellers = [tell for part in every if callable(tell := getattr(part, "logged", None))]
+    return {name: value for tell in tellers for name, value in tell().items()}
 
 
 class Totals:

@@ -121,6 +121,13 @@ def _build(cls: type, arguments: dict[str, Any]) -> Any:
     return cls(*arguments.pop(several, ()), **arguments)
 
 
+def _moved(name: str, classes: Mapping[str, type]) -> type | None:
+    """The class of an older file whose module has become a package since."""
+    module, _, cls = name.rpartition(".")
+    found = [v for k, v in classes.items() if k.startswith(f"{module}.") and k.endswith(f".{cls}")]
+    return found[0] if len(found) == 1 else None
+
+
 def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
     """Rebuild what ``encode`` wrote; only ``Recorded`` and torch classes are ever constructed.
 
@@ -147,7 +154,8 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
             raise ValueError(f"file names {value['$torch']!r}, which is not a torch class")
         return found
     if "$class" in value:
-        cls = _recorded_classes().get(value["$class"])
+        classes = _recorded_classes()
+        cls = classes.get(value["$class"]) or _moved(value["$class"], classes)
         if cls is None:
             raise ValueError(
                 f"file needs the class {value['$class']!r}: import the module that defines it "

@@ -20,7 +20,7 @@ from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
 from .freezing import Freezing
-from .history import History, Totals
+from .history import History, Totals, logged
 from .infer import SVI, check_pair
 from .infer.checks import check_data, check_guide
 from .infer.dataset import as_dataset, matched, seen_values, usable_device
@@ -427,6 +427,7 @@ class Trainer(Recorded):
     def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:
         row.setdefault("beta", self._annealing.values())
         row.update(
+            **logged(self.modules()),
             step=self.step,
             **totals.means(),
             lr=self.lr,

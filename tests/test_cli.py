@@ -287,6 +287,16 @@ def test_without_record_the_data_must_be_named(run, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(evaluation(run, 0))
 
 
+@pytest.mark.parametrize("sigma", ["0.3", "learned", "optimal", "per_pixel", "predicted"])
+def test_every_sigma_is_an_option(sigma, tmp_path, no_report):
+    images(tmp_path / "images.npz")
+    argv = ["train", "--data", str(tmp_path / "images.npz"), *TINY, "--out", str(tmp_path)]
+    assert main([*argv, "--likelihood", "gaussian", "--sigma", sigma]) == 0
+    noise = load(tmp_path / "model.pt").model.likelihood.noise
+    expected = likelihoods.Gaussian(float(sigma) if sigma == "0.3" else sigma).noise
+    assert type(noise) is type(expected)
+
+
 def test_a_log_in_place_of_a_bar(tmp_path, capsys, no_report):
     images(tmp_path / "images.npz")
     argv = ["train", "--data", str(tmp_path / "images.npz"), *TINY[:-1], "--out", str(tmp_path)]

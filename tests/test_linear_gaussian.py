@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import Trainer, guides, infer
+from pyro_vae import Trainer, callbacks, guides, infer
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 
@@ -125,3 +125,28 @@ def test_the_guide_finds_the_exact_posterior(data, trained):
     exact = torch.linalg.solve(W.T @ W + variance * torch.eye(K), W.T @ (data - b).T).T
     found = trained.guide.encode(data).mean["z1"]
     assert (found - exact).square().mean().sqrt() < 0.05
+
+
+def trained_sigma(data, sigma, **options):
+    torch.manual_seed(0)
+    vae = VAE((D,), latents=K, likelihood=Gaussian(sigma), hidden=())
+    trainer = Trainer(vae, guides.BottomUp(vae), elbo="analytic", seed=0)
+    for trainer.lr in (5e-2, 1e-2, 2e-3):
+        trainer.fit(data, epochs=60, batch_size=200, progress=False, **options)
+    return vae
+
+
+@pytest.mark.parametrize("sigma", ["learned", "optimal"])
+def test_sigma_reaches_the_noise_of_probabilistic_pca(data, sigma):
+    """The mean of the eigenvalues that the latents leave out."""
+    vae, reference = trained_sigma(data, sigma), ProbabilisticPCA(data, K)
+    assert float(vae.likelihood.sigma**2) == pytest.approx(reference.variance, rel=0.02)
+    reached = float(marginal(vae).log_prob(data).mean())
+    assert reference.log_likelihood - 0.02 < reached < reference.log_likelihood
+
+
+def test_alternating_sigma_reaches_the_noise_of_probabilistic_pca(data):
+    """Up to three standard errors of the last update, from one draw of z per datum."""
+    vae = trained_sigma(data, "learned", callbacks=[callbacks.UpdateSigma(data)])
+    expected = pytest.approx(ProbabilisticPCA(data, K).variance, rel=3 * (2 / data.numel()) ** 0.5)
+    assert float(vae.likelihood.sigma**2) == expected

@@ -292,7 +292,8 @@ def _add_pair(parser: _Parser) -> None:
     group.add_argument(
         "--sigma",
         type=values.number_or_word,
-        help="standard deviation of the likelihood gaussian (default: 1)",
+        help="standard deviation of the likelihood gaussian: a number, learned, optimal, "
+        "per_pixel or predicted (default: 1)",
     )
     group.add_argument(
         "--levels",

@@ -1,5 +1,6 @@
 """What a trained pair has learnt."""
 
+from .calibration import Calibration, calibration
 from .codebook_use import CodebookUse, codebook
 from .collapse import Collapse, collapse
 from .continuity import Continuity, continuity
@@ -12,6 +13,7 @@ from .outliers import Outliers, outliers
 from .rarity import Rarity, rarity
 
 __all__ = [
+    "Calibration",
     "ClassifierFeatures",
     "CodebookUse",
     "Collapse",
@@ -24,6 +26,7 @@ __all__ = [
     "Layers",
     "Outliers",
     "Rarity",
+    "calibration",
     "codebook",
     "collapse",
     "continuity",

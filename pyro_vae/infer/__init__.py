@@ -9,6 +9,7 @@ from .graph import Graph
 from .importance import ImportanceEstimate, importance, log_likelihood
 from .importance_weighted import ImportanceWeightedELBO
 from .latent import grid_2d, interpolate, reconstruct, traverse
+from .predictive import mean_squared_error
 from .svi import SVI
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "importance",
     "interpolate",
     "log_likelihood",
+    "mean_squared_error",
     "recalibrate_batchnorm",
     "reconstruct",
     "traverse",

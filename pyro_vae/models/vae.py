@@ -122,18 +122,43 @@ class VAE(Model):
         self.likelihood = likelihood
         features = likelihood.feature_shape(self.event_shape)
         if decoder is None:
-            self.decoder = networks.decoder(
-                self._context_size(0),
-                self.event_shape,
-                features,
-                self.hidden[0],
-                skip=self.skip,
-                activation=activation,
-                norm=norm,
-            )
+            self.decoder = self._default_decoder(features)
         else:
             self.decoder = decoder
             self._check_decoder(features)
+        if isinstance(likelihood, Likelihood):
+            likelihood.attach(self)
+
+    def _default_decoder(self, features: tuple[int, ...]) -> nn.Module:
+        return networks.decoder(
+            self._context_size(0),
+            self.event_shape,
+            features,
+            self.hidden[0],
+            skip=self.skip,
+            activation=self.activation,
+            norm=self.norm,
+        )
+
+    def add_log_sigma(self) -> nn.Module:
+        """Give the decoder a second network, whose outputs are all zero, beside that of the mean.
+
+        Features (n, *event_shape) become (n, *event_shape, 2); a likelihood that is told to
+        predict sigma calls this.
+
+        Returns:
+            The new network, of the architecture of a default decoder.
+        """
+        # The bound of the next evaluation is to see the same random numbers as that of the last
+        with torch.random.fork_rng(devices=[]):
+            head = self._default_decoder(self.event_shape)
+        for parameter in head.output_layer.parameters():
+            nn.init.zeros_(parameter)
+        head.to(next(self.decoder.parameters(), self.one_hot)).train(self.decoder.training)
+        self.decoder = networks.MeanAndLogSigma(self.decoder, head)
+        self.arguments["decoder"] = self.decoder
+        self._check_decoder((*self.event_shape, 2))
+        return head
 
     def _sees(self, layer: int) -> list[str]:
         """Latents that the conditional of ``layer`` (0 is x) sees, the nearest first."""

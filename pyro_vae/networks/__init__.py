@@ -17,7 +17,7 @@ from .arguments import (
 )
 from .convolutional import ConvDecoder, ConvEncoder
 from .defaults import decoder, encoder, is_image
-from .dense import MLP, concatenate
+from .dense import MLP, MeanAndLogSigma, concatenate
 from .normalization import Norm, Normalized, check_norm, head
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ConvEncoder",
     "Hidden",
     "LeakyReLU",
+    "MeanAndLogSigma",
     "Norm",
     "Normalized",
     "check_activation",

@@ -154,6 +154,11 @@ class ConvDecoder(Recorded, nn.Module):
                     )
                 )
 
+    @property
+    def output_layer(self) -> nn.Module:
+        """The layer that gives the result."""
+        return self.convolutions[-1]
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """Apply the dense layers and the transposed convolutions."""
         z = concatenate(inputs)

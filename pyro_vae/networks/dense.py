@@ -72,6 +72,11 @@ class MLP(Recorded, nn.Module):
         self.rejoins = skip and out_shape is None and len(hidden) > 0
         self.out_features = width + (inputs if self.rejoins else 0)
 
+    @property
+    def output_layer(self) -> nn.Module:
+        """The layer that gives the result."""
+        return self.layers[-1]
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """Apply the layers."""
         first = inputs[0].flatten(-self.event_dim) if self.event_dim > 1 else inputs[0]
@@ -84,3 +89,28 @@ class MLP(Recorded, nn.Module):
         if self.out_shape is not None:
             return h.unflatten(-1, self.out_shape)
         return torch.cat([h, start], -1) if self.rejoins else h
+
+
+class MeanAndLogSigma(Recorded, nn.Module):
+    """Two networks of the same inputs, their results side by side on a new last dimension.
+
+    Args:
+        mean: network whose result is the mean.
+        log_sigma: network whose result of the same shape is log sigma, up to a constant.
+
+    Shapes:
+        inputs as the networks take them; result (..., *event_shape, 2).
+
+    Example:
+        >>> MeanAndLogSigma(MLP((2,), (), (4,)), MLP((2,), (8,), (4,)))(torch.zeros(5, 2)).shape
+        torch.Size([5, 4, 2])
+    """
+
+    def __init__(self, mean: nn.Module, log_sigma: nn.Module) -> None:
+        """Hold both."""
+        super().__init__()
+        self.mean, self.log_sigma = mean, log_sigma
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Apply both."""
+        return torch.stack([self.mean(*inputs), self.log_sigma(*inputs)], -1)

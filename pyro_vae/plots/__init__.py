@@ -7,10 +7,11 @@
 | ``reconstructions``, ``denoising`` | E[x given z] at the posterior means | ``Figure`` |
 | ``outliers`` | the data with the lowest log p(x) | ``Figure`` |
 | ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
-| ``latent_scatter`` | posterior means of a data set | ``Axes`` |
 | ``codes``, ``completions`` | codes of a VQ-VAE, decoded; grids of codes, completed | ``Axes`` |
 | ``latent_scatter``, ``latent_map`` | posterior means, coloured by label or score | ``Axes`` |
 | ``collapse`` | KL, mutual information and active units | ``Figure`` |
+| ``uncertainty`` | data, E[x given z] and sigma(z) | ``Figure`` |
+| ``calibration`` | fractions of the data within w sigma(z) | ``Axes`` |
 | ``history`` | training curves | ``Figure`` |
 | ``active_units`` | active units and KL of each layer while training | ``Figure`` |
 | ``layer_samples`` | what each layer of a hierarchy adds | ``Axes`` |
@@ -31,9 +32,11 @@ from .latent import interpolation, latent_grid, traversals
 from .layers import layer_samples
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
 from .scatter import latent_map, latent_scatter
+from .uncertainty import calibration, uncertainty
 
 __all__ = [
     "active_units",
+    "calibration",
     "codes",
     "collapse",
     "completions",
@@ -50,4 +53,5 @@ __all__ = [
     "reconstructions",
     "samples",
     "traversals",
+    "uncertainty",
 ]

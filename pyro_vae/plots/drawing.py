@@ -99,6 +99,7 @@ def draw_grid(
     column_labels: Sequence[str] = (),
     titles: Sequence[str] = (),
     span: tuple[float, float] | None = None,
+    cmap: str | None = None,
 ) -> AxesImage:
     """Draw data in rows of ``columns`` as one image.
 
@@ -109,14 +110,17 @@ def draw_grid(
         row_labels: one per row of the grid, "" for none.
         column_labels: one per column of the grid, "" for none.
         titles: one per datum, above it; for vectors beside it.
-        span: colour scale of vectors, by default that of ``x``.
+        span: colour scale of vectors and of ``cmap``, by default that of ``x``.
+        cmap: draw images of one channel as a heat-map in these colours.
 
     Returns:
-        The image on ``ax``: (height, width, 3) for images, (height, width) for vectors.
+        The image on ``ax``: (height, width, 3) for images, (height, width) for heat-maps.
     """
     n, image = len(x), is_image(x.shape[1:])
+    plain = image and cmap is None
     x = x.detach().float().cpu()
-    cells = x.reshape(n, -1, *x.shape[-2:]).clamp(0, 1) if image else x.reshape(n, 1, 1, -1)
+    cells = x.reshape(n, -1, *x.shape[-2:]) if image else x.reshape(n, 1, 1, -1)
+    cells = cells.clamp(0, 1) if plain else cells
     height, width = cells.shape[-2:]
     if image:
         gap = math.ceil(height / 2 if titles else max(height, width) / 20)
@@ -125,12 +129,13 @@ def draw_grid(
         if columns > 1:
             cells = nn.functional.pad(cells, (0, 1), value=math.nan)
     frame = gap if n > 1 else 0  # make_grid returns a single image without a frame
-    grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if image else math.nan)
-    if image:
+    grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if plain else math.nan)
+    if plain:
         drawn = ax.imshow(grid.permute(1, 2, 0).numpy())
     else:
         low, high = span or value_range([x])
-        drawn = ax.imshow(grid[0].numpy(), cmap="viridis", vmin=low, vmax=high, aspect="auto")
+        drawn = ax.imshow(grid[0].numpy(), cmap=cmap or "viridis", vmin=low, vmax=high)
+        drawn.axes.set_aspect("equal" if image else "auto")
 
     if titles and image:
         for i, title in enumerate(titles):

@@ -273,7 +273,7 @@ def test_8_bit_pixels_are_on_the_grid():
         likelihood.check(torch.arange(256, dtype=torch.uint8).float() / 255)
 
 
-@pytest.mark.parametrize("sigma", [0, -1.0, float("inf"), float("nan"), True, "learned"])
+@pytest.mark.parametrize("sigma", [0, -1.0, float("inf"), float("nan"), True, "learnt", None])
 def test_gaussian_refuses_a_bad_sigma(sigma):
     with pytest.raises(ValueError, match="sigma: expected a positive finite number"):
         Gaussian(sigma)

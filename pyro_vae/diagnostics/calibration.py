@@ -1,0 +1,166 @@
+"""Whether sigma is as large as the errors are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro.distributions import Normal
+from torch import Tensor
+
+from ..data import Dataset
+from ..infer.checks import check_data
+from ..infer.dataset import as_dataset, matched
+from ..infer.predictive import predicted
+from ..infer.traces import measuring
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_WIDTHS = tuple(i / 10 for i in range(1, 31))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fractions of elements within w sigma(z) of the mean; ``print`` it, or ``plot()``.
+
+    Attributes:
+        widths: w, from 0.1 to 3.
+        inside: fraction of all elements of all data with |x_k - m_k(z)| <= w sigma_k(z), per w.
+        standard_error: of these over the data, NaN for one datum.
+        data: number of data.
+        elements: elements of a datum.
+    """
+
+    widths: tuple[float, ...]
+    inside: tuple[float, ...]
+    standard_error: tuple[float, ...]
+    data: int
+    elements: int
+
+    @property
+    def expected(self) -> tuple[float, ...]:
+        """The fractions of a normal distribution, 0.683 for 1 and 0.954 for 2 sigma."""
+        return tuple(math.erf(w / math.sqrt(2)) for w in self.widths)
+
+    def rows(self) -> list[tuple[str, float, float, float]]:
+        """For 1 and 2 sigma: name, fraction inside, standard error, fraction of a normal."""
+        at = [self.widths.index(w) for w in (1.0, 2.0)]
+        return [
+            (
+                f"within {self.widths[i]:g} sigma",
+                self.inside[i],
+                self.standard_error[i],
+                self.expected[i],
+            )
+            for i in at
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: quantity -> fraction, standard error, expected fraction."""
+        return {
+            name: {
+                "fraction": inside,
+                "standard_error": None if math.isnan(se) else se,
+                "expected": expected,
+            }
+            for name, inside, se, expected in self.rows()
+        }
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Fractions inside against those of a normal distribution."""
+        from .. import plots
+
+        return plots.calibration(self, ax=ax)
+
+    def _header(self) -> str:
+        return f"{self.data} data of {self.elements} elements; standard errors are over the data"
+
+    def __str__(self) -> str:
+        """The table as text."""
+        lines = [self._header()]
+        for name, inside, se, expected in self.rows():
+            error = "" if math.isnan(se) else f"+- {100 * se:.2g}"
+            normal = f"(normal: {100 * expected:.1f} %)"
+            lines.append(f"  {name:<16} {100 * inside:>6.1f} {error:<8} %   {normal}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks and reports."""
+        body = "".join(
+            f"<tr><td style='text-align:left'>{name}</td><td>{100 * inside:.1f} %</td>"
+            f"<td>{'' if math.isnan(se) else f'&plusmn; {100 * se:.2g}'}</td>"
+            f"<td>normal: {100 * expected:.1f} %</td></tr>"
+            for name, inside, se, expected in self.rows()
+        )
+        return f"<table><caption>{self._header()}</caption>{body}</table>"
+
+
+def calibration(
+    model: Callable,
+    guide: Callable,
+    data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+    *,
+    batch_size: int = 1000,
+) -> Calibration:
+    """How often the data lie within 1 and 2 sigma of what a Gaussian likelihood predicts.
+
+    For each datum one z ~ q(z|x) is drawn; an element counts as inside if
+    |x_k - m_k(z)| <= w sigma_k(z), where p(x|z) = prod_k N(x_k; m_k(z), sigma_k(z)^2). The spread
+    of z belongs to the errors, then, not to sigma. Normal errors of the right size give 68.3 % for
+    w = 1 and 95.4 % for w = 2; more say that sigma is too large, fewer that it is too small, and
+    more at 1 than at 2 sigma that the errors have heavier tails than a normal distribution.
+    Evaluation mode; no state changes, and the RNG is restored.
+
+    Args:
+        model: generative program whose observed site is normal.
+        guide: inference program.
+        data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
+        batch_size: data at once.
+
+    Returns:
+        ``Calibration``: fractions over all elements and data, with standard errors.
+
+    Raises:
+        ValueError: a likelihood that is not Gaussian, data that the model cannot have produced.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian(sigma=9.0))
+        >>> calibration(vae, guides.BottomUp(vae), torch.zeros(50, 6))
+        50 data of 6 elements; standard errors are over the data
+          within 1 sigma    100.0 +- 0     %   (normal: 68.3 %)
+          within 2 sigma    100.0 +- 0     %   (normal: 95.4 %)
+    """
+    data = matched(as_dataset(data), model, guide)
+    per_datum = []
+    with measuring(model, guide, device=data.device):
+        for x, y in data.batches(batch_size):
+            check_data(model, x, y)
+            p = predicted(model, guide, x, y)
+            base = p
+            while hasattr(base, "base_dist"):
+                base = base.base_dist
+            if not isinstance(base, Normal):
+                raise ValueError(
+                    f"model: expected a Gaussian likelihood, got a {type(base).__name__}: use "
+                    'likelihoods.Gaussian(sigma="learned")'
+                )
+            score = ((x - p.mean).abs() / base.scale).flatten(1)
+            widths = torch.tensor(_WIDTHS, dtype=score.dtype, device=score.device)
+            per_datum.append(torch.stack([(score <= w).double().mean(1) for w in widths], 1))
+    inside = torch.cat(per_datum)
+    n = len(inside)
+    error = inside.std(0) / math.sqrt(n) if n > 1 else torch.full((len(_WIDTHS),), math.nan)
+    return Calibration(
+        widths=_WIDTHS,
+        inside=tuple(inside.mean(0).tolist()),
+        standard_error=tuple(error.tolist()),
+        data=n,
+        elements=math.prod(data.x.shape[1:]),
+    )

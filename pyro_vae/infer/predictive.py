@@ -1,0 +1,67 @@
+"""p(x|z) for z ~ q(z|x): what a pair predicts of data that it has seen encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from ..data import Dataset
+from .dataset import as_dataset, matched
+from .traces import measuring, observed_sites, trace_pair
+
+
+def predicted(
+    model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+) -> Distribution:
+    """p(x|z) for one draw z ~ q(z|x), in the current mode, advancing the RNG.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (n, *event_shape).
+        y: (n,) labels for a conditional pair.
+
+    Returns:
+        The distribution of the last observed site, batch shape (n,).
+    """
+    trace, _ = trace_pair(model, guide, x, y)
+    return trace.nodes[observed_sites(trace)[-1]]["fn"]
+
+
+def mean_squared_error(
+    model: Callable,
+    guide: Callable,
+    data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+    *,
+    batch_size: int = 1000,
+) -> Tensor:
+    """E[(x_k - E[x_k|z])^2] of each element over a data set, z ~ q(z|x), one draw per datum.
+
+    Its mean over the elements is the sigma^2 that maximises the bound for a Gaussian likelihood.
+    Evaluation mode; no state changes, and the RNG is restored.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
+        batch_size: data at once.
+
+    Returns:
+        (*event_shape,), summed in double precision.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> mean_squared_error(vae, guides.BottomUp(vae), torch.zeros(5, 6)).shape
+        torch.Size([6])
+    """
+    data = matched(as_dataset(data), model, guide)
+    total: Tensor | float = 0.0
+    with measuring(model, guide, device=data.device):
+        for x, y in data.batches(batch_size):
+            residual = x - predicted(model, guide, x, y).mean
+            total = total + residual.double().square().sum(0)
+    return total / len(data)

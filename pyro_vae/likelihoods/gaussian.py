@@ -1,0 +1,219 @@
+"""Real values with normal noise."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from .base import Likelihood
+from .optimal import OptimalSigma
+from .sigma import (
+    FLOOR,
+    FixedSigma,
+    LearnedSigma,
+    PerPixelSigma,
+    PredictedSigma,
+    Sigma,
+    positive,
+)
+
+if TYPE_CHECKING:
+    from ..models import VAE
+
+_NAMES: dict[str, type[Sigma]] = {
+    "learned": LearnedSigma,
+    "optimal": OptimalSigma,
+    "per_pixel": PerPixelSigma,
+    "predicted": PredictedSigma,
+}
+
+
+def _as_sigma(sigma: float | str | Sigma) -> Sigma:
+    if isinstance(sigma, Sigma):
+        return sigma
+    if isinstance(sigma, str) and sigma in _NAMES:
+        return _NAMES[sigma]()
+    try:
+        return FixedSigma(positive("sigma", sigma))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"sigma: expected a positive finite number, {', '.join(map(repr, _NAMES))}, or an "
+            f"object such as likelihoods.LearnedSigma(initial=0.5), got {sigma!r}"
+        ) from error
+
+
+class Gaussian(Likelihood):
+    """Real values: log p(x_k) = -(x_k - m_k)^2 / (2 sigma^2) - log sigma - log(2 pi) / 2.
+
+    Sigma sets how much a squared error counts against the KL, and is learnt by the bound itself;
+    beta, the weight of the KL, stays a number of its own.
+
+    Source: "Simple and Effective VAE Training with Calibrated Decoders", Rybkin, Daniilidis,
+    Levine (2021).
+
+    Args:
+        sigma: the standard deviation: a positive number; "learned", one parameter; "optimal", the
+            closed form; "per_pixel", one parameter per element; "predicted", sigma(z) from the
+            decoder; or an object of one of these kinds, such as ``LearnedSigma(initial=0.5)``.
+
+    Attributes:
+        noise: the object that gives sigma.
+
+    Shapes:
+        features (..., *event_shape), means; with "predicted" (..., *event_shape, 2), mean and log
+        sigma; result of batch shape (..., *event_shape).
+
+    Raises:
+        ValueError: sigma is none of these.
+
+    Example:
+        >>> import torch
+        >>> Gaussian(sigma=2.0)(torch.zeros(1)).stddev
+        tensor([2.])
+        >>> [name for name, _ in Gaussian(sigma="learned").named_parameters()]
+        ['noise.raw']
+    """
+
+    def __init__(
+        self,
+        sigma: float | Literal["learned", "optimal", "per_pixel", "predicted"] | Sigma = 1.0,
+    ) -> None:
+        """Put the kind of sigma into its slot."""
+        super().__init__()
+        self.noise = _as_sigma(sigma)
+        self._model = _WeakReference(None)
+
+    @property
+    def sigma(self) -> Tensor:
+        """Sigma as it is now, without gradient: () or, with "per_pixel", (*event_shape).
+
+        With "predicted" it is the geometric mean over the last training batch; sigma(z) itself
+        is ``vae.decode(z).stddev``.
+        """
+        return self.noise.value
+
+    def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """(*event_shape), or (*event_shape, 2) with a predicted sigma."""
+        return self.noise.feature_shape(event_shape)
+
+    def forward(self, features: Tensor) -> dist.Distribution:
+        """The normal distribution of each element."""
+        return self.noise(features)
+
+    def attach(self, model: nn.Module) -> None:
+        """Remember the model, whose decoder ``predict_sigma`` extends."""
+        self._model = _WeakReference(model)
+
+    def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
+        """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
+
+        The decoder gets a second network of the same architecture, whose last layer is zero:
+        sigma_k(z) = sigma exp(h_k(z)), h = 0. Mean, parameters and optimizer state stay; ``save``
+        writes the model as it then is. A trainer goes on with its next ``fit``; within one, use
+        ``callbacks.PredictSigma``.
+
+        Source: "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin,
+        Roberts, Trigoni, Clark (2019), for the two phases; that the second one can begin with
+        all else frozen is this library's own.
+
+        Args:
+            freeze: modules whose parameters are to rest at first, so that sigma(z) alone is
+                trained: ``(vae, guide)``.
+
+        Returns:
+            ``Phase``: print it to see which parameters train; ``unfreeze()`` ends it.
+
+        Raises:
+            ValueError: no model, one that cannot be extended, or a sigma that is predicted
+                already.
+
+        Example:
+            >>> from pyro_vae import likelihoods, models
+            >>> vae = models.VAE((6,), latents=2, likelihood=Gaussian("learned"), hidden=(4,))
+            >>> vae.likelihood.predict_sigma(freeze=[vae])
+            trains 4 tensors, 42 numbers: decoder.log_sigma
+            rests 4 tensors, 42 numbers: decoder.mean
+        """
+        model: VAE | None = self._model()
+        if isinstance(self.noise, PredictedSigma):
+            raise ValueError("sigma: expected one that is not predicted yet, got PredictedSigma")
+        if model is None or getattr(model, "likelihood", None) is not self:
+            raise ValueError(
+                "likelihood: expected one that belongs to a model, got one without: build "
+                "models.VAE(..., likelihood=...) first, then call vae.likelihood.predict_sigma()"
+            )
+        before = self.noise
+        least = float(before.value.min())
+        after = PredictedSigma(floor=before.floor or min(FLOOR, least / 10))
+        after.feature_shape(model.event_shape)
+        after.to(before.value).begin_at(before.value)
+        after.train(before.training)
+        self.noise = self.arguments["sigma"] = after
+        head = model.add_log_sigma()
+        resting = [p for module in freeze for p in module.parameters() if p.requires_grad]
+        trained = {id(p) for p in head.parameters()}
+        phase = Phase(model, tuple({id(p): p for p in resting if id(p) not in trained}.values()))
+        for parameter in phase.resting:
+            parameter.requires_grad_(False)
+        return phase
+
+
+class _WeakReference:
+    """A model that holds this, and is freed at once when nobody else does.
+
+    A copy of the model refers to the copy; a copy of the likelihood alone to none.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self._get = (lambda: None) if model is None else weakref.ref(model)
+
+    def __call__(self) -> Any:
+        return self._get()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _WeakReference:
+        return _WeakReference(memo.get(id(self())))
+
+    def __reduce__(self) -> tuple[type, tuple[Any]]:
+        return _WeakReference, (self(),)
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """Which parameters train after a switch to a predicted sigma.
+
+    Attributes:
+        model: the model.
+        resting: parameters frozen by the switch, of the model and of others.
+    """
+
+    model: nn.Module
+    resting: tuple[nn.Parameter, ...]
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the model's parameters that train."""
+        return [name for name, p in self.model.named_parameters() if p.requires_grad]
+
+    @property
+    def frozen(self) -> list[str]:
+        """Names of the model's parameters that rest."""
+        return [name for name, p in self.model.named_parameters() if not p.requires_grad]
+
+    def unfreeze(self) -> None:
+        """Let all parameters train again that the switch froze."""
+        for parameter in self.resting:
+            parameter.requires_grad_(True)
+
+    def _line(self, verb: str, names: list[str]) -> str:
+        parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
+        total = sum(self.model.get_parameter(name).numel() for name in names)
+        return f"{verb} {len(names)} tensors, {total:,} numbers: {', '.join(parts) or 'none'}"
+
+    def __repr__(self) -> str:
+        """Numbers and parts, of the model."""
+        return f"{self._line('trains', self.trained)}\n{self._line('rests', self.frozen)}"

@@ -1,0 +1,115 @@
+"""Pictures of sigma(z): where a Gaussian likelihood expects its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from ..infer.traces import label_arguments, measuring
+from ..programs import as_labels, check_tensor, decode, encode
+from .drawing import COLORS, draw_grid, grid_size, is_image, new_axes, value_range
+
+if TYPE_CHECKING:
+    from ..diagnostics.calibration import Calibration
+
+
+def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None) -> Figure:
+    """Draw data, E[x|z] below each, and sigma(z) below that with its colour scale.
+
+    z is the posterior mean; sigma_k(z) is the standard deviation of p(x_k|z), for images of
+    several channels the root mean square over the channels.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (n, *event); about 8 are well readable.
+        y: labels (n,) for a conditional pair.
+
+    Returns:
+        A figure of three axes, and one for each colour scale.
+
+    Raises:
+        ValueError: no data, or data of the wrong shape.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> noise = likelihoods.Gaussian(sigma="predicted")
+        >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=noise, hidden=())
+        >>> figure = uncertainty(vae, guides.BottomUp(vae), torch.zeros(5, 1, 8, 8))
+        >>> [ax.get_ylabel() for ax in figure.axes[3:]]
+        ['sigma(z)']
+    """
+    check_tensor(x)
+    y = None if y is None else as_labels(y, len(x), x.device)
+    with measuring(model, guide, device=x.device):
+        z = encode(guide, x, **label_arguments(guide, y)).mean
+        p = decode(model, z, x=torch.zeros_like(x), **label_arguments(model, y))
+        mean, sigma = p.mean, p.stddev
+    image = is_image(x.shape[1:])
+    columns = len(x) if image else 1
+    width, height = grid_size(x.shape[1:], 1 if image else len(x), columns)
+    rows = {"data": x, "mean": mean, "sigma(z)": sigma}
+    axes = new_axes(3, 1, (width + 1.9, min(10.0, (height + 0.15) * 3 + 0.2)))
+    span = value_range([x, mean])
+    for ax, (label, values) in zip(axes[:2], list(rows.items())[:2], strict=True):
+        drawn = draw_grid(ax, values, columns, row_labels=[label] if image else (), span=span)
+    if not image:
+        axes[0].figure.colorbar(drawn, ax=axes[:2], label="value", ticks=MaxNLocator(4))
+    if sigma.dim() == 4:
+        sigma = sigma.square().mean(1).sqrt()
+    drawn = draw_grid(
+        axes[2],
+        sigma,
+        columns,
+        row_labels=["sigma(z)"] if image else (),
+        span=(0.0, float(sigma.max())),
+        cmap="magma",
+    )
+    axes[2].figure.colorbar(drawn, ax=axes[2], label="sigma(z)", ticks=MaxNLocator(4))
+    if not image:
+        for ax, label in zip(axes, rows, strict=True):
+            ax.set_title(label, fontsize="medium")
+    return axes[0].figure
+
+
+def calibration(result: Calibration, *, ax: Axes | None = None) -> Axes:
+    """Draw the fraction of elements within w sigma against that of a normal distribution.
+
+    Above the diagonal sigma is too large, below it too small.
+
+    Args:
+        result: what ``diagnostics.calibration`` found.
+        ax: axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Example:
+        >>> from pyro_vae import diagnostics, guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> result = diagnostics.calibration(vae, guides.BottomUp(vae), torch.zeros(5, 6))
+        >>> calibration(result).get_xlabel()
+        'expected inside, normal distribution'
+    """
+    if ax is None:
+        (ax,) = new_axes(1, 1, (4.2, 4.0))
+    ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
+    ax.plot(result.expected, result.inside, color=COLORS[0], label="this pair")
+    for (name, inside, _, expected), marker in zip(result.rows(), "os", strict=True):
+        label = f"{name}: {100 * inside:.1f} %"
+        ax.plot(expected, inside, marker, color=COLORS[0], label=label, clip_on=False)
+    ax.set_xlabel("expected inside, normal distribution")
+    ax.set_ylabel("inside")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(0, 1)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_aspect("equal")
+    ax.legend(frameon=False, loc="lower right")
+    return ax
