@@ -12,7 +12,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["trainer", "stock-pyro"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["trainer", "stock-pyro", "swap"])
 def test_program_runs(program, capsys):
     exec(compile(program, "README.md", "exec"), {})
     numbers = re.findall(r"-?\d+\.\d+", capsys.readouterr().out)
@@ -26,10 +26,10 @@ def test_the_first_program_is_short():
 
 def test_systems_that_work_today_have_their_parts():
     rows = [line.split("|") for line in README.splitlines() if line.endswith("| yes |")]
-    assert len(rows) == 6
+    assert len(rows) == 12
     for row in rows:
         for name in re.findall(r"`(\w+)", row[2] + row[3]):
-            assert hasattr(models, name) or hasattr(guides, name)
+            assert any(hasattr(part, name) for part in (models, guides, pyro_vae))
 
 
 def test_parts_table_names_what_exists():

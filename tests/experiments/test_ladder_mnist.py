@@ -26,6 +26,9 @@ def test_quick_run_writes_the_table_and_goes_on_where_it_stopped(small, tmp_path
         assert experiment.main([*argv, "--systems", "VAE", "LVAE+BN+WU"]) == 0
     text = (tmp_path / "table.md").read_text()
     assert text.count("\n| VAE |") == text.count("\n| LVAE+BN+WU |") == 2
+    assert text.count(f"\n| {experiment.RICHER} |") == 2
+    names = {p.name for p in (tmp_path / "rows").glob("*.png")}
+    assert {"VAE-1-0-units.png", "VAE-2-0-units.png", "LVAE+BN+WU-2-0-layers.png"} <= names
     assert all(line in text for line in first.splitlines() if line.startswith("| VAE"))
     assert "training data 300" in text and "differs from the paper" in text
     assert text in capsys.readouterr().out
