@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from .. import (
+    callbacks,
+    checkpoint,
     data,
     diagnostics,
     guides,
@@ -50,6 +52,8 @@ DEVIATIONS = (
     "recomputed in one pass over the training data, with this library's recalibrate_batchnorm",
     "the semi-amortised guide is not in the paper: the posteriors of the ladder, refined for "
     "each test datum by 5 gradient steps, over the same generative model and without training",
+    "+FT: 10 importance samples in place of 10 of these for each of 10 outer draws, learning rate "
+    "times 0.75 at each tenth of the phase",
 )
 
 
@@ -68,7 +72,8 @@ SYSTEMS = {
     "LVAE+BN+WU": System(guides.Ladder, nn.BatchNorm1d, True),
 }
 
-RICHER = "LVAE+BN+WU, semi-amortised"
+RICHER = ", semi-amortised"
+PARTICLES = 10
 
 
 def build(
@@ -146,6 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--batch-size", type=whole(1), default=256)
     options.add_argument("--importance-samples", type=whole(1), default=5000)
     options.add_argument(
+        "--fine-tune",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="further epochs on the importance-weighted bound, as rows +FT (default: 0)",
+    )
+    options.add_argument(
         "--train-only", action="store_true", help="leave the measurement for later"
     )
     args = options.parse_args(argv)
@@ -169,23 +181,53 @@ def main(argv: Sequence[str] | None = None) -> int:
                 trainer = _train(args, results.path(key, ".pt"), splits, key)
                 if args.train_only:
                     continue
-                recalibrate(trainer, splits)
-                figures(trainer, functools.partial(results.path, key))
-                for system, guide in _guides(name, trainer.guide).items():
-                    samples = args.importance_samples
-                    row = functools.partial(measure, trainer, splits, samples, guide)
-                    results.row({**key, "system": system}, row)
+                _measure(args, results, splits, key, trainer)
+                if args.fine_tune:
+                    tuned = {**key, "system": f"{name}+FT"}
+                    start = results.path(key, ".pt")
+                    trainer = _fine_tune(args, results.path(tuned, ".pt"), splits, start)
+                    _measure(args, results, splits, tuned, trainer)
     if rows := results.rows():
         results.write("table.md", table(rows, settings))
         print(table(rows, settings))
     return 0
 
 
+def _fine_tune(args: Any, path: Path, splits: DataSplits, start: Path) -> Trainer:
+    """The paper's second phase: 10 importance samples, a learning rate that falls by steps."""
+    epochs, trainer = args.fine_tune, checkpoint.load(start, device=args.device)
+    if path.exists():
+        return checkpoint.load(path, device=args.device)
+    trainer.elbo = infer.ImportanceWeightedELBO(PARTICLES, "mean")
+    decay = callbacks.LRScheduler(
+        torch.optim.lr_scheduler.StepLR, step_size=max(1, round(epochs / 10)), gamma=0.75
+    )
+    trainer.fit(
+        splits.train,
+        epochs=epochs,
+        batch_size=args.batch_size,
+        callbacks=[decay],
+        progress=args.progress,
+    )
+    trainer.save(path)
+    return trainer
+
+
+def _measure(
+    args: Any, results: Results, splits: DataSplits, key: dict[str, Any], trainer: Trainer
+) -> None:
+    recalibrate(trainer, splits)
+    figures(trainer, functools.partial(results.path, key))
+    for system, guide in _guides(key["system"], trainer.guide).items():
+        row = functools.partial(measure, trainer, splits, args.importance_samples, guide)
+        results.row({**key, "system": system}, row)
+
+
 def _guides(system: str, guide: guides.Guide) -> dict[str, guides.Guide]:
     """The guide as it was trained and, over the ladder's model, a richer one without training."""
     named = {system: guide}
     if isinstance(guide, guides.Ladder):
-        named[RICHER] = guides.SemiAmortized(guide)
+        named[system + RICHER] = guides.SemiAmortized(guide)
     return named
 
 
@@ -208,10 +250,15 @@ def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Tr
     )
 
 
+def _rank(system: str, order: Sequence[str]) -> tuple[int, str]:
+    trained = system.removesuffix(RICHER).removesuffix("+FT")
+    return order.index(trained), system
+
+
 def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     """The comparison as Markdown, with what was done and what differs from the paper."""
-    order = [*SYSTEMS, RICHER]
-    rows = sorted(rows, key=lambda r: (r["layers"], order.index(r["system"]), r["seed"]))
+    order = list(SYSTEMS)
+    rows = sorted(rows, key=lambda r: (r["layers"], _rank(r["system"], order), r["seed"]))
     lines = [
         [
             row["system"],

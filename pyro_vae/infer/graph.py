@@ -207,8 +207,9 @@ def _fingerprint(*programs: nn.Module) -> list[Any]:
 def _quickened(graph: GraphModule) -> GraphModule:
     """The same operations on the same tensors, with less of Python between them.
 
-    Operations that only repeat a tensor, and those whose result nobody reads, are dropped; the
-    others are called as torch's own functions, which dispatch faster than operator overloads.
+    Operations that only repeat a tensor for one reader, and those whose result nobody reads, are
+    dropped; the others are called as torch's own functions, which dispatch faster than operator
+    overloads.
     """
     aten = torch.ops.aten
     for node in graph.graph.nodes:
@@ -219,7 +220,8 @@ def _quickened(graph: GraphModule) -> GraphModule:
             node.target in (aten.expand.default, aten.view.default)
             and _shape(node) == _shape(source) is not None
         )
-        if source is not None and repeats:
+        # With more readers the gradients would be summed in another order, to other last bits
+        if source is not None and repeats and len(source.users) == 1:
             node.replace_all_uses_with(source)
         node.target = _torch_function(node.target) or node.target
     graph.graph.eliminate_dead_code(_is_impure)

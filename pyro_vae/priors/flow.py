@@ -11,19 +11,9 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..flows import FlowDistribution
 from ..recorded import Recorded
 from .posterior import ascend, posterior_samples, seeded
-
-
-class _Flow(dist.TransformedDistribution):
-    """A transformed distribution with a ``mean``: the image of the base's, in place of E[z]."""
-
-    @property
-    def mean(self) -> Tensor:
-        value = self.base_dist.mean
-        for transform in self.transforms:
-            value = transform(value)
-        return value
 
 
 class FlowPrior(Recorded, nn.Module):
@@ -81,7 +71,7 @@ class FlowPrior(Recorded, nn.Module):
         """The flow's distribution, whatever the context: batch shape (), event shape (size,)."""
         # Made anew, because a transform keeps its last values
         steps = [AffineAutoregressive(network).inv for network in self.networks]
-        return _Flow(dist.Normal(self.loc, self.scale).to_event(1), steps)
+        return FlowDistribution(dist.Normal(self.loc, self.scale).to_event(1), steps)
 
     def fit(
         self,

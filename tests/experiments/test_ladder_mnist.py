@@ -23,10 +23,12 @@ def test_quick_run_writes_the_table_and_goes_on_where_it_stopped(small, tmp_path
     first = (tmp_path / "table.md").read_text()
     assert first.count("\n| VAE |") == 2
     with pytest.warns(UserWarning, match="log p"):
-        assert experiment.main([*argv, "--systems", "VAE", "LVAE+BN+WU"]) == 0
+        assert experiment.main([*argv, "--systems", "VAE", "LVAE+BN+WU", "--fine-tune", "1"]) == 0
     text = (tmp_path / "table.md").read_text()
-    assert text.count("\n| VAE |") == text.count("\n| LVAE+BN+WU |") == 2
-    assert text.count(f"\n| {experiment.RICHER} |") == 2
+    assert text.count("\n| VAE |") == text.count("\n| VAE+FT |") == 2
+    for name in ("LVAE+BN+WU", "LVAE+BN+WU+FT"):
+        assert text.count(f"\n| {name} |") == 2
+        assert text.count(f"\n| {name}{experiment.RICHER} |") == 2
     names = {p.name for p in (tmp_path / "rows").glob("*.png")}
     assert {"VAE-1-0-units.png", "VAE-2-0-units.png", "LVAE+BN+WU-2-0-layers.png"} <= names
     assert all(line in text for line in first.splitlines() if line.startswith("| VAE"))

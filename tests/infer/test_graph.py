@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from pyro_vae import guides, likelihoods, models
-from pyro_vae.handlers import corrupt, scale_latents
+from pyro_vae.handlers import corrupt, regularize, scale_latents
 from pyro_vae.infer import SVI, AnalyticELBO, Graph, TraceELBO
+from pyro_vae.regularizers import DIP
 
 
 def one_layer():
@@ -106,6 +107,29 @@ def stopping():
     return vae, guides.BottomUp(vae, encoder=Stopping())
 
 
+class Viewed(nn.Module):
+    """A view that changes nothing, of a tensor with several readers."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+
+    def forward(self, x):
+        h = self.linear(x)
+        same = h.view(h.shape)
+        return same.sin() + h.exp() * same + h.tanh() / (1 + same.square()) + h
+
+
+def viewed():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    return vae, guides.BottomUp(vae, encoder=Viewed())
+
+
+def penalised():
+    vae = models.VAE((6,), 3, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    return vae, regularize(guides.Delta(vae), DIP(0.3))
+
+
 def vector_quantised():
     vae = models.VQVAE((1, 5, 7), 6, 3, likelihood=likelihoods.ContinuousBernoulli())
     return vae, guides.NearestCode(vae)
@@ -123,6 +147,8 @@ PAIRS = [
     batch_norm,
     ladder,
     conditional_convolutional_ladder,
+    viewed,
+    penalised,
     stopping,
     vector_quantised,
 ]
