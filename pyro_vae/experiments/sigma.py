@@ -1,0 +1,211 @@
+"""What learning sigma brings: ten systems over the same networks, two ways to sample from each.
+
+After "Simple and Effective VAE Training with Calibrated Decoders", Rybkin, Daniilidis, Levine
+(2021), and "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin, Roberts,
+Trigoni, Clark (2019), with the baselines of "Variational Inference of Disentangled Latent
+Concepts from Unlabeled Observations", Kumar, Sattigeri, Balakrishnan (2018), and "Wasserstein
+Auto-Encoders", Tolstikhin, Bousquet, Gelly, Scholkopf (2018).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import torch
+
+from .. import (
+    callbacks,
+    data,
+    diagnostics,
+    guides,
+    handlers,
+    likelihoods,
+    models,
+    plots,
+    priors,
+    regularizers,
+)
+from ..cli.values import whole
+from ..data import DataSplits
+from ..infer import reconstruct
+from ..trainer import Trainer
+from .running import Results, markdown, number, over_seeds, parser, trained
+
+NAME = "sigma"
+EPOCHS, LATENTS, HIDDEN = 100, 16, (400, 400)
+COMPONENTS = 10
+
+
+def _same(guide: guides.Guide) -> guides.Guide:
+    return guide
+
+
+class System(NamedTuple):
+    """One line of the comparison: what differs from the VAE with a fixed sigma of 1."""
+
+    sigma: float | str = 1.0
+    beta: float = 1.0
+    guide: Callable[[models.VAE], guides.Guide] = guides.BottomUp
+    effect: Callable[[guides.Guide], guides.Guide] = _same
+    two_phases: bool = False
+
+
+SYSTEMS = {
+    "AE": System(beta=0.0, guide=guides.Delta),
+    "VAE, sigma 1": System(),
+    "beta-VAE, beta 0.1": System(beta=0.1),
+    "DIP-VAE-I": System(effect=lambda g: handlers.regularize(g, regularizers.DIP())),
+    "DIP-VAE-II": System(effect=lambda g: handlers.regularize(g, regularizers.DIP2())),
+    "WAE-MMD": System(
+        sigma=10**0.5,
+        beta=0.0,
+        guide=guides.Delta,
+        effect=lambda g: handlers.regularize(g, regularizers.MMD()),
+    ),
+    "sigma learned": System("learned"),
+    "sigma optimal": System("optimal"),
+    "sigma per pixel": System("per_pixel"),
+    "sigma predicted": System("predicted"),
+    "sigma in two phases": System("learned", two_phases=True),
+}
+
+
+def build(
+    system: System, *, seed: int = 0, event_shape: Sequence[int] = (1, 28, 28), device: Any = None
+) -> Trainer:
+    """The trainer of one system: the same networks for all, Adam at 1e-3."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae = models.VAE(
+            event_shape, LATENTS, likelihood=likelihoods.Gaussian(system.sigma), hidden=HIDDEN
+        )
+        guide = system.effect(system.guide(vae))
+    return Trainer(vae, guide, beta=system.beta, lr=1e-3, seed=seed, device=device)
+
+
+def measure(trainer: Trainer, splits: DataSplits, features: Any, seed: int) -> dict[str, Any]:
+    """The row of a trained system: bound, sigma, and Frechet distances of three kinds of images.
+
+    Reconstructions and samples are means of p(x|z). The mixture is fitted to posterior samples of
+    the training data. A point mass has no bound.
+    """
+    model, guide, test = trainer.model, trainer.guide, splits.test
+    numbers = diagnostics.evaluate(model, guide, test, importance_samples=0).to_dict()
+    device = next(model.parameters()).device
+    mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(model, guide, splits.train)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        images = {
+            "reconstructions": reconstruct(model, guide, test.x.to(device)),
+            "samples, N(0, I)": model.sample(len(test), mean=True),
+            "samples, mixture": model.sample(len(test), mean=True, prior=mixture),
+        }
+    distances = {
+        name: float(diagnostics.frechet_distance(test, x.cpu(), features=features))
+        for name, x in images.items()
+    }
+    return {
+        "ELBO": numbers["ELBO"]["mean"] if "ELBO" in numbers else None,
+        "sigma": trainer.history[-1].get(
+            "sigma", model.arguments["likelihood"].arguments["sigma"]
+        ),
+        **distances,
+    }
+
+
+def sheet(trainer: Trainer, splits: DataSplits, path: Any, seed: int) -> None:
+    """Draws from both priors, one row of each."""
+    mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(
+        trainer.model, trainer.guide, splits.train
+    )
+    figure, axes = plt.subplots(2, 1, figsize=(8, 2.7), layout="constrained")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for ax, (name, prior) in zip(
+            axes, {"N(0, I)": None, "mixture": mixture}.items(), strict=True
+        ):
+            x = trainer.model.sample(32, mean=True, prior=prior)
+            plots.images(x.cpu(), columns=16, ax=ax)
+            ax.set_title(f"E[x|z], z from {name}")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train and measure the systems asked for, and write the table of all that are there."""
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    options.add_argument("--data", choices=("mnist", "fashion-mnist"), default="mnist")
+    options.add_argument("--batch-size", type=whole(1), default=128)
+    args = options.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
+    classifier_steps = 2000
+    if args.quick:
+        args.epochs, classifier_steps = 2, 50
+        splits = DataSplits(splits.name, splits.train[:1000], splits.test[:200])
+    features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
+    settings = {
+        "data": args.data,
+        "epochs": args.epochs,
+        "batch size": args.batch_size,
+        "training data": len(splits.train),
+        "test data": len(splits.test),
+        "accuracy of the classifier": round(features.accuracy, 4),
+    }
+    results = Results(args.out, settings)
+    for name in args.systems:
+        for seed in args.seeds:
+            key = {"system": name, "seed": seed}
+            trainer = _train(args, results.path(key, ".pt"), splits, key)
+            results.row(key, functools.partial(measure, trainer, splits, features, seed))
+            sheet(trainer, splits, results.path(key, ".png"), seed)
+    if rows := results.rows():
+        results.write("table.md", table(rows, settings))
+        print(table(rows, settings))
+    return 0
+
+
+def _train(args: Any, path: Any, splits: DataSplits, key: dict[str, Any]) -> Trainer:
+    system, epochs = SYSTEMS[key["system"]], args.epochs
+    hooks = []
+    if system.two_phases:
+        hooks.append(callbacks.PredictSigma(max(1, epochs // 2), alone=epochs // 4))
+    return trained(
+        path,
+        functools.partial(
+            build, system, seed=key["seed"], event_shape=splits.event_shape, device=args.device
+        ),
+        splits.train,
+        epochs=epochs,
+        # What is frozen for a while would stay so in a file
+        every=epochs if system.two_phases else 10,
+        batch_size=args.batch_size,
+        callbacks=hooks,
+        progress=args.progress,
+    )
+
+
+def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """The comparison as Markdown: mean and standard deviation over the seeds."""
+    order = list(SYSTEMS)
+    rows = sorted(rows, key=lambda r: (order.index(r["system"]), r["seed"]))
+    columns = ("ELBO", "reconstructions", "samples, N(0, I)", "samples, mixture")
+    lines = [
+        [
+            row["system"],
+            str(row["seeds"]),
+            *(number(row[name]) for name in columns),
+            number(row["sigma"], 4),
+        ]
+        for row in over_seeds(rows, ["system"])
+    ]
+    text = ", ".join(f"{name} {value}" for name, value in settings.items())
+    return (
+        f"{markdown(['system', 'seeds', *columns, 'sigma'], lines)}\n\nELBO in nats per datum on "
+        "the test data; the others are Frechet distances to the test data in the features of a "
+        f"classifier trained on the labels, comparable in this table only; {text}.\n"
+    )
