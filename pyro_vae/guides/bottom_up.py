@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from .. import networks
 from ..conditionals import DiagonalNormal
 from ..models import VAE
-from ..programs import Guide, Model
+from ..programs import Guide, innermost
 
 
 def check_vae(vae: VAE) -> None:
     """Raise ``TypeError`` unless this is a model; one under a handler counts."""
-    if not isinstance(vae, Model):
+    if not isinstance(innermost(vae), VAE):
         raise TypeError(
             f"vae: expected a models.VAE, got {type(vae).__name__}: build the model first"
         )

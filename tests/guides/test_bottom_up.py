@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import scale_latents
 from pyro_vae.likelihoods import Bernoulli, Gaussian
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, VQVAE
 
 
 def pair(latents=(4, 3), guide=None, **kwargs):
@@ -142,3 +142,9 @@ def test_arguments_of_the_networks():
     vae, _ = pair(condition=3)
     with pytest.raises(ValueError, match=r"encoder: .* of shape \(n, 6\), \(n, 3\) to a tensor"):
         BottomUp(vae, encoder=nn.Linear(6, 4))
+
+
+def test_a_model_with_codes_is_refused():
+    vqvae = VQVAE((1, 8, 8), 4, 3, likelihood=Bernoulli())
+    with pytest.raises(TypeError, match=r"vae: expected a models\.VAE, got VQVAE"):
+        BottomUp(vqvae)
