@@ -115,9 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sheet.savefig(results.path(key, "-traversals.png"), dpi=100)
             plt.close(sheet)
     rows = results.rows()
-    results.write("table.md", table(rows, settings))
+    results.publish(table(rows, settings))
     curve(rows).savefig(args.out / "curve.png", dpi=120)
-    print(table(rows, settings))
     return 0
 
 

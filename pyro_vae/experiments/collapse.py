@@ -136,9 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             results.row(key, compute)
     rows = results.rows()
-    results.write("table.md", table(rows, settings))
+    results.publish(table(rows, settings))
     curves(rows).savefig(args.out / "curves.png", dpi=120)
-    print(table(rows, settings))
     return 0
 
 

@@ -31,6 +31,7 @@ from .. import (
 )
 from ..cli.values import whole
 from ..data import DataSplits
+from ..infer.posterior import active, posterior_means
 from ..trainer import Trainer
 from .running import Results, markdown, number, parser, trained
 
@@ -117,7 +118,7 @@ def measure(
     numbers = diagnostics.evaluate(
         trainer.model, guide, splits.test, importance_samples=importance_samples
     ).to_dict()
-    means = guide.encode(splits.test.x).mean
+    means = posterior_means(guide, splits.test)
     return {
         "epochs": len(trainer.history),
         "ELBO": numbers["ELBO"]["mean"],
@@ -125,7 +126,7 @@ def measure(
         "log p(x) error": numbers["log p(x)"]["standard_error"],
         "reconstruction": numbers["reconstruction"]["mean"],
         "kl": {s: numbers[f"KL {s}"]["mean"] for s in sorted(means)},
-        "active_units": {s: int((v.var(0) > 0.01).sum()) for s, v in sorted(means.items())},
+        "active_units": {s: int(active(v).sum()) for s, v in sorted(means.items())},
         "training seconds": sum(row["seconds"] for row in trainer.history),
         "evaluation seconds": time.perf_counter() - started,
     }
@@ -188,16 +189,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                     trainer = _fine_tune(args, results.path(tuned, ".pt"), splits, start)
                     _measure(args, results, splits, tuned, trainer)
     if rows := results.rows():
-        results.write("table.md", table(rows, settings))
-        print(table(rows, settings))
+        results.publish(table(rows, settings))
     return 0
 
 
 def _fine_tune(args: Any, path: Path, splits: DataSplits, start: Path) -> Trainer:
     """The paper's second phase: 10 importance samples, a learning rate that falls by steps."""
-    epochs, trainer = args.fine_tune, checkpoint.load(start, device=args.device)
     if path.exists():
         return checkpoint.load(path, device=args.device)
+    epochs, trainer = args.fine_tune, checkpoint.load(start, device=args.device)
     trainer.elbo = infer.ImportanceWeightedELBO(PARTICLES, "mean")
     decay = callbacks.LRScheduler(
         torch.optim.lr_scheduler.StepLR, step_size=max(1, round(epochs / 10)), gamma=0.75

@@ -103,9 +103,10 @@ class Results:
         """All rows so far, of every process."""
         return [json.loads(p.read_text()) for p in sorted((self.folder / "rows").glob("*.json"))]
 
-    def write(self, name: str, text: str) -> None:
-        """Write a table or a page into the folder."""
-        write_atomically(self.folder / name, text)
+    def publish(self, table: str) -> None:
+        """Write the table into the folder, and print it."""
+        write_atomically(self.folder / "table.md", table)
+        print(table)
 
 
 def trained(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -86,16 +87,19 @@ def build(
     return Trainer(vae, guide, beta=system.beta, lr=1e-3, seed=seed, device=device)
 
 
-def measure(trainer: Trainer, splits: DataSplits, features: Any, seed: int) -> dict[str, Any]:
+def measure(
+    trainer: Trainer, splits: DataSplits, features: Any, seed: int, picture: Path
+) -> dict[str, Any]:
     """The row of a trained system: bound, sigma, and Frechet distances of three kinds of images.
 
     Reconstructions and samples are means of p(x|z). The mixture is fitted to posterior samples of
-    the training data. A point mass has no bound.
+    the training data; draws from both priors go into ``picture``. A point mass has no bound.
     """
     model, guide, test = trainer.model, trainer.guide, splits.test
     numbers = diagnostics.evaluate(model, guide, test, importance_samples=0).to_dict()
     device = next(model.parameters()).device
     mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(model, guide, splits.train)
+    sheet(model, mixture, picture, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         images = {
@@ -116,18 +120,15 @@ def measure(trainer: Trainer, splits: DataSplits, features: Any, seed: int) -> d
     }
 
 
-def sheet(trainer: Trainer, splits: DataSplits, path: Any, seed: int) -> None:
-    """Draws from both priors, one row of each."""
-    mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(
-        trainer.model, trainer.guide, splits.train
-    )
+def sheet(model: models.VAE, mixture: priors.AggregatePosterior, path: Path, seed: int) -> None:
+    """Draws from both priors."""
     figure, axes = plt.subplots(2, 1, figsize=(8, 2.7), layout="constrained")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for ax, (name, prior) in zip(
             axes, {"N(0, I)": None, "mixture": mixture}.items(), strict=True
         ):
-            x = trainer.model.sample(32, mean=True, prior=prior)
+            x = model.sample(32, mean=True, prior=prior)
             plots.images(x.cpu(), columns=16, ax=ax)
             ax.set_title(f"E[x|z], z from {name}")
     figure.savefig(path, dpi=120)
@@ -161,15 +162,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in args.seeds:
             key = {"system": name, "seed": seed}
             trainer = _train(args, results.path(key, ".pt"), splits, key)
-            results.row(key, functools.partial(measure, trainer, splits, features, seed))
-            sheet(trainer, splits, results.path(key, ".png"), seed)
+            picture = results.path(key, ".png")
+            results.row(key, functools.partial(measure, trainer, splits, features, seed, picture))
     if rows := results.rows():
-        results.write("table.md", table(rows, settings))
-        print(table(rows, settings))
+        results.publish(table(rows, settings))
     return 0
 
 
-def _train(args: Any, path: Any, splits: DataSplits, key: dict[str, Any]) -> Trainer:
+def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Trainer:
     system, epochs = SYSTEMS[key["system"]], args.epochs
     hooks = []
     if system.two_phases:

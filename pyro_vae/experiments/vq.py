@@ -142,8 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             results.row(key, functools.partial(measure, trainer, splits, args.prior_epochs, seed))
     if rows := results.rows():
-        results.write("table.md", table(rows, settings))
-        print(table(rows, settings))
+        results.publish(table(rows, settings))
     return 0
 
 
