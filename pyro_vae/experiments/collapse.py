@@ -101,9 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--layers", type=whole(1), default=8, help="masked layers, default 8")
     options.add_argument("--width", type=whole(1), default=1024, help="hidden width, default 1024")
     options.add_argument("--batch-size", type=whole(1), default=50)
+    options.add_argument("--count", type=whole(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load("mnist", binarize="static", root=args.data_root, device=args.device)
+    splits = DataSplits(splits.name, splits.train[: args.count], splits.test)
     if args.quick:
         args.epochs, args.width, args.layers = 3, 64, 2
         args.latents, args.depths = [2, 20], [1, 3]
