@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -15,27 +14,26 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
-from . import measurements
 from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
+from .feeds import Resident
 from .freezing import Freezing
-from .history import History, Totals, logged
+from .history import History
 from .infer import SVI, check_pair
 from .infer.checks import check_data, check_guide
 from .infer.dataset import as_dataset, matched, seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
 from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
-from .programs import name_of, training
+from .loop import Loop
+from .programs import training
 from .recorded import Recorded
 from .schedules import Schedule
 from .streams import RandomStream
 
-_REFRESH_SECONDS = 0.5
 # Recording takes about as long as it saves in so many steps
 _STEPS_BEFORE_A_GRAPH = 100
-_MOST_ENCODED = 1000
 
 
 class Trainer(Recorded):
@@ -64,6 +62,8 @@ class Trainer(Recorded):
     Attributes:
         history: list of plain dicts, one per epoch; ``history.plot()``.
         step: optimizer steps taken so far.
+        swapped: whether the guide was swapped after the last epoch.
+        stopping: whether the present run ends after this epoch, see ``stop``.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -104,7 +104,7 @@ class Trainer(Recorded):
         self.beta, self.lr = beta, lr
         self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._stream = RandomStream(seed)
-        self._swapped = self._stopping = False
+        self.swapped = self.stopping = False
         self._freezing = Freezing()
 
     @property
@@ -214,43 +214,35 @@ class Trainer(Recorded):
         check_callbacks(callbacks)
         data = self._prepared(data, "data")
         validation = None if validation is None else self._prepared(validation, "validation")
-        encoded = data[:_MOST_ENCODED] if validation is None else validation
-        steps_per_epoch = math.ceil(len(data) / batch_size)
-        self._stopping = False
+        feed = Resident(data, batch_size)
+        self.stopping = False
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._stream.on(data.device))
             for module in self.modules():
                 stack.enter_context(training(module))
             # After the guide, which may hold conditionals of the model
             stack.enter_context(self._freezing.holding(self.model))
-            self._make_svi(data, steps_per_epoch)
+            annealing, points = self._make_svi(data, len(feed))
             bar = stack.enter_context(
-                tqdm(total=epochs * steps_per_epoch, unit="step", disable=not progress)
+                tqdm(total=epochs * len(feed), unit="step", disable=not progress)
             )
             stack.enter_context(self._in_fit())
-            self._call(callbacks, "on_fit_begin")
-            try:
-                for _ in range(epochs):
-                    row = self._epoch(data, batch_size, steps_per_epoch, callbacks, bar)
-                    if validation is not None:
-                        row["validation"] = measurements.validation(
-                            self._svi.model, self._svi.guide, validation, self.elbo
-                        )
-                    units = measurements.active_units(self.guide, encoded, without=self._points)
-                    if units:
-                        row["active_units"] = units
-                    self._call(callbacks, "on_epoch_end", row=row)
-                    if self._stopping:
-                        break
-            except KeyboardInterrupt:
-                bar.write(f"stopped by Ctrl-C after {self.step} steps; the trainer is usable")
-            finally:
-                self._call(callbacks, "on_fit_end")
+            loop = Loop(
+                self,
+                self._svi,
+                annealing,
+                feed,
+                validation=validation,
+                callbacks=callbacks,
+                bar=bar,
+                points=points,
+            )
+            loop.run(epochs)
         return self
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""
-        self._stopping = True
+        self.stopping = True
 
     def swap_guide(self, guide: Callable, *, freeze_model: bool = False) -> Trainer:
         """Continue with another guide; the model keeps its weights and its optimizer state.
@@ -278,7 +270,7 @@ class Trainer(Recorded):
         self._freezing.thaw(self.model)
         if freeze_model:
             self._freezing.freeze(self.model)
-        self.guide, self._svi, self._swapped = guide, None, bool(self.history)
+        self.guide, self._svi, self.swapped = guide, None, bool(self.history)
         for module in self.modules():
             module.to(self.device)
         return self
@@ -307,7 +299,7 @@ class Trainer(Recorded):
                 },
                 "history": list(self.history),
                 "step": self.step,
-                "swapped": self._swapped,
+                "swapped": self.swapped,
                 "frozen": self._freezing.names,
             },
         }
@@ -316,7 +308,7 @@ class Trainer(Recorded):
         """Take over what ``state_dict`` gave."""
         plain = state["plain"]
         self.history, self.step = History(plain["history"]), plain["step"]
-        self._swapped = plain["swapped"]
+        self.swapped = plain["swapped"]
         self._freezing = Freezing(plain.get("frozen"))
         self._stream.load(state["random"])
         for parameter, moments in zip(self._parameters(), state["moments"], strict=True):
@@ -334,27 +326,26 @@ class Trainer(Recorded):
             raise ValueError(f"{name}: {error}") from error
         return data
 
-    def _make_svi(self, data: Dataset, steps_per_epoch: int) -> None:
+    def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
         x, y = seen_values(data[:2]), None if data.y is None else data.y[:2]
         summary = check_pair(self.model, self.guide, x, y=y)
         self._keep_moments()
         # Made anew, because a mapping may have been changed in place since the last run
-        self._annealing = Annealing(self.beta)
-        self._annealing.check(tuple(summary.latents))
-        self._annealing.start(x.device)
-        self._annealing.set(self.step, steps_per_epoch)
-        self._points = summary.point_masses
-        self._bound = "log p(x, z)" if self._points else "elbo"
+        annealing = Annealing(self.beta)
+        annealing.check(tuple(summary.latents))
+        annealing.start(x.device)
+        annealing.set(self.step, steps_per_epoch)
         self._running = self._under_engine()
         self._svi = SVI(
-            self._annealing.scale(self.model),
-            self._annealing.scale(self.guide),
+            annealing.scale(self.model),
+            annealing.scale(self.guide),
             self._build_optimizer,
             self.elbo,
             clip_norm=self.clip_norm,
             engine=self._running,
         )
         self._svi.prepare(x, y=y)
+        return annealing, tuple(summary.point_masses)
 
     @contextlib.contextmanager
     def _in_fit(self) -> Iterator[None]:
@@ -380,71 +371,6 @@ class Trainer(Recorded):
             self._lr = self.lr
             for parameter, state in self.optimizer.state.items():
                 self._moments[parameter] = state
-
-    def _epoch(
-        self,
-        data: Dataset,
-        batch_size: int,
-        steps_per_epoch: int,
-        callbacks: Sequence[Any],
-        bar: tqdm,
-    ) -> dict[str, Any]:
-        started = shown = time.perf_counter()
-        totals = Totals(self.step)
-        hooks = [h for c in callbacks if (h := getattr(c, "on_step_end", None))]
-        order = torch.randperm(len(data), device=data.device)
-        row: dict[str, Any] = {"epoch": len(self.history) + 1}
-        try:
-            for i in range(0, len(data), batch_size):
-                self._annealing.set(self.step, steps_per_epoch)
-                x, y = data.batch(order[i : i + batch_size])
-                loss = self._svi.step(x, y=y)
-                self.step += 1
-                mean = self.elbo.reduction == "mean"
-                totals.add(loss * len(x) if mean else loss, self._svi.terms)
-                if hooks:
-                    # Now, because a hook may fill beta for the next step
-                    row["beta"] = self._annealing.values()
-                    for hook in hooks:
-                        hook(trainer=self, loss=loss)
-                bar.update()
-                if time.perf_counter() - shown > _REFRESH_SECONDS:
-                    shown = time.perf_counter()
-                    self._show(bar, row["epoch"], totals.means()["elbo"])
-        except KeyboardInterrupt:
-            row["interrupted"] = True
-            raise
-        finally:
-            # Also when Ctrl-C ended the epoch: its row tells what was trained
-            if totals.count and (row.get("interrupted") or totals.count == len(data)):
-                self._record(row, totals, time.perf_counter() - started)
-        self._show(bar, row["epoch"], row["elbo"], refresh=False)
-        return row
-
-    def _show(self, bar: tqdm, epoch: int, value: float, *, refresh: bool = True) -> None:
-        bar.set_postfix({"epoch": epoch, self._bound: f"{value:.2f}"}, refresh=refresh)
-
-    def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:
-        row.setdefault("beta", self._annealing.values())
-        row.update(
-            **logged(self.modules()),
-            step=self.step,
-            **totals.means(),
-            lr=self.lr,
-            guide=name_of(self.guide),
-            frozen=self.frozen,
-            seconds=seconds,
-        )
-        if particles := getattr(self.elbo, "particles", None):
-            row["particles"] = particles
-        if self._swapped:
-            row["swapped"], self._swapped = True, False
-        self.history.append(row)
-
-    def _call(self, callbacks: Sequence[Any], hook: str, **kwargs: Any) -> None:
-        for callback in callbacks:
-            if method := getattr(callback, hook, None):
-                method(trainer=self, **kwargs)
 
     def __repr__(self) -> str:
         """Model, guide and how far training went."""
