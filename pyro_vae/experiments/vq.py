@@ -38,6 +38,8 @@ from .running import Results, markdown, number, over_seeds, parser, trained
 NAME = "vq"
 EPOCHS = 50
 CODES, CODE_DIM, CONTINUOUS_DIM = 512, 64, 4
+# At once, because a one-hot grid of 512 codes is large
+_ROWS = 500
 
 
 class FlatEncoder(Recorded, nn.Module):
@@ -111,7 +113,8 @@ def measure(
     model, guide, test = trainer.model, trainer.guide, splits.test
     device = next(model.parameters()).device
     row: dict[str, Any] = {"bits/dim": _bits(model, guide, test), "codes used": None}
-    decoded = reconstruct(model, guide, test.x.to(device)).cpu()
+    parts = test.x.split(_ROWS)
+    decoded = torch.cat([reconstruct(model, guide, x.to(device)).cpu() for x in parts])
     row["squared error"] = float(((decoded - test.x.cpu()) ** 2).flatten(1).sum(1).mean())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -144,8 +147,7 @@ def _bits(model: Any, guide: Any, test: data.Dataset) -> float:
 
 
 def _samples(model: Any, count: int, prior: Any) -> Tensor:
-    # In parts, because a one-hot grid of 512 codes is large
-    parts = torch.arange(count).split(500)
+    parts = torch.arange(count).split(_ROWS)
     return torch.cat([model.sample(len(p), mean=True, prior=prior).cpu() for p in parts])
 
 
