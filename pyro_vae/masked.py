@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -39,6 +41,53 @@ class _GatedLayer(nn.Module):
             above, left = above + to_vertical, left + to_horizontal
         mixed = self.mix(_gate(left))
         return _gate(above), mixed if self.first else h + mixed
+
+
+class _Rows:
+    """What one layer needs to remember in order to go on by one row, and by one pixel in it.
+
+    Args:
+        layer: whose inputs these are.
+        x: images (n, channels, h, w), for their number, width and kind.
+    """
+
+    def __init__(self, layer: _GatedLayer, x: Tensor) -> None:
+        self.layer = layer
+        channels, reach = layer.vertical.in_channels, layer.reach
+        rows, columns = layer.vertical.kernel_size[0], x.shape[-1] + reach
+        self._above = x.new_zeros(len(x), channels, rows, x.shape[-1] + 2 * reach)
+        self._left = x.new_zeros(len(x), channels, 1, columns)
+
+    def above(self, row: Tensor) -> None:
+        """Take the next row of the vertical stack's input, (n, channels, 1, w)."""
+        reach = self.layer.reach
+        self._above = torch.cat([self._above[:, :, 1:], pad(row, (reach, reach))], 2)
+
+    def put(self, pixel: Tensor, column: int) -> None:
+        """Take the horizontal stack's input at a column, (n, channels, 1, 1)."""
+        at = column + self.layer.reach
+        self._left[..., at : at + 1] = pixel
+
+    @torch.no_grad()
+    def down(self, v: Tensor | None, context: Tensor | None) -> Tensor:
+        """The vertical stack's next row from that of the layer before; the first has its own."""
+        if v is not None:
+            self.above(v)
+        above = self.layer.vertical(self._above)
+        self._down = self.layer.down(above)
+        if self.layer.context is not None:
+            to_vertical, to_horizontal = self.layer.context(context).chunk(2, 1)
+            above, self._down = above + to_vertical, self._down + to_horizontal
+        return _gate(above)
+
+    def right(self, h: Tensor | None, column: int) -> Tensor:
+        """The horizontal stack at the next column, from that of the layer before."""
+        if h is not None:
+            self.put(h, column)
+        length = self.layer.horizontal.kernel_size[1]
+        left = self.layer.horizontal(self._left[..., column : column + length])
+        mixed = self.layer.mix(_gate(left + self._down[..., column : column + 1]))
+        return mixed if h is None else h + mixed
 
 
 def _gate(features: Tensor) -> Tensor:
@@ -134,10 +183,57 @@ class PixelCNN(Recorded, nn.Module):
         v = h = x
         for layer in self.layers:
             v, h = layer(v, h, context)
+        return self._head(h, context)
+
+    def _head(self, h: Tensor, context: Tensor | None) -> Tensor:
         h = self.hidden(h.relu())
         if self.hidden_context is not None:
             h = h + self.hidden_context(context)
         return self.last(h.relu())
+
+    def walk(self, x: Tensor, context: Tensor | None = None) -> Iterator[tuple[int, int, Tensor]]:
+        """The pixels in their order, each with its features given those in ``x`` before it.
+
+        ``x`` is filled in while walking: a pixel is read after its features were given out. What
+        a layer made of earlier pixels is kept, so that the whole walk costs about as much
+        arithmetic as one call of the network. Without gradients.
+
+        Args:
+            x: (n, channels, h, w); pixels may be written when their features are known.
+            context: (n, context, h, w).
+
+        Returns:
+            Iterator over row, column and features (n, outputs).
+
+        Example:
+            >>> network, x = PixelCNN(1, 2, layers=2), torch.zeros(5, 1, 3, 3)
+            >>> for row, column, logits in network.walk(x):
+            ...     x[:, 0, row, column] = logits.argmax(1).float()
+            >>> bool((network(x).argmax(1) == x[:, 0]).all())
+            True
+        """
+        self._check(x, context)
+        return self._walk(x, context)
+
+    def _walk(self, x: Tensor, context: Tensor | None) -> Iterator[tuple[int, int, Tensor]]:
+        width = x.shape[-1]
+        stacks = [_Rows(layer, x) for layer in self.layers]
+        for row in range(x.shape[-2]):
+            maps = None if context is None else context[..., row : row + 1, :]
+            v = None
+            for stack in stacks:
+                v = stack.down(v, maps)
+            for column in range(width):
+                # At each position, because what is kept is no one else's while we wait
+                with torch.no_grad():
+                    h = None
+                    for stack in stacks:
+                        h = stack.right(h, column)
+                    seen = None if maps is None else maps[..., column : column + 1]
+                    features = self._head(h, seen)[..., 0, 0]
+                yield row, column, features
+                stacks[0].put(x[..., row : row + 1, column : column + 1], column)
+            stacks[0].above(x[..., row : row + 1, :])
 
     def _check(self, x: Tensor, context: Tensor | None) -> None:
         if x.dim() != 4 or x.shape[1] != self.channels:

@@ -78,6 +78,32 @@ def test_only_skipping_context_is_seen_past_the_first_layer():
         assert same is not skip_context
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("skip_context", [False, True])
+def test_a_walk_that_fills_in_the_pixels_gives_the_features_of_the_filled_image(
+    size, kernel, context, skip_context
+):
+    options = {"kernel": kernel, "context": context, "skip_context": skip_context}
+    network = jittered(PixelCNN(2, 3, width=6, layers=4, **options))
+    maps = torch.randn(5, 2, *size).double() if context else None
+    x = torch.zeros(5, 2, *size, dtype=torch.float64)
+    found = torch.zeros(5, 3, *size, dtype=torch.float64)
+    for row, column, features in network.walk(x, maps):
+        assert not features.requires_grad
+        found[..., row, column] = features
+        x[..., row, column] = features[:, :2] + torch.randn(5, 2)
+    assert x.count_nonzero() == x.numel()
+    torch.testing.assert_close(found, network(x, maps).detach())
+
+
+def test_gradients_are_recorded_between_the_pixels_of_a_walk():
+    weight = torch.ones(1, requires_grad=True)
+    for _ in PixelCNN(1, 1, width=2, layers=2).walk(torch.zeros(1, 1, 2, 2)):
+        assert (2 * weight).requires_grad
+
+
 def test_every_parameter_gets_a_gradient():
     network = PixelCNN(1, 2, width=4, layers=3, context=2)
     network(torch.randn(2, 1, 4, 4), torch.randn(2, 2, 4, 4)).sum().backward()

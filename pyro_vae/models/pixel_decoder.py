@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ..recorded import Recorded
 class Autoregressive(TorchDistribution):
     """Images whose pixels are drawn in turn, each given the ones before it.
 
-    log p(x) is exact and takes one parallel pass of the network; a draw takes one pass per pixel.
+    log p(x) is exact and takes one parallel pass of the network; a draw goes from pixel to pixel.
 
     Args:
         decoder: ``decoder(context, x=x)`` are features of every pixel from those before it.
@@ -74,13 +74,10 @@ class Autoregressive(TorchDistribution):
         context = self._rows(lead)
         x = context.new_zeros(len(context), *self.event_shape)
         features = self.decoder(context, x=x)
-        maps = self.decoder.maps(context)
-        height, width = self.event_shape[-2:]
-        for row in range(height):
-            for column in range(width):
-                pixel = self.decoder.pixel(row, column, features.dim() - x.dim())
-                features[pixel] = self.decoder.at(row, column, x, maps)
-                x[..., row, column] = self.likelihood(features).sample()[..., row, column]
+        for row, column, found in self.decoder.walk(x, context):
+            # All of them, because a likelihood may treat each pixel in its own way
+            features[(..., row, column, *(slice(None),) * (features.dim() - x.dim()))] = found
+            x[..., row, column] = self.likelihood(features).sample()[..., row, column]
         return x.reshape(*lead, *self.event_shape)
 
     @property
@@ -104,9 +101,9 @@ class PixelDecoder(Recorded, nn.Module):
     which ``diagnostics.collapse`` shows.
 
     In a ``VAE`` p(x|z) is then one ``Autoregressive`` distribution: log p(x|z) is exact in one
-    pass, a draw takes h w passes, and ``.mean``, as ``decode`` or a reconstruction shows it, is a
-    random unbiased estimate of E[x|z]: each pixel's mean given a draw of the pixels before it. The
-    channels of a pixel are independent given the pixels before it.
+    pass, a draw goes from pixel to pixel, and ``.mean``, as ``decode`` or a reconstruction shows
+    it, is a random unbiased estimate of E[x|z]: each pixel's mean given a draw of the pixels
+    before it. The channels of a pixel are independent given the pixels before it.
 
     Sources: "Avoiding Latent Variable Collapse with Generative Skip Models", Dieng, Kim, Rush,
     Blei (2019), whose decoder of images this is but for its 1x1 convolutions of the map in place
@@ -160,7 +157,6 @@ class PixelDecoder(Recorded, nn.Module):
         (latents,) = networks.sizes("latents", latents)
         (self.outputs,) = networks.sizes("outputs", outputs)
         channels = math.prod(self.event_shape[:-2])
-        self._reach = layers * (kernel // 2)
         self.to_map = nn.Linear(latents, math.prod(self.event_shape[-2:]))
         self.pixels = PixelCNN(
             channels,
@@ -197,23 +193,28 @@ class PixelDecoder(Recorded, nn.Module):
         """The context as an image of one channel, (n, 1, h, w)."""
         return self.to_map(context).reshape(-1, 1, *self.event_shape[-2:])
 
-    @staticmethod
-    def pixel(row: int, column: int, trailing: int) -> tuple[Any, ...]:
-        """Index of a pixel in a tensor whose last ``trailing`` dimensions are features."""
-        return (..., row, column, *(slice(None),) * trailing)
+    def walk(self, x: Tensor, context: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """The pixels in their order, each with its features given those in ``x`` before it.
 
-    def at(self, row: int, column: int, x: Tensor, maps: Tensor) -> Tensor:
-        """Features of one pixel, from the part of the image that it can see."""
-        top, left = max(0, row - self._reach), max(0, column - self._reach)
-        seen = (..., slice(top, row + 1), slice(left, column + self._reach + 1))
-        features = self.run(x[seen], maps[seen])
-        return features[self.pixel(row - top, column - left, features.dim() - x.dim())]
+        Args:
+            x: (n, *event_shape), filled in while walking.
+            context: z and whatever else is known, (n, latents).
+
+        Returns:
+            Iterator over row, column and features (n, *event_shape[:-2]), with a last dimension
+            of ``outputs`` where there are several.
+        """
+        images = x.view(len(x), -1, *x.shape[-2:])
+        for row, column, features in self.pixels.walk(images, self.maps(context)):
+            trailing = (self.outputs,) if self.outputs > 1 else ()
+            yield row, column, features.reshape(*x.shape[:-2], *trailing)
 
     def run(self, x: Tensor, maps: Tensor) -> Tensor:
-        """Features of all pixels of images, or of parts of them, given their maps."""
-        h, w = x.shape[-2:]
-        features = self.pixels(x.reshape(len(x), -1, h, w), maps)
+        """Features of all pixels of images, given their maps."""
+        images = x.reshape(len(x), -1, *x.shape[-2:])
+        return self._features(self.pixels(images, maps), x.shape)
+
+    def _features(self, features: Tensor, shape: torch.Size) -> Tensor:
         if self.outputs == 1:
-            return features.reshape(x.shape)
-        shape = (*x.shape[:-2], self.outputs, h, w)
-        return features.reshape(shape).movedim(-3, -1)
+            return features.reshape(shape)
+        return features.reshape(*shape[:-2], self.outputs, *shape[-2:]).movedim(-3, -1)

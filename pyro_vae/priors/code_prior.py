@@ -26,11 +26,10 @@ _SECONDS_BEFORE_A_BAR = 2
 class AutoregressiveCodes(TorchDistribution):
     """Grids of one-hot codes, p(z) = prod_i p(z_i | z_<i), positions i ordered by rows.
 
-    Log-probabilities take one pass of the network, a draw one pass per position.
+    Log-probabilities take one pass of the network, a draw goes from position to position.
 
     Args:
-        network: features (n, codes, h, w) from one-hot codes (n, codes, h, w), where those of a
-            position depend only on positions before it.
+        network: features (n, codes, h, w) from one-hot codes (n, codes, h, w).
         grid_shape: (h, w), or (positions,), which the network sees as one row.
         codes: number of codes.
         temperature: divides the logits of each code; below 1 likelier codes are drawn.
@@ -41,7 +40,7 @@ class AutoregressiveCodes(TorchDistribution):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: PixelCNN,
         grid_shape: Sequence[int],
         codes: int,
         *,
@@ -94,14 +93,17 @@ class AutoregressiveCodes(TorchDistribution):
             images: one-hot codes (n, codes, h, w), zero from position ``start`` on.
             start: number of positions that are given.
         """
-        h, w = self._image
-        positions = range(start, h * w)
-        for i in tqdm(positions, unit="code", delay=_SECONDS_BEFORE_A_BAR, leave=False):
-            row, column = divmod(i, w)
-            # Later rows change nothing
-            logits = self._logits(images[:, :, : row + 1])[:, :, row, column]
-            code = torch.multinomial(logits.exp(), 1)
-            images[:, :, row, column] = torch.zeros_like(logits).scatter_(1, code, 1.0)
+        walk = tqdm(
+            self.network.walk(images),
+            total=math.prod(self._image),
+            unit="code",
+            delay=_SECONDS_BEFORE_A_BAR,
+            leave=False,
+        )
+        for i, (row, column, features) in enumerate(walk):
+            if i >= start:
+                code = torch.multinomial((features / self.temperature).softmax(1), 1)
+                images[:, :, row, column] = torch.zeros_like(features).scatter_(1, code, 1.0)
         return images
 
 

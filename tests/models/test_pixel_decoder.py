@@ -67,13 +67,12 @@ def test_probabilities_of_all_images_sum_to_one_and_samples_match_them(event_sha
     assert chi_square < 15 + 4 * math.sqrt(2 * 15)
 
 
-def test_a_pixel_sees_no_more_than_its_window():
-    """Two layers of reach 1: what a draw computes from a window of 3 x 5 is what all give."""
+def test_a_walk_gives_the_features_of_the_whole_image():
     decoder = loud(PixelDecoder((2, 7, 8), 3, outputs=3, skip=True, layers=2, width=16)).double()
     x, z = torch.randn(2, 2, 7, 8).double(), torch.randn(2, 3).double()
-    whole, maps = decoder(z, x=x), decoder.maps(z)
-    for row, column in itertools.product(range(7), range(8)):
-        torch.testing.assert_close(decoder.at(row, column, x, maps), whole[:, :, row, column])
+    whole = decoder(z, x=x)
+    for row, column, features in decoder.walk(x.clone(), z):
+        torch.testing.assert_close(features, whole[:, :, row, column])
 
 
 def test_probabilities_are_the_product_of_the_conditionals_pixel_by_pixel():
