@@ -155,6 +155,7 @@ def curve(rows: Sequence[dict[str, Any]]) -> Any:
     for x, y, row in zip(rate, distortion, merged, strict=True):
         plane.annotate(f"{row['beta']:g}", (x, y), xytext=(4, 4), textcoords="offset points")
     plane.set(xlabel="rate: KL, nats", ylabel="distortion: -reconstruction, nats")
+    plane.margins(0.1)
     plane.set_title("labels: beta", fontsize="medium")
     for i, name in enumerate(SCORES):
         means = [row[name][0] for row in merged]
