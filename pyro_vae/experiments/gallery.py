@@ -96,13 +96,14 @@ def conditional(bench: Bench) -> Figure:
     """Draws of a conditional VAE, a row per label."""
     model = bench.vae(condition=10)
     bench.fit(model, guides.BottomUp(model), bench.binary().train)
-    return plots.conditional(model, n=10).figure
+    (ax,) = new_axes(1, 1, (5.0, 5.0))
+    return plots.conditional(model, ax=ax).figure
 
 
 def skip(bench: Bench) -> Figure:
-    """What the latents carry in a deep decoder with skip connections."""
+    """What the latents carry where every layer of the decoder sees them."""
     binary = bench.binary()
-    model = bench.vae(skip=True, hidden=(_WIDTH,) * 4)
+    model = bench.vae(skip=True)
     trainer = bench.fit(model, guides.BottomUp(model), binary.train)
     return diagnostics.collapse(model, trainer.guide, binary.test).plot()
 
