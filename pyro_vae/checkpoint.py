@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from . import sealed
 from .files import write_atomically
+from .infer.dataset import usable_device
+from .networks import is_whole
 from .programs import Guide, Model
 from .recorded import decode, encode
+from .rehearsal import limited, rehearsal
 from .trainer import Trainer
 
-_FORMAT, _VERSION = "pyro_vae", 1
+_FORMAT, _VERSION, _WITH_CHECKSUM = "pyro_vae", 2, 2
+# A model may have buffers that no file holds, and tensors that repeat their values
+_PER_BYTE, _ALWAYS = 4, 2**26
+_DAMAGED = "damaged or changed: take another copy, or write it again with save(trainer, path)"
 
 
 def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = True) -> None:
@@ -71,7 +77,7 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
     content["json"] = json.dumps(description)
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, sealed.seal(buffer.getvalue()))
 
 
 def load(
@@ -99,31 +105,40 @@ def load(
             model and guide are given.
         FileNotFoundError: there is no such file.
     """
-    content = _read(Path(path), device or "cpu")
+    device = None if device is None else usable_device(device)
+    content, values = _read(Path(path), device or torch.device("cpu"))
     if model is None:
         model = getattr(guide, "model", None)
     given = {"model": model, "guide": guide, "optimizer": optimizer}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         with torch.random.fork_rng(devices=[]):
-            return _rebuild(content, {k: v for k, v in given.items() if v is not None}, device)
-    except (KeyError, TypeError, ValueError) as error:
+            return _rebuild(content, values, given, device)
+    except torch.OutOfMemoryError:
+        raise
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path}: it lacks {error}: {_DAMAGED}") from error
+    except Exception as error:  # whatever a changed description provokes in a constructor
+        raise ValueError(f"{path}: {error}: {_DAMAGED}") from error
 
 
 def _rebuild(
-    content: dict[str, Any], given: dict[str, Any], device: torch.device | str | None
+    content: Mapping[str, Any], values: int, given: Mapping[str, Any], device: torch.device | None
 ) -> Any:
-    description = json.loads(content["json"])
+    description = _described(content["json"])
+    states = content["modules"]
+    with rehearsal(values):
+        _built(description["parts"], states, given, {})
     built: dict[int, Any] = {}
-    parts: dict[str, Any] = {}
-    for name, state in content["modules"].items():
-        part = parts[name] = _part(name, description["parts"], given, built)
-        if name not in given:
-            part.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
+    with limited(values):
+        parts = _built(description["parts"], states, given, built)
+    for name, part in parts.items():
         if device is not None:
             part.to(device)
         try:
-            part.load_state_dict(state)
+            part.load_state_dict(states[name])
         except RuntimeError as error:
             raise ValueError(f"its {name} does not fit: {error}") from error
         for key in description["frozen"][name]:
@@ -138,7 +153,62 @@ def _rebuild(
         raise ValueError("it does not hold its optimizer: pass load(path, optimizer=...) as well")
     trainer = Trainer(**parts, device=device, **arguments)
     trainer.load_state_dict({**content["trainer"], "plain": plain})
+    _check_progress(trainer, content["trainer"], strict="optimizer" not in given)
     return trainer
+
+
+def _built(
+    described: Mapping[str, Any],
+    states: Mapping[str, Any],
+    given: Mapping[str, Any],
+    built: dict[int, Any],
+) -> dict[str, nn.Module]:
+    parts: dict[str, nn.Module] = {}
+    for name, state in states.items():
+        part = parts[name] = _part(name, described, given, built)
+        if name not in given:
+            tensors = (v for v in state.values() if isinstance(v, Tensor))
+            part.to(dtype=next((t.dtype for t in tensors if t.is_floating_point()), None))
+    return parts
+
+
+def _described(text: Any) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its description is no JSON object ({error}): {_DAMAGED}") from error
+
+
+def _check_progress(trainer: Trainer, state: Mapping[str, Any], *, strict: bool) -> None:
+    """Raise ``ValueError`` unless a run can go on from what a trainer has just been given."""
+    names = dict(trainer.model.named_parameters())
+    wrong = [
+        name
+        for name, right in (
+            ("history", all(isinstance(row, dict) for row in trainer.history)),
+            ("step", is_whole(trainer.step) and trainer.step >= 0),
+            ("frozen", set(trainer.state_dict()["plain"]["frozen"] or ()) <= set(names)),
+        )
+        if not right
+    ]
+    parameters = [p for module in trainer.modules() for p in module.parameters()]
+    for parameter, moments in zip(parameters, state["moments"], strict=True):
+        tensors = [m for m in (moments or {}).values() if isinstance(m, Tensor)]
+        # Moments have the shape of the parameter, or are means over some dimensions of it
+        if strict and not all(_expands(t.shape, parameter.shape) for t in tensors):
+            wrong.append("moments")
+    for device, random in state["random"].items():
+        if device == "cpu":
+            torch.Generator().set_state(random)
+    if wrong:
+        raise ValueError(f"its {wrong[0]} cannot be that of a trainer: {_DAMAGED}")
+
+
+def _expands(shape: torch.Size, onto: torch.Size) -> bool:
+    try:
+        return torch.broadcast_shapes(shape, onto) == onto
+    except RuntimeError:
+        return False
 
 
 def _part(
@@ -150,7 +220,10 @@ def _part(
                 f"it holds the tensors of the {name} without its arguments: build it yourself and "
                 f"pass load(path, {name}=...)"
             )
-        return decode(described[name], built)
+        part = decode(described[name], built)
+        if not isinstance(part, nn.Module):
+            raise ValueError(f"its {name} is described as a {type(part).__name__}: {_DAMAGED}")
+        return part
     if name in described:
         built[described[name]["$id"]] = given[name]
     return given[name]
@@ -188,27 +261,41 @@ def _encodable(value: Any) -> bool:
     return True
 
 
-def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], int]:
+    """The content of a file, and how many values may be built for it."""
     if path.is_dir():
         raise ValueError(f"{path}: expected a checkpoint file, got a folder")
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: there is no such file, expected a checkpoint written by save(...)"
         )
-    problem: Exception | None = None
-    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-        try:
-            content = torch.load(file, map_location=device, weights_only=True)
-        except Exception as error:  # whatever a damaged or foreign file provokes in the reader
-            content, problem = None, error
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a checkpoint file, got a device or a pipe")
+    content, checked = sealed.read(path, device)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(
             f"{path}: not a checkpoint of pyro_vae, or a damaged one: write one with "
             "save(trainer, path)"
-        ) from problem
-    if content["version"] > _VERSION:
-        raise ValueError(
-            f"{path}: written by a newer pyro_vae (format {content['version']}, this one reads up "
-            f"to {_VERSION}): upgrade pyro_vae"
         )
-    return content
+    version = content.get("version")
+    if not is_whole(version) or version < 1:
+        raise ValueError(f"{path}: its format version is {version!r}: {_DAMAGED}")
+    if version > _VERSION:
+        raise ValueError(
+            f"{path}: written by a newer pyro_vae (format {version}, this one reads up to "
+            f"{_VERSION}): upgrade pyro_vae"
+        )
+    if version >= _WITH_CHECKSUM and not checked:
+        raise ValueError(f"{path}: its checksum is missing: {_DAMAGED}")
+    values = _PER_BYTE * path.stat().st_size + _ALWAYS
+    if _most_claimed(content) > values:
+        raise ValueError(f"{path}: its tensors claim more values than it holds: {_DAMAGED}")
+    return content, values
+
+
+def _most_claimed(value: Any) -> int:
+    """Elements of the largest tensor; one that repeats a few values needs no room in a file."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    inside = value.values() if isinstance(value, dict) else value
+    return max(map(_most_claimed, inside), default=0) if isinstance(value, dict | list) else 0
