@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from . import sealed
 from .files import write_atomically
 from .infer.dataset import usable_device
+from .limits import limited
 from .networks import is_whole
 from .programs import Guide, Model
 from .recorded import decode, encode
-from .rehearsal import limited, rehearsal
+from .resuming import check_moments, check_progress, check_random
 from .trainer import Trainer
 
 _FORMAT, _VERSION, _WITH_CHECKSUM = "pyro_vae", 2, 2
-# A model may have buffers that no file holds, and tensors that repeat their values
-_PER_BYTE, _ALWAYS = 4, 2**26
+# Values that may be built: a model has buffers that no file holds, and tensors that repeat theirs
+_PER_BYTE, _ALWAYS = 4, 2**25
 _DAMAGED = "damaged or changed: take another copy, or write it again with save(trainer, path)"
 
 
@@ -128,17 +129,18 @@ def _rebuild(
     content: Mapping[str, Any], values: int, given: Mapping[str, Any], device: torch.device | None
 ) -> Any:
     description = _described(content["json"])
-    states = content["modules"]
-    with rehearsal(values):
-        _built(description["parts"], states, given, {})
     built: dict[int, Any] = {}
-    with limited(values):
-        parts = _built(description["parts"], states, given, built)
-    for name, part in parts.items():
+    parts: dict[str, Any] = {}
+    for name, state in content["modules"].items():
+        with limited(values):
+            part = parts[name] = _part(name, description["parts"], given, built)
+        if name not in given:
+            tensors = (v for v in state.values() if isinstance(v, Tensor))
+            part.to(dtype=next((t.dtype for t in tensors if t.is_floating_point()), None))
         if device is not None:
             part.to(device)
         try:
-            part.load_state_dict(states[name])
+            part.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"its {name} does not fit: {error}") from error
         for key in description["frozen"][name]:
@@ -152,24 +154,18 @@ def _rebuild(
     if "optimizer" not in arguments:
         raise ValueError("it does not hold its optimizer: pass load(path, optimizer=...) as well")
     trainer = Trainer(**parts, device=device, **arguments)
-    trainer.load_state_dict({**content["trainer"], "plain": plain})
-    _check_progress(trainer, content["trainer"], strict="optimizer" not in given)
+    state = content["trainer"]
+    try:
+        check_progress(plain, trainer.model)
+        check_random(state["random"])
+        # An optimizer of the user's own keeps what it likes
+        if "optimizer" not in given:
+            parameters = [p for module in trainer.modules() for p in module.parameters()]
+            check_moments(state["moments"], parameters)
+    except ValueError as error:
+        raise ValueError(f"{error}: {_DAMAGED}") from error
+    trainer.load_state_dict({**state, "plain": plain})
     return trainer
-
-
-def _built(
-    described: Mapping[str, Any],
-    states: Mapping[str, Any],
-    given: Mapping[str, Any],
-    built: dict[int, Any],
-) -> dict[str, nn.Module]:
-    parts: dict[str, nn.Module] = {}
-    for name, state in states.items():
-        part = parts[name] = _part(name, described, given, built)
-        if name not in given:
-            tensors = (v for v in state.values() if isinstance(v, Tensor))
-            part.to(dtype=next((t.dtype for t in tensors if t.is_floating_point()), None))
-    return parts
 
 
 def _described(text: Any) -> dict[str, Any]:
@@ -177,38 +173,6 @@ def _described(text: Any) -> dict[str, Any]:
         return dict(json.loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its description is no JSON object ({error}): {_DAMAGED}") from error
-
-
-def _check_progress(trainer: Trainer, state: Mapping[str, Any], *, strict: bool) -> None:
-    """Raise ``ValueError`` unless a run can go on from what a trainer has just been given."""
-    names = dict(trainer.model.named_parameters())
-    wrong = [
-        name
-        for name, right in (
-            ("history", all(isinstance(row, dict) for row in trainer.history)),
-            ("step", is_whole(trainer.step) and trainer.step >= 0),
-            ("frozen", set(trainer.state_dict()["plain"]["frozen"] or ()) <= set(names)),
-        )
-        if not right
-    ]
-    parameters = [p for module in trainer.modules() for p in module.parameters()]
-    for parameter, moments in zip(parameters, state["moments"], strict=True):
-        tensors = [m for m in (moments or {}).values() if isinstance(m, Tensor)]
-        # Moments have the shape of the parameter, or are means over some dimensions of it
-        if strict and not all(_expands(t.shape, parameter.shape) for t in tensors):
-            wrong.append("moments")
-    for device, random in state["random"].items():
-        if device == "cpu":
-            torch.Generator().set_state(random)
-    if wrong:
-        raise ValueError(f"its {wrong[0]} cannot be that of a trainer: {_DAMAGED}")
-
-
-def _expands(shape: torch.Size, onto: torch.Size) -> bool:
-    try:
-        return torch.broadcast_shapes(shape, onto) == onto
-    except RuntimeError:
-        return False
 
 
 def _part(
