@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from . import sealed
 from .files import write_atomically
+from .infer.dataset import usable_device
+from .limits import limited
+from .networks import is_whole
 from .programs import Guide, Model
 from .recorded import decode, encode
+from .resuming import check_moments, check_progress, check_random
 from .trainer import Trainer
 
-_FORMAT, _VERSION = "pyro_vae", 1
+_FORMAT, _VERSION, _WITH_CHECKSUM = "pyro_vae", 2, 2
+# Values that may be built: a model has buffers that no file holds, and tensors that repeat theirs
+_PER_BYTE, _ALWAYS = 4, 2**25
+_DAMAGED = "damaged or changed: take another copy, or write it again with save(trainer, path)"
 
 
 def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = True) -> None:
@@ -71,7 +78,7 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
     content["json"] = json.dumps(description)
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, sealed.seal(buffer.getvalue()))
 
 
 def load(
@@ -99,27 +106,37 @@ def load(
             model and guide are given.
         FileNotFoundError: there is no such file.
     """
-    content = _read(Path(path), device or "cpu")
+    device = None if device is None else usable_device(device)
+    content, values = _read(Path(path), device or torch.device("cpu"))
     if model is None:
         model = getattr(guide, "model", None)
     given = {"model": model, "guide": guide, "optimizer": optimizer}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         with torch.random.fork_rng(devices=[]):
-            return _rebuild(content, {k: v for k, v in given.items() if v is not None}, device)
-    except (KeyError, TypeError, ValueError) as error:
+            return _rebuild(content, values, given, device)
+    except torch.OutOfMemoryError:
+        raise
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path}: it lacks {error}: {_DAMAGED}") from error
+    except Exception as error:  # whatever a changed description provokes in a constructor
+        raise ValueError(f"{path}: {error}: {_DAMAGED}") from error
 
 
 def _rebuild(
-    content: dict[str, Any], given: dict[str, Any], device: torch.device | str | None
+    content: Mapping[str, Any], values: int, given: Mapping[str, Any], device: torch.device | None
 ) -> Any:
-    description = json.loads(content["json"])
+    description = _described(content["json"])
     built: dict[int, Any] = {}
     parts: dict[str, Any] = {}
     for name, state in content["modules"].items():
-        part = parts[name] = _part(name, description["parts"], given, built)
+        with limited(values):
+            part = parts[name] = _part(name, description["parts"], given, built)
         if name not in given:
-            part.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
+            tensors = (v for v in state.values() if isinstance(v, Tensor))
+            part.to(dtype=next((t.dtype for t in tensors if t.is_floating_point()), None))
         if device is not None:
             part.to(device)
         try:
@@ -137,8 +154,25 @@ def _rebuild(
     if "optimizer" not in arguments:
         raise ValueError("it does not hold its optimizer: pass load(path, optimizer=...) as well")
     trainer = Trainer(**parts, device=device, **arguments)
-    trainer.load_state_dict({**content["trainer"], "plain": plain})
+    state = content["trainer"]
+    try:
+        check_progress(plain, trainer.model)
+        check_random(state["random"])
+        # An optimizer of the user's own keeps what it likes
+        if "optimizer" not in given:
+            parameters = [p for module in trainer.modules() for p in module.parameters()]
+            check_moments(state["moments"], parameters)
+    except ValueError as error:
+        raise ValueError(f"{error}: {_DAMAGED}") from error
+    trainer.load_state_dict({**state, "plain": plain})
     return trainer
+
+
+def _described(text: Any) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its description is no JSON object ({error}): {_DAMAGED}") from error
 
 
 def _part(
@@ -150,7 +184,10 @@ def _part(
                 f"it holds the tensors of the {name} without its arguments: build it yourself and "
                 f"pass load(path, {name}=...)"
             )
-        return decode(described[name], built)
+        part = decode(described[name], built)
+        if not isinstance(part, nn.Module):
+            raise ValueError(f"its {name} is described as a {type(part).__name__}: {_DAMAGED}")
+        return part
     if name in described:
         built[described[name]["$id"]] = given[name]
     return given[name]
@@ -188,27 +225,41 @@ def _encodable(value: Any) -> bool:
     return True
 
 
-def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], int]:
+    """The content of a file, and how many values may be built for it."""
     if path.is_dir():
         raise ValueError(f"{path}: expected a checkpoint file, got a folder")
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: there is no such file, expected a checkpoint written by save(...)"
         )
-    problem: Exception | None = None
-    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-        try:
-            content = torch.load(file, map_location=device, weights_only=True)
-        except Exception as error:  # whatever a damaged or foreign file provokes in the reader
-            content, problem = None, error
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a checkpoint file, got a device or a pipe")
+    content, checked = sealed.read(path, device)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(
             f"{path}: not a checkpoint of pyro_vae, or a damaged one: write one with "
             "save(trainer, path)"
-        ) from problem
-    if content["version"] > _VERSION:
-        raise ValueError(
-            f"{path}: written by a newer pyro_vae (format {content['version']}, this one reads up "
-            f"to {_VERSION}): upgrade pyro_vae"
         )
-    return content
+    version = content.get("version")
+    if not is_whole(version) or version < 1:
+        raise ValueError(f"{path}: its format version is {version!r}: {_DAMAGED}")
+    if version > _VERSION:
+        raise ValueError(
+            f"{path}: written by a newer pyro_vae (format {version}, this one reads up to "
+            f"{_VERSION}): upgrade pyro_vae"
+        )
+    if version >= _WITH_CHECKSUM and not checked:
+        raise ValueError(f"{path}: its checksum is missing: {_DAMAGED}")
+    values = _PER_BYTE * path.stat().st_size + _ALWAYS
+    if _most_claimed(content) > values:
+        raise ValueError(f"{path}: its tensors claim more values than it holds: {_DAMAGED}")
+    return content, values
+
+
+def _most_claimed(value: Any) -> int:
+    """Elements of the largest tensor; one that repeats a few values needs no room in a file."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    inside = value.values() if isinstance(value, dict) else value
+    return max(map(_most_claimed, inside), default=0) if isinstance(value, dict | list) else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -14,9 +15,17 @@ class RandomStream:
 
     Args:
         seed: where the stream starts; None leaves torch's global stream in use.
+
+    Raises:
+        ValueError: a seed that torch's generators do not take.
     """
 
     def __init__(self, seed: int | None) -> None:
+        whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+        if seed is not None and not (whole and -(2**63) <= seed < 2**64):
+            raise ValueError(
+                f"seed: expected a whole number of at most 64 bits, or None, got {seed!r}: pass 0"
+            )
         self.seed = seed
         self._states: dict[str, Tensor] = {}
         self._running: dict[str, torch.Generator] = {}

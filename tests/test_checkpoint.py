@@ -1,5 +1,6 @@
 import functools
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from pyro_vae.models import VAE
 from pyro_vae.networks import MLP
 from pyro_vae.programs import Guide, Model
 from pyro_vae.recorded import Recorded
+from pyro_vae.sealed import seal
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(40) % 3
@@ -345,7 +347,9 @@ def test_an_optimizer_that_the_file_cannot_describe(tmp_path):
 def rewritten(path, change):
     content = torch.load(path, weights_only=True)
     change(content)
-    torch.save(content, path)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(seal(buffer.getvalue()))
 
 
 def describe(content, change):
@@ -438,7 +442,7 @@ def test_files_are_read_with_weights_only(path, monkeypatch):
 
 
 CHANGES = {
-    "newer": (lambda c: c.update(version=2), "newer pyro_vae .*upgrade"),
+    "newer": (lambda c: c.update(version=3), "newer pyro_vae .*upgrade"),
     "shape": (
         lambda c: c["modules"]["guide"].update({"conditionals.z1.loc.bias": torch.zeros(9)}),
         "its guide does not fit: .*z1.loc.bias",

@@ -1,6 +1,9 @@
 import errno
+import io
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +75,124 @@ def test_a_folder_is_not_replaced(tmp_path):
     with pytest.raises(OSError, match=f"cannot write {tmp_path / 'folder'}: "):
         write_atomically(tmp_path / "folder", "new")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+class FullDisk(io.FileIO):
+    """A file that takes so many bytes, with short writes at the end, as a full disk does."""
+
+    room = 0
+
+    def write(self, data):
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = super().write(bytes(data)[: self.room])
+        self.room -= written
+        return written
+
+
+NEW = bytes(range(256)) * 200
+
+
+# The buffer of a file object is 8192 bytes: below, at and above it, one byte short, and whole
+@pytest.mark.parametrize("room", [*range(12), 4095, 8191, 8192, 8193, 20000, 51199, 51200])
+def test_a_disk_that_is_full_at_any_byte_leaves_the_old_file(tmp_path, monkeypatch, room):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def open_on_a_full_disk(handle, mode):
+        raw = FullDisk(handle, mode)
+        raw.room = room
+        return io.BufferedWriter(raw)
+
+    monkeypatch.setattr(os, "fdopen", open_on_a_full_disk)
+    if room == len(NEW):
+        write_atomically(path, NEW)
+    else:
+        with pytest.raises(OSError, match=f"cannot write {path}: No space left on device$"):
+            write_atomically(path, NEW)
+    assert path.read_bytes() == (NEW if room == len(NEW) else b"old")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+LIMITED = """
+import importlib.util, resource, signal, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("files", sys.argv[2])
+files = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(files)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
+for limit in (1, 10, 4096, 8192, 8200, 51199):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        files.write_atomically(path, bytes(51200))
+    except OSError as error:
+        assert f"cannot write {path}: " in str(error)
+    else:
+        raise AssertionError(limit)
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path], limit
+resource.setrlimit(resource.RLIMIT_FSIZE, (51200, resource.RLIM_INFINITY))
+files.write_atomically(path, bytes(51200))
+assert path.read_bytes() == bytes(51200)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system has no such limit")
+def test_a_limit_of_the_system_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    module = sys.modules[write_atomically.__module__].__file__
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path), module],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_folder_that_takes_no_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    # The super-user may write everywhere, so that the mode of a folder would not do
+    def refused(name, flags, mode=0o777, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(PermissionError, match=f"cannot write {path}: Permission denied$"):
+        write_atomically(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="may write anywhere")
+def test_a_read_only_folder(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match=f"cannot write {path}: Permission denied$"):
+            write_atomically(path, "new")
+    finally:
+        tmp_path.chmod(0o700)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_failed_first_is_told(tmp_path, monkeypatch):
+    def fail(code):
+        def failing(*args):
+            raise OSError(code, os.strerror(code))
+
+        return failing
+
+    monkeypatch.setattr(os, "fsync", fail(errno.ENOSPC))
+    monkeypatch.setattr(os, "unlink", fail(errno.EROFS))
+    with pytest.raises(OSError, match="No space left on device"):
+        write_atomically(tmp_path / "file", "new")
+
+
+def test_a_name_as_long_as_may_be(tmp_path):
+    path = tmp_path / ("n" * 255)
+    write_atomically(path, "new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

@@ -49,8 +49,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             torch.set_num_threads(args.threads)
         return COMMANDS[args.command](args)
     except _BAD as error:
-        print(f"pyro-vae: error: {in_options(str(error))}", file=sys.stderr)
-        return _BAD_INPUT
+        return _refuse(str(error))
+    except (MemoryError, RuntimeError) as error:
+        # What torch raises has no class of its own
+        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        return _refuse(
+            "not enough memory for sizes as large as these: lower --latents, --hidden, "
+            "--batch-size, --importance-samples or -n"
+        )
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _refuse(message: str) -> int:
+    # A shell passes bytes that are no text, which not every stream takes
+    printable = in_options(message).encode(errors="backslashreplace").decode()
+    print(f"pyro-vae: error: {printable}", file=sys.stderr)
+    return _BAD_INPUT

@@ -79,8 +79,8 @@ def device(text: str) -> torch.device:
     """A device that this machine has."""
     try:
         found = torch.device(text)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ArgumentTypeError(
             f"expected a device of this machine such as cpu, got {text!r}: {reason}"

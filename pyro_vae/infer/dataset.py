@@ -87,8 +87,11 @@ def dataset_terms(
 def usable_device(device: torch.device | str) -> torch.device:
     """A device that torch can use here; ``ValueError`` for any other."""
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+        probe = torch.zeros(1, device=device)
+        # A device such as "meta" has tensors without values
+        probe.item()
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(
             f"device: expected one that torch can use here, such as 'cpu', got {str(device)!r} "
             f"({str(error).splitlines()[0].split(',')[0]})"
