@@ -34,6 +34,7 @@ from .streams import RandomStream
 
 # Recording takes about as long as it saves in so many steps
 _STEPS_BEFORE_A_GRAPH = 100
+_CHECKED_AT_ONCE = 10_000
 
 
 class Trainer(Recorded):
@@ -321,7 +322,10 @@ class Trainer(Recorded):
     def _prepared(self, data: Any, name: str) -> Dataset:
         data = matched(as_dataset(data), self.model, self.guide, device=self.device)
         try:
-            check_data(self.model, seen_values(data), data.y)
+            # By parts, since 8-bit data take four times their memory as numbers
+            for start in range(0, len(data), _CHECKED_AT_ONCE):
+                part = data[start : start + _CHECKED_AT_ONCE]
+                check_data(self.model, seen_values(part), part.y)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         return data

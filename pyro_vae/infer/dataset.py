@@ -47,9 +47,9 @@ def matched(
         device: where to put the data in place of the programs' device.
     """
     dtypes = (p.dtype for p in _parameters(programs) if p.is_floating_point())
-    dtype = next(dtypes, data.x.dtype)
+    dtype = next(dtypes, data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
-    return data if data.x.dtype == dtype else data.replace(x=data.x.to(dtype))
+    return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))
 
 
 def dataset_terms(
