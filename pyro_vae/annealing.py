@@ -77,9 +77,15 @@ class Annealing:
             return program
         return scale_latents(program, self.weights.get(None, self.weights))
 
-    def values(self) -> float | dict[str, float]:
-        """The values now, as numbers: one, or one per site."""
-        values = {site: float(weight) for site, weight in self.weights.items()}
+    def snapshot(self) -> dict[str | None, Tensor]:
+        """The weights as they are now, on the device: reading them is left for later."""
+        return {site: weight.clone() for site, weight in self.weights.items()}
+
+    def values(
+        self, weights: Mapping[str | None, Tensor] | None = None
+    ) -> float | dict[str, float]:
+        """The values of a snapshot, by default those now, as numbers: one, or one per site."""
+        values = {site: float(weight) for site, weight in (weights or self.weights).items()}
         return values.get(None, values)
 
 

@@ -22,7 +22,8 @@ class History(list[dict[str, Any]]):
     beta), ``objective`` (with beta), ``reconstruction``, ``kl`` per site, ``beta`` of the last
     step, ``lr``, ``guide``, ``frozen`` (the guide alone was trained), ``seconds``,
     ``active_units`` per site of vectors (units whose posterior mean has a variance above 0.01
-    over the validation data, or over the first 1000 of the training data), ``validation`` with
+    over the validation data, or over the first 1000 of the training data; of a ``DataLoader``
+    over its first batch), ``validation`` with
     ``elbo``, ``elbo_se``, ``objective``, ``reconstruction`` and ``kl`` where there are validation
     data, ``swapped`` on the first epoch after a guide swap, ``interrupted`` on an epoch ended by
     Ctrl-C. For a guide that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is

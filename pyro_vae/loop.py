@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from . import measurements
 from .annealing import Annealing
 from .data import Dataset
-from .feeds import Resident
+from .feeds import Loaded, Resident
 from .history import Totals, logged
 from .infer import SVI
 from .programs import name_of
@@ -42,16 +42,17 @@ class Loop:
         trainer: Trainer,
         svi: SVI,
         annealing: Annealing,
-        feed: Resident,
+        feed: Resident | Loaded,
         *,
-        validation: Dataset | None,
+        validation: Dataset | Loaded | None,
         callbacks: Sequence[Any],
         bar: tqdm,
         points: Sequence[str],
     ) -> None:
         self.trainer, self.svi, self.annealing, self.feed = trainer, svi, annealing, feed
         self.validation, self.callbacks, self.bar, self.points = validation, callbacks, bar, points
-        self._encoded = feed.data[:_MOST_ENCODED] if validation is None else validation
+        shown = feed.data[:_MOST_ENCODED] if validation is None else validation
+        self._encoded = shown.data if isinstance(shown, Loaded) else shown
         self._bound = "log p(x, z)" if points else "elbo"
 
     def run(self, epochs: int) -> None:
@@ -76,6 +77,7 @@ class Loop:
         totals = Totals(trainer.step)
         hooks = [h for c in self.callbacks if (h := getattr(c, "on_step_end", None))]
         mean = trainer.elbo.reduction == "mean"
+        finished, self._weights = False, None
         row: dict[str, Any] = {"epoch": len(trainer.history) + 1}
         try:
             for x, y in self.feed:
@@ -85,19 +87,21 @@ class Loop:
                 totals.add(loss * len(x) if mean else loss, self.svi.terms)
                 if hooks:
                     # Now, because a hook may fill beta for the next step
-                    row["beta"] = self.annealing.values()
+                    self._weights = self.annealing.snapshot()
                     for hook in hooks:
                         hook(trainer=trainer, loss=loss)
                 self.bar.update()
-                if time.perf_counter() - shown > _REFRESH_SECONDS:
+                # Reading the totals waits for the device
+                if not self.bar.disable and time.perf_counter() - shown > _REFRESH_SECONDS:
                     shown = time.perf_counter()
                     self._show(row["epoch"], totals.means()["elbo"])
+            finished = True
         except KeyboardInterrupt:
             row["interrupted"] = True
             raise
         finally:
             # Also when Ctrl-C ended the epoch: its row tells what was trained
-            if totals.count and (row.get("interrupted") or totals.count == self.feed.count):
+            if totals.count and (row.get("interrupted") or finished):
                 self._record(row, totals, time.perf_counter() - started)
         self._show(row["epoch"], row["elbo"], refresh=False)
         return row
@@ -117,8 +121,8 @@ class Loop:
 
     def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:
         trainer = self.trainer
-        row.setdefault("beta", self.annealing.values())
         row.update(
+            beta=self.annealing.values(self._weights),
             **logged(trainer.modules()),
             step=trainer.step,
             **totals.means(),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .data import Dataset
+from .feeds import Loaded
 from .infer.elbo import Estimator
 from .infer.posterior import active, posterior_means
 from .infer.traces import measuring
@@ -17,7 +18,7 @@ _ROWS = 1000
 
 
 def validation(
-    model: Callable, guide: Callable, data: Dataset, estimator: Estimator
+    model: Callable, guide: Callable, data: Dataset | Loaded, estimator: Estimator
 ) -> dict[str, Any]:
     """The bound of a pair on data, for a row of the history; no state changes.
 
@@ -42,7 +43,7 @@ def validation(
     elbo = torch.cat([t.elbo for t in terms])
     return {
         "elbo": float(elbo.mean()),
-        "objective": total / len(data),
+        "objective": total / len(elbo),
         "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
         "reconstruction": float(torch.cat([t.reconstruction for t in terms]).mean()),
         "kl": kl,

@@ -11,22 +11,24 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
 from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
-from .feeds import Resident
+from .feeds import Loaded, Resident, check_source, source
 from .freezing import Freezing
 from .history import History
 from .infer import SVI, check_pair
-from .infer.checks import check_data, check_guide
-from .infer.dataset import as_dataset, matched, seen_values, usable_device
+from .infer.checks import check_guide
+from .infer.dataset import seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
 from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
 from .loop import Loop
+from .machine import check_threads, using_threads
 from .programs import training
 from .recorded import Recorded
 from .schedules import Schedule
@@ -180,12 +182,13 @@ class Trainer(Recorded):
 
     def fit(
         self,
-        data: Dataset | Tensor | tuple[Tensor, Tensor | None],
+        data: Dataset | Tensor | tuple[Tensor, Tensor | None] | DataLoader,
         *,
         epochs: int,
         batch_size: int = 128,
-        validation: Dataset | Tensor | tuple[Tensor, Tensor | None] | None = None,
+        validation: Dataset | Tensor | tuple[Tensor, Tensor | None] | DataLoader | None = None,
         callbacks: Sequence[Any] = (),
+        threads: int | None = None,
         progress: bool = True,
     ) -> Trainer:
         """Train for some more epochs.
@@ -194,11 +197,16 @@ class Trainer(Recorded):
         usable trainer, with a row in the history for the part of the epoch that was trained.
 
         Args:
-            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
+            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y), which lie on the
+                device; or, for data that do not fit there, a ``torch.utils.data.DataLoader`` of
+                batches x or (x, y), of which the first is checked.
             epochs: passes over the data.
-            batch_size: data per step; the last batch of an epoch may be shorter.
-            validation: data whose bound is estimated after each epoch.
+            batch_size: data per step; the last batch of an epoch may be shorter. A ``DataLoader``
+                has its own.
+            validation: data whose bound is estimated after each epoch, in any of these forms.
             callbacks: objects with the hooks of ``callbacks.Callback``.
+            threads: threads of the CPU in this run; default: torch's present number. On a busy
+                machine one is often the fastest.
             progress: show a progress bar.
 
         Returns:
@@ -212,17 +220,26 @@ class Trainer(Recorded):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         check_callbacks(callbacks)
-        data = self._prepared(data, "data")
-        validation = None if validation is None else self._prepared(validation, "validation")
-        feed = Resident(data, batch_size)
+        check_threads(threads)
+        pair = self.model, self.guide
+        data = source(data, "data", *pair, device=self.device)
+        if validation is not None:
+            validation = source(validation, "validation", *pair, device=self.device)
         self.stopping = False
         with contextlib.ExitStack() as stack:
+            stack.enter_context(using_threads(threads))
+            # A loader draws its order from this stream, where it has no generator of its own
             stack.enter_context(self._stream.on(data.device))
+            check_source(data, "data", self.model)
+            if validation is not None:
+                with torch.random.fork_rng(devices=[]):
+                    check_source(validation, "validation", self.model)
+            feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
             for module in self.modules():
                 stack.enter_context(training(module))
             # After the guide, which may hold conditionals of the model
             stack.enter_context(self._freezing.holding(self.model))
-            annealing, points = self._make_svi(data, len(feed))
+            annealing, points = self._make_svi(feed.data, len(feed))
             bar = stack.enter_context(
                 tqdm(total=epochs * len(feed), unit="step", disable=not progress)
             )
@@ -317,14 +334,6 @@ class Trainer(Recorded):
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for module in self.modules() for p in module.parameters()]
-
-    def _prepared(self, data: Any, name: str) -> Dataset:
-        data = matched(as_dataset(data), self.model, self.guide, device=self.device)
-        try:
-            check_data(self.model, seen_values(data), data.y)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        return data
 
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
         x, y = seen_values(data[:2]), None if data.y is None else data.y[:2]

@@ -80,6 +80,43 @@ def test_float32_is_not_copied_and_gradients_are_left_behind() -> None:
     assert stored.data_ptr() == x.data_ptr() and not stored.requires_grad
 
 
+@pytest.mark.parametrize("binarize", ["dynamic", None])
+def test_8_bit_pixels_take_a_byte_and_train_like_floats(binarize: str | None) -> None:
+    pixels = torch.as_tensor(pictures(50, 3, 4, 4))
+    stored = Dataset(pixels, torch.arange(50), binarize=binarize)
+    floats = Dataset(pixels / 255, torch.arange(50), binarize=binarize)
+    assert floats.nbytes == 4 * stored.nbytes == 4 * pixels.numel()
+    assert stored.dtype == stored.x.dtype == torch.float32
+    for select in (
+        lambda d: d.x,
+        lambda d: d[10:20].x,
+        lambda d: d.replace(binarize=None)[3],
+        lambda d: torch.cat([x for x, _ in d.batches(7, shuffle=True)]),
+        lambda d: torch.cat([x for x, _ in DataLoader(d, batch_size=7, shuffle=True)]),
+        lambda d: d.to("cpu").binarized(torch.Generator().manual_seed(0)).x,
+    ):
+        torch.manual_seed(0)
+        found = select(stored)
+        torch.manual_seed(0)
+        expected = select(floats)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other) and one.dtype == other.dtype
+
+
+def test_dark_parts_of_8_bit_pixels_stay_pixels() -> None:
+    d = Dataset(torch.tensor([[0, 1], [1, 0], [255, 3]], dtype=torch.uint8))
+    assert d[:2].x.tolist() == [[0, GRID[1]], [GRID[1], 0]]
+    assert d[:2].replace(binarize="dynamic").to("cpu")[1:].x.tolist() == [[GRID[1], 0]]
+
+
+def test_values_binarised_once_take_a_byte() -> None:
+    grey = Dataset(torch.rand(20, 3))
+    once = grey.binarized(torch.Generator().manual_seed(3))
+    assert once.nbytes == 60 and once.x.dtype == torch.float32
+    double = Dataset(torch.rand(20, 3).double()).binarized(torch.Generator().manual_seed(3))
+    assert double.x.dtype == double.dtype == torch.float64
+
+
 def test_selection_keeps_everything() -> None:
     d = Dataset(
         torch.rand(6, 2),

@@ -26,28 +26,47 @@ def tensor(value: Any, argument: str) -> Tensor:
     return value.detach()
 
 
+_BYTES = (torch.uint8, torch.bool)
+
+
+def as_values(stored: Tensor) -> Tensor:
+    """What stored values stand for: ``uint8`` k / 255, ``bool`` 0 or 1, others themselves."""
+    if stored.dtype not in _BYTES:
+        return stored
+    values = stored.float()
+    # A tensor on the device: CUDA multiplies by the reciprocal of a Python number, which is not
+    # the float32 nearest to k / 255
+    return values if stored.dtype == torch.bool else values / values.new_full((), 255.0)
+
+
+def not_empty(x: Tensor) -> None:
+    """Raise unless there is a datum with an element."""
+    if x.numel() == 0:
+        raise ValueError(
+            f"x: expected at least one datum with at least one element, got shape "
+            f"{tuple(x.shape)}: check the file, or the rows that were selected"
+        )
+
+
 def values(value: Tensor | np.ndarray) -> Tensor:
-    """``x`` as ``float32`` (double tensors stay), shape (n, *event), finite and not empty."""
+    """``x`` as it is stored, shape (n, *event), finite and not empty.
+
+    ``uint8`` and ``bool`` stay, and double tensors; all else becomes ``float32``.
+    """
     x = tensor(value, "x")
     if x.ndim < 2:
         raise ValueError(
             f"x: expected shape (n, *event), a vector or more per datum, got {tuple(x.shape)}: "
             "pass x[:, None] for one number per datum, x[None] for a single datum"
         )
-    if x.numel() == 0:
+    not_empty(x)
+    if x.dtype == torch.uint8 and x.max() == 1:
         raise ValueError(
-            f"x: expected at least one datum with at least one element, got shape "
-            f"{tuple(x.shape)}: check the file, or the rows that were selected"
+            "x: expected 8-bit pixels from 0 to 255, as uint8 is divided by 255, got no value "
+            "above 1: pass x > 0 for data that is 0 or 1"
         )
-    if x.dtype == torch.uint8:
-        if x.max() == 1:
-            raise ValueError(
-                "x: expected 8-bit pixels from 0 to 255, as uint8 is divided by 255, got no value "
-                "above 1: pass x > 0 for data that is 0 or 1"
-            )
-        # a tensor on the device: CUDA multiplies by the reciprocal of a Python number, which is
-        # not the float32 nearest to k / 255
-        return x.float() / torch.tensor(255.0, device=x.device)
+    if x.dtype in _BYTES:
+        return x
     # A double tensor was made on purpose; a double array is what NumPy makes of anything
     if not (isinstance(value, Tensor) and x.dtype == torch.float64):
         x = x.to(torch.float32)
@@ -61,7 +80,9 @@ def values(value: Tensor | np.ndarray) -> Tensor:
 
 
 def probabilities(x: Tensor) -> None:
-    """Raise unless all values lie in [0, 1]."""
+    """Raise unless all stored values lie in [0, 1]."""
+    if x.dtype in _BYTES:
+        return
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
         raise ValueError(

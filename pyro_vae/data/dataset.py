@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .checks import as_values
 
 
 class Dataset:
@@ -18,12 +20,16 @@ class Dataset:
 
     ``d[i]`` with an int is one datum as training sees it, ``x`` or ``(x, y)``, so that a
     ``torch.utils.data.DataLoader`` takes a ``Dataset``; with a slice, an index tensor or a
-    boolean mask it is a smaller ``Dataset``. ``d.x`` are always the stored values.
+    boolean mask it is a smaller ``Dataset``. ``d.x`` are always the values before binarisation.
+
+    8-bit pixels and values that are 0 or 1 (``bool``) are kept in a byte each, a quarter of what
+    ``float32`` takes: ``batch`` converts the rows that it gathers, ``d.x`` all of them, each time
+    that it is read.
 
     Args:
-        x: values, shape (n, *event), a tensor or an array. ``uint8`` is divided by 255; every
-            other real type is converted to ``float32`` as it is. A ``float32`` or ``float64``
-            tensor stays, and is not copied.
+        x: values, shape (n, *event), a tensor or an array. ``uint8`` is divided by 255, ``bool``
+            is 0 or 1; every other real type is converted to ``float32`` as it is. A ``float32``
+            or ``float64`` tensor stays, and is not copied.
         y: integer labels, shape (n,).
         binarize: ``"dynamic"`` takes ``x`` as probabilities in [0, 1], of which each batch is a
             fresh Bernoulli sample.
@@ -32,7 +38,7 @@ class Dataset:
         factor_names: names of the f factors.
 
     Attributes:
-        x: stored values, ``float32`` (or ``float64``), shape (n, *event).
+        x: values, ``float32`` (or ``float64``), shape (n, *event).
         y: labels, ``int64``, shape (n,), or None.
         binarize: ``"dynamic"`` or None.
         names: class names, () when there are none.
@@ -65,33 +71,36 @@ class Dataset:
         factors: Tensor | np.ndarray | None = None,
         factor_names: Sequence[str] = (),
     ) -> None:
-        if binarize not in ("dynamic", None):
-            raise ValueError(
-                f'binarize: expected "dynamic" or None, got {binarize!r}: to binarise once use '
-                'Dataset(x).binarized(generator) or data.load(x, binarize="static")'
-            )
-        self.x = checks.values(x)
-        self.y = None if y is None else checks.labels(y, self.x)
-        self.names = checks.names(names, self.y)
-        self.factors = None if factors is None else checks.factors(factors, factor_names, self.x)
-        self.factor_names = tuple(factor_names)
-        self.binarize = binarize
-        if binarize is not None:
-            checks.probabilities(self.x)
+        self._hold(checks.values(x), y, binarize, names, factors, factor_names)
+
+    @property
+    def x(self) -> Tensor:
+        """Values before binarisation, (n, *event); a new tensor where a byte is stored."""
+        return as_values(self._stored)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of ``x``, ``float32`` or ``float64``."""
+        return as_values(self._stored[:0]).dtype
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one datum."""
-        return tuple(self.x.shape[1:])
+        return tuple(self._stored.shape[1:])
 
     @property
     def device(self) -> torch.device:
         """Device of all tensors."""
-        return self.x.device
+        return self._stored.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the values take in memory."""
+        return self._stored.nbytes
 
     def __len__(self) -> int:
         """Count the data, n."""
-        return len(self.x)
+        return len(self._stored)
 
     def __getitem__(
         self, index: int | slice | Sequence[int] | Tensor | np.ndarray
@@ -107,13 +116,9 @@ class Dataset:
                 )
             index = int(index) if index.ndim == 0 else index
         if isinstance(index, int):
-            x = self._draw(self.x[index])
+            x = self._draw(self._stored[index])
             return x if self.y is None else (x, self.y[index])
-        return self.replace(
-            x=self.x[index],
-            y=None if self.y is None else self.y[index],
-            factors=None if self.factors is None else self.factors[index],
-        )
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> Dataset:
         """Move to a device.
@@ -122,11 +127,7 @@ class Dataset:
             >>> Dataset(torch.zeros(2, 3)).to("cpu").device
             device(type='cpu')
         """
-        return self.replace(
-            x=self.x.to(device),
-            y=None if self.y is None else self.y.to(device),
-            factors=None if self.factors is None else self.factors.to(device),
-        )
+        return self._each(lambda tensor: tensor.to(device))
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gather rows, binarised afresh under ``binarize="dynamic"`` with torch's global RNG.
@@ -144,7 +145,7 @@ class Dataset:
         """
         index = index.to(self.device)
         y = None if self.y is None else self.y.index_select(0, index)
-        return self._draw(self.x.index_select(0, index)), y
+        return self._draw(self._stored.index_select(0, index)), y
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False
@@ -186,9 +187,11 @@ class Dataset:
             tensor([[1., 0., 1.],
                     [1., 1., 0.]])
         """
-        checks.probabilities(self.x)
-        uniform = torch.rand(self.x.shape, generator=generator).to(self.device)
-        return self.replace(x=(uniform < self.x).to(self.x.dtype), binarize=None)
+        checks.probabilities(self._stored)
+        uniform = torch.rand(self._stored.shape, generator=generator).to(self.device)
+        drawn = uniform < self.x
+        drawn = drawn if self.dtype == torch.float32 else drawn.to(self.dtype)
+        return self.replace(x=drawn, binarize=None)
 
     def replace(self, **changes: Any) -> Dataset:
         """Copy with other arguments of the constructor.
@@ -197,8 +200,11 @@ class Dataset:
             >>> Dataset(torch.full((2, 3), 0.5)).replace(binarize="dynamic")
             Dataset(2 x (3,), labels=None, binarize='dynamic')
         """
-        kept = ("x", "y", "binarize", "names", "factors", "factor_names")
-        return Dataset(**{name: getattr(self, name) for name in kept} | changes)
+        stored = checks.values(changes.pop("x")) if "x" in changes else self._stored
+        kept = ("y", "binarize", "names", "factors", "factor_names")
+        new = object.__new__(Dataset)
+        new._hold(stored, **{name: getattr(self, name) for name in kept} | changes)
+        return new
 
     def __repr__(self) -> str:
         """Size, event shape, labels and binarisation."""
@@ -209,7 +215,40 @@ class Dataset:
             f"binarize={self.binarize!r})"
         )
 
-    def _draw(self, x: Tensor) -> Tensor:
+    def _hold(
+        self,
+        stored: Tensor,
+        y: Tensor | np.ndarray | None,
+        binarize: str | None,
+        names: Sequence[str] | None,
+        factors: Tensor | np.ndarray | None,
+        factor_names: Sequence[str],
+    ) -> None:
+        if binarize not in ("dynamic", None):
+            raise ValueError(
+                f'binarize: expected "dynamic" or None, got {binarize!r}: to binarise once use '
+                'Dataset(x).binarized(generator) or data.load(x, binarize="static")'
+            )
+        self._stored = stored
+        self.y = None if y is None else checks.labels(y, stored)
+        self.names = checks.names(names, self.y)
+        self.factors = None if factors is None else checks.factors(factors, factor_names, stored)
+        self.factor_names = tuple(factor_names)
+        self.binarize = binarize
+        if binarize is not None:
+            checks.probabilities(stored)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Dataset:
+        # Nothing but emptiness is checked anew: a part of 8-bit pixels may have none above 1
+        new = copy.copy(self)
+        for name in ("_stored", "y", "factors"):
+            tensor = getattr(self, name)
+            setattr(new, name, None if tensor is None else change(tensor))
+        checks.not_empty(new._stored)
+        return new
+
+    def _draw(self, stored: Tensor) -> Tensor:
+        x = as_values(stored)
         return (torch.rand_like(x) < x).to(x.dtype) if self.binarize else x
 
 

@@ -162,5 +162,5 @@ def calibration(
         inside=tuple(inside.mean(0).tolist()),
         standard_error=tuple(error.tolist()),
         data=n,
-        elements=math.prod(data.x.shape[1:]),
+        elements=math.prod(data.event_shape),
     )

@@ -106,7 +106,7 @@ def pair_densities(
     density = _crossed if _crosses(guide, data, z, parents, sites) else _repeated
     for j in range(0, total, columns):
         column = slice(j, min(j + columns, total))
-        x, y = data.x[column], None if data.y is None else data.y[column]
+        x, y = data[column].x, None if data.y is None else data.y[column]
         held = {s: value[column] for s, value in parents.items()}
         for i in range(0, n, rows):
             row = slice(i, min(i + rows, n))
@@ -134,7 +134,7 @@ def log_aggregate(
     Returns:
         (n,), float64.
     """
-    total = Total(len(next(iter(z.values()))), data.x.device)
+    total = Total(len(next(iter(z.values()))), data.device)
     for row, column, densities in pair_densities(guide, data, z):
         total.add(row, column, sum(densities.values()), -math.inf if leave_one_out else own)
     return total.log - math.log(len(data) - leave_one_out)
@@ -223,7 +223,7 @@ def _crosses(
     sites: list[str],
 ) -> bool:
     """Whether the guide gives the right densities when latents are held under an outer plate."""
-    x, y = data.x[:2], None if data.y is None else data.y[:2]
+    x, y = data[:2].x, None if data.y is None else data.y[:2]
     rows = {s: value[:3] for s, value in z.items()}
     held = {s: value[:2] for s, value in parents.items()}
     try:

@@ -32,6 +32,11 @@ def device_of(*programs: Callable, default: torch.device) -> torch.device:
     return next((p.device for p in _parameters(programs)), default)
 
 
+def dtype_of(*programs: Callable, default: torch.dtype) -> torch.dtype:
+    """The floating type of the programs' first parameter, ``default`` where there is none."""
+    return next((p.dtype for p in _parameters(programs) if p.is_floating_point()), default)
+
+
 def _parameters(programs: Iterable[Callable]) -> Iterator[nn.Parameter]:
     return (p for m in programs if isinstance(m, nn.Module) for p in m.parameters())
 
@@ -46,10 +51,9 @@ def matched(
         programs: models and guides; functions have no parameters of their own.
         device: where to put the data in place of the programs' device.
     """
-    dtypes = (p.dtype for p in _parameters(programs) if p.is_floating_point())
-    dtype = next(dtypes, data.x.dtype)
+    dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
-    return data if data.x.dtype == dtype else data.replace(x=data.x.to(dtype))
+    return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))
 
 
 def dataset_terms(

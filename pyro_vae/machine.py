@@ -1,0 +1,41 @@
+"""What of the machine a run uses."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+import torch
+
+
+def check_threads(threads: Any) -> None:
+    """Raise ``ValueError`` unless ``threads`` is None or a whole number of at least 1."""
+    if threads is not None and not (isinstance(threads, Integral) and threads >= 1):
+        raise ValueError(
+            f"threads: expected a whole number of at least 1, got {threads!r}: leave it out for "
+            "torch's choice"
+        )
+
+
+@contextlib.contextmanager
+def using_threads(threads: int | None) -> Iterator[None]:
+    """So many threads of the CPU for torch's operations, as before afterwards.
+
+    Args:
+        threads: at least 1; None leaves the number as it is.
+
+    Example:
+        >>> with using_threads(1):
+        ...     torch.get_num_threads()
+        1
+    """
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(int(threads))
+        yield
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)

@@ -1,0 +1,210 @@
+"""Minibatches from a DataLoader: the same training, checked first, and without a trace."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from pyro_vae import Trainer, guides, infer, likelihoods
+from pyro_vae.data import Dataset
+from pyro_vae.feeds import Loaded
+from pyro_vae.models import VAE
+
+X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(40) % 3
+
+
+def pair(guide=guides.BottomUp, likelihood=likelihoods.Gaussian, **options):
+    torch.manual_seed(0)
+    vae = VAE((6,), 2, likelihood=likelihood(), hidden=(8,), **options)
+    return vae, guide(vae)
+
+
+def loader(*tensors, **options):
+    options = {"batch_size": 16, "shuffle": True, **options}
+    data = TensorDataset(*tensors or (X,))
+    return DataLoader(data, generator=torch.Generator().manual_seed(5), **options)
+
+
+def fitted(programs, data, *, epochs=3, validation=None, **options):
+    trainer = Trainer(*programs, seed=0, lr=1e-2, **options)
+    return trainer.fit(data, epochs=epochs, validation=validation, progress=False)
+
+
+def rows(trainer):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
+
+
+def parameters(trainer):
+    return [p for module in trainer.modules() for p in module.parameters()]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_is_that_of_a_loop_over_the_same_loader(workers):
+    trainer = fitted(pair(), loader(num_workers=workers), engine="eager")
+    programs, batches = pair(), loader()
+    optimizer = lambda parameters: torch.optim.Adam(parameters, lr=1e-2, fused=True)  # noqa: E731
+    svi = infer.SVI(*programs, optimizer, infer.TraceELBO("mean"))
+    torch.manual_seed(0)
+    objectives = []
+    for _ in range(3):
+        losses = [(len(x), float(svi.step(x))) for (x,) in batches]
+        objectives.append(-sum(n * loss for n, loss in losses) / len(X))
+    for one, other in zip(parameters(trainer), svi.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert trainer.history.column("objective") == pytest.approx(objectives, rel=1e-6)
+    assert trainer.step == 9
+
+
+@pytest.mark.parametrize(("options", "steps", "n"), [({}, 6, 40), ({"drop_last": True}, 5, 35)])
+def test_the_history_is_per_datum_in_batches_of_any_size(options, steps, n):
+    vae, guide = pair(guides.Delta)
+    trainer = Trainer(vae, guide, beta=0.0, lr=1e-12, seed=0)
+    trainer.fit(loader(batch_size=7, shuffle=False, **options), epochs=1, progress=False)
+    with torch.no_grad():
+        exact = vae.likelihood(vae.decoder(guide.encode(X).mean["z1"])).log_prob(X).sum(-1)
+    assert trainer.step == steps
+    expected = pytest.approx(float(exact[:n].mean()), rel=1e-5)
+    assert trainer.history[0]["reconstruction"] == trainer.history[0]["objective"] == expected
+
+
+def test_the_trainers_seed_orders_a_loader_without_generator():
+    def run(seed):
+        torch.manual_seed(seed)
+        return rows(fitted(pair(), DataLoader(TensorDataset(X), batch_size=16, shuffle=True)))
+
+    assert run(1) == run(2)
+
+
+def test_a_second_fit_goes_on():
+    batches = loader(shuffle=False)
+    trainer = fitted(pair(), batches, epochs=1)
+    again = fitted(pair(), loader(shuffle=False), epochs=2)
+    trainer.fit(batches, epochs=1, progress=False)
+    assert rows(trainer) == rows(again)
+
+
+def test_labels_and_datasets_of_this_library():
+    vae, guide = pair(condition=3)
+    dataset = DataLoader(Dataset(X, Y), batch_size=16, generator=torch.Generator())
+    trainer = fitted((vae, guide), dataset)
+    other = fitted(pair(condition=3), loader(X, Y, shuffle=False))
+    assert rows(trainer) == rows(other)
+
+
+def test_8_bit_pixels_are_divided_on_the_way():
+    pixels = torch.randint(256, (40, 6), dtype=torch.uint8)
+    likelihood = likelihoods.ContinuousBernoulli
+    found = fitted(pair(likelihood=likelihood), loader(pixels, shuffle=False))
+    expected = fitted(pair(likelihood=likelihood), loader(Dataset(pixels).x, shuffle=False))
+    assert rows(found) == rows(expected)
+    x, y = next(iter(Loaded(loader(pixels), torch.device("cpu"), torch.float64)))
+    assert x.dtype == torch.float64 and y is None
+
+
+def test_validation_by_a_loader_is_the_bound_of_its_data_and_disturbs_nothing():
+    plain = fitted(pair(guides.Delta), X)
+    found = fitted(pair(guides.Delta), X, validation=loader(X[:25], batch_size=10))
+    expected = fitted(pair(guides.Delta), X, validation=X[:25])
+    for one, other in zip(parameters(found), parameters(plain), strict=True):
+        assert torch.equal(one, other)
+    for row, exact in zip(rows(found), rows(expected), strict=True):
+        assert row["validation"]["elbo_se"] == pytest.approx(exact["validation"]["elbo_se"])
+        assert row["validation"]["objective"] == pytest.approx(exact["validation"]["objective"])
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_validation_changes_neither_buffers_nor_random_numbers(engine):
+    grey = Dataset(X.sigmoid(), binarize="dynamic")
+
+    def run(validation):
+        programs = pair(likelihood=likelihoods.Bernoulli, norm=nn.BatchNorm1d)
+        return fitted(programs, grey, validation=validation, engine=engine, epochs=5)
+
+    plain, validated = run(None), run(loader((X > 0).float()))
+    for one, other in zip(plain.modules(), validated.modules(), strict=True):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+        assert one.training and other.training
+
+
+class _Stream(IterableDataset):
+    def __iter__(self):
+        return iter(X)
+
+
+class _Counted(_Stream):
+    def __len__(self):
+        return len(X)
+
+
+def test_a_stream_that_tells_its_length_is_enough():
+    stream = DataLoader(_Counted(), batch_size=16, generator=torch.Generator())
+    trainer = fitted(pair(), stream)
+    assert rows(trainer) == rows(fitted(pair(), loader(shuffle=False)))
+
+
+def batches_of(make):
+    return DataLoader(list(X), batch_size=8, collate_fn=lambda items: make(torch.stack(items)))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (batches_of(lambda x: {"image": x, "label": x}), TypeError, "dict of 'image', 'label'"),
+        (batches_of(lambda x: (x, x, x)), TypeError, "got tuple of Tensor, Tensor, Tensor"),
+        (batches_of(lambda x: (x, "a")), TypeError, "got tuple of Tensor, str"),
+        (batches_of(lambda x: x.numpy()), TypeError, "got ndarray"),
+        (batches_of(lambda x: x[:, :5]), ValueError, "site 'x': expected shape (n, 6)"),
+        (batches_of(lambda x: x / 0), ValueError, "expected finite values"),
+        (batches_of(lambda x: (x, x)), ValueError, "y: expected shape (8,)"),
+        (DataLoader(_Stream(), batch_size=8), ValueError, "_Stream without length"),
+        (loader(batch_size=64, drop_last=True), ValueError, "at least one batch"),
+        (DataLoader(list(X), batch_size=None), ValueError, "expected shape (n, *event)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["data", "validation"])
+def test_a_bad_loader_is_an_error_before_the_first_step(data, error, message, name):
+    trainer = Trainer(*pair(), seed=0)
+    state = torch.get_rng_state()
+    with pytest.raises(error, match=f"{name}: .*" + re.escape(message)):
+        trainer.fit(**{"data": X, name: data}, epochs=1, progress=False)
+    assert trainer.step == 0 and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("pinned", [True, False])
+def test_batches_arrive_on_the_gpu_in_order_and_whole(pinned):
+    x = torch.as_tensor(np.arange(3_000_000, dtype=np.float32).reshape(300, -1))
+    feed = Loaded(
+        loader(x, torch.arange(300), shuffle=False, batch_size=7, pin_memory=pinned),
+        torch.device("cuda"),
+        torch.float32,
+    )
+    assert len(feed.data) == 7
+    for _ in range(2):
+        found = [(part.clone(), y) for part, y in feed]
+        assert torch.equal(torch.cat([part for part, _ in found]).cpu(), x)
+        assert torch.equal(torch.cat([y for _, y in found]).cpu(), torch.arange(300))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_gpu():
+    class Watch:
+        """From the second step of an epoch on, since reading its totals waits, once."""
+
+        def on_step_end(self, trainer, **kwargs):
+            torch.cuda.set_sync_debug_mode("default" if trainer.step % 5 == 0 else "error")
+
+    pixels = torch.randint(256, (40, 6), dtype=torch.uint8)
+    vae, guide = pair(likelihood=likelihoods.Bernoulli)
+    trainer = Trainer(vae, guide, device="cuda", clip_norm=1.0, engine="eager", seed=0)
+    data = Dataset(pixels, binarize="dynamic")
+    try:
+        trainer.fit(data, epochs=3, batch_size=8, callbacks=[Watch()], progress=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.step == 15
