@@ -1,5 +1,7 @@
 """Pictures of hierarchies, compared with the numbers that they show."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -212,4 +214,4 @@ def test_small_components_have_short_numbers():
     labels = [t for t in figure.axes[0].get_xticklabels() if t.get_text()]
     boxes = [t.get_window_extent() for t in labels]
     assert len(boxes) > 2
-    assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False))
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
