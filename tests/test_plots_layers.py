@@ -1,5 +1,7 @@
 """Pictures of hierarchies, compared with the numbers that they show."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
@@ -9,6 +11,7 @@ import torch
 from pyro_vae import handlers, plots
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
+from pyro_vae.plots.layers import projections
 
 
 def rows(epochs=4, **changes):
@@ -202,3 +205,13 @@ def test_modes_stay():
 def test_bad_arguments(layer, options, message):
     with pytest.raises(ValueError, match=message):
         plots.layer_samples(Chain().vae, layer, **options)
+
+
+def test_small_components_have_short_numbers():
+    points = torch.linspace(-0.0012, 0.0015, 50)[:, None] * torch.tensor([1.0, 0.3])
+    figure = projections({"z1": points}, {"z1": torch.tensor([0.9, 0.1])}, None)
+    figure.canvas.draw()
+    labels = [t for t in figure.axes[0].get_xticklabels() if t.get_text()]
+    boxes = [t.get_window_extent() for t in labels]
+    assert len(boxes) > 2
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))

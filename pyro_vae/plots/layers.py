@@ -160,6 +160,8 @@ def projections(
         values = None if y is None else y.cpu().numpy()
         draw_points(ax, projection.cpu().numpy(), values, names, legend=last)
         ax.set_title(site)
+        # Long numbers on one axis would run into each other
+        ax.ticklabel_format(scilimits=(-2, 3))
         for axis, component in ((ax.xaxis, 0), (ax.yaxis, 1)):
             share = float(shares[site][component]) if len(shares[site]) > component else 0.0
             axis.set_label_text(f"component {component + 1} ({share:.0%})")
