@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .infer import ELBOTerms
 
 
+_ROWS = 5
+
+
 class History(list[dict[str, Any]]):
     """A list of JSON-able dicts, one per epoch, in nats per datum.
 
@@ -48,6 +51,22 @@ class History(list[dict[str, Any]]):
         from . import plots
 
         return plots.history(self)
+
+    def _repr_html_(self) -> str:
+        """The last epochs as a table, for notebooks; in text a history is the list that it is."""
+        from .diagnostics.tables import html_table, number
+
+        last = self[-_ROWS:]
+        kl = dict.fromkeys(f"kl.{site}" for row in last for site in row.get("kl", ()))
+        keys = ["elbo", "objective", "reconstruction", *kl, "validation.elbo", "seconds"]
+        keys = [key for key in keys if any(lookup(row, key) is not None for row in last)]
+        rows = [
+            [str(row.get("epoch", "")), str(row.get("guide", ""))]
+            + ["" if (v := lookup(row, key)) is None else number(v) for key in keys]
+            for row in last
+        ]
+        caption = f"last {len(last)} of {len(self)} epochs, nats per datum"
+        return html_table(caption, ["epoch", "guide", *keys], rows)
 
     def to_json(self) -> str:
         """The rows as JSON text."""

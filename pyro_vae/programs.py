@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -137,6 +138,10 @@ class Program(Recorded, nn.Module):
         """Register this instance's parameters with Pyro, then run the program."""
         register(self)
         return super().__call__(*args, **kwargs)
+
+    def _repr_html_(self) -> str:
+        """What ``print`` shows, for notebooks."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
     def _count(self) -> str:
         total = sum(p.numel() for p in self.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
@@ -388,3 +389,8 @@ class Trainer(Recorded):
             f"Trainer after {len(self.history)} epochs, {self.step} steps{last}\n"
             f"{self.model!r}\n{self.guide!r}"
         )
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks, and the last epochs."""
+        last = self.history._repr_html_() if self.history else ""
+        return f"<pre>{html.escape(repr(self))}</pre>{last}"
