@@ -238,7 +238,9 @@ class PredictSigma(Callback):
     """Switch to sigma(z) once one sigma has been learnt: ``vae.likelihood.predict_sigma()``.
 
     The bound is unchanged at the switch; the parameters that train from then on are printed, and
-    kept in ``phase``.
+    kept in ``phase``. Where elements hardly vary, such as the border of an image, sigma(z) becomes
+    so small that the mean cannot follow at the learning rate of the first phase: train sigma(z)
+    alone to the end, or assign a small ``trainer.lr`` before all train again.
 
     Source: "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin, Roberts,
     Trigoni, Clark (2019), for the two phases.

@@ -173,7 +173,10 @@ def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Tr
     system, epochs = SYSTEMS[key["system"]], args.epochs
     hooks = []
     if system.two_phases:
-        hooks.append(callbacks.PredictSigma(max(1, epochs // 2), alone=epochs // 4))
+        # All together again, at this learning rate, diverges: where pixels are constant sigma(z)
+        # is so small that a step of the mean costs thousands of nats
+        first = max(1, 3 * epochs // 4)
+        hooks.append(callbacks.PredictSigma(first, alone=epochs - first))
     return trained(
         path,
         functools.partial(
