@@ -44,7 +44,9 @@ RANGES = {
     "NaN": lambda u: u / u.round(),
 }
 WIDTHS = st.integers(1, 5)
-LATENTS = st.one_of(st.integers(1, 4), st.tuples(WIDTHS, WIDTHS), st.tuples(WIDTHS, WIDTHS, WIDTHS))
+LATENTS = st.one_of(
+    st.integers(1, 4), st.tuples(WIDTHS, WIDTHS), st.tuples(WIDTHS, WIDTHS, WIDTHS)
+)
 HIDDEN = st.one_of(
     st.none(), st.just(()), st.integers(1, 8), st.lists(st.integers(1, 8), min_size=1, max_size=3)
 )
