@@ -61,6 +61,7 @@ LIKELIHOODS = {
     },
 }
 GUIDES = [guides.BottomUp, guides.Ladder, guides.FullCovariance, guides.Flow, guides.Delta]
+LABELS = [None, None, None, "classes", "classes", "negative", "float"]
 NORMS = [None, None, nn.BatchNorm1d, nn.LayerNorm]
 
 
@@ -71,7 +72,7 @@ def cases(draw):
         "dtype": draw(st.sampled_from(DTYPES)),
         "values": draw(st.sampled_from(sorted(RANGES))),
         "n": draw(st.integers(1, 6)),
-        "labels": draw(st.sampled_from([None, "classes", "negative", "float"])),
+        "labels": draw(st.sampled_from(LABELS)),
         "condition": draw(st.sampled_from([0, 0, 0, 3])),
         "binarize": draw(st.sampled_from([None, None, "dynamic"])),
         "latents": draw(LATENTS),
