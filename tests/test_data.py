@@ -761,7 +761,7 @@ def test_broken_images_are_all_named(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "3.jpg").write_text("no image")
     save((pictures(1, 4, 4)[0] * 200.0).astype(np.uint16), tmp_path / "4.png")
-    with pytest.raises(ValueError, match=r"images: .* got 3 that it does not") as raised:
+    with pytest.raises(ValueError, match=r"images: .* got 3 others") as raised:
         load(tmp_path)
     for name in ("1.png", "3.jpg", "4.png", "more than 8 bits"):
         assert name in str(raised.value)

@@ -14,8 +14,9 @@ def tensor(value: Any, argument: str) -> Tensor:
     """A tensor of real numbers, detached; arrays are copied."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         # a copy in native byte order: torch takes neither swapped nor negative-stride nor
-        # read-only arrays
-        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+        # read-only arrays, and nothing more precise than double
+        dtype = np.float64 if value.dtype.char == "g" else value.dtype.newbyteorder("=")
+        value = torch.from_numpy(np.array(value, dtype=dtype))
     if not isinstance(value, Tensor) or value.is_complex():
         kind = type(value).__name__ + (f" of {value.dtype}" if hasattr(value, "dtype") else "")
         raise TypeError(

@@ -50,7 +50,11 @@ def load(
             without, or with ``train`` and ``test`` in it), of an ``.npy`` file, or of an ``.npz``
             file with x[, y] or x_train, x_test[, y_train, y_test]; or a tensor, an array or a
             ``Dataset`` of shape (n, *event). 8-bit pixels become k / 255. Labels without names
-            name their classes "0", "1", ...
+            name their classes "0", "1", ... Of a folder, files that are no images by their name
+            are left out; images of any colours are read, upright and without transparency;
+            broken, empty and animated ones, grey ones of more than 8 bits, and those of more
+            pixels than Pillow takes for safe are refused by name. Files of arrays are read without
+            unpickling, and refused where they are shorter than their header says.
         binarize: ``"dynamic"`` binarises the training set afresh in each batch and the test set
             once, so that evaluation is repeatable (the protocol of Sonderby et al., 2016);
             ``"static"`` binarises both once, the test set as under ``"dynamic"``; None keeps the
@@ -161,9 +165,11 @@ def _find(
     if path.suffix in (".npy", ".npz") and path.is_file():
         return path.name, partial(sources.read_file, path)
     if path.is_file():
+        table = path.suffix.lower() in (".csv", ".tsv", ".txt")
+        advice = "read the table with numpy.loadtxt and " if table else ""
         raise ValueError(
             f"source: expected an .npy or .npz file or a folder of images, got {path}: "
-            "save the array with numpy.save, or name the folder"
+            f"{advice}save the array with numpy.save, or name the folder"
         )
     if isinstance(source, Path) or path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(

@@ -6,10 +6,12 @@ those options of ``load`` that it needs.
 
 from __future__ import annotations
 
+import math
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from .sprites import shapes
 Splits = tuple[Dataset, Dataset | None]
 OMNIGLOT_SIZE = (28, 28)
 DIGITS_TEST = 360
+# Bytes that one byte of a deflated file can stand for
+_MOST_DEFLATED = 1032
 
 
 def read_digits() -> Splits:
@@ -175,7 +179,11 @@ def _images_in(folder: Path, *, recursive: bool) -> list[Path]:
 
     found = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(
-        p for p in found if p.is_file() and not p.name.startswith(".") and is_image_file(p.name)
+        p
+        for p in found
+        if p.is_file()
+        and not p.name.startswith(".")
+        and (is_image_file(p.name) or p.suffix.lower() == ".gif")
     )
 
 
@@ -183,6 +191,11 @@ def read_images(
     paths: Sequence[Path], *, size: int | tuple[int, ...] | None, grey: bool
 ) -> torch.Tensor:
     """Read images as 8-bit pixels, upright, without transparency, all of one size.
+
+    Palettes, CMYK, grey, black and white become red, green and blue (or grey); an alpha channel
+    is dropped, and the orientation of a camera (EXIF) applied. Refused, since a part of them
+    would be lost: animations, and grey pixels of more than 8 bits. Refused unread: images of more
+    than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, which are made to fill a memory.
 
     Args:
         paths: n image files.
@@ -194,7 +207,7 @@ def read_images(
         ``uint8``, shape (n, 1 or 3, h, w).
 
     Raises:
-        ValueError: files that are no image or not of 8 bits, all of them named.
+        ValueError: files that are no image, broken or refused, the first five of them named.
     """
     if isinstance(size, int):
         size = (size, size)
@@ -210,8 +223,8 @@ def read_images(
     for path in paths:
         try:
             image = _read_image(path, "L" if grey else "RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            broken.append(f"{path} ({error})")
+        except Exception as error:  # whatever a broken file provokes in a decoder
+            broken.append(f"{path} ({str(error) or type(error).__name__})")
             continue
         if size is None:
             size = (image.height, image.width)
@@ -222,14 +235,20 @@ def read_images(
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         raise ValueError(
-            f"images: expected files that Pillow reads, got {len(broken)} that it does not: "
+            f"images: expected whole files of one picture each, got {len(broken)} others: "
             f"{', '.join(broken[:5])}{more}: remove or replace them"
         )
     return torch.from_numpy(np.stack(pixels))
 
 
 def _read_image(path: Path, mode: str) -> Image.Image:
-    with Image.open(path) as opened:
+    with warnings.catch_warnings():
+        # A large image is a warning of Pillow's, and an error from twice the size on
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        opened = Image.open(path)
+    with opened:
+        if (frames := getattr(opened, "n_frames", 1)) > 1:
+            raise ValueError(f"an animation of {frames} frames; save those you want one by one")
         image = ImageOps.exif_transpose(opened)
         if image.mode[0] in "IF":
             raise ValueError(
@@ -244,16 +263,11 @@ def _read_image(path: Path, mode: str) -> Image.Image:
 def read_file(path: Path) -> Splits:
     """An array from ``.npy``; x[, y] or x_train, x_test[, y_train, y_test] from ``.npz``."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"x": loaded}
-        else:
-            with loaded:
-                arrays = dict(loaded)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = _arrays(path)
+    except Exception as error:  # whatever a broken file provokes in the readers
         raise ValueError(
-            f"{path}: expected numeric arrays written by numpy.save or numpy.savez, got: {error} "
-            "Objects are never unpickled; save plain arrays"
+            f"{path}: expected numeric arrays written by numpy.save or numpy.savez, got: "
+            f"{str(error) or type(error).__name__}. Objects are never unpickled; save plain arrays"
         ) from error
     suffixes = {"x": ("",), "x_train": ("_train", "_test")}
     parts = next((parts for key, parts in suffixes.items() if key in arrays), ())
@@ -266,3 +280,34 @@ def read_file(path: Path) -> Splits:
         )
     train, *test = (Dataset(arrays[f"x{part}"], arrays.get(f"y{part}")) for part in parts)
     return train, test[0] if test else None
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return {"x": _array(file, path.stat().st_size)}
+    with zipfile.ZipFile(path) as archive:
+        found = {}
+        for entry in archive.infolist():
+            if entry.file_size > _MOST_DEFLATED * entry.compress_size + _MOST_DEFLATED:
+                raise ValueError(f"{entry.filename} claims {entry.file_size} bytes")
+            with archive.open(entry) as file:
+                found[entry.filename.removesuffix(".npy")] = _array(file, entry.file_size)
+    return found
+
+
+def _array(file: IO[bytes], size: int) -> np.ndarray:
+    """An array of a file of so many bytes, which is asked before memory is."""
+    version = np.lib.format.read_magic(file)
+    # Later versions are for names of fields, which no plain array has
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in headers:
+        raise ValueError(f"an array in version {version} of the format")
+    shape, _, dtype = headers[version](file)
+    if math.prod(shape) * dtype.itemsize > size - file.tell():
+        raise ValueError(f"a header for {shape} values of {dtype}, and {size} bytes in all")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)

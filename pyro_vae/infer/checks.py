@@ -16,6 +16,7 @@ from .traces import (
     label_arguments,
     latent_sites,
     measuring,
+    naming_overflow,
     observed_sites,
     per_datum,
     point_masses,
@@ -95,6 +96,7 @@ def check_pair(
         ValueError: a latent missing in the guide or unknown to the model, unequal shapes, a site
             outside the data plate, no observed site, data outside the likelihood's range, a model
             that needs labels without them.
+        FloatingPointError: a distribution whose parameters are NaN or infinite for these data.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -108,9 +110,11 @@ def check_pair(
     n = len(x)
     with measuring(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model_trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+        with naming_overflow():
+            model_trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
         try:
-            guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+            with naming_overflow():
+                guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         except Exception as error:
             if isinstance(guide, Guide) and guide.model is not getattr(model, "program", model):
                 raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,12 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from ..programs import evaluating, innermost, is_latent
+
+# What torch says about parameters outside their range
+_REFUSED = re.compile(
+    r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
+)
+_NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
 def accepts_labels(program: Callable) -> bool:
@@ -38,12 +45,29 @@ def trace_pair(
 
     Raises:
         ValueError: latent sites of one that the other does not have.
+        FloatingPointError: a distribution whose parameters are NaN or infinite.
     """
-    guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
-    replayed = poutine.replay(model, trace=guide_trace)
-    model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
+    with naming_overflow():
+        guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
     check_sites(latent_sites(model_trace), latent_sites(guide_trace))
     return model_trace, guide_trace
+
+
+@contextlib.contextmanager
+def naming_overflow() -> Iterator[None]:
+    """A distribution of NaN or infinite parameters is an overflow, with something to do about."""
+    try:
+        yield
+    except ValueError as error:
+        found = _REFUSED.match(str(error))
+        if found is None or not _NOT_FINITE.search(str(error)):
+            raise
+        raise FloatingPointError(
+            f"{found['parameter']} of a {found['distribution']} became NaN or infinite: rescale "
+            "data of very large values, lower lr, set clip_norm, or bound the scales"
+        ) from error
 
 
 def check_sites(in_model: list[str], in_guide: list[str]) -> None:
