@@ -29,6 +29,7 @@ from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
 from .loop import Loop
 from .machine import check_threads, using_threads
+from .precision import Precision, PrecisionName, as_precision
 from .programs import training
 from .recorded import Recorded
 from .schedules import Schedule
@@ -57,6 +58,8 @@ class Trainer(Recorded):
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
             eager, is recorded once a run turns out to be long. Default: "graph" for modules,
             "eager" for plain functions.
+        precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
+            in bfloat16, with parameters, densities, KL terms and codebooks in float32.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
             None draws from torch's global stream.
         device: move model, guide and data there; default: leave the pair where it is.
@@ -87,6 +90,7 @@ class Trainer(Recorded):
         elbo: Literal["trace", "analytic"] | Estimator = "trace",
         clip_norm: float | None = None,
         engine: Engine | None = None,
+        precision: PrecisionName | Precision = "float32",
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -97,7 +101,8 @@ class Trainer(Recorded):
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
         self.engine, self.step, self._fitting = engine, 0, False
-        self.elbo = elbo
+        as_precision(precision)
+        self.elbo, self.precision = elbo, precision
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
             module.to(self.device)
@@ -240,6 +245,8 @@ class Trainer(Recorded):
             # After the guide, which may hold conditionals of the model
             stack.enter_context(self._freezing.holding(self.model))
             annealing, points = self._make_svi(feed.data, len(feed))
+            x, y = _first(feed.data)
+            stack.enter_context(as_precision(self.precision).on(*pair, x, y))
             bar = stack.enter_context(
                 tqdm(total=epochs * len(feed), unit="step", disable=not progress)
             )
@@ -312,6 +319,7 @@ class Trainer(Recorded):
                     "elbo": self.elbo,
                     "clip_norm": self.clip_norm,
                     "engine": self.engine,
+                    "precision": self.precision,
                     "seed": self.seed,
                 },
                 "history": list(self.history),
@@ -336,7 +344,7 @@ class Trainer(Recorded):
         return [p for module in self.modules() for p in module.parameters()]
 
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
-        x, y = seen_values(data[:2]), None if data.y is None else data.y[:2]
+        x, y = _first(data)
         summary = check_pair(self.model, self.guide, x, y=y)
         self._keep_moments()
         # Made anew, because a mapping may have been changed in place since the last run
@@ -388,3 +396,8 @@ class Trainer(Recorded):
             f"Trainer after {len(self.history)} epochs, {self.step} steps{last}\n"
             f"{self.model!r}\n{self.guide!r}"
         )
+
+
+def _first(data: Dataset) -> tuple[Tensor, Tensor | None]:
+    """The first data, with which a pair is tried."""
+    return seen_values(data[:2]), None if data.y is None else data.y[:2]

@@ -142,6 +142,7 @@ def _trainer(
         lr=args.lr,
         elbo=args.elbo,
         clip_norm=args.clip_norm,
+        precision=args.precision,
         seed=args.seed,
         device=args.device,
     )

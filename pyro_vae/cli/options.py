@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from .. import data, experiments, guides, likelihoods
+from ..precision import PRECISIONS
 from . import values
 from .messages import kebab
 
@@ -340,6 +341,12 @@ def _add_training(parser: _Parser) -> None:
         **_choice({name: name for name in ("trace", "analytic")}),
         default="trace",
         help="KL by sampling, or in closed form where that is right (default: trace)",
+    )
+    group.add_argument(
+        "--precision",
+        **_choice({name: name for name in PRECISIONS}),
+        default="float32",
+        help="of the networks; densities stay in float32 (default: float32)",
     )
 
 
