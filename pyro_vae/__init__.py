@@ -12,6 +12,7 @@ from . import (
     models,
     plots,
     priors,
+    ranks,
     regularizers,
     schedules,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "models",
     "plots",
     "priors",
+    "ranks",
     "regularizers",
     "save",
     "schedules",

@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader
 from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
+from . import ranks
 from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
+from .distributed import Parallel, synchronised
 from .feeds import Loaded, Resident, check_source, source
 from .freezing import Freezing
 from .history import History
@@ -201,6 +203,10 @@ class Trainer(Recorded):
         Everything is checked before the first step. Ctrl-C ends the run at once and leaves a
         usable trainer, with a row in the history for the part of the epoch that was trained.
 
+        Within ``ranks.joined()``, in processes that ``torchrun`` started, all train as one: each
+        takes its part of every minibatch, the programs run eagerly, and the steps are those of
+        one process with the whole minibatch, up to random draws.
+
         Args:
             data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y), which lie on the
                 device; or, for data that do not fit there, a ``torch.utils.data.DataLoader`` of
@@ -240,6 +246,10 @@ class Trainer(Recorded):
                 with torch.random.fork_rng(devices=[]):
                     check_source(validation, "validation", self.model)
             feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
+            if ranks.size() > 1:
+                self._check_parallel(data, batch_size)
+            ranks.diverge()
+            stack.enter_context(synchronised(*pair))
             for module in self.modules():
                 stack.enter_context(training(module))
             # After the guide, which may hold conditionals of the model
@@ -248,7 +258,9 @@ class Trainer(Recorded):
             x, y = _first(feed.data)
             stack.enter_context(as_precision(self.precision).on(*pair, x, y))
             bar = stack.enter_context(
-                tqdm(total=epochs * len(feed), unit="step", disable=not progress)
+                tqdm(
+                    total=epochs * len(feed), unit="step", disable=not progress or ranks.rank() > 0
+                )
             )
             stack.enter_context(self._in_fit())
             loop = Loop(
@@ -263,6 +275,16 @@ class Trainer(Recorded):
             )
             loop.run(epochs)
         return self
+
+    def _check_parallel(self, data: Dataset | Loaded, batch_size: int) -> None:
+        if isinstance(data, Loaded):
+            raise TypeError(
+                "data: expected a Dataset, of which each process takes a part, got a DataLoader: "
+                "train with it in one process"
+            )
+        if len(self.modules()) < 2:
+            raise TypeError("a run of several processes expects modules, got plain functions")
+        ranks.check_batches(len(data), batch_size)
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""
@@ -353,11 +375,14 @@ class Trainer(Recorded):
         annealing.start(x.device)
         annealing.set(self.step, steps_per_epoch)
         self._running = self._under_engine()
+        estimator = self.elbo
+        if ranks.size() > 1:
+            estimator = self._running = Parallel(self.elbo)
         self._svi = SVI(
             annealing.scale(self.model),
             annealing.scale(self.guide),
             self._build_optimizer,
-            self.elbo,
+            estimator,
             clip_norm=self.clip_norm,
             engine=self._running,
         )

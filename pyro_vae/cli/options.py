@@ -69,6 +69,7 @@ examples:
   a hierarchy z1, z2, z3   pyro-vae train --latents 32,16,8
   a conditional VAE        pyro-vae train --conditional
   a Skip-VAE               pyro-vae train --latents 16,8 --skip
+  on 4 GPUs                torchrun --nproc-per-node 4 -m pyro_vae train --device cuda
   grey pixels              pyro-vae train --likelihood continuous-bernoulli
   17 levels of grey        pyro-vae train --likelihood categorical --levels 17
   a table of numbers       pyro-vae train --data table.npy --likelihood gaussian"""
