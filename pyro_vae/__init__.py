@@ -13,6 +13,7 @@ from . import (
     notebook,
     plots,
     priors,
+    ranks,
     regularizers,
     schedules,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "notebook",
     "plots",
     "priors",
+    "ranks",
     "regularizers",
     "save",
     "schedules",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.functional import embedding
 
+from . import ranks
 from .networks import is_whole
 from .recorded import Recorded
 
@@ -158,8 +159,8 @@ class Codebook(_AtLeastSingle):
         if get_proxy_mode() is not None:
             raise RuntimeError("the codebook takes its first codes from this batch")
         with torch.autocast(z.device.type, enabled=False):
-            z = z.reshape(-1, self.code_dim).to(self.weight.dtype)
-            self._start(*self.initializer(z, self.codes))
+            z = ranks.gathered(z.reshape(-1, self.code_dim).to(self.weight.dtype))
+            self._start(*map(ranks.same, self.initializer(z, self.codes)))
         self.initialized = True
 
     def _start(self, centres: Tensor, counts: Tensor) -> None:
@@ -304,17 +305,17 @@ class MovingAverage(Codebook):
             index = index.reshape(-1)
             hits = torch.zeros_like(self.counts).index_add(0, index, torch.ones_like(z[:, 0]))
             sums = torch.zeros_like(self.sums).index_add(0, index, z)
-            self.counts.mul_(self.decay).add_(hits, alpha=1 - self.decay)
-            self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+            self.counts.mul_(self.decay).add_(ranks.total(hits), alpha=1 - self.decay)
+            self.sums.mul_(self.decay).add_(ranks.total(sums), alpha=1 - self.decay)
             total = self.counts.sum()
             smoothed = (self.counts + self.eps) * total / (total + self.codes * self.eps)
             self.weight.copy_(self.sums / smoothed.unsqueeze(-1))
             if self.revive:
-                self._revive(z, self.revive * len(z) / self.codes)
+                self._revive(z, self.revive * ranks.count(z) / self.codes)
 
-    def _revive(self, z: Tensor, least: float) -> None:
+    def _revive(self, z: Tensor, least: float | Tensor) -> None:
         dead = self.counts < least
-        drawn = z[torch.randint(len(z), (self.codes,), device=z.device)]
+        drawn = ranks.same(z[torch.randint(len(z), (self.codes,), device=z.device)])
         self.counts.clamp_(min=least)
         for tensor, revived in ((self.weight, drawn), (self.sums, drawn * least)):
             tensor.copy_(torch.where(dead.unsqueeze(-1), revived, tensor))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from . import ranks
 from .data import Dataset
 from .data.checks import as_values
 from .infer.checks import check_data
@@ -23,6 +24,8 @@ _CHECKED_AT_ONCE = 10_000
 
 class Resident:
     """Minibatches of data that lie on the device, in a new random order each epoch.
+
+    In a run of several processes each gets its part of every minibatch.
 
     Args:
         data: n data.
@@ -43,8 +46,8 @@ class Resident:
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
-        order = torch.randperm(self.count, device=self.data.device)
-        return (self.data.batch(rows) for rows in order.split(self.batch_size))
+        order = ranks.same(torch.randperm(self.count, device=self.data.device))
+        return (self.data.batch(ranks.part(rows)) for rows in order.split(self.batch_size))
 
 
 class Loaded:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from . import ranks
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -108,6 +110,12 @@ class Totals:
         self._sites = tuple(terms.kl)
         parts = (terms.reconstruction, *terms.kl.values())
         self._steps.append(torch.stack([-loss, *(part.sum() for part in parts)]))
+
+    def combine(self) -> None:
+        """Add up the steps of all processes of the run."""
+        if self._steps:
+            self._steps = list(ranks.total(torch.stack(self._steps)))
+            self.count = int(ranks.total(torch.tensor(self.count, device=self._steps[0].device)))
 
     def means(self) -> dict[str, Any]:
         """The four quantities of a history row, per datum.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from . import measurements
+from . import measurements, ranks
 from .annealing import Annealing
 from .data import Dataset
 from .feeds import Loaded, Resident
@@ -62,6 +62,7 @@ class Loop:
             for _ in range(epochs):
                 row = self._epoch()
                 self._measure(row)
+                row.update(ranks.agreed(row))
                 self._call("on_epoch_end", row=row)
                 if self.trainer.stopping:
                     break
@@ -95,6 +96,7 @@ class Loop:
                 if not self.bar.disable and time.perf_counter() - shown > _REFRESH_SECONDS:
                     shown = time.perf_counter()
                     self._show(row["epoch"], totals.means()["elbo"])
+            totals.combine()
             finished = True
         except KeyboardInterrupt:
             row["interrupted"] = True

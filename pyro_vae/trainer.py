@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader
 from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
+from . import ranks
 from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
+from .distributed import Parallel, synchronised
 from .feeds import Loaded, Resident, check_source, source
 from .freezing import Freezing
 from .history import History
@@ -30,6 +32,7 @@ from .infer.optimizers import check_optimizer, fused, recordable
 from .infer.svi import Engine, running
 from .loop import Loop
 from .machine import check_threads, using_threads
+from .precision import Precision, PrecisionName, as_precision
 from .programs import training
 from .recorded import Recorded
 from .schedules import Schedule
@@ -58,6 +61,8 @@ class Trainer(Recorded):
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
             eager, is recorded once a run turns out to be long. Default: "graph" for modules,
             "eager" for plain functions.
+        precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
+            in bfloat16, with parameters, densities, KL terms and codebooks in float32.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
             None draws from torch's global stream.
         device: move model, guide and data there; default: leave the pair where it is.
@@ -88,6 +93,7 @@ class Trainer(Recorded):
         elbo: Literal["trace", "analytic"] | Estimator = "trace",
         clip_norm: float | None = None,
         engine: Engine | None = None,
+        precision: PrecisionName | Precision = "float32",
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -98,7 +104,8 @@ class Trainer(Recorded):
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
         self.engine, self.step, self._fitting = engine, 0, False
-        self.elbo = elbo
+        as_precision(precision)
+        self.elbo, self.precision = elbo, precision
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
             module.to(self.device)
@@ -197,6 +204,10 @@ class Trainer(Recorded):
         Everything is checked before the first step. Ctrl-C ends the run at once and leaves a
         usable trainer, with a row in the history for the part of the epoch that was trained.
 
+        Within ``ranks.joined()``, in processes that ``torchrun`` started, all train as one: each
+        takes its part of every minibatch, the programs run eagerly, and the steps are those of
+        one process with the whole minibatch, up to random draws.
+
         Args:
             data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y), which lie on the
                 device; or, for data that do not fit there, a ``torch.utils.data.DataLoader`` of
@@ -236,13 +247,21 @@ class Trainer(Recorded):
                 with torch.random.fork_rng(devices=[]):
                     check_source(validation, "validation", self.model)
             feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
+            if ranks.size() > 1:
+                self._check_parallel(data, batch_size)
+            ranks.diverge()
+            stack.enter_context(synchronised(*pair))
             for module in self.modules():
                 stack.enter_context(training(module))
             # After the guide, which may hold conditionals of the model
             stack.enter_context(self._freezing.holding(self.model))
             annealing, points = self._make_svi(feed.data, len(feed))
+            x, y = _first(feed.data)
+            stack.enter_context(as_precision(self.precision).on(*pair, x, y))
             bar = stack.enter_context(
-                tqdm(total=epochs * len(feed), unit="step", disable=not progress)
+                tqdm(
+                    total=epochs * len(feed), unit="step", disable=not progress or ranks.rank() > 0
+                )
             )
             stack.enter_context(self._in_fit())
             loop = Loop(
@@ -257,6 +276,16 @@ class Trainer(Recorded):
             )
             loop.run(epochs)
         return self
+
+    def _check_parallel(self, data: Dataset | Loaded, batch_size: int) -> None:
+        if isinstance(data, Loaded):
+            raise TypeError(
+                "data: expected a Dataset, of which each process takes a part, got a DataLoader: "
+                "train with it in one process"
+            )
+        if len(self.modules()) < 2:
+            raise TypeError("a run of several processes expects modules, got plain functions")
+        ranks.check_batches(len(data), batch_size)
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""
@@ -313,6 +342,7 @@ class Trainer(Recorded):
                     "elbo": self.elbo,
                     "clip_norm": self.clip_norm,
                     "engine": self.engine,
+                    "precision": self.precision,
                     "seed": self.seed,
                 },
                 "history": list(self.history),
@@ -337,7 +367,7 @@ class Trainer(Recorded):
         return [p for module in self.modules() for p in module.parameters()]
 
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
-        x, y = seen_values(data[:2]), None if data.y is None else data.y[:2]
+        x, y = _first(data)
         summary = check_pair(self.model, self.guide, x, y=y)
         self._keep_moments()
         # Made anew, because a mapping may have been changed in place since the last run
@@ -346,11 +376,14 @@ class Trainer(Recorded):
         annealing.start(x.device)
         annealing.set(self.step, steps_per_epoch)
         self._running = self._under_engine()
+        estimator = self.elbo
+        if ranks.size() > 1:
+            estimator = self._running = Parallel(self.elbo)
         self._svi = SVI(
             annealing.scale(self.model),
             annealing.scale(self.guide),
             self._build_optimizer,
-            self.elbo,
+            estimator,
             clip_norm=self.clip_norm,
             engine=self._running,
         )
@@ -394,3 +427,8 @@ class Trainer(Recorded):
         """The same for notebooks, and the last epochs."""
         last = self.history._repr_html_() if self.history else ""
         return f"<pre>{html.escape(repr(self))}</pre>{last}"
+
+
+def _first(data: Dataset) -> tuple[Tensor, Tensor | None]:
+    """The first data, with which a pair is tried."""
+    return seen_values(data[:2]), None if data.y is None else data.y[:2]

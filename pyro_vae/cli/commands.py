@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data, diagnostics, experiments, likelihoods, models, plots, schedules
+from .. import data, diagnostics, experiments, likelihoods, models, plots, ranks, schedules
 from ..callbacks import Callback
 from ..checkpoint import load
 from ..conditionals import PointMass
@@ -36,10 +36,21 @@ _FILES = (MODEL, "history.json", "run.json", "report.html")
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train a pair and write its checkpoint, history, record and report."""
+    """Train a pair and write its checkpoint, history, record and report.
+
+    Of several processes that ``torchrun`` started all train, and the first one writes.
+    """
+    with ranks.joined(args.device) as world:
+        args.device = world.device
+        args.quiet = args.quiet or world.rank > 0
+        return _train(args, writes=world.rank == 0)
+
+
+def _train(args: argparse.Namespace, *, writes: bool) -> int:
     likelihood = _likelihood(args)
     binarize = getattr(args, "binarize", _default_binarize(likelihood))
-    splits = _read(args, args.data, args.data_root, binarize)
+    with ranks.in_turn() if args.download else contextlib.nullcontext():
+        splits = _read(args, args.data, args.data_root, binarize)
     steps = math.ceil(len(splits.train) / args.batch_size)
     epochs = args.epochs or max(options.FEWEST_EPOCHS, math.ceil(options.STEPS / steps))
     trainer = _trainer(args, splits, likelihood, epochs)
@@ -51,7 +62,8 @@ def train(args: argparse.Namespace) -> int:
             "binarize": binarize,
         },
     }
-    with _folder(args.out or Path("runs", re.sub(r"\.np[yz]$", "", splits.name))) as out:
+    out = args.out or Path("runs", re.sub(r"\.np[yz]$", "", splits.name))
+    with _folder(out) if writes else contextlib.nullcontext():
         bar = sys.stderr.isatty()
         trainer.fit(
             splits.train,
@@ -61,6 +73,8 @@ def train(args: argparse.Namespace) -> int:
             callbacks=() if bar or args.quiet else (_Log(epochs),),
             progress=bar and not args.quiet,
         )
+        if not writes:
+            return DONE
         model, history, run, report = (out / name for name in _FILES)
         trainer.save(model)
         write_atomically(history, trainer.history.to_json())
@@ -142,6 +156,7 @@ def _trainer(
         lr=args.lr,
         elbo=args.elbo,
         clip_norm=args.clip_norm,
+        precision=args.precision,
         seed=args.seed,
         device=args.device,
     )

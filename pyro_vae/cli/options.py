@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from .. import data, experiments, guides, likelihoods
+from ..precision import PRECISIONS
 from . import values
 from .messages import kebab
 
@@ -68,6 +69,7 @@ examples:
   a hierarchy z1, z2, z3   pyro-vae train --latents 32,16,8
   a conditional VAE        pyro-vae train --conditional
   a Skip-VAE               pyro-vae train --latents 16,8 --skip
+  on 4 GPUs                torchrun --nproc-per-node 4 -m pyro_vae train --device cuda
   grey pixels              pyro-vae train --likelihood continuous-bernoulli
   17 levels of grey        pyro-vae train --likelihood categorical --levels 17
   a table of numbers       pyro-vae train --data table.npy --likelihood gaussian"""
@@ -340,6 +342,12 @@ def _add_training(parser: _Parser) -> None:
         **_choice({name: name for name in ("trace", "analytic")}),
         default="trace",
         help="KL by sampling, or in closed form where that is right (default: trace)",
+    )
+    group.add_argument(
+        "--precision",
+        **_choice({name: name for name in PRECISIONS}),
+        default="float32",
+        help="of the networks; densities stay in float32 (default: float32)",
     )
 
 

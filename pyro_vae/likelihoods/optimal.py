@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from .. import ranks
 from .sigma import FLOOR, Sigma, positive
 
 
@@ -64,7 +65,7 @@ class OptimalSigma(Sigma):
     def fit(self, residual: Tensor) -> Tensor:
         """Sigma* of a batch, with which the estimate for the training set moves."""
         # Detached first: a recorded graph knows nothing of torch.no_grad
-        batch = residual.detach().square().mean()
+        batch = ranks.mean(residual.detach().square())
         rate = (1 / (self.batches + 1)).clamp(min=self.momentum)
         self.variance.lerp_(batch, rate)
         self.batches.add_(1)

@@ -1,0 +1,159 @@
+"""The processes of one run on many devices, and what they tell each other.
+
+A process alone is a run of one: every function here then returns what it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of a run.
+
+    Attributes:
+        rank: its number; 0 writes the files.
+        size: how many there are.
+        device: where it computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+_world: World | None = None
+
+
+@contextlib.contextmanager
+def joined(device: torch.device | str = "cpu") -> Iterator[World]:
+    """Join the other processes that ``torchrun`` started; alone without it.
+
+    Inside, ``Trainer.fit`` in all processes is one run: each takes a part of every minibatch.
+
+    Args:
+        device: "cpu" (the processes talk by gloo), or "cuda" for a GPU each (by nccl).
+
+    Example:
+        >>> with joined() as world:
+        ...     world
+        World(rank=0, size=1, device=device(type='cpu'))
+    """
+    global _world
+    device, size = torch.device(device), int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _world = World(dist.get_rank(), size, device)
+    try:
+        yield _world
+    finally:
+        _world = None
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, 0 where it is alone."""
+    return 0 if _world is None else _world.rank
+
+
+def size() -> int:
+    """How many processes there are."""
+    return 1 if _world is None else _world.size
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over the processes, without gradient."""
+    if _world is not None:
+        value = value.detach().clone()
+        dist.all_reduce(value)
+    return value
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean of all elements in all processes, which may hold unequal numbers of them."""
+    if _world is None:
+        return value.mean()
+    pair = total(torch.stack([value.sum(), value.new_tensor(float(value.numel()))]))
+    return pair[0] / pair[1]
+
+
+def count(value: Tensor) -> Tensor | int:
+    """The rows in all processes."""
+    if _world is None:
+        return len(value)
+    return total(torch.full((), float(len(value)), device=value.device))
+
+
+def same(value: Tensor) -> Tensor:
+    """The value of process 0."""
+    if _world is not None:
+        value = value.contiguous().clone()
+        dist.broadcast(value, 0)
+    return value
+
+
+def gathered(value: Tensor) -> Tensor:
+    """The rows of all processes, in order."""
+    if _world is None:
+        return value
+    parts: list[Any] = [None] * _world.size
+    dist.all_gather_object(parts, value.cpu())
+    return torch.cat(parts).to(value.device)
+
+
+def agreed(value: Any) -> Any:
+    """The plain data of process 0."""
+    if _world is None:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, 0)
+    return held[0]
+
+
+def part(rows: Tensor) -> Tensor:
+    """What this process takes of a batch's rows; the parts differ by one row at most."""
+    return rows if _world is None else rows.tensor_split(_world.size)[_world.rank]
+
+
+def check_batches(n: int, batch_size: int) -> None:
+    """Raise ``ValueError`` where a batch of an epoch has no datum for some process."""
+    least = n % batch_size or min(n, batch_size)
+    if least < size():
+        raise ValueError(
+            f"batch_size: expected a datum of every batch for {size()} processes, got {least} in "
+            f"the last batch of {n} data: choose another batch_size, or drop some data"
+        )
+
+
+@contextlib.contextmanager
+def in_turn() -> Iterator[None]:
+    """Process 0 first, the others when it is done: to fetch what all read."""
+    if rank():
+        dist.barrier()
+    yield
+    if _world is not None and not rank():
+        dist.barrier()
+
+
+def diverge() -> None:
+    """Let every process but 0 draw other random numbers, since each has other data."""
+    if _world is None:
+        return
+    with torch.random.fork_rng():
+        seed = int(same(torch.randint(2**62, (), device=_world.device)))
+    if _world.rank:
+        torch.manual_seed(seed + _world.rank)

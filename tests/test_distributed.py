@@ -1,0 +1,144 @@
+"""Two processes train what one process trains with the whole batch."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import parallel_cases
+import pytest
+import torch
+
+from pyro_vae import Trainer, infer, ranks
+from pyro_vae.cli import main
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="needs torch.distributed"
+)
+ROOT = Path(__file__).parents[1]
+
+
+def torchrun(*arguments, cwd):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, *launcher, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    done = torchrun(ROOT / "tests" / "parallel_cases.py", folder, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", parallel_cases.CASES)
+def test_two_processes_train_as_one_with_the_whole_batch(processes, case):
+    """50 data in batches of 11, so that the parts are unequal and the last batch is short."""
+    alone = parallel_cases.run(parallel_cases.CASES[case], 3)
+    found = processes[0][case]
+    for name, tensor in alone["state"].items():
+        torch.testing.assert_close(found["state"][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    for one, other in zip(found["rows"], alone["rows"], strict=True):
+        assert one.keys() == other.keys()
+        for key in ("elbo", "objective", "reconstruction"):
+            assert one[key] == pytest.approx(other[key], rel=1e-5)
+            assert one["validation"][key] == pytest.approx(other["validation"][key], rel=1e-5)
+    changed = parallel_cases.CASES[case]()[0][0].state_dict()
+    assert any(not torch.equal(alone["state"][f"0.{k}"], v) for k, v in changed.items())
+
+
+@pytest.mark.parametrize("case", [*parallel_cases.CASES, *parallel_cases.RANDOM])
+def test_processes_agree_to_the_last_bit_and_draw_numbers_of_their_own(processes, case):
+    first, second = (results[case] for results in processes)
+    assert first["rows"] == second["rows"]
+    for name, tensor in first["state"].items():
+        assert torch.equal(tensor, second["state"][name]), name
+    assert first["drawn"] != second["drawn"]
+
+
+def test_the_noise_of_the_parts_is_that_of_one_batch(processes):
+    """The mean of 40 epochs, and their spread, which equal noise in both would make larger."""
+    rows = processes[0]["noise"]["rows"]
+    found = torch.tensor([row["elbo"] for row in rows], dtype=torch.float64)
+    torch.manual_seed(0)
+    programs, _ = parallel_cases.RANDOM["noise"]()
+    x = parallel_cases.X
+    draws = torch.stack([_bound(programs, x, seed) for seed in range(400)])
+    error = math.hypot(found.std() / math.sqrt(len(found)), draws.std() / math.sqrt(len(draws)))
+    assert abs(found.mean() - draws.mean()) < 4 * error
+    # The ratio of the variances has a standard error of sqrt(2 / 39) = 0.23; 2 for equal noise
+    assert abs(found.var() / draws.var() - 1) < 3 * math.sqrt(2 / 39)
+
+
+def _bound(programs, x, seed):
+    torch.manual_seed(seed)
+    return infer.elbo_terms(*programs, x).elbo.mean().double()
+
+
+def test_dead_codes_are_revived_alike(processes):
+    state = processes[0]["revival"]["state"]
+    name = next(k for k in state if k.endswith("codebook.weight"))
+    # Put on encoder outputs, all of which differ
+    assert len(state[name].unique(dim=0)) == 16
+
+
+def test_torchrun_writes_one_run_equal_to_that_of_one_process(tmp_path):
+    options = ["train", "--epochs", "2", "--hidden", "8", "--latents", "2", "--guide", "delta"]
+    options += ["--likelihood", "gaussian", "--beta", "0", "--importance-samples", "0"]
+    done = torchrun("-m", "pyro_vae", *options, "--out", "two", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote") == 1 and done.stderr.count("epoch 2") == 1
+    assert main([*options, "--quiet", "--out", str(tmp_path / "one")]) == 0
+    files = {"model.pt", "history.json", "run.json", "report.html"}
+    assert {p.name for p in (tmp_path / "two").iterdir()} == files
+    two, one = (json.loads((tmp_path / n / "history.json").read_text()) for n in ("two", "one"))
+    for row, expected in zip(two, one, strict=True):
+        assert row["step"] == expected["step"]
+        assert row["objective"] == pytest.approx(expected["objective"], rel=1e-4)
+        bound = expected["validation"]["objective"]
+        assert row["validation"]["objective"] == pytest.approx(bound, rel=1e-4)
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """As if this were the last of three processes, which it never talks to."""
+    monkeypatch.setattr(ranks, "_world", ranks.World(2, 3, torch.device("cpu")))
+
+
+def test_parts_of_a_batch(three):
+    assert ranks.part(torch.arange(8)).tolist() == [6, 7]
+    ranks.check_batches(50, 13)
+    for n, batch_size in ((50, 7), (50, 2), (2, 10)):
+        with pytest.raises(ValueError, match="batch_size: expected a datum of every batch for 3"):
+            ranks.check_batches(n, batch_size)
+
+
+def test_what_cannot_be_shared_is_an_error(three):
+    torch.manual_seed(0)
+    programs, _ = parallel_cases.CASES["mean"]()
+    trainer = Trainer(*programs)
+    loader = torch.utils.data.DataLoader(list(parallel_cases.X), batch_size=5)
+    with pytest.raises(TypeError, match="data: expected a Dataset, of which each process"):
+        trainer.fit(loader, epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"batch_size: .* got 1 in the last batch of 50 data"):
+        trainer.fit(parallel_cases.X, epochs=1, batch_size=7, progress=False)
+    assert trainer.step == 0
+
+
+def test_a_process_alone_gets_back_what_it_gave():
+    x = torch.randn(5, 3)
+    for function in (ranks.total, ranks.same, ranks.gathered, ranks.part, ranks.agreed):
+        assert function(x) is x
+    assert ranks.mean(x) == x.mean() and ranks.count(x) == 5
+    assert (ranks.rank(), ranks.size()) == (0, 1)
