@@ -1,0 +1,151 @@
+"""The panel in a real JupyterLab, driven in Chromium as a user would: run all, choose, train."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import pyro_vae
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "06_swap_guides.ipynb"
+THEMES = ("JupyterLab Light", "JupyterLab Dark")
+# What a busy machine may take: a whole notebook, or one click
+MINUTES, SECONDS = 300_000, 60_000
+
+
+@contextlib.contextmanager
+def jupyterlab(folder, theme):
+    """The address of a server of its own, with its settings in ``folder``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token, home = secrets.token_hex(8), folder / "jupyter"
+    settings = home / "lab" / "user-settings" / "@jupyterlab"
+    for plugin, values in {
+        "apputils-extension/themes": {"theme": theme},
+        # Else cells out of sight are not in the page
+        "notebook-extension/tracker": {"windowingMode": "none"},
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    }.items():
+        file = settings / f"{plugin}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    kept = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "PYRO_VAE_DATA")}
+    environment = kept | {
+        "JUPYTER_CONFIG_DIR": str(home),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "lab" / "user-settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "lab" / "workspaces"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(pyro_vae.__file__).parent.parent),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder / 'work'}"]
+    with (
+        (folder / "server.log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,
+    ):
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_for(f"{address}/api/status?token={token}", server)
+            yield f"{address}/lab/tree/{NOTEBOOK.name}?token={token}&reset"
+        finally:
+            server.terminate()
+
+
+def wait_for(address, server):
+    deadline = time.monotonic() + SECONDS / 1000
+    while time.monotonic() < deadline and server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return
+        time.sleep(0.2)
+    raise RuntimeError("the server did not start")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("theme", THEMES)
+def test_the_panel_in_a_browser(tmp_path, theme):
+    pytest.importorskip("jupyterlab", reason="pip install 'pyro_vae[notebooks]'")
+    pytest.importorskip("ipywidgets", reason="pip install 'pyro_vae[notebooks]'")
+    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / NOTEBOOK.name).write_text(json.dumps(without_outputs(NOTEBOOK)))
+    with jupyterlab(tmp_path, theme) as address, api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        page = browser.new_page(viewport={"width": 1500, "height": 1100})
+        page.goto(address, timeout=SECONDS)
+        try:
+            drive(page, api.expect, tmp_path, theme)
+        finally:
+            page.screenshot(path=tmp_path / "last.png")
+            browser.close()
+
+
+def without_outputs(path):
+    """The notebook as if it had never run, so that all that is seen comes from the kernel."""
+    notebook = json.loads(path.read_text())
+    notebook["metadata"].pop("widgets", None)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    return notebook
+
+
+def drive(page, expect, folder, theme):
+    cells = page.locator(".jp-Notebook .jp-CodeCell")
+    expect(cells.first).to_be_visible(timeout=SECONDS)
+    kernel = page.locator(".jp-Notebook-ExecutionIndicator")
+    # Before there is a session, a menu would ask for a kernel
+    expect(page.get_by_text("| Idle")).to_be_visible(timeout=SECONDS)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    panel = page.locator(".widget-vbox").last
+    expect(panel.get_by_role("button", name="Train")).to_be_visible(timeout=MINUTES)
+    expect(kernel.first).to_have_attribute("data-status", "idle", timeout=MINUTES)
+    assert page.locator(".jp-OutputArea-output[data-mime-type*=stderr]").count() == 0
+    assert page.locator(".jp-OutputArea-output[data-mime-type*=error]").count() == 0
+
+    panel.scroll_into_view_if_needed()
+    status, picture = panel.locator("code"), panel.locator("img")
+    before, source = status.inner_text(), picture.get_attribute("src")
+    assert "ladder" in before and epoch(before) == 10
+    panel.locator("select").nth(1).select_option("flow")
+    expect(status).to_contain_text("flow", timeout=SECONDS)
+    expect(picture).not_to_have_attribute("src", source, timeout=SECONDS)
+    source = picture.get_attribute("src")
+    panel.get_by_role("button", name="Train").click()
+    expect(status).to_contain_text(f"epoch {epoch(before) + 1}, elbo", timeout=SECONDS)
+    expect(picture).not_to_have_attribute("src", source, timeout=SECONDS)
+    assert "flow" in status.inner_text() and "Error" not in status.inner_text()
+    assert page.evaluate("document.body.dataset.jpThemeName") == theme
+    photograph(page, folder, theme)
+
+
+def epoch(status):
+    return int(re.search(r"epoch (\d+)", status)[1])
+
+
+def photograph(page, folder, theme):
+    """The panel, a table and a printed model, for a person to look at."""
+    name = theme.split()[-1].lower()
+    page.screenshot(path=folder / f"{name}-panel.png")
+    for what, place in {"table": ".jp-RenderedHTMLCommon table", "text": "pre"}.items():
+        found = page.locator(f".jp-OutputArea-output {place}").first
+        found.scroll_into_view_if_needed()
+        page.wait_for_timeout(500)
+        page.screenshot(path=folder / f"{name}-{what}.png")
