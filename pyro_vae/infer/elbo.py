@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from .checks import check_data
 from .free_bits import clamp_free_sites
 from .traces import (
     is_point_mass,
+    is_random,
     latent_sites,
     measuring,
     observed_sites,
@@ -74,7 +77,7 @@ class Estimator(Recorded):
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         model_trace, guide_trace = trace_pair(model, guide, x, y)
         free = clamp_free_sites(model_trace, guide_trace, len(x))
-        model_trace.compute_log_prob()
+        model_trace.compute_log_prob(is_random)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:
             loss = loss + free
@@ -96,10 +99,11 @@ class Estimator(Recorded):
         """The site's KL term, of the site's batch shape, without scale."""
 
     def _terms(self, model_trace: Trace, guide_trace: Trace, n: int) -> ELBOTerms:
-        reconstruction = sum(
+        parts = [
             per_datum(unscaled(model_trace.nodes[s]), model_trace.nodes[s], (n,))
             for s in observed_sites(model_trace)
-        )
+        ]
+        reconstruction = functools.reduce(operator.add, parts).detach()
         kl = {
             s: per_datum(self._kl(s, model_trace, guide_trace), guide_trace.nodes[s], (n,))
             for s in latent_sites(guide_trace)
@@ -132,11 +136,19 @@ class TraceELBO(Estimator):
             pruned = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
             loss, surrogate = Trace_ELBO()._differentiable_loss_particle(*pruned)
             return -(surrogate + (loss - surrogate.detach()))
-        guide_trace.compute_log_prob()
-        return model_trace.log_prob_sum() - guide_trace.log_prob_sum()
+        guide_trace.compute_log_prob(is_random)
+        return _log_prob(model_trace) - _log_prob(guide_trace)
 
     def _kl(self, site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
         return unscaled(guide_trace.nodes[site]) - unscaled(model_trace.nodes[site])
+
+
+def _log_prob(trace: Trace) -> Tensor:
+    """The log-probability of all sites, as Pyro sums it but without a start of zero."""
+    return functools.reduce(
+        operator.add,
+        (site["log_prob_sum"] for name, site in trace.nodes.items() if is_random(name, site)),
+    )
 
 
 class AnalyticELBO(Estimator):

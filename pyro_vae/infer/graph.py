@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import collections
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from ..recorded import Recorded
 from ..registration import unregistered
 from .elbo import ELBOTerms, Estimator
+from .fingerprint import Fingerprint
+from .rewriting import lifted, quickened
 
 # What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
 _UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 _MOST_GRAPHS, _MOST_KEYS = 32, 128
 _DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_PLAIN = (bool, int, float, str, type(None))
-# Attributes of every nn.Module that decide nothing about the operations that it runs
-_BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
+# (recorded graph, its inputs) -> what runs on such inputs and returns the same
+Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable]
 
 
 class Graph:
@@ -59,16 +59,15 @@ class Graph:
     """
 
     def __init__(
-        self,
-        estimator: Estimator,
-        *,
-        compile: Callable[[Callable], Callable] | None = None,
-        after: int = 0,
+        self, estimator: Estimator, *, compile: Compiler | None = None, after: int = 0
     ) -> None:
         self.estimator, self.compile, self.after = estimator, compile, after
         self._recorded: dict[Any, Callable | None] = {}
         self._calls: collections.Counter[Any] = collections.Counter()
         self._noticed: set[str] = set()
+        self._latest: Fingerprint | None = None
+        self._number = 0
+        self._numbers: dict[Any, int] = {}
 
     def __call__(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
@@ -76,44 +75,71 @@ class Graph:
         """Loss with the pair's scales, and the terms without them, detached."""
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             self._notice("the model or the guide is a plain function, whose state is hidden")
-            return self.estimator(model, guide, x, y)
+            return self._as_it_is(model, guide, x, y)
+        if len(self._calls) > _MOST_KEYS:
+            self._notice("its modules' attributes change from step to step")
+            return self._as_it_is(model, guide, x, y)
         key = (
-            *_fingerprint(model, guide),
+            self._number_of(model, guide),
             *(None if t is None else (t.shape, t.dtype, t.device) for t in (x, y)),
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
         )
-        if len(self._calls) > _MOST_KEYS:
-            self._notice("its modules' attributes change from step to step")
-            return self.estimator(model, guide, x, y)
-        if key not in self._recorded and self._calls[key] >= self.after:
-            if len(self._recorded) >= _MOST_GRAPHS:
-                del self._recorded[next(iter(self._recorded))]
-            self._recorded[key] = self._record(model, guide, x, y)
-            self._calls[key] += 1
-        replay = self._recorded.get(key)
+        replay = self._recorded.get(key) or self._recorded_now(key, model, guide, x, y)
         if replay is None:
-            self._calls[key] += 1
-            return self.estimator(model, guide, x, y)
+            return self._as_it_is(model, guide, x, y)
         loss, reconstruction, kl = replay(x, y)
-        return loss, ELBOTerms(reconstruction.detach(), {s: v.detach() for s, v in kl.items()})
+        return loss, ELBOTerms(reconstruction, kl)
+
+    def _number_of(self, model: nn.Module, guide: nn.Module) -> int:
+        """A number for all that the fingerprint of a pair holds."""
+        if self._latest is None or not self._latest.holds(model, guide):
+            self._latest = Fingerprint(model, guide)
+            self._number = self._numbers.setdefault(self._latest.key, len(self._numbers))
+        return self._number
+
+    def _recorded_now(
+        self, key: Any, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None
+    ) -> Callable | None:
+        if key in self._recorded:
+            return None
+        self._calls[key] += 1
+        if self._calls[key] <= self.after:
+            return None
+        if len(self._recorded) >= _MOST_GRAPHS:
+            del self._recorded[next(iter(self._recorded))]
+        self._recorded[key] = self._record(model, guide, x, y)
+        return self._recorded[key]
+
+    def _as_it_is(
+        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
+    ) -> tuple[Tensor, ELBOTerms]:
+        with pyro.validation_enabled(False):
+            return self.estimator(model, guide, x, y)
 
     def _record(
         self, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None
     ) -> Callable | None:
         self.estimator.prepare(model, guide, x, y)
         pair = _Pair(model, guide, self.estimator)
-        tensors = {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
+        named = {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
+        data = (x,) if y is None else (x, y)
+        sites: list[str] = []
 
-        def run(tensors: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Any:
-            return torch.func.functional_call(pair, tensors, (x, y))
+        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+            held = dict(zip(named, tensors, strict=False))
+            x, *y = tensors[len(named) :]
+            result = torch.func.functional_call(pair, held, (x, y[0] if y else None))
+            loss, reconstruction, kl = result
+            sites[:] = kl
+            return loss, reconstruction, *kl.values()
 
         # Recording runs the program once: afterwards buffers and RNG are as before
         buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
         try:
             devices = [x.device] if x.device.type == "cuda" else []
             with torch.random.fork_rng(devices), _StoppedGradients():
-                graph = _quickened(make_fx(run)(tensors, x, y))
+                graph = quickened(make_fx(run)(*named.values(), *data))
         except _UNTRACEABLE as error:
             self._notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
             return None
@@ -121,9 +147,18 @@ class Graph:
             with torch.no_grad():
                 for name, buffer in pair.named_buffers():
                     buffer.copy_(buffers[name])
-        replay = graph if self.compile is None else self.compile(graph)
+        tensors, constants = tuple(named.values()), lifted(graph)
+        forward = graph.forward
+        if self.compile is not None:
+            forward = self.compile(graph, (*tensors, *data, *constants))
+
         # The pair is kept, because its identity is part of the key
-        return lambda x, y, pair=pair: replay(tensors, x, y)
+        def replay(x: Tensor, y: Tensor | None, pair: _Pair = pair) -> tuple:
+            data = (x,) if y is None else (x, y)
+            loss, reconstruction, *kl = forward(*tensors, *data, *constants)
+            return loss, reconstruction, dict(zip(sites, kl, strict=True))
+
+        return replay
 
     def _notice(self, reason: str) -> None:
         if reason not in self._noticed:
@@ -164,92 +199,3 @@ class _Pair(nn.Module):
         with unregistered(), pyro.validation_enabled(False):
             loss, terms = self.estimator(self.model, self.guide, x, y)
         return loss, terms.reconstruction, terms.kl
-
-
-def _guard(value: Any) -> Any:
-    """What of a module's attribute decides which operations it runs, hashable."""
-    if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, tuple | list):
-        return tuple(map(_guard, value))
-    if isinstance(value, Mapping):
-        return tuple((k, _guard(v)) for k, v in value.items())
-    if isinstance(value, Recorded):
-        return tuple(_guard(v) for k, v in vars(value).items() if k != "arguments")
-    return id(value)
-
-
-def _fingerprint(*programs: nn.Module) -> list[Any]:
-    """The modules of a pair, their tensors and plain attributes; one quick pass per step."""
-    found: list[Any] = []
-    stack: list[nn.Module | None] = list(programs)
-    seen: set[int] = set()
-    while stack:
-        module = stack.pop()
-        if module is None or id(module) in seen:
-            continue
-        seen.add(id(module))
-        attributes = module.__dict__
-        stack.extend(attributes["_modules"].values())
-        found.append(id(module))
-        for parameter in attributes["_parameters"].values():
-            found.append((id(parameter), parameter is not None and parameter.requires_grad))
-        found.extend(map(id, attributes["_buffers"].values()))
-        for name in attributes.keys() - _BOOKKEEPING:
-            value = attributes[name]
-            if isinstance(value, nn.Module):
-                stack.append(value)
-            else:
-                found.append((name, _guard(value)))
-    return found
-
-
-def _quickened(graph: GraphModule) -> GraphModule:
-    """The same operations on the same tensors, with less of Python between them.
-
-    Operations that only repeat a tensor for one reader, and those whose result nobody reads, are
-    dropped; the others are called as torch's own functions, which dispatch faster than operator
-    overloads.
-    """
-    aten = torch.ops.aten
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        source = next(iter(node.all_input_nodes), None)
-        repeats = node.target is aten.alias.default or (
-            node.target in (aten.expand.default, aten.view.default)
-            and _shape(node) == _shape(source) is not None
-        )
-        # With more readers the gradients would be summed in another order, to other last bits
-        if source is not None and repeats and len(source.users) == 1:
-            node.replace_all_uses_with(source)
-        node.target = _torch_function(node.target) or node.target
-    graph.graph.eliminate_dead_code(_is_impure)
-    graph.recompile()
-    return graph
-
-
-def _is_impure(node: Node) -> bool:
-    """Whether a node acts by more than its result: inputs, results, in-place and random ones."""
-    if node.op != "call_function":
-        return node.op in ("placeholder", "output")
-    return isinstance(node.target, torch._ops.OpOverload) and (
-        node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
-    )
-
-
-def _torch_function(overload: torch._ops.OpOverload) -> Callable | None:
-    schema = overload._schema
-    random = torch.Tag.nondeterministic_seeded in overload.tags
-    name = schema.name.removeprefix("aten::")
-    operator = name.startswith("__")  # such as >>, which a recorded graph cannot name
-    if overload.namespace != "aten" or schema.is_mutable or random or operator:
-        return None
-    for namespace in (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase):
-        if function := getattr(namespace, name, None):
-            return function
-    return None
-
-
-def _shape(node: Node | None) -> torch.Size | None:
-    return None if node is None else getattr(node.meta.get("tensor_meta"), "shape", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -18,8 +18,18 @@ from .optimizers import OptimizerFactory, fused
 from .traces import measuring
 
 Engine = Literal["eager", "graph", "compile"]
+
+
+def _unchecked(estimator: Estimator, *, after: int = 0) -> Callable:
+    def run(*arguments: Any) -> tuple[Tensor, ELBOTerms]:
+        with pyro.validation_enabled(False):
+            return estimator(*arguments)
+
+    return run
+
+
 _ENGINES: dict[str, Callable[..., Callable]] = {
-    "eager": lambda estimator, after: estimator,
+    "eager": _unchecked,
     "graph": Graph,
     "compile": functools.partial(Graph, compile=torch.compile),
 }
@@ -117,9 +127,6 @@ class SVI:
         """
         if self.optimizer is None:
             self.prepare(x, y=y)
-        if self._checked:
-            with pyro.validation_enabled(False):
-                return self._step(x, y)
         loss = self._step(x, y)
         self._checked = True
         return loss
@@ -147,7 +154,8 @@ class SVI:
         self.optimizer = self.optimizer_factory(parameters)
 
     def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._all():
+            parameter.grad = None
         with unregistered():
             # The first step runs the programs with all of Pyro's checks
             estimate = self._fast_loss if self._checked else self.loss

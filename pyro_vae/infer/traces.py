@@ -101,6 +101,11 @@ def observed_sites(trace: Trace) -> list[str]:
     ]
 
 
+def is_random(name: str, site: dict[str, Any]) -> bool:
+    """Whether a site of a trace has a log-probability of its own: no subsample of a plate."""
+    return site["type"] == "sample" and not site_is_subsample(site)
+
+
 def point_masses(trace: Trace) -> list[str]:
     """Latent sites of a guide's trace whose distribution has no density."""
     return [s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"])]

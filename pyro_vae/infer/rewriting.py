@@ -1,0 +1,143 @@
+"""A recorded graph made quicker to replay, to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+_ATEN = torch.ops.aten
+_DRAWING = torch.Tag.nondeterministic_seeded
+
+
+def quickened(graph: GraphModule) -> GraphModule:
+    """The same operations on the same tensors, with less of Python and memory between them.
+
+    Operations that only repeat a tensor for one reader, and those whose result nobody reads, are
+    dropped; a linear layer is one call; a sum is negated after it is taken; the others are called
+    as torch's own functions, which dispatch faster than operator overloads.
+    """
+    graph.graph.eliminate_dead_code(_is_impure)
+    for rewrite in (_drop_repeating, _negate_after_sum, _join_linear, _join_stopped_gradient):
+        for node in graph.graph.nodes:
+            if node.op == "call_function":
+                rewrite(node)
+    graph.graph.eliminate_dead_code(_is_impure)
+    for node in graph.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            node.target = _torch_function(node.target) or node.target
+    graph.recompile()
+    return graph
+
+
+def lifted(graph: GraphModule) -> list[Tensor]:
+    """Make the tensors that a graph refers to its last inputs, and return them.
+
+    They are the tensors that the program closed over, such as beta, by reference, and literals.
+    """
+    nodes = [node for node in graph.graph.nodes if node.op == "get_attr"]
+    tensors = [getattr(graph, node.target) for node in nodes]
+    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
+    for node in nodes:
+        with graph.graph.inserting_after(last):
+            last = graph.graph.placeholder(node.name + "_lifted")
+        last.meta = dict(node.meta)
+        node.replace_all_uses_with(last)
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return tensors
+
+
+def _drop_repeating(node: Node) -> None:
+    source = _source(node)
+    repeats = (
+        node.target is _ATEN.alias.default
+        or (
+            node.target in (_ATEN.expand.default, _ATEN.view.default)
+            and _shape(node) == _shape(source) is not None
+        )
+        or (node.target is _ATEN.permute.default and node.args[1] == sorted(node.args[1]))
+    )
+    # With more readers the gradients would be summed in another order, to other last bits
+    if source is not None and repeats and len(source.users) == 1:
+        node.replace_all_uses_with(source)
+        node.graph.erase_node(node)
+
+
+def _negate_after_sum(node: Node) -> None:
+    """sum(-a) = -sum(a) to the last bit, with the gradient too, and -a is never written."""
+    if node.target not in (_ATEN.sum.dim_IntList, _ATEN.sum.default) or node.kwargs:
+        return
+    reader, negated = node, _source(node)
+    if negated.target is _ATEN.view.default and len(negated.users) == 1:
+        reader, negated = negated, _source(negated)
+    if negated.target is not _ATEN.neg.default or len(negated.users) > 1:
+        return
+    (source,) = negated.args
+    if len(source.users) > 1:
+        return
+    with node.graph.inserting_after(node):
+        result = node.graph.call_function(_ATEN.neg.default, (node,))
+    result.meta = dict(node.meta)
+    node.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
+    reader.replace_input_with(negated, source)
+    node.graph.erase_node(negated)
+
+
+def _join_linear(node: Node) -> None:
+    """``addmm(bias, x, weight.t())`` is what ``linear(x, weight, bias)`` runs."""
+    if node.target is _ATEN.addmm.default:
+        bias, x, transposed = node.args
+        if node.kwargs or len(_shape(bias) or ()) != 1:
+            return
+    elif node.target is _ATEN.mm.default:
+        bias, (x, transposed) = None, node.args
+    else:
+        return
+    if transposed.target is _ATEN.t.default and len(transposed.users) == 1:
+        node.target, node.args = torch._C._nn.linear, (x, transposed.args[0], bias)
+
+
+def _join_stopped_gradient(node: Node) -> None:
+    """A float seen as an integer and back, as recorded for a stopped gradient, is a detach."""
+    seen = _source(node)
+    if node.target is not _ATEN.view.dtype or getattr(seen, "target", None) is not node.target:
+        return
+    original, _ = seen.args
+    if _dtype(original) is node.args[1] is not None and len(seen.users) == 1:
+        node.target, node.args = torch.detach, (original,)
+
+
+def _is_impure(node: Node) -> bool:
+    """Whether a node acts by more than its result: inputs, results, in-place and random ones."""
+    if node.op != "call_function":
+        return node.op in ("placeholder", "output")
+    return isinstance(node.target, torch._ops.OpOverload) and (
+        node.target._schema.is_mutable or _DRAWING in node.target.tags
+    )
+
+
+def _torch_function(overload: torch._ops.OpOverload) -> Callable | None:
+    schema = overload._schema
+    name = schema.name.removeprefix("aten::")
+    operator = name.startswith("__")  # such as >>, which a recorded graph cannot name
+    if overload.namespace != "aten" or schema.is_mutable or _DRAWING in overload.tags or operator:
+        return None
+    for namespace in (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase):
+        if function := getattr(namespace, name, None):
+            return function
+    return None
+
+
+def _source(node: Node) -> Node | None:
+    return next(iter(node.all_input_nodes), None)
+
+
+def _shape(node: Node | None) -> torch.Size | None:
+    return None if node is None else getattr(node.meta.get("tensor_meta"), "shape", None)
+
+
+def _dtype(node: Node) -> torch.dtype | None:
+    return getattr(node.meta.get("tensor_meta"), "dtype", None)
