@@ -7,24 +7,30 @@ import functools
 import inspect
 import math
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from .history import lookup
 from .infer.predictive import mean_squared_error
 from .likelihoods import PredictedSigma, Sigma
+from .likelihoods.gaussian import Phase
 
 if TYPE_CHECKING:
-    from .likelihoods.gaussian import Phase
     from .trainer import Trainer
 
 
 class Callback:
     """Base class with empty hooks; any object with some of these methods will do.
+
+    Where ``fit`` writes checkpoints, a callback also has ``state_dict()``, tensors and plain data
+    that tell what it keeps between epochs, and ``load_state_dict(state)``, which a resumed run
+    calls after ``on_fit_begin``.
 
     Example:
         >>> class Print:
@@ -94,6 +100,14 @@ class EarlyStopping(Callback):
         """Start to wait anew."""
         self.best, self.waited = -math.inf, 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best bound, and epochs waited."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on waiting."""
+        self.best, self.waited = state["best"], state["waited"]
+
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best bound so far."""
         value = _monitored(row, self.monitor or _default_monitor(trainer))
@@ -124,7 +138,21 @@ class KeepBest(Callback):
 
     def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
         """Forget earlier runs."""
-        self.best, self.best_epoch, self._state = -math.inf, None, None
+        self.best, self.best_epoch, self._state, self._names = -math.inf, None, None, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best bound, its epoch and its state."""
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "state": self._state,
+            "names": self._names,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the best epoch of the interrupted run."""
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self._state, self._names = state["state"], state["names"]
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Copy the state if this is the best epoch."""
@@ -185,6 +213,14 @@ class LRScheduler(Callback):
             for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the scheduler holds; rates are the optimizer's."""
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the scheduler stopped."""
+        self.scheduler.load_state_dict(dict(state))
+
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """One step of the scheduler."""
         self.scheduler.step(*(() if self.monitor is None else (_monitored(row, self.monitor),)))
@@ -216,6 +252,14 @@ class CollapseWarning(Callback):
     def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
         """Forget the sites of earlier runs."""
         self._warned = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sites that were named in this run."""
+        return {"warned": sorted(self._warned)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Name no site again."""
+        self._warned = set(state["warned"])
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Look at the KL of each site in every ``every``-th epoch."""
@@ -262,6 +306,23 @@ class PredictSigma(Callback):
         self.phase: Phase | None = None
         self._until = 0
 
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Know the parameters."""
+        self._trainer = weakref.proxy(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which parameters rest, and until when."""
+        resting = None if self.phase is None else _numbers(self._trainer, self.phase.resting)
+        return {"resting": resting, "until": self._until}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Be in the phase of the interrupted run."""
+        self._until, self.phase = state["until"], None
+        if state["resting"] is not None:
+            parameters = self._trainer.parameters()
+            resting = tuple(parameters[i] for i in state["resting"])
+            self.phase = Phase(self._trainer.model, resting)
+
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Switch, or end the epochs of sigma alone."""
         likelihood, epoch = trainer.model.likelihood, row["epoch"]
@@ -275,6 +336,12 @@ class PredictSigma(Callback):
             self.phase.unfreeze()
             tqdm.write(f"epoch {epoch}: all parameters train from here on\n{self.phase}")
             _train_new_parameters(trainer)
+
+
+def _numbers(trainer: Trainer, chosen: Iterable[nn.Parameter]) -> list[int]:
+    """Where parameters are among those of a trainer."""
+    every = trainer.parameters()
+    return [next(i for i, p in enumerate(every) if p is parameter) for parameter in chosen]
 
 
 def _train_new_parameters(trainer: Trainer) -> None:
@@ -312,6 +379,16 @@ class UpdateSigma(Callback):
         self._frozen = [p for s in self._sigmas for p in s.parameters() if p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
+        self._trainer = weakref.proxy(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which parameters rest during the run."""
+        return {"frozen": _numbers(self._trainer, self._frozen)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Know what to let train again."""
+        parameters = self._trainer.parameters()
+        self._frozen = [parameters[i] for i in state["frozen"]]
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Set sigma, and tell it in the history row."""
@@ -348,6 +425,13 @@ class TensorBoard(Callback):
                 "TensorBoard needs the package tensorboard: pip install tensorboard"
             ) from error
         self.writer = SummaryWriter(str(log_dir))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: what was written stays."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do."""
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Write one row."""

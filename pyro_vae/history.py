@@ -117,6 +117,19 @@ class Totals:
             self._steps = list(ranks.total(torch.stack(self._steps)))
             self.count = int(ranks.total(torch.tensor(self.count, device=self._steps[0].device)))
 
+    def state(self) -> dict[str, Any]:
+        """What has been added so far, as a file can hold it."""
+        steps = torch.stack(self._steps) if self._steps else None
+        return {"step": self.step, "count": self.count, "sites": list(self._sites), "steps": steps}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Totals:
+        """What ``state`` gave."""
+        totals = cls(state["step"])
+        totals.count, totals._sites = state["count"], tuple(state["sites"])
+        totals._steps = [] if state["steps"] is None else list(state["steps"])
+        return totals
+
     def means(self) -> dict[str, Any]:
         """The four quantities of a history row, per datum.
 

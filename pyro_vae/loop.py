@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tqdm.auto import tqdm
 
-from . import measurements, ranks
+from . import measurements, ranks, runs, streams
 from .annealing import Annealing
 from .data import Dataset
-from .feeds import Loaded, Resident
+from .feeds import Batch, Loaded, Resident
 from .history import Totals, logged
 from .infer import SVI
 from .programs import name_of
+from .signals import Interruption
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -35,6 +38,8 @@ class Loop:
         callbacks: objects with the hooks of ``callbacks.Callback``.
         bar: progress bar of all steps.
         points: latent sites at which the guide is a point mass: what it trains is no bound.
+        folder: where checkpoints are written, or None.
+        interruption: tells after each step whether the run is to end.
     """
 
     def __init__(
@@ -48,43 +53,70 @@ class Loop:
         callbacks: Sequence[Any],
         bar: tqdm,
         points: Sequence[str],
+        folder: runs.RunFolder | None,
+        interruption: Interruption,
     ) -> None:
         self.trainer, self.svi, self.annealing, self.feed = trainer, svi, annealing, feed
         self.validation, self.callbacks, self.bar, self.points = validation, callbacks, bar, points
         shown = feed.data[:_MOST_ENCODED] if validation is None else validation
         self._encoded = shown.data if isinstance(shown, Loaded) else shown
         self._bound = "log p(x, z)" if points else "elbo"
+        self.folder, self.interruption = folder, interruption
+        self._epochs = self._done = 0
+        self._position: dict[str, Any] | None = None
 
-    def run(self, epochs: int) -> None:
-        """Train for so many epochs, or until a callback stops it, or Ctrl-C."""
+    def run(self, epochs: int, going_on: Mapping[str, Any] | None = None) -> None:
+        """Train for so many epochs, or until a callback stops it, or Ctrl-C.
+
+        Args:
+            epochs: of this run, those before it was interrupted among them.
+            going_on: what a checkpoint tells of an interrupted run, to go on with it.
+        """
+        self._epochs, finished = epochs, False
         self._call("on_fit_begin")
         try:
-            for _ in range(epochs):
+            if going_on is not None:
+                self._go_on(going_on)
+            self._write()
+            while self._done < epochs and not self.trainer.stopping:
                 row = self._epoch()
                 self._measure(row)
                 row.update(ranks.agreed(row))
                 self._call("on_epoch_end", row=row)
-                if self.trainer.stopping:
-                    break
+                self._done, self._position = self._done + 1, None
+            finished = True
         except KeyboardInterrupt:
+            by = "SIGTERM" if self.interruption.signal == SIGTERM else "Ctrl-C"
             steps = self.trainer.step
-            self.bar.write(f"stopped by Ctrl-C after {steps} steps; the trainer is usable")
+            self.bar.write(f"stopped by {by} after {steps} steps; the trainer is usable")
         finally:
             self._call("on_fit_end")
+        if finished:
+            self._write(finished=True)
 
     def _epoch(self) -> dict[str, Any]:
         trainer = self.trainer
+        position = self._position or {
+            "random": streams.positions(self.feed.data.device),
+            "batches": 0,
+            "seconds": 0.0,
+            "totals": None,
+        }
+        batches = self._batches(position)
+        totals = position["totals"] = position["totals"] or Totals(trainer.step)
         started = shown = time.perf_counter()
-        totals = Totals(trainer.step)
+        started -= position["seconds"]
+        self._position = position
         hooks = [h for c in self.callbacks if (h := getattr(c, "on_step_end", None))]
         mean = trainer.elbo.reduction == "mean"
         finished, self._weights = False, None
         row: dict[str, Any] = {"epoch": len(trainer.history) + 1}
         try:
-            for x, y in self.feed:
+            for x, y in batches:
                 self.annealing.set(trainer.step, len(self.feed))
                 loss = self.svi.step(x, y=y)
                 trainer.step += 1
+                position["batches"] += 1
                 totals.add(loss * len(x) if mean else loss, self.svi.terms)
                 if hooks:
                     # Now, because a hook may fill beta for the next step
@@ -96,6 +128,12 @@ class Loop:
                 if not self.bar.disable and time.perf_counter() - shown > _REFRESH_SECONDS:
                     shown = time.perf_counter()
                     self._show(row["epoch"], totals.means()["elbo"])
+                interrupted = self.interruption.signal is not None
+                if interrupted or (self.folder and trainer.step % self.folder.every == 0):
+                    position["seconds"] = time.perf_counter() - started
+                    self._write()
+                if interrupted:
+                    raise KeyboardInterrupt
             totals.combine()
             finished = True
         except KeyboardInterrupt:
@@ -107,6 +145,63 @@ class Loop:
                 self._record(row, totals, time.perf_counter() - started)
         self._show(row["epoch"], row["elbo"], refresh=False)
         return row
+
+    def _batches(self, position: Mapping[str, Any]) -> Iterator[Batch]:
+        """An epoch's batches, without those that the interrupted run has had."""
+        device, taken = self.feed.data.device, position["batches"]
+        now = streams.positions(device)
+        streams.go_to(device, position["random"])
+        batches = iter(self.feed)
+        for _ in range(taken):
+            next(batches)
+        if taken:
+            streams.go_to(device, now)
+        return batches
+
+    # Checkpoints
+
+    def _write(self, *, finished: bool = False) -> None:
+        if self.folder is None:
+            return
+        trainer, feed, position = self.trainer, self.feed, self._position
+        if position is not None:
+            position = {**position, "totals": position["totals"].state()}
+        trainer.progress = {
+            "finished": finished,
+            "stopping": trainer.stopping,
+            "epochs": self._epochs,
+            "done": self._done,
+            "every": self.folder.every,
+            "keep": self.folder.keep,
+            **self.folder.facts,
+            "position": position,
+            "random": streams.positions(feed.data.device),
+            "buffers": runs.hidden_buffers(trainer.modules()),
+            "optimizer": runs.optimizer_groups(trainer.optimizer, trainer.parameters()),
+            "states": [callback.state_dict() for callback in self.callbacks],
+        }
+        try:
+            self.folder.write(trainer)
+        finally:
+            trainer.progress = None
+
+    def _go_on(self, progress: Mapping[str, Any]) -> None:
+        """Be where the run was when the checkpoint was written."""
+        trainer = self.trainer
+        for callback, state in zip(self.callbacks, progress["states"], strict=True):
+            callback.load_state_dict(state)
+        trainer.restore_optimizer(progress["optimizer"])
+        with torch.no_grad():
+            hidden = runs.hidden_buffers(trainer.modules())
+            for buffer, value in zip(hidden, progress["buffers"], strict=True):
+                buffer.copy_(value)
+        self._done, position = progress["done"], progress["position"]
+        # More epochs than were asked for at first go on after an early end, too
+        trainer.stopping = progress["stopping"] and not progress["finished"]
+        if position is not None:
+            self._position = {**position, "totals": Totals.of(position["totals"])}
+        self.bar.update(self._done * len(self.feed) + (position or {"batches": 0})["batches"])
+        streams.go_to(self.feed.data.device, progress["random"])
 
     def _measure(self, row: dict[str, Any]) -> None:
         trainer = self.trainer

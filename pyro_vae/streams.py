@@ -10,6 +10,27 @@ import torch
 from torch import Tensor
 
 
+def generators(device: torch.device) -> dict[str, torch.Generator]:
+    """Torch's own generators, which every draw on ``device`` comes from."""
+    found = {"cpu": torch.default_generator}
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        found["cuda"] = torch.cuda.default_generators[index]
+    return found
+
+
+def positions(device: torch.device) -> dict[str, Tensor]:
+    """Where the streams of ``generators`` are."""
+    return {name: g.get_state() for name, g in generators(device).items()}
+
+
+def go_to(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Go back, or on, to what ``positions`` gave."""
+    for name, generator in generators(device).items():
+        if name in states:
+            generator.set_state(states[name].cpu())
+
+
 class RandomStream:
     """A random stream of its own for every draw of torch inside ``with stream.on(device)``.
 
@@ -36,10 +57,7 @@ class RandomStream:
         if self.seed is None:
             yield
             return
-        self._running = {"cpu": torch.default_generator}
-        if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            self._running["cuda"] = torch.cuda.default_generators[index]
+        self._running = generators(device)
         outside = {name: g.get_state() for name, g in self._running.items()}
         try:
             for name, generator in self._running.items():

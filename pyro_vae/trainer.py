@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
-from . import ranks
+from . import ranks, runs
 from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
@@ -36,6 +36,7 @@ from .precision import Precision, PrecisionName, as_precision
 from .programs import training
 from .recorded import Recorded
 from .schedules import Schedule
+from .signals import held_back
 from .streams import RandomStream
 
 # Recording takes about as long as it saves in so many steps
@@ -72,6 +73,7 @@ class Trainer(Recorded):
         step: optimizer steps taken so far.
         swapped: whether the guide was swapped after the last epoch.
         stopping: whether the present run ends after this epoch, see ``stop``.
+        going_on: folder of the interrupted run that the next ``fit`` finishes, see ``resume``.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -116,6 +118,10 @@ class Trainer(Recorded):
         self._stream = RandomStream(seed)
         self.swapped = self.stopping = False
         self._freezing = Freezing()
+        # Where the present run, or the one that a file was read from, is; for ``Loop`` alone
+        self.progress: Mapping[str, Any] | None = None
+        self.going_on: Path | None = None
+        self.written: dict[Path, str] = {}
 
     @property
     def beta(self) -> Any:
@@ -188,21 +194,30 @@ class Trainer(Recorded):
         """Model and guide, where they are modules."""
         return [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
 
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters of model and guide; those that both hold twice."""
+        return [p for module in self.modules() for p in module.parameters()]
+
     def fit(
         self,
         data: Dataset | Tensor | tuple[Tensor, Tensor | None] | DataLoader,
         *,
-        epochs: int,
-        batch_size: int = 128,
+        epochs: int | None = None,
+        batch_size: int | None = None,
         validation: Dataset | Tensor | tuple[Tensor, Tensor | None] | DataLoader | None = None,
         callbacks: Sequence[Any] = (),
         threads: int | None = None,
         progress: bool = True,
+        checkpoint: str | Path | None = None,
+        every: int | None = None,
+        keep: int | None = None,
     ) -> Trainer:
         """Train for some more epochs.
 
-        Everything is checked before the first step. Ctrl-C ends the run at once and leaves a
-        usable trainer, with a row in the history for the part of the epoch that was trained.
+        Everything is checked before the first step. Ctrl-C and SIGTERM end the run after the step
+        that is running (a second Ctrl-C at once), write a checkpoint where there is a folder for
+        it, and leave a usable trainer, with a row in the history for the part of the epoch that
+        was trained; SIGTERM then ends the process with status 143, unless it has a handler.
 
         Within ``ranks.joined()``, in processes that ``torchrun`` started, all train as one: each
         takes its part of every minibatch, the programs run eagerly, and the steps are those of
@@ -212,33 +227,65 @@ class Trainer(Recorded):
             data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y), which lie on the
                 device; or, for data that do not fit there, a ``torch.utils.data.DataLoader`` of
                 batches x or (x, y), of which the first is checked.
-            epochs: passes over the data.
-            batch_size: data per step; the last batch of an epoch may be shorter. A ``DataLoader``
-                has its own.
+            epochs: passes over the data. After ``resume``: of the interrupted call in all, by
+                default as many as it was to have.
+            batch_size: data per step; the last batch of an epoch may be shorter. Default: 128,
+                or that of the interrupted call. A ``DataLoader`` has its own.
             validation: data whose bound is estimated after each epoch, in any of these forms.
             callbacks: objects with the hooks of ``callbacks.Callback``.
             threads: threads of the CPU in this run; default: torch's present number. On a busy
                 machine one is often the fastest.
             progress: show a progress bar.
+            checkpoint: a folder, made where it is missing, to write checkpoints into: before the
+                first step, every so many steps, where the run is interrupted, and at its end.
+                Each is written whole or not at all, so that ``Trainer.resume`` goes on from the
+                last one however the process ended. Default: none, or after ``resume`` its folder.
+            every: steps between two checkpoints. Default: 1000.
+            keep: how many checkpoints stay, the latest. Default: 3.
 
         Returns:
             This trainer.
 
         Raises:
-            ValueError: bad data, or a model and guide that do not fit each other or the data.
+            ValueError: bad data, a model and guide that do not fit each other or the data, a
+                folder with the run of another trainer, or after ``resume`` other data.
+            TypeError: with ``checkpoint``, a callback or a part that no file can hold.
+            OSError: the folder cannot be written to, the disk is full, or another run is using
+                the folder; checkpoints from before are as they were.
             FloatingPointError: the bound became NaN or infinite.
         """
+        going_on = None if self.going_on is None else self.progress
+        if going_on is not None:
+            epochs = going_on["epochs"] if epochs is None else epochs
+            batch_size = going_on["batch_size"] if batch_size is None else batch_size
+            checkpoint = self.going_on if checkpoint is None else checkpoint
+            every = going_on["every"] if every is None else every
+            keep = going_on["keep"] if keep is None else keep
+        batch_size = 128 if batch_size is None else batch_size
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         check_callbacks(callbacks)
         check_threads(threads)
+        folder = runs.folder(checkpoint, every=every, keep=keep)
         pair = self.model, self.guide
         data = source(data, "data", *pair, device=self.device)
         if validation is not None:
             validation = source(validation, "validation", *pair, device=self.device)
+        if folder is not None:
+            runs.check_sources(data, validation)
+            folder.describe(Resident(data, batch_size), validation, callbacks)
+            if going_on is not None:
+                folder.check_same(going_on, epochs)
+                if going_on["finished"] and epochs == going_on["epochs"]:
+                    self.going_on = None
+                    return self
         self.stopping = False
         with contextlib.ExitStack() as stack:
+            # First, so that all else is in order when SIGTERM ends the process
+            interruption = stack.enter_context(held_back())
+            if folder is not None:
+                stack.enter_context(folder.held(self))
             stack.enter_context(using_threads(threads))
             # A loader draws its order from this stream, where it has no generator of its own
             stack.enter_context(self._stream.on(data.device))
@@ -264,6 +311,7 @@ class Trainer(Recorded):
                 )
             )
             stack.enter_context(self._in_fit())
+            self.going_on = None
             loop = Loop(
                 self,
                 self._svi,
@@ -273,8 +321,10 @@ class Trainer(Recorded):
                 callbacks=callbacks,
                 bar=bar,
                 points=points,
+                folder=folder,
+                interruption=interruption,
             )
-            loop.run(epochs)
+            loop.run(epochs, going_on)
         return self
 
     def _check_parallel(self, data: Dataset | Loaded, batch_size: int) -> None:
@@ -286,6 +336,59 @@ class Trainer(Recorded):
         if len(self.modules()) < 2:
             raise TypeError("a run of several processes expects modules, got plain functions")
         ranks.check_batches(len(data), batch_size)
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | Path,
+        *,
+        model: Callable | None = None,
+        guide: Callable | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        device: torch.device | str | None = None,
+    ) -> Trainer:
+        """The trainer of an interrupted run, whose next ``fit`` goes on where it stopped.
+
+        With the same data, validation data and callbacks, ``fit`` finishes the call that was
+        interrupted, also in the middle of an epoch; epochs, batch size and folder need not be
+        given again. On the same machine, with as many threads, everything is then as if the run
+        had not been interrupted, bit for bit, except ``seconds`` in the history: parameters,
+        buffers, optimizer, schedules, random numbers, data order and the callbacks' states. With
+        ``seed=None`` torch's global stream goes on where that of the run was. Of a call that
+        was finished nothing is left to do, unless ``fit`` is given more epochs; after
+        ``swap_guide`` a new call begins. Two things are the caller's: a 0-d tensor given as beta
+        has become a number (assign ``beta`` again to fill it in place), and states of guides that
+        were swapped out are not in the file. ``engine="compile"`` draws other random numbers
+        once it is compiled, at another step after ``resume``.
+
+        Args:
+            folder: what ``fit`` got as ``checkpoint``.
+            model: your own model, where the file holds tensors only; see ``load``.
+            guide: your own guide, likewise.
+            optimizer: the optimizer, where the file could not hold it.
+            device: where to go on; default: the CPU.
+
+        Returns:
+            A trainer. Where the newest checkpoint is damaged, that of the one before, with a
+            warning.
+
+        Raises:
+            FileNotFoundError: no checkpoints there.
+            ValueError: none of them can be read.
+
+        Example:
+            >>> import tempfile
+            >>> from pyro_vae import guides, likelihoods, models
+            >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+            >>> x = torch.randn(64, 6)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     trainer = Trainer(vae, guides.BottomUp(vae), seed=0)
+            ...     _ = trainer.fit(x, epochs=2, progress=False, checkpoint=folder)
+            ...     again = Trainer.resume(folder).fit(x, epochs=3, progress=False)
+            >>> [row["epoch"] for row in again.history]
+            [1, 2, 3]
+        """
+        return runs.resume(folder, model=model, guide=guide, optimizer=optimizer, device=device)
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""
@@ -315,6 +418,7 @@ class Trainer(Recorded):
             self._freezing.check(self.model)
         self._keep_moments()
         self._freezing.thaw(self.model)
+        self.progress = self.going_on = None
         if freeze_model:
             self._freezing.freeze(self.model)
         self.guide, self._svi, self.swapped = guide, None, bool(self.history)
@@ -332,7 +436,8 @@ class Trainer(Recorded):
         """What a resumed run needs besides model and guide: tensors, and plain data in "plain"."""
         self._keep_moments()
         return {
-            "moments": [self._moments.get(p) for p in self._parameters()],
+            "run": self.progress,
+            "moments": [self._moments.get(p) for p in self.parameters()],
             "random": self._stream.states(),
             "plain": {
                 "arguments": {
@@ -359,7 +464,8 @@ class Trainer(Recorded):
         self.swapped = plain["swapped"]
         self._freezing = Freezing(plain.get("frozen"))
         self._stream.load(state["random"])
-        for parameter, moments in zip(self._parameters(), state["moments"], strict=True):
+        self.progress = state.get("run")
+        for parameter, moments in zip(self.parameters(), state["moments"], strict=True):
             if moments is not None:
                 self._moments[parameter] = moments
 
@@ -408,6 +514,10 @@ class Trainer(Recorded):
             if parameter in self._moments:
                 optimizer.state[parameter] = self._moments[parameter]
         return optimizer
+
+    def restore_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Give the optimizer the options and parameters of an interrupted run; for ``Loop``."""
+        runs.restore_groups(self.optimizer, groups, self.parameters(), self._moments.get)
 
     def _keep_moments(self) -> None:
         if self.optimizer is not None:

@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import re
+import shlex
 import sys
 import tempfile
 import warnings
@@ -32,6 +33,7 @@ from .messages import in_options, kebab
 from .values import MODEL
 
 DONE, INTERRUPTED = 0, 130
+_CHECKPOINTS = "checkpoints"
 _FILES = (MODEL, "history.json", "run.json", "report.html")
 
 
@@ -47,13 +49,19 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, *, writes: bool) -> int:
+    resumed = args.resume is not None
+    if resumed:
+        args = _recorded(args)
     likelihood = _likelihood(args)
     binarize = getattr(args, "binarize", _default_binarize(likelihood))
     with ranks.in_turn() if args.download else contextlib.nullcontext():
         splits = _read(args, args.data, args.data_root, binarize)
     steps = math.ceil(len(splits.train) / args.batch_size)
     epochs = args.epochs or max(options.FEWEST_EPOCHS, math.ceil(options.STEPS / steps))
-    trainer = _trainer(args, splits, likelihood, epochs)
+    if resumed:
+        trainer = Trainer.resume(args.out / _CHECKPOINTS, device=args.device)
+    else:
+        trainer = _trainer(args, splits, likelihood, epochs)
     record = {
         "command": args.command_line,
         "data": {
@@ -65,13 +73,18 @@ def _train(args: argparse.Namespace, *, writes: bool) -> int:
     out = args.out or Path("runs", re.sub(r"\.np[yz]$", "", splits.name))
     with _folder(out) if writes else contextlib.nullcontext():
         bar = sys.stderr.isatty()
+        if args.checkpoint is not None and not resumed:
+            (out / _CHECKPOINTS).mkdir(exist_ok=True)
+            write_atomically(out / _CHECKPOINTS / "run.json", json.dumps(record, indent=1))
         trainer.fit(
             splits.train,
             validation=splits.test,
             epochs=epochs,
             batch_size=args.batch_size,
-            callbacks=() if bar or args.quiet else (_Log(epochs),),
+            callbacks=(_Log(epochs, quiet=bar or args.quiet),),
             progress=bar and not args.quiet,
+            checkpoint=None if args.checkpoint is None else out / _CHECKPOINTS,
+            every=args.checkpoint,
         )
         if not writes:
             return DONE
@@ -97,14 +110,48 @@ def _train(args: argparse.Namespace, *, writes: bool) -> int:
     return DONE if len(rows) == epochs and not rows[-1].get("interrupted") else INTERRUPTED
 
 
+def _recorded(args: argparse.Namespace) -> argparse.Namespace:
+    """The options of the run that is to go on; of ours only how it is shown and computed."""
+    folder: Path = args.resume
+    plain = vars(options.parse(["train", "--resume", str(folder)]))
+    given = {name for name, value in vars(args).items() if plain.get(name) != value}
+    if others := sorted(given - {"quiet", "threads", "download", "command_line"}):
+        raise ValueError(
+            f"--resume: expected no --{others[0].replace('_', '-')} beside it, since a run goes "
+            "on with the options that it began with: leave it out"
+        )
+    path = folder / _CHECKPOINTS / "run.json"
+    try:
+        record = json.loads(path.read_text())
+        ours = options.parse(shlex.split(record["command"])[1:])
+        ours.data, ours.data_root = record["data"]["source"], record["data"]["root"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"--resume: expected the --out of a run with --checkpoint, got {folder} without a "
+            f"{path.relative_to(folder)} that tells its options: begin it with --checkpoint STEPS"
+        ) from error
+    ours.out, ours.resume, ours.command_line = folder, folder, record["command"]
+    ours.quiet, ours.download = args.quiet or ours.quiet, args.download or ours.download
+    if args.threads is None and ours.threads is not None:
+        torch.set_num_threads(ours.threads)
+    ours.data_root = None if ours.data_root is None else Path(ours.data_root)
+    return ours
+
+
 class _Log(Callback):
     """About ten lines on the way, for logs, where a progress bar is of no use."""
 
-    def __init__(self, epochs: int) -> None:
-        self.every = math.ceil(epochs / 10)
+    def __init__(self, epochs: int, *, quiet: bool) -> None:
+        self.every, self.quiet = math.ceil(epochs / 10), quiet
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
-        if row["epoch"] % self.every == 0:
+        if row["epoch"] % self.every == 0 and not self.quiet:
             # A point mass has no density, so that there is no bound
             point = any(isinstance(module, PointMass) for module in trainer.guide.modules())
             print(

@@ -28,6 +28,7 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     (r"^source:", "--data:"),
     (r"\blower lr, set clip_norm", "lower --lr, set --clip-norm"),
     (r", a tensor, an array or a Dataset will do, too", " will do, too"),
+    (r"Trainer\.resume\('(.*)/checkpoints'\)", r"--resume \1"),
     (r"use Dataset\(x\) instead", "add data"),
 )
 

@@ -60,7 +60,8 @@ E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), in nats per datum, and write into --o
   report.html   the evaluation table, curves and pictures in one file that opens offline
 
 Everything is checked before the first step. Ctrl-C ends training early and still writes
-all files, of what there is; a second one ends the program."""
+all files, of what there is; a second one ends the program. With --checkpoint a run that was
+interrupted, terminated or killed goes on with --resume FOLDER, to the same numbers."""
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -154,6 +155,19 @@ def _parser() -> _Parser:
     group = train.add_argument_group("output")
     group.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/DATA")
     group.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    group.add_argument(
+        "--checkpoint",
+        type=values.whole(1),
+        metavar="STEPS",
+        help="write a checkpoint into the folder checkpoints of --out every so many steps, and "
+        "when the run is interrupted",
+    )
+    group.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FOLDER",
+        help="go on with the run whose --out this was, with all its options",
+    )
     _add_importance(group)
     _add_common(train)
 
