@@ -32,7 +32,7 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
 
     The file holds constructor arguments as JSON text and tensors: parameters (which of them are
     frozen, too) and buffers and, for a trainer, the optimizer's state, the history, the step and
-    the random stream.
+    the random stream. A checksum over all of it tells damage.
 
     Args:
         obj: a ``Trainer``, a model, or a guide (which takes its model along).
@@ -91,6 +91,9 @@ def load(
 ) -> Any:
     """Read what ``save`` wrote, with ``weights_only=True``: no code in the file is ever run.
 
+    The checksum is verified first (files of format 1 have none), and a file that describes far
+    more than it holds is refused before memory is asked for.
+
     Args:
         path: a file written by ``save``.
         model: your own model to load the tensors into, in place of one built from the file.
@@ -102,9 +105,10 @@ def load(
         A ``Trainer``, a model or a guide, as it was saved.
 
     Raises:
-        ValueError: not a checkpoint, one of a newer version, or one without arguments when no
-            model and guide are given.
+        ValueError: not a checkpoint, a damaged or forged one, one of a newer version, or one
+            without arguments when no model and guide are given; it names the file.
         FileNotFoundError: there is no such file.
+        OSError: the file cannot be read.
     """
     device = None if device is None else usable_device(device)
     content, values = _read(Path(path), device or torch.device("cpu"))

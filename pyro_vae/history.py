@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +87,21 @@ def lookup(row: Mapping[str, Any], key: str) -> Any:
 
 
 def logged(modules: Iterable[nn.Module]) -> dict[str, float]:
-    """What modules, and those inside them, tell by a method ``logged() -> dict[str, float]``."""
+    """What modules, and those inside them, tell by a method ``logged() -> dict[str, float]``.
+
+    Raises:
+        FloatingPointError: one of them is NaN or infinite, as after a step of infinite gradient.
+    """
     every = {id(part): part for module in modules for part in module.modules()}.values()
     tellers = [tell for part in every if callable(tell := getattr(part, "logged", None))]
-    return {name: value for tell in tellers for name, value in tell().items()}
+    told = {name: value for tell in tellers for name, value in tell().items()}
+    for name, value in told.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} became NaN or infinite in the last step: lower lr, set clip_norm, or "
+                "bound the scales"
+            )
+    return told
 
 
 class Totals:

@@ -65,7 +65,7 @@ def check_random(states: Mapping[str, Any]) -> None:
     try:
         for device, state in states.items():
             if device == "cpu":
-                torch.Generator().set_state(state)
+                torch.Generator().set_state(state.cpu())
             elif state.dtype != torch.uint8 or state.dim() != 1:
                 raise TypeError(f"{state.dtype} of shape {tuple(state.shape)}")
     except (AttributeError, RuntimeError, TypeError) as error:

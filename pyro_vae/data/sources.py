@@ -283,8 +283,9 @@ def read_file(path: Path) -> Splits:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            file.seek(0)
             return {"x": _array(file, path.stat().st_size)}
     with zipfile.ZipFile(path) as archive:
         found = {}
