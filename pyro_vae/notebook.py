@@ -202,12 +202,16 @@ class Panel:
             A figure; its first axes hold the pictures, the others the curves of
             ``plots.history``. Nothing changes by drawing it.
         """
+        figure = self._picture()
+        figure.subfigs[0].suptitle(self.status, fontsize="medium")
+        return figure
+
+    def _picture(self) -> Figure:
         curves = bool(self.trainer.history)
         figure = plt.figure(
             figsize=(10, 6.6 if curves else 3.2), layout="constrained", FigureClass=ShownOnce
         )
         above, *below = figure.subfigures(1 + curves, 1, squeeze=False).flat
-        above.suptitle(self.status, fontsize="medium")
         rows = self._rows()
         cells = torch.cat(list(rows.values()))
         grid_axes(cells, len(cells) // len(rows), above.subplots(), row_labels=list(rows))
@@ -315,7 +319,7 @@ def _controls(panel: Panel) -> ipywidgets.VBox:
         train.disabled = True
         try:
             act()
-            picture.value = _png(panel.show())
+            picture.value = _png(panel._picture())
             tell(panel.status)
         # A callback's error is shown nowhere else
         except Exception as error:
