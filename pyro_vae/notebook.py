@@ -15,10 +15,13 @@ from matplotlib.figure import Figure
 
 from . import plots
 from .data import DataSplits
+from .history import lookup
 from .infer import GuideComparison, compare_guides, reconstruct
+from .infer.dataset import matched
 from .infer.traces import measuring
 from .plots.drawing import ShownOnce, grid_axes
 from .programs import Guide, Model
+from .streams import RandomStream
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -120,10 +123,10 @@ class Panel:
         if not self.trainer.history:
             return f"{text}: not trained yet"
         row = self.trainer.history[-1]
-        return (
-            f"{text}: epoch {row['epoch']}, elbo {row['elbo']:.2f}, "
-            f"on test data {row['validation']['elbo']:.2f} nats per datum"
-        )
+        # Not where the epoch was interrupted
+        held_out = lookup(row, "validation.elbo")
+        on_test = "" if held_out is None else f", on test data {held_out:.2f}"
+        return f"{text}: epoch {row['epoch']}, elbo {row['elbo']:.2f}{on_test} nats per datum"
 
     def choose(
         self,
@@ -169,8 +172,7 @@ class Panel:
         if not (isinstance(self._beta, int | float) and 0 <= self._beta < math.inf):
             raise ValueError(f"beta: expected a number >= 0, got {self._beta!r}")
         if self._guide not in self.guides:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
+            with RandomStream(self.seed).on(torch.device("cpu")):
                 self.guides[self._guide] = self.factories[self._guide](self.model)
         if self._model not in self._trainers:
             self._trainers[self._model] = Trainer(
@@ -202,12 +204,16 @@ class Panel:
             A figure; its first axes hold the pictures, the others the curves of
             ``plots.history``. Nothing changes by drawing it.
         """
+        figure = self._picture()
+        figure.subfigs[0].suptitle(self.status, fontsize="medium")
+        return figure
+
+    def _picture(self) -> Figure:
         curves = bool(self.trainer.history)
         figure = plt.figure(
             figsize=(10, 6.6 if curves else 3.2), layout="constrained", FigureClass=ShownOnce
         )
         above, *below = figure.subfigures(1 + curves, 1, squeeze=False).flat
-        above.suptitle(self.status, fontsize="medium")
         rows = self._rows()
         cells = torch.cat(list(rows.values()))
         grid_axes(cells, len(cells) // len(rows), above.subplots(), row_labels=list(rows))
@@ -216,11 +222,11 @@ class Panel:
         return figure
 
     def _rows(self) -> dict[str, torch.Tensor]:
-        test = self.data[self._model].test[: self.images]
-        with measuring(self.model, self.guide, device=test.device):
-            torch.manual_seed(self.seed)
+        test = matched(self.data[self._model].test[: self.images], self.model, self.guide)
+        own = RandomStream(self.seed).on(test.device)
+        with measuring(self.model, self.guide, device=test.device), own:
             x, y = test.batch(torch.arange(len(test)))
-            labels = {"y": y} if self.model.condition else {}
+            labels = {"y": y} if getattr(self.model, "condition", 0) else {}
             return {
                 "data": x,
                 "reconstruction": reconstruct(self.model, self.guide, x, **labels),
@@ -315,7 +321,7 @@ def _controls(panel: Panel) -> ipywidgets.VBox:
         train.disabled = True
         try:
             act()
-            picture.value = _png(panel.show())
+            picture.value = _png(panel._picture())
             tell(panel.status)
         # A callback's error is shown nowhere else
         except Exception as error:

@@ -102,6 +102,16 @@ def test_labels_reach_a_conditional_pair():
     assert len(p.show().axes) == 4 and list(p.compare(5)) == ["bottom-up"]
 
 
+def test_an_interrupted_epoch_is_told_and_drawn(capsys):
+    class Interrupt:
+        def on_step_end(self, **kwargs):
+            raise KeyboardInterrupt
+
+    p = panel().train(1, callbacks=[Interrupt()])
+    assert p.trainer.history[-1]["interrupted"] and "test data" not in p.status
+    assert len(p.show().axes) == 4 and "test data" in p.train(1).status
+
+
 def test_vectors_are_drawn_too():
     d = data.load(torch.randn(40, 6))
     model = models.VAE((6,), 2, likelihood=likelihoods.Gaussian(), hidden=(8,))
