@@ -22,6 +22,7 @@ from .freezing import Freezing
 from .history import History
 from .infer import SVI, check_pair
 from .infer.checks import check_data, check_guide
+from .infer.compiled import AutoCompiled
 from .infer.dataset import as_dataset, matched, seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
 from .infer.optimizers import check_optimizer, fused, recordable
@@ -53,8 +54,9 @@ class Trainer(Recorded):
             estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
-            eager, is recorded once a run turns out to be long. Default: "graph" for modules,
-            "eager" for plain functions.
+            eager, is recorded once a run turns out to be long. "auto" compiles it where the rest
+            of the run is long enough to pay, by an estimate from its steps so far. Default:
+            "graph" for modules, "eager" for plain functions.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
             None draws from torch's global stream.
         device: move model, guide and data there; default: leave the pair where it is.
@@ -84,7 +86,7 @@ class Trainer(Recorded):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         elbo: Literal["trace", "analytic"] | Estimator = "trace",
         clip_norm: float | None = None,
-        engine: Engine | None = None,
+        engine: Engine | Literal["auto"] | None = None,
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -95,6 +97,7 @@ class Trainer(Recorded):
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
         self.engine, self.step, self._fitting = engine, 0, False
+        self._last_step, self._announce = 0, None
         self.elbo = elbo
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
@@ -216,6 +219,8 @@ class Trainer(Recorded):
         validation = None if validation is None else self._prepared(validation, "validation")
         feed = Resident(data, batch_size)
         self.stopping = False
+        self._last_step = self.step + epochs * len(feed)
+        self._announce = tqdm.write if progress else None
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._stream.on(data.device))
             for module in self.modules():
@@ -357,7 +362,15 @@ class Trainer(Recorded):
 
     def _under_engine(self) -> Callable:
         engine = self.engine or ("graph" if len(self.modules()) == 2 else "eager")
-        return running(self.elbo, engine, after=_STEPS_BEFORE_A_GRAPH)
+        after = _STEPS_BEFORE_A_GRAPH
+        if engine == "auto":
+            return AutoCompiled(
+                self.elbo,
+                remaining=lambda: self._last_step - self.step,
+                after=after,
+                announce=self._announce,
+            )
+        return running(self.elbo, engine, after=after, announce=self._announce)
 
     def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)
