@@ -26,6 +26,7 @@ from .freezing import Freezing
 from .history import History
 from .infer import SVI, check_pair
 from .infer.checks import check_guide
+from .infer.compiled import AutoCompiled
 from .infer.dataset import seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
 from .infer.optimizers import check_optimizer, fused, recordable
@@ -60,8 +61,9 @@ class Trainer(Recorded):
             estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
-            eager, is recorded once a run turns out to be long. Default: "graph" for modules,
-            "eager" for plain functions.
+            eager, is recorded once a run turns out to be long. "auto" compiles it where the rest
+            of the run is long enough to pay, by an estimate from its steps so far. Default:
+            "graph" for modules, "eager" for plain functions.
         precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
             in bfloat16, with parameters, densities, KL terms and codebooks in float32.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
@@ -94,7 +96,7 @@ class Trainer(Recorded):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         elbo: Literal["trace", "analytic"] | Estimator = "trace",
         clip_norm: float | None = None,
-        engine: Engine | None = None,
+        engine: Engine | Literal["auto"] | None = None,
         precision: PrecisionName | Precision = "float32",
         seed: int | None = None,
         device: torch.device | str | None = None,
@@ -107,6 +109,7 @@ class Trainer(Recorded):
         self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
         self.engine, self.step, self._fitting = engine, 0, False
         as_precision(precision)
+        self._last_step, self._announce = 0, None
         self.elbo, self.precision = elbo, precision
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
@@ -281,6 +284,7 @@ class Trainer(Recorded):
                     self.going_on = None
                     return self
         self.stopping = False
+        self._announce = tqdm.write if progress else None
         with contextlib.ExitStack() as stack:
             # First, so that all else is in order when SIGTERM ends the process
             interruption = stack.enter_context(held_back())
@@ -294,6 +298,8 @@ class Trainer(Recorded):
                 with torch.random.fork_rng(devices=[]):
                     check_source(validation, "validation", self.model)
             feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
+            done = 0 if going_on is None else going_on["done"]
+            self._last_step = self.step + (epochs - done) * len(feed)
             if ranks.size() > 1:
                 self._check_parallel(data, batch_size)
             ranks.diverge()
@@ -469,9 +475,6 @@ class Trainer(Recorded):
             if moments is not None:
                 self._moments[parameter] = moments
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for module in self.modules() for p in module.parameters()]
-
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
         x, y = _first(data)
         summary = check_pair(self.model, self.guide, x, y=y)
@@ -506,7 +509,15 @@ class Trainer(Recorded):
 
     def _under_engine(self) -> Callable:
         engine = self.engine or ("graph" if len(self.modules()) == 2 else "eager")
-        return running(self.elbo, engine, after=_STEPS_BEFORE_A_GRAPH)
+        after = _STEPS_BEFORE_A_GRAPH
+        if engine == "auto":
+            return AutoCompiled(
+                self.elbo,
+                remaining=lambda: self._last_step - self.step,
+                after=after,
+                announce=self._announce,
+            )
+        return running(self.elbo, engine, after=after, announce=self._announce)
 
     def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)

@@ -155,6 +155,35 @@ def test_fit_changes_every_parameter_with_influence_and_the_file_is_the_pair(cas
     assert repr(again) == repr(trainer)
 
 
+def twenty_steps(name, engine, training):
+    """Losses while beta changes in place, gradients and all tensors after 20 steps."""
+    case = Case(name)
+    programs, beta = (case.model, case.guide), torch.tensor(case.beta)
+    for program in programs:
+        program.train(training)
+    svi = infer.SVI(*(handlers.scale_latents(p, beta) for p in programs), engine=engine)
+    results = []
+    torch.manual_seed(1)
+    for i in range(20):
+        beta.fill_(case.beta * (1 + i) / 20)
+        # Once a short batch, as at the end of an epoch
+        x, y = case.draw(N, *case.event_shape), case.y
+        rows = slice(N // 2 if i == 10 else N)
+        results.append(svi.step(x[rows], y=None if y is None else y[rows]))
+    results += [p.grad for p in svi.parameters()]
+    return results + [t for p in programs for t in (*p.parameters(), *p.buffers())]
+
+
+@every
+@pytest.mark.parametrize("training", [True, False])
+def test_the_graph_engine_equals_eager_to_the_last_bit(case, training, request):
+    name = request.node.callspec.params["case"]
+    for eager, graph in zip(
+        *(twenty_steps(name, engine, training) for engine in ("eager", "graph")), strict=True
+    ):
+        assert torch.equal(eager, graph)
+
+
 @every
 def test_the_pair_fits(case):
     summary = infer.check_pair(case.model, case.guide, case.x, y=case.y)

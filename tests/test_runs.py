@@ -167,7 +167,7 @@ def test_a_run_goes_on_to_the_last_bit_from_every_checkpoint(name, tmp_path):
         validation = {k: v for k, v in options.items() if k == "validation"}
         on(again, x, callbacks=hooks(), **validation)
         if steps[i] == t.step:
-            again._make_svi(again._prepared(x, "x"), 1)
+            again._make_svi(x if isinstance(x, Dataset) else Dataset(x), 1)
         assert_same(outcome(again), expected)
 
 
@@ -484,7 +484,7 @@ def check_killed(folder, moments):
     expected = outcome(fit(trainer(ladder(), guides.Ladder), epochs=12))
     kills = killed(folder, moments)
     t = Trainer.resume(folder)
-    t._make_svi(t._prepared(X, "x"), 1)
+    t._make_svi(Dataset(X), 1)
     assert_same(outcome(t), expected)
     return kills
 
@@ -511,7 +511,7 @@ def test_a_run_killed_at_thirty_random_moments_of_its_life(tmp_path):
         process.join()
         often(folder)
         t = Trainer.resume(folder)
-        t._make_svi(t._prepared(X, "x"), 1)
+        t._make_svi(Dataset(X), 1)
         assert_same(outcome(t), expected)
     assert kills > 15
     check_killed(tmp_path / "many", [moments.uniform(0, 0.03) for _ in range(30)])

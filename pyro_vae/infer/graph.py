@@ -17,10 +17,8 @@ from torch.overrides import TorchFunctionMode
 from ..registration import unregistered
 from .elbo import ELBOTerms, Estimator
 from .fingerprint import Fingerprint
-from .rewriting import lifted, quickened
+from .rewriting import UNTRACEABLE, lifted, quickened
 
-# What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
-_UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 _MOST_GRAPHS, _MOST_KEYS = 32, 128
 _DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -41,9 +39,13 @@ class Graph:
     A program that cannot be recorded (control flow on tensor values, score-function sites, plain
     functions, whose globals cannot be watched) runs as it is, with one warning that says why.
 
+    Attributes:
+        operations: how many the latest recorded graph has, 0 before.
+
     Args:
         estimator: ``TraceELBO(...)`` or ``AnalyticELBO(...)``.
-        compile: what to make of a recorded graph, for example ``torch.compile``; default: as is.
+        compile: what to make of a recorded graph and its inputs, for example a
+            ``compiled.Compiler()``; default: the graph as it is.
         after: calls that run as they are before a graph is recorded, so that a short run does not
             pay for recording (a fraction of a second to some seconds).
 
@@ -65,6 +67,7 @@ class Graph:
         self._recorded: dict[Any, Callable | None] = {}
         self._calls: collections.Counter[Any] = collections.Counter()
         self._noticed: set[str] = set()
+        self.operations = 0
         self._latest: Fingerprint | None = None
         self._number = 0
         self._numbers: dict[Any, int] = {}
@@ -138,19 +141,21 @@ class Graph:
         buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
         try:
             devices = [x.device] if x.device.type == "cuda" else []
-            with torch.random.fork_rng(devices), _StoppedGradients():
-                graph = quickened(make_fx(run)(*named.values(), *data))
-        except _UNTRACEABLE as error:
+            with torch.random.fork_rng(devices):
+                with _StoppedGradients():
+                    graph = quickened(make_fx(run)(*named.values(), *data))
+                tensors, constants = tuple(named.values()), lifted(graph)
+                forward = graph.forward
+                if self.compile is not None:
+                    forward = self.compile(graph, (*tensors, *data, *constants))
+        except UNTRACEABLE as error:
             self._notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
             return None
         finally:
             with torch.no_grad():
                 for name, buffer in pair.named_buffers():
                     buffer.copy_(buffers[name])
-        tensors, constants = tuple(named.values()), lifted(graph)
-        forward = graph.forward
-        if self.compile is not None:
-            forward = self.compile(graph, (*tensors, *data, *constants))
+        self.operations = len(graph.graph.nodes)
 
         # The pair is kept, because its identity is part of the key
         def replay(x: Tensor, y: Tensor | None, pair: _Pair = pair) -> tuple:

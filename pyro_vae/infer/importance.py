@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..programs import as_labels, check_tensor
 from .checks import check_data, check_pair
+from .rewriting import replayed
 from .traces import (
     label_arguments,
     latent_sites,
@@ -28,6 +30,8 @@ from .traces import (
 _GUIDE_ROWS = 2**16
 _ENCODED_ROWS = 2**12
 _WEIGHTS = 2**21
+# Recording a model takes as long as it saves in about so many chunks
+_CHUNKS_BEFORE_A_GRAPH = 20
 # What programs raise that do not know dimensions to the left of the data's
 CANNOT_BROADCAST = (RuntimeError, ValueError, IndexError, NotImplementedError)
 
@@ -76,7 +80,7 @@ def importance(
         x: (n, *event_shape).
         y: (n,) labels for a conditional pair.
         samples: importance samples per datum.
-        chunk_size: rows decoded at once; default 2^23 / (elements of a datum).
+        chunk_size: rows decoded at once; default 2^20 / (elements of a datum).
 
     Returns:
         ``ImportanceEstimate`` with a tensor (n,) per quantity.
@@ -97,7 +101,7 @@ def importance(
     check_tensor(x)
     y = None if y is None else as_labels(y, len(x), x.device)
     if chunk_size is None:
-        chunk_size = max(1, 2**23 // math.prod(x.shape[1:]))
+        chunk_size = max(1, 2**20 // math.prod(x.shape[1:]))
     if chunk_size < 1:
         raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
     check_data(model, x, y)
@@ -105,10 +109,11 @@ def importance(
     block = max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
+        log_joint = _LogJoint(model)
         log_weights = [
             _statistics(
                 _log_weights(
-                    model,
+                    log_joint,
                     guide,
                     x[i : i + block],
                     None if y is None else y[i : i + block],
@@ -218,8 +223,41 @@ def _draw(
     return z, log_q.reshape(k, n)
 
 
+class _LogJoint:
+    """log p(x, z) of a model per row, which is recorded once many chunks of one size have come.
+
+    Args:
+        model: generative program, in evaluation mode.
+    """
+
+    def __init__(self, model: Callable) -> None:
+        self.model = model
+        self._calls: collections.Counter[tuple] = collections.Counter()
+        self._recorded: dict[tuple, Callable] = {}
+
+    def __call__(self, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
+        """Of latents, site -> (rows, ...), data (rows, *event_shape), labels (rows,): (rows,)."""
+        inputs = (*z.values(), x, *(() if y is None else (y,)))
+        shapes = (*z, *(t.shape for t in inputs))
+        self._calls[shapes] += 1
+        if self._calls[shapes] == _CHUNKS_BEFORE_A_GRAPH:
+            devices = [x.device] if x.device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
+                self._recorded[shapes] = replayed(self._of(tuple(z)), inputs)
+        run = self._recorded.get(shapes) or self._of(tuple(z))
+        return run(*inputs)
+
+    def _of(self, sites: tuple[str, ...]) -> Callable:
+        def log_joint(*inputs: Tensor) -> Tensor:
+            x, *y = inputs[len(sites) :]
+            z = dict(zip(sites, inputs, strict=False))
+            return _log_density(self.model, z, x, y[0] if y else None)
+
+        return log_joint
+
+
 def _log_weights(
-    model: Callable,
+    log_joint: _LogJoint,
     guide: Callable,
     x: Tensor,
     y: Tensor | None,
@@ -230,6 +268,11 @@ def _log_weights(
     """Log weights log p(x, z) - log q(z|x), (samples, n) in float64."""
     n = len(x)
     per_draw = max(1, (_GUIDE_ROWS if vectorised else _ENCODED_ROWS) // n)
+    # Whole copies of the data where they fit, so that they are laid out once and not gathered
+    copies = min(chunk_size // n, samples)
+    if copies:
+        chunk_size = copies * n
+        x_copies, y_copies = repeated(x, y, copies)
     result = []
     for start in range(0, samples, per_draw):
         k = min(per_draw, samples - start)
@@ -237,10 +280,14 @@ def _log_weights(
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
         log_p = []
         for i in range(0, k * n, chunk_size):
-            index = torch.arange(i, min(i + chunk_size, k * n), device=x.device) % n
             chunk = {s: v[i : i + chunk_size] for s, v in rows.items()}
-            labels = None if y is None else y[index]
-            log_p.append(_log_density(model, chunk, x[index], labels))
+            size = min(chunk_size, k * n - i)
+            if copies:
+                seen = x_copies[:size], None if y is None else y_copies[:size]
+            else:
+                index = torch.arange(i, i + size, device=x.device) % n
+                seen = x[index], None if y is None else y[index]
+            log_p.append(log_joint(chunk, *seen))
         result.append(torch.cat(log_p).reshape(k, n).double() - log_q.double())
     return torch.cat(result)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+# What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
+UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 
 _ATEN = torch.ops.aten
 _DRAWING = torch.Tag.nondeterministic_seeded
@@ -30,6 +34,20 @@ def quickened(graph: GraphModule) -> GraphModule:
             node.target = _torch_function(node.target) or node.target
     graph.recompile()
     return graph
+
+
+def replayed(function: Callable, inputs: Sequence[Tensor]) -> Callable:
+    """``function`` of tensors as a recorded graph for inputs of these shapes; no gradients.
+
+    A function that cannot be recorded comes back as it is. What it draws while it is recorded
+    advances the RNG.
+    """
+    try:
+        graph = quickened(make_fx(function)(*inputs))
+    except UNTRACEABLE:
+        return function
+    constants = lifted(graph)
+    return lambda *inputs: graph.forward(*inputs, *constants)
 
 
 def lifted(graph: GraphModule) -> list[Tensor]:

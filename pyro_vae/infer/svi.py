@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ..registration import unregistered
+from .compiled import Compiler
 from .elbo import ELBOTerms, Estimator, TraceELBO
 from .graph import Graph
 from .optimizers import OptimizerFactory, fused
@@ -20,7 +20,7 @@ from .traces import measuring
 Engine = Literal["eager", "graph", "compile"]
 
 
-def _unchecked(estimator: Estimator, *, after: int = 0) -> Callable:
+def _unchecked(estimator: Estimator) -> Callable:
     def run(*arguments: Any) -> tuple[Tensor, ELBOTerms]:
         with pyro.validation_enabled(False):
             return estimator(*arguments)
@@ -29,26 +29,35 @@ def _unchecked(estimator: Estimator, *, after: int = 0) -> Callable:
 
 
 _ENGINES: dict[str, Callable[..., Callable]] = {
-    "eager": _unchecked,
-    "graph": Graph,
-    "compile": functools.partial(Graph, compile=torch.compile),
+    "eager": lambda estimator, after, announce: _unchecked(estimator),
+    "graph": lambda estimator, after, announce: Graph(estimator, after=after),
+    "compile": lambda estimator, after, announce: Graph(
+        estimator, compile=Compiler(announce), after=after
+    ),
 }
 
 
-def running(estimator: Estimator, engine: Engine, *, after: int = 0) -> Callable:
+def running(
+    estimator: Estimator,
+    engine: Engine,
+    *,
+    after: int = 0,
+    announce: Callable[[str], object] | None = None,
+) -> Callable:
     """An estimator under an engine.
 
     Args:
         estimator: ``TraceELBO(...)`` or another one.
         engine: as in ``SVI``.
         after: steps that run eagerly before a graph is recorded.
+        announce: is told how long compiling took, as in ``Compiler``.
 
     Raises:
         ValueError: an unknown engine.
     """
     if engine not in _ENGINES:
         raise ValueError(f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}")
-    return _ENGINES[engine](estimator, after=after)
+    return _ENGINES[engine](estimator, after, announce)
 
 
 class SVI:
@@ -66,8 +75,9 @@ class SVI:
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager" runs the programs at each step, as Pyro does; "graph" runs them once and
             replays the recorded tensors, bit for bit the same; "compile" passes these through
-            ``torch.compile``, which draws other random numbers of the same distribution. Or an
-            estimator that runs already under an engine, such as ``Graph(loss)``, to share it.
+            the compiler of ``torch.compile``, which takes seconds to minutes, told to the logger
+            "pyro_vae", and gives the same up to rounding. Or an estimator that runs already under
+            an engine, such as ``Graph(loss)``, to share it.
 
     Raises:
         ValueError: an unknown engine.

@@ -368,16 +368,3 @@ def test_a_pair_that_is_never_the_same_twice_runs_eagerly_with_a_notice():
         for _ in range(140):
             graph(vae, guide, x)
     assert len(graph._calls) < 140
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-def test_compiled_steps_of_a_pair_without_noise_equal_eager():
-    pair = autoencoder()
-    twins = copy.deepcopy(pair)
-    batches = [data(pair[0])[0] for _ in range(5)]
-    losses = []
-    for programs, engine in ((pair, "eager"), (twins, "compile")):
-        svi = SVI(*programs, engine=engine)
-        losses.append([float(svi.step(x)) for x in batches])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -1,4 +1,6 @@
 import math
+import sys
+import weakref
 
 import numpy as np
 import pyro
@@ -8,6 +10,7 @@ import torch
 from pyro import poutine
 from scipy import stats
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.conditionals import DiagonalNormal
 from pyro_vae.data import Dataset
@@ -17,6 +20,9 @@ from pyro_vae.infer import elbo_terms, importance, log_likelihood
 from pyro_vae.infer.importance import _statistics, can_broadcast, pareto_shape
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
+
+# The package's function of the same name hides the module
+module = sys.modules["pyro_vae.infer.importance"]
 
 
 @pytest.fixture
@@ -82,14 +88,69 @@ def test_the_chunk_size_changes_nothing(chunk_size):
 
 @pytest.mark.parametrize("chunk_size", [1, 10, 64])
 @pytest.mark.parametrize("flat", [False, True])
-def test_memory_is_bounded_by_the_chunk_size(chunk_size, flat):
+def test_memory_is_bounded_by_the_chunk_size(chunk_size, flat, monkeypatch):
+    # A recorded graph calls no hooks
+    monkeypatch.setattr(module, "_CHUNKS_BEFORE_A_GRAPH", 10**6)
     vae = VAE((6,), 3, likelihood=Gaussian(0.7), hidden=(5,))
     rows = []
     vae.decoder.register_forward_pre_hook(lambda m, args: rows.append(args[0][..., 0].numel()))
     guide = BottomUp(vae, encoder=Flat() if flat else None)
     importance(vae, guide, torch.randn(7, 6), samples=20, chunk_size=chunk_size)
-    assert max(rows[2:]) == chunk_size
+    whole_copies = chunk_size // 7 * 7
+    assert max(rows[2:]) == (whole_copies or chunk_size)
     assert sum(rows) >= 7 * 20
+
+
+class Memory(TorchDispatchMode):
+    """The most bytes alive at once among the results of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.alive = set()
+
+    def _gone(self, key, size):
+        self.alive.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self.alive:
+                    self.alive.add(key)
+                    self.now += size
+                    self.peak = max(self.peak, self.now)
+                    weakref.finalize(storage, self._gone, key, size)
+        return result
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_peak_memory_follows_the_chunk_size(recorded, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNKS_BEFORE_A_GRAPH", 2 if recorded else 10**6)
+    vae = VAE((500,), 2, likelihood=Bernoulli(), hidden=(8,))
+    guide, x = BottomUp(vae), torch.rand(5, 500).round()
+    peaks = {}
+    for chunk_size in (50, 500, 5000):
+        with Memory() as memory:
+            importance(vae, guide, x, samples=1000, chunk_size=chunk_size)
+        peaks[chunk_size] = memory.peak
+    # A handful of tensors (rows, 500), and latents and weights of all samples
+    for chunk_size, peak in peaks.items():
+        assert 4 * 500 * chunk_size < peak < 6 * 4 * 500 * chunk_size + 2e6
+    assert peaks[5000] > 10 * peaks[50]
+
+
+def test_recorded_chunks_give_the_same_estimate(monkeypatch):
+    vae = VAE((6,), (3, 2), likelihood=Bernoulli(), hidden=(8,), condition=3)
+    guide, x, y = BottomUp(vae), torch.rand(5, 6).round(), torch.tensor([0, 1, 2, 0, 1])
+    estimates = []
+    for chunks in (10**6, 3):
+        monkeypatch.setattr(module, "_CHUNKS_BEFORE_A_GRAPH", chunks)
+        estimates.append(importance(vae, guide, x, y=y, samples=203, chunk_size=10))
+    assert torch.equal(estimates[0].log_likelihood, estimates[1].log_likelihood)
 
 
 def test_the_encoder_runs_once_for_all_samples():
