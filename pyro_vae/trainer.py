@@ -19,7 +19,7 @@ from . import ranks
 from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
-from .distributed import Parallel, synchronised
+from .distributed import Parallel, check_parallel, synchronised
 from .feeds import Loaded, Resident, check_source, source
 from .freezing import Freezing
 from .history import History
@@ -246,8 +246,7 @@ class Trainer(Recorded):
                 with torch.random.fork_rng(devices=[]):
                     check_source(validation, "validation", self.model)
             feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
-            if ranks.size() > 1:
-                self._check_parallel(data, batch_size)
+            check_parallel(feed, *pair)
             ranks.diverge()
             stack.enter_context(synchronised(*pair))
             for module in self.modules():
@@ -275,16 +274,6 @@ class Trainer(Recorded):
             )
             loop.run(epochs)
         return self
-
-    def _check_parallel(self, data: Dataset | Loaded, batch_size: int) -> None:
-        if isinstance(data, Loaded):
-            raise TypeError(
-                "data: expected a Dataset, of which each process takes a part, got a DataLoader: "
-                "train with it in one process"
-            )
-        if len(self.modules()) < 2:
-            raise TypeError("a run of several processes expects modules, got plain functions")
-        ranks.check_batches(len(data), batch_size)
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""
