@@ -13,7 +13,32 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from . import ranks
+from .feeds import Loaded, Resident
 from .infer.elbo import ELBOTerms, Estimator
+from .programs import name_of
+
+
+def check_parallel(feed: Resident | Loaded, *programs: Callable) -> None:
+    """Raise for what several processes cannot share; a process alone can do it all.
+
+    Args:
+        feed: minibatches.
+        programs: a model and a guide.
+    """
+    if ranks.size() == 1:
+        return
+    if isinstance(feed, Loaded):
+        raise TypeError(
+            "data: expected a Dataset, of which each process takes a part, got a DataLoader: "
+            "train with it in one process"
+        )
+    for program in programs:
+        if not isinstance(program, nn.Module):
+            raise TypeError(
+                "a run of several processes expects modules, got the plain function "
+                f"{name_of(program)}: make it the forward of an nn.Module"
+            )
+    ranks.check_batches(feed.count, feed.batch_size)
 
 
 class Parallel:

@@ -20,7 +20,7 @@ from . import ranks, runs
 from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
-from .distributed import Parallel, synchronised
+from .distributed import Parallel, check_parallel, synchronised
 from .feeds import Loaded, Resident, check_source, source
 from .freezing import Freezing
 from .history import History
@@ -300,8 +300,7 @@ class Trainer(Recorded):
             feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
             done = 0 if going_on is None else going_on["done"]
             self._last_step = self.step + (epochs - done) * len(feed)
-            if ranks.size() > 1:
-                self._check_parallel(data, batch_size)
+            check_parallel(feed, *pair)
             ranks.diverge()
             stack.enter_context(synchronised(*pair))
             for module in self.modules():
@@ -332,16 +331,6 @@ class Trainer(Recorded):
             )
             loop.run(epochs, going_on)
         return self
-
-    def _check_parallel(self, data: Dataset | Loaded, batch_size: int) -> None:
-        if isinstance(data, Loaded):
-            raise TypeError(
-                "data: expected a Dataset, of which each process takes a part, got a DataLoader: "
-                "train with it in one process"
-            )
-        if len(self.modules()) < 2:
-            raise TypeError("a run of several processes expects modules, got plain functions")
-        ranks.check_batches(len(data), batch_size)
 
     @classmethod
     def resume(

@@ -32,8 +32,8 @@ def quantised(codebook):
 CASES = {
     "mean": lambda: (vae(1.0), {"clip_norm": 0.5}),
     "sum": lambda: (vae(1.0), {"lr": 1e-3, "elbo": infer.TraceELBO()}),
-    "learned sigma": lambda: (vae("learned"), {}),
-    "per pixel": lambda: (vae("per_pixel"), {}),
+    "learned sigma": lambda: (vae("learned"), {"lr": 1e-3}),
+    "per pixel": lambda: (vae("per_pixel"), {"lr": 1e-3}),
     "optimal sigma": lambda: (vae("optimal"), {"lr": 1e-3}),
     "BatchNorm": lambda: (vae(1.0, norm=nn.BatchNorm1d), {}),
     "moving average": lambda: (quantised(codebooks.MovingAverage(4, 2, revive=0.0)), {}),

@@ -134,6 +134,9 @@ def test_what_cannot_be_shared_is_an_error(three):
     with pytest.raises(ValueError, match=r"batch_size: .* got 1 in the last batch of 50 data"):
         trainer.fit(parallel_cases.X, epochs=1, batch_size=7, progress=False)
     assert trainer.step == 0
+    function = Trainer(lambda x, **k: programs[0](x, **k), programs[1])
+    with pytest.raises(TypeError, match="expects modules, got the plain function"):
+        function.fit(parallel_cases.X, epochs=1, progress=False)
 
 
 def test_a_process_alone_gets_back_what_it_gave():

@@ -22,6 +22,7 @@ from pyro_vae import (
     models,
     schedules,
 )
+from pyro_vae.data import Dataset
 from pyro_vae.models import VAE
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
