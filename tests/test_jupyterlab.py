@@ -144,7 +144,7 @@ def photograph(page, folder, theme):
     """The panel, a table and a printed model, for a person to look at."""
     name = theme.split()[-1].lower()
     page.screenshot(path=folder / f"{name}-panel.png")
-    for what, place in {"table": "table", "text": "pre"}.items():
+    for what, place in {"table": "table:has(caption)", "text": "pre"}.items():
         found = page.locator(f".jp-OutputArea-output {place}").first
         found.scroll_into_view_if_needed()
         page.wait_for_timeout(500)
