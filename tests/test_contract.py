@@ -174,6 +174,7 @@ def twenty_steps(name, engine, training):
     return results + [t for p in programs for t in (*p.parameters(), *p.buffers())]
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("training", [True, False])
 def test_the_graph_engine_equals_eager_to_the_last_bit(case, training, request):

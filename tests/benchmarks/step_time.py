@@ -1,22 +1,21 @@
 """Median time of a training step: stock Pyro SVI, hand-written PyTorch and this library.
 
-Run: python tests/benchmarks/step_time.py [one-layer|ladder] [--threads 4] [--steps 200]
+Run: python tests/benchmarks/step_time.py [one-layer|convolutional|ladder] [--batch-size 128]
+    [--threads 4] [--steps 200] [--compile] [--device cuda] [--json FILE]
 
-The 784-400-400-20 Bernoulli VAE, or the five-layer ladder with BatchNorm of Sonderby et al.
-(2016), on random binary data. The contestants alternate in one process, step by step, so that the
+The 784-400-400-20 Bernoulli VAE, a convolutional one, or the five-layer ladder with BatchNorm of
+Sonderby et al. (2016), on random binary data. The contestants alternate in one process, step by step, so that the
 machine's other work touches all alike. Before timing, they are checked to compute the same loss
 from the same weights and noise.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pyro
+import timing
 import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 from pyro_vae import guides, infer, likelihoods, models
 
 STOCK, HAND_WRITTEN = "stock Pyro SVI", "hand-written PyTorch"
+COMPILED = "hand-written, compiled"
 Pair = tuple[models.VAE, guides.Guide]
 
 
@@ -34,12 +34,20 @@ class System(NamedTuple):
     build: Callable[[], Pair]
     hand_written: Callable[[models.VAE, guides.Guide], Callable[[Tensor], Tensor]]
     batch_size: int
+    event_shape: tuple[int, ...] = (784,)
 
 
 def one_layer() -> Pair:
     """The pair, with the same weights each time."""
     torch.manual_seed(0)
     vae = models.VAE((784,), latents=20, hidden=(400, 400), likelihood=likelihoods.Bernoulli())
+    return vae, guides.BottomUp(vae)
+
+
+def convolutional() -> Pair:
+    """Images, with the default networks."""
+    torch.manual_seed(0)
+    vae = models.VAE((1, 28, 28), latents=20, likelihood=likelihoods.Bernoulli())
     return vae, guides.BottomUp(vae)
 
 
@@ -87,7 +95,9 @@ def negative_log_likelihood(logits: Tensor, x: Tensor) -> Tensor:
 def one_layer_loss(vae: models.VAE, guide: guides.Guide) -> Callable[[Tensor], Tensor]:
     """As one writes it by hand."""
     q = guide.conditionals["z1"]
-    encoder, decoder = dense(q.network), dense(vae.decoder)
+    images = len(vae.event_shape) > 1
+    encoder = q.network if images else dense(q.network)
+    decoder = vae.decoder if images else dense(vae.decoder)
 
     def loss(x: Tensor) -> Tensor:
         h = encoder(x)
@@ -140,15 +150,26 @@ def ladder_loss(vae: models.VAE, guide: guides.Guide) -> Callable[[Tensor], Tens
 
 SYSTEMS = {
     "one-layer": System(one_layer, one_layer_loss, 128),
+    "convolutional": System(convolutional, one_layer_loss, 128, (1, 28, 28)),
     "ladder": System(ladder, ladder_loss, 256),
 }
 
 
-def hand_written(system: System) -> Callable[[Tensor], Tensor]:
-    """A plain PyTorch step with a fused Adam."""
-    vae, guide = system.build()
+def on(pair: Pair, device: str) -> Pair:
+    """The pair on a device."""
+    return pair[0].to(device), pair[1].to(device)
+
+
+def hand_written(
+    system: System, device: str = "cpu", *, compiled: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """A plain PyTorch step with a fused Adam, as it is or compiled with its optimizer step."""
+    vae, guide = on(system.build(), device)
     loss_of = system.hand_written(vae, guide)
     optimizer = torch.optim.Adam([*vae.parameters(), *guide.parameters()], lr=1e-3, fused=True)
+    if compiled:
+        loss_of = torch.compile(loss_of)
+        optimizer.step = torch.compile(optimizer.step)
 
     def step(x: Tensor) -> Tensor:
         loss = loss_of(x)
@@ -160,57 +181,54 @@ def hand_written(system: System) -> Callable[[Tensor], Tensor]:
     return step
 
 
-def contestants(system: System) -> dict[str, Callable[[Tensor], Tensor]]:
+def contestants(
+    system: System, device: str = "cpu", *, compiled: bool = False
+) -> dict[str, Callable[[Tensor], Tensor]]:
     """Name -> one training step."""
-    build = system.build
-    return {
-        STOCK: pyro.infer.SVI(*build(), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO()).step,
-        HAND_WRITTEN: hand_written(system),
-        "pyro_vae, eager": infer.SVI(*build()).step,
-        "pyro_vae, graph": infer.SVI(*build(), engine="graph").step,
+
+    def pair() -> Pair:
+        return on(system.build(), device)
+
+    steps = {
+        STOCK: pyro.infer.SVI(*pair(), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO()).step,
+        HAND_WRITTEN: hand_written(system, device),
+        "pyro_vae, eager": infer.SVI(*pair()).step,
+        "pyro_vae, graph": infer.SVI(*pair(), engine="graph").step,
     }
+    if compiled:
+        steps[COMPILED] = hand_written(system, device, compiled=True)
+        steps["pyro_vae, compile"] = infer.SVI(*pair(), engine="compile").step
+    return steps
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Check that all compute the same, then time them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = timing.arguments(__doc__.splitlines()[0], rounds=200)
     parser.add_argument("system", choices=SYSTEMS, nargs="?", default="one-layer")
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, help="default: 128, of the ladder 256")
-    arguments = parser.parse_args()
-    system = SYSTEMS[arguments.system]
-    batch_size = arguments.batch_size or system.batch_size
-    torch.set_num_threads(arguments.threads)
-    x = (torch.rand(batch_size, 784) < 0.3).float()
+    parser.add_argument("--compile", action="store_true", help="compiled contestants too")
+    options = parser.parse_args(argv)
+    system = SYSTEMS[options.system]
+    batch_size = options.batch_size or system.batch_size
+    torch.set_num_threads(options.threads)
+    x = (torch.rand(batch_size, *system.event_shape) < 0.3).float().to(options.device)
 
-    steps = contestants(system)
+    steps = contestants(system, options.device, compiled=options.compile)
     losses = {}
     for name, step in steps.items():
         torch.manual_seed(1)
         losses[name] = [float(step(x)) for _ in range(2)]
-    for values in losses.values():
-        expected = torch.tensor(losses[STOCK])
-        torch.testing.assert_close(torch.tensor(values), expected, rtol=1e-4, atol=0)
+    expected = torch.tensor(losses[STOCK])
+    for name, values in losses.items():
+        # torch.compile draws other random numbers
+        rtol = 1e-2 if name == COMPILED else 1e-4
+        torch.testing.assert_close(torch.tensor(values), expected, rtol=rtol, atol=0)
 
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(arguments.steps):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step(x)
-            times[name].append(time.perf_counter() - start)
-    print(
-        f"{arguments.system}, batch {batch_size}, {arguments.threads} threads, "
-        f"{arguments.steps} steps"
-    )
-    print(f"{'':<22} median ms   / stock   / hand-written")
-    for name, values in times.items():
-        ratios = [
-            statistics.median(a / b for a, b in zip(values, times[other], strict=True))
-            for other in (STOCK, HAND_WRITTEN)
-        ]
-        median = 1e3 * statistics.median(values)
-        print(f"{name:<22} {median:9.2f}   {ratios[0]:7.2f}   {ratios[1]:14.2f}")
+    runs = {name: lambda step=step: step(x) for name, step in steps.items()}
+    times = timing.alternating(runs, options.steps, options.device)
+    bases = [name for name in (STOCK, HAND_WRITTEN, COMPILED) if name in times]
+    title = f"{options.system}, batch {batch_size}, {options.steps} steps"
+    timing.report(title, timing.compared(times, bases), options)
 
 
 if __name__ == "__main__":
