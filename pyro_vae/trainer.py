@@ -19,6 +19,7 @@ from .annealing import Annealing
 from .callbacks import check_callbacks
 from .data import Dataset
 from .feeds import Resident
+from .finite import Skip, limit_of
 from .freezing import Freezing
 from .history import History
 from .infer import SVI, check_pair
@@ -201,6 +202,7 @@ class Trainer(Recorded):
         checkpoint: str | Path | None = None,
         every: int | None = None,
         keep: int | None = None,
+        on_nonfinite: Literal["raise", "skip"] | Skip = "raise",
     ) -> Trainer:
         """Train for some more epochs.
 
@@ -224,6 +226,11 @@ class Trainer(Recorded):
                 last one however the process ended. Default: none, or after ``resume`` its folder.
             every: steps between two checkpoints. Default: 1000.
             keep: how many checkpoints stay, the latest. Default: 3.
+            on_nonfinite: what a loss, gradient or parameter that is NaN or infinite leads to:
+                "raise", with model, guide and optimizer as in their last finite state; or "skip",
+                at most 10 such steps in an epoch, or ``finite.Skip(limit)``. On a GPU "raise"
+                looks every 100 steps, without waiting for the device in between, and "skip"
+                waits for it at each step.
 
         Returns:
             This trainer.
@@ -234,7 +241,8 @@ class Trainer(Recorded):
             TypeError: with ``checkpoint``, a callback or a part that no file can hold.
             OSError: the folder cannot be written to, the disk is full, or another run is using
                 the folder; checkpoints from before are as they were.
-            FloatingPointError: the bound became NaN or infinite.
+            FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
+                names step, site and layer, with the ranges of all distributions.
         """
         going_on = None if self.going_on is None else self.progress
         if going_on is not None:
@@ -248,6 +256,7 @@ class Trainer(Recorded):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         check_callbacks(callbacks)
+        tolerated = limit_of(on_nonfinite)
         folder = runs.folder(checkpoint, every=every, keep=keep)
         data = self._prepared(data, "data")
         validation = None if validation is None else self._prepared(validation, "validation")
@@ -287,6 +296,7 @@ class Trainer(Recorded):
                 points=points,
                 folder=folder,
                 interruption=interruption,
+                tolerated=tolerated,
             )
             loop.run(epochs, going_on)
         return self
