@@ -32,7 +32,8 @@ class History(list[dict[str, Any]]):
     over its first batch), ``validation`` with
     ``elbo``, ``elbo_se``, ``objective``, ``reconstruction`` and ``kl`` where there are validation
     data, ``swapped`` on the first epoch after a guide swap, ``interrupted`` on an epoch ended by
-    Ctrl-C. For a guide that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is
+    Ctrl-C or SIGTERM, ``skipped`` with the number of steps that were left out because they were
+    not finite. For a guide that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is
     -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the row tells
     its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
     ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Numbers
@@ -142,6 +143,25 @@ class Totals:
         totals._steps = [] if state["steps"] is None else list(state["steps"])
         return totals
 
+    def blamed(self, loss: Tensor, terms: ELBOTerms) -> str | None:
+        """What of a step's bound is NaN or infinite; None where all is finite."""
+        named = {"reconstruction of the observed sites": terms.reconstruction} | {
+            f"KL of site {site!r}": kl for site, kl in terms.kl.items()
+        }
+        bad = [name for name, value in named.items() if not bool(value.isfinite().all())]
+        return " and ".join(bad) or (None if bool(loss.isfinite()) else "objective")
+
+    def blamed_at(self, step: int) -> str | None:
+        """What of an earlier step's bound is NaN or infinite."""
+        index = step - 1 - self.step
+        finite = self._steps[index].isfinite().tolist() if index < len(self._steps) else [True]
+        bad = [name for name, ok in zip(self._names(), finite[1:], strict=False) if not ok]
+        return " and ".join(bad) or (None if finite[0] else "objective")
+
+    def _names(self) -> list[str]:
+        kl = (f"KL of site {site!r}" for site in self._sites)
+        return ["reconstruction of the observed sites", *kl]
+
     def means(self) -> dict[str, Any]:
         """The four quantities of a history row, per datum.
 
@@ -161,11 +181,7 @@ class Totals:
 
     def _complaint(self, finite: list[list[bool]]) -> str:
         first = next(i for i, step in enumerate(finite) if not all(step))
-        names = [
-            "reconstruction of the observed sites",
-            *(f"KL of site {s!r}" for s in self._sites),
-        ]
-        bad = [n for n, ok in zip(names, finite[first][1:], strict=True) if not ok]
+        bad = [n for n, ok in zip(self._names(), finite[first][1:], strict=True) if not ok]
         return (
             f"{' and '.join(bad or ['objective'])} became NaN or infinite at step "
             f"{self.step + first + 1}: lower lr, set clip_norm, or bound the scales"

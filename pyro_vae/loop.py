@@ -8,12 +8,14 @@ from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import measurements, ranks, runs, streams
 from .annealing import Annealing
 from .data import Dataset
 from .feeds import Batch, Loaded, Resident
+from .finite import Guard
 from .history import Totals, logged
 from .infer import SVI
 from .programs import name_of
@@ -40,6 +42,7 @@ class Loop:
         points: latent sites at which the guide is a point mass: what it trains is no bound.
         folder: where checkpoints are written, or None.
         interruption: tells after each step whether the run is to end.
+        tolerated: steps of an epoch that may be left out because they are not finite.
     """
 
     def __init__(
@@ -55,13 +58,14 @@ class Loop:
         points: Sequence[str],
         folder: runs.RunFolder | None,
         interruption: Interruption,
+        tolerated: int,
     ) -> None:
         self.trainer, self.svi, self.annealing, self.feed = trainer, svi, annealing, feed
         self.validation, self.callbacks, self.bar, self.points = validation, callbacks, bar, points
         shown = feed.data[:_MOST_ENCODED] if validation is None else validation
         self._encoded = shown.data if isinstance(shown, Loaded) else shown
         self._bound = "log p(x, z)" if points else "elbo"
-        self.folder, self.interruption = folder, interruption
+        self.folder, self.interruption, self.tolerated = folder, interruption, tolerated
         self._epochs = self._done = 0
         self._position: dict[str, Any] | None = None
 
@@ -100,6 +104,7 @@ class Loop:
             "random": streams.positions(self.feed.data.device),
             "batches": 0,
             "seconds": 0.0,
+            "skipped": 0,
             "totals": None,
         }
         batches = self._batches(position)
@@ -109,42 +114,67 @@ class Loop:
         self._position = position
         hooks = [h for c in self.callbacks if (h := getattr(c, "on_step_end", None))]
         mean = trainer.elbo.reduction == "mean"
-        finished, self._weights = False, None
+        self._weights = None
         row: dict[str, Any] = {"epoch": len(trainer.history) + 1}
+        self._guard = Guard(
+            self.svi, trainer.modules(), trainer.step, self.feed.data.device, self.tolerated
+        )
         try:
             for x, y in batches:
                 self.annealing.set(trainer.step, len(self.feed))
-                loss = self.svi.step(x, y=y)
+                loss = self._guard.step(x, y)
+                if self._guard.refused:
+                    self._refused(position, loss, x, y)
                 trainer.step += 1
                 position["batches"] += 1
-                totals.add(loss * len(x) if mean else loss, self.svi.terms)
-                if hooks:
-                    # Now, because a hook may fill beta for the next step
-                    self._weights = self.annealing.snapshot()
-                    for hook in hooks:
-                        hook(trainer=trainer, loss=loss)
                 self.bar.update()
+                if not self._guard.refused:
+                    totals.add(loss * len(x) if mean else loss, self.svi.terms)
+                    if hooks:
+                        # Now, because a hook may fill beta for the next step
+                        self._weights = self.annealing.snapshot()
+                        for hook in hooks:
+                            hook(trainer=trainer, loss=loss)
+                interrupted = self.interruption.signal is not None
+                last = position["batches"] == len(self.feed)
+                due = self.folder and (interrupted or trainer.step % self.folder.every == 0)
                 # Reading the totals waits for the device
-                if not self.bar.disable and time.perf_counter() - shown > _REFRESH_SECONDS:
+                refresh = not self.bar.disable and time.perf_counter() - shown > _REFRESH_SECONDS
+                if (due or last or refresh) and not self._guard.settled():
+                    blamed = totals.blamed_at(self._guard.bad_step)
+                    raise self._guard.error(x, y, blamed)
+                if refresh and totals.count:
                     shown = time.perf_counter()
                     self._show(row["epoch"], totals.means()["elbo"])
-                interrupted = self.interruption.signal is not None
-                if interrupted or (self.folder and trainer.step % self.folder.every == 0):
+                if due:
                     position["seconds"] = time.perf_counter() - started
                     self._write()
                 if interrupted:
                     raise KeyboardInterrupt
             totals.combine()
-            finished = True
         except KeyboardInterrupt:
+            # The row of the epoch tells what was trained
             row["interrupted"] = True
-            raise
-        finally:
-            # Also when Ctrl-C ended the epoch: its row tells what was trained
-            if totals.count and (row.get("interrupted") or finished):
+            if totals.count:
                 self._record(row, totals, time.perf_counter() - started)
+            raise
+        self._record(row, totals, time.perf_counter() - started)
         self._show(row["epoch"], row["elbo"], refresh=False)
         return row
+
+    def _refused(
+        self, position: dict[str, Any], loss: Tensor, x: Tensor, y: Tensor | None
+    ) -> None:
+        """Leave a step out, or stop there."""
+        totals: Totals = position["totals"]
+        position["skipped"] += 1
+        if position["skipped"] > self.tolerated or position["skipped"] == len(self.feed):
+            if self._guard.bad_step > self.trainer.step:
+                blamed = totals.blamed(loss, self.svi.terms)
+            else:
+                blamed = totals.blamed_at(self._guard.bad_step)
+            raise self._guard.error(x, y, blamed)
+        self._guard.undo()
 
     def _batches(self, position: Mapping[str, Any]) -> Iterator[Batch]:
         """An epoch's batches, without those that the interrupted run has had."""
@@ -230,6 +260,8 @@ class Loop:
         )
         if particles := getattr(trainer.elbo, "particles", None):
             row["particles"] = particles
+        if skipped := self._position["skipped"]:
+            row["skipped"] = skipped
         if trainer.swapped:
             row["swapped"], trainer.swapped = True, False
         trainer.history.append(row)

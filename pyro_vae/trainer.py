@@ -22,6 +22,7 @@ from .callbacks import check_callbacks
 from .data import Dataset
 from .distributed import Parallel, check_parallel, synchronised
 from .feeds import Loaded, Resident, check_source, source
+from .finite import Skip, limit_of
 from .freezing import Freezing
 from .history import History
 from .infer import SVI, check_pair
@@ -214,6 +215,7 @@ class Trainer(Recorded):
         checkpoint: str | Path | None = None,
         every: int | None = None,
         keep: int | None = None,
+        on_nonfinite: Literal["raise", "skip"] | Skip = "raise",
     ) -> Trainer:
         """Train for some more epochs.
 
@@ -245,6 +247,11 @@ class Trainer(Recorded):
                 last one however the process ended. Default: none, or after ``resume`` its folder.
             every: steps between two checkpoints. Default: 1000.
             keep: how many checkpoints stay, the latest. Default: 3.
+            on_nonfinite: what a loss, gradient or parameter that is NaN or infinite leads to:
+                "raise", with model, guide and optimizer as in their last finite state; or "skip",
+                at most 10 such steps in an epoch, or ``finite.Skip(limit)``. On a GPU "raise"
+                looks every 100 steps, without waiting for the device in between, and "skip"
+                waits for it at each step.
 
         Returns:
             This trainer.
@@ -255,7 +262,8 @@ class Trainer(Recorded):
             TypeError: with ``checkpoint``, a callback or a part that no file can hold.
             OSError: the folder cannot be written to, the disk is full, or another run is using
                 the folder; checkpoints from before are as they were.
-            FloatingPointError: the bound became NaN or infinite.
+            FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
+                names step, site and layer, with the ranges of all distributions.
         """
         going_on = None if self.going_on is None else self.progress
         if going_on is not None:
@@ -270,6 +278,7 @@ class Trainer(Recorded):
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         check_callbacks(callbacks)
         check_threads(threads)
+        tolerated = limit_of(on_nonfinite)
         folder = runs.folder(checkpoint, every=every, keep=keep)
         pair = self.model, self.guide
         data = source(data, "data", *pair, device=self.device)
@@ -328,6 +337,7 @@ class Trainer(Recorded):
                 points=points,
                 folder=folder,
                 interruption=interruption,
+                tolerated=tolerated,
             )
             loop.run(epochs, going_on)
         return self

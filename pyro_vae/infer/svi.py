@@ -112,6 +112,8 @@ class SVI:
         self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
+        # Decides from loss and gradients whether the optimizer is to take the step
+        self.accept: Callable[[Tensor], bool] | None = None
         self._checked = False
         self.terms: ELBOTerms | None = None
 
@@ -173,6 +175,8 @@ class SVI:
         loss.backward()
         if not self._checked:
             self._check_gradients()
+        if self.accept is not None and not self.accept(loss):
+            return loss.detach()
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
         self.optimizer.step()
