@@ -4,9 +4,9 @@ Run: python tests/benchmarks/step_time.py [one-layer|convolutional|ladder] [--ba
     [--threads 4] [--steps 200] [--compile] [--device cuda] [--json FILE]
 
 The 784-400-400-20 Bernoulli VAE, a convolutional one, or the five-layer ladder with BatchNorm of
-Sonderby et al. (2016), on random binary data. The contestants alternate in one process, step by step, so that the
-machine's other work touches all alike. Before timing, they are checked to compute the same loss
-from the same weights and noise.
+Sonderby et al. (2016), on random binary data. The contestants alternate in one process, step by
+step, so that the machine's other work touches all alike. Before timing, they are checked to
+compute the same loss from the same weights and noise.
 """
 
 from __future__ import annotations
