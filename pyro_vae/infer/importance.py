@@ -11,7 +11,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..programs import as_labels, check_tensor
 from .checks import check_data, check_pair
@@ -240,7 +240,8 @@ class _LogJoint:
         inputs = (*z.values(), x, *(() if y is None else (y,)))
         shapes = (*z, *(t.shape for t in inputs))
         self._calls[shapes] += 1
-        if self._calls[shapes] == _CHUNKS_BEFORE_A_GRAPH:
+        # Not a plain function, whose state is hidden
+        if self._calls[shapes] == _CHUNKS_BEFORE_A_GRAPH and isinstance(self.model, nn.Module):
             devices = [x.device] if x.device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 self._recorded[shapes] = replayed(self._of(tuple(z)), inputs)
