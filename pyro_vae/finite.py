@@ -101,9 +101,11 @@ class Guard:
         """``svi.step``, which leaves the optimizer alone where ``refused`` is set."""
         self.refused = False
         self._remember()
+        if self._step > self._first:
+            return self.svi.step(x, y=y)
         try:
             with warnings.catch_warnings():
-                # Of Pyro's checks, which the first step runs
+                # Of Pyro's checks, which the first step of a run has
                 warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
                 return self.svi.step(x, y=y)
         except ValueError:

@@ -51,6 +51,13 @@ class Trainer(Recorded):
     Each step ascends E_q[log p(x|z)] - sum_i beta_i KL_i, in nats per datum, averaged over a
     minibatch, with the estimator of ``pyro.infer.Trace_ELBO``.
 
+    With the same seed, initial weights, data, machine and number of threads, two runs have the
+    same history bit for bit on the CPU (apart from ``seconds``), under the engines "eager" and
+    "graph" alike. "compile" draws other random numbers of the same distribution; with other
+    numbers of threads, or on another machine, sums are rounded in another order, so that a run
+    departs from the first in its last digits and then step by step; on a GPU some sums have no
+    fixed order at all.
+
     Args:
         model: generative program.
         guide: inference program.
