@@ -7,8 +7,10 @@ import pytest
 
 import pyro_vae
 from pyro_vae import guides, models
+from pyro_vae.experiments.gallery import PICTURES
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -37,3 +39,10 @@ def test_parts_table_names_what_exists():
     for module, contents in re.findall(r"^\| `(\w+)` \| (.*) \|$", section, flags=re.MULTILINE):
         for name in re.findall(r"`(\w+)`", contents):
             assert hasattr(getattr(pyro_vae, module), name), f"{module}.{name}"
+
+
+def test_the_gallery_has_a_picture_of_every_system_and_all_links_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert all((ROOT / link).is_file() for link in links)
+    assert {f"gallery/{name}.png" for name in PICTURES} <= set(links)
+    assert set(map(str, ROOT.glob("gallery/*.png"))) <= {str(ROOT / link) for link in links}
