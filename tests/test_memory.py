@@ -14,10 +14,10 @@ ROW = 4000  # bytes of a row of the history, the one thing that is to grow
 SLACK = 30e6
 
 
-def trainer():
+def trainer(engine="eager"):
     torch.manual_seed(0)
     vae = VAE((6,), (3, 2), likelihood=likelihoods.Gaussian("optimal"), hidden=(8,))
-    return Trainer(vae, guides.BottomUp(vae), seed=0)
+    return Trainer(vae, guides.BottomUp(vae), seed=0, engine=engine)
 
 
 def fit(t, epochs, **options):
@@ -82,6 +82,14 @@ def test_memory_stays_flat_over_steps(traced, tmp_path):
 
 def test_memory_stays_flat_over_swaps(traced):
     check_swaps(9)
+
+
+@pytest.mark.xfail(strict=True, reason="each recording of a graph leaves its tensors behind")
+def test_memory_stays_flat_over_recordings(traced):
+    t = trainer("graph")
+    for _ in range(2):
+        fit(t, 20)
+    check_flat(lambda: fit(t, 20), 20)
 
 
 @pytest.mark.slow
