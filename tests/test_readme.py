@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["trainer", "stock-pyro", "swap"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=["trainer", "stock-pyro", "resume", "swap"])
 def test_program_runs(program, capsys):
     exec(compile(program, "README.md", "exec"), {})
     numbers = re.findall(r"-?\d+\.\d+", capsys.readouterr().out)
