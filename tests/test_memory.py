@@ -84,7 +84,6 @@ def test_memory_stays_flat_over_swaps(traced):
     check_swaps(9)
 
 
-@pytest.mark.xfail(strict=True, reason="each recording of a graph leaves its tensors behind")
 def test_memory_stays_flat_over_recordings(traced):
     t = trainer("graph")
     for _ in range(2):

@@ -11,17 +11,15 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..registration import unregistered
 from .elbo import ELBOTerms, Estimator
 from .fingerprint import Fingerprint
-from .rewriting import UNTRACEABLE, lifted, quickened
+from .rewriting import UNTRACEABLE, lifted, quickened, recorded
 
 _MOST_GRAPHS, _MOST_KEYS = 32, 128
-_DETACHING = (Tensor.detach, torch.detach, Tensor.data.__get__)
-_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # (recorded graph, its inputs) -> what runs on such inputs and returns the same
 Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable]
 
@@ -143,7 +141,7 @@ class Graph:
             devices = [x.device] if x.device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 with _StoppedGradients():
-                    graph = quickened(make_fx(run)(*named.values(), *data))
+                    graph = quickened(recorded(run, (*named.values(), *data)))
                 tensors, constants = tuple(named.values()), lifted(graph)
                 forward = graph.forward
                 if self.compile is not None:
@@ -172,25 +170,19 @@ class Graph:
 
 
 class _StoppedGradients(TorchFunctionMode):
-    """Records operations that stop a gradient where a program does so.
-
-    ``make_fx`` forgets ``detach`` and ``no_grad``: a replay would differentiate through both.
-    """
+    """Records that a program stops gradients by ``no_grad``, which ``make_fx`` forgets."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func not in _DETACHING and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             return result
-        needs_gradient = any(
-            isinstance(a, Tensor) and a.requires_grad for a in (*args, *kwargs.values())
-        )
-        if not (needs_gradient and isinstance(result, Tensor) and result.is_floating_point()):
+        given = tree_leaves((args, kwargs))
+        if not any(isinstance(a, Tensor) and a.requires_grad for a in given):
             return result
-        # The same bits as an integer, which has no gradient, and back; nothing is copied
-        return result.view(_INTEGER[result.element_size()]).view(result.dtype)
+        return tree_map_only(Tensor, Tensor.detach, result)
 
 
 class _Pair(nn.Module):

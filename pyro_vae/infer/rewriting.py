@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,19 @@ _ATEN = torch.ops.aten
 _DRAWING = torch.Tag.nondeterministic_seeded
 
 
+def recorded(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
+    """The operations of ``function`` on such inputs; a ``detach`` stays one.
+
+    ``make_fx`` would make it an alias by default: replays would differentiate through it, and an
+    output that torch saves for its own backward, a detached one, would hold itself for ever.
+    """
+    return make_fx(function, decomposition_table={_ATEN.detach.default: _undecomposed})(*inputs)
+
+
+def _undecomposed(tensor: Tensor) -> Any:
+    return NotImplemented
+
+
 def quickened(graph: GraphModule) -> GraphModule:
     """The same operations on the same tensors, with less of Python and memory between them.
 
@@ -24,7 +38,7 @@ def quickened(graph: GraphModule) -> GraphModule:
     as torch's own functions, which dispatch faster than operator overloads.
     """
     graph.graph.eliminate_dead_code(_is_impure)
-    for rewrite in (_drop_repeating, _negate_after_sum, _join_linear, _join_stopped_gradient):
+    for rewrite in (_drop_repeating, _negate_after_sum, _join_linear):
         for node in graph.graph.nodes:
             if node.op == "call_function":
                 rewrite(node)
@@ -43,7 +57,7 @@ def replayed(function: Callable, inputs: Sequence[Tensor]) -> Callable:
     advances the RNG.
     """
     try:
-        graph = quickened(make_fx(function)(*inputs))
+        graph = quickened(recorded(function, inputs))
     except UNTRACEABLE:
         return function
     constants = lifted(graph)
@@ -118,16 +132,6 @@ def _join_linear(node: Node) -> None:
         node.target, node.args = torch._C._nn.linear, (x, transposed.args[0], bias)
 
 
-def _join_stopped_gradient(node: Node) -> None:
-    """A float seen as an integer and back, as recorded for a stopped gradient, is a detach."""
-    seen = _source(node)
-    if node.target is not _ATEN.view.dtype or getattr(seen, "target", None) is not node.target:
-        return
-    original, _ = seen.args
-    if _dtype(original) is node.args[1] is not None and len(seen.users) == 1:
-        node.target, node.args = torch.detach, (original,)
-
-
 def _is_impure(node: Node) -> bool:
     """Whether a node acts by more than its result: inputs, results, in-place and random ones."""
     if node.op != "call_function":
@@ -155,7 +159,3 @@ def _source(node: Node) -> Node | None:
 
 def _shape(node: Node | None) -> torch.Size | None:
     return None if node is None else getattr(node.meta.get("tensor_meta"), "shape", None)
-
-
-def _dtype(node: Node) -> torch.dtype | None:
-    return getattr(node.meta.get("tensor_meta"), "dtype", None)

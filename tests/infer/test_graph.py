@@ -99,7 +99,10 @@ class Stopping(nn.Module):
         a, b, c, d = (layer(x) for layer in self.layers)
         with torch.no_grad():
             e = (2 * b).exp()
-        return a * a.detach() + b * e + c * torch.detach(c).sin() + d * d.data
+            f = torch.stack([a, b])
+            g, _ = c.max(-1, keepdim=True)
+        stopped = a * a.detach() + b * e + c * torch.detach(c).sin() + d * d.data
+        return stopped + a * f[0] + c * g
 
 
 def stopping():
