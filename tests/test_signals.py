@@ -58,6 +58,14 @@ class Send:
 HANDLERS = signal.SIGINT, signal.SIGTERM
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """Ctrl-C as Python handles it: a shell starts jobs in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("at", [1, 7, 10, 21])
 @pytest.mark.parametrize("number", HANDLERS)
 def test_a_signal_ends_the_run_after_its_step_and_the_run_can_go_on(number, at, tmp_path):
