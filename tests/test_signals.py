@@ -206,7 +206,7 @@ def test_the_program_ends_with_the_status_of_the_signal_and_goes_on(number, stat
             stdout=subprocess.DEVNULL,
         )
 
-    options = ["--epochs", 30, *TINY]
+    options = ["--epochs", 10, *TINY]
     process = program("--out", tmp_path / "run", "--checkpoint", 10, *options)
     while not list(tmp_path.glob("run/checkpoints/step-*.pt")) and process.poll() is None:
         time.sleep(0.01)
@@ -215,4 +215,4 @@ def test_the_program_ends_with_the_status_of_the_signal_and_goes_on(number, stat
     assert program("--resume", tmp_path / "run").wait(300) == 0
     assert program("--out", tmp_path / "whole", *options).wait(300) == 0
     assert history(tmp_path / "run") == history(tmp_path / "whole")
-    assert len(history(tmp_path / "run")) == 30
+    assert len(history(tmp_path / "run")) == 10
