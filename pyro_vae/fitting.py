@@ -21,8 +21,6 @@ from .signals import Interruption, held_back
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-_BATCH_SIZE = 128
-
 
 class Call:
     """The arguments of one call of ``Trainer.fit``, checked, and filled in where a run goes on.
@@ -77,7 +75,7 @@ class Call:
             checkpoint = trainer.going_on if checkpoint is None else checkpoint
             every = going_on["every"] if every is None else every
             keep = going_on["keep"] if keep is None else keep
-        batch_size = _BATCH_SIZE if batch_size is None else batch_size
+        batch_size = 128 if batch_size is None else batch_size
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
