@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.weak import WeakIdKeyDictionary
 from tqdm.auto import tqdm
 
-from . import ranks, runs
-from .annealing import Annealing
-from .callbacks import check_callbacks
+from . import runs
 from .data import Dataset
-from .distributed import Parallel, check_parallel, synchronised
-from .feeds import Loaded, Resident, check_source, source
-from .finite import Skip, limit_of
+from .finite import Skip
+from .fitting import Call
 from .freezing import Freezing
 from .history import History
-from .infer import SVI, check_pair
-from .infer.checks import check_guide
-from .infer.compiled import AutoCompiled
-from .infer.dataset import seen_values, usable_device
-from .infer.elbo import Estimator, as_estimator
-from .infer.optimizers import check_optimizer, fused, recordable
-from .infer.svi import Engine, running
+from .infer.elbo import Estimator
+from .infer.optimizers import recordable
+from .infer.svi import Engine
 from .loop import Loop
-from .machine import check_threads, using_threads
-from .precision import Precision, PrecisionName, as_precision
-from .programs import training
+from .pair import TrainedPair
+from .precision import Precision, PrecisionName
 from .recorded import Recorded
 from .schedules import Schedule
-from .signals import held_back
 from .streams import RandomStream
 
-# Recording takes about as long as it saves in so many steps
-_STEPS_BEFORE_A_GRAPH = 100
 
-
-class Trainer(Recorded):
+class Trainer(Recorded, TrainedPair):
     """Train a model/guide pair by stochastic variational inference.
 
     Each step ascends E_q[log p(x|z)] - sum_i beta_i KL_i, in nats per datum, averaged over a
@@ -109,105 +93,25 @@ class Trainer(Recorded):
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
-        check_optimizer(optimizer)
-        check_guide(model, guide)
-        self.model, self.guide = model, guide
-        self.optimizer_class, self.clip_norm, self.seed = optimizer, clip_norm, seed
-        self.engine, self.step, self._fitting = engine, 0, False
-        as_precision(precision)
-        self._last_step, self._announce = 0, None
-        self.elbo, self.precision = elbo, precision
-        self.device = None if device is None else usable_device(device)
-        for module in self.modules():
-            module.to(self.device)
+        super().__init__(
+            model,
+            guide,
+            beta=beta,
+            lr=lr,
+            optimizer=optimizer,
+            elbo=elbo,
+            clip_norm=clip_norm,
+            engine=engine,
+            precision=precision,
+            device=device,
+        )
+        self.seed, self._stream = seed, RandomStream(seed)
         self.history = History()
-        self._svi: SVI | None = None
-        self.beta, self.lr = beta, lr
-        self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._stream = RandomStream(seed)
         self.swapped = self.stopping = False
-        self._freezing = Freezing()
         # Where the present run, or the one that a file was read from, is; for ``Loop`` alone
         self.progress: Mapping[str, Any] | None = None
         self.going_on: Path | None = None
         self.written: dict[Path, str] = {}
-
-    @property
-    def beta(self) -> Any:
-        """The weight of the KL as it was given; may be assigned between calls of ``fit``."""
-        return self._beta
-
-    @beta.setter
-    def beta(self, beta: float | Schedule | Tensor | Mapping) -> None:
-        self._refuse_in_fit("beta", "use a schedule, or a 0-d tensor that you fill in place")
-        annealing = Annealing(beta)
-        if hasattr(self.model, "latents"):
-            annealing.check(self.model.latents)
-        self._beta = beta
-
-    @property
-    def elbo(self) -> Estimator:
-        """The estimator; may be assigned between calls of ``fit``, like the argument ``elbo``.
-
-        Model, guide and the optimizer's state stay, so that a run goes on with another bound,
-        such as ``infer.ImportanceWeightedELBO(10, "mean")`` for fine-tuning.
-        """
-        return self._elbo
-
-    @elbo.setter
-    def elbo(self, elbo: Literal["trace", "analytic"] | Estimator) -> None:
-        self._refuse_in_fit("elbo", "end the run with trainer.stop()")
-        estimator = as_estimator(elbo)
-        if self.step and estimator.reduction != (expected := self._elbo.reduction):
-            raise ValueError(
-                f"elbo: expected reduction={expected!r}, as in the steps so far, got "
-                f"{estimator.reduction!r}, which the optimizer's state does not fit: pass "
-                f"{type(estimator).__name__}(..., reduction={expected!r})"
-            )
-        self._elbo = estimator
-        self._running = self._under_engine()
-
-    def _refuse_in_fit(self, name: str, within: str) -> None:
-        if self._fitting:
-            raise RuntimeError(f"{name}: assign it between calls of fit; within one, {within}")
-
-    @property
-    def constant_beta(self) -> bool:
-        """Whether beta is a number, or numbers per site, for good."""
-        return Annealing(self.beta).constant
-
-    @property
-    def lr(self) -> float:
-        """The learning rate as it is now; may be assigned at any time."""
-        return self._lr if self.optimizer is None else self.optimizer.param_groups[0]["lr"]
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr: expected a positive finite number, got {lr}")
-        self._lr = lr
-        for group in [] if self.optimizer is None else self.optimizer.param_groups:
-            group["lr"] = lr
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the guide is trained alone, see ``swap_guide``."""
-        return self._freezing.names is not None
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer | None:
-        """The torch optimizer of the present pair; None before the first ``fit``."""
-        return None if self._svi is None else self._svi.optimizer
-
-    def modules(self) -> list[nn.Module]:
-        """Model and guide, where they are modules."""
-        return [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
-
-    def parameters(self) -> list[nn.Parameter]:
-        """All parameters of model and guide; those that both hold twice."""
-        return [p for module in self.modules() for p in module.parameters()]
 
     def fit(
         self,
@@ -272,81 +176,43 @@ class Trainer(Recorded):
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
                 names step, site and layer, with the ranges of all distributions.
         """
-        going_on = None if self.going_on is None else self.progress
-        if going_on is not None:
-            epochs = going_on["epochs"] if epochs is None else epochs
-            batch_size = going_on["batch_size"] if batch_size is None else batch_size
-            checkpoint = self.going_on if checkpoint is None else checkpoint
-            every = going_on["every"] if every is None else every
-            keep = going_on["keep"] if keep is None else keep
-        batch_size = 128 if batch_size is None else batch_size
-        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        check_callbacks(callbacks)
-        check_threads(threads)
-        tolerated = limit_of(on_nonfinite)
-        folder = runs.folder(checkpoint, every=every, keep=keep)
-        pair = self.model, self.guide
-        data = source(data, "data", *pair, device=self.device)
-        if validation is not None:
-            validation = source(validation, "validation", *pair, device=self.device)
-        if folder is not None:
-            runs.check_sources(data, validation)
-            folder.describe(Resident(data, batch_size), validation, callbacks)
-            if going_on is not None:
-                folder.check_same(going_on, epochs)
-                if going_on["finished"] and epochs == going_on["epochs"]:
-                    self.going_on = None
-                    return self
-        self.stopping = False
-        self._announce = tqdm.write if progress else None
-        with contextlib.ExitStack() as stack:
-            # First, so that all else is in order when SIGTERM ends the process
-            interruption = stack.enter_context(held_back())
-            if folder is not None:
-                stack.enter_context(folder.held(self))
-            stack.enter_context(using_threads(threads))
-            # A loader draws its order from this stream, where it has no generator of its own
-            stack.enter_context(self._stream.on(data.device))
-            check_source(data, "data", self.model)
-            if validation is not None:
-                with torch.random.fork_rng(devices=[]):
-                    check_source(validation, "validation", self.model)
-            feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
-            done = 0 if going_on is None else going_on["done"]
-            self._last_step = self.step + (epochs - done) * len(feed)
-            check_parallel(feed, *pair)
-            ranks.diverge()
-            stack.enter_context(synchronised(*pair))
-            for module in self.modules():
-                stack.enter_context(training(module))
-            # After the guide, which may hold conditionals of the model
-            stack.enter_context(self._freezing.holding(self.model))
-            annealing, points = self._make_svi(feed.data, len(feed))
-            x, y = _first(feed.data)
-            stack.enter_context(as_precision(self.precision).on(*pair, x, y))
-            bar = stack.enter_context(
-                tqdm(
-                    total=epochs * len(feed), unit="step", disable=not progress or ranks.rank() > 0
-                )
-            )
-            stack.enter_context(self._in_fit())
+        call = Call(
+            self,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation=validation,
+            callbacks=callbacks,
+            threads=threads,
+            progress=progress,
+            checkpoint=checkpoint,
+            every=every,
+            keep=keep,
+            on_nonfinite=on_nonfinite,
+        )
+        if call.is_finished:
             self.going_on = None
-            loop = Loop(
-                self,
-                self._svi,
-                annealing,
-                feed,
-                validation=validation,
-                callbacks=callbacks,
-                bar=bar,
-                points=points,
-                folder=folder,
-                interruption=interruption,
-                tolerated=tolerated,
-            )
-            loop.run(epochs, going_on)
+            return self
+        self.stopping, self._announce = False, tqdm.write if progress else None
+        with call.held(self) as interruption, self._stream.on(call.data.device):
+            feed = call.feed(self.model)
+            self._last_step = self.step + call.epochs_left * len(feed)
+            with self._in_training(feed) as (annealing, points), call.bar(feed) as bar:
+                self.going_on = None
+                loop = Loop(
+                    self,
+                    self._svi,
+                    annealing,
+                    feed,
+                    validation=call.validation,
+                    callbacks=callbacks,
+                    bar=bar,
+                    points=points,
+                    folder=call.folder,
+                    interruption=interruption,
+                    tolerated=call.tolerated,
+                )
+                loop.run(call.epochs, call.going_on)
         return self
 
     @classmethod
@@ -425,17 +291,9 @@ class Trainer(Recorded):
             TypeError: ``freeze_model`` for a plain function.
             ValueError: a guide that was built for other latents.
         """
-        check_guide(self.model, guide)
-        if freeze_model:
-            self._freezing.check(self.model)
-        self._keep_moments()
-        self._freezing.thaw(self.model)
+        self._swap(guide, freeze_model=freeze_model)
         self.progress = self.going_on = None
-        if freeze_model:
-            self._freezing.freeze(self.model)
-        self.guide, self._svi, self.swapped = guide, None, bool(self.history)
-        for module in self.modules():
-            module.to(self.device)
+        self.swapped = bool(self.history)
         return self
 
     def save(self, path: str | Path, *, arguments: bool = True) -> None:
@@ -481,67 +339,6 @@ class Trainer(Recorded):
             if moments is not None:
                 self._moments[parameter] = moments
 
-    def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
-        x, y = _first(data)
-        summary = check_pair(self.model, self.guide, x, y=y)
-        self._keep_moments()
-        # Made anew, because a mapping may have been changed in place since the last run
-        annealing = Annealing(self.beta)
-        annealing.check(tuple(summary.latents))
-        annealing.start(x.device)
-        annealing.set(self.step, steps_per_epoch)
-        self._running = self._under_engine()
-        estimator = self.elbo
-        if ranks.size() > 1:
-            estimator = self._running = Parallel(self.elbo)
-        self._svi = SVI(
-            annealing.scale(self.model),
-            annealing.scale(self.guide),
-            self._build_optimizer,
-            estimator,
-            clip_norm=self.clip_norm,
-            engine=self._running,
-        )
-        self._svi.prepare(x, y=y)
-        return annealing, tuple(summary.point_masses)
-
-    @contextlib.contextmanager
-    def _in_fit(self) -> Iterator[None]:
-        self._fitting = True
-        try:
-            yield
-        finally:
-            self._fitting = False
-
-    def _under_engine(self) -> Callable:
-        engine = self.engine or ("graph" if len(self.modules()) == 2 else "eager")
-        after = _STEPS_BEFORE_A_GRAPH
-        if engine == "auto":
-            return AutoCompiled(
-                self.elbo,
-                remaining=lambda: self._last_step - self.step,
-                after=after,
-                announce=self._announce,
-            )
-        return running(self.elbo, engine, after=after, announce=self._announce)
-
-    def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)
-        for parameter in parameters:
-            if parameter in self._moments:
-                optimizer.state[parameter] = self._moments[parameter]
-        return optimizer
-
-    def restore_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Give the optimizer the options and parameters of an interrupted run; for ``Loop``."""
-        runs.restore_groups(self.optimizer, groups, self.parameters(), self._moments.get)
-
-    def _keep_moments(self) -> None:
-        if self.optimizer is not None:
-            self._lr = self.lr
-            for parameter, state in self.optimizer.state.items():
-                self._moments[parameter] = state
-
     def __repr__(self) -> str:
         """Model, guide and how far training went."""
         last = f", elbo {self.history[-1]['elbo']:.2f}" if self.history else ""
@@ -554,8 +351,3 @@ class Trainer(Recorded):
         """The same for notebooks, and the last epochs."""
         last = self.history._repr_html_() if self.history else ""
         return f"<pre>{html.escape(repr(self))}</pre>{last}"
-
-
-def _first(data: Dataset) -> tuple[Tensor, Tensor | None]:
-    """The first data, with which a pair is tried."""
-    return seen_values(data[:2]), None if data.y is None else data.y[:2]

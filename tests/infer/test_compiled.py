@@ -51,7 +51,7 @@ def test_compiled_steps_equal_eager_up_to_rounding_and_announce_their_time(caplo
 def test_a_trainer_compiles_a_long_run_by_itself(monkeypatch, capsys):
     monkeypatch.setattr(compiled, "_START_SECONDS", 0.0)
     monkeypatch.setattr(compiled, "_NODE_SECONDS", 0.0)
-    monkeypatch.setattr("pyro_vae.trainer._STEPS_BEFORE_A_GRAPH", 2)
+    monkeypatch.setattr("pyro_vae.pair._STEPS_BEFORE_A_GRAPH", 2)
     trained = {}
     for engine in ("graph", "auto"):
         torch.manual_seed(0)

@@ -1,0 +1,20 @@
+"""What can be hung into ``Trainer.fit``: objects with hooks that take ``**kwargs``."""
+
+from .base import Callback, check_callbacks
+from .collapse import CollapseWarning
+from .rates import LRScheduler
+from .sigma import PredictSigma, UpdateSigma
+from .stopping import EarlyStopping, KeepBest
+from .tracking import TensorBoard
+
+__all__ = [
+    "Callback",
+    "CollapseWarning",
+    "EarlyStopping",
+    "KeepBest",
+    "LRScheduler",
+    "PredictSigma",
+    "TensorBoard",
+    "UpdateSigma",
+    "check_callbacks",
+]

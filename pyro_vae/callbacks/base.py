@@ -1,0 +1,75 @@
+"""What a callback is, and what several of them look at."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..history import lookup
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
+
+
+class Callback:
+    """Base class with empty hooks; any object with some of these methods will do.
+
+    Where ``fit`` writes checkpoints, a callback also has ``state_dict()``, tensors and plain data
+    that tell what it keeps between epochs, and ``load_state_dict(state)``, which a resumed run
+    calls after ``on_fit_begin``.
+
+    Example:
+        >>> class Print:
+        ...     def on_epoch_end(self, trainer, row, **kwargs):
+        ...         print(row["epoch"], row["elbo"])
+    """
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Before the first step; ``trainer.optimizer`` exists."""
+
+    def on_step_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """After each optimizer step; reading a loss here waits for the device."""
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """After each epoch, with its history row."""
+
+    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """After the last epoch, also when Ctrl-C or a callback ended the run."""
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Raise ``TypeError`` unless ``callbacks`` is a list or tuple of objects, no classes."""
+    if not isinstance(callbacks, list | tuple):
+        raise TypeError(
+            f"callbacks: expected a list of objects, got {type(callbacks).__name__}: write "
+            "callbacks=[...]"
+        )
+    for callback in callbacks:
+        if inspect.isclass(callback):
+            raise TypeError(
+                f"callbacks: expected objects, got the class {callback.__name__}: write "
+                f"{callback.__name__}(...)"
+            )
+
+
+def default_monitor(trainer: Trainer) -> str:
+    """What a run is to raise: its own objective, or the bound while beta changes."""
+    return "validation.objective" if trainer.constant_beta else "validation.elbo"
+
+
+def monitored(row: dict[str, Any], monitor: str) -> float:
+    """The value at a dotted key of a history row; ``ValueError`` where there is none."""
+    value = lookup(row, monitor)
+    if value is None:
+        raise ValueError(
+            f"monitor: the history has no {monitor!r}: pass validation= to fit, or monitor one of "
+            f"{sorted(k for k, v in row.items() if isinstance(v, int | float))}"
+        )
+    return float(value)
+
+
+def trained(trainer: Trainer) -> list[torch.Tensor]:
+    """All that is trained, ``pyro.param`` sites of plain functions among it."""
+    return [p for group in trainer.optimizer.param_groups for p in group["params"]]

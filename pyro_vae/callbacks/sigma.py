@@ -1,0 +1,145 @@
+"""Sigma in phases of its own."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..infer.predictive import mean_squared_error
+from ..likelihoods import PredictedSigma, Sigma
+from ..likelihoods.gaussian import Phase
+from .base import Callback, trained
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
+
+
+class PredictSigma(Callback):
+    """Switch to sigma(z) once one sigma has been learnt: ``vae.likelihood.predict_sigma()``.
+
+    The bound is unchanged at the switch; the parameters that train from then on are printed, and
+    kept in ``phase``. Where elements hardly vary, such as the border of an image, sigma(z) becomes
+    so small that the mean cannot follow at the learning rate of the first phase: train sigma(z)
+    alone to the end, or assign a small ``trainer.lr`` before all train again.
+
+    Source: "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin, Roberts,
+    Trigoni, Clark (2019), for the two phases.
+
+    Args:
+        after: epochs of the trainer before the switch.
+        alone: epochs in which sigma(z) alone is trained, all else frozen, before all are.
+
+    Raises:
+        ValueError: fewer than 1 epoch before the switch, or fewer than 0 alone.
+    """
+
+    def __init__(self, after: int, *, alone: int = 0) -> None:
+        if after < 1 or alone < 0:
+            raise ValueError(
+                f"after and alone: expected at least 1 and 0 epochs, got {after} and {alone}"
+            )
+        self.after, self.alone = after, alone
+        self.phase: Phase | None = None
+        self._until = 0
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Know the parameters."""
+        self._trainer = weakref.proxy(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which parameters rest, and until when."""
+        resting = None if self.phase is None else _numbers(self._trainer, self.phase.resting)
+        return {"resting": resting, "until": self._until}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Be in the phase of the interrupted run."""
+        self._until, self.phase = state["until"], None
+        if state["resting"] is not None:
+            parameters = self._trainer.parameters()
+            resting = tuple(parameters[i] for i in state["resting"])
+            self.phase = Phase(self._trainer.model, resting)
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Switch, or end the epochs of sigma alone."""
+        likelihood, epoch = trainer.model.likelihood, row["epoch"]
+        if epoch >= self.after and not isinstance(likelihood.noise, PredictedSigma):
+            rest = trainer.modules() if self.alone else ()
+            self.phase = likelihood.predict_sigma(freeze=rest)
+            self._until = epoch + self.alone
+            tqdm.write(f"epoch {epoch}: sigma is predicted from here on\n{self.phase}")
+            _train_new_parameters(trainer)
+        elif self.phase is not None and epoch == self._until:
+            self.phase.unfreeze()
+            tqdm.write(f"epoch {epoch}: all parameters train from here on\n{self.phase}")
+            _train_new_parameters(trainer)
+
+
+class UpdateSigma(Callback):
+    """Alternate: an epoch of model and guide, then sigma in closed form over the training set.
+
+    sigma^2 = E[(x_k - g_k(z))^2], z ~ q(z|x), over data and elements, or per element for
+    ``PerPixelSigma``. In between sigma rests: its own parameters are frozen during the run.
+
+    Args:
+        data: the training data, as for ``fit``.
+        batch_size: data at once.
+    """
+
+    def __init__(self, data: Any, *, batch_size: int = 1000) -> None:
+        self.data, self.batch_size = data, batch_size
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Freeze sigma."""
+        parts = [part for module in trainer.modules() for part in module.modules()]
+        self._sigmas = [part for part in parts if isinstance(part, Sigma)]
+        if not self._sigmas:
+            raise ValueError(
+                "UpdateSigma: expected a model with a Gaussian likelihood, got none: use "
+                'likelihoods.Gaussian(sigma="learned")'
+            )
+        self._frozen = [p for s in self._sigmas for p in s.parameters() if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+        self._trainer = weakref.proxy(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which parameters rest during the run."""
+        return {"frozen": _numbers(self._trainer, self._frozen)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Know what to let train again."""
+        parameters = self._trainer.parameters()
+        self._frozen = [parameters[i] for i in state["frozen"]]
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Set sigma, and tell it in the history row."""
+        square = mean_squared_error(
+            trainer.model, trainer.guide, self.data, batch_size=self.batch_size
+        )
+        for sigma in self._sigmas:
+            sigma.maximise(square)
+            row.update(sigma.logged())
+
+    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Let sigma train again."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+
+
+def _numbers(trainer: Trainer, chosen: Iterable[nn.Parameter]) -> list[int]:
+    """Where parameters are among those of a trainer."""
+    every = trainer.parameters()
+    return [next(i for i, p in enumerate(every) if p is parameter) for parameter in chosen]
+
+
+def _train_new_parameters(trainer: Trainer) -> None:
+    """Let the optimizer of the present run have what the pair got, or unfroze, since it began."""
+    held = {id(p) for p in trained(trainer)}
+    for parameter in (p for module in trainer.modules() for p in module.parameters()):
+        if parameter.requires_grad and id(parameter) not in held:
+            trainer.optimizer.param_groups[0]["params"].append(parameter)
+            held.add(id(parameter))

@@ -1,0 +1,110 @@
+"""Ending a run, and keeping its best epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .base import Callback, default_monitor, monitored, trained
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
+
+
+class EarlyStopping(Callback):
+    """End the run when a bound has not risen for ``patience`` epochs.
+
+    Args:
+        monitor: dotted key of the history row, bigger is better. Default: the objective on the
+            validation data where beta is constant, else the bound.
+        patience: epochs to wait.
+        min_delta: rise that counts, in nats.
+    """
+
+    def __init__(
+        self, monitor: str | None = None, *, patience: int = 10, min_delta: float = 0.0
+    ) -> None:
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Start to wait anew."""
+        self.best, self.waited = -math.inf, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best bound, and epochs waited."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on waiting."""
+        self.best, self.waited = state["best"], state["waited"]
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Compare with the best bound so far."""
+        value = monitored(row, self.monitor or default_monitor(trainer))
+        if value > self.best + self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+            if self.waited >= self.patience:
+                trainer.stop()
+
+
+class KeepBest(Callback):
+    """Keep the state of model and guide with the best bound, and restore it when the run ends.
+
+    A state from before the pair got other parts, such as a predicted sigma, is forgotten.
+
+    Args:
+        monitor: dotted key of the history row, bigger is better. Default: the objective on the
+            validation data where beta is constant, else the bound.
+
+    Attributes:
+        best: the best value.
+        best_epoch: its epoch.
+    """
+
+    def __init__(self, monitor: str | None = None) -> None:
+        self.monitor = monitor
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Forget earlier runs."""
+        self.best, self.best_epoch, self._state, self._names = -math.inf, None, None, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best bound, its epoch and its state."""
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "state": self._state,
+            "names": self._names,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the best epoch of the interrupted run."""
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self._state, self._names = state["state"], state["names"]
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Copy the state if this is the best epoch."""
+        value = monitored(row, self.monitor or default_monitor(trainer))
+        if self._state is not None and _structure(trainer) != self._names:
+            self.on_fit_begin(trainer)
+        if value > self.best:
+            self.best, self.best_epoch, self._names = value, row["epoch"], _structure(trainer)
+            states = [copy.deepcopy(m.state_dict()) for m in trainer.modules()]
+            self._state = states, [p.detach().clone() for p in trained(trainer)]
+
+    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Put the best state back."""
+        if self._state is not None and _structure(trainer) == self._names:
+            states, values = self._state
+            for module, state in zip(trainer.modules(), states, strict=True):
+                module.load_state_dict(state)
+            for parameter, value in zip(trained(trainer), values, strict=True):
+                parameter.detach().copy_(value)
+
+
+def _structure(trainer: Trainer) -> list[Any]:
+    return [len(trained(trainer)), *(list(m.state_dict()) for m in trainer.modules())]

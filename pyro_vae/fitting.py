@@ -1,0 +1,134 @@
+"""What a call of ``Trainer.fit`` asks for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from . import ranks, runs
+from .callbacks import check_callbacks
+from .feeds import Loaded, Resident, check_source, source
+from .finite import Skip, limit_of
+from .machine import check_threads, using_threads
+from .signals import Interruption, held_back
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+class Call:
+    """The arguments of one call of ``Trainer.fit``, checked, and filled in where a run goes on.
+
+    Args:
+        trainer: whose pair is to be trained, and which may have an interrupted run to finish.
+        data: as for ``Trainer.fit``, like all that follow.
+        epochs: of this run, those before it was interrupted among them.
+        batch_size: data per step.
+        validation: data whose bound is estimated after each epoch, or None.
+        callbacks: objects with the hooks of ``callbacks.Callback``.
+        threads: threads of the CPU, or None.
+        progress: whether there is a progress bar.
+        checkpoint: the folder to write checkpoints into, or None.
+        every: steps between two checkpoints.
+        keep: how many checkpoints stay.
+        on_nonfinite: what a step that is not finite leads to.
+
+    Attributes:
+        data: the data where the pair is, and in its type.
+        validation: likewise, or None.
+        epochs: of this run in all.
+        folder: where checkpoints are written, or None.
+        tolerated: steps of an epoch that may be left out because they are not finite.
+        going_on: what a checkpoint tells of the run that this call finishes, or None.
+
+    Raises:
+        ValueError: as ``Trainer.fit``.
+        TypeError: as ``Trainer.fit``.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: Any,
+        *,
+        epochs: int | None,
+        batch_size: int | None,
+        validation: Any,
+        callbacks: Sequence[Any],
+        threads: int | None,
+        progress: bool,
+        checkpoint: str | Path | None,
+        every: int | None,
+        keep: int | None,
+        on_nonfinite: str | Skip,
+    ) -> None:
+        self.going_on = going_on = None if trainer.going_on is None else trainer.progress
+        if going_on is not None:
+            epochs = going_on["epochs"] if epochs is None else epochs
+            batch_size = going_on["batch_size"] if batch_size is None else batch_size
+            checkpoint = trainer.going_on if checkpoint is None else checkpoint
+            every = going_on["every"] if every is None else every
+            keep = going_on["keep"] if keep is None else keep
+        batch_size = 128 if batch_size is None else batch_size
+        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        check_callbacks(callbacks)
+        check_threads(threads)
+        self.epochs, self.tolerated = epochs, limit_of(on_nonfinite)
+        self._batch_size, self._threads, self._progress = batch_size, threads, progress
+        self.folder = runs.folder(checkpoint, every=every, keep=keep)
+        pair = trainer.model, trainer.guide
+        self.data, self.validation = source(data, "data", *pair, device=trainer.device), None
+        if validation is not None:
+            self.validation = source(validation, "validation", *pair, device=trainer.device)
+        if self.folder is not None:
+            runs.check_sources(self.data, self.validation)
+            self.folder.describe(Resident(self.data, batch_size), self.validation, callbacks)
+            if going_on is not None:
+                self.folder.check_same(going_on, epochs)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do of the run that goes on."""
+        run = self.going_on
+        return bool(self.folder and run and run["finished"] and run["epochs"] == self.epochs)
+
+    @property
+    def epochs_left(self) -> int:
+        """Epochs that this call has to begin or to finish."""
+        return self.epochs - (0 if self.going_on is None else self.going_on["done"])
+
+    @contextlib.contextmanager
+    def held(self, trainer: Trainer) -> Iterator[Interruption]:
+        """Have signals wait, the folder for this process alone, and so many threads."""
+        # Signals first, so that all else is in order when SIGTERM ends the process
+        with held_back() as interruption, contextlib.ExitStack() as stack:
+            if self.folder is not None:
+                stack.enter_context(self.folder.held(trainer))
+            stack.enter_context(using_threads(self._threads))
+            yield interruption
+
+    def feed(self, model: Callable) -> Resident | Loaded:
+        """The minibatches, once the model was found to be able to produce the data.
+
+        A loader without a generator of its own draws its order from the present random stream.
+        """
+        check_source(self.data, "data", model)
+        if self.validation is not None:
+            with torch.random.fork_rng(devices=[]):
+                check_source(self.validation, "validation", model)
+        return (
+            self.data if isinstance(self.data, Loaded) else Resident(self.data, self._batch_size)
+        )
+
+    def bar(self, feed: Resident | Loaded) -> tqdm:
+        """The progress bar of all steps, shown by the first process alone."""
+        hidden = not self._progress or ranks.rank() > 0
+        return tqdm(total=self.epochs * len(feed), unit="step", disable=hidden)
