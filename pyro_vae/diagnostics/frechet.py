@@ -83,6 +83,7 @@ def frechet_distance(
             values that are not finite.
 
     Example:
+        >>> _ = torch.manual_seed(0)
         >>> real, generated = torch.randn(500, 3), torch.randn(500, 3) + 2
         >>> distance = frechet_distance(real, generated, features=torch.nn.Identity())
         >>> 11 < float(distance) < 13
