@@ -1,4 +1,4 @@
-"""Discrete codes on 8-bit MNIST: three ways to learn a codebook, and a continuous latent.
+"""Discrete codes on 8-bit images: three ways to learn a codebook, and a continuous latent.
 
 After "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017), whose
 table of bits per dimension is for CIFAR-10. The convolutional networks are the same in all rows.
@@ -166,12 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
     options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    options.add_argument("--data", choices=("mnist", "fashion-mnist", "cifar10"), default="mnist")
     options.add_argument("--batch-size", type=whole(1), default=128)
     options.add_argument("--prior-epochs", type=whole(1), default=30)
     options.add_argument("--count", type=whole(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
-    splits = data.load("mnist", binarize=None, root=args.data_root, device=args.device)
+    splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
     splits = DataSplits(splits.name, splits.train[: args.count], splits.test)
     classifier_steps = 2000
     if args.quick:
@@ -179,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits = DataSplits(splits.name, splits.train[:1000], splits.test[:200])
     features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
     settings = {
+        "data": args.data,
         "epochs": args.epochs,
         "epochs of the prior": args.prior_epochs,
         "batch size": args.batch_size,

@@ -39,6 +39,18 @@ def test_quick_run_writes_the_table_and_goes_on_where_it_stopped(small, tmp_path
     assert text in capsys.readouterr().out
 
 
+def test_images_in_colour_and_what_was_asked_for(small, monkeypatch, tmp_path, capsys):
+    asked = []
+    train, test = (
+        Dataset(torch.randint(256, (n, 3, 8, 8)) / 255, torch.arange(n) % 10) for n in (60, 40)
+    )
+    splits = DataSplits("cifar10", train, test)
+    monkeypatch.setattr(data, "load", lambda name, **kwargs: asked.append(name) or splits)
+    argv = ["--quick", "--data", "cifar10", "--out", str(tmp_path), "--threads", "1"]
+    assert experiment.main([*argv, "--systems", "gradient", "continuous"]) == 0
+    assert asked == ["cifar10"] and "data cifar10, epochs 2" in capsys.readouterr().out
+
+
 def test_the_networks_of_all_systems_are_alike():
     shapes = []
     for system in experiment.SYSTEMS:
