@@ -166,9 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.systems:
         for seed in args.seeds:
             key = {"system": name, "seed": seed}
-            trainer = _train(args, results.path(key, ".pt"), splits, key)
-            picture = results.path(key, ".png")
-            results.row(key, functools.partial(measure, trainer, splits, features, seed, picture))
+
+            def compute(key: dict[str, Any] = key) -> dict[str, Any]:
+                trainer = _train(args, results.path(key, ".pt"), splits, key)
+                picture = results.path(key, ".png")
+                return measure(trainer, splits, features, key["seed"], picture)
+
+            results.row(key, compute)
     if rows := results.rows():
         results.publish(table(rows, settings))
     return 0

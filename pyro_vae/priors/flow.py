@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data import Dataset
 from ..flows import FlowDistribution
 from ..recorded import Recorded
-from .posterior import ascend, posterior_samples, seeded
+from .posterior import fit_latents, posterior_samples
 
 
 class FlowPrior(Recorded, nn.Module):
@@ -111,19 +111,14 @@ class FlowPrior(Recorded, nn.Module):
         self, z: Tensor, *, epochs: int = 50, batch_size: int = 256, lr: float = 1e-3
     ) -> FlowPrior:
         """Fit to latents z (n, size) that you have already; the other arguments as in ``fit``."""
-        if z.shape[1:] != (self.size,):
-            raise ValueError(f"data: expected latents of size {self.size}, got {z.shape[-1]}")
-        self.to(z)
-        with seeded(self.seed, z.device):
-            ascend(
-                self,
-                lambda rows: self().log_prob(rows),
-                z.detach(),
-                epochs=epochs,
-                batch_size=batch_size,
-                lr=lr,
-            )
-        self.fitted_on.fill_(len(z))
+        fit_latents(
+            self,
+            lambda rows: self().log_prob(rows),
+            z.detach(),
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+        )
         return self
 
     def __repr__(self) -> str:

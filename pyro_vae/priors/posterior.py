@@ -144,3 +144,33 @@ def ascend(
             raise FloatingPointError("the fit of the prior became NaN: use a smaller lr")
     optimizer.zero_grad(set_to_none=True)
     return mean
+
+
+def fit_latents(
+    prior: nn.Module,
+    objective: Callable[[Tensor], Tensor],
+    z: Tensor,
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+) -> None:
+    """Raise the mean of ``objective`` over latents, and take down on how many.
+
+    Args:
+        prior: with ``size``, ``seed`` and a buffer ``fitted_on``.
+        objective: from rows of latents to a tensor (rows,).
+        z: (n, size).
+        epochs: passes over the latents.
+        batch_size: latents per step.
+        lr: learning rate of Adam, which falls to zero.
+
+    Raises:
+        ValueError: latents of another size.
+    """
+    if z.shape[1:] != (prior.size,):
+        raise ValueError(f"data: expected latents of size {prior.size}, got {z.shape[-1]}")
+    prior.to(z)
+    with seeded(prior.seed, z.device):
+        ascend(prior, objective, z, epochs=epochs, batch_size=batch_size, lr=lr)
+    prior.fitted_on.fill_(len(z))

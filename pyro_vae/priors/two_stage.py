@@ -17,7 +17,7 @@ from ..data import Dataset
 from ..guides import BottomUp
 from ..models import VAE
 from ..recorded import Recorded
-from .posterior import ascend, posterior_samples, seeded
+from .posterior import fit_latents, posterior_samples
 
 
 class _SecondStage(TorchDistribution):
@@ -145,12 +145,7 @@ class TwoStage(Recorded, nn.Module):
             FloatingPointError: the bound became NaN.
         """
         z = posterior_samples(model, guide, data, seed=self.seed)
-        if z.shape[1:] != (self.size,):
-            raise ValueError(f"data: expected latents of size {self.size}, got {z.shape[-1]}")
-        self.to(z)
-        with seeded(self.seed, z.device):
-            ascend(self, self.bound, z, epochs=epochs, batch_size=batch_size, lr=lr)
-        self.fitted_on.fill_(len(z))
+        fit_latents(self, self.bound, z, epochs=epochs, batch_size=batch_size, lr=lr)
         return self
 
     def check_fitted(self) -> None:
