@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
+from torch import Tensor
 
-from .. import checkpoint
+from .. import checkpoint, plots
 from ..cli.values import whole
 from ..data import Dataset
 from ..files import write_atomically
@@ -133,6 +135,21 @@ def trained(
         trainer.fit(data, epochs=min(every, epochs - done), **fit)
         trainer.save(path)
     return trainer
+
+
+def sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
+    """Draw images under each title into a file.
+
+    Args:
+        path: the file, such as a PNG.
+        rows: title -> images (32, *event_shape).
+    """
+    figure, axes = plt.subplots(len(rows), 1, figsize=(8, 2.7), layout="constrained")
+    for ax, (title, x) in zip(axes, rows.items(), strict=True):
+        plots.images(x.cpu(), columns=16, ax=ax)
+        ax.set_title(f"E[x|z], {title}")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def over_seeds(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:

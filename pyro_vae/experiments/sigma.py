@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
 
 from .. import (
@@ -25,7 +24,6 @@ from .. import (
     handlers,
     likelihoods,
     models,
-    plots,
     priors,
     regularizers,
 )
@@ -33,7 +31,7 @@ from ..cli.values import whole
 from ..data import DataSplits
 from ..infer import reconstruct
 from ..trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, trained
+from .running import Results, markdown, number, over_seeds, parser, sheet, trained
 
 NAME = "sigma"
 EPOCHS, LATENTS, HIDDEN = 100, 16, (400, 400)
@@ -104,7 +102,13 @@ def measure(
     numbers = diagnostics.evaluate(model, guide, test, importance_samples=0).to_dict()
     device = next(model.parameters()).device
     mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(model, guide, splits.train)
-    sheet(model, mixture, picture, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        drawn = {
+            f"z from {name}": model.sample(32, mean=True, prior=prior)
+            for name, prior in {"N(0, I)": None, "mixture": mixture}.items()
+        }
+    sheet(picture, drawn)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         images = {
@@ -123,21 +127,6 @@ def measure(
         ),
         **distances,
     }
-
-
-def sheet(model: models.VAE, mixture: priors.AggregatePosterior, path: Path, seed: int) -> None:
-    """Draws from both priors."""
-    figure, axes = plt.subplots(2, 1, figsize=(8, 2.7), layout="constrained")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for ax, (name, prior) in zip(
-            axes, {"N(0, I)": None, "mixture": mixture}.items(), strict=True
-        ):
-            x = model.sample(32, mean=True, prior=prior)
-            plots.images(x.cpu(), columns=16, ax=ax)
-            ax.set_title(f"E[x|z], z from {name}")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +23,6 @@ from .. import (
     handlers,
     likelihoods,
     models,
-    plots,
     priors,
 )
 from ..cli.values import whole
@@ -33,7 +31,7 @@ from ..infer import reconstruct
 from ..networks.grids import GridDecoder, GridEncoder, grid_shape
 from ..recorded import Recorded
 from ..trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, trained
+from .running import Results, markdown, number, over_seeds, parser, sheet, trained
 
 NAME = "vq"
 EPOCHS = 50
@@ -132,7 +130,8 @@ def measure(
             prior.fit(model, guide, splits.train, epochs=prior_epochs)
         row["learned prior"] = _bits(handlers.replace_prior(model, prior), guide, test)
         drawn = {name: _samples(model, len(test), p) for name, p in ((0, first), (1, prior))}
-    sheet(drawn[0], drawn[1], picture)
+    titles = ("z from the prior of training", "z from the learned prior")
+    sheet(picture, {title: drawn[i][:32] for i, title in enumerate(titles)})
     distances = [
         float(diagnostics.frechet_distance(test, x, features=features))
         for x in (decoded, drawn[0], drawn[1])
@@ -149,17 +148,6 @@ def _bits(model: Any, guide: Any, test: data.Dataset) -> float:
 def _samples(model: Any, count: int, prior: Any) -> Tensor:
     parts = torch.arange(count).split(_ROWS)
     return torch.cat([model.sample(len(p), mean=True, prior=prior).cpu() for p in parts])
-
-
-def sheet(first: Tensor, learned: Tensor, path: Path) -> None:
-    """Means of p(x|z) for draws from both priors."""
-    figure, axes = plt.subplots(2, 1, figsize=(8, 2.7), layout="constrained")
-    titles = ("z from the prior of training", "z from the learned prior")
-    for ax, title, x in zip(axes, titles, (first, learned), strict=True):
-        plots.images(x[:32], columns=16, ax=ax)
-        ax.set_title(f"E[x|z], {title}")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,21 +183,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             make = functools.partial(
                 build, system, seed=seed, event_shape=splits.event_shape, device=args.device
             )
-            trainer = trained(
-                results.path(key, ".pt"),
-                make,
-                splits.train,
-                epochs=args.epochs,
-                batch_size=args.batch_size,
-                progress=args.progress,
-            )
-            picture = results.path(key, ".png")
-            results.row(
-                key,
-                functools.partial(
-                    measure, trainer, splits, features, args.prior_epochs, seed, picture
-                ),
-            )
+            fit = {"batch_size": args.batch_size, "progress": args.progress}
+
+            def compute(
+                key: dict[str, Any] = key, make: Any = make, fit: dict[str, Any] = fit
+            ) -> dict[str, Any]:
+                path, picture = (results.path(key, suffix) for suffix in (".pt", ".png"))
+                trainer = trained(path, make, splits.train, epochs=args.epochs, **fit)
+                rest = (features, args.prior_epochs, key["seed"], picture)
+                return measure(trainer, splits, *rest)
+
+            results.row(key, compute)
     if rows := results.rows():
         results.publish(table(rows, settings))
     return 0
