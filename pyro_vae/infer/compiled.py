@@ -93,12 +93,18 @@ class AutoCompiled:
     def __call__(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
-        """Loss and terms, as of ``Graph``."""
+        """Loss and terms, as of ``Graph``, which is never compiled."""
+        return self._graph(model, guide, x, y)
+
+    def backward(
+        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    ) -> tuple[Tensor, ELBOTerms]:
+        """Loss, terms and gradients, as of ``Graph.backward``."""
         shape = x.shape
         if shape not in self._decided:
             self._time(shape)
         engine = self._compiled if self._decided.get(shape) else self._graph
-        return engine(model, guide, x, y)
+        return engine.backward(model, guide, x, y)
 
     def _time(self, shape: torch.Size) -> None:
         now, previous = time.perf_counter(), self._previous

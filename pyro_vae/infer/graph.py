@@ -11,25 +11,25 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ..registration import unregistered
 from .elbo import ELBOTerms, Estimator
 from .fingerprint import Fingerprint
 from .rewriting import UNTRACEABLE, lifted, quickened, recorded
+from .traced import Traced, TracedGradient, hooked
 
 _MOST_GRAPHS, _MOST_KEYS = 32, 128
 # (recorded graph, its inputs) -> what runs on such inputs and returns the same
 Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable]
+Replay = Callable[[Tensor, Tensor | None], tuple[Tensor, ELBOTerms]]
 
 
 class Graph:
     """An estimator that records ``estimator(model, guide, x, y)`` once and replays the tensors.
 
     The pair runs once under ``make_fx`` with its parameters and buffers as inputs; replaying the
-    recorded operations costs no Pyro. Losses, gradients, buffers and random numbers are those of
-    the estimator itself, bit for bit. Another graph is recorded for another batch shape, training
+    recorded operations costs no Pyro, and under ``backward``, which records the gradient with
+    the loss, no autograd either. Losses, gradients, buffers and random numbers are those of the
+    estimator itself, bit for bit. Another graph is recorded for another batch shape, training
     mode, pair, set of parameters or set of trainable ones, and for a changed plain attribute of
     a module. Tensors that a program closes over (a 0-d beta) are read by reference and may change
     in place.
@@ -62,7 +62,7 @@ class Graph:
         self, estimator: Estimator, *, compile: Compiler | None = None, after: int = 0
     ) -> None:
         self.estimator, self.compile, self.after = estimator, compile, after
-        self._recorded: dict[Any, Callable | None] = {}
+        self._recorded: dict[Any, Replay | None] = {}
         self._calls: collections.Counter[Any] = collections.Counter()
         self._noticed: set[str] = set()
         self.operations = 0
@@ -74,23 +74,44 @@ class Graph:
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales, and the terms without them, detached."""
+        replay = self._replay(Traced, model, guide, x, y)
+        return self._as_it_is(model, guide, x, y) if replay is None else replay(x, y)
+
+    def backward(
+        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    ) -> tuple[Tensor, ELBOTerms]:
+        """The same, and the gradient of the loss in ``grad`` of each parameter, all None before.
+
+        The loss is detached.
+        """
+        kind = TracedGradient
+        if isinstance(model, nn.Module) and isinstance(guide, nn.Module) and hooked(model, guide):
+            kind = Traced
+        replay = self._replay(kind, model, guide, x, y)
+        if replay is not None and kind is TracedGradient:
+            return replay(x, y)
+        loss, terms = self._as_it_is(model, guide, x, y) if replay is None else replay(x, y)
+        loss.backward()
+        return loss.detach(), terms
+
+    def _replay(
+        self, kind: type[Traced], model: Callable, guide: Callable, x: Tensor, y: Tensor | None
+    ) -> Replay | None:
+        """What replays such a call, or None where it is to run as it is."""
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             self._notice("the model or the guide is a plain function, whose state is hidden")
-            return self._as_it_is(model, guide, x, y)
+            return None
         if len(self._calls) > _MOST_KEYS:
             self._notice("its modules' attributes change from step to step")
-            return self._as_it_is(model, guide, x, y)
+            return None
         key = (
+            kind,
             self._number_of(model, guide),
             *(None if t is None else (t.shape, t.dtype, t.device) for t in (x, y)),
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
         )
-        replay = self._recorded.get(key) or self._recorded_now(key, model, guide, x, y)
-        if replay is None:
-            return self._as_it_is(model, guide, x, y)
-        loss, reconstruction, kl = replay(x, y)
-        return loss, ELBOTerms(reconstruction, kl)
+        return self._recorded.get(key) or self._recorded_now(key, model, guide, x, y)
 
     def _number_of(self, model: nn.Module, guide: nn.Module) -> int:
         """A number for all that the fingerprint of a pair holds."""
@@ -101,7 +122,7 @@ class Graph:
 
     def _recorded_now(
         self, key: Any, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None
-    ) -> Callable | None:
+    ) -> Replay | None:
         if key in self._recorded:
             return None
         self._calls[key] += 1
@@ -109,7 +130,8 @@ class Graph:
             return None
         if len(self._recorded) >= _MOST_GRAPHS:
             del self._recorded[next(iter(self._recorded))]
-        self._recorded[key] = self._record(model, guide, x, y)
+        kind, *_ = key
+        self._recorded[key] = self._record(kind(model, guide, self.estimator), x, y)
         return self._recorded[key]
 
     def _as_it_is(
@@ -118,48 +140,26 @@ class Graph:
         with pyro.validation_enabled(False):
             return self.estimator(model, guide, x, y)
 
-    def _record(
-        self, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None
-    ) -> Callable | None:
-        self.estimator.prepare(model, guide, x, y)
-        pair = _Pair(model, guide, self.estimator)
-        named = {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
+    def _record(self, traced: Traced, x: Tensor, y: Tensor | None) -> Replay | None:
+        traced.prepare(x, y)
         data = (x,) if y is None else (x, y)
-        sites: list[str] = []
-
-        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-            held = dict(zip(named, tensors, strict=False))
-            x, *y = tensors[len(named) :]
-            result = torch.func.functional_call(pair, held, (x, y[0] if y else None))
-            loss, reconstruction, kl = result
-            sites[:] = kl
-            return loss, reconstruction, *kl.values()
-
-        # Recording runs the program once: afterwards buffers and RNG are as before
-        buffers = {name: buffer.clone() for name, buffer in pair.named_buffers()}
         try:
-            devices = [x.device] if x.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):
-                with _StoppedGradients():
-                    graph = quickened(recorded(run, (*named.values(), *data)))
-                tensors, constants = tuple(named.values()), lifted(graph)
-                forward = graph.forward
+            with traced.restored(x.device):
+                graph = recorded(traced, (*traced.tensors, *data))
+                graph = quickened(graph, *traced.rewrites)
+                constants, run = lifted(graph), graph.forward
                 if self.compile is not None:
-                    forward = self.compile(graph, (*tensors, *data, *constants))
+                    with traced.replaying():
+                        run = self.compile(graph, (*traced.tensors, *data, *constants))
         except UNTRACEABLE as error:
             self._notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
             return None
-        finally:
-            with torch.no_grad():
-                for name, buffer in pair.named_buffers():
-                    buffer.copy_(buffers[name])
         self.operations = len(graph.graph.nodes)
 
-        # The pair is kept, because its identity is part of the key
-        def replay(x: Tensor, y: Tensor | None, pair: _Pair = pair) -> tuple:
+        def replay(x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
             data = (x,) if y is None else (x, y)
-            loss, reconstruction, *kl = forward(*tensors, *data, *constants)
-            return loss, reconstruction, dict(zip(sites, kl, strict=True))
+            # The pair is kept by it, because its identity is part of the key
+            return traced.results(run, (*traced.tensors, *data, *constants))
 
         return replay
 
@@ -167,32 +167,3 @@ class Graph:
         if reason not in self._noticed:
             self._noticed.add(reason)
             warnings.warn(f"this pair runs eagerly, not as a graph: {reason}", stacklevel=4)
-
-
-class _StoppedGradients(TorchFunctionMode):
-    """Records that a program stops gradients by ``no_grad``, which ``make_fx`` forgets."""
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if torch.is_grad_enabled():
-            return result
-        given = tree_leaves((args, kwargs))
-        if not any(isinstance(a, Tensor) and a.requires_grad for a in given):
-            return result
-        return tree_map_only(Tensor, Tensor.detach, result)
-
-
-class _Pair(nn.Module):
-    """Model and guide under one module, so that the tensors of both can be passed in."""
-
-    def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
-        super().__init__()
-        self.model, self.guide, self.estimator = model, guide, estimator
-
-    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        with unregistered(), pyro.validation_enabled(False):
-            loss, terms = self.estimator(self.model, self.guide, x, y)
-        return loss, terms.reconstruction, terms.kl

@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 
 _ATEN = torch.ops.aten
+_POINTWISE = (_ATEN.mul.Tensor, _ATEN.div.Tensor, _ATEN.add.Tensor, _ATEN.sub.Tensor)
 _DRAWING = torch.Tag.nondeterministic_seeded
 
 
@@ -30,15 +31,19 @@ def _undecomposed(tensor: Tensor) -> Any:
     return NotImplemented
 
 
-def quickened(graph: GraphModule) -> GraphModule:
+def quickened(graph: GraphModule, *rewrites: Callable[[Node], object]) -> GraphModule:
     """The same operations on the same tensors, with less of Python and memory between them.
 
     Operations that only repeat a tensor for one reader, and those whose result nobody reads, are
     dropped; a linear layer is one call; a sum is negated after it is taken; the others are called
     as torch's own functions, which dispatch faster than operator overloads.
+
+    Args:
+        graph: what ``recorded`` gave.
+        rewrites: more, for each operation, that come first.
     """
     graph.graph.eliminate_dead_code(_is_impure)
-    for rewrite in (_drop_repeating, _negate_after_sum, _join_linear):
+    for rewrite in (*rewrites, _drop_repeating, _negate_after_sum, _join_linear):
         for node in graph.graph.nodes:
             if node.op == "call_function":
                 rewrite(node)
@@ -80,6 +85,35 @@ def lifted(graph: GraphModule) -> list[Tensor]:
         graph.graph.erase_node(node)
     graph.recompile()
     return tensors
+
+
+def drop_detaching(node: Node) -> None:
+    """Of a graph that is replayed without gradients."""
+    if node.target is _ATEN.detach.default:
+        node.replace_all_uses_with(node.args[0])
+        node.graph.erase_node(node)
+
+
+def drop_transposing_twice(node: Node) -> None:
+    """As autograd does with the gradient of a linear layer's weight."""
+    if node.target is _ATEN.t.default and _source(node).target is _ATEN.t.default:
+        node.replace_all_uses_with(_source(_source(node)))
+        node.graph.erase_node(node)
+
+
+def negate_before_expand(node: Node) -> None:
+    """-(a, repeated) = (-a), repeated: one number is negated in place of many."""
+    expanded = _source(node)
+    if node.target is not _ATEN.neg.default or expanded.target is not _ATEN.expand.default:
+        return
+    if not all(user.target in _POINTWISE for user in node.users):
+        return  # such as a view, which a repeated number would not do for
+    with node.graph.inserting_before(node):
+        negated = node.graph.call_function(_ATEN.neg.default, expanded.args[:1])
+        result = node.graph.call_function(_ATEN.expand.default, (negated, *expanded.args[1:]))
+    negated.meta, result.meta = dict(_source(expanded).meta), dict(node.meta)
+    node.replace_all_uses_with(result)
+    node.graph.erase_node(node)
 
 
 def _drop_repeating(node: Node) -> None:
@@ -147,6 +181,8 @@ def _torch_function(overload: torch._ops.OpOverload) -> Callable | None:
     operator = name.startswith("__")  # such as >>, which a recorded graph cannot name
     if overload.namespace != "aten" or schema.is_mutable or _DRAWING in overload.tags or operator:
         return None
+    if any("Optional[Tensor]]" in str(argument.type) for argument in schema.arguments):
+        return None  # torch's functions take no None among the indices
     for namespace in (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase):
         if function := getattr(namespace, name, None):
             return function

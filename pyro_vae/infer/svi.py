@@ -15,6 +15,7 @@ from .compiled import Compiler
 from .elbo import ELBOTerms, Estimator, TraceELBO
 from .graph import Graph
 from .optimizers import OptimizerFactory, fused
+from .stepping import Stepper
 from .traces import measuring
 
 Engine = Literal["eager", "graph", "compile"]
@@ -112,6 +113,7 @@ class SVI:
         self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
+        self._stepper: Stepper | None = None
         # Decides from loss and gradients whether the optimizer is to take the step
         self.accept: Callable[[Tensor], bool] | None = None
         self._checked = False
@@ -171,15 +173,20 @@ class SVI:
         with unregistered():
             # The first step runs the programs with all of Pyro's checks
             estimate = self._fast_loss if self._checked else self.loss
-            loss, self.terms = estimate(self.model, self.guide, x, y)
-        loss.backward()
+            if backward := getattr(estimate, "backward", None):
+                loss, self.terms = backward(self.model, self.guide, x, y)
+            else:
+                loss, self.terms = estimate(self.model, self.guide, x, y)
+                loss.backward()
         if not self._checked:
             self._check_gradients()
         if self.accept is not None and not self.accept(loss):
             return loss.detach()
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
-        self.optimizer.step()
+        if self._stepper is None or self._stepper.optimizer is not self.optimizer:
+            self._stepper = Stepper(self.optimizer)
+        self._stepper()
         return loss.detach()
 
     def _all(self) -> Iterable[Tensor]:

@@ -12,6 +12,7 @@ from torch import nn
 from pyro_vae import guides, likelihoods, models
 from pyro_vae.handlers import corrupt, regularize, scale_latents
 from pyro_vae.infer import SVI, AnalyticELBO, Graph, TraceELBO
+from pyro_vae.infer.traced import Traced, TracedGradient
 from pyro_vae.regularizers import DIP
 
 
@@ -195,14 +196,34 @@ def test_twenty_steps_equal_eager_to_the_last_bit(build, training):
         assert torch.equal(eager, graph)
 
 
-def assert_equal_to_eager(graph, model, guide, x, y=None):
-    estimator = graph.estimator
+def assert_same_loss(graph, model, guide, x):
     with torch.random.fork_rng():
-        loss, terms = graph(model, guide, x, y)
+        loss, terms = graph(model, guide, x)
     with torch.random.fork_rng():
-        expected, expected_terms = estimator(model, guide, x, y)
+        expected, expected_terms = graph.estimator(model, guide, x)
     assert torch.equal(loss, expected)
     assert torch.equal(terms.elbo, expected_terms.elbo)
+
+
+def backward(run, model, guide, x):
+    """Loss, terms and gradients, as a step of ``SVI`` finds them."""
+    parameters = [p for p in state(model, guide) if p.requires_grad]
+    for parameter in parameters:
+        parameter.grad = None
+    with torch.random.fork_rng():
+        loss, terms = run(model, guide, x)
+    if loss.requires_grad:
+        loss.backward()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    return [loss.detach(), terms.elbo, *gradients]
+
+
+def assert_equal_to_eager(graph, model, guide, x):
+    assert_same_loss(graph, model, guide, x)
+    expected = backward(graph.estimator, model, guide, x)
+    for run in (graph, graph.backward):
+        found = backward(run, model, guide, x)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.usefixtures("no_notice")
@@ -231,7 +252,7 @@ class TestNeverStale:
         for value in (0.5, 0.0, 4.0):
             beta.fill_(value)
             assert_equal_to_eager(graph, model, guide, x)
-        assert len(graph._recorded) == 1, "a tensor is read by reference"
+        assert len(graph._recorded) == 2, "a tensor is read by reference"
 
     def test_beta_changed_in_a_mapping(self):
         beta = {"z1": 0.5}
@@ -249,6 +270,11 @@ class TestNeverStale:
             model.zero_grad(set_to_none=True)
             graph(model, guide, x)[0].backward()
             assert all((p.grad is not None) == trainable for p in model.parameters())
+            model.zero_grad(set_to_none=True)
+            guide.zero_grad(set_to_none=True)
+            graph.backward(model, guide, x)
+            assert all((p.grad is not None) == trainable for p in model.parameters())
+            assert all(p.grad is not None for p in guide.parameters())
 
     def test_a_replaced_network(self):
         graph, (model, guide) = Graph(TraceELBO()), one_layer()
@@ -272,12 +298,13 @@ class TestNeverStale:
         assert_equal_to_eager(graph, model, guide, x)
 
 
-def test_recording_moves_neither_buffers_nor_the_random_stream():
+@pytest.mark.parametrize("kind", [Traced, TracedGradient])
+def test_recording_moves_neither_buffers_nor_the_random_stream(kind):
     model, guide = batch_norm()
     before = [b.clone() for b in guide.buffers()]
     graph, x = Graph(TraceELBO()), torch.randn(4, 6)
     stream = torch.get_rng_state()
-    graph._record(model, guide, x, None)
+    graph._record(kind(model, guide, graph.estimator), x, None)
     assert torch.equal(stream, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(before, guide.buffers(), strict=True))
 
@@ -325,7 +352,7 @@ def test_plain_functions_run_eagerly_with_a_notice():
     model, guide = one_layer()
     graph, x = Graph(TraceELBO()), torch.randn(4, 6)
     with pytest.warns(UserWarning, match="plain function"):
-        assert_equal_to_eager(graph, lambda x: model(x), guide, x)
+        assert_same_loss(graph, lambda x: model(x), guide, x)
 
 
 def test_unknown_engine():
@@ -338,7 +365,7 @@ def test_a_run_is_long_before_it_is_recorded():
     graph, (model, guide) = Graph(TraceELBO(), after=2), one_layer()
     x = data(model)[0]
     for calls, recorded in ((1, 0), (2, 0), (3, 1), (4, 1)):
-        assert_equal_to_eager(graph, model, guide, x)
+        assert_same_loss(graph, model, guide, x)
         assert len(graph._recorded) == recorded, f"after {calls} calls"
 
 
@@ -347,7 +374,7 @@ def test_the_number_of_graphs_is_bounded(monkeypatch):
     monkeypatch.setattr("pyro_vae.infer.graph._MOST_GRAPHS", 3)
     graph, (model, guide) = Graph(TraceELBO()), one_layer()
     for n in (1, 2, 3, 4, 5, 1):
-        assert_equal_to_eager(graph, model, guide, data(model, n)[0])
+        assert_same_loss(graph, model, guide, data(model, n)[0])
     assert len(graph._recorded) == 3
 
 
@@ -371,3 +398,44 @@ def test_a_pair_that_is_never_the_same_twice_runs_eagerly_with_a_notice():
         for _ in range(140):
             graph(vae, guide, x)
     assert len(graph._calls) < 140
+
+
+@pytest.mark.usefixtures("no_notice")
+def test_a_hook_on_a_gradient_is_called_at_each_step():
+    graph, (model, guide) = Graph(TraceELBO()), one_layer()
+    x, weight = data(model)[0], next(model.parameters())
+    graph.backward(model, guide, x)
+    calls = []
+    handle = weight.register_hook(lambda gradient: calls.append(1) or 2 * gradient)
+    doubled = backward(graph.backward, model, guide, x)
+    backward(graph.backward, model, guide, x)
+    assert len(calls) == 2
+    handle.remove()
+    plain = backward(graph.backward, model, guide, x)
+    assert torch.equal(doubled[2], 2 * plain[2])
+    assert all(torch.equal(a, b) for a, b in zip(doubled[3:], plain[3:], strict=True))
+
+
+class Shared(nn.Module):
+    """Parameters whose gradients autograd would leave in one and the same tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+        self.a, self.b, self.c = (nn.Parameter(torch.zeros(8)) for _ in range(3))
+        self.transposed = nn.Parameter(torch.randn(8, 8).t())
+
+    def forward(self, x):
+        h = self.linear(x) + (self.a + self.b + self.c.view(2, 4).view(8))
+        return h @ self.transposed + self.transposed.sum()
+
+
+@pytest.mark.usefixtures("no_notice")
+def test_each_gradient_has_memory_of_its_own_and_its_parameters_layout():
+    vae, _ = one_layer()
+    guide = guides.BottomUp(vae, encoder=Shared())
+    graph, x = Graph(TraceELBO()), data(vae)[0]
+    assert_equal_to_eager(graph, vae, guide, x)
+    trained = [p for p in state(vae, guide) if p.requires_grad]
+    assert len({p.grad.untyped_storage().data_ptr() for p in trained}) == len(trained)
+    assert all(p.grad.stride() == p.stride() for p in trained)

@@ -1,0 +1,134 @@
+"""Steps of torch optimizers without their bookkeeping."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+_KERNELS = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}
+_kind = operator.itemgetter("fused", "amsgrad", "differentiable", "capturable")
+_PLAIN = (True, False, False, False)
+
+
+class Stepper:
+    """``optimizer.step()``, to the same bits, without looking everything up at each step.
+
+    The parameters and moments of a fused Adam or AdamW go straight to torch's kernel as long as
+    they are those of the step before. Any other optimizer steps by itself, and so does one with
+    hooks or with a ``step`` that something replaced, as torch's schedulers do.
+
+    Args:
+        optimizer: takes the steps. Its options, such as ``lr``, are read at each of them.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(3))
+        >>> step = Stepper(torch.optim.Adam([weight], lr=0.1, fused=True))
+        >>> weight.grad = torch.ones(3)
+        >>> step()
+        >>> [round(value, 4) for value in weight.tolist()]
+        [0.9, 0.9, 0.9]
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self._groups: list[_Group] = []
+
+    def __call__(self) -> None:
+        """One step with the gradients in ``grad`` of the parameters."""
+        if self._holds() and all([group.ready() for group in self._groups]):
+            with torch.no_grad():
+                for group in self._groups:
+                    group.step()
+        else:
+            self.optimizer.step()
+            self._groups = self._found()
+
+    def _holds(self) -> bool:
+        """Whether the kernel may be given what the last step was given."""
+        optimizer, options = self.optimizer, [group.options for group in self._groups]
+        return (
+            options != []
+            and len(options) == len(optimizer.param_groups)
+            and all(map(operator.is_, options, optimizer.param_groups))
+            and "step" not in optimizer.__dict__
+            and not optimizer._optimizer_step_pre_hooks
+            and not optimizer._optimizer_step_post_hooks
+            and not torch_optimizer._global_optimizer_pre_hooks
+            and not torch_optimizer._global_optimizer_post_hooks
+        )
+
+    def _found(self) -> list[_Group]:
+        optimizer = self.optimizer
+        if type(optimizer) not in _KERNELS:
+            return []
+        groups = [_Group(optimizer, options) for options in optimizer.param_groups]
+        return groups if all(group.suits for group in groups) else []
+
+
+class _Group:
+    """Parameters of one group with their moments."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> None:
+        self.options, self.kernel = options, _KERNELS[type(optimizer)]
+        self.parameters = list(options["params"])
+        self._state = optimizer.state
+        self._states = [optimizer.state.get(p, {}) for p in self.parameters]
+        self._values = [*itertools.chain.from_iterable(map(dict.values, self._states))]
+        self._gradients: list[Tensor | None] = []
+        kinds = {(p.dtype, p.device) for p in self.parameters}
+        numbers = (*options["betas"], options["eps"], options["weight_decay"])
+        self.suits = (
+            len(kinds) == 1
+            and _kind(options) == _PLAIN
+            and all("step" in state for state in self._states)
+            and not any(isinstance(number, Tensor) for number in numbers)
+        )
+        if self.suits:
+            self._averages, self._squares, self._steps = (
+                [state[name] for state in self._states]
+                for name in ("exp_avg", "exp_avg_sq", "step")
+            )
+
+    def ready(self) -> bool:
+        """Whether all is as it was, and each parameter has a gradient."""
+        given = self.options["params"]
+        self._gradients = [p.grad for p in given]
+        return (
+            _kind(self.options) == _PLAIN
+            and len(given) == len(self.parameters)
+            and all(map(operator.is_, given, self.parameters))
+            and all(map(operator.is_, map(self._state.get, given), self._states))
+            and all(
+                map(
+                    operator.is_,
+                    itertools.chain.from_iterable(map(dict.values, self._states)),
+                    self._values,
+                )
+            )
+            and not any(gradient is None for gradient in self._gradients)
+        )
+
+    def step(self) -> None:
+        """As ``Adam.step``."""
+        options, (beta1, beta2) = self.options, self.options["betas"]
+        torch._foreach_add_(self._steps, 1)
+        self.kernel(
+            self.parameters,
+            self._gradients,
+            self._averages,
+            self._squares,
+            [],
+            self._steps,
+            lr=options["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=options["weight_decay"],
+            eps=options["eps"],
+            amsgrad=False,
+            maximize=options["maximize"],
+        )

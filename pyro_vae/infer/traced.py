@@ -1,0 +1,155 @@
+"""A pair as a function of tensors alone, which can be recorded: its bound, and the gradient."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ..registration import unregistered
+from .elbo import ELBOTerms, Estimator
+from .rewriting import drop_detaching, drop_transposing_twice, negate_before_expand
+
+_hooks = operator.attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+class Traced:
+    """The loss of a pair, and the terms of its bound, as a function of tensors.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        estimator: ``TraceELBO(...)`` or another one.
+
+    Attributes:
+        tensors: parameters and buffers of the pair, which come before the data.
+        replaying: the mode in which a record of this function runs.
+        rewrites: what may be done to it, see ``rewriting.quickened``.
+    """
+
+    replaying: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    rewrites: tuple[Callable[[Node], object], ...] = ()
+
+    def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
+        self._pair = _Pair(model, guide, estimator)
+        named = {**dict(self._pair.named_parameters()), **dict(self._pair.named_buffers())}
+        self._names, self.tensors = tuple(named), tuple(named.values())
+        self._sites: list[str] = []
+
+    def prepare(self, x: Tensor, y: Tensor | None) -> None:
+        """What the estimator does once for a pair, before it runs without checks."""
+        self._pair.estimator.prepare(self._pair.model, self._pair.guide, x, y)
+
+    @contextlib.contextmanager
+    def restored(self, device: torch.device) -> Iterator[None]:
+        """Leave buffers and RNG as they are: recording runs the program."""
+        buffers = [buffer.clone() for buffer in self._pair.buffers()]
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in zip(self._pair.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Of all tensors, x, and y if there is one: loss, reconstruction, KL of each site."""
+        with _StoppedGradients():
+            return self._bound(*tensors)
+
+    def _bound(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        held = dict(zip(self._names, tensors, strict=False))
+        x, *y = tensors[len(self._names) :]
+        result = torch.func.functional_call(self._pair, held, (x, y[0] if y else None))
+        loss, reconstruction, kl = result
+        self._sites = list(kl)
+        return loss, reconstruction, *kl.values()
+
+    def results(self, run: Callable, inputs: Sequence[Tensor]) -> tuple[Tensor, ELBOTerms]:
+        """Loss and terms by ``run``, which is this function recorded."""
+        loss, reconstruction, *kl = run(*inputs)
+        return loss, ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)))
+
+
+class TracedGradient(Traced):
+    """The same, with the gradient of the loss.
+
+    ``torch.autograd`` runs while this function is recorded, and not when the record is replayed.
+    """
+
+    replaying = torch.no_grad
+    rewrites = (drop_detaching, drop_transposing_twice, negate_before_expand)
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Loss, reconstruction, KL of each site, and the gradient of each parameter in use."""
+        with torch.autograd.set_multithreading_enabled(False):
+            loss, *terms = self._bound(*tensors)
+            leaves = [t for t in tensors[: len(self._names)] if t.requires_grad]
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(leaves, found, strict=True) if g is not None]
+        # Tracing passes the parameters themselves
+        self._reached = [parameter for parameter, _ in pairs]
+        return loss.detach(), *terms, *_apart(pairs, tensors)
+
+    def results(self, run: Callable, inputs: Sequence[Tensor]) -> tuple[Tensor, ELBOTerms]:
+        """Loss and terms; the gradient is left in ``grad`` of each parameter."""
+        with self.replaying():
+            loss, reconstruction, *rest = run(*inputs)
+        for parameter, gradient in zip(self._reached, rest[len(self._sites) :], strict=True):
+            parameter.grad = gradient
+        return loss, ELBOTerms(reconstruction, dict(zip(self._sites, rest, strict=False)))
+
+
+def hooked(*programs: nn.Module) -> bool:
+    """Whether a parameter has hooks on its gradient, which a recorded gradient does not call."""
+    parameters = itertools.chain.from_iterable(p.parameters() for p in programs)
+    return any(itertools.chain.from_iterable(map(_hooks, parameters)))
+
+
+def _apart(pairs: Iterable[tuple[Tensor, Tensor]], inputs: Iterable[Tensor]) -> Iterable[Tensor]:
+    """Gradients as autograd leaves them: each in memory of its own, laid out as its parameter."""
+    taken = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+    for parameter, gradient in pairs:
+        memory = gradient.untyped_storage().data_ptr()
+        if memory in taken or gradient.stride() != parameter.stride():
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        taken.add(memory)
+        yield gradient
+
+
+class _StoppedGradients(TorchFunctionMode):
+    """Records that a program stops gradients by ``no_grad``, which ``make_fx`` forgets."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if torch.is_grad_enabled():
+            return result
+        given = tree_leaves((args, kwargs))
+        if not any(isinstance(a, Tensor) and a.requires_grad for a in given):
+            return result
+        return tree_map_only(Tensor, Tensor.detach, result)
+
+
+class _Pair(nn.Module):
+    """Model and guide under one module, so that the tensors of both can be passed in."""
+
+    def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
+        super().__init__()
+        self.model, self.guide, self.estimator = model, guide, estimator
+
+    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        with unregistered(), pyro.validation_enabled(False):
+            loss, terms = self.estimator(self.model, self.guide, x, y)
+        return loss, terms.reconstruction, terms.kl
