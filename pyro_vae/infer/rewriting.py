@@ -40,10 +40,10 @@ def quickened(graph: GraphModule, *rewrites: Callable[[Node], object]) -> GraphM
 
     Args:
         graph: what ``recorded`` gave.
-        rewrites: more, for each operation, that come first.
+        rewrites: more of these, for an operation each.
     """
     graph.graph.eliminate_dead_code(_is_impure)
-    for rewrite in (*rewrites, _drop_repeating, _negate_after_sum, _join_linear):
+    for rewrite in (_drop_repeating, *rewrites, _negate_after_sum, _join_linear):
         for node in graph.graph.nodes:
             if node.op == "call_function":
                 rewrite(node)
