@@ -92,6 +92,10 @@ class Guard:
         self._small = [b.numel() <= _SMALL for b in self._buffers]
         self._versions = [-1] * len(self._buffers)
         self._before = [b.clone() for b in self._buffers]
+        self._often = [
+            [tensor for tensor, small in zip(tensors, self._small, strict=True) if small]
+            for tensors in (self._before, self._buffers)
+        ]
         self._random: dict[str, Tensor] = {}
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._copied = 0
@@ -123,14 +127,18 @@ class Guard:
         """Keep what a forward pass changes: buffers and random streams."""
         if self._at_once:
             self._random = streams.positions(self.device)
+        if self._often[0]:
+            torch._foreach_copy_(*self._often)
         for i, buffer in enumerate(self._buffers):
-            if self._versions[i] != buffer._version or self._small[i]:
-                self._before[i].copy_(buffer)
+            if self._versions[i] != buffer._version:
+                if not self._small[i]:
+                    self._before[i].copy_(buffer)
                 self._versions[i] = buffer._version
 
     def _accept(self, loss: Tensor) -> bool:
         self._step += 1
-        seen = loss.detach() + _sum([p.grad for p in self._parameters() if p.grad is not None])
+        gradients = [grad for p in self._parameters() if (grad := p.grad) is not None]
+        seen = _sum([loss.detach(), *gradients])
         if not self._at_once:
             self._pending.append(seen)
         elif not math.isfinite(seen.item()):
@@ -271,10 +279,7 @@ def _sum(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         return torch.zeros(())
     if tensors[0].device.type == "cpu":
-        total = tensors[0].sum()
-        for tensor in tensors[1:]:
-            total = total + tensor.sum()
-        return total
+        return torch.stack([*map(torch.sum, tensors)]).sum()
     return torch.stack(torch._foreach_norm(tensors)).sum()
 
 

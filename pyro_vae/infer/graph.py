@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from .captured import Capture, Captured, cuda_graph
 from .elbo import ELBOTerms, Estimator
 from .fingerprint import Fingerprint
 from .rewriting import UNTRACEABLE, lifted, quickened, recorded
@@ -20,6 +21,7 @@ from .traced import Traced, TracedGradient, hooked
 _MOST_GRAPHS, _MOST_KEYS = 32, 128
 # (recorded graph, its inputs) -> what runs on such inputs and returns the same
 Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable]
+_CAPTURES = {"cuda": cuda_graph}
 Replay = Callable[[Tensor, Tensor | None], tuple[Tensor, ELBOTerms]]
 
 
@@ -34,6 +36,8 @@ class Graph:
     a module. Tensors that a program closes over (a 0-d beta) are read by reference and may change
     in place.
 
+    On a GPU loss and gradient are launched together, as one CUDA graph.
+
     A program that cannot be recorded (control flow on tensor values, score-function sites, plain
     functions, whose globals cannot be watched) runs as it is, with one warning that says why.
 
@@ -44,6 +48,8 @@ class Graph:
         estimator: ``TraceELBO(...)`` or ``AnalyticELBO(...)``.
         compile: what to make of a recorded graph and its inputs, for example a
             ``compiled.Compiler()``; default: the graph as it is.
+        capture: what makes one launch of loss and gradient; default: on a GPU
+            ``captured.cuda_graph``, elsewhere nothing.
         after: calls that run as they are before a graph is recorded, so that a short run does not
             pay for recording (a fraction of a second to some seconds).
 
@@ -59,9 +65,15 @@ class Graph:
     """
 
     def __init__(
-        self, estimator: Estimator, *, compile: Compiler | None = None, after: int = 0
+        self,
+        estimator: Estimator,
+        *,
+        compile: Compiler | None = None,
+        capture: Capture | None = None,
+        after: int = 0,
     ) -> None:
-        self.estimator, self.compile, self.after = estimator, compile, after
+        self.estimator, self.after = estimator, after
+        self.compile, self.capture = compile, capture
         self._recorded: dict[Any, Replay | None] = {}
         self._calls: collections.Counter[Any] = collections.Counter()
         self._noticed: set[str] = set()
@@ -148,11 +160,12 @@ class Graph:
                 graph = recorded(traced, (*traced.tensors, *data))
                 graph = quickened(graph, *traced.rewrites)
                 constants, run = lifted(graph), graph.forward
-                if self.compile is not None:
-                    with traced.replaying():
+                with traced.replaying():
+                    if self.compile is not None:
                         run = self.compile(graph, (*traced.tensors, *data, *constants))
+                    run = self._captured(run, traced, data, constants)
         except UNTRACEABLE as error:
-            self._notice(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            self._notice(_reason(error))
             return None
         self.operations = len(graph.graph.nodes)
 
@@ -163,7 +176,23 @@ class Graph:
 
         return replay
 
-    def _notice(self, reason: str) -> None:
+    def _captured(
+        self, run: Callable, traced: Traced, data: Sequence[Tensor], constants: Sequence[Tensor]
+    ) -> Callable:
+        capture = self.capture or _CAPTURES.get(data[0].device.type)
+        if capture is None or traced.kept is None:
+            return run
+        try:
+            return Captured(run, traced.tensors, data, constants, traced.kept, capture)
+        except RuntimeError as error:  # operations that no CUDA graph can hold
+            self._notice(_reason(error), "launches its operations one by one, not as a CUDA graph")
+            return run
+
+    def _notice(self, reason: str, does: str = "runs eagerly, not as a graph") -> None:
         if reason not in self._noticed:
             self._noticed.add(reason)
-            warnings.warn(f"this pair runs eagerly, not as a graph: {reason}", stacklevel=4)
+            warnings.warn(f"this pair {does}: {reason}", stacklevel=4)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -34,10 +34,13 @@ class Traced:
         tensors: parameters and buffers of the pair, which come before the data.
         replaying: the mode in which a record of this function runs.
         rewrites: what may be done to it, see ``rewriting.quickened``.
+        kept: how many of its results are to last where a record of it runs as a CUDA graph; None
+            where it cannot.
     """
 
     replaying: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     rewrites: tuple[Callable[[Node], object], ...] = ()
+    kept: int | None = None
 
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
         self._pair = _Pair(model, guide, estimator)
@@ -88,6 +91,11 @@ class TracedGradient(Traced):
 
     replaying = torch.no_grad
     rewrites = (drop_detaching, drop_transposing_twice, negate_before_expand)
+
+    @property
+    def kept(self) -> int:
+        """Loss and terms; gradients are overwritten at the next step."""
+        return 2 + len(self._sites)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Loss, reconstruction, KL of each site, and the gradient of each parameter in use."""

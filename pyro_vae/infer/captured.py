@@ -1,0 +1,89 @@
+"""A recorded graph on a GPU as one launch: a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_WARM_UPS = 3
+Results = Sequence[Tensor]
+# (function, device) -> what runs it again, and its results, which that overwrites
+Capture = Callable[[Callable[[], Results], torch.device], tuple[Callable[[], None], Results]]
+
+
+def cuda_graph(
+    function: Callable[[], Results], device: torch.device
+) -> tuple[Callable[[], None], Results]:
+    """Capture what a function launches on a GPU, after some calls as it is.
+
+    Returns:
+        What launches all of it again, and the results, in memory that every launch writes anew.
+    """
+    with torch.cuda.device(device):
+        stream, present = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(present)
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):  # libraries choose their kernels and take their memory
+                function()
+        present.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = function()
+    return graph.replay, results
+
+
+class Captured:
+    """A function of tensors that is launched as one CUDA graph.
+
+    A launch reads and writes fixed memory: data are copied there first. Parameters, buffers and
+    numbers such as beta are read where they lie, so that they may change in place; a number on
+    the CPU, which a launch could not read, has a copy on the GPU. Where a parameter was moved,
+    the function runs as it is.
+
+    Args:
+        run: function of tensors, such as a recorded graph, without gradients.
+        tensors: its first inputs, fixed.
+        data: the next ones, different at each call.
+        constants: the last ones, fixed.
+        kept: how many results are copied for the caller; the others are overwritten by the next
+            call.
+        capture: see ``cuda_graph``.
+    """
+
+    def __init__(
+        self,
+        run: Callable,
+        tensors: Sequence[Tensor],
+        data: Sequence[Tensor],
+        constants: Sequence[Tensor],
+        kept: int,
+        capture: Capture = cuda_graph,
+    ) -> None:
+        device = data[0].device
+        self._run, self._tensors, self._constants, self._kept = run, tensors, constants, kept
+        self._data = [tensor.clone() for tensor in data]
+        self._numbers = [c if c.device == device else c.to(device) for c in constants]
+        self._versions = [c._version for c in constants]
+        self._addresses = self._where()
+        inputs = (*tensors, *self._data, *self._numbers)
+        self._launch, self._results = capture(lambda: run(*inputs), device)
+
+    def __call__(self, *inputs: Tensor) -> Results:
+        """The results for all inputs: ``tensors``, data, ``constants``."""
+        if self._where() != self._addresses:
+            return self._run(*inputs)
+        given = inputs[len(self._tensors) :]
+        for held, tensor in zip(self._data, given, strict=False):
+            held.copy_(tensor, non_blocking=True)
+        for i, constant in enumerate(self._constants):
+            if constant is not self._numbers[i] and constant._version != self._versions[i]:
+                self._numbers[i].copy_(constant, non_blocking=True)
+                self._versions[i] = constant._version
+        self._launch()
+        kept = [result.clone() for result in self._results[: self._kept]]
+        return *kept, *self._results[self._kept :]
+
+    def _where(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in (*self._tensors, *self._constants)]
