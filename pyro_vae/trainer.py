@@ -37,10 +37,9 @@ class Trainer(Recorded, TrainedPair):
 
     With the same seed, initial weights, data, machine and number of threads, two runs have the
     same history bit for bit on the CPU (apart from ``seconds``), under the engines "eager" and
-    "graph" alike. "compile" draws other random numbers of the same distribution; with other
-    numbers of threads, or on another machine, sums are rounded in another order, so that a run
-    departs from the first in its last digits and then step by step; on a GPU some sums have no
-    fixed order at all.
+    "graph" alike. "compile", other numbers of threads and other machines round sums in another
+    order, so that a run departs from the first in its last digits and then step by step; on a
+    GPU some sums have no fixed order at all.
 
     Args:
         model: generative program.
@@ -53,7 +52,7 @@ class Trainer(Recorded, TrainedPair):
             estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
-            eager, is recorded once a run turns out to be long. "auto" compiles it where the rest
+            eager on the CPU, is recorded once a run turns out to be long. "auto" compiles it where the rest
             of the run is long enough to pay, by an estimate from its steps so far. Default:
             "graph" for modules, "eager" for plain functions.
         precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
@@ -236,8 +235,8 @@ class Trainer(Recorded, TrainedPair):
         was finished nothing is left to do, unless ``fit`` is given more epochs; after
         ``swap_guide`` a new call begins. Two things are the caller's: a 0-d tensor given as beta
         has become a number (assign ``beta`` again to fill it in place), and states of guides that
-        were swapped out are not in the file. ``engine="compile"`` draws other random numbers
-        once it is compiled, at another step after ``resume``.
+        were swapped out are not in the file. ``engine="compile"`` rounds otherwise once it
+        is compiled, at another step after ``resume``.
 
         Args:
             folder: what ``fit`` got as ``checkpoint``.

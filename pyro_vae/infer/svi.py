@@ -75,10 +75,11 @@ class SVI:
         loss: ``TraceELBO()``, ``AnalyticELBO()`` or ``ImportanceWeightedELBO(10)``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager" runs the programs at each step, as Pyro does; "graph" runs them once and
-            replays the recorded tensors, bit for bit the same; "compile" passes these through
-            the compiler of ``torch.compile``, which takes seconds to minutes, told to the logger
-            "pyro_vae", and gives the same up to rounding. Or an estimator that runs already under
-            an engine, such as ``Graph(loss)``, to share it.
+            replays the recorded tensors of loss and gradient, bit for bit the same, on a GPU as
+            one CUDA graph; "compile" passes these through the compiler of ``torch.compile``,
+            which takes seconds to minutes, told to the logger "pyro_vae", and gives the same up
+            to rounding. Or an estimator that runs already under an engine, such as
+            ``Graph(loss)``, to share it.
 
     Raises:
         ValueError: an unknown engine.
