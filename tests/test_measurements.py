@@ -10,7 +10,7 @@ from pyro_vae import Trainer, callbacks, data, guides, infer, likelihoods, load
 from pyro_vae.data import Dataset
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer.posterior import active, posterior_means
-from pyro_vae.measurements import active_units, validation
+from pyro_vae.measurements import Validation, active_units
 from pyro_vae.models import VAE
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -159,7 +159,7 @@ def test_one_datum_has_no_variance():
 @pytest.mark.parametrize("beta", [1.0, {"z1": 0.5, "z2": 2.0}])
 def test_validation_objective_from_its_terms(reduction, beta):
     programs = [scale_latents(p, beta) for p in pair((3, 2))]
-    row = validation(*programs, Dataset(X), infer.TraceELBO(reduction))
+    row = Validation(*programs, Dataset(X), infer.TraceELBO(reduction))()
     weights = dict.fromkeys(("z1", "z2"), beta) if beta == 1.0 else beta
     expected = row["reconstruction"] - sum(weights[s] * kl for s, kl in row["kl"].items())
     assert row["objective"] == pytest.approx(expected, rel=1e-5)
@@ -169,7 +169,7 @@ def test_validation_objective_from_its_terms(reduction, beta):
 def test_validation_objective_is_the_importance_weighted_bound(linear):
     x, guide = linear.data(2000), linear.guide(shift=0.5, widen=1.5)
     exact, bound = linear.evidence().log_prob(x).mean(), linear.bound(guide, x).mean()
-    row = validation(linear.vae, guide, Dataset(x), infer.ImportanceWeightedELBO(200))
+    row = Validation(linear.vae, guide, Dataset(x), infer.ImportanceWeightedELBO(200))()
     assert abs(row["objective"] - exact) < 0.02
     assert abs(row["elbo"] - bound) < 0.02
     assert bound < exact - 0.1
