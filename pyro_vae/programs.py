@@ -32,8 +32,11 @@ class FillWithMeans(Messenger):
 
 @contextlib.contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode is restored afterwards."""
-    modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
+    """Evaluation mode without gradients; each module's own mode is restored afterwards.
+
+    The model of a guide is in it too, since a guide may run the model's own conditionals.
+    """
+    modules = [m for p in programs if isinstance(p, nn.Module) for m in _run_by(p)]
     modes = [(module, module.training) for module in modules]
     try:
         for module in modules:
@@ -43,6 +46,13 @@ def evaluating(*programs: Any) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _run_by(program: nn.Module) -> Iterator[nn.Module]:
+    for module in program.modules():
+        yield module
+        if isinstance(module, Guide):
+            yield from module.model.modules()
 
 
 def check_tensor(x: Any, name: str = "x") -> None:
