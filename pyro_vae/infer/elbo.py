@@ -227,7 +227,8 @@ def elbo_terms(
     elbo = E_q[log p(x|z)] - sum_i KL_i, each expectation estimated with ``samples`` draws. Any
     beta of the pair is left out: this is the bound itself. Evaluation mode is used and the RNG is
     restored afterwards, so that a second call gives the same numbers; for other draws change the
-    seed or ``samples``.
+    seed or ``samples``. Many draws cost little of Pyro: those after the first run without its
+    checks, and after a hundred as recorded tensors, bit for bit the same.
 
     Args:
         model: generative program.
