@@ -66,6 +66,10 @@ class Loop:
         self._encoded = shown.data if isinstance(shown, Loaded) else shown
         self._bound = "log p(x, z)" if points else "elbo"
         self.folder, self.interruption, self.tolerated = folder, interruption, tolerated
+        if validation is not None:
+            self._validate = measurements.Validation(
+                svi.model, svi.guide, validation, trainer.elbo, replay=trainer.replays
+            )
         self._epochs = self._done = 0
         self._position: dict[str, Any] | None = None
 
@@ -236,9 +240,7 @@ class Loop:
     def _measure(self, row: dict[str, Any]) -> None:
         trainer = self.trainer
         if self.validation is not None:
-            row["validation"] = measurements.validation(
-                self.svi.model, self.svi.guide, self.validation, trainer.elbo
-            )
+            row["validation"] = self._validate()
         units = measurements.active_units(trainer.guide, self._encoded, without=self.points)
         if units:
             row["active_units"] = units

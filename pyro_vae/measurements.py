@@ -7,47 +7,91 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from . import streams
 from .data import Dataset
 from .feeds import Loaded
-from .infer.elbo import Estimator
+from .infer.elbo import ELBOTerms, Estimator
+from .infer.graph import Graph
 from .infer.posterior import active, posterior_means
+from .infer.repeated import CALLS_BEFORE_A_GRAPH
 from .infer.traces import measuring
 
 _ROWS = 1000
 
 
-def validation(
-    model: Callable, guide: Callable, data: Dataset | Loaded, estimator: Estimator
-) -> dict[str, Any]:
-    """The bound of a pair on data, for a row of the history; no state changes.
+class Validation:
+    """The bound of a pair on the same data, epoch after epoch, for rows of the history.
+
+    The first epoch runs the programs with all of Pyro's checks. Later ones replay recorded
+    tensors once that pays, bit for bit the same; a batch whose terms are NaN or infinite runs
+    again with the checks. No state changes.
 
     Args:
         model: generative program, scaled by beta.
         guide: inference program, scaled by beta.
         data: n data.
         estimator: what is trained with.
-
-    Returns:
-        ``elbo`` with its standard error ``elbo_se``, ``reconstruction`` and ``kl`` per site, all
-        without beta; ``objective``, what the estimator raises, with beta. Nats per datum.
+        replay: whether to record the pair at all.
     """
-    rows = max(1, _ROWS // getattr(estimator, "particles", 1))
-    total, terms = 0.0, []
-    with measuring(model, guide, device=data.device):
-        for x, y in data.batches(rows):
-            loss, part = estimator(model, guide, x, y)
-            total -= float(loss) * (len(x) if estimator.reduction == "mean" else 1)
-            terms.append(part)
-    kl = {s: float(torch.cat([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
-    elbo = torch.cat([t.elbo for t in terms])
-    return {
-        "elbo": float(elbo.mean()),
-        "objective": total / len(elbo),
-        "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
-        "reconstruction": float(torch.cat([t.reconstruction for t in terms]).mean()),
-        "kl": kl,
-    }
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        data: Dataset | Loaded,
+        estimator: Estimator,
+        *,
+        replay: bool = True,
+    ) -> None:
+        self.pair, self.data, self.estimator, self.replay = (model, guide), data, estimator, replay
+        self._graph = _Quiet(estimator, after=CALLS_BEFORE_A_GRAPH)
+        self._checked = False
+
+    def __call__(self) -> dict[str, Any]:
+        """The row of the present epoch.
+
+        Returns:
+            ``elbo`` with its standard error ``elbo_se``, ``reconstruction`` and ``kl`` per site,
+            all without beta; ``objective``, what the estimator raises, with beta. Nats per datum.
+        """
+        estimate = self._again if self._checked and self.replay else self._once
+        rows = max(1, _ROWS // getattr(self.estimator, "particles", 1))
+        total, terms = 0.0, []
+        with measuring(*self.pair, device=self.data.device):
+            for x, y in self.data.batches(rows):
+                loss, part = estimate(x, y)
+                total -= float(loss) * (len(x) if self.estimator.reduction == "mean" else 1)
+                terms.append(part)
+        self._checked = True
+        kl = {s: float(torch.cat([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
+        elbo = torch.cat([t.elbo for t in terms])
+        return {
+            "elbo": float(elbo.mean()),
+            "objective": total / len(elbo),
+            "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
+            "reconstruction": float(torch.cat([t.reconstruction for t in terms]).mean()),
+            "kl": kl,
+        }
+
+    def _once(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
+        return self.estimator(*self.pair, x, y)
+
+    def _again(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
+        before = streams.positions(x.device)
+        loss, terms = self._graph(*self.pair, x, y)
+        if loss.isfinite() and terms.elbo.isfinite().all():
+            return loss, terms
+        streams.go_to(x.device, before)
+        return self._once(x, y)
+
+
+class _Quiet(Graph):
+    """Training tells already why a pair cannot be recorded."""
+
+    def _notice(self, reason: str) -> None:
+        pass
 
 
 def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) -> dict[str, int]:

@@ -216,9 +216,17 @@ class TrainedPair:
         self._svi.prepare(x, y=y)
         return annealing, tuple(summary.point_masses)
 
+    @property
+    def _engine_name(self) -> str:
+        return self.engine or ("graph" if len(self.modules()) == 2 else "eager")
+
+    @property
+    def replays(self) -> bool:
+        """Whether the pair is recorded, and its tensors replayed."""
+        return self._engine_name != "eager"
+
     def _under_engine(self) -> Callable:
-        engine = self.engine or ("graph" if len(self.modules()) == 2 else "eager")
-        after = _STEPS_BEFORE_A_GRAPH
+        engine, after = self._engine_name, _STEPS_BEFORE_A_GRAPH
         if engine == "auto":
             return AutoCompiled(
                 self.elbo,

@@ -32,8 +32,11 @@ class FillWithMeans(Messenger):
 
 @contextlib.contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode is restored afterwards."""
-    modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
+    """Evaluation mode without gradients; each module's own mode is restored afterwards.
+
+    The model of a guide is in it too, since a guide may run the model's own conditionals.
+    """
+    modules = [m for p in programs if isinstance(p, nn.Module) for m in _run_by(p)]
     modes = [(module, module.training) for module in modules]
     try:
         for module in modules:
@@ -43,6 +46,13 @@ def evaluating(*programs: Any) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _run_by(program: nn.Module) -> Iterator[nn.Module]:
+    for module in program.modules():
+        yield module
+        if isinstance(module, Guide):
+            yield from module.model.modules()
 
 
 def check_tensor(x: Any, name: str = "x") -> None:
@@ -336,22 +346,39 @@ def encode(guide: Any, x: Tensor, *, y: Tensor | Sequence[int] | int | None = No
         TypeError: ``x`` is no tensor.
         ValueError: data of the wrong shape or dtype or not finite, labels that do not fit.
     """
+    arguments = _encodable(guide, x, y)
+    with evaluating(guide):
+        drawn = poutine.trace(guide).get_trace(x, **arguments)
+        return Encoding(mean=_means(guide, x, arguments), sample=_latents(drawn))
+
+
+def encode_means(
+    guide: Any, x: Tensor, *, y: Tensor | Sequence[int] | int | None = None
+) -> dict[str, Tensor]:
+    """``encode(guide, x, y=y).mean`` in half the time: nothing is drawn."""
+    arguments = _encodable(guide, x, y)
+    with evaluating(guide):
+        return _means(guide, x, arguments)
+
+
+def _encodable(guide: Any, x: Tensor, y: Any) -> dict[str, Tensor]:
+    """The guide's arguments besides data, once all are found to fit."""
     check_tensor(x)
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):
         model.check_shape(x)
         check_finite(x)
     y = _checked_labels(model, y, len(x), x.device)
-    kwargs = {} if y is None else {"y": y}
-    with evaluating(guide):
-        drawn = poutine.trace(guide).get_trace(x, **kwargs)
-        with FillWithMeans():
-            means = poutine.trace(guide).get_trace(x, **kwargs)
+    return {} if y is None else {"y": y}
 
-    def values(trace: poutine.Trace) -> dict[str, Tensor]:
-        return {name: site["value"] for name, site in trace.nodes.items() if is_latent(site)}
 
-    return Encoding(mean=values(means), sample=values(drawn))
+def _means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    with FillWithMeans():
+        return _latents(poutine.trace(guide).get_trace(x, **arguments))
+
+
+def _latents(trace: poutine.Trace) -> dict[str, Tensor]:
+    return {name: site["value"] for name, site in trace.nodes.items() if is_latent(site)}
 
 
 class Guide(Program):

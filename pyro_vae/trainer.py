@@ -146,7 +146,8 @@ class Trainer(Recorded, TrainedPair):
                 default as many as it was to have.
             batch_size: data per step; the last batch of an epoch may be shorter. Default: 128,
                 or that of the interrupted call. A ``DataLoader`` has its own.
-            validation: data whose bound is estimated after each epoch, in any of these forms.
+            validation: data whose bound is estimated after each epoch, in any of these forms;
+                under a graph it is recorded too, in a long run.
             callbacks: objects with the hooks of ``callbacks.Callback``.
             threads: threads of the CPU in this run; default: torch's present number. On a busy
                 machine one is often the fastest.

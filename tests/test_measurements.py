@@ -1,17 +1,21 @@
 """What a trainer measures after each epoch, against closed forms."""
 
+import gc
+import warnings
+import weakref
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
-from pyro_vae import Trainer, callbacks, data, guides, infer, likelihoods, load
+from pyro_vae import Trainer, callbacks, data, guides, infer, likelihoods, load, schedules
 from pyro_vae.data import Dataset
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer.posterior import active, posterior_means
-from pyro_vae.measurements import active_units, validation
-from pyro_vae.models import VAE
+from pyro_vae.measurements import Validation, _Quiet, active_units
+from pyro_vae.models import VAE, VQVAE
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
 
@@ -159,7 +163,7 @@ def test_one_datum_has_no_variance():
 @pytest.mark.parametrize("beta", [1.0, {"z1": 0.5, "z2": 2.0}])
 def test_validation_objective_from_its_terms(reduction, beta):
     programs = [scale_latents(p, beta) for p in pair((3, 2))]
-    row = validation(*programs, Dataset(X), infer.TraceELBO(reduction))
+    row = Validation(*programs, Dataset(X), infer.TraceELBO(reduction))()
     weights = dict.fromkeys(("z1", "z2"), beta) if beta == 1.0 else beta
     expected = row["reconstruction"] - sum(weights[s] * kl for s, kl in row["kl"].items())
     assert row["objective"] == pytest.approx(expected, rel=1e-5)
@@ -169,10 +173,116 @@ def test_validation_objective_from_its_terms(reduction, beta):
 def test_validation_objective_is_the_importance_weighted_bound(linear):
     x, guide = linear.data(2000), linear.guide(shift=0.5, widen=1.5)
     exact, bound = linear.evidence().log_prob(x).mean(), linear.bound(guide, x).mean()
-    row = validation(linear.vae, guide, Dataset(x), infer.ImportanceWeightedELBO(200))
+    row = Validation(linear.vae, guide, Dataset(x), infer.ImportanceWeightedELBO(200))()
     assert abs(row["objective"] - exact) < 0.02
     assert abs(row["elbo"] - bound) < 0.02
     assert bound < exact - 0.1
+
+
+# Validation that replays
+
+
+@pytest.fixture
+def early(monkeypatch):
+    monkeypatch.setattr("pyro_vae.measurements.CALLS_BEFORE_A_GRAPH", 1)
+    monkeypatch.setattr("pyro_vae.pair._STEPS_BEFORE_A_GRAPH", 1)
+    monkeypatch.setattr("pyro_vae.measurements._ROWS", 9)
+
+
+def ladder():
+    torch.manual_seed(0)
+    hidden = [(8,), (4,)]
+    vae = VAE((6,), (3, 2), likelihood=likelihoods.Gaussian(), hidden=hidden, norm=nn.BatchNorm1d)
+    return vae, guides.Ladder(vae), X, None
+
+
+def conditional():
+    torch.manual_seed(0)
+    vae = VAE((6,), 2, likelihood=likelihoods.Gaussian(), hidden=(8,), condition=3)
+    return vae, guides.BottomUp(vae), X, torch.arange(40) % 3
+
+
+def vqvae():
+    torch.manual_seed(0)
+    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1)).round()
+    model = VQVAE((1, 8, 8), 5, 3, likelihood=likelihoods.Bernoulli())
+    return model, guides.NearestCode(model), x, None
+
+
+@pytest.mark.parametrize("make", [lambda: (*pair((3, 2)), X, None), ladder, conditional, vqvae])
+def test_validation_is_the_same_epoch_after_epoch_whether_it_replays_or_not(early, make):
+    histories, states = [], []
+    for engine in ("graph", "eager"):
+        model, guide, x, y = make()
+        trainer = Trainer(model, guide, seed=0, beta=schedules.WarmUp(epochs=4), engine=engine)
+        graphs = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_Quiet, "_recorded_now", watched(_Quiet._recorded_now, graphs))
+            fit(trainer, (x, y), 5, validation=Dataset(x, y))
+        assert any(any(g._recorded.values()) for g in graphs) == (engine == "graph")
+        histories.append([row["validation"] for row in trainer.history])
+        states.append([*model.state_dict().values(), *guide.state_dict().values()])
+    assert histories[0] == histories[1]
+    assert len({row["elbo"] for row in histories[0]}) == 5  # the weights of the epoch
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+def watched(method, seen):
+    def record(self, *arguments):
+        seen.append(self)
+        return method(self, *arguments)
+
+    return record
+
+
+def test_a_guide_that_comes_later_is_the_one_validated(early):
+    histories = []
+    for engine in ("graph", "eager"):
+        vae, guide = pair((3, 2))
+        trainer = fit(Trainer(vae, guide, seed=0, engine=engine), epochs=4, validation=X)
+        torch.manual_seed(5)
+        fit(trainer.swap_guide(guides.Ladder(vae)), epochs=4, validation=X)
+        trainer.beta = 0.3
+        histories.append([r["validation"] for r in fit(trainer, epochs=4, validation=X).history])
+    assert histories[0] == histories[1]
+    last = histories[0][-1]
+    assert last["objective"] > last["elbo"]
+
+
+def test_a_pair_that_cannot_be_recorded_is_told_of_once(early):
+    class Reading(guides.BottomUp):
+        def forward(self, x, *, y=None):
+            assert float(x.abs().max()) > 0
+            return super().forward(x, y=y)
+
+    vae, _ = pair()
+    trainer = Trainer(vae, Reading(vae), seed=0, engine="graph")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(trainer, epochs=4, validation=X)
+    assert len([w for w in told if "runs eagerly" in str(w.message)]) == 1
+    assert len(trainer.history.column("validation")) == 4
+
+
+def test_what_is_refused_in_a_later_epoch_is_refused_in_a_replay(early):
+    vae, guide = pair()
+    validate = Validation(vae, guide, Dataset(X), infer.TraceELBO())
+    for _ in range(4):
+        validate()
+    assert any(validate._graph._recorded.values())
+    with torch.no_grad():
+        guide.conditionals["z1"].loc.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="loc of a Normal became NaN"):
+        validate()
+
+
+def test_nothing_keeps_a_validated_pair_alive(early):
+    vae, guide = pair()
+    trainer = fit(Trainer(vae, guide, seed=0), epochs=4, validation=X)
+    gone = [weakref.ref(p) for p in (vae, guide)]
+    del vae, guide, trainer
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
 
 
 # Training with the importance-weighted bound

@@ -10,13 +10,14 @@ from torch import nn
 
 from pyro_vae import registration
 from pyro_vae.data import Dataset
-from pyro_vae.guides import BottomUp
+from pyro_vae.guides import BottomUp, Ladder
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 from pyro_vae.programs import (
     as_labels,
     decode,
     encode,
+    encode_means,
     evaluating,
     is_latent,
 )
@@ -141,6 +142,30 @@ def test_evaluating_restores_every_mode(vae):
         raise ZeroDivisionError
     assert [m.training for m in vae.modules()] == modes
     assert torch.is_grad_enabled()
+
+
+def test_encoding_leaves_the_model_alone_whose_conditionals_a_guide_runs():
+    norm = {"norm": nn.BatchNorm1d, "hidden": [(8,), (4,)]}
+    model = VAE((6,), latents=(3, 2), likelihood=Bernoulli(), **norm)
+    guide, x = Ladder(model), torch.rand(20, 6).round()
+    with torch.no_grad():
+        guide(x)  # in training mode, which moves the running statistics
+    before = [b.clone() for b in model.buffers()]
+    found = guide.encode(x).mean
+    assert model.training and all(m.training for m in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
+    model.eval()
+    expected = guide.encode(x).mean
+    assert all(torch.equal(found[site], expected[site]) for site in expected)
+
+
+def test_means_alone_are_those_of_an_encoding(vae):
+    guide, x = BottomUp(vae), torch.randn(5, *vae.event_shape)
+    expected, before = guide.encode(x).mean, torch.get_rng_state()
+    found = encode_means(guide, x)
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[site], expected[site]) for site in expected)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_latent_sites_of_a_trace(vae):

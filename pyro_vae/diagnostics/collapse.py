@@ -15,8 +15,8 @@ from ..infer import check_pair
 from ..infer.aggregate import Draws, Total, draw, pair_densities
 from ..infer.checks import check_data
 from ..infer.dataset import as_dataset, matched
-from ..infer.traces import label_arguments, measuring
-from ..programs import encode
+from ..infer.posterior import posterior_means
+from ..infer.traces import measuring
 from .tables import html_table, mean_and_error, number, text_table, with_error
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def collapse(
         data = Dataset(x, y)
         draws = draw(model, guide, data, batch_size)
         aggregates, names = _aggregates(guide, data, draws)
-        means = _means(guide, data, batch_size)
+        means = posterior_means(guide, data, batch_size=batch_size)
     sites = {
         s: _information(draws.log_q[s], draws.log_p[s], aggregates[s], names[s])
         for s in reversed(draws.model_order)
@@ -323,13 +323,6 @@ def _aggregates(
         found[s] = alone.log - math.log(n)
         names[s] = f"I(x,{','.join(before)}; {s})"
     return found, names
-
-
-def _means(guide: Callable, data: Dataset, batch_size: int) -> dict[str, Tensor]:
-    parts = [
-        encode(guide, x, **label_arguments(guide, y)).mean for x, y in data.batches(batch_size)
-    ]
-    return {s: torch.cat([part[s] for part in parts]) for s in parts[0]}
 
 
 def _units(means: Tensor, threshold: float) -> Units:

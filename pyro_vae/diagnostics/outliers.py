@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..infer import importance
+from ..infer.checks import check_data
 from ..infer.dataset import as_dataset, dataset_terms, matched
 from ..infer.traces import measuring
 from .rarity import rarity
@@ -126,6 +127,7 @@ def outliers(
             raise ValueError(f"{name}: expected at least 2 data, got {len(d)}")
         with measuring(model, guide, device=d.device):
             d = Dataset(*d.batch(torch.arange(len(d), device=d.device)))
+        check_data(model, d.x, d.y)
         terms = dataset_terms(model, guide, d, batch_size=batch_size)
         found = {"-ELBO": -terms.elbo}
         if importance_samples:

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
+from .repeated import Checked
 from .traces import (
     label_arguments,
     latent_sites,
@@ -104,14 +105,23 @@ def pair_densities(
     columns = min(total, _MOST_COLUMNS)
     rows = max(1, _PAIRED_VALUES // (columns * units))
     density = _crossed if _crosses(guide, data, z, parents, sites) else _repeated
+
+    def of(x: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        block = dict(zip(z, inputs, strict=False))
+        held = dict(zip(parents, inputs[len(z) :], strict=False))
+        y = inputs[len(z) + len(parents) :]
+        return tuple(density(guide, x, y[0] if y else None, block, held, sites).values())
+
+    run = Checked(of, guide)
     for j in range(0, total, columns):
         column = slice(j, min(j + columns, total))
         x, y = data[column].x, None if data.y is None else data.y[column]
-        held = {s: value[column] for s, value in parents.items()}
+        held = [value[column] for value in parents.values()]
         for i in range(0, n, rows):
             row = slice(i, min(i + rows, n))
-            block = {s: value[row] for s, value in z.items()}
-            yield row, column, density(guide, x, y, block, held, sites)
+            block = [value[row] for value in z.values()]
+            found = run(x, *block, *held, *(() if y is None else (y,)))
+            yield row, column, dict(zip(sites, found, strict=True))
 
 
 def log_aggregate(

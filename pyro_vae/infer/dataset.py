@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
-from .elbo import ELBOTerms, Estimator, draw_terms
+from .elbo import Drawing, ELBOTerms, Estimator
 from .traces import measuring
 
 
@@ -70,7 +70,7 @@ def dataset_terms(
     Args:
         model: generative program.
         guide: inference program.
-        data: n data; dynamic binarisation is drawn once.
+        data: n data that ``check_data`` has passed; dynamic binarisation is drawn once.
         batch_size: data at once.
         samples: draws per datum.
         estimator: as in ``elbo_terms``.
@@ -78,9 +78,13 @@ def dataset_terms(
     Returns:
         ``ELBOTerms`` with tensors (n,).
     """
+    draw = Drawing(model, guide, estimator)
+    # A model that tells what data it can produce has been shown these: Pyro need not look again
+    checks = hasattr(model, "check_data")
     with measuring(model, guide, device=data.device):
         parts = [
-            draw_terms(model, guide, x, y, samples, estimator) for x, y in data.batches(batch_size)
+            draw(x, y, samples, checked=checks and i > 0)
+            for i, (x, y) in enumerate(data.batches(batch_size))
         ]
     return ELBOTerms(
         torch.cat([p.reconstruction for p in parts]),

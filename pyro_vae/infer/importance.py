@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..programs import as_labels, check_tensor
 from .checks import check_data, check_pair
-from .rewriting import replayed
+from .repeated import Repeated
 from .traces import (
     label_arguments,
     latent_sites,
@@ -232,29 +231,18 @@ class _LogJoint:
 
     def __init__(self, model: Callable) -> None:
         self.model = model
-        self._calls: collections.Counter[tuple] = collections.Counter()
-        self._recorded: dict[tuple, Callable] = {}
+        self._sites: tuple[str, ...] = ()
+        self._repeated = Repeated(self._of, model, after=_CHUNKS_BEFORE_A_GRAPH)
 
     def __call__(self, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
         """Of latents, site -> (rows, ...), data (rows, *event_shape), labels (rows,): (rows,)."""
-        inputs = (*z.values(), x, *(() if y is None else (y,)))
-        shapes = (*z, *(t.shape for t in inputs))
-        self._calls[shapes] += 1
-        # Not a plain function, whose state is hidden
-        if self._calls[shapes] == _CHUNKS_BEFORE_A_GRAPH and isinstance(self.model, nn.Module):
-            devices = [x.device] if x.device.type == "cuda" else []
-            with torch.random.fork_rng(devices):
-                self._recorded[shapes] = replayed(self._of(tuple(z)), inputs)
-        run = self._recorded.get(shapes) or self._of(tuple(z))
-        return run(*inputs)
+        self._sites = tuple(z)
+        return self._repeated(*z.values(), x, *(() if y is None else (y,)))
 
-    def _of(self, sites: tuple[str, ...]) -> Callable:
-        def log_joint(*inputs: Tensor) -> Tensor:
-            x, *y = inputs[len(sites) :]
-            z = dict(zip(sites, inputs, strict=False))
-            return _log_density(self.model, z, x, y[0] if y else None)
-
-        return log_joint
+    def _of(self, *inputs: Tensor) -> Tensor:
+        z = dict(zip(self._sites, inputs, strict=False))
+        x, *y = inputs[len(z) :]
+        return _log_density(self.model, z, x, y[0] if y else None)
 
 
 def _log_weights(

@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import as_labels, check_tensor, decode, encode
+from ..programs import as_labels, check_tensor, decode, encode, encode_means
 from .traces import accepts_labels, label_arguments, latent_sites, measuring
 
 
@@ -57,7 +57,7 @@ def _check_single(model: Callable, x: Tensor, name: str) -> None:
 
 def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
     with measuring(guide, device=x.device):
-        return encode(guide, x, **label_arguments(guide, y)).mean
+        return encode_means(guide, x, **label_arguments(guide, y))
 
 
 def decode_mean(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs import encode
+from ..programs import encode_means
 from .traces import label_arguments, measuring
 
 ACTIVE = 0.01
@@ -28,7 +28,8 @@ def posterior_means(
     """
     with measuring(guide, device=data.device):
         parts = [
-            encode(guide, x, **label_arguments(guide, y)).mean for x, y in data.batches(batch_size)
+            encode_means(guide, x, **label_arguments(guide, y))
+            for x, y in data.batches(batch_size)
         ]
     return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -24,7 +26,11 @@ def recorded(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
     ``make_fx`` would make it an alias by default: replays would differentiate through it, and an
     output that torch saves for its own backward, a detached one, would hold itself for ever.
     """
-    return make_fx(function, decomposition_table={_ATEN.detach.default: _undecomposed})(*inputs)
+    # One fake mode for the shapes of all results: make_fx would make one for each, which takes as
+    # long as all the rest
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        record = make_fx(function, decomposition_table={_ATEN.detach.default: _undecomposed})
+        return record(*inputs)
 
 
 def _undecomposed(tensor: Tensor) -> Any:

@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 TINY = {
     "step_time": ["one-layer", "--batch-size", "8", "--steps", "3"],
     "importance_time": ["--data", "3", "--samples", "40", "--steps", "1"],
+    "evaluation_time": ["--data", "500", "--samples", "11", "--steps", "1"],
     "growth": ["--values", "1", "--steps", "1"],
 }
 
@@ -30,7 +31,7 @@ def run(script, arguments, path):
     return result.stdout, json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("script", ["step_time", "importance_time"])
+@pytest.mark.parametrize("script", ["step_time", "importance_time", "evaluation_time"])
 def test_a_benchmark_prints_a_table_and_writes_its_numbers(script, tmp_path):
     table, numbers = run(script, TINY[script], tmp_path / "numbers.json")
     assert numbers["machine"]["threads"] == 1 and numbers["machine"]["torch"]

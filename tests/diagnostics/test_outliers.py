@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_rarity import guide, model
 
-from pyro_vae import diagnostics, infer
+from pyro_vae import diagnostics, guides, infer, likelihoods, models
 from pyro_vae.diagnostics.outliers import area_under_roc
 
 
@@ -67,3 +67,14 @@ def test_bad_input():
         diagnostics.outliers(model, guide, x, {"normal": x})
     with pytest.raises(ValueError, match="one: expected at least 2 data, got 1"):
         diagnostics.outliers(model, guide, x, {"one": x[:1]})
+
+
+def test_data_that_the_model_cannot_have_produced_are_refused_in_every_batch():
+    vae = models.VAE((6,), 2, hidden=(4,), likelihood=likelihoods.Bernoulli())
+    x = torch.zeros(9, 6)
+    grey = x.clone()
+    grey[8] = 0.5
+    with pytest.raises(ValueError, match="Bernoulli"):
+        diagnostics.outliers(
+            vae, guides.BottomUp(vae), x, grey, importance_samples=0, batch_size=3
+        )
