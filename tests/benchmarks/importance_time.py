@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import timing
 import torch
-from step_time import dense, on, one_layer
+from systems import dense, on, one_layer
 from torch import Tensor
 from torch.nn import functional as F
 
