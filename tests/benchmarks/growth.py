@@ -22,7 +22,7 @@ from pyro_vae import guides, infer, likelihoods, models
 
 EVALUATION = "samples of log p(x)"
 BASE = {"layers": 1, "batch": 128, "latents": 20, "particles": 1, EVALUATION: 0}
-TINY = {"layers": 1, "batch": 2, "latents": 2, "particles": 1, EVALUATION: 0}
+TINY = {**BASE, "batch": 2, "latents": 2}
 VALUES = {
     "layers": (1, 2, 4, 8, 12),
     "batch": (32, 128, 512, 2048),
@@ -32,17 +32,19 @@ VALUES = {
 }
 
 
-def work(case: dict[str, int], device: str) -> Callable[[], object]:
+def work(
+    case: dict[str, int], device: str, *, pixels: int = 784, hidden: int = 200
+) -> Callable[[], object]:
     """One step, or one estimate of log p(x)."""
     torch.manual_seed(0)
     vae = models.VAE(
-        (784,),
+        (pixels,),
         latents=(case["latents"],) * case["layers"],
-        hidden=(200,),
+        hidden=(hidden,),
         likelihood=likelihoods.Bernoulli(),
     ).to(device)
     guide, particles = guides.BottomUp(vae).to(device), case["particles"]
-    x = (torch.rand(case["batch"], 784) < 0.3).float().to(device)
+    x = (torch.rand(case["batch"], pixels) < 0.3).float().to(device)
     if samples := case[EVALUATION]:
         return lambda: infer.log_likelihood(vae, guide, x, importance_samples=samples)
     loss = infer.TraceELBO() if particles == 1 else infer.ImportanceWeightedELBO(particles)
@@ -54,9 +56,8 @@ def measure(case: dict[str, int], steps: int, threads: int, device: str) -> tupl
     """Median ms, and peak memory in MB."""
     torch.set_num_threads(threads)
     # What is imported and allocated once, at the first use
-    tiny = work({**TINY, EVALUATION: min(50, case[EVALUATION])}, device)
-    timing.alternating({"tiny": tiny}, 3, device)
-    del tiny
+    tiny = {**TINY, "particles": case["particles"], EVALUATION: min(50, case[EVALUATION])}
+    timing.alternating({"tiny": work(tiny, device, pixels=4, hidden=4)}, 3, device)
     peak = Peak(device)
     run = work(case, device)
     if not case[EVALUATION]:
