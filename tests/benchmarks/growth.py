@@ -52,8 +52,10 @@ def work(
     return lambda: svi.step(x)
 
 
-def measure(case: dict[str, int], steps: int, threads: int, device: str) -> tuple[float, float]:
-    """Median ms, and peak memory in MB."""
+def measure(
+    case: dict[str, int], steps: int, threads: int, device: str
+) -> tuple[float, float | None]:
+    """Median ms, and peak memory in MB where it can be known."""
     torch.set_num_threads(threads)
     # What is imported and allocated once, at the first use
     tiny = {**TINY, "particles": case["particles"], EVALUATION: min(50, case[EVALUATION])}

@@ -25,26 +25,28 @@ class Peak:
 
     Args:
         device: "cpu" or that of a GPU.
-
-    Raises:
-        OSError: the system does not let a process reset its peak.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self.device = device
+        self.device, self.known = device, True
         gc.collect()
         if device == "cpu":
             # Free memory that the allocator holds would be used before the process grows
             ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
+            try:
+                Path("/proc/self/clear_refs").write_text("5")
+            except OSError:
+                self.known = False
             self._before = _status("VmRSS")
         else:
             torch.cuda.synchronize(device)
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
 
-    def megabytes(self) -> float:
-        """The peak since then, in MB of 2^20 bytes."""
+    def megabytes(self) -> float | None:
+        """The peak since then, in MB of 2^20 bytes; None where the system lets nobody reset it."""
+        if not self.known:
+            return None
         if self.device == "cpu":
             peak = _status("VmHWM")
         else:

@@ -14,7 +14,7 @@ from systems import SYSTEMS
 
 HERE = Path(__file__).parent
 TINY = {
-    "step_time": ["one-layer", "--batch-size", "8", "--steps", "3"],
+    "step_time": ["--batch-size", "8", "--steps", "3"],
     "importance_time": ["--data", "3", "--samples", "400", "--steps", "1"],
     "fit_overhead": ["--batches", "2", "--steps", "2"],
     "growth": ["--values", "1", "--steps", "1"],
@@ -40,7 +40,10 @@ def run(script, path, *more):
     return result.stdout, json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("script", ["step_time", "importance_time", "fit_overhead"])
+@pytest.mark.parametrize(
+    "script",
+    ["step_time", "importance_time", pytest.param("fit_overhead", marks=pytest.mark.slow)],
+)
 def test_a_benchmark_prints_a_table_and_writes_its_numbers(script, tmp_path):
     table, numbers = run(script, tmp_path / "numbers.json")
     assert numbers["machine"]["threads"] == 1 and numbers["machine"]["torch"]
@@ -67,6 +70,8 @@ def test_contestants_take_the_same_steps_and_others_are_found_out(system):
 def test_a_peak_is_that_of_the_work_and_not_an_earlier_one():
     torch.ones(2**26)
     peak = memory.Peak()
+    if not peak.known:
+        pytest.skip("a process may not reset its peak here")
     torch.ones(2**24)
     held = torch.ones(2**22)
     assert peak.megabytes() == pytest.approx(64, abs=4)

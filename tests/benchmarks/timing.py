@@ -90,7 +90,8 @@ def report(title: str, rows: list[dict[str, Any]], options: argparse.Namespace) 
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
     for row in rows:
-        cells = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values())
+        filled = ("" if v is None else v for v in row.values())
+        cells = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in filled)
         print("| " + " | ".join(cells) + " |")
     if options.json:
         options.json.write_text(
