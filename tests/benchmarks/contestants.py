@@ -26,7 +26,7 @@ def hand_written(
     captured: bool = False,
     lr: float = 1e-3,
 ) -> Step:
-    """A plain PyTorch step with a fused Adam, whose kernel a compiler cannot better.
+    """A plain PyTorch step with a fused Adam, which gains nothing from being compiled too.
 
     Args:
         system: what is trained.

@@ -67,6 +67,15 @@ def test_contestants_take_the_same_steps_and_others_are_found_out(system):
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_contestants_take_the_same_steps_on_a_gpu(system):
+    with contestants.exact():
+        steps = contestants.contestants(system, "cuda", compiled=True)
+        contestants.check_equal(steps, system.data(8, "cuda"))
+
+
 def test_a_peak_is_that_of_the_work_and_not_an_earlier_one():
     torch.ones(2**26)
     peak = memory.Peak()
