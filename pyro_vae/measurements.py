@@ -90,7 +90,7 @@ class Validation:
 class _Quiet(Graph):
     """Training tells already why a pair cannot be recorded."""
 
-    def _notice(self, reason: str) -> None:
+    def _notice(self, *reasons: str) -> None:
         pass
 
 

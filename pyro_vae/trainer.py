@@ -52,9 +52,9 @@ class Trainer(Recorded, TrainedPair):
             estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
-            eager on the CPU, is recorded once a run turns out to be long. "auto" compiles it where the rest
-            of the run is long enough to pay, by an estimate from its steps so far. Default:
-            "graph" for modules, "eager" for plain functions.
+            eager on the CPU, is recorded once a run turns out to be long. "auto" compiles it
+            where the rest of the run is long enough to pay, by an estimate from its steps so far.
+            Default: "graph" for modules, "eager" for plain functions.
         precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
             in bfloat16, with parameters, densities, KL terms and codebooks in float32.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);

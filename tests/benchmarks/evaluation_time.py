@@ -20,7 +20,7 @@ import pyro
 import timing
 import torch
 from pyro import poutine
-from step_time import SYSTEMS, on
+from systems import SYSTEMS, on
 from torch import Tensor
 
 from pyro_vae import diagnostics, infer

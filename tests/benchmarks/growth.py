@@ -1,53 +1,71 @@
-"""How time and memory of a step grow with layers, batch, latents and importance samples.
+"""How time and memory grow with layers, batch, latents and importance samples.
 
 Run: python tests/benchmarks/growth.py [--threads 4] [--steps 20] [--values 3]
 
-Each row is a fresh process, whose peak resident memory above that of the imports is told.
+A step of the graph engine, and log p(x) of a batch by importance sampling. Each row is a fresh
+process. Its peak memory is that above the imports and a tiny case of the same kind: weights,
+Adam's moments, the recorded graph, and the tensors of a step.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import timing
 import torch
+from memory import Peak
 
 from pyro_vae import guides, infer, likelihoods, models
 
-BASE = {"layers": 1, "batch": 128, "latents": 20, "particles": 1}
+EVALUATION = "samples of log p(x)"
+BASE = {"layers": 1, "batch": 128, "latents": 20, "particles": 1, EVALUATION: 0}
+TINY = {**BASE, "batch": 2, "latents": 2}
 VALUES = {
     "layers": (1, 2, 4, 8, 12),
     "batch": (32, 128, 512, 2048),
     "latents": (2, 20, 200),
     "particles": (1, 5, 50),
+    EVALUATION: (50, 500, 5000),
 }
 
 
-def measure(options: dict[str, int], steps: int, threads: int, device: str) -> tuple[float, float]:
-    """Median ms of a step under the graph engine, and peak memory in MB."""
-    torch.set_num_threads(threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def work(
+    case: dict[str, int], device: str, *, pixels: int = 784, hidden: int = 200
+) -> Callable[[], object]:
+    """One step, or one estimate of log p(x)."""
     torch.manual_seed(0)
     vae = models.VAE(
-        (784,),
-        latents=(options["latents"],) * options["layers"],
-        hidden=(200,),
+        (pixels,),
+        latents=(case["latents"],) * case["layers"],
+        hidden=(hidden,),
         likelihood=likelihoods.Bernoulli(),
     ).to(device)
-    particles = options["particles"]
+    guide, particles = guides.BottomUp(vae).to(device), case["particles"]
+    x = (torch.rand(case["batch"], pixels) < 0.3).float().to(device)
+    if samples := case[EVALUATION]:
+        return lambda: infer.log_likelihood(vae, guide, x, importance_samples=samples)
     loss = infer.TraceELBO() if particles == 1 else infer.ImportanceWeightedELBO(particles)
-    svi = infer.SVI(vae, guides.BottomUp(vae).to(device), loss=loss, engine="graph")
-    x = (torch.rand(options["batch"], 784) < 0.3).float().to(device)
-    for _ in range(2):
-        svi.step(x)
-    times = timing.alternating({"step": lambda: svi.step(x)}, steps, device)["step"]
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    if device != "cpu":
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    return 1e3 * statistics.median(times), peak
+    svi = infer.SVI(vae, guide, loss=loss, engine="graph")
+    return lambda: svi.step(x)
+
+
+def measure(
+    case: dict[str, int], steps: int, threads: int, device: str
+) -> tuple[float, float | None]:
+    """Median ms, and peak memory in MB where it can be known."""
+    torch.set_num_threads(threads)
+    # What is imported and allocated once, at the first use
+    tiny = {**TINY, "particles": case["particles"], EVALUATION: min(50, case[EVALUATION])}
+    timing.alternating({"tiny": work(tiny, device, pixels=4, hidden=4)}, 3, device)
+    peak = Peak(device)
+    run = work(case, device)
+    if not case[EVALUATION]:
+        timing.alternating({"recording": run}, 2, device)
+    times = timing.alternating({"case": run}, steps, device)["case"]
+    return 1e3 * statistics.median(times), peak.megabytes()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -58,13 +76,14 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     spawn = multiprocessing.get_context("spawn")
     for name, values in VALUES.items():
+        # Estimates take seconds
+        steps = min(options.steps, 3) if name == EVALUATION else options.steps
         for value in values[: options.values]:
             case = {**BASE, name: value}
             with spawn.Pool(1) as pool:
-                job = (case, options.steps, options.threads, options.device)
-                ms, peak = pool.apply(measure, job)
+                ms, peak = pool.apply(measure, (case, steps, options.threads, options.device))
             rows.append({"quantity": name, "value": value, "ms": ms, "peak MB": peak})
-    timing.report("Growth of a step of the graph engine", rows, options)
+    timing.report("Growth, batch 128 and 20 latents unless told", rows, options)
 
 
 if __name__ == "__main__":

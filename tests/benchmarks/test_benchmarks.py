@@ -6,19 +6,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+import contestants
+import memory
 import pytest
+import torch
+from systems import SYSTEMS
 
 HERE = Path(__file__).parent
 TINY = {
-    "step_time": ["one-layer", "--batch-size", "8", "--steps", "3"],
-    "importance_time": ["--data", "3", "--samples", "40", "--steps", "1"],
     "evaluation_time": ["--data", "500", "--samples", "11", "--steps", "1"],
+    "step_time": ["--batch-size", "8", "--steps", "3"],
+    "importance_time": ["--data", "3", "--samples", "400", "--steps", "1"],
+    "fit_overhead": ["--batches", "2", "--steps", "2"],
     "growth": ["--values", "1", "--steps", "1"],
+    "engine_choice": ["one-layer", "--steps", "2"],
+    "epoch_time": ["--size", "512", "--steps", "1"],
 }
+needs_mnist = pytest.mark.skipif(
+    "PYRO_VAE_DATA" not in os.environ, reason="needs MNIST at PYRO_VAE_DATA"
+)
 
 
-def run(script, arguments, path):
-    command = [sys.executable, str(HERE / f"{script}.py"), *arguments, "--threads", "1"]
+def run(script, path, *more):
+    command = [sys.executable, str(HERE / f"{script}.py"), *TINY[script], "--threads", "1", *more]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
     result = subprocess.run(
         [*command, "--json", str(path)],
@@ -31,34 +41,102 @@ def run(script, arguments, path):
     return result.stdout, json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("script", ["step_time", "importance_time", "evaluation_time"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "step_time",
+        "importance_time",
+        pytest.param("evaluation_time", marks=pytest.mark.slow),
+        pytest.param("fit_overhead", marks=pytest.mark.slow),
+    ],
+)
 def test_a_benchmark_prints_a_table_and_writes_its_numbers(script, tmp_path):
-    table, numbers = run(script, TINY[script], tmp_path / "numbers.json")
+    table, numbers = run(script, tmp_path / "numbers.json")
     assert numbers["machine"]["threads"] == 1 and numbers["machine"]["torch"]
     assert all(row["ms"] > 0 for row in numbers["rows"])
     for row in numbers["rows"]:
         assert f"| {row['name']} | " in table
 
 
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_contestants_take_the_same_steps_and_others_are_found_out(system):
+    with contestants.exact():
+        x = system.data(8)
+        contestants.check_equal(contestants.contestants(system), x)
+        for wrong in ({"lr": 1.001e-3}, {"compile": lambda loss: lambda x: 1.000001 * loss(x)}):
+            steps = {
+                contestants.STOCK: contestants.contestants(system)[contestants.STOCK],
+                "wrong": contestants.hand_written(system, **wrong),
+            }
+            with pytest.raises(AssertionError, match="wrong"):
+                contestants.check_equal(steps, x)
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
+def test_contestants_take_the_same_steps_on_a_gpu(system):
+    with contestants.exact():
+        steps = contestants.contestants(system, "cuda", compiled=True)
+        contestants.check_equal(steps, system.data(8, "cuda"))
+
+
+def test_a_peak_is_that_of_the_work_and_not_an_earlier_one():
+    torch.ones(2**26)
+    peak = memory.Peak()
+    if not peak.known:
+        pytest.skip("a process may not reset its peak here")
+    torch.ones(2**24)
+    held = torch.ones(2**22)
+    assert peak.megabytes() == pytest.approx(64, abs=4)
+    assert memory.Peak().megabytes() < 4
+    del held
+
+
 @pytest.mark.slow
 def test_growth_is_measured_in_fresh_processes(tmp_path):
-    _, numbers = run("growth", TINY["growth"], tmp_path / "numbers.json")
+    _, numbers = run("growth", tmp_path / "numbers.json")
     assert [row["quantity"] for row in numbers["rows"]] == [
         "layers",
         "batch",
         "latents",
         "particles",
+        "samples of log p(x)",
     ]
+    # Weights, gradients and two moments of 784-200-2-200-784
+    assert all(row["peak MB"] > 4 * 4 * 318_000 / 2**20 for row in numbers["rows"][:4])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["convolutional", "ladder"])
 def test_other_systems(system, tmp_path):
-    run("step_time", [system, "--batch-size", "8", "--steps", "2"], tmp_path / "numbers.json")
+    run("step_time", tmp_path / "numbers.json", system)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("PYRO_VAE_DATA" not in os.environ, reason="needs MNIST at PYRO_VAE_DATA")
+def test_compiled_contestants(tmp_path):
+    run("step_time", tmp_path / "numbers.json", "--compile")
+
+
+@pytest.mark.slow
+def test_compiling_is_timed_cold_and_warm(tmp_path):
+    _, numbers = run("engine_choice", tmp_path / "numbers.json")
+    (row,) = numbers["rows"]
+    assert row["operations"] > 0 and 0 < row["warm, s"] < row["cold, s"]
+
+
+@pytest.mark.slow
+@needs_mnist
 def test_an_epoch(tmp_path):
-    _, numbers = run("epoch_time", ["--size", "512", "--steps", "1"], tmp_path / "numbers.json")
+    _, numbers = run("epoch_time", tmp_path / "numbers.json")
     assert len(numbers["rows"]) == 2
+
+
+@pytest.mark.slow
+@needs_mnist
+def test_one_run_of_many_epochs(tmp_path):
+    _, numbers = run("epoch_time", tmp_path / "numbers.json", "--epochs", "3")
+    (row,) = numbers["rows"]
+    assert row["steps"] == 3 * 4
+    assert row["ms"] == pytest.approx(1e3 * row["seconds"] / 12)

@@ -16,7 +16,7 @@ import pyro
 import torch
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
     names = [
         line.split(":", 1)[1].strip()
@@ -27,7 +27,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "threads": threads,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": None if device == "cpu" else torch.cuda.get_device_name(device),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "pyro": pyro.__version__,
@@ -39,9 +39,24 @@ def arguments(description: str, *, rounds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--steps", type=int, default=rounds, help="alternating repetitions")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     return parser
+
+
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done all that it was told to."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def seconds(run: Callable[[], object], device: str = "cpu") -> float:
+    """Of one call, until the device is done."""
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def alternating(
@@ -51,13 +66,7 @@ def alternating(
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
-            if device != "cpu":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            run()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(seconds(run, device))
     return times
 
 
@@ -75,13 +84,14 @@ def compared(times: dict[str, list[float]], bases: Sequence[str]) -> list[dict[s
 
 def report(title: str, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """A Markdown table on standard output, and the JSON file that was asked for."""
-    on = machine(options.threads)
+    on = machine(options.threads, options.device)
     print(f"{title}\n\n" + ", ".join(f"{k} {v}" for k, v in on.items() if v is not None) + "\n")
     columns = list(rows[0])
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
     for row in rows:
-        cells = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values())
+        filled = ("" if v is None else v for v in row.values())
+        cells = (f"{v:.2f}" if isinstance(v, float) else str(v) for v in filled)
         print("| " + " | ".join(cells) + " |")
     if options.json:
         options.json.write_text(
