@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from . import ranks
 from .data import Dataset
 from .feeds import Loaded
-from .infer.elbo import Estimator
+from .infer.elbo import ELBOTerms, Estimator
 from .infer.posterior import active, posterior_means
 from .infer.traces import measuring
 
@@ -21,6 +22,8 @@ def validation(
     model: Callable, guide: Callable, data: Dataset | Loaded, estimator: Estimator
 ) -> dict[str, Any]:
     """The bound of a pair on data, for a row of the history; no state changes.
+
+    Where each process of a run has a part of the data, the bound is that of all.
 
     Args:
         model: generative program, scaled by beta.
@@ -39,6 +42,10 @@ def validation(
             loss, part = estimator(model, guide, x, y)
             total -= float(loss) * (len(x) if estimator.reduction == "mean" else 1)
             terms.append(part)
+    if isinstance(data, Loaded) and data.divided:
+        # Not by what adds tensors up: processes may have unequal numbers of batches
+        told = ranks.each((total, [_on_cpu(t) for t in terms]))
+        total, terms = sum(t for t, _ in told), [t for _, part in told for t in part]
     kl = {s: float(torch.cat([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
     elbo = torch.cat([t.elbo for t in terms])
     return {
@@ -48,6 +55,10 @@ def validation(
         "reconstruction": float(torch.cat([t.reconstruction for t in terms]).mean()),
         "kl": kl,
     }
+
+
+def _on_cpu(terms: ELBOTerms) -> ELBOTerms:
+    return ELBOTerms(terms.reconstruction.cpu(), {s: kl.cpu() for s, kl in terms.kl.items()})
 
 
 def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,9 +124,22 @@ def agreed(value: Any) -> Any:
     return held[0]
 
 
-def part(rows: Tensor) -> Tensor:
+def each(value: Any) -> list[Any]:
+    """The plain data of all processes, in order."""
+    if _world is None:
+        return [value]
+    held: list[Any] = [None] * _world.size
+    dist.all_gather_object(held, value)
+    return held
+
+
+def part(rows: Any) -> Any:
     """What this process takes of a batch's rows; the parts differ by one row at most."""
-    return rows if _world is None else rows.tensor_split(_world.size)[_world.rank]
+    if _world is None:
+        return rows
+    least, more = divmod(len(rows), _world.size)
+    start = _world.rank * least + min(_world.rank, more)
+    return rows[start : start + least + (_world.rank < more)]
 
 
 def check_batches(n: int, batch_size: int) -> None:
@@ -137,6 +150,18 @@ def check_batches(n: int, batch_size: int) -> None:
             f"batch_size: expected a datum of every batch for {size()} processes, got {least} in "
             f"the last batch of {n} data: choose another batch_size, or drop some data"
         )
+
+
+def check_alike(facts: Mapping[str, Any]) -> None:
+    """Raise ``ValueError``, in all processes, for a fact that differs between them."""
+    told = each(facts)
+    for name in told[0]:
+        values = [process[name] for process in told]
+        if any(value != values[0] for value in values):
+            raise ValueError(
+                f"{name}: expected the same in all {size()} processes, got "
+                f"{', '.join(map(repr, values))}: call fit alike in each of them"
+            )
 
 
 @contextlib.contextmanager
