@@ -126,7 +126,7 @@ class Call:
         # Signals first, so that all else is in order when SIGTERM ends the process
         with held_back() as interruption, contextlib.ExitStack() as stack:
             if self.folder is not None:
-                stack.enter_context(self.folder.held(trainer))
+                ranks.by_first(lambda: stack.enter_context(self.folder.held(trainer)))
             stack.enter_context(using_threads(self._threads))
             yield interruption
 

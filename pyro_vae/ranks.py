@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,15 @@ def same(value: Tensor) -> Tensor:
     return value
 
 
+def most(values: list[int]) -> list[int]:
+    """The largest of each whole number in all processes."""
+    if _world is None:
+        return values
+    tensor = torch.tensor(values, device=_world.device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor.tolist()
+
+
 def gathered(value: Tensor) -> Tensor:
     """The rows of all processes, in order."""
     if _world is None:
@@ -162,6 +171,20 @@ def check_alike(facts: Mapping[str, Any]) -> None:
                 f"{name}: expected the same in all {size()} processes, got "
                 f"{', '.join(map(repr, values))}: call fit alike in each of them"
             )
+
+
+def by_first(action: Callable[[], Any]) -> None:
+    """Do in process 0 what one alone does, such as writing a file; its error is raised in all."""
+    error = None
+    if not rank():
+        try:
+            action()
+        except Exception as caught:
+            if _world is None:
+                raise
+            error = caught
+    if (error := agreed(error)) is not None:
+        raise error
 
 
 @contextlib.contextmanager
