@@ -38,7 +38,8 @@ _world: World | None = None
 def joined(device: torch.device | str = "cpu") -> Iterator[World]:
     """Join the other processes that ``torchrun`` started; alone without it.
 
-    Inside, ``Trainer.fit`` in all processes is one run: each takes a part of every minibatch.
+    Inside, ``Trainer.fit`` in all processes is one run: each takes a part of every minibatch, and
+    process 0 writes the checkpoints.
 
     Args:
         device: "cpu" (the processes talk by gloo), or "cuda" for a GPU each (by nccl).

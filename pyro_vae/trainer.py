@@ -141,7 +141,8 @@ class Trainer(Recorded, TrainedPair):
         arguments. A ``DataLoader`` loads its part of each of its batches in each process; with a
         ``torch.utils.data.DistributedSampler`` its batches are taken as they are, so that a step
         has ``batch_size`` data times the processes, and ``set_epoch`` is called for you.
-        Validation by a ``DataLoader`` is divided as well, batch by batch.
+        Validation by a ``DataLoader`` is divided as well, batch by batch. Process 0 writes the
+        checkpoints, for all; a signal to any process ends all after the same step.
 
         Args:
             data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y), which lie on the
@@ -237,7 +238,9 @@ class Trainer(Recorded, TrainedPair):
         interrupted, also in the middle of an epoch; epochs, batch size and folder need not be
         given again. On the same machine, with as many threads, everything is then as if the run
         had not been interrupted, bit for bit, except ``seconds`` in the history: parameters,
-        buffers, optimizer, schedules, random numbers, data order and the callbacks' states. With
+        buffers, optimizer, schedules, random numbers, data order and the callbacks' states.
+        Several processes go on in the same number, all of which read the folder; for more than
+        two, sums over them may be rounded in another order once they go on. With
         ``seed=None`` torch's global stream goes on where that of the run was. Of a call that
         was finished nothing is left to do, unless ``fit`` is given more epochs; after
         ``swap_guide`` a new call begins. Two things are the caller's: a 0-d tensor given as beta

@@ -3,6 +3,8 @@
 Run by torchrun: each process writes what it has trained to FOLDER/RANK.pt.
 """
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +15,35 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from pyro_vae import Trainer, codebooks, guides, infer, likelihoods, models, ranks
 from pyro_vae.feeds import Loaded
 
+ROOT = Path(__file__).parents[1]
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
+
+
+def torchrun(*arguments, cwd, processes=2):
+    """Start what torchrun starts, with its output in pipes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, *launcher, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(*arguments, cwd):
+    """What torchrun wrote to its output and to its errors, once all is done well."""
+    process = torchrun(*arguments, cwd=cwd)
+    try:
+        out, err = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        raise
+    assert process.returncode == 0, err
+    return out, err
 
 
 def vae(sigma, guide=guides.Delta, **options):

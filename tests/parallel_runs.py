@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -25,9 +26,7 @@ EVERY, EPOCHS, STEPS = 4, 3, 5  # steps of an epoch, of 11 data, the last of 6
 
 def trainer():
     torch.manual_seed(0)
-    vae = models.VAE(
-        (6,), 2, likelihood=likelihoods.Bernoulli(), hidden=(8,), norm=nn.BatchNorm1d
-    )
+    vae = models.VAE((6,), 2, likelihood=likelihoods.Bernoulli(), hidden=(8,), norm=nn.BatchNorm1d)
     return Trainer(vae, guides.BottomUp(vae), seed=0, lr=1e-2)
 
 
@@ -61,17 +60,14 @@ def outcome(t):
     return {"tensors": tensors, "rows": rows, "step": t.step}
 
 
-def others(path):
-    return lambda folder, names: {name for name in names if name != path.name}
-
-
 def on_from_each(folder, into):
     """What runs become that go on from each checkpoint but the last."""
-    found = sorted(folder.glob("step-*.pt"))[:-1]
+    *found, last = sorted(folder.glob("step-*.pt"))
     results = []
     for i, path in enumerate(found):
         copy = into / str(i)
-        ranks.by_first(lambda: shutil.copytree(path.parent, copy, ignore=others(path)))
+        others = shutil.ignore_patterns("lock", *(p.name for p in found if p != path), last.name)
+        ranks.by_first(partial(shutil.copytree, folder, copy, ignore=others))
         results.append(outcome(Trainer.resume(copy).fit(GREY, progress=False)))
     return results
 

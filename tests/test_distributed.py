@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import parallel_cases
 import pytest
@@ -18,28 +14,13 @@ from pyro_vae.cli import main
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="needs torch.distributed"
 )
-ROOT = Path(__file__).parents[1]
-
-
-def torchrun(*arguments, cwd):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, *launcher, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    done = torchrun(ROOT / "tests" / "parallel_cases.py", folder, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
+    _, told = parallel_cases.finished(parallel_cases.__file__, folder, cwd=folder)
+    assert "Warning" not in told
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -109,15 +90,20 @@ def test_dead_codes_are_revived_alike(processes):
     assert len(state[name].unique(dim=0)) == 16
 
 
-def test_torchrun_writes_one_run_equal_to_that_of_one_process(tmp_path):
+def test_torchrun_writes_one_run_equal_to_that_of_one_process(tmp_path, capsys):
     options = ["train", "--epochs", "2", "--hidden", "8", "--latents", "2", "--guide", "delta"]
     options += ["--likelihood", "gaussian", "--beta", "0", "--importance-samples", "0"]
-    done = torchrun("-m", "pyro_vae", *options, "--out", "two", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote") == 1 and done.stderr.count("epoch 2") == 1
+    command = ["-m", "pyro_vae", *options, "--checkpoint", "9", "--out", "two"]
+    out, err = parallel_cases.finished(*command, cwd=tmp_path)
+    assert out.count("wrote") == 1 and err.count("epoch 2") == 1
     assert main([*options, "--quiet", "--out", str(tmp_path / "one")]) == 0
     files = {"model.pt", "history.json", "run.json", "report.html"}
-    assert {p.name for p in (tmp_path / "two").iterdir()} == files
+    assert {p.name for p in (tmp_path / "two").iterdir()} == files | {"checkpoints"}
+    # 12 steps in an epoch
+    names = [p.name for p in (tmp_path / "two" / "checkpoints").glob("step-*")]
+    assert sorted(names) == [f"step-{step:09}.pt" for step in (9, 18, 24)]
+    assert main(["train", "--resume", str(tmp_path / "two"), "--quiet"]) == 2
+    assert "processes: expected 2, as in the run that goes on" in capsys.readouterr().err
     two, one = (json.loads((tmp_path / n / "history.json").read_text()) for n in ("two", "one"))
     for row, expected in zip(two, one, strict=True):
         assert row["step"] == expected["step"]
@@ -193,6 +179,8 @@ def test_a_process_alone_gets_back_what_it_gave():
     x = torch.randn(5, 3)
     for function in (ranks.total, ranks.same, ranks.gathered, ranks.part, ranks.agreed):
         assert function(x) is x
-    assert ranks.each(x)[0] is x
+    assert ranks.each(x)[0] is x and ranks.most([3, -4]) == [3, -4]
+    with pytest.raises(ZeroDivisionError):
+        ranks.by_first(lambda: 1 / 0)
     assert ranks.mean(x) == x.mean() and ranks.count(x) == 5
     assert (ranks.rank(), ranks.size()) == (0, 1)
