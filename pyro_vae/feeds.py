@@ -81,8 +81,8 @@ class Loaded:
     A run of several processes takes the same loader in each of them. Process 0 draws the order;
     each process loads and collates its part of every batch. Where the loader has a
     ``DistributedSampler`` each process already has batches of its own, which together are one
-    batch, and nothing is divided. Before each pass the sampler's ``set_epoch`` is called, where
-    it has one.
+    batch, and nothing is divided (data that it repeats, to give all equally many, count twice).
+    Before each pass the sampler's ``set_epoch`` is called, where it has one.
 
     Args:
         loader: decides on order, batch size and workers; ``shuffle=True`` draws a new order each
@@ -161,8 +161,10 @@ class Loaded:
     @property
     def count(self) -> int | None:
         """Data in an epoch; None where the loader's data set does not tell."""
-        dataset = self.loader.dataset
-        return len(dataset) if hasattr(dataset, "__len__") else None
+        try:
+            return len(self.loader.dataset)
+        except (TypeError, NotImplementedError):
+            return None
 
     @functools.cached_property
     def data(self) -> Dataset:

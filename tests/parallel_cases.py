@@ -68,6 +68,10 @@ CASES = {
     "per pixel": lambda: (vae("per_pixel"), {"lr": 1e-3}),
     "optimal sigma": lambda: (vae("optimal"), {"lr": 1e-3}),
     "BatchNorm": lambda: (vae(1.0, norm=nn.BatchNorm1d), {}),
+    "BatchNorm, parts of one": lambda: (
+        vae(1.0, norm=nn.BatchNorm1d),
+        {"batch_size": 16, "lr": 1e-3},
+    ),
     "moving average": lambda: (quantised(codebooks.MovingAverage(4, 2, revive=0.0)), {}),
     "codes by gradient": lambda: (quantised(codebooks.Gradient(4, 2)), {}),
 }
@@ -174,11 +178,12 @@ def run(make, epochs, data=lambda: X, validation=lambda: X[:7]):
     torch.manual_seed(0)
     programs, options = make()
     options = {"lr": 1e-2, "optimizer": torch.optim.SGD, "beta": 0.5, **options}
+    batch_size = options.pop("batch_size", 11)
     trainer, draw = Trainer(*programs, seed=3, **options), Draw()
     trainer.fit(
         data(),
         epochs=epochs,
-        batch_size=11,
+        batch_size=batch_size,
         validation=validation(),
         callbacks=[draw],
         progress=False,
