@@ -73,6 +73,10 @@ class Parallel:
         loss.register_hook(lambda gradient: gradient * weight)
         return loss, ELBOTerms(reconstruction, kl)
 
+    def release(self) -> None:
+        """Let go of the group of processes, which may end before the trainer does."""
+        self._parallel, self._key = None, []
+
 
 class _Pair(nn.Module):
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:

@@ -189,6 +189,8 @@ class TrainedPair:
                 yield made
             finally:
                 self._fitting = False
+                if isinstance(self._running, Parallel):
+                    self._running.release()
 
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
         x, y = _first(data)

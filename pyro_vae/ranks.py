@@ -6,6 +6,7 @@ A process alone is a run of one: every function here then returns what it was gi
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ def joined(device: torch.device | str = "cpu") -> Iterator[World]:
     finally:
         _world = None
         dist.destroy_process_group()
+        # What still holds the group, in a cycle, would end its threads while Python shuts down
+        gc.collect()
 
 
 def rank() -> int:
