@@ -27,18 +27,14 @@ def check_parallel(feed: Resident | Loaded, *programs: Callable) -> None:
     """
     if ranks.size() == 1:
         return
-    if isinstance(feed, Loaded):
-        raise TypeError(
-            "data: expected a Dataset, of which each process takes a part, got a DataLoader: "
-            "train with it in one process"
-        )
     for program in programs:
         if not isinstance(program, nn.Module):
             raise TypeError(
                 "a run of several processes expects modules, got the plain function "
                 f"{name_of(program)}: make it the forward of an nn.Module"
             )
-    ranks.check_batches(feed.count, feed.batch_size)
+    if isinstance(feed, Resident):
+        ranks.check_batches(feed.count, feed.batch_size)
 
 
 class Parallel:
@@ -76,6 +72,10 @@ class Parallel:
             weight = weight * len(x) / ranks.count(x)
         loss.register_hook(lambda gradient: gradient * weight)
         return loss, ELBOTerms(reconstruction, kl)
+
+    def release(self) -> None:
+        """Let go of the group of processes, which may end before the trainer does."""
+        self._parallel, self._key = None, []
 
 
 class _Pair(nn.Module):

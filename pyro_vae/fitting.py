@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from . import ranks, runs
 from .callbacks import check_callbacks
-from .feeds import Loaded, Resident, check_source, source
+from .distributed import check_parallel
+from .feeds import Loaded, Resident, check_source, source, turns
 from .finite import Skip, limit_of
 from .machine import check_threads, using_threads
 from .signals import Interruption, held_back
@@ -82,17 +83,31 @@ class Call:
         check_callbacks(callbacks)
         check_threads(threads)
         self.epochs, self.tolerated = epochs, limit_of(on_nonfinite)
-        self._batch_size, self._threads, self._progress = batch_size, threads, progress
+        self._threads, self._progress = threads, progress
         self.folder = runs.folder(checkpoint, every=every, keep=keep)
         pair = trainer.model, trainer.guide
-        self.data, self.validation = source(data, "data", *pair, device=trainer.device), None
+        known = {"device": trainer.device, "epoch": len(trainer.history)}
+        self.data, self.validation = source(data, "data", *pair, **known), None
         if validation is not None:
-            self.validation = source(validation, "validation", *pair, device=trainer.device)
+            self.validation = source(validation, "validation", *pair, divide=turns, **known)
+        loaded = isinstance(self.data, Loaded)
+        self._feed = self.data if loaded else Resident(self.data, batch_size)
+        check_parallel(self._feed, *pair)
         if self.folder is not None:
             runs.check_sources(self.data, self.validation)
-            self.folder.describe(Resident(self.data, batch_size), self.validation, callbacks)
+            self.folder.describe(self._feed, self.validation, callbacks)
             if going_on is not None:
                 self.folder.check_same(going_on, epochs)
+        ranks.check_alike(
+            {
+                "epochs": epochs,
+                "data": f"{self._feed.count} data, {len(self._feed)} steps in an epoch",
+                "steps before": trainer.step,
+                "validation": validation is not None,
+                "checkpoint": None if checkpoint is None else str(checkpoint),
+                "every": None if self.folder is None else self.folder.every,
+            }
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -111,7 +126,7 @@ class Call:
         # Signals first, so that all else is in order when SIGTERM ends the process
         with held_back() as interruption, contextlib.ExitStack() as stack:
             if self.folder is not None:
-                stack.enter_context(self.folder.held(trainer))
+                ranks.by_first(lambda: stack.enter_context(self.folder.held(trainer)))
             stack.enter_context(using_threads(self._threads))
             yield interruption
 
@@ -120,13 +135,12 @@ class Call:
 
         A loader without a generator of its own draws its order from the present random stream.
         """
+        ranks.diverge()
         check_source(self.data, "data", model)
         if self.validation is not None:
             with torch.random.fork_rng(devices=[]):
                 check_source(self.validation, "validation", model)
-        return (
-            self.data if isinstance(self.data, Loaded) else Resident(self.data, self._batch_size)
-        )
+        return self._feed
 
     def bar(self, feed: Resident | Loaded) -> tqdm:
         """The progress bar of all steps, shown by the first process alone."""

@@ -132,7 +132,7 @@ class Totals:
 
     def state(self) -> dict[str, Any]:
         """What has been added so far, as a file can hold it."""
-        steps = torch.stack(self._steps) if self._steps else None
+        steps = torch.stack(self._steps).cpu() if self._steps else None
         return {"step": self.step, "count": self.count, "sites": list(self._sites), "steps": steps}
 
     @classmethod

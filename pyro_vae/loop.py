@@ -86,7 +86,7 @@ class Loop:
             if going_on is not None:
                 self._go_on(going_on)
             self._write()
-            while self._done < epochs and not self.trainer.stopping:
+            while self._done < epochs and not ranks.agreed(self.trainer.stopping):
                 row = self._epoch()
                 self._measure(row)
                 row.update(ranks.agreed(row))
@@ -96,7 +96,8 @@ class Loop:
         except KeyboardInterrupt:
             by = "SIGTERM" if self.interruption.signal == SIGTERM else "Ctrl-C"
             steps = self.trainer.step
-            self.bar.write(f"stopped by {by} after {steps} steps; the trainer is usable")
+            if not ranks.rank():
+                self.bar.write(f"stopped by {by} after {steps} steps; the trainer is usable")
         finally:
             self._call("on_fit_end")
         if finished:
@@ -139,7 +140,7 @@ class Loop:
                         self._weights = self.annealing.snapshot()
                         for hook in hooks:
                             hook(trainer=trainer, loss=loss)
-                interrupted = self.interruption.signal is not None
+                interrupted = self.interruption.ends()
                 last = position["batches"] == len(self.feed)
                 due = self.folder and (interrupted or trainer.step % self.folder.every == 0)
                 # Reading the totals waits for the device
@@ -154,6 +155,7 @@ class Loop:
                     position["seconds"] = time.perf_counter() - started
                     self._write()
                 if interrupted:
+                    totals.combine()
                     raise KeyboardInterrupt
             totals.combine()
         except KeyboardInterrupt:
@@ -200,6 +202,9 @@ class Loop:
         trainer, feed, position = self.trainer, self.feed, self._position
         if position is not None:
             position = {**position, "totals": position["totals"].state()}
+        # What differs between the processes of a run
+        own = {"position": position, "random": streams.positions(feed.data.device)}
+        own, *others = ranks.each(own)
         trainer.progress = {
             "finished": finished,
             "stopping": trainer.stopping,
@@ -208,14 +213,14 @@ class Loop:
             "every": self.folder.every,
             "keep": self.folder.keep,
             **self.folder.facts,
-            "position": position,
-            "random": streams.positions(feed.data.device),
+            **own,
+            "others": others,
             "buffers": runs.hidden_buffers(trainer.modules()),
             "optimizer": runs.optimizer_groups(trainer.optimizer, trainer.parameters()),
             "states": [callback.state_dict() for callback in self.callbacks],
         }
         try:
-            self.folder.write(trainer)
+            ranks.by_first(lambda: self.folder.write(trainer))
         finally:
             trainer.progress = None
 
@@ -229,13 +234,14 @@ class Loop:
             hidden = runs.hidden_buffers(trainer.modules())
             for buffer, value in zip(hidden, progress["buffers"], strict=True):
                 buffer.copy_(value)
-        self._done, position = progress["done"], progress["position"]
+        own = [progress, *progress.get("others", ())][ranks.rank()]
+        self._done, position = progress["done"], own["position"]
         # More epochs than were asked for at first go on after an early end, too
         trainer.stopping = progress["stopping"] and not progress["finished"]
         if position is not None:
             self._position = {**position, "totals": Totals.of(position["totals"])}
         self.bar.update(self._done * len(self.feed) + (position or {"batches": 0})["batches"])
-        streams.go_to(self.feed.data.device, progress["random"])
+        streams.go_to(self.feed.data.device, own["random"])
 
     def _measure(self, row: dict[str, Any]) -> None:
         trainer = self.trainer

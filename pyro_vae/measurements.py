@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import streams
+from . import ranks, streams
 from .data import Dataset
 from .feeds import Loaded
 from .infer.elbo import ELBOTerms, Estimator
@@ -27,6 +27,8 @@ class Validation:
     The first epoch runs the programs with all of Pyro's checks. Later ones replay recorded
     tensors once that pays, bit for bit the same; a batch whose terms are NaN or infinite runs
     again with the checks. No state changes.
+
+    Where each process of a run has a part of the data, the bound is that of all.
 
     Args:
         model: generative program, scaled by beta.
@@ -65,6 +67,10 @@ class Validation:
                 total -= float(loss) * (len(x) if self.estimator.reduction == "mean" else 1)
                 terms.append(part)
         self._checked = True
+        if isinstance(self.data, Loaded) and self.data.divided:
+            # Not by what adds tensors up: processes may have unequal numbers of batches
+            told = ranks.each((total, [_on_cpu(t) for t in terms]))
+            total, terms = sum(t for t, _ in told), [t for _, part in told for t in part]
         kl = {s: float(torch.cat([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
         elbo = torch.cat([t.elbo for t in terms])
         return {
@@ -92,6 +98,10 @@ class _Quiet(Graph):
 
     def _notice(self, *reasons: str) -> None:
         pass
+
+
+def _on_cpu(terms: ELBOTerms) -> ELBOTerms:
+    return ELBOTerms(terms.reconstruction.cpu(), {s: kl.cpu() for s, kl in terms.kl.items()})
 
 
 def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import ranks, runs
 from .annealing import Annealing
 from .data import Dataset
-from .distributed import Parallel, check_parallel, synchronised
+from .distributed import Parallel, synchronised
 from .feeds import Loaded, Resident
 from .freezing import Freezing
 from .infer import SVI, check_pair
@@ -176,8 +176,6 @@ class TrainedPair:
     def _in_training(self, feed: Resident | Loaded) -> Iterator[tuple[Annealing, tuple[str, ...]]]:
         """Be ready for steps: the ``SVI`` made, the modules in training mode, at the precision."""
         pair = self.model, self.guide
-        check_parallel(feed, *pair)
-        ranks.diverge()
         with contextlib.ExitStack() as stack:
             stack.enter_context(synchronised(*pair))
             for module in self.modules():
@@ -191,6 +189,8 @@ class TrainedPair:
                 yield made
             finally:
                 self._fitting = False
+                if isinstance(self._running, Parallel):
+                    self._running.release()
 
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
         x, y = _first(data)

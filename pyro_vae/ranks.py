@@ -6,8 +6,9 @@ A process alone is a run of one: every function here then returns what it was gi
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,8 @@ _world: World | None = None
 def joined(device: torch.device | str = "cpu") -> Iterator[World]:
     """Join the other processes that ``torchrun`` started; alone without it.
 
-    Inside, ``Trainer.fit`` in all processes is one run: each takes a part of every minibatch.
+    Inside, ``Trainer.fit`` in all processes is one run: each takes a part of every minibatch, and
+    process 0 writes the checkpoints.
 
     Args:
         device: "cpu" (the processes talk by gloo), or "cuda" for a GPU each (by nccl).
@@ -63,6 +65,8 @@ def joined(device: torch.device | str = "cpu") -> Iterator[World]:
     finally:
         _world = None
         dist.destroy_process_group()
+        # What still holds the group, in a cycle, would end its threads while Python shuts down
+        gc.collect()
 
 
 def rank() -> int:
@@ -106,6 +110,15 @@ def same(value: Tensor) -> Tensor:
     return value
 
 
+def most(values: list[int]) -> list[int]:
+    """The largest of each whole number in all processes."""
+    if _world is None:
+        return values
+    tensor = torch.tensor(values, device=_world.device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor.tolist()
+
+
 def gathered(value: Tensor) -> Tensor:
     """The rows of all processes, in order."""
     if _world is None:
@@ -124,9 +137,22 @@ def agreed(value: Any) -> Any:
     return held[0]
 
 
-def part(rows: Tensor) -> Tensor:
+def each(value: Any) -> list[Any]:
+    """The plain data of all processes, in order."""
+    if _world is None:
+        return [value]
+    held: list[Any] = [None] * _world.size
+    dist.all_gather_object(held, value)
+    return held
+
+
+def part(rows: Any) -> Any:
     """What this process takes of a batch's rows; the parts differ by one row at most."""
-    return rows if _world is None else rows.tensor_split(_world.size)[_world.rank]
+    if _world is None:
+        return rows
+    least, more = divmod(len(rows), _world.size)
+    start = _world.rank * least + min(_world.rank, more)
+    return rows[start : start + least + (_world.rank < more)]
 
 
 def check_batches(n: int, batch_size: int) -> None:
@@ -137,6 +163,32 @@ def check_batches(n: int, batch_size: int) -> None:
             f"batch_size: expected a datum of every batch for {size()} processes, got {least} in "
             f"the last batch of {n} data: choose another batch_size, or drop some data"
         )
+
+
+def check_alike(facts: Mapping[str, Any]) -> None:
+    """Raise ``ValueError``, in all processes, for a fact that differs between them."""
+    told = each(facts)
+    for name in told[0]:
+        values = [process[name] for process in told]
+        if any(value != values[0] for value in values):
+            raise ValueError(
+                f"{name}: expected the same in all {size()} processes, got "
+                f"{', '.join(map(repr, values))}: call fit alike in each of them"
+            )
+
+
+def by_first(action: Callable[[], Any]) -> None:
+    """Do in process 0 what one alone does, such as writing a file; its error is raised in all."""
+    error = None
+    if not rank():
+        try:
+            action()
+        except Exception as caught:
+            if _world is None:
+                raise
+            error = caught
+    if (error := agreed(error)) is not None:
+        raise error
 
 
 @contextlib.contextmanager

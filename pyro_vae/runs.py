@@ -103,6 +103,13 @@ class RunFolder:
 
     def check_same(self, progress: Mapping[str, Any], epochs: int) -> None:
         """Raise ``ValueError`` unless the ``facts`` are those of the run that goes on."""
+        processes = 1 + len(progress.get("others", ()))
+        if processes != ranks.size():
+            raise ValueError(
+                f"processes: expected {processes}, as in the run that goes on, each with a random "
+                f"stream of its own, got {ranks.size()}: start {processes}, or read its last "
+                "checkpoint with pyro_vae.load to begin another run"
+            )
         least = progress["done"] + (progress["position"] is not None)
         if epochs < least:
             raise ValueError(
@@ -265,11 +272,6 @@ def check_sources(data: Any, validation: Any) -> None:
                 "DataLoader, whose order no checkpoint can tell: leave checkpoint= out, and save "
                 "the trainer after each call of fit"
             )
-    if ranks.size() > 1:
-        raise TypeError(
-            "checkpoint: expected None in a run of several processes: save the trainer of the "
-            "first one after each call of fit"
-        )
 
 
 def check_storable(callbacks: Sequence[Any]) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from . import ranks
+
+_SECONDS = 0.1
 
 
 class Interruption:
@@ -19,11 +24,35 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._received = False
+        self._steps = self._left = 1
+        self._asked = time.perf_counter()
+
+    def ends(self) -> bool:
+        """Whether the run ends after this step, to be asked after each one.
+
+        Several processes end after the same step. They agree on it about every tenth of a second,
+        for that takes them as long as a small step.
+        """
+        if ranks.size() == 1:
+            return self.signal is not None
+        self._left -= 1
+        if self._left:
+            return False
+        seconds = time.perf_counter() - self._asked
+        steps = max(1, int(self._steps * _SECONDS / seconds))
+        agreed, negative = ranks.most([self.signal or 0, -steps])
+        self._steps = self._left = -negative
+        self._asked = time.perf_counter()
+        # One that comes meanwhile waits for the next time
+        self.signal = agreed or self.signal
+        return agreed > 0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; a second Ctrl-C interrupts at once."""
-        if self.signal is not None and number == signal.SIGINT:
+        if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self._received = True
         if self.signal != signal.SIGTERM:
             self.signal = number
 
@@ -55,7 +84,7 @@ def held_back() -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if interruption.signal == signal.SIGTERM:
+        if interruption.signal == signal.SIGTERM and signal.SIGTERM in before:
             if before[signal.SIGTERM] is signal.SIG_DFL:
                 raise SystemExit(128 + signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)

@@ -136,7 +136,12 @@ class Trainer(Recorded, TrainedPair):
 
         Within ``ranks.joined()``, in processes that ``torchrun`` started, all train as one: each
         takes its part of every minibatch, the programs run eagerly, and the steps are those of
-        one process with the whole minibatch, up to random draws.
+        one process with the whole minibatch, up to random draws. They are given the same
+        arguments. A ``DataLoader`` loads its part of each of its batches in each process; with a
+        ``torch.utils.data.DistributedSampler`` its batches are taken as they are, so that a step
+        has ``batch_size`` data times the processes, and ``set_epoch`` is called for you.
+        Validation by a ``DataLoader`` is divided as well, batch by batch. Process 0 writes the
+        checkpoints, for all; a signal to any process ends all after the same step.
 
         Args:
             data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y), which lie on the
@@ -169,8 +174,10 @@ class Trainer(Recorded, TrainedPair):
 
         Raises:
             ValueError: bad data, a model and guide that do not fit each other or the data, a
-                folder with the run of another trainer, or after ``resume`` other data.
-            TypeError: with ``checkpoint``, a callback or a part that no file can hold.
+                folder with the run of another trainer, or after ``resume`` other data; in a run
+                of several processes, other arguments in one of them, or too few data in a batch.
+            TypeError: with ``checkpoint``, a callback or a part that no file can hold; in a run
+                of several processes, a ``DataLoader`` over a stream, or a plain function.
             OSError: the folder cannot be written to, the disk is full, or another run is using
                 the folder; checkpoints from before are as they were.
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
@@ -231,7 +238,9 @@ class Trainer(Recorded, TrainedPair):
         interrupted, also in the middle of an epoch; epochs, batch size and folder need not be
         given again. On the same machine, with as many threads, everything is then as if the run
         had not been interrupted, bit for bit, except ``seconds`` in the history: parameters,
-        buffers, optimizer, schedules, random numbers, data order and the callbacks' states. With
+        buffers, optimizer, schedules, random numbers, data order and the callbacks' states.
+        Several processes go on in the same number, all of which read the folder; for more than
+        two, sums over them may be rounded in another order once they go on. With
         ``seed=None`` torch's global stream goes on where that of the run was. Of a call that
         was finished nothing is left to do, unless ``fit`` is given more epochs; after
         ``swap_guide`` a new call begins. Two things are the caller's: a 0-d tensor given as beta

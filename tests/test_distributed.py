@@ -2,50 +2,34 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import parallel_cases
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
-from pyro_vae import Trainer, infer, ranks
+from pyro_vae import Trainer, feeds, infer, ranks
 from pyro_vae.cli import main
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="needs torch.distributed"
 )
-ROOT = Path(__file__).parents[1]
-
-
-def torchrun(*arguments, cwd):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, *launcher, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    done = torchrun(ROOT / "tests" / "parallel_cases.py", folder, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
+    _, told = parallel_cases.finished(parallel_cases.__file__, folder, cwd=folder)
+    assert "Warning" not in told
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("case", parallel_cases.CASES)
+@pytest.mark.parametrize("case", [*parallel_cases.CASES, *parallel_cases.LOADERS])
 def test_two_processes_train_as_one_with_the_whole_batch(processes, case):
     """50 data in batches of 11, so that the parts are unequal and the last batch is short."""
-    alone = parallel_cases.run(parallel_cases.CASES[case], 3)
+    loaders = parallel_cases.LOADERS.get(case, ())
+    make = parallel_cases.CASES["mean" if loaders else case]
+    alone = parallel_cases.run(make, 3, *loaders)
     found = processes[0][case]
     for name, tensor in alone["state"].items():
         torch.testing.assert_close(found["state"][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
@@ -54,11 +38,24 @@ def test_two_processes_train_as_one_with_the_whole_batch(processes, case):
         for key in ("elbo", "objective", "reconstruction"):
             assert one[key] == pytest.approx(other[key], rel=1e-5)
             assert one["validation"][key] == pytest.approx(other["validation"][key], rel=1e-5)
-    changed = parallel_cases.CASES[case]()[0][0].state_dict()
+        deviation = pytest.approx(other["validation"]["elbo_se"], rel=1e-4)
+        assert one["validation"]["elbo_se"] == deviation
+        assert one.get("active_units") == other.get("active_units")
+    changed = make()[0][0].state_dict()
     assert any(not torch.equal(alone["state"][f"0.{k}"], v) for k, v in changed.items())
 
 
-@pytest.mark.parametrize("case", [*parallel_cases.CASES, *parallel_cases.RANDOM])
+CASES = [*parallel_cases.CASES, *parallel_cases.LOADERS, *parallel_cases.RANDOM]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_draws_other_numbers_in_each_process(processes, workers):
+    first, second = (results["numbers"][workers // 2] for results in processes)
+    assert len(first) == len(second) == 8
+    assert len(torch.cat([first, second]).unique()) == 2 * first.numel()
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_processes_agree_to_the_last_bit_and_draw_numbers_of_their_own(processes, case):
     first, second = (results[case] for results in processes)
     assert first["rows"] == second["rows"]
@@ -93,21 +90,34 @@ def test_dead_codes_are_revived_alike(processes):
     assert len(state[name].unique(dim=0)) == 16
 
 
-def test_torchrun_writes_one_run_equal_to_that_of_one_process(tmp_path):
+def test_torchrun_writes_one_run_equal_to_that_of_one_process(tmp_path, capsys):
     options = ["train", "--epochs", "2", "--hidden", "8", "--latents", "2", "--guide", "delta"]
     options += ["--likelihood", "gaussian", "--beta", "0", "--importance-samples", "0"]
-    done = torchrun("-m", "pyro_vae", *options, "--out", "two", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote") == 1 and done.stderr.count("epoch 2") == 1
+    command = ["-m", "pyro_vae", *options, "--checkpoint", "9", "--out", "two"]
+    out, err = parallel_cases.finished(*command, cwd=tmp_path)
+    assert out.count("wrote") == 1 and err.count("epoch 2") == 1
     assert main([*options, "--quiet", "--out", str(tmp_path / "one")]) == 0
     files = {"model.pt", "history.json", "run.json", "report.html"}
-    assert {p.name for p in (tmp_path / "two").iterdir()} == files
+    assert {p.name for p in (tmp_path / "two").iterdir()} == files | {"checkpoints"}
+    # 12 steps in an epoch
+    names = [p.name for p in (tmp_path / "two" / "checkpoints").glob("step-*")]
+    assert sorted(names) == [f"step-{step:09}.pt" for step in (9, 18, 24)]
+    assert main(["train", "--resume", str(tmp_path / "two"), "--quiet"]) == 2
+    assert "processes: expected 2, as in the run that goes on" in capsys.readouterr().err
     two, one = (json.loads((tmp_path / n / "history.json").read_text()) for n in ("two", "one"))
     for row, expected in zip(two, one, strict=True):
         assert row["step"] == expected["step"]
         assert row["objective"] == pytest.approx(expected["objective"], rel=1e-4)
         bound = expected["validation"]["objective"]
         assert row["validation"]["objective"] == pytest.approx(bound, rel=1e-4)
+
+
+class Stream(IterableDataset):
+    def __len__(self):
+        return 50
+
+    def __iter__(self):
+        return iter(parallel_cases.X)
 
 
 @pytest.fixture
@@ -128,9 +138,20 @@ def test_what_cannot_be_shared_is_an_error(three):
     torch.manual_seed(0)
     programs, _ = parallel_cases.CASES["mean"]()
     trainer = Trainer(*programs)
-    loader = torch.utils.data.DataLoader(list(parallel_cases.X), batch_size=5)
-    with pytest.raises(TypeError, match="data: expected a Dataset, of which each process"):
-        trainer.fit(loader, epochs=1, progress=False)
+    for name, loader, got in (
+        ("data", DataLoader(Stream(), batch_size=5), "one of a stream, Stream"),
+        ("validation", DataLoader(Stream(), batch_size=5), "one of a stream, Stream"),
+        ("data", DataLoader(list(parallel_cases.X), batch_size=None), "one of batch_size=None"),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: .* indices was expected.* got {got}: give"):
+            trainer.fit(**{"data": parallel_cases.X, name: loader}, epochs=1, progress=False)
+    x, sampler = parallel_cases.X, DistributedSampler(parallel_cases.X, 3, rank=0)
+    for loader in (
+        DataLoader(x, sampler=sampler, batch_size=5),
+        DataLoader(x, batch_sampler=BatchSampler(sampler, 5, drop_last=False)),
+    ):
+        with pytest.raises(ValueError, match="Sampler of rank 2 of 3 was expected, got rank 0"):
+            trainer.fit(loader, epochs=1, progress=False)
     with pytest.raises(ValueError, match=r"batch_size: .* got 1 in the last batch of 50 data"):
         trainer.fit(parallel_cases.X, epochs=1, batch_size=7, progress=False)
     assert trainer.step == 0
@@ -139,9 +160,27 @@ def test_what_cannot_be_shared_is_an_error(three):
         function.fit(parallel_cases.X, epochs=1, progress=False)
 
 
+def test_parts_and_turns_of_batches_of_indices(three):
+    batches = [["a", "b", "c", "d"], (1, 2, 3), range(8), torch.arange(5)]
+    *lists, last = feeds.parts(batches)
+    assert lists == [["d"], (3,), range(6, 8)] and last.tolist() == [4]
+    assert feeds.turns(batches) == [range(8)] and feeds.turns([[1]]) == []
+    with pytest.raises(ValueError, match="every batch for 3 processes, got a batch of 2: choose"):
+        feeds.parts([[1, 2, 3], [4, 5]])
+
+
+def test_what_differs_between_processes_is_an_error_in_all(processes):
+    for results in processes:
+        for message, found in zip(parallel_cases.WRONG, results["complaints"], strict=True):
+            assert found.startswith("after 0 steps: " + message)
+
+
 def test_a_process_alone_gets_back_what_it_gave():
     x = torch.randn(5, 3)
     for function in (ranks.total, ranks.same, ranks.gathered, ranks.part, ranks.agreed):
         assert function(x) is x
+    assert ranks.each(x)[0] is x and ranks.most([3, -4]) == [3, -4]
+    with pytest.raises(ZeroDivisionError):
+        ranks.by_first(lambda: 1 / 0)
     assert ranks.mean(x) == x.mean() and ranks.count(x) == 5
     assert (ranks.rank(), ranks.size()) == (0, 1)

@@ -1,12 +1,13 @@
 """Minibatches from a DataLoader: the same training, checked first, and without a trace."""
 
+import itertools
 import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, guides, infer, likelihoods
 from pyro_vae.data import Dataset
@@ -129,6 +130,35 @@ def test_validation_changes_neither_buffers_nor_random_numbers(engine):
         for name, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name]), name
         assert one.training and other.training
+
+
+def test_a_sampler_is_told_the_epoch_of_the_trainer_before_each_pass():
+    class Told(DistributedSampler):
+        def set_epoch(self, epoch):
+            told.append(epoch)
+            super().set_epoch(epoch)
+
+    def run(data):
+        trainer = fitted(pair(), data, epochs=2)
+        return trainer.fit(data, epochs=1, progress=False)
+
+    told = []
+    found = run(DataLoader(X, sampler=Told(X, 1, 0, seed=4), batch_size=16))
+    assert told == [0, 1, 2]
+    # DistributedSampler documents its order: that of a generator of seed + epoch
+    orders = [torch.randperm(40, generator=torch.Generator().manual_seed(4 + i)) for i in told]
+    epochs = iter([row for order in orders for row in order.split(16)])
+
+    class Orders:
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            return itertools.islice(epochs, 3)
+
+    expected = run(DataLoader(X, batch_sampler=Orders()))
+    for one, other in zip(parameters(found), parameters(expected), strict=True):
+        assert torch.equal(one, other)
 
 
 class _Stream(IterableDataset):

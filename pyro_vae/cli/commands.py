@@ -42,16 +42,16 @@ def train(args: argparse.Namespace) -> int:
 
     Of several processes that ``torchrun`` started all train, and the first one writes.
     """
-    with ranks.joined(args.device) as world:
-        args.device = world.device
-        args.quiet = args.quiet or world.rank > 0
-        return _train(args, writes=world.rank == 0)
-
-
-def _train(args: argparse.Namespace, *, writes: bool) -> int:
     resumed = args.resume is not None
     if resumed:
         args = _recorded(args)
+    with ranks.joined(args.device) as world:
+        args.device = world.device
+        args.quiet = args.quiet or world.rank > 0
+        return _train(args, resumed=resumed, writes=world.rank == 0)
+
+
+def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
     likelihood = _likelihood(args)
     binarize = getattr(args, "binarize", _default_binarize(likelihood))
     with ranks.in_turn() if args.download else contextlib.nullcontext():
@@ -73,7 +73,7 @@ def _train(args: argparse.Namespace, *, writes: bool) -> int:
     out = args.out or Path("runs", re.sub(r"\.np[yz]$", "", splits.name))
     with _folder(out) if writes else contextlib.nullcontext():
         bar = sys.stderr.isatty()
-        if args.checkpoint is not None and not resumed:
+        if args.checkpoint is not None and writes and not resumed:
             (out / _CHECKPOINTS).mkdir(exist_ok=True)
             write_atomically(out / _CHECKPOINTS / "run.json", json.dumps(record, indent=1))
         trainer.fit(

@@ -61,7 +61,8 @@ E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), in nats per datum, and write into --o
 
 Everything is checked before the first step. Ctrl-C ends training early and still writes
 all files, of what there is; a second one ends the program. With --checkpoint a run that was
-interrupted, terminated or killed goes on with --resume FOLDER, to the same numbers."""
+interrupted, terminated or killed goes on with --resume FOLDER, to the same numbers; one of
+several processes (torchrun) goes on in as many."""
 
 _TRAIN_EXAMPLES = """\
 examples:

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .. import ranks
+
 Norm = Callable[[int], nn.Module]
 
 
@@ -53,7 +55,9 @@ class Normalized(nn.Module):
         """The normalised features, of the same shape."""
         last = h.movedim(self.dim, -1)
         rows = last.reshape(-1, last.shape[-1])
-        if len(rows) == 1 and self.training and isinstance(self.norm, _BatchNorm):
+        # In a run of several processes the others have rows as well
+        alone = len(rows) == 1 and ranks.size() == 1
+        if alone and self.training and isinstance(self.norm, _BatchNorm):
             raise ValueError(
                 "norm: BatchNorm in training mode expects at least 2 data per batch, got 1, whose "
                 "variance is zero: choose a batch_size that leaves no single datum over"
