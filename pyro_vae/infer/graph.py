@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from .captured import Capture, Captured, cuda_graph
 from .elbo import ELBOTerms, Estimator
 from .fingerprint import Fingerprint
-from .rewriting import UNTRACEABLE, lifted, quickened, recorded
+from .rewriting import UNTRACEABLE, recorded
 from .traced import Traced, TracedGradient, hooked
 
 _MOST_GRAPHS, _MOST_KEYS = 32, 128
@@ -157,12 +157,12 @@ class Graph:
         data = (x,) if y is None else (x, y)
         try:
             with traced.restored(x.device):
-                graph = recorded(traced, (*traced.tensors, *data))
-                graph = quickened(graph, *traced.rewrites)
-                constants, run = lifted(graph), graph.forward
+                inputs = (*traced.tensors, *data)
+                graph, constants = recorded(traced, inputs, *traced.rewrites)
+                run = graph.forward
                 with traced.replaying():
                     if self.compile is not None:
-                        run = self.compile(graph, (*traced.tensors, *data, *constants))
+                        run = self.compile(graph, (*inputs, *constants))
                     run = self._captured(run, traced, data, constants)
         except UNTRACEABLE as error:
             self._notice(_reason(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Node, graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 
 # What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
@@ -20,11 +21,60 @@ _POINTWISE = (_ATEN.mul.Tensor, _ATEN.div.Tensor, _ATEN.add.Tensor, _ATEN.sub.Te
 _DRAWING = torch.Tag.nondeterministic_seeded
 
 
-def recorded(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
-    """The operations of ``function`` on such inputs; a ``detach`` stays one.
+def recorded(
+    function: Callable, inputs: Sequence[Tensor], *rewrites: Callable[[Node], object]
+) -> tuple[GraphModule, list[Tensor]]:
+    """The operations of a function of tensors on inputs of these shapes, made quick to replay.
 
-    ``make_fx`` would make it an alias by default: replays would differentiate through it, and an
-    output that torch saves for its own backward, a detached one, would hold itself for ever.
+    Operations that only repeat a tensor for one reader, and those whose result nobody reads, are
+    dropped; a linear layer is one call; a sum is negated after it is taken; the others are called
+    as torch's own functions, which dispatch faster than operator overloads.
+
+    Args:
+        function: returns a tuple of tensors.
+        inputs: what it is recorded with.
+        rewrites: more of these, for an operation each.
+
+    Returns:
+        A graph whose inputs are those of the function and then the tensors that this closed over,
+        such as beta, and literals; and these tensors.
+    """
+    module = _operations(function, inputs)
+    made_first, graph = module.forward, module.graph
+    graph.eliminate_dead_code(_is_impure)
+    for rewrite in (_drop_repeating, *rewrites, _negate_after_sum, _join_linear):
+        for node in graph.nodes:
+            if node.op == "call_function":
+                rewrite(node)
+    graph.eliminate_dead_code(_is_impure)
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            node.target = _torch_function(node.target) or node.target
+    constants = _lifted(module)
+    module.recompile()
+    for forward in (made_first, module.forward):
+        _forget_source(forward)
+    return module, constants
+
+
+def replayed(function: Callable, inputs: Sequence[Tensor]) -> Callable:
+    """``function`` of tensors as a recorded graph for inputs of these shapes; no gradients.
+
+    A function that cannot be recorded comes back as it is. What it draws while it is recorded
+    advances the RNG.
+    """
+    try:
+        graph, constants = recorded(function, inputs)
+    except UNTRACEABLE:
+        return function
+    return lambda *inputs: graph.forward(*inputs, *constants)
+
+
+def _operations(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
+    """What ``make_fx`` records, where a ``detach`` stays one.
+
+    By default it would be an alias: replays would differentiate through it, and an output that
+    torch saves for its own backward, a detached one, would hold itself for ever.
     """
     # One fake mode for the shapes of all results: make_fx would make one for each, which takes as
     # long as all the rest
@@ -37,60 +87,26 @@ def _undecomposed(tensor: Tensor) -> Any:
     return NotImplemented
 
 
-def quickened(graph: GraphModule, *rewrites: Callable[[Node], object]) -> GraphModule:
-    """The same operations on the same tensors, with less of Python and memory between them.
-
-    Operations that only repeat a tensor for one reader, and those whose result nobody reads, are
-    dropped; a linear layer is one call; a sum is negated after it is taken; the others are called
-    as torch's own functions, which dispatch faster than operator overloads.
-
-    Args:
-        graph: what ``recorded`` gave.
-        rewrites: more of these, for an operation each.
-    """
-    graph.graph.eliminate_dead_code(_is_impure)
-    for rewrite in (_drop_repeating, *rewrites, _negate_after_sum, _join_linear):
-        for node in graph.graph.nodes:
-            if node.op == "call_function":
-                rewrite(node)
-    graph.graph.eliminate_dead_code(_is_impure)
-    for node in graph.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload):
-            node.target = _torch_function(node.target) or node.target
-    graph.recompile()
-    return graph
-
-
-def replayed(function: Callable, inputs: Sequence[Tensor]) -> Callable:
-    """``function`` of tensors as a recorded graph for inputs of these shapes; no gradients.
-
-    A function that cannot be recorded comes back as it is. What it draws while it is recorded
-    advances the RNG.
-    """
-    try:
-        graph = quickened(recorded(function, inputs))
-    except UNTRACEABLE:
-        return function
-    constants = lifted(graph)
-    return lambda *inputs: graph.forward(*inputs, *constants)
-
-
-def lifted(graph: GraphModule) -> list[Tensor]:
-    """Make the tensors that a graph refers to its last inputs, and return them.
-
-    They are the tensors that the program closed over, such as beta, by reference, and literals.
-    """
-    nodes = [node for node in graph.graph.nodes if node.op == "get_attr"]
-    tensors = [getattr(graph, node.target) for node in nodes]
-    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
+def _lifted(module: GraphModule) -> list[Tensor]:
+    """Make the tensors that a graph refers to its last inputs, and return them."""
+    graph = module.graph
+    nodes = [node for node in graph.nodes if node.op == "get_attr"]
+    tensors = [getattr(module, node.target) for node in nodes]
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in nodes:
-        with graph.graph.inserting_after(last):
-            last = graph.graph.placeholder(node.name + "_lifted")
+        with graph.inserting_after(last):
+            last = graph.placeholder(node.name + "_lifted")
         last.meta = dict(node.meta)
         node.replace_all_uses_with(last)
-        graph.graph.erase_node(node)
-    graph.recompile()
+        graph.erase_node(node)
     return tensors
+
+
+def _forget_source(forward: Callable) -> None:
+    """Free the text of a graph's code, which torch keeps for ever, for tracebacks."""
+    name = forward.__code__.co_filename
+    linecache.cache.pop(name, None)
+    graph_module._loader.eval_cache.pop(name, None)
 
 
 def drop_detaching(node: Node) -> None:

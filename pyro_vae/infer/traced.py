@@ -33,7 +33,7 @@ class Traced:
     Attributes:
         tensors: parameters and buffers of the pair, which come before the data.
         replaying: the mode in which a record of this function runs.
-        rewrites: what may be done to it, see ``rewriting.quickened``.
+        rewrites: what may be done to it, see ``rewriting.recorded``.
         kept: how many of its results are to last where a record of it runs as a CUDA graph; None
             where it cannot.
     """
