@@ -65,13 +65,14 @@ class AutoCompiled:
 
     After some steps of one batch shape their median time is known. Compiling is taken to save 15%
     of each and to last 10 s and 0.05 s per recorded operation; it is done where what is saved in
-    the steps to come is at least three times that.
+    the steps to come is at least three times that. Where compiled steps then turn out to be no
+    faster, the run goes on with the recorded ones.
 
     Args:
         estimator: as in ``Graph``.
         remaining: tells how many steps are still to come.
         after: as in ``Graph``.
-        announce: as in ``Compiler``.
+        announce: as in ``Compiler``; is told too where a run goes back.
     """
 
     def __init__(
@@ -82,13 +83,12 @@ class AutoCompiled:
         after: int = 0,
         announce: Callable[[str], object] | None = None,
     ) -> None:
-        self.estimator, self.remaining = estimator, remaining
+        self.estimator, self.remaining, self._after = estimator, remaining, after
+        self._announce = announce or _log.info
         self._graph = Graph(estimator, after=after)
         self._compiled = Graph(estimator, compile=Compiler(announce))
-        self._seconds: dict[torch.Size, list[float]] = collections.defaultdict(list)
-        self._decided: dict[torch.Size, bool] = {}
+        self._choices: dict[torch.Size, _Choice] = collections.defaultdict(self._choice)
         self._previous: tuple[torch.Size, float] | None = None
-        self._after = after
 
     def __call__(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
@@ -100,27 +100,61 @@ class AutoCompiled:
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss, terms and gradients, as of ``Graph.backward``."""
-        shape = x.shape
-        if shape not in self._decided:
-            self._time(shape)
-        engine = self._compiled if self._decided.get(shape) else self._graph
-        return engine.backward(model, guide, x, y)
+        choice = self._choices[x.shape]
+        if not choice.settled:
+            self._time(x.shape, choice)
+        return choice.engine.backward(model, guide, x, y)
 
-    def _time(self, shape: torch.Size) -> None:
+    def _choice(self) -> _Choice:
+        # Steps that run as they are before a graph is recorded tell nothing
+        return _Choice(self._graph, skipped=self._after)
+
+    def _time(self, shape: torch.Size, choice: _Choice) -> None:
         now, previous = time.perf_counter(), self._previous
         self._previous = shape, now
-        if previous is None or previous[0] != shape:
+        # Steps of other shapes, such as an epoch's last batch, are few
+        if previous is None or previous[0] != shape or not choice.told(now - previous[1]):
             return
-        seconds = self._seconds[shape]
-        seconds.append(now - previous[1])
-        if len(seconds) == self._after + _TIMED_STEPS:
-            # Steps of other shapes, such as an epoch's last batch, are few
-            self._decided[shape] = self.pays(
-                statistics.median(seconds[self._after :]), self.remaining(), self._graph.operations
-            )
+        if choice.engine is self._graph:
+            operations = self._graph.operations
+            if self.pays(choice.median, self.remaining(), operations):
+                choice.measure(self._compiled, skipped=1)
+            else:
+                choice.settled = True
+        else:
+            recorded, compiled = choice.before, choice.median
+            choice.settled = True
+            if compiled >= recorded:
+                choice.engine = self._graph
+                self._announce(
+                    f"a compiled step takes {1e3 * compiled:.2f} ms, a recorded one "
+                    f"{1e3 * recorded:.2f} ms: going on with recorded ones"
+                )
 
     @staticmethod
     def pays(seconds: float, steps: int, operations: int) -> bool:
         """Whether compiling so many operations pays in so many steps of so many seconds."""
         cost = _START_SECONDS + _NODE_SECONDS * operations
         return operations > 0 and _SAVING * seconds * steps >= _MARGIN * cost
+
+
+class _Choice:
+    """The engine of one batch shape, and the times of its steps until it is settled."""
+
+    def __init__(self, engine: Graph, skipped: int) -> None:
+        self.settled, self.median = False, 0.0
+        self.measure(engine, skipped)
+
+    def measure(self, engine: Graph, skipped: int) -> None:
+        """Go on with an engine, whose first steps do not count."""
+        self.engine, self.before = engine, self.median
+        self._skipped, self._seconds = skipped, list[float]()
+
+    def told(self, seconds: float) -> bool:
+        """Take in the time of a step; whether the median is known now."""
+        self._seconds.append(seconds)
+        counted = self._seconds[self._skipped :]
+        if len(counted) < _TIMED_STEPS:
+            return False
+        self.median = statistics.median(counted)
+        return True

@@ -85,8 +85,37 @@ def test_a_short_run_is_never_compiled():
     svi = SVI(vae, guide, engine=engine)
     for _ in range(60):
         svi.step(torch.zeros(4, 6))
-    assert engine._decided == {torch.Size([4, 6]): False}
+    (choice,) = engine._choices.values()
+    assert choice.settled and choice.engine is engine._graph
     assert engine._graph._recorded and not engine._compiled._recorded
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(0.5, True), (2.0, False)])
+def test_compiled_steps_are_kept_where_they_are_faster(factor, kept, monkeypatch):
+    monkeypatch.setattr(AutoCompiled, "pays", staticmethod(lambda *_: True))
+    told = []
+    vae, guide = pair()
+    engine = AutoCompiled(SVI(vae, guide).loss, remaining=lambda: 1, announce=told.append)
+    engine._compiled.compile = lambda graph, inputs: graph.forward
+    seconds = {id(engine._graph): 1e-3, id(engine._compiled): factor * 1e-3}
+    present = 0.0
+
+    def now():
+        nonlocal present
+        (choice,) = engine._choices.values()
+        # The first compiled step takes what compiling takes
+        present += seconds[id(choice.engine)] if choice._seconds else 10.0
+        return present
+
+    monkeypatch.setattr(compiled.time, "perf_counter", now)
+    for _ in range(60):
+        engine.backward(vae, guide, torch.zeros(4, 6))
+        for parameter in (*vae.parameters(), *guide.parameters()):
+            parameter.grad = None
+    (choice,) = engine._choices.values()
+    assert choice.settled and (choice.engine is engine._compiled) == kept
+    back = "a compiled step takes 2.00 ms, a recorded one 1.00 ms: going on with recorded ones"
+    assert told == ([] if kept else [back])
 
 
 def test_where_compiling_fails_the_graph_runs_with_a_notice(monkeypatch):
