@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from . import streams
+from . import ranks, streams
 from .infer import SVI
 from .infer.traces import trace_pair
 from .registration import unregistered
@@ -139,6 +139,9 @@ class Guard:
         self._step += 1
         gradients = [grad for p in self._parameters() if (grad := p.grad) is not None]
         seen = _sum([loss.detach(), *gradients])
+        if self.limit > 0 and ranks.size() > 1:
+            # A step is left out by all processes, or by none
+            seen = ranks.total(seen)
         if not self._at_once:
             self._pending.append(seen)
         elif not math.isfinite(seen.item()):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyro
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -60,6 +61,21 @@ def quantised(codebook):
     return model, guides.NearestCode(model)
 
 
+class Spoiled(models.VAE):
+    """One datum has an infinite density, whose gradient is 0: one process alone sees it."""
+
+    def forward(self, x=None, **kwargs):
+        if x is not None:
+            with pyro.plate("spoiled_data", len(x)):
+                pyro.factor("spoiled", torch.where(x[:, 0] == X[17, 0], torch.inf, 0.0))
+        return super().forward(x, **kwargs)
+
+
+def spoiled():
+    model = Spoiled((6,), (3, 2), likelihood=likelihoods.Gaussian(1.0), hidden=(8,))
+    return model, guides.Delta(model)
+
+
 # Point masses: nothing is drawn, so that the whole batch and its parts give the same numbers
 CASES = {
     "mean": lambda: (vae(1.0), {"clip_norm": 0.5}),
@@ -73,6 +89,7 @@ CASES = {
         {"batch_size": 16, "lr": 1e-3},
     ),
     "moving average": lambda: (quantised(codebooks.MovingAverage(4, 2, revive=0.0)), {}),
+    "skipped": lambda: (spoiled(), {"on_nonfinite": "skip"}),
     "codes by gradient": lambda: (quantised(codebooks.Gradient(4, 2)), {}),
 }
 
@@ -179,6 +196,7 @@ def run(make, epochs, data=lambda: X, validation=lambda: X[:7]):
     programs, options = make()
     options = {"lr": 1e-2, "optimizer": torch.optim.SGD, "beta": 0.5, **options}
     batch_size = options.pop("batch_size", 11)
+    skip = {"on_nonfinite": options.pop("on_nonfinite", "raise")}
     trainer, draw = Trainer(*programs, seed=3, **options), Draw()
     trainer.fit(
         data(),
@@ -187,6 +205,7 @@ def run(make, epochs, data=lambda: X, validation=lambda: X[:7]):
         validation=validation(),
         callbacks=[draw],
         progress=False,
+        **skip,
     )
     return {
         "state": {

@@ -41,6 +41,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(processes, case):
         deviation = pytest.approx(other["validation"]["elbo_se"], rel=1e-4)
         assert one["validation"]["elbo_se"] == deviation
         assert one.get("active_units") == other.get("active_units")
+        assert one.get("skipped") == other.get("skipped") == (1 if case == "skipped" else None)
     changed = make()[0][0].state_dict()
     assert any(not torch.equal(alone["state"][f"0.{k}"], v) for k, v in changed.items())
 

@@ -17,10 +17,11 @@ from .elbo import ELBOTerms, Estimator
 from .graph import Graph
 
 _log = logging.getLogger("pyro_vae")
-# A rough estimate of the seconds that compiling takes: a start, and some for each operation
-_START_SECONDS, _NODE_SECONDS = 10.0, 0.05
-# The part of a step that compiling saves at least, and how surely it has to pay
-_SAVING, _MARGIN = 0.15, 3.0
+# Seconds that compiling takes: a start, and some for each operation. The part of a step that it
+# saves, from nothing (convolutions) to a quarter (a ladder, 4 threads), and how surely it has to
+# pay. Measured by tests/benchmarks/engine_choice.py
+_START_SECONDS, _NODE_SECONDS = 6.0, 0.02
+_SAVING, _MARGIN = 0.1, 3.0
 _TIMED_STEPS = 20
 
 
@@ -63,8 +64,8 @@ class Compiler:
 class AutoCompiled:
     """An estimator under ``Graph`` that is compiled once the rest of a run is long enough.
 
-    After some steps of one batch shape their median time is known. Compiling is taken to save 15%
-    of each and to last 10 s and 0.05 s per recorded operation; it is done where what is saved in
+    After some steps of one batch shape their median time is known. Compiling is taken to save 10%
+    of each and to last 6 s and 0.02 s per recorded operation; it is done where what is saved in
     the steps to come is at least three times that. Where compiled steps then turn out to be no
     faster, the run goes on with the recorded ones.
 

@@ -68,10 +68,10 @@ def test_a_trainer_compiles_a_long_run_by_itself(monkeypatch, capsys):
     [
         (5e-3, 1_000, 60, False),
         (5e-3, 100_000, 60, True),
-        # 0.15 * 5e-3 * steps against 3 * (10 + 0.05 * 60) = 39 s
-        (5e-3, 51_999, 60, False),
-        (5e-3, 52_001, 60, True),
-        (5e-3, 52_001, 600, False),
+        # 0.1 * 5e-3 * steps against 3 * (6 + 0.02 * 200) = 30 s
+        (5e-3, 59_999, 200, False),
+        (5e-3, 60_001, 200, True),
+        (5e-3, 60_001, 600, False),
         (5e-3, 10**9, 0, False),
     ],
 )
