@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import pyro
 import torch
@@ -21,16 +22,8 @@ from .traces import measuring
 Engine = Literal["eager", "graph", "compile"]
 
 
-def _unchecked(estimator: Estimator) -> Callable:
-    def run(*arguments: Any) -> tuple[Tensor, ELBOTerms]:
-        with pyro.validation_enabled(False):
-            return estimator(*arguments)
-
-    return run
-
-
 _ENGINES: dict[str, Callable[..., Callable]] = {
-    "eager": lambda estimator, after, announce: _unchecked(estimator),
+    "eager": lambda estimator, after, announce: estimator,
     "graph": lambda estimator, after, announce: Graph(estimator, after=after),
     "compile": lambda estimator, after, announce: Graph(
         estimator, compile=Compiler(announce), after=after
@@ -171,8 +164,9 @@ class SVI:
     def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
         for parameter in self._all():
             parameter.grad = None
-        with unregistered():
-            # The first step runs the programs with all of Pyro's checks
+        # The first step runs the programs with all of Pyro's checks
+        checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
+        with unregistered(), checks:
             estimate = self._fast_loss if self._checked else self.loss
             if backward := getattr(estimate, "backward", None):
                 loss, self.terms = backward(self.model, self.guide, x, y)
