@@ -29,7 +29,8 @@ def cuda_graph(
                 function()
         present.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Others, such as a DataLoader's thread that pins memory, may go on meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = function()
     return graph.replay, results
 

@@ -17,6 +17,7 @@ _BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
 _CHILDREN = ("_modules", "_parameters", "_buffers")
 _END = object()
 _requires_grad = operator.attrgetter("requires_grad")
+_hooks = operator.attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 class Fingerprint:
@@ -28,6 +29,7 @@ class Fingerprint:
 
     Attributes:
         key: hashable, equal for pairs that run the same operations on the same tensors.
+        hooked: whether a parameter has hooks on its gradient.
     """
 
     def __init__(self, model: nn.Module, guide: nn.Module) -> None:
@@ -38,7 +40,9 @@ class Fingerprint:
         self._readers: list[Callable[[dict[str, Any]], tuple]] = []
         self._parameters: dict[int, nn.Parameter] = {}
         self._comparable = True
-        self.key = tuple(self._modules())
+        modules = tuple(self._modules())
+        self.hooked = self._has_hooks()
+        self.key = (self.hooked, *modules)
         self._empty = [view for view in self._views if not view]
         self._views = [view for view in self._views if view] + [(_END,)]
         self._counts = [*map(len, self._attributes)]
@@ -53,11 +57,15 @@ class Fingerprint:
             return (
                 [*map(len, self._attributes)] == self._counts
                 and [*map(_requires_grad, self._parameters.values())] == self._trainable
+                and self._has_hooks() == self.hooked
                 and not any(map(len, self._empty))
                 and all(map(operator.is_, self._read(), self._contents))
             )
         except KeyError:  # an attribute has gone
             return False
+
+    def _has_hooks(self) -> bool:
+        return any(itertools.chain.from_iterable(map(_hooks, self._parameters.values())))
 
     def _read(self) -> Iterator[Any]:
         attributes = map(operator.call, self._readers, self._attributes)

@@ -16,7 +16,7 @@ from .captured import Capture, Captured, cuda_graph
 from .elbo import ELBOTerms, Estimator
 from .fingerprint import Fingerprint
 from .rewriting import UNTRACEABLE, recorded
-from .traced import Traced, TracedGradient, hooked
+from .traced import Traced, TracedGradient
 
 _MOST_GRAPHS, _MOST_KEYS = 32, 128
 # (recorded graph, its inputs) -> what runs on such inputs and returns the same
@@ -96,14 +96,10 @@ class Graph:
 
         The loss is detached.
         """
-        kind = TracedGradient
-        if isinstance(model, nn.Module) and isinstance(guide, nn.Module) and hooked(model, guide):
-            kind = Traced
-        replay = self._replay(kind, model, guide, x, y)
-        if replay is not None and kind is TracedGradient:
-            return replay(x, y)
+        replay = self._replay(TracedGradient, model, guide, x, y)
         loss, terms = self._as_it_is(model, guide, x, y) if replay is None else replay(x, y)
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         return loss.detach(), terms
 
     def _replay(
@@ -116,9 +112,11 @@ class Graph:
         if len(self._calls) > _MOST_KEYS:
             self._notice("its modules' attributes change from step to step")
             return None
+        number = self._number_of(model, guide)
+        # A recorded gradient calls no hooks
         key = (
-            kind,
-            self._number_of(model, guide),
+            Traced if self._latest.hooked else kind,
+            number,
             *(None if t is None else (t.shape, t.dtype, t.device) for t in (x, y)),
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +16,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..registration import unregistered
 from .elbo import ELBOTerms, Estimator
 from .rewriting import drop_detaching, drop_transposing_twice, negate_before_expand
-
-_hooks = operator.attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 class Traced:
@@ -115,12 +111,6 @@ class TracedGradient(Traced):
         for parameter, gradient in zip(self._reached, rest[len(self._sites) :], strict=True):
             parameter.grad = gradient
         return loss, ELBOTerms(reconstruction, dict(zip(self._sites, rest, strict=False)))
-
-
-def hooked(*programs: nn.Module) -> bool:
-    """Whether a parameter has hooks on its gradient, which a recorded gradient does not call."""
-    parameters = itertools.chain.from_iterable(p.parameters() for p in programs)
-    return any(itertools.chain.from_iterable(map(_hooks, parameters)))
 
 
 def _apart(pairs: Iterable[tuple[Tensor, Tensor]], inputs: Iterable[Tensor]) -> Iterable[Tensor]:
