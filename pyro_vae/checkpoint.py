@@ -62,10 +62,13 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
     content = {
         "format": _FORMAT,
         "version": _VERSION,
-        "modules": {name: part.state_dict() for name, part in parts.items()},
+        "modules": {
+            name: _renamed(state := part.state_dict(), {key: _plain(key) for key in state})
+            for name, part in parts.items()
+        },
     }
     description["frozen"] = {
-        name: [key for key, p in part.named_parameters() if not p.requires_grad]
+        name: [_plain(key) for key, p in part.named_parameters() if not p.requires_grad]
         for name, part in parts.items()
     }
     if isinstance(obj, Trainer):
@@ -144,11 +147,13 @@ def _rebuild(
         if device is not None:
             part.to(device)
         try:
-            part.load_state_dict(state)
+            own = {_plain(key): key for key in part.state_dict()}
+            part.load_state_dict(_renamed(state, own))
         except RuntimeError as error:
             raise ValueError(f"its {name} does not fit: {error}") from error
+        parameters = {_plain(key): parameter for key, parameter in part.named_parameters()}
         for key in description["frozen"][name]:
-            part.get_parameter(key).requires_grad_(False)
+            parameters[key].requires_grad_(False)
     if description["kind"] != "trainer":
         return parts[description["kind"]]
     plain = decode(description["trainer"], built)
@@ -164,12 +169,24 @@ def _rebuild(
         check_random(state["random"])
         # An optimizer of the user's own keeps what it likes
         if "optimizer" not in given:
-            parameters = [p for module in trainer.modules() for p in module.parameters()]
-            check_moments(state["moments"], parameters)
+            trained = [p for module in trainer.modules() for p in module.parameters()]
+            check_moments(state["moments"], trained)
     except ValueError as error:
         raise ValueError(f"{error}: {_DAMAGED}") from error
     trainer.load_state_dict({**state, "plain": plain})
     return trainer
+
+
+def _plain(key: str) -> str:
+    """The name of a tensor without what ``torch.compile(network)`` puts into it."""
+    return ".".join(part for part in key.split(".") if part != "_orig_mod")
+
+
+def _renamed(state: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    """The same tensors; as it is, with its modules' versions, where no name changes."""
+    if all(names.get(key, key) == key for key in state):
+        return state
+    return {names.get(key, key): value for key, value in state.items()}
 
 
 def _described(text: Any) -> dict[str, Any]:

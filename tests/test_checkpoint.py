@@ -515,3 +515,38 @@ def test_saving_and_loading_leave_the_global_stream_alone(tmp_path):
     before = torch.get_rng_state()
     through_file(t, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def in_place(network):
+    network.compile(backend="eager")
+    return network
+
+
+def wrapped(network):
+    return torch.compile(network, backend="eager")
+
+
+@pytest.mark.parametrize("kind", [in_place, wrapped])
+def test_compiled_networks_keep_the_names_of_their_tensors(kind, tmp_path):
+    t, plain = trainer(), trainer()
+    t.model.decoder = kind(t.model.decoder)
+    t.model.decoder.layers[0].requires_grad_(False)
+    with torch.no_grad():
+        t.model.decoder.layers[1].weight.fill_(2.0)
+    again = through_file(t, tmp_path)
+    assert [*again.model.state_dict()] == [*plain.model.state_dict()]
+    assert digest(again.model, again.guide) == digest(t.model, t.guide)
+    assert not again.model.decoder.layers[0].weight.requires_grad
+    assert again.model.decoder.layers[1].weight.requires_grad
+    own, guide = vae(), plain.guide
+    own.decoder = kind(own.decoder)
+    load(tmp_path / "file.pt", model=own, guide=guide)
+    assert digest(own, guide) == digest(t.model, t.guide)
+
+
+def test_a_pair_with_a_compiled_network_runs_eagerly_and_says_what_to_do():
+    t, plain = trainer(engine="graph"), trainer(engine="eager")
+    t.model.decoder.compile(backend="eager")
+    with pytest.warns(UserWarning, match='compiled by itself; leave that out, and engine="comp'):
+        fit(t, epochs=60)  # of 2 steps with 16 data, of which 100 come before a graph
+    assert rows(t) == rows(fit(plain, epochs=60))

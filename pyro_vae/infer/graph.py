@@ -22,6 +22,7 @@ _MOST_GRAPHS, _MOST_KEYS = 32, 128
 # (recorded graph, its inputs) -> what runs on such inputs and returns the same
 Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable]
 _CAPTURES = {"cuda": cuda_graph}
+_COMPILED = 'a network is compiled by itself; leave that out, and engine="compile" compiles it all'
 Replay = Callable[[Tensor, Tensor | None], tuple[Tensor, ELBOTerms]]
 
 
@@ -163,7 +164,8 @@ class Graph:
                         run = self.compile(graph, (*inputs, *constants))
                     run = self._captured(run, traced, data, constants)
         except UNTRACEABLE as error:
-            self._notice(_reason(error))
+            compiled = "dynamo-optimized" in str(error)
+            self._notice(_COMPILED if compiled else _reason(error))
             return None
         self.operations = len(graph.graph.nodes)
 
