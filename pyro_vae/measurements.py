@@ -13,9 +13,9 @@ from . import ranks, streams
 from .data import Dataset
 from .feeds import Loaded
 from .infer.elbo import ELBOTerms, Estimator
-from .infer.graph import Graph
+from .infer.engine.graph import Graph
+from .infer.engine.repeated import CALLS_BEFORE_A_GRAPH
 from .infer.posterior import active, posterior_means
-from .infer.repeated import CALLS_BEFORE_A_GRAPH
 from .infer.traces import measuring
 
 _ROWS = 1000

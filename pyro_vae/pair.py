@@ -19,9 +19,9 @@ from .feeds import Loaded, Resident
 from .freezing import Freezing
 from .infer import SVI, check_pair
 from .infer.checks import check_guide
-from .infer.compiled import AutoCompiled
 from .infer.dataset import seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
+from .infer.engine.compiled import AutoCompiled
 from .infer.optimizers import check_optimizer, fused
 from .infer.svi import Engine, running
 from .precision import Precision, PrecisionName, as_precision

@@ -5,7 +5,7 @@ from .batchnorm import recalibrate_batchnorm
 from .checks import PairSummary, check_pair
 from .comparison import GuideComparison, GuideResult, compare_guides
 from .elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
-from .graph import Graph
+from .engine.graph import Graph
 from .importance import ImportanceEstimate, importance, log_likelihood
 from .importance_weighted import ImportanceWeightedELBO
 from .latent import grid_2d, interpolate, reconstruct, traverse

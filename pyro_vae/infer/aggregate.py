@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
-from .repeated import Checked
+from .engine.repeated import Checked
 from .traces import (
     label_arguments,
     latent_sites,

@@ -19,8 +19,8 @@ from torch.distributions import kl_divergence
 from ..programs import as_labels, check_tensor
 from ..recorded import Recorded
 from .checks import check_data
+from .engine.repeated import Checked
 from .free_bits import clamp_free_sites
-from .repeated import Checked
 from .traces import (
     is_point_mass,
     is_random,

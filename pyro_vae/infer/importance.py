@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..programs import as_labels, check_tensor
 from .checks import check_data, check_pair
-from .repeated import Repeated
+from .engine.repeated import Repeated
 from .traces import (
     label_arguments,
     latent_sites,

@@ -12,11 +12,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ..registration import unregistered
-from .compiled import Compiler
 from .elbo import ELBOTerms, Estimator, TraceELBO
-from .graph import Graph
+from .engine.compiled import Compiler
+from .engine.graph import Graph
+from .engine.stepping import Stepper
 from .optimizers import OptimizerFactory, fused
-from .stepping import Stepper
 from .traces import measuring
 
 Engine = Literal["eager", "graph", "compile"]

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_vae import infer
-from pyro_vae.infer.compiled import Compiler
+from pyro_vae.infer.engine.compiled import Compiler
 
 GRAPH, COMPILED = "graph", "compile"
 

@@ -26,9 +26,9 @@ from torch import Tensor
 from pyro_vae import diagnostics, infer
 from pyro_vae.data import Dataset
 from pyro_vae.infer.dataset import dataset_terms
+from pyro_vae.infer.engine.repeated import CALLS_BEFORE_A_GRAPH, Checked
+from pyro_vae.infer.engine.rewriting import replayed
 from pyro_vae.infer.posterior import posterior_means
-from pyro_vae.infer.repeated import CALLS_BEFORE_A_GRAPH, Checked
-from pyro_vae.infer.rewriting import replayed
 from pyro_vae.infer.traces import measuring
 from pyro_vae.measurements import Validation
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..recorded import Recorded
+from ...recorded import Recorded
 
 _PLAIN = (bool, int, float, str, type(None))
 # Attributes of every nn.Module that decide nothing about the operations that it runs

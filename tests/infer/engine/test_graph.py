@@ -12,7 +12,7 @@ from torch import nn
 from pyro_vae import guides, likelihoods, models
 from pyro_vae.handlers import corrupt, regularize, scale_latents
 from pyro_vae.infer import SVI, AnalyticELBO, Graph, TraceELBO
-from pyro_vae.infer.traced import Traced, TracedGradient
+from pyro_vae.infer.engine.traced import Traced, TracedGradient
 from pyro_vae.regularizers import DIP
 
 
@@ -371,7 +371,7 @@ def test_a_run_is_long_before_it_is_recorded():
 
 @pytest.mark.usefixtures("no_notice")
 def test_the_number_of_graphs_is_bounded(monkeypatch):
-    monkeypatch.setattr("pyro_vae.infer.graph._MOST_GRAPHS", 3)
+    monkeypatch.setattr("pyro_vae.infer.engine.graph._MOST_GRAPHS", 3)
     graph, (model, guide) = Graph(TraceELBO()), one_layer()
     for n in (1, 2, 3, 4, 5, 1):
         assert_same_loss(graph, model, guide, data(model, n)[0])

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae import Trainer, schedules
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer import SVI, Graph, TraceELBO
-from pyro_vae.infer.captured import Captured
-from pyro_vae.infer.traced import TracedGradient
+from pyro_vae.infer.engine.captured import Captured
+from pyro_vae.infer.engine.traced import TracedGradient
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]

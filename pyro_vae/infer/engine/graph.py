@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from ..elbo import ELBOTerms, Estimator
 from .captured import Capture, Captured, cuda_graph
-from .elbo import ELBOTerms, Estimator
 from .fingerprint import Fingerprint
 from .rewriting import UNTRACEABLE, recorded
 from .traced import Traced, TracedGradient

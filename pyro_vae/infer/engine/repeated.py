@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from .. import streams
+from ... import streams
 from .rewriting import replayed
 
 # Recording takes about as long as it saves in so many calls

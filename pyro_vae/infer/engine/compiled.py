@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from .elbo import ELBOTerms, Estimator
+from ..elbo import ELBOTerms, Estimator
 from .graph import Graph
 
 _log = logging.getLogger("pyro_vae")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.infer.stepping import Stepper
+from pyro_vae.infer.engine.stepping import Stepper
 
 OPTIMIZERS = {
     "Adam": functools.partial(torch.optim.Adam, fused=True),

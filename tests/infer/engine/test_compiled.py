@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from pyro_vae import Trainer, guides, likelihoods, models
-from pyro_vae.infer import SVI, compiled
-from pyro_vae.infer.compiled import AutoCompiled, Compiler
+from pyro_vae.infer import SVI
+from pyro_vae.infer.engine import compiled
+from pyro_vae.infer.engine.compiled import AutoCompiled, Compiler
 
 
 def pair():
