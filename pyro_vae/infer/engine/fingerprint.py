@@ -14,6 +14,8 @@ from ...recorded import Recorded
 _PLAIN = (bool, int, float, str, type(None))
 # Attributes of every nn.Module that decide nothing about the operations that it runs
 _BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
+_CALLED = ("_forward_hooks", "_forward_pre_hooks")
+_BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
 _CHILDREN = ("_modules", "_parameters", "_buffers")
 _END = object()
 _requires_grad = operator.attrgetter("requires_grad")
@@ -29,7 +31,7 @@ class Fingerprint:
 
     Attributes:
         key: hashable, equal for pairs that run the same operations on the same tensors.
-        hooked: whether a parameter has hooks on its gradient.
+        hooked: whether a parameter or a module has hooks on its gradient.
     """
 
     def __init__(self, model: nn.Module, guide: nn.Module) -> None:
@@ -39,6 +41,7 @@ class Fingerprint:
         self._attributes: list[dict[str, Any]] = []
         self._readers: list[Callable[[dict[str, Any]], tuple]] = []
         self._parameters: dict[int, nn.Parameter] = {}
+        self._backward_hooks: list[Collection[Any]] = []
         self._comparable = True
         modules = tuple(self._modules())
         self.hooked = self._has_hooks()
@@ -65,7 +68,8 @@ class Fingerprint:
             return False
 
     def _has_hooks(self) -> bool:
-        return any(itertools.chain.from_iterable(map(_hooks, self._parameters.values())))
+        on_parameters = itertools.chain.from_iterable(map(_hooks, self._parameters.values()))
+        return any(on_parameters) or any(map(len, self._backward_hooks))
 
     def _read(self) -> Iterator[Any]:
         attributes = map(operator.call, self._readers, self._attributes)
@@ -85,6 +89,9 @@ class Fingerprint:
             # At least two names (training is one), of which it returns a tuple
             self._readers.append(operator.itemgetter("_modules", *names))
             self._views += (attributes[name].values() for name in _CHILDREN)
+            self._views += (attributes[name].values() for name in _CALLED)
+            self._backward_hooks += (attributes[name] for name in _BACKWARD)
+            yield tuple(id(hook) for name in _CALLED for hook in attributes[name].values())
             stack.extend(attributes["_modules"].values())
             yield id(module)
             for parameter in attributes["_parameters"].values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,8 +40,12 @@ class Graph:
 
     On a GPU loss and gradient are launched together, as one CUDA graph.
 
-    A program that cannot be recorded (control flow on tensor values, score-function sites, plain
-    functions, whose globals cannot be watched) runs as it is, with one warning that says why.
+    A record is replayed once beside the program itself, on the same random numbers, before it is
+    used. A program whose record differs, or that cannot be recorded (control flow on tensor
+    values, score-function sites, hooks on gradients, plain functions, whose globals cannot be
+    watched), runs as it is, with one warning that says why. What is not seen: objects that are
+    neither modules nor plain data and change in place, Python's own random numbers, and hooks on
+    the nodes of autograd.
 
     Attributes:
         operations: how many the latest recorded graph has, 0 before.
@@ -83,6 +88,12 @@ class Graph:
         self._number = 0
         self._numbers: dict[Any, int] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        """One without records, which belong to their pair."""
+        estimator = copy.deepcopy(self.estimator, memo)
+        options = {"compile": self.compile, "capture": self.capture, "after": self.after}
+        return type(self)(estimator, **options)
+
     def __call__(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
@@ -114,13 +125,17 @@ class Graph:
             self._notice("its modules' attributes change from step to step")
             return None
         number = self._number_of(model, guide)
-        # A recorded gradient calls no hooks
+        if self._latest.hooked:
+            self._notice("a parameter or a module has hooks on its gradient")
+            return None
+        where = x.device.type
         key = (
-            Traced if self._latest.hooked else kind,
+            Traced if x.requires_grad else kind,
             number,
-            *(None if t is None else (t.shape, t.dtype, t.device) for t in (x, y)),
+            *(None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in (x, y)),
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled(where) and torch.get_autocast_dtype(where),
         )
         return self._recorded.get(key) or self._recorded_now(key, model, guide, x, y)
 
@@ -142,8 +157,12 @@ class Graph:
         if len(self._recorded) >= _MOST_GRAPHS:
             del self._recorded[next(iter(self._recorded))]
         kind, *_ = key
-        self._recorded[key] = self._record(kind(model, guide, self.estimator), x, y)
-        return self._recorded[key]
+        replay = self._record(kind(model, guide, self.estimator), x, y)
+        if replay is not None and not self._latest.holds(model, guide):
+            self._notice("its modules' attributes change when it runs")
+            replay = None
+        self._recorded[key] = replay
+        return replay
 
     def _as_it_is(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
@@ -158,7 +177,11 @@ class Graph:
             with traced.restored(x.device):
                 inputs = (*traced.tensors, *data)
                 graph, constants = recorded(traced, inputs, *traced.rewrites)
+                if type(traced) is TracedGradient and any(c.requires_grad for c in constants):
+                    # Parameters that no module holds: autograd alone finds them
+                    return self._record(Traced(*traced.programs, self.estimator), x, y)
                 run = graph.forward
+                self._check(traced, run, inputs, constants)
                 with traced.replaying():
                     if self.compile is not None:
                         run = self.compile(graph, (*inputs, *constants))
@@ -176,6 +199,17 @@ class Graph:
 
         return replay
 
+    def _check(
+        self, traced: Traced, run: Callable, inputs: Sequence[Tensor], constants: Sequence[Tensor]
+    ) -> None:
+        """Raise unless a record gives, and leaves behind, what the program does."""
+        expected = traced.outcome(traced, inputs)
+        with traced.replaying():
+            found = traced.outcome(lambda *inputs: run(*inputs, *constants), inputs)
+        same = _equal if inputs[-1].device.type == "cpu" else _close
+        if len(found) != len(expected) or not all(map(same, found, expected)):
+            raise RuntimeError("its recorded operations do not give what it gives itself")
+
     def _captured(
         self, run: Callable, traced: Traced, data: Sequence[Tensor], constants: Sequence[Tensor]
     ) -> Callable:
@@ -192,6 +226,17 @@ class Graph:
         if reason not in self._noticed:
             self._noticed.add(reason)
             warnings.warn(f"this pair {does}: {reason}", stacklevel=4)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Up to the order of sums, which no GPU promises."""
+    if not (a.is_floating_point() and a.shape == b.shape):
+        return _equal(a, b)
+    return torch.allclose(a, b, rtol=1e-2, atol=1e-4, equal_nan=True)
 
 
 def _reason(error: Exception) -> str:

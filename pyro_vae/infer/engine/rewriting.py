@@ -17,7 +17,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
 
 _ATEN = torch.ops.aten
-_POINTWISE = (_ATEN.mul.Tensor, _ATEN.div.Tensor, _ATEN.add.Tensor, _ATEN.sub.Tensor)
 _DRAWING = torch.Tag.nondeterministic_seeded
 
 
@@ -123,21 +122,6 @@ def drop_transposing_twice(node: Node) -> None:
         node.graph.erase_node(node)
 
 
-def negate_before_expand(node: Node) -> None:
-    """-(a, repeated) = (-a), repeated: one number is negated in place of many."""
-    expanded = _source(node)
-    if node.target is not _ATEN.neg.default or expanded.target is not _ATEN.expand.default:
-        return
-    if not all(user.target in _POINTWISE for user in node.users):
-        return  # such as a view, which a repeated number would not do for
-    with node.graph.inserting_before(node):
-        negated = node.graph.call_function(_ATEN.neg.default, expanded.args[:1])
-        result = node.graph.call_function(_ATEN.expand.default, (negated, *expanded.args[1:]))
-    negated.meta, result.meta = dict(_source(expanded).meta), dict(node.meta)
-    node.replace_all_uses_with(result)
-    node.graph.erase_node(node)
-
-
 def _drop_repeating(node: Node) -> None:
     source = _source(node)
     repeats = (
@@ -164,8 +148,11 @@ def _negate_after_sum(node: Node) -> None:
     if negated.target is not _ATEN.neg.default or len(negated.users) > 1:
         return
     (source,) = negated.args
-    if len(source.users) > 1:
+    layout = source.meta.get("tensor_meta")
+    if len(source.users) > 1 or layout is None or not layout.dtype.is_floating_point:
         return
+    if layout.memory_format != torch.contiguous_format:
+        return  # it would be summed in another order
     with node.graph.inserting_after(node):
         result = node.graph.call_function(_ATEN.neg.default, (node,))
     result.meta = dict(node.meta)
@@ -203,8 +190,11 @@ def _torch_function(overload: torch._ops.OpOverload) -> Callable | None:
     operator = name.startswith("__")  # such as >>, which a recorded graph cannot name
     if overload.namespace != "aten" or schema.is_mutable or _DRAWING in overload.tags or operator:
         return None
-    if any("Optional[Tensor]]" in str(argument.type) for argument in schema.arguments):
-        return None  # torch's functions take no None among the indices
+    types = [str(argument.type) for argument in schema.arguments]
+    if any("Optional[Tensor]]" in kind for kind in types) or types == ["List[Tensor]"]:
+        return None  # torch's functions take no None among the indices, or no list
+    if any(argument.name == "reduction" for argument in schema.arguments):
+        return None  # left out where it is the mean, which is not what torch's functions take
     for namespace in (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase):
         if function := getattr(namespace, name, None):
             return function

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-_KERNELS = {torch.optim.Adam: torch._fused_adam_, torch.optim.AdamW: torch._fused_adamw_}
+_KINDS = (torch.optim.Adam, torch.optim.AdamW)
 _kind = operator.itemgetter("fused", "amsgrad", "differentiable", "capturable")
 _PLAIN = (True, False, False, False)
 
@@ -64,7 +64,7 @@ class Stepper:
 
     def _found(self) -> list[_Group]:
         optimizer = self.optimizer
-        if type(optimizer) not in _KERNELS:
+        if type(optimizer) not in _KINDS:
             return []
         groups = [_Group(optimizer, options) for options in optimizer.param_groups]
         return groups if all(group.suits for group in groups) else []
@@ -74,9 +74,9 @@ class _Group:
     """Parameters of one group with their moments."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> None:
-        self.options, self.kernel = options, _KERNELS[type(optimizer)]
+        self.options = options
         self.parameters = list(options["params"])
-        self._state = optimizer.state
+        self._optimizer, self._state = optimizer, optimizer.state
         self._states = [optimizer.state.get(p, {}) for p in self.parameters]
         self._values = [*itertools.chain.from_iterable(map(dict.values, self._states))]
         self._gradients: list[Tensor | None] = []
@@ -100,6 +100,7 @@ class _Group:
         self._gradients = [p.grad for p in given]
         return (
             _kind(self.options) == _PLAIN
+            and self._optimizer.state is self._state
             and len(given) == len(self.parameters)
             and all(map(operator.is_, given, self.parameters))
             and all(map(operator.is_, map(self._state.get, given), self._states))
@@ -116,8 +117,10 @@ class _Group:
     def step(self) -> None:
         """As ``Adam.step``."""
         options, (beta1, beta2) = self.options, self.options["betas"]
+        decoupled = options["decoupled_weight_decay"]
+        kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
         torch._foreach_add_(self._steps, 1)
-        self.kernel(
+        kernel(
             self.parameters,
             self._gradients,
             self._averages,

@@ -13,9 +13,10 @@ from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ... import streams
 from ...registration import unregistered
 from ..elbo import ELBOTerms, Estimator
-from .rewriting import drop_detaching, drop_transposing_twice, negate_before_expand
+from .rewriting import drop_detaching, drop_transposing_twice
 
 
 class Traced:
@@ -39,7 +40,7 @@ class Traced:
     kept: int | None = None
 
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
-        self._pair = _Pair(model, guide, estimator)
+        self.programs, self._pair = (model, guide), _Pair(model, guide, estimator)
         named = {**dict(self._pair.named_parameters()), **dict(self._pair.named_buffers())}
         self._names, self.tensors = tuple(named), tuple(named.values())
         self._sites: list[str] = []
@@ -50,15 +51,24 @@ class Traced:
 
     @contextlib.contextmanager
     def restored(self, device: torch.device) -> Iterator[None]:
-        """Leave buffers and RNG as they are: recording runs the program."""
-        buffers = [buffer.clone() for buffer in self._pair.buffers()]
+        """Leave tensors and RNG as they are: recording runs the program."""
+        before = [tensor.detach().clone() for tensor in self.tensors]
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 yield
         finally:
             with torch.no_grad():
-                for buffer, before in zip(self._pair.buffers(), buffers, strict=True):
-                    buffer.copy_(before)
+                for tensor, value in zip(self.tensors, before, strict=True):
+                    if not torch.equal(tensor, value):
+                        tensor.copy_(value)
+
+    def outcome(self, run: Callable, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What a call gives and leaves behind: results, tensors, random streams."""
+        device = inputs[len(self.tensors)].device
+        with self.restored(device):
+            results = [result.detach().clone() for result in run(*inputs)]
+            left = [t.detach().clone() for t in self.tensors]
+            return [*results, *left, *streams.positions(device).values()]
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Of all tensors, x, and y if there is one: loss, reconstruction, KL of each site."""
@@ -86,7 +96,7 @@ class TracedGradient(Traced):
     """
 
     replaying = torch.no_grad
-    rewrites = (drop_detaching, drop_transposing_twice, negate_before_expand)
+    rewrites = (drop_detaching, drop_transposing_twice)
 
     @property
     def kept(self) -> int:
@@ -109,7 +119,8 @@ class TracedGradient(Traced):
         with self.replaying():
             loss, reconstruction, *rest = run(*inputs)
         for parameter, gradient in zip(self._reached, rest[len(self._sites) :], strict=True):
-            parameter.grad = gradient
+            held = parameter.grad
+            parameter.grad = gradient if held is None else held + gradient
         return loss, ELBOTerms(reconstruction, dict(zip(self._sites, rest, strict=False)))
 
 

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from pyro_vae import guides, likelihoods, models
 from pyro_vae.handlers import corrupt, regularize, scale_latents
@@ -407,13 +408,86 @@ def test_a_hook_on_a_gradient_is_called_at_each_step():
     graph.backward(model, guide, x)
     calls = []
     handle = weight.register_hook(lambda gradient: calls.append(1) or 2 * gradient)
-    doubled = backward(graph.backward, model, guide, x)
+    with pytest.warns(UserWarning, match="hooks on its gradient"):
+        doubled = backward(graph.backward, model, guide, x)
     backward(graph.backward, model, guide, x)
     assert len(calls) == 2
     handle.remove()
     plain = backward(graph.backward, model, guide, x)
     assert torch.equal(doubled[2], 2 * plain[2])
     assert all(torch.equal(a, b) for a, b in zip(doubled[3:], plain[3:], strict=True))
+
+
+class Encoder(nn.Module):
+    """Two layers, with what a person writes between them."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.first, self.second, self.between = nn.Linear(6, 8), nn.Linear(8, 8), between
+
+    def forward(self, x):
+        return self.second(self.between(self.first(x)))
+
+
+def negated_view(h):
+    repeated = -(h.sum().expand(len(h), 8))
+    return h + (repeated * h.t().contiguous().t()).reshape(-1).view(len(h), 8) * 1e-3
+
+
+def parameter_of_pyro(h):
+    return h + pyro.param("shift", lambda: torch.ones(8))
+
+
+BETWEEN = {
+    "mean squares": lambda h: h + F.mse_loss(h, torch.ones_like(h)),
+    "mean of binary cross-entropy": lambda h: (
+        h + F.binary_cross_entropy_with_logits(h, torch.ones_like(h))
+    ),
+    "negated strided sum": lambda h: h + (-(h.repeat(1, 9)[:, ::2])).sum(1, keepdim=True),
+    "negated bytes": lambda h: h + (-(h > 0).to(torch.uint8)).sum() * 1e-5,
+    "negated view": negated_view,
+    "block diagonal": lambda h: h + torch.block_diag(h, h)[: len(h), :8],
+    "parameter of Pyro": parameter_of_pyro,
+    "product": lambda h: h + h.prod(1, keepdim=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:this pair runs eagerly")
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_a_record_could_get_wrong_is_right_or_runs_eagerly(name):
+    found = []
+    for engine in ("eager", "graph"):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        vae, _ = one_layer()
+        svi = SVI(vae, guides.BottomUp(vae, encoder=Encoder(BETWEEN[name])), engine=engine)
+        x = torch.randn(33, 6)
+        losses = torch.stack([svi.step(x) for _ in range(6)])
+        stored = [p.detach() for p in pyro.get_param_store().values()]
+        found.append([losses, *state(svi.model, svi.guide), *stored])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_hooks_added_between_steps_are_called():
+    graph, (model, guide) = Graph(TraceELBO()), one_layer()
+    x = data(model)[0]
+    assert_equal_to_eager(graph, model, guide, x)
+    handle = model.decoder.register_forward_hook(lambda module, args, output: 2 * output)
+    assert_equal_to_eager(graph, model, guide, x)
+    handle.remove()
+    assert_equal_to_eager(graph, model, guide, x)
+
+
+def test_data_of_another_layout():
+    graph, (model, guide) = Graph(TraceELBO()), one_layer()
+    for x in (torch.randn(4, 6), torch.randn(6, 4).t()):
+        assert_equal_to_eager(graph, model, guide, x)
+
+
+def test_a_copy_has_no_records():
+    graph, (model, guide) = Graph(TraceELBO()), one_layer()
+    graph(model, guide, data(model)[0])
+    assert not copy.deepcopy(graph)._recorded
 
 
 class Shared(nn.Module):

@@ -1,5 +1,6 @@
 """Steps without bookkeeping against ``optimizer.step()``: the same to the last bit."""
 
+import collections
 import copy
 import functools
 
@@ -13,6 +14,9 @@ OPTIMIZERS = {
     "Adam": functools.partial(torch.optim.Adam, fused=True),
     "AdamW": functools.partial(torch.optim.AdamW, fused=True, betas=(0.8, 0.99), eps=1e-6),
     "decay": functools.partial(torch.optim.Adam, fused=True, weight_decay=0.1, maximize=True),
+    "decoupled": functools.partial(
+        torch.optim.Adam, fused=True, weight_decay=0.5, decoupled_weight_decay=True
+    ),
     "amsgrad": functools.partial(torch.optim.Adam, fused=True, amsgrad=True),
     "tensor lr": lambda parameters: torch.optim.Adam(
         parameters, lr=torch.tensor(1e-2), fused=True
@@ -65,7 +69,7 @@ def test_steps_are_those_of_the_optimizer(name, groups):
     twins = Twins(OPTIMIZERS[name], groups)
     for _ in range(5):
         twins.step()
-    fast = name in ("Adam", "AdamW", "decay", "tensor lr")
+    fast = name in ("Adam", "AdamW", "decay", "decoupled", "tensor lr")
     assert bool(twins.fast._groups) == fast
 
 
@@ -103,6 +107,11 @@ class TestWhatChangesBetweenSteps:
         saved = copy.deepcopy(twins.optimizers[0].state_dict())
         twins.step()
         twins.both(lambda _, o: o.load_state_dict(copy.deepcopy(saved)))
+        twins.step()
+
+    def test_another_state(self, twins):
+        twins.both(lambda _, o: setattr(o, "state", collections.defaultdict(dict)))
+        twins.step()
         twins.step()
 
     def test_forgotten_state(self, twins):
