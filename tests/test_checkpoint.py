@@ -542,11 +542,3 @@ def test_compiled_networks_keep_the_names_of_their_tensors(kind, tmp_path):
     own.decoder = kind(own.decoder)
     load(tmp_path / "file.pt", model=own, guide=guide)
     assert digest(own, guide) == digest(t.model, t.guide)
-
-
-def test_a_pair_with_a_compiled_network_runs_eagerly_and_says_what_to_do():
-    t, plain = trainer(engine="graph"), trainer(engine="eager")
-    t.model.decoder.compile(backend="eager")
-    with pytest.warns(UserWarning, match='compiled by itself; leave that out, and engine="comp'):
-        fit(t, epochs=60)  # of 2 steps with 16 data, of which 100 come before a graph
-    assert rows(t) == rows(fit(plain, epochs=60))

@@ -158,7 +158,7 @@ class Graph:
             del self._recorded[next(iter(self._recorded))]
         kind, *_ = key
         replay = self._record(kind(model, guide, self.estimator), x, y)
-        if replay is not None and not self._latest.holds(model, guide):
+        if replay is not None and Fingerprint(model, guide).key != self._latest.key:
             self._notice("its modules' attributes change when it runs")
             replay = None
         self._recorded[key] = replay
