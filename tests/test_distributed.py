@@ -26,7 +26,7 @@ def processes(tmp_path_factory):
 
 @pytest.mark.parametrize("case", [*parallel_cases.CASES, *parallel_cases.LOADERS])
 def test_two_processes_train_as_one_with_the_whole_batch(processes, case):
-    """50 data in batches of 11, so that the parts are unequal and the last batch is short."""
+    """50 data in odd batches, so that the parts are unequal; the last batch is short."""
     loaders = parallel_cases.LOADERS.get(case, ())
     make = parallel_cases.CASES["mean" if loaders else case]
     alone = parallel_cases.run(make, 3, *loaders)
