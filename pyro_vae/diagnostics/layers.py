@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHOWN_RATIOS = 4
+# Equal data give means that differ by some units in the last place, by where they lie in a batch
+_ROUNDING = 16
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,12 @@ def _layer(site: str, kl: Tensor, means: Tensor, threshold: float) -> Layer:
     from sklearn.decomposition import PCA
 
     pca = PCA()
+    centred = means.double() - means.double().mean(0)
+    rounding = _ROUNDING * torch.finfo(means.dtype).eps * means.abs().amax(0)
+    varying = centred.abs().amax(0) > rounding
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         # A site without any variance, or a single datum, has shares 0 / 0
-        projection = torch.as_tensor(pca.fit_transform(means.double().numpy()))[:, :2]
+        projection = torch.as_tensor(pca.fit_transform((centred * varying).numpy()))[:, :2]
     ratios = torch.as_tensor(pca.explained_variance_ratio_).nan_to_num()
     padding = torch.zeros(len(means), 2 - projection.shape[1], dtype=projection.dtype)
     return Layer(
