@@ -22,6 +22,7 @@ TINY = {
     "growth": ["--values", "1", "--steps", "1"],
     "engine_choice": ["one-layer", "--steps", "2"],
     "epoch_time": ["--size", "512", "--steps", "1"],
+    "old_and_new": [str(HERE.parents[1]), "--engine", "eager", "--steps", "2"],
 }
 needs_mnist = pytest.mark.skipif(
     "PYRO_VAE_DATA" not in os.environ, reason="needs MNIST at PYRO_VAE_DATA"
@@ -49,6 +50,7 @@ def run(script, path, *more):
         "importance_time",
         pytest.param("evaluation_time", marks=pytest.mark.slow),
         pytest.param("fit_overhead", marks=pytest.mark.slow),
+        pytest.param("old_and_new", marks=pytest.mark.slow),
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_its_numbers(script, tmp_path):
