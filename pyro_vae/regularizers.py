@@ -207,9 +207,11 @@ class MMD(Regularizer):
         return within - 2 * self._kernel(a, b, 2 * d * variance).mean((-2, -1))
 
     def _kernel(self, a: Tensor, b: Tensor, width: Tensor | float) -> Tensor:
-        # |a|^2 + |b|^2 - 2 ab takes n^2 numbers, not n^2 d
-        lengths = a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1).unsqueeze(-2)
-        squares = lengths - 2 * a @ b.mT
+        # |a|^2 + |b|^2 - 2 ab takes n^2 numbers, not n^2 d; it cancels for codes far from 0
+        centre = a.mean(-2, keepdim=True)
+        x, y = (a - centre).double(), (b - centre).double()
+        lengths = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
+        squares = (lengths - 2 * x @ y.mT).to(a.dtype)
         return sum(s * width / (s * width + squares) for s in self.scales)
 
     def __repr__(self) -> str:

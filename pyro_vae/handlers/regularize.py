@@ -89,7 +89,8 @@ class _Regularize(Recorded):
             )
         outer = q.batch_shape[:-1]
         penalty = _Penalty(self.regularizer, q, z, (*outer, 1) if outer else ())
-        pyro.sample(self.name, penalty, obs=penalty.rsample(), infer={"is_auxiliary": True})
+        infer = {"is_auxiliary": True, "is_penalty": True}
+        pyro.sample(self.name, penalty, obs=penalty.rsample(), infer=infer)
         return result
 
     def __repr__(self) -> str:
