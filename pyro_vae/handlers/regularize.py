@@ -111,7 +111,9 @@ def regularize(guide: Callable, regularizer: Regularizer, *, site: str | None = 
     The penalty is one more observed site of the guide, with log-probability n times the penalty,
     so that with n data in the batch each estimator of the bound loses exactly the penalty per
     datum, whatever the batch size. Only the *objective* has it: ``infer.elbo_terms``, the "elbo"
-    of the history and log p(x) are those of the guide itself. Beta does not scale it.
+    of the history and log p(x) are those of the guide itself. Beta does not scale it. Under
+    ``infer.ImportanceWeightedELBO`` it is no part of the weights: the bound loses the mean of the
+    particles' penalties (for a guide that cannot broadcast, the penalty of all their rows).
 
     Sources: those of the ``regularizers``.
 

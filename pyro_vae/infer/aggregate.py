@@ -64,7 +64,8 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
                 f"site {factors[0]!r}: expected a guide whose density is that of its latent "
                 "sites, got a factor: give the latent a distribution that has it"
             )
-        values = {s: guide_trace.nodes[s]["value"] for s in sites}
+        drawn = Contributions(guide_trace, (len(x),))
+        values = {s: drawn.value(s) for s in sites}
         densities = [
             {s: density.double() for s, density in _densities(trace, sites, (len(x),)).items()}
             for trace in (guide_trace, model_trace)

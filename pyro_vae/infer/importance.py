@@ -213,8 +213,8 @@ def _draw(
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
     n = len(x)
     q = Contributions(*guide_trace(guide, x, y, k, vectorised=vectorised))
-    log_q = sum(q.density(s) for s in density_sites(q.trace))
-    z = {s: q.trace.nodes[s]["value"] for s in latent_sites(q.trace)}
+    log_q = sum((q.density(s) for s in density_sites(q.trace)), start=x.new_zeros(q.shape))
+    z = {s: q.value(s) for s in latent_sites(q.trace)}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
     return z, log_q.reshape(k, n)
@@ -284,7 +284,7 @@ def _log_density(program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor |
     conditioned = poutine.condition(program, data=z)
     trace = poutine.trace(conditioned).get_trace(x, **label_arguments(program, y))
     read = Contributions(trace, (len(x),))
-    return sum(read.density(s) for s in density_sites(trace))
+    return sum((read.density(s) for s in density_sites(trace)), start=x.new_zeros(len(x)))
 
 
 def _statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -198,10 +198,10 @@ def _model_trace(
         with samples_plate(k):
             replayed = poutine.replay(model, trace=q)
             return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (k, len(x))
-    rows = Trace()
+    rows, read = Trace(), Contributions(q, (k, len(x)))
     for site in latent_sites(q):
-        value = q.nodes[site]["value"]
-        rows.add_node(site, **{**q.nodes[site], "value": value.flatten(0, 1) if drawn else value})
+        value = read.value(site).flatten(0, 1) if drawn else q.nodes[site]["value"]
+        rows.add_node(site, **{**q.nodes[site], "value": value})
     x, y = repeated(x, y, k)
     replayed = poutine.replay(model, trace=rows)
     return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (len(x),)

@@ -163,11 +163,16 @@ class Contributions:
     Args:
         trace: of a model or of a guide.
         shape: (n,), or (k, n) under an outer plate of k samples.
+
+    Raises:
+        ValueError: a scale or a mask of another shape than the plates of its site.
     """
 
     def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
         self.trace, self.shape = trace, shape
         self._shared = _shared_plates(trace, shape)
+        for site in density_sites(trace):
+            _check_shapes(site, trace.nodes[site])
 
     def __call__(self, site: str) -> Tensor:
         """Of ``shape``; the log-probability is computed unless the trace has it."""
@@ -205,6 +210,21 @@ class Contributions:
         plate = self._plate(site)
         return _share([f for f in frames if f is not plate])
 
+    def value(self, site: str) -> Tensor:
+        """The value of a latent site, whose first dimensions are those of ``shape``.
+
+        Raises:
+            ValueError: a plate is to the left of that of the data.
+        """
+        node, plate = self.trace.nodes[site], self._plate(site)
+        left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < plate.dim]
+        if len(left) >= len(self.shape):
+            raise ValueError(
+                f"site {site!r}: its plate {left[-1].name!r} is to the left of that of the data, "
+                "whose dimension has to be the first of a latent here: give it a dim to the right"
+            )
+        return node["value"]
+
     def _plate(self, site: str) -> CondIndepStackFrame | None:
         return _data_plate(self.trace.nodes[site], self.shape, self._shared)
 
@@ -215,7 +235,6 @@ class Contributions:
         node = self.trace.nodes[site]
         if "unscaled_log_prob" not in node:
             self.trace.compute_log_prob(lambda name, _: name == site)
-        check_scaled(site, node["unscaled_log_prob"], node["log_prob"])
         return node
 
     def _refuse_subsampling(self, site: str) -> None:
@@ -227,15 +246,19 @@ class Contributions:
             )
 
 
-def check_scaled(site: str, plain: Tensor, scaled: Tensor) -> None:
-    """Raise ``ValueError`` where a scale or a mask repeats a site's log-probabilities."""
-    if scaled.shape != plain.shape:
-        raise ValueError(
-            f"site {site!r}: its log-probabilities of shape {tuple(plain.shape)} become "
-            f"{tuple(scaled.shape)} under its scale or mask, which counts them more than once: "
-            "give scale and mask the shape of its plates, and mask elements with "
-            "Distribution.mask before .to_event"
-        )
+def _check_shapes(site: str, node: dict[str, Any]) -> None:
+    """Raise ``ValueError`` where scale or mask do not have the shape of the site's plates."""
+    batch = node["fn"].batch_shape
+    for what in ("scale", "mask"):
+        given = node[what]
+        if isinstance(given, Tensor) and given.dim():
+            sizes = zip(reversed(given.shape), reversed(batch), strict=False)
+            if given.dim() > len(batch) or any(a not in (1, b) for a, b in sizes):
+                raise ValueError(
+                    f"site {site!r}: expected a {what} of the shape of its plates, "
+                    f"{tuple(batch)}, got {tuple(given.shape)}: mask elements with "
+                    "Distribution.mask before .to_event"
+                )
 
 
 def masked(log_prob: Tensor, site: dict[str, Any]) -> Tensor:
