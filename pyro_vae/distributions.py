@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -194,7 +195,9 @@ class GridLogistic(_Grid):
         """Log-probability of ``value``, broadcast against the batch shape."""
         if self._validate_args:
             self._validate_sample(value)
-        half, inverse = 0.5 / (self.levels - 1), torch.exp(-self.log_scale)
+        # So far from overflow that a bin's edge is 0 times a number: 0, and not NaN
+        least = -0.9 * math.log(torch.finfo(self.log_scale.dtype).max)
+        half, inverse = 0.5 / (self.levels - 1), torch.exp(-self.log_scale.clamp(min=least))
         upper, lower = (value + half - self.loc) * inverse, (value - half - self.loc) * inverse
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), free of cancellation
         inside = torch.log(-torch.expm1(-2 * half * inverse))

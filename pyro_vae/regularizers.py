@@ -154,7 +154,8 @@ class MMD(Regularizer):
         scales: the s.
 
     Raises:
-        ValueError: a weight that is negative or not finite, scales that are not positive.
+        ValueError: a weight that is negative or not finite, scales that are not positive; when
+            run with gradients, a guide whose draws are not reparametrised.
 
     Example:
         >>> from pyro_vae import guides, handlers, likelihoods, models
@@ -178,6 +179,12 @@ class MMD(Regularizer):
 
     def forward(self, q: Distribution, z: Tensor) -> Tensor:
         """The penalty of a batch; draws from the prior."""
+        if torch.is_grad_enabled() and not q.has_rsample:
+            raise ValueError(
+                f"MMD: the draws of a {type(q).__name__} are not reparametrised, so that no "
+                "gradient reaches the guide: use a guide of normals or guides.Delta, or "
+                "regularizers.DIP"
+            )
         z = _rows(z, q)
         if z.shape[-2] < 2:
             return 0 * z.sum((-2, -1))
@@ -207,9 +214,10 @@ class MMD(Regularizer):
         return within - 2 * self._kernel(a, b, 2 * d * variance).mean((-2, -1))
 
     def _kernel(self, a: Tensor, b: Tensor, width: Tensor | float) -> Tensor:
-        # |a|^2 + |b|^2 - 2 ab takes n^2 numbers, not n^2 d
-        lengths = a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1).unsqueeze(-2)
-        squares = lengths - 2 * a @ b.mT
+        # |a|^2 + |b|^2 - 2 ab takes n^2 numbers, not n^2 d; it cancels for codes far from 0
+        x, y = a.double(), b.double()
+        lengths = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
+        squares = (lengths - 2 * x @ y.mT).to(a.dtype)
         return sum(s * width / (s * width + squares) for s in self.scales)
 
     def __repr__(self) -> str:

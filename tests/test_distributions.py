@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_vae.distributions import OneHotPoint
+from pyro_vae.distributions import GridLogistic, OneHotPoint
 
 
 def one_hot(*shape, k=4):
@@ -36,3 +36,37 @@ def test_one_hot_point_refuses_what_is_not_one_hot():
         OneHotPoint(torch.full((2, 4), 0.25))
     with pytest.raises(ValueError):
         OneHotPoint(one_hot(2)).log_prob(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("log_scale", [-20.0, -79.0, -90.0, -200.0, -1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_grid_logistic_of_almost_no_scale_is_its_limit(log_scale, dtype):
+    """All mass in one bin; half of it in each of two where the location is on their edge."""
+    levels = 5  # bins from -1/8 to 1/8, ..., 7/8 to 9/8, whose edges are floating-point numbers
+    for loc, expected in [
+        (0.5, [0, 0, 1, 0, 0]),
+        (0.55, [0, 0, 1, 0, 0]),
+        (0.375, [0, 0.5, 0.5, 0, 0]),
+        (0.125, [0.5, 0.5, 0, 0, 0]),
+        (-3.0, [1, 0, 0, 0, 0]),
+    ]:
+        parameters = [torch.full((5,), v, dtype=dtype) for v in (loc, log_scale)]
+        for parameter in parameters:
+            parameter.requires_grad_()
+        p = GridLogistic(*parameters, levels)
+        log_prob = p.log_prob(p.grid)
+        expected = torch.tensor(expected, dtype=dtype)
+        torch.testing.assert_close(log_prob.exp(), expected, atol=1e-4, rtol=0)
+        # What is impossible is finitely so, so that training can go on
+        assert (log_prob[expected == 0] < -1e3).all()
+        assert log_prob.isfinite().all()
+        for gradient in torch.autograd.grad(log_prob.sum(), parameters):
+            assert gradient.isfinite().all()
+
+
+def test_a_grid_logistic_adds_up_to_one_at_every_scale():
+    scales = torch.linspace(-100, 3, 104)
+    for loc in (0.375, 0.5, 0.61, -0.2):
+        p = GridLogistic(torch.full((104, 1), loc), scales[:, None], 5)
+        total = p.log_prob(torch.linspace(0, 1, 5)).exp().sum(-1)
+        torch.testing.assert_close(total, torch.ones(104))

@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import Trainer, callbacks, data, guides, infer, likelihoods, load, schedules
+from pyro_vae import (
+    Trainer,
+    callbacks,
+    data,
+    diagnostics,
+    guides,
+    infer,
+    likelihoods,
+    load,
+    schedules,
+)
 from pyro_vae.data import Dataset
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer.posterior import active, posterior_means
@@ -50,6 +60,22 @@ def test_active_units_are_those_whose_posterior_mean_varies():
     torch.testing.assert_close(means, guide.encode(x).mean["z1"])
     assert active(means).tolist() == [True, False, True, False]
     assert active(means, 0.5).sum() == 1
+
+
+def test_a_unit_is_active_in_all_reports_or_in_none():
+    """Between the thresholds that n and n - 1 would give: one unit each side, for few data."""
+    n, threshold = 5, 0.01
+    x = torch.randn(n, 6)
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    vae, guide = pair(2)
+    with_units(guide, [0.1 * (n / (n - 1)) ** 0.25, 0.1 * ((n - 1) / n) ** 0.25])
+    means = posterior_means(guide, Dataset(x))["z1"]
+    expected = [True, False]
+    assert active(means, threshold).tolist() == expected
+    assert diagnostics.layers(vae, guide, x)["z1"].active.tolist() == expected
+    units = diagnostics.collapse(vae, guide, x).units["z1"]
+    assert (units.variance > units.threshold).tolist() == expected and units.active == 1
+    assert active_units(guide, Dataset(x), without=()) == {"z1": 1}
 
 
 def test_history_counts_active_units_on_the_validation_data():

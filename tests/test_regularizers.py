@@ -102,6 +102,31 @@ def test_mmd_is_the_double_loop():
     assert float(got) == pytest.approx(mmd_by_hand(z, p, (0.3,), 4.0), abs=1e-5)
 
 
+@pytest.mark.parametrize("far", [0.0, 100.0, 3000.0])
+def test_mmd_of_codes_far_from_zero(far):
+    """All of them; and half, where no centre is near to both halves."""
+    z, p = torch.randn(20, 3), torch.randn(20, 3)
+    for shift in (far, far * (torch.arange(20) % 2)[:, None]):
+        codes = (z + shift).requires_grad_()
+        value = MMD().distance(codes, p)
+        assert float(value.detach()) == pytest.approx(
+            mmd_by_hand(codes.detach(), p, SCALES), abs=1e-5
+        )
+        double = codes.detach().double().requires_grad_()
+        MMD().distance(double, p.double()).backward()
+        value.backward()
+        torch.testing.assert_close(codes.grad.double(), double.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_mmd_needs_draws_with_a_gradient():
+    q = dist.Bernoulli(logits=torch.zeros(5, 3, requires_grad=True)).to_event(1)
+    with pytest.raises(ValueError, match=r"MMD: the draws of a \w+ are not reparametrised"):
+        MMD()(q, q.sample())
+    with torch.no_grad():
+        MMD()(q, q.sample())
+    assert DIP()(q, q.sample()).requires_grad
+
+
 def test_mmd_draws_from_the_prior_and_weighs():
     q, wide = posterior(), StandardNormal(3)
     wide.scale.fill_(2.0)

@@ -15,7 +15,7 @@ from ..infer import check_pair
 from ..infer.aggregate import Draws, Total, draw, pair_densities
 from ..infer.checks import check_data
 from ..infer.dataset import as_dataset, matched
-from ..infer.posterior import posterior_means
+from ..infer.posterior import mean_variance, posterior_means
 from ..infer.traces import measuring
 from .tables import html_table, mean_and_error, number, text_table, with_error
 
@@ -326,10 +326,8 @@ def _aggregates(
 
 
 def _units(means: Tensor, threshold: float) -> Units:
-    centred = means.reshape(len(means), -1).double()
-    centred = centred - centred.mean(0)
-    n = len(centred)
-    variance = centred.square().sum(0) / (n - 1)
-    fourth = centred.pow(4).mean(0)
-    error = ((fourth - variance.square()).clamp(min=0) / n).sqrt()
+    means = means.reshape(len(means), -1).double()
+    variance = mean_variance(means)
+    fourth = (means - means.mean(0)).pow(4).mean(0)
+    error = ((fourth - variance.square()).clamp(min=0) / len(means)).sqrt()
     return Units(variance, error, threshold)

@@ -52,7 +52,8 @@ class _FreeBits(Recorded, Messenger):
 def free_bits(program: Callable, nats: float | Mapping[str, float]) -> Any:
     """Let each latent site carry ``nats`` of KL for free, against collapse early in training.
 
-    Under the library's estimators (``infer.TraceELBO``, ``infer.AnalyticELBO``, the ``Trainer``)
+    Under the library's estimators (``infer.TraceELBO``, ``infer.AnalyticELBO``,
+    ``infer.ImportanceWeightedELBO``, the ``Trainer``)
     the objective of a batch of n data becomes
 
         E_q[log p(x|z)] - sum_s beta_s max(nats_s, 1/n sum_i KL_s(x_i))
@@ -62,9 +63,12 @@ def free_bits(program: Callable, nats: float | Mapping[str, float]) -> Any:
     closed-form KL where that is valid, else by log q - log p at the draw; above, the KL is the
     estimator's own, so that ``nats=0`` changes nothing, bit for bit. Every reported bound and KL
     (history, ``infer.elbo_terms``, ``diagnostics``) stays that of the pair, without the clamp.
+    Under ``infer.ImportanceWeightedELBO`` the KL is averaged over the particles, too, and a site
+    below its free amount leaves the weights: log 1/k sum_j w_j - sum_s beta_s nats_s, with w_j of
+    the other sites.
 
-    It is enough to wrap one program of a pair, either one; where both are, the larger amount
-    counts. Stock Pyro's objectives do not know of it and are not changed.
+    It is enough to wrap one program of a pair, either one; where both are, or one is wrapped
+    twice, the larger amount counts. Stock Pyro's objectives do not know of it and are not changed.
 
     Source: "Improved Variational Inference with Inverse Autoregressive Flow", Kingma, Salimans,
     Jozefowicz, Chen, Sutskever, Welling (2016), appendix C.8, with a site as a group.

@@ -89,7 +89,8 @@ class _Regularize(Recorded):
             )
         outer = q.batch_shape[:-1]
         penalty = _Penalty(self.regularizer, q, z, (*outer, 1) if outer else ())
-        pyro.sample(self.name, penalty, obs=penalty.rsample(), infer={"is_auxiliary": True})
+        infer = {"is_auxiliary": True, "is_penalty": True}
+        pyro.sample(self.name, penalty, obs=penalty.rsample(), infer=infer)
         return result
 
     def __repr__(self) -> str:
@@ -110,7 +111,9 @@ def regularize(guide: Callable, regularizer: Regularizer, *, site: str | None = 
     The penalty is one more observed site of the guide, with log-probability n times the penalty,
     so that with n data in the batch each estimator of the bound loses exactly the penalty per
     datum, whatever the batch size. Only the *objective* has it: ``infer.elbo_terms``, the "elbo"
-    of the history and log p(x) are those of the guide itself. Beta does not scale it.
+    of the history and log p(x) are those of the guide itself. Beta does not scale it. Under
+    ``infer.ImportanceWeightedELBO`` it is no part of the weights: the bound loses the mean of the
+    particles' penalties (for a guide that cannot broadcast, the penalty of all their rows).
 
     Sources: those of the ``regularizers``.
 

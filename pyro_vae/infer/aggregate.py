@@ -14,9 +14,10 @@ from torch import Tensor
 from ..data import Dataset
 from .engine.repeated import Checked
 from .traces import (
+    Contributions,
+    density_sites,
     label_arguments,
     latent_sites,
-    per_datum,
     point_masses,
     trace_pair,
 )
@@ -47,7 +48,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
     """Draw from a guide once for each datum, in the current mode, advancing the RNG.
 
     Raises:
-        ValueError: a guide that is a point mass, which has no density.
+        ValueError: a guide that is a point mass, which has no density, or has factors.
     """
     parts = []
     for x, y in data.batches(batch_size):
@@ -58,18 +59,17 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
                 "KL and mutual information are infinite: use a guide such as guides.BottomUp"
             )
         sites = latent_sites(guide_trace)
-        values = {s: guide_trace.nodes[s]["value"] for s in sites}
-        densities = []
-        for trace in (guide_trace, model_trace):
-            trace.compute_log_prob(lambda name, site, sites=sites: name in sites)
-            densities.append(
-                {
-                    s: per_datum(
-                        trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], (len(x),)
-                    ).double()
-                    for s in sites
-                }
+        if factors := [s for s in density_sites(guide_trace) if s not in sites]:
+            raise ValueError(
+                f"site {factors[0]!r}: expected a guide whose density is that of its latent "
+                "sites, got a factor: give the latent a distribution that has it"
             )
+        drawn = Contributions(guide_trace, (len(x),))
+        values = {s: drawn.value(s) for s in sites}
+        densities = [
+            {s: density.double() for s, density in _densities(trace, sites, (len(x),)).items()}
+            for trace in (guide_trace, model_trace)
+        ]
         parts.append((values, *densities, tuple(latent_sites(model_trace))))
     columns = [
         {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
@@ -219,10 +219,8 @@ def _conditioned(
 def _densities(
     trace: poutine.Trace, sites: list[str], shape: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    trace.compute_log_prob(lambda name, site: name in sites)
-    return {
-        s: per_datum(trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], shape) for s in sites
-    }
+    read = Contributions(trace, shape)
+    return {s: read.density(s) for s in sites}
 
 
 def _crosses(

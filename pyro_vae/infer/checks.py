@@ -12,13 +12,15 @@ from torch import Tensor
 
 from ..programs import Guide, Model, as_labels, check_finite, check_tensor
 from .traces import (
+    Contributions,
+    check_observed,
     check_sites,
+    density_sites,
     label_arguments,
     latent_sites,
     measuring,
     naming_overflow,
     observed_sites,
-    per_datum,
     point_masses,
     trace_pair,
 )
@@ -132,16 +134,13 @@ def check_pair(
                     f"guide's {shapes[1]}: build the guide for this model"
                 )
         model_trace, guide_trace = trace_pair(model, guide, x, y)
-        for trace in (model_trace, guide_trace):
-            trace.compute_log_prob()
+        check_observed(model_trace)
         observed = observed_sites(model_trace)
-        if not observed:
-            raise ValueError("model: it observes nothing: pass obs=x to the data's sample site")
-        for trace, sites in ((model_trace, in_model + observed), (guide_trace, in_guide)):
-            for site in sites:
+        for trace in (model_trace, guide_trace):
+            read = Contributions(trace, (n,))
+            for site in density_sites(trace):
                 node = trace.nodes[site]
-                log_prob = per_datum(node["log_prob"], node, (n,))
-                if log_prob.isnan().any():
+                if read(site).isnan().any():
                     raise ValueError(
                         f"site {site!r}: its log-probability is NaN for a "
                         f"{type(node['fn']).__name__} with values {_span(node['value'])}: check "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from abc import abstractmethod
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Literal
 
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -22,14 +24,17 @@ from .checks import check_data
 from .engine.repeated import Checked
 from .free_bits import clamp_free_sites
 from .traces import (
+    Contributions,
+    check_observed,
+    density_sites,
+    is_masked,
     is_point_mass,
     is_random,
     latent_sites,
     measuring,
     observed_sites,
-    per_datum,
     trace_pair,
-    unscaled,
+    without_rsample,
 )
 
 
@@ -39,7 +44,8 @@ class ELBOTerms:
 
     Attributes:
         reconstruction: log-probability of the observed sites, (n,).
-        kl: latent site -> its KL term, (n,).
+        kl: latent site -> its KL term, (n,); a factor of the guide, which is part of log q, has a
+            term of its own.
     """
 
     reconstruction: Tensor
@@ -76,15 +82,18 @@ class Estimator(Recorded):
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
+        n = len(x)
         model_trace, guide_trace = trace_pair(model, guide, x, y)
-        free = clamp_free_sites(model_trace, guide_trace, len(x))
+        check_observed(model_trace)
+        p, q = Contributions(model_trace, (n,)), Contributions(guide_trace, (n,))
+        free = clamp_free_sites(p, q, n)
         model_trace.compute_log_prob(is_random)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:
             loss = loss + free
         with torch.no_grad():
-            terms = self._terms(model_trace, guide_trace, len(x))
-        return (loss / len(x) if self.reduction == "mean" else loss), terms
+            terms = self._terms(p, q)
+        return (loss / n if self.reduction == "mean" else loss), terms
 
     def prepare(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
@@ -96,18 +105,16 @@ class Estimator(Recorded):
         """The objective, summed over the data."""
 
     @abstractmethod
-    def _kl(self, site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        """The site's KL term, of the site's batch shape, without scale."""
+    def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
+        """The site's KL term, (n,), without scale."""
 
-    def _terms(self, model_trace: Trace, guide_trace: Trace, n: int) -> ELBOTerms:
-        parts = [
-            per_datum(unscaled(model_trace.nodes[s]), model_trace.nodes[s], (n,))
-            for s in observed_sites(model_trace)
-        ]
+    def _terms(self, p: Contributions, q: Contributions) -> ELBOTerms:
+        parts = [p(s) for s in observed_sites(p.trace)]
         reconstruction = functools.reduce(operator.add, parts).detach()
+        latents = latent_sites(p.trace)
         kl = {
-            s: per_datum(self._kl(s, model_trace, guide_trace), guide_trace.nodes[s], (n,))
-            for s in latent_sites(guide_trace)
+            s: self._kl(s, p, q) if s in latents else q(s)
+            for s in sorted(density_sites(q.trace), key=lambda s: s not in latents)
         }
         return ELBOTerms(reconstruction, kl)
 
@@ -129,10 +136,7 @@ class TraceELBO(Estimator):
     """
 
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        reparametrised = all(
-            guide_trace.nodes[s]["fn"].has_rsample for s in latent_sites(guide_trace)
-        )
-        if not reparametrised:
+        if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
             pruned = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
             loss, surrogate = Trace_ELBO()._differentiable_loss_particle(*pruned)
@@ -140,16 +144,14 @@ class TraceELBO(Estimator):
         guide_trace.compute_log_prob(is_random)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
-    def _kl(self, site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        return unscaled(guide_trace.nodes[site]) - unscaled(model_trace.nodes[site])
+    def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
+        return q(site) - p(site)
 
 
-def _log_prob(trace: Trace) -> Tensor:
+def _log_prob(trace: Trace) -> Tensor | float:
     """The log-probability of all sites, as Pyro sums it but without a start of zero."""
-    return functools.reduce(
-        operator.add,
-        (site["log_prob_sum"] for name, site in trace.nodes.items() if is_random(name, site)),
-    )
+    sums = [site["log_prob_sum"] for name, site in trace.nodes.items() if is_random(name, site)]
+    return functools.reduce(operator.add, sums) if sums else 0.0
 
 
 class AnalyticELBO(Estimator):
@@ -162,7 +164,9 @@ class AnalyticELBO(Estimator):
 
     Raises:
         ValueError: when called on a pair with a site where the closed form is wrong (a bottom-up
-            hierarchy) or does not exist.
+            hierarchy, a mask, another scale in the guide than in the model), does not exist, or
+            has no gradient (a guide whose draws are not reparametrised; without gradients its
+            value is right).
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -174,30 +178,55 @@ class AnalyticELBO(Estimator):
 
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         self._check_order(latent_sites(model_trace), latent_sites(guide_trace))
+        if torch.is_grad_enabled() and (sites := without_rsample(guide_trace)):
+            raise ValueError(
+                f"site {sites[0]!r}: elbo='analytic' has no gradient through what is not "
+                f"reparametrised, here {type(guide_trace.nodes[sites[0]]['fn']).__name__}: use "
+                "elbo='trace'"
+            )
         objective = sum(model_trace.nodes[s]["log_prob_sum"] for s in observed_sites(model_trace))
-        for site in latent_sites(guide_trace):
-            kl = self._kl(site, model_trace, guide_trace)
+        latents = latent_sites(model_trace)
+        for site in latents:
+            self._check_scales(site, model_trace, guide_trace)
+            kl = self._closed_form(site, model_trace, guide_trace)
             objective = objective - (kl * guide_trace.nodes[site]["scale"]).sum()
-        factors = observed_sites(guide_trace)
-        if factors:
-            guide_trace.compute_log_prob(lambda name, site: name in factors)
-            objective = objective - sum(guide_trace.nodes[s]["log_prob_sum"] for s in factors)
-        return objective
+        nodes = guide_trace.nodes
+        others = [s for s, node in nodes.items() if is_random(s, node) and s not in latents]
+        guide_trace.compute_log_prob(lambda name, _: name in others)
+        return objective - sum(nodes[s]["log_prob_sum"] for s in others) if others else objective
 
-    def _kl(self, site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        q, p = guide_trace.nodes[site]["fn"], model_trace.nodes[site]["fn"]
-        if guide_trace.nodes[site]["mask"] is not None:
+    def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
+        return q.sum(site, self._closed_form(site, p.trace, q.trace))
+
+    @staticmethod
+    def _closed_form(site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        q, p = guide_trace.nodes[site], model_trace.nodes[site]
+        if is_masked(q) or is_masked(p):
             raise ValueError(f"site {site!r}: elbo='analytic' knows no masks, use elbo='trace'")
         try:
             # Pyro calls -log p(z) the KL of a point mass
-            if is_point_mass(q):
+            if is_point_mass(q["fn"]):
                 raise NotImplementedError
-            return kl_divergence(q, p)
+            return kl_divergence(q["fn"], p["fn"])
         except NotImplementedError:
             raise ValueError(
-                f"site {site!r}: there is no closed-form KL between {type(q).__name__} and "
-                f"{type(p).__name__}, use elbo='trace'"
+                f"site {site!r}: there is no closed-form KL between {type(q['fn']).__name__} and "
+                f"{type(p['fn']).__name__}, use elbo='trace'"
             ) from None
+
+    @staticmethod
+    def _check_scales(site: str, model_trace: Trace, guide_trace: Trace) -> None:
+        p, q = (trace.nodes[site]["scale"] for trace in (model_trace, guide_trace))
+        # As Pyro does: what has to look at a tensor is checked with the first step only
+        if isinstance(p, Tensor) or isinstance(q, Tensor):
+            equal = not is_validation_enabled() or bool((torch.as_tensor(p) == q).all())
+        else:
+            equal = math.isclose(p, q)
+        if not equal:
+            raise ValueError(
+                f"site {site!r}: elbo='analytic' needs one scale for model and guide, got {p} and "
+                f"{q}: scale both alike, or use elbo='trace'"
+            )
 
     @staticmethod
     def _check_order(model_order: list[str], guide_order: list[str]) -> None:

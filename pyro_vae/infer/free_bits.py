@@ -7,10 +7,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .traces import is_point_mass, latent_sites, unscaled
+from .traces import Contributions, is_masked, is_point_mass, latent_sites, masked
 
 
-def clamp_free_sites(model_trace: Trace, guide_trace: Trace, n: int) -> Tensor | None:
+def clamp_free_sites(p: Contributions, q: Contributions, n: int) -> Tensor | None:
     """Replace the KL of every site below its free amount by that amount, as a constant.
 
     The site's scale becomes 0 in both traces, so that its log-probabilities leave the objective
@@ -19,8 +19,8 @@ def clamp_free_sites(model_trace: Trace, guide_trace: Trace, n: int) -> Tensor |
     KL averaged over the batch: the closed form where it is valid, else log q - log p at the draw.
 
     Args:
-        model_trace: trace of the model replayed against the guide.
-        guide_trace: trace of the guide.
+        p: of the trace of the model replayed against the guide.
+        q: of the trace of the guide; with k samples per datum the KL is averaged over them, too.
         n: data in the batch.
 
     Returns:
@@ -28,33 +28,47 @@ def clamp_free_sites(model_trace: Trace, guide_trace: Trace, n: int) -> Tensor |
         subtract from the objective; None where no site has a free amount.
     """
     constant = None
-    for site in latent_sites(guide_trace):
-        q, p = guide_trace.nodes[site], model_trace.nodes[site]
-        free = max(q.get("free_bits", 0.0), p.get("free_bits", 0.0))
+    for site in latent_sites(q.trace):
+        if site not in p.trace.nodes:
+            continue
+        in_q, in_p = q.trace.nodes[site], p.trace.nodes[site]
+        free = max(in_q.get("free_bits", 0.0), in_p.get("free_bits", 0.0))
         if free == 0:
             continue
         with torch.no_grad():
-            kl = _kl(site, model_trace, guide_trace).sum() / n
+            kl = _mean_kl(site, p, q)
             counts = (kl > free).to(kl.dtype)
-            amount = (1 - counts) * free * n * q["scale"]
-        q["scale"], p["scale"] = q["scale"] * counts, p["scale"] * counts
+            amount = (1 - counts) * free * n * _per_datum_scale(in_q["scale"]) / q.inside(site)
+        in_q["scale"], in_p["scale"] = in_q["scale"] * counts, in_p["scale"] * counts
         constant = amount if constant is None else constant + amount
     return constant
 
 
-def _kl(site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
-    q, p = guide_trace.nodes[site], model_trace.nodes[site]
-    if not _prior_sampled_later(site, model_trace, guide_trace) and q["mask"] is None:
+def _per_datum_scale(scale: Tensor | float) -> Tensor | float:
+    return scale.mean() if isinstance(scale, Tensor) and scale.dim() else scale
+
+
+def _mean_kl(site: str, p: Contributions, q: Contributions) -> Tensor:
+    """The KL in nats per datum, averaged over the batch."""
+    in_q, in_p = q.trace.nodes[site], p.trace.nodes[site]
+    closed = not (
+        _prior_sampled_later(site, p.trace, q.trace)
+        or is_masked(in_q)
+        or is_masked(in_p)
+        or is_point_mass(in_q["fn"])
+        or q.shape != p.shape
+    )
+    if closed:
         try:
-            if not is_point_mass(q["fn"]):
-                return kl_divergence(q["fn"], p["fn"])
+            return q.sum(site, kl_divergence(in_q["fn"], in_p["fn"])).mean()
         except NotImplementedError:
             pass
-    both = []
-    for node in (q, p):
-        log_prob = node["fn"].log_prob(node["value"])
-        both.append(unscaled({"unscaled_log_prob": log_prob, "mask": node["mask"]}))
-    return both[0] - both[1]
+    # The trace's own log-probabilities come later, with the scale that is settled here
+    log_q, log_p = (
+        side.sum(site, masked(node["fn"].log_prob(node["value"]), node)).mean()
+        for side, node in ((q, in_q), (p, in_p))
+    )
+    return log_q - log_p
 
 
 def _prior_sampled_later(site: str, model_trace: Trace, guide_trace: Trace) -> bool:

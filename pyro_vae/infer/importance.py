@@ -16,11 +16,11 @@ from ..programs import as_labels, check_tensor
 from .checks import check_data, check_pair
 from .engine.repeated import Repeated
 from .traces import (
+    Contributions,
+    density_sites,
     label_arguments,
     latent_sites,
     measuring,
-    observed_sites,
-    per_datum,
     point_masses,
 )
 
@@ -44,7 +44,8 @@ class ImportanceEstimate:
         standard_error: its Monte Carlo standard error by the delta method, (n,).
         effective_sample_size: (sum w)^2 / sum w^2, (n,), between 1 and ``samples``.
         pareto_k: shape of a generalised Pareto distribution fitted to the largest weights, (n,);
-            above 0.7 the estimate cannot be trusted; NaN below 25 samples.
+            above 0.7 the estimate cannot be trusted; NaN below 25 samples, and for weights that
+            are NaN.
         samples: number of importance samples.
     """
 
@@ -67,8 +68,9 @@ def importance(
     """Estimate log p(x) = log E_q[p(x, z) / q(z|x)] with the guide as proposal.
 
     Memory is bounded: at most ``chunk_size`` rows (datum, sample) are decoded at once, and the
-    result does not depend on it. The densities of the traces are used as they are, without any
-    beta and never with a closed-form KL. Evaluation mode; the RNG is restored.
+    result does not depend on it. The densities of the traces are used as they are, with masks and
+    factors (those of the guide are part of q), without any beta and never with a closed-form KL.
+    Evaluation mode; the RNG is restored.
 
     Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016); "Pareto
     Smoothed Importance Sampling", Vehtari, Simpson, Gelman, Yao, Gabry (2015) for the diagnostic.
@@ -163,7 +165,7 @@ def can_broadcast(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
     try:
         z, log_q = _draw(guide, x, y, 3, vectorised=True)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        again = _log_density(guide, rows, *repeated(x, y, 3), sites=list(z))
+        again = _log_density(guide, rows, *repeated(x, y, 3))
     except CANNOT_BROADCAST:
         return False
     return torch.allclose(log_q.flatten(), again, rtol=1e-3, atol=1e-3)
@@ -210,13 +212,9 @@ def _draw(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
     n = len(x)
-    trace, shape = guide_trace(guide, x, y, k, vectorised=vectorised)
-    sites = latent_sites(trace)
-    trace.compute_log_prob(lambda name, site: name in sites)
-    log_q = sum(
-        per_datum(trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], shape) for s in sites
-    )
-    z = {s: trace.nodes[s]["value"] for s in sites}
+    q = Contributions(*guide_trace(guide, x, y, k, vectorised=vectorised))
+    log_q = sum((q.density(s) for s in density_sites(q.trace)), start=x.new_zeros(q.shape))
+    z = {s: q.value(s) for s in latent_sites(q.trace)}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
     return z, log_q.reshape(k, n)
@@ -281,21 +279,12 @@ def _log_weights(
     return torch.cat(result)
 
 
-def _log_density(
-    program: Callable,
-    z: dict[str, Tensor],
-    x: Tensor,
-    y: Tensor | None,
-    sites: list[str] | None = None,
-) -> Tensor:
-    """Log-density of ``sites`` (default: all, log p(x, z)) at given latents, per row (rows,)."""
+def _log_density(program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
+    """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
     conditioned = poutine.condition(program, data=z)
     trace = poutine.trace(conditioned).get_trace(x, **label_arguments(program, y))
-    sites = observed_sites(trace) if sites is None else sites
-    trace.compute_log_prob(lambda name, site: name in sites)
-    return sum(
-        per_datum(trace.nodes[s]["unscaled_log_prob"], trace.nodes[s], (len(x),)) for s in sites
-    )
+    read = Contributions(trace, (len(x),))
+    return sum((read.density(s) for s in density_sites(trace)), start=x.new_zeros(len(x)))
 
 
 def _statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -321,7 +310,7 @@ def pareto_shape(log_weights: Tensor) -> Tensor:
         log_weights: (samples, n).
 
     Returns:
-        (n,); NaN with fewer than 25 samples.
+        (n,); NaN with fewer than 25 samples, and for weights that are NaN, infinite or all 0.
     """
     samples, n = log_weights.shape
     tail = min(samples // 5, math.ceil(3 * math.sqrt(samples)))
@@ -333,7 +322,7 @@ def pareto_shape(log_weights: Tensor) -> Tensor:
     k = _generalised_pareto_shape(excess)
     k = (k * tail + 0.5 * 10) / (tail + 10)
     # All weights equal up to rounding: there is no tail, and importance sampling is exact.
-    return torch.where(excess[-1] > 1e-3, k, -math.inf)
+    return torch.where(excess[-1] <= 1e-3, -math.inf, k)
 
 
 def _generalised_pareto_shape(excess: Tensor) -> Tensor:

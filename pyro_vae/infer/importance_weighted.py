@@ -15,6 +15,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from .elbo import ELBOTerms, TraceELBO
+from .free_bits import clamp_free_sites
 from .importance import (
     CANNOT_BROADCAST,
     can_broadcast,
@@ -23,13 +24,17 @@ from .importance import (
     samples_plate,
 )
 from .traces import (
+    Contributions,
+    check_observed,
     check_sites,
+    density_sites,
+    is_penalty,
+    is_random,
     label_arguments,
     latent_sites,
     measuring,
     observed_sites,
-    per_datum,
-    unscaled,
+    without_rsample,
 )
 
 
@@ -47,7 +52,11 @@ class ImportanceWeightedELBO(TraceELBO):
 
     The guide encodes each datum once and draws k samples under an outer plate, where the model
     runs, too; a program that cannot broadcast runs on data repeated k times instead. Sites that
-    cannot be reparametrised get the score function, weighted with the datum's bound.
+    cannot be reparametrised get the score function, weighted with the datum's bound. A data plate
+    that is subsampled multiplies the bound by N/n, outside the logarithm. Under
+    ``handlers.free_bits`` a site below its free amount leaves the weights, and beta times that
+    amount is taken off the bound; a penalty of ``handlers.regularize`` is taken off, averaged over
+    the particles.
 
     Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016); "Ladder
     Variational Autoencoders", Sonderby et al. (2016) for beta and for fine-tuning with 10.
@@ -57,7 +66,8 @@ class ImportanceWeightedELBO(TraceELBO):
         reduction: "sum" over the data, as Pyro does, or "mean": nats per datum.
 
     Raises:
-        ValueError: fewer than one particle; when called, a guide that is a point mass.
+        ValueError: fewer than one particle; when called, a guide that is a point mass, a plate
+            inside a datum that is subsampled.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -98,37 +108,69 @@ class ImportanceWeightedELBO(TraceELBO):
         self.prepare(model, guide, x, y)
         k, n = self.particles, len(x)
         vectorised = self._vectorised[guide]
-        q, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
-        p, p_shape = _model_trace(
-            model, q, x, y, k, drawn=vectorised, vectorised=vectorised and self._vectorised[model]
+        q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
+        both = vectorised and self._vectorised[model]
+        p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
+        check_sites(latent_sites(p_trace), latent_sites(q_trace))
+        check_observed(p_trace)
+        p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
+        free = clamp_free_sites(p, q, n)
+        for trace in (p_trace, q_trace):
+            trace.compute_log_prob(is_random)
+        log_p, log_q = (
+            sum(side.weight(s).reshape(k, n) for s in density_sites(side.trace)) for side in (p, q)
         )
-        check_sites(latent_sites(p), latent_sites(q))
-        for trace in (p, q):
-            trace.compute_log_prob()
-
-        def in_p(site: str, log_prob: Tensor) -> Tensor:
-            return per_datum(log_prob, p.nodes[site], p_shape).reshape(k, n)
-
-        def in_q(site: str, log_prob: Tensor) -> Tensor:
-            return per_datum(log_prob, q.nodes[site], q_shape).reshape(k, n)
-
-        log_w = sum(
-            in_p(s, p.nodes[s]["log_prob"]) for s in (*observed_sites(p), *latent_sites(p))
-        ) - sum(in_q(s, q.nodes[s]["log_prob"]) for s in (*latent_sites(q), *observed_sites(q)))
-        bound = log_w.logsumexp(0) - math.log(k)
-        for site in latent_sites(q):
-            if not q.nodes[site]["fn"].has_rsample:
-                score = in_q(site, unscaled(q.nodes[site])).sum(0)
-                bound = bound + bound.detach() * (score - score.detach())
-        loss = -bound.sum()
+        bound = (log_p - log_q).logsumexp(0) - math.log(k)
+        for site in without_rsample(q_trace):
+            score = q(site).reshape(k, n).sum(0)
+            bound = bound + bound.detach() * (score - score.detach())
+        share = _subsampled(p, q)
+        loss = -bound.sum() if share == 1 else -share * bound.sum()
+        for site in observed_sites(q_trace):
+            if is_penalty(q_trace.nodes[site]):
+                loss = loss + q_trace.nodes[site]["log_prob_sum"] / k
+        if free is not None:
+            loss = loss + free
         with torch.no_grad():
-            reconstruction = sum(in_p(s, unscaled(p.nodes[s])) for s in observed_sites(p))
-            kl = {
-                s: in_q(s, unscaled(q.nodes[s])) - in_p(s, unscaled(p.nodes[s]))
-                for s in latent_sites(q)
-            }
-            terms = ELBOTerms(reconstruction.mean(0), {s: v.mean(0) for s, v in kl.items()})
+            terms = self._averaged(p, q)
         return (loss / n if self.reduction == "mean" else loss), terms
+
+    def _averaged(self, p: Contributions, q: Contributions) -> ELBOTerms:
+        def mean(value: Tensor) -> Tensor:
+            return value.reshape(self.particles, -1).mean(0)
+
+        k_terms = self._terms(p, q)
+        return ELBOTerms(mean(k_terms.reconstruction), {s: mean(v) for s, v in k_terms.kl.items()})
+
+    def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
+        return q(site).reshape(p.shape) - p(site)
+
+
+def _subsampled(p: Contributions, q: Contributions) -> float:
+    """N/n of the data plate, which is outside the weights and has to be that of all sites.
+
+    Raises:
+        ValueError: sites with another N/n, or on a row per sample.
+    """
+    shares = {
+        (name, s): side.subsampled(s)
+        for name, side in (("model", p), ("guide", q))
+        for s in density_sites(side.trace)
+    }
+    (first, share), *_ = shares.items()
+    for (name, site), other in shares.items():
+        if other != share:
+            raise ValueError(
+                f"site {site!r} of the {name}: its data plate counts {other:g} times, that of "
+                f"site {first[1]!r} of the {first[0]} {share:g} times: subsample in model and "
+                "guide alike"
+            )
+    if share != 1 and len(p.shape) == 1:
+        raise ValueError(
+            f"site {first[1]!r}: its data plate is subsampled, which needs programs that run "
+            "under an outer plate of samples: use pyro.plate('data', len(x)) without a subsample"
+        )
+    return share
 
 
 def _model_trace(
@@ -156,10 +198,10 @@ def _model_trace(
         with samples_plate(k):
             replayed = poutine.replay(model, trace=q)
             return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (k, len(x))
-    rows = Trace()
+    rows, read = Trace(), Contributions(q, (k, len(x)))
     for site in latent_sites(q):
-        value = q.nodes[site]["value"]
-        rows.add_node(site, **{**q.nodes[site], "value": value.flatten(0, 1) if drawn else value})
+        value = read.value(site).flatten(0, 1) if drawn else q.nodes[site]["value"]
+        rows.add_node(site, **{**q.nodes[site], "value": value})
     x, y = repeated(x, y, k)
     replayed = poutine.replay(model, trace=rows)
     return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (len(x),)
@@ -171,10 +213,8 @@ def _model_can(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) ->
     q, _ = guide_trace(guide, x, y, k, vectorised=True)
     for vectorised in (True, False):
         try:
-            p, shape = _model_trace(model, q, x, y, k, drawn=True, vectorised=vectorised)
-            p.compute_log_prob()
-            sites = (*observed_sites(p), *latent_sites(p))
-            log_p = sum(per_datum(p.nodes[s]["log_prob"], p.nodes[s], shape) for s in sites)
+            p = Contributions(*_model_trace(model, q, x, y, k, drawn=True, vectorised=vectorised))
+            log_p = sum(p.weight(s) for s in density_sites(p.trace))
         except CANNOT_BROADCAST:
             return False
         densities.append(log_p.flatten())

@@ -34,6 +34,18 @@ def posterior_means(
     return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
 
 
+def mean_variance(means: Tensor) -> Tensor:
+    """Var_x(E[z_u|x]) over the n data at hand (divided by n), whose size decides on a unit.
+
+    Args:
+        means: posterior means (n, *latent shape).
+
+    Returns:
+        (units,), float64.
+    """
+    return means.reshape(len(means), -1).double().var(0, correction=0)
+
+
 def active(means: Tensor, threshold: float = ACTIVE) -> Tensor:
     """Which units of a layer depend on the data: Var_x(E[z|x]) > ``threshold``.
 
@@ -46,4 +58,4 @@ def active(means: Tensor, threshold: float = ACTIVE) -> Tensor:
     Returns:
         (size,), boolean.
     """
-    return means.var(0, correction=0) > threshold
+    return mean_variance(means) > threshold

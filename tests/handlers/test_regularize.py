@@ -12,7 +12,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro_vae import Trainer, infer, load
 from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.handlers import regularize, scale_latents
-from pyro_vae.infer import AnalyticELBO, TraceELBO
+from pyro_vae.infer import AnalyticELBO, ImportanceWeightedELBO, TraceELBO
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 from pyro_vae.regularizers import DIP, DIP2, MMD
@@ -64,6 +64,52 @@ def test_the_gradient_is_that_of_bound_minus_penalty(linear, regularizer):
             loss, _ = estimator(linear.vae, regularize(guide, regularizer), x)
         for got, wanted in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@each
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_the_importance_weighted_bound_loses_the_mean_penalty_of_its_particles(
+    linear, regularizer, beta
+):
+    x, guide = linear.data(7), linear.guide(shift=0.3, widen=1.4)
+    estimator, regularized = ImportanceWeightedELBO(5, "mean"), regularize(guide, regularizer)
+    pairs = [[scale_latents(p, beta) for p in (linear.vae, g)] for g in (guide, regularized)]
+    found = []
+
+    def gradient(value):
+        return torch.autograd.grad(value, list(guide.parameters()), materialize_grads=True)
+
+    for programs in pairs:
+        estimator.prepare(*programs, x)
+        torch.manual_seed(3)
+        loss, terms = estimator(*programs, x)
+        found.append((loss, terms.elbo, gradient(loss)))
+    torch.manual_seed(3)
+    q = guide.conditionals["z1"](x).expand((5, 7))
+    z = q.rsample()
+    penalty = regularizer(q, z).mean()
+    torch.testing.assert_close(found[1][0] - found[0][0], penalty)
+    assert torch.equal(found[1][1], found[0][1])
+    for got, plain, more in zip(found[1][2], found[0][2], gradient(penalty), strict=True):
+        torch.testing.assert_close(got, plain + more, rtol=1e-4, atol=1e-4)
+
+
+def test_the_importance_weighted_bound_of_a_guide_that_cannot_broadcast(linear):
+    """The penalty is that of all rows, which for the moments is that of the data."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z1", dist.Normal(x[:, :2], 1.0).to_event(1))
+            _, _ = z.shape
+
+    x, losses, estimator = linear.data(7), [], ImportanceWeightedELBO(5, "mean")
+    for program in (guide, regularize(guide, DIP(3.0))):
+        estimator.prepare(linear.vae, program, x)
+        assert not estimator._vectorised[program]
+        torch.manual_seed(3)
+        losses.append(estimator(linear.vae, program, x)[0])
+    penalty = DIP(3.0)(dist.Normal(x[:, :2], 1.0).to_event(1), None)
+    torch.testing.assert_close(losses[1] - losses[0], penalty)
 
 
 @each
@@ -141,15 +187,21 @@ def test_vectorised_particles_have_one_penalty_each(linear):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    ("regularizer", "make"), [(DIP(3.0), BottomUp), (DIP2(3.0), BottomUp), (MMD(20.0), Delta)]
+    ("regularizer", "make", "particles"),
+    [
+        (DIP(3.0), BottomUp, 1),
+        (DIP2(3.0), BottomUp, 1),
+        (MMD(20.0), Delta, 1),
+        (MMD(20.0), BottomUp, 5),
+    ],
 )
-def test_the_graph_is_eager_to_the_last_bit(regularizer, make):
+def test_the_graph_is_eager_to_the_last_bit(regularizer, make, particles):
     vae = VAE((6,), 3, likelihood=Gaussian(), hidden=(8,))
     pair = vae, regularize(make(vae), regularizer)
     runs = []
     for engine in ("eager", "graph"):
         twins = copy.deepcopy(pair)
-        svi = infer.SVI(*twins, engine=engine)
+        svi = infer.SVI(*twins, loss=ImportanceWeightedELBO(particles), engine=engine)
         with torch.random.fork_rng():
             losses = [float(svi.step(torch.randn(4, 6))) for _ in range(10)]
         runs.append((losses, [p.detach().clone() for p in twins[1].parameters()]))

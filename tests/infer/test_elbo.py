@@ -6,7 +6,10 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import nn
+from torch.distributions import Bernoulli as Bern
+from torch.distributions import kl_divergence
 
+from pyro_vae import Trainer
 from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.handlers import scale_latents
@@ -183,6 +186,24 @@ class TestAnalytic:
         vae = VAE((6,), 4, likelihood=Gaussian(), hidden=(5,))
         with pytest.raises(ValueError, match="site 'z1': there is no closed-form KL between"):
             AnalyticELBO()(vae, Delta(vae), torch.randn(5, 6))
+
+    def test_bernoulli_latents_are_refused_with_gradients_and_measured_without(self):
+        """The closed form is right, what is missing is the gradient of the draw."""
+        x = torch.randn(50, 2)
+        message = "site 'code': elbo='analytic' has no gradient .* Independent: use elbo='trace'"
+        with pytest.raises(ValueError, match=message):
+            AnalyticELBO()(bernoulli_model, bernoulli_guide, x)
+        with pytest.raises(ValueError, match=message):
+            Trainer(bernoulli_model, bernoulli_guide, elbo="analytic").fit(x, epochs=1)
+        Trainer(bernoulli_model, bernoulli_guide, elbo="trace").fit(x, epochs=1, progress=False)
+        terms = elbo_terms(bernoulli_model, bernoulli_guide, x, estimator=AnalyticELBO())
+        p, q = trace_pair(bernoulli_model, bernoulli_guide, x)
+        logits = [t.nodes["code"]["fn"].base_dist.logits for t in (q, p)]
+        logits[1] = logits[1].expand(50, 2)
+        expected = torch.stack(
+            [kl_divergence(*(Bern(logits=v[:, i]) for v in logits)) for i in range(2)]
+        )
+        torch.testing.assert_close(terms.kl["code"], expected.sum(0).detach())
 
     def test_masked_latents_are_refused(self):
         vae = VAE((6,), 4, likelihood=Gaussian(), hidden=(5,))

@@ -404,6 +404,14 @@ class TestPareto:
     def test_equal_weights_have_no_tail(self):
         assert (pareto_shape(torch.full((100, 2), -3.0)) == -math.inf).all()
 
+    def test_weights_that_are_no_numbers_are_not_exact(self):
+        log_weights = torch.randn(100, 5, dtype=torch.float64)
+        log_weights[3, 1], log_weights[:, 2], log_weights[7, 3] = math.nan, -math.inf, math.inf
+        log_weights[:, 4] = 1.0
+        found = pareto_shape(log_weights)
+        assert found.isnan().tolist() == [False, True, True, True, False]
+        assert found[4] == -math.inf
+
     def test_ties_do_not_hide_a_heavy_tail(self):
         log_weights = torch.zeros(1000, 1, dtype=torch.float64)
         log_weights[:3] = torch.tensor([[30.0], [20.0], [10.0]])
