@@ -11,6 +11,8 @@ from pyro import poutine
 from torch import Tensor
 
 from ..programs import Guide, Model, as_labels, check_finite, check_tensor
+from ..unwrapping import check_batch, few, is_autoguide, name_of
+from .shapes import check_shapes, warn_enumerated
 from .traces import (
     check_sites,
     label_arguments,
@@ -78,6 +80,16 @@ def check_guide(model: Callable, guide: Callable) -> None:
         )
 
 
+def check_minibatches(guide: Callable) -> None:
+    """Raise ``ValueError`` for a guide that cannot be trained on shuffled minibatches."""
+    if is_autoguide(guide):
+        raise ValueError(
+            f"guide: {name_of(guide)} has parameters for each datum by its place in the batch, "
+            "which changes from epoch to epoch: use guides.PerDatum(vae, x), which is AutoNormal "
+            "with rows found by their values, or infer.SVI with all data in each step"
+        )
+
+
 def check_pair(
     model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None
 ) -> PairSummary:
@@ -86,7 +98,7 @@ def check_pair(
     Args:
         model: generative program.
         guide: inference program.
-        x: (n, *event_shape); the first two are run.
+        x: (n, *event_shape); the first two are run, all of them by an autoguide.
         y: (n,) labels for a conditional pair.
 
     Returns:
@@ -105,8 +117,9 @@ def check_pair(
         {'z1': (2,)}
     """
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)[:2]
-    x = x[:2]
+    check_batch(guide, len(x))
+    y = None if y is None else as_labels(y, len(x), x.device)
+    x, y = few(guide, x, y)
     n = len(x)
     with measuring(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -132,6 +145,7 @@ def check_pair(
                     f"guide's {shapes[1]}: build the guide for this model"
                 )
         model_trace, guide_trace = trace_pair(model, guide, x, y)
+        check_shapes(model_trace, guide_trace, n)
         for trace in (model_trace, guide_trace):
             trace.compute_log_prob()
         observed = observed_sites(model_trace)
@@ -147,6 +161,7 @@ def check_pair(
                         f"{type(node['fn']).__name__} with values {_span(node['value'])}: check "
                         "parameters and data"
                     )
+    warn_enumerated(guide_trace)
     latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
     return PairSummary(latents, tuple(observed), tuple(in_guide), tuple(point_masses(guide_trace)))
 

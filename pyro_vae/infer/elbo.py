@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.util import is_validation_enabled, validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -21,7 +22,10 @@ from ..recorded import Recorded
 from .checks import check_data
 from .engine.repeated import Checked
 from .free_bits import clamp_free_sites
+from .shapes import check_shapes, warn_enumerated
 from .traces import (
+    auxiliary_sites,
+    auxiliary_term,
     is_point_mass,
     is_random,
     latent_sites,
@@ -77,6 +81,9 @@ class Estimator(Recorded):
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         model_trace, guide_trace = trace_pair(model, guide, x, y)
+        if is_validation_enabled():
+            check_shapes(model_trace, guide_trace, len(x))
+            warn_enumerated(guide_trace)
         free = clamp_free_sites(model_trace, guide_trace, len(x))
         model_trace.compute_log_prob(is_random)
         loss = -self._objective(model_trace, guide_trace)
@@ -109,6 +116,8 @@ class Estimator(Recorded):
             s: per_datum(self._kl(s, model_trace, guide_trace), guide_trace.nodes[s], (n,))
             for s in latent_sites(guide_trace)
         }
+        for aux, site in auxiliary_sites(guide_trace).items():
+            kl[site] = kl[site] + auxiliary_term(guide_trace.nodes[aux], n)
         return ELBOTerms(reconstruction, kl)
 
 
@@ -130,7 +139,8 @@ class TraceELBO(Estimator):
 
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         reparametrised = all(
-            guide_trace.nodes[s]["fn"].has_rsample for s in latent_sites(guide_trace)
+            guide_trace.nodes[s]["fn"].has_rsample
+            for s in (*latent_sites(guide_trace), *auxiliary_sites(guide_trace))
         )
         if not reparametrised:
             guide_trace.compute_score_parts()
@@ -230,6 +240,9 @@ def elbo_terms(
     seed or ``samples``. Many draws cost little of Pyro: those after the first run without its
     checks, and after a hundred as recorded tensors, bit for bit the same.
 
+    Sites that a guide marks ``is_auxiliary`` count in the KL of the latent that is drawn from
+    them; where an autoguide draws the latents of all data as one, each datum gets an equal part.
+
     Args:
         model: generative program.
         guide: inference program.
@@ -256,7 +269,8 @@ def elbo_terms(
     check_tensor(x)
     y = None if y is None else as_labels(y, len(x), x.device)
     check_data(model, x, y)
-    with measuring(model, guide, device=x.device):
+    # Whatever Pyro's own switch: what follows the first draw relies on its checks
+    with measuring(model, guide, device=x.device), validation_enabled(True):
         return Drawing(model, guide, estimator)(x, y, samples)
 
 

@@ -7,7 +7,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .traces import is_point_mass, latent_sites, unscaled
+from .traces import is_point_mass, latent_sites, refuse_auxiliary, unscaled
 
 
 def clamp_free_sites(model_trace: Trace, guide_trace: Trace, n: int) -> Tensor | None:
@@ -33,6 +33,7 @@ def clamp_free_sites(model_trace: Trace, guide_trace: Trace, n: int) -> Tensor |
         free = max(q.get("free_bits", 0.0), p.get("free_bits", 0.0))
         if free == 0:
             continue
+        refuse_auxiliary(guide_trace, "free_bits")
         with torch.no_grad():
             kl = _kl(site, model_trace, guide_trace).sum() / n
             counts = (kl > free).to(kl.dtype)

@@ -11,9 +11,11 @@ from weakref import WeakKeyDictionary
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..unwrapping import check_batch, few
 from .elbo import ELBOTerms, TraceELBO
 from .importance import (
     CANNOT_BROADCAST,
@@ -22,7 +24,9 @@ from .importance import (
     repeated,
     samples_plate,
 )
+from .shapes import check_shapes, warn_enumerated
 from .traces import (
+    auxiliary_sites,
     check_sites,
     label_arguments,
     latent_sites,
@@ -84,8 +88,9 @@ class ImportanceWeightedELBO(TraceELBO):
         """Find out, once per program, whether it can run on many samples of one datum."""
         if guide in self._vectorised and model in self._vectorised:
             return
+        check_batch(guide, len(x))
         with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-            x, y = x[:2], None if y is None else y[:2]
+            x, y = few(guide, x, y)
             self._vectorised[guide] = can_broadcast(guide, x, y)
             self._vectorised[model] = self._vectorised[guide] and _model_can(model, guide, x, y)
 
@@ -103,6 +108,9 @@ class ImportanceWeightedELBO(TraceELBO):
             model, q, x, y, k, drawn=vectorised, vectorised=vectorised and self._vectorised[model]
         )
         check_sites(latent_sites(p), latent_sites(q))
+        if is_validation_enabled():
+            check_shapes(p, q, p_shape[-1])
+            warn_enumerated(q)
         for trace in (p, q):
             trace.compute_log_prob()
 
@@ -112,11 +120,13 @@ class ImportanceWeightedELBO(TraceELBO):
         def in_q(site: str, log_prob: Tensor) -> Tensor:
             return per_datum(log_prob, q.nodes[site], q_shape).reshape(k, n)
 
+        auxiliary = auxiliary_sites(q)
+        of_guide = (*latent_sites(q), *auxiliary, *observed_sites(q))
         log_w = sum(
             in_p(s, p.nodes[s]["log_prob"]) for s in (*observed_sites(p), *latent_sites(p))
-        ) - sum(in_q(s, q.nodes[s]["log_prob"]) for s in (*latent_sites(q), *observed_sites(q)))
+        ) - sum(in_q(s, q.nodes[s]["log_prob"]) for s in of_guide)
         bound = log_w.logsumexp(0) - math.log(k)
-        for site in latent_sites(q):
+        for site in (*latent_sites(q), *auxiliary):
             if not q.nodes[site]["fn"].has_rsample:
                 score = in_q(site, unscaled(q.nodes[site])).sum(0)
                 bound = bound + bound.detach() * (score - score.detach())
@@ -127,6 +137,8 @@ class ImportanceWeightedELBO(TraceELBO):
                 s: in_q(s, unscaled(q.nodes[s])) - in_p(s, unscaled(p.nodes[s]))
                 for s in latent_sites(q)
             }
+            for aux, s in auxiliary.items():
+                kl[s] = kl[s] + in_q(aux, unscaled(q.nodes[aux]))
             terms = ELBOTerms(reconstruction.mean(0), {s: v.mean(0) for s, v in kl.items()})
         return (loss / n if self.reduction == "mean" else loss), terms
 

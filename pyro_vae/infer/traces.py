@@ -16,12 +16,15 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from ..programs import evaluating, innermost, is_latent
+from ..programs import evaluating, innermost, is_auxiliary, is_latent
+from ..unwrapping import check_batch
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
     r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
 )
+# The plate of samples per datum
+SAMPLES = "importance_samples"
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
@@ -47,11 +50,17 @@ def trace_pair(
         ValueError: latent sites of one that the other does not have.
         FloatingPointError: a distribution whose parameters are NaN or infinite.
     """
+    check_batch(guide, len(x))
     with naming_overflow():
         guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
     check_sites(latent_sites(model_trace), latent_sites(guide_trace))
+    if marked := [s for s, node in model_trace.nodes.items() if is_auxiliary(node)]:
+        raise ValueError(
+            f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
+            "only the guide has: remove the mark"
+        )
     return model_trace, guide_trace
 
 
@@ -82,14 +91,58 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
         if s not in in_model
     ]
     if problems:
-        raise ValueError(
-            "guide: " + "; ".join(problems) + ". Name the sites alike, or build it for this model"
-        )
+        advice = ". Name the sites alike, or build it for this model"
+        if partly := [s for s in in_model if s not in in_guide and s.endswith("_unobserved")]:
+            advice = (
+                f". {partly[0]!r} is what obs_mask= leaves unobserved: draw it in the guide under "
+                "the same mask, or observe under poutine.mask(mask=...) in place of obs_mask="
+            )
+        raise ValueError("guide: " + "; ".join(problems) + advice)
 
 
 def latent_sites(trace: Trace) -> list[str]:
-    """Latent sites in the order in which the program samples them."""
-    return [name for name, site in trace.nodes.items() if is_latent(site)]
+    """Latent sites in the order in which the program samples them, auxiliary ones left out."""
+    return [
+        name for name, site in trace.nodes.items() if is_latent(site) and not is_auxiliary(site)
+    ]
+
+
+def auxiliary_sites(trace: Trace) -> dict[str, str]:
+    """Sites that a guide marks ``is_auxiliary`` -> the latent to whose KL term log q belongs.
+
+    That is the latent of a name that the site's extends, as autoguides do, else the next one that
+    is sampled, else the last.
+    """
+    found, latents = {}, latent_sites(trace)
+    order = list(trace.nodes)
+    for aux in (name for name, site in trace.nodes.items() if is_auxiliary(site)):
+        later = [s for s in latents if order.index(s) > order.index(aux)]
+        named = [s for s in latents if aux in (f"{s}_unconstrained", f"{s}_aux")]
+        found[aux] = (named + later + latents[-1:])[0]
+    return found
+
+
+def auxiliary_term(site: dict[str, Any], n: int) -> Tensor:
+    """Log q of an auxiliary site per datum, (n,): in equal parts where it is one for all data."""
+    log_q = unscaled(site)
+    if is_joint(site):
+        return (log_q / n).expand(n)
+    return per_datum(log_q, site, (n,))
+
+
+def is_joint(site: dict[str, Any]) -> bool:
+    """Whether a site of a guide is one draw for all data, outside of their plate."""
+    return all(f.name == SAMPLES for f in site["cond_indep_stack"])
+
+
+def refuse_auxiliary(trace: Trace, purpose: str) -> None:
+    """Raise ``ValueError`` where a guide's density of its latents is hidden behind other sites."""
+    if auxiliary := [name for name, site in trace.nodes.items() if is_auxiliary(site)]:
+        raise ValueError(
+            f"site {auxiliary[0]!r}: {purpose} needs densities of the latents themselves, got a "
+            "guide that draws them by way of this auxiliary site: use an amortised guide such as "
+            "guides.BottomUp, or guides.PerDatum in place of an autoguide"
+        )
 
 
 def observed_sites(trace: Trace) -> list[str]:
@@ -107,8 +160,17 @@ def is_random(name: str, site: dict[str, Any]) -> bool:
 
 
 def point_masses(trace: Trace) -> list[str]:
-    """Latent sites of a guide's trace whose distribution has no density."""
-    return [s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"])]
+    """Latent sites of a guide's trace whose distribution has no density.
+
+    A ``Delta`` that is a function of auxiliary sites has one: theirs.
+    """
+    auxiliary = auxiliary_sites(trace)
+    # An autoguide's site is for the latent that it is named after, others may be for any
+    shared = any(not s.endswith(("_unconstrained", "_aux")) for s in auxiliary)
+    drawn = latent_sites(trace) if shared else auxiliary.values()
+    return [
+        s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"]) and s not in drawn
+    ]
 
 
 def is_point_mass(distribution: Any) -> bool:
