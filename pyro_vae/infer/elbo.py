@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,35 @@ class ELBOTerms:
             f"{float(self.elbo.mean()):.2f}, reconstruction "
             f"{float(self.reconstruction.mean()):.2f}, {kl}"
         )
+
+
+def check_possible(elbo: float, reconstruction: float, n: int) -> bool:
+    """Warn of a bound that is above what the likelihood allows, by more than chance.
+
+    As E_q[p(z) / q(z)] = 1 at each draw, the sum of log q - log p over any number of draws is
+    below -t with a probability of at most e^-t, by Markov's inequality; here t = 20.
+
+    Args:
+        elbo: mean estimate of the bound over ``n`` data, in nats.
+        reconstruction: that of log p(x|z).
+        n: number of data.
+
+    Returns:
+        Whether it is possible.
+
+    Warns:
+        UserWarning: the densities of the latents are no densities, or lost to rounding.
+    """
+    # Rounding may add up to a little per datum
+    possible = n * (elbo - reconstruction) <= 20 + 1e-3 * n
+    if not possible:
+        warnings.warn(
+            f"the bound, {elbo:.4g} nats, is above E[log p(x|z)], {reconstruction:.4g}, which "
+            "densities of the latents do not allow: rounding errors, or a program that is not "
+            "normalised. Lower lr, set clip_norm, or bound the scales of the guide",
+            stacklevel=3,
+        )
+    return possible
 
 
 class Estimator(Recorded):
