@@ -12,13 +12,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
+from .auxiliary import refuse_auxiliary
 from .engine.repeated import Checked
 from .traces import (
     label_arguments,
     latent_sites,
     per_datum,
     point_masses,
-    refuse_auxiliary,
     trace_pair,
 )
 

@@ -20,13 +20,13 @@ from torch.distributions import kl_divergence
 
 from ..programs import as_labels, check_tensor
 from ..recorded import Recorded
+from .auxiliary import auxiliary_term
 from .checks import check_data
 from .engine.repeated import Checked
 from .free_bits import clamp_free_sites
 from .shapes import check_shapes, warn_enumerated
 from .traces import (
     auxiliary_sites,
-    auxiliary_term,
     is_point_mass,
     is_random,
     latent_sites,

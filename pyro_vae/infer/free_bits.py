@@ -7,7 +7,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .traces import is_point_mass, latent_sites, refuse_auxiliary, unscaled
+from .auxiliary import refuse_auxiliary
+from .traces import is_point_mass, latent_sites, unscaled
 
 
 def clamp_free_sites(model_trace: Trace, guide_trace: Trace, n: int) -> Tensor | None:

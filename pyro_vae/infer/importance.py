@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ..programs import as_labels, check_tensor
 from ..unwrapping import few, is_autoguide
+from .auxiliary import is_joint
 from .checks import check_data, check_pair
 from .engine.repeated import Repeated
 from .traces import (
     SAMPLES,
     auxiliary_sites,
-    is_joint,
     label_arguments,
     latent_sites,
     measuring,

@@ -8,6 +8,7 @@ from typing import Any
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 
+from ..programs import is_auxiliary
 from .traces import is_random, latent_sites, observed_sites
 
 
@@ -24,18 +25,23 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
 
     Raises:
         ValueError: a site whose value has not the shape of its distribution; data that the guide
-            observes as well.
+            observes as well; a site of the model that is marked as the guide's alone.
     """
-    both = set(observed_sites(model_trace)) & set(observed_sites(guide_trace))
-    if both:
+    if marked := [s for s, site in model_trace.nodes.items() if is_auxiliary(site)]:
         raise ValueError(
-            f"guide: expected one that draws latents given the data, it observes {min(both)!r} as "
+            f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
+            "only the guide has: remove the mark"
+        )
+    theirs = _data_sites(guide_trace)
+    if both := [s for s in _data_sites(model_trace) if s in theirs]:
+        raise ValueError(
+            f"guide: expected one that draws latents given the data, it observes {both[0]!r} as "
             "the model does, which would count against the model: run poutine.block(model, "
-            f"hide=[{min(both)!r}]) in the guide"
+            f"hide=[{both[0]!r}]) in the guide"
         )
     for trace in (model_trace, guide_trace):
         for name, site in trace.nodes.items():
-            if is_random(name, site):
+            if is_random(name, site) and _is_compared(site):
                 _check_shape(name, site, n)
 
 
@@ -53,13 +59,22 @@ def warn_enumerated(guide_trace: Trace) -> None:
         )
 
 
+def _data_sites(trace: Trace) -> list[str]:
+    return [s for s in observed_sites(trace) if _is_compared(trace.nodes[s])]
+
+
+def _is_compared(site: dict[str, Any]) -> bool:
+    """Whether a site has a value of its own: neither ``pyro.deterministic`` nor a factor."""
+    known = isinstance(site["fn"], TorchDistributionMixin)
+    recorded = site["infer"].get("_deterministic", False)
+    return known and not recorded and site["fn"].event_shape != (0,)
+
+
 def _check_shape(name: str, site: dict[str, Any], n: int) -> None:
     fn, got = site["fn"], tuple(getattr(site["value"], "shape", ()))
-    if not isinstance(fn, TorchDistributionMixin) or site["infer"].get("_deterministic", False):
-        return
     event = tuple(fn.event_shape)
-    # pyro.factor has a value without elements; one number may be observed for all data
-    if event == (0,) or (got == () == event):
+    # One number may be observed for all data
+    if got == () == event:
         return
     plates = [f for f in site["cond_indep_stack"] if f.vectorized]
     batch = [1] * max([0, *(-f.dim - len(fn.batch_shape) for f in plates)]) + [*fn.batch_shape]

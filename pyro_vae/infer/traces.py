@@ -56,11 +56,6 @@ def trace_pair(
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
     check_sites(latent_sites(model_trace), latent_sites(guide_trace))
-    if marked := [s for s, node in model_trace.nodes.items() if is_auxiliary(node)]:
-        raise ValueError(
-            f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
-            "only the guide has: remove the mark"
-        )
     return model_trace, guide_trace
 
 
@@ -113,36 +108,15 @@ def auxiliary_sites(trace: Trace) -> dict[str, str]:
     That is the latent of a name that the site's extends, as autoguides do, else the next one that
     is sampled, else the last.
     """
-    found, latents = {}, latent_sites(trace)
-    order = list(trace.nodes)
-    for aux in (name for name, site in trace.nodes.items() if is_auxiliary(site)):
+    auxiliary = [name for name, site in trace.nodes.items() if is_auxiliary(site)]
+    if not auxiliary:
+        return {}
+    found, latents, order = {}, latent_sites(trace), list(trace.nodes)
+    for aux in auxiliary:
         later = [s for s in latents if order.index(s) > order.index(aux)]
         named = [s for s in latents if aux in (f"{s}_unconstrained", f"{s}_aux")]
         found[aux] = (named + later + latents[-1:])[0]
     return found
-
-
-def auxiliary_term(site: dict[str, Any], n: int) -> Tensor:
-    """Log q of an auxiliary site per datum, (n,): in equal parts where it is one for all data."""
-    log_q = unscaled(site)
-    if is_joint(site):
-        return (log_q / n).expand(n)
-    return per_datum(log_q, site, (n,))
-
-
-def is_joint(site: dict[str, Any]) -> bool:
-    """Whether a site of a guide is one draw for all data, outside of their plate."""
-    return all(f.name == SAMPLES for f in site["cond_indep_stack"])
-
-
-def refuse_auxiliary(trace: Trace, purpose: str) -> None:
-    """Raise ``ValueError`` where a guide's density of its latents is hidden behind other sites."""
-    if auxiliary := [name for name, site in trace.nodes.items() if is_auxiliary(site)]:
-        raise ValueError(
-            f"site {auxiliary[0]!r}: {purpose} needs densities of the latents themselves, got a "
-            "guide that draws them by way of this auxiliary site: use an amortised guide such as "
-            "guides.BottomUp, or guides.PerDatum in place of an autoguide"
-        )
 
 
 def observed_sites(trace: Trace) -> list[str]:
