@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from .distributions import CholeskyNormal
 from .networks import Norm, head
 from .recorded import Recorded
 
@@ -87,10 +89,12 @@ class DiagonalNormal(Recorded, nn.Module):
 
 
 class FullNormal(Recorded, nn.Module):
-    """N(mu(c), L(c) L(c)^T) with linear heads for mu and the lower-triangular L.
+    """N(mu(c), L(c) L(c)^T) with linear heads for mu and the lower-triangular L = S (I + B).
 
-    The diagonal of L is softplus(W h + b) + ``min_scale``, the entries below it are free, so that
-    L is the Cholesky factor of a positive definite matrix, whatever the parameters.
+    S is diagonal, softplus(W h + b) + ``min_scale``, and B strictly lower-triangular and free, so
+    that L is the Cholesky factor of a positive definite matrix, whatever the parameters, and the
+    scale of a latent that of its whole row: a correlation does not grow as the scale shrinks. The
+    density at its own draw comes from the noise, see ``distributions.CholeskyNormal``.
 
     Args:
         network: context tensors -> features (..., in_features).
@@ -98,6 +102,8 @@ class FullNormal(Recorded, nn.Module):
         size: event shape is (size,); there are size (size - 1) / 2 entries below the diagonal.
         min_scale: lower bound of the diagonal of L.
         norm: makes the normalisation of the heads of mu and the diagonal from ``size``.
+        relative: False for L = S + B, as in files of version 0.1, whose density at its own draw is
+            solved for, with a rounding error that grows as S shrinks.
 
     Shapes:
         context as the network takes it; batch shape (...), event shape (size,).
@@ -108,6 +114,8 @@ class FullNormal(Recorded, nn.Module):
         torch.Size([5, 2, 2])
     """
 
+    absent = MappingProxyType({"relative": False})
+
     def __init__(
         self,
         network: nn.Module,
@@ -116,23 +124,33 @@ class FullNormal(Recorded, nn.Module):
         *,
         min_scale: float = 1e-4,
         norm: Norm | None = None,
+        relative: bool = True,
     ) -> None:
         """Build the heads; one latent has nothing below the diagonal."""
         super().__init__()
         self.network = network
         self.loc = head(in_features, size, norm)
         self.raw_scale = head(in_features, size, norm)
-        self.lower = nn.Linear(in_features, size * (size - 1) // 2) if size > 1 else None
+        # The names differ, so that the weights of one are not taken for those of the other
+        name = "relative" if relative else "lower"
+        entries = nn.Linear(in_features, size * (size - 1) // 2) if size > 1 else None
+        self.register_module(name, entries)
         self.min_scale = min_scale
         self.register_buffer("below", torch.tril_indices(size, size, -1), persistent=False)
 
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The normal distribution given the context."""
         h = self.network(*context)
-        factor = torch.diag_embed(softplus(self.raw_scale(h)) + self.min_scale)
-        if self.lower is not None:
-            factor[..., self.below[0], self.below[1]] = self.lower(h)
-        return dist.MultivariateNormal(self.loc(h), scale_tril=factor)
+        scale = softplus(self.raw_scale(h)) + self.min_scale
+        factor = torch.diag_embed(scale)
+        if not hasattr(self, "relative"):
+            if self.lower is not None:
+                factor[..., self.below[0], self.below[1]] = self.lower(h)
+            return dist.MultivariateNormal(self.loc(h), scale_tril=factor)
+        if self.relative is not None:
+            row = self.below[0]
+            factor[..., row, self.below[1]] = scale[..., row] * self.relative(h)
+        return CholeskyNormal(self.loc(h), scale_tril=factor)
 
 
 class PointMass(Recorded, nn.Module):

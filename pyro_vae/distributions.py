@@ -2,15 +2,123 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import register_kl
 from torch.nn.functional import logsigmoid
+
+
+def as_pyro(distribution: Any, site: str) -> TorchDistributionMixin:
+    """A distribution of ``torch.distributions`` as Pyro's of the same name; Pyro's as it is.
+
+    Raises:
+        TypeError: no distribution.
+    """
+    if isinstance(distribution, TorchDistributionMixin):
+        return distribution
+    if not isinstance(distribution, torch.distributions.Distribution):
+        raise TypeError(
+            f"site {site!r}: expected a module that returns a distribution, got "
+            f"{type(distribution).__name__}: return such as pyro.distributions.Normal(loc, scale)"
+        )
+    if isinstance(distribution, torch.distributions.Independent):
+        base = as_pyro(distribution.base_dist, site)
+        return base.to_event(distribution.reinterpreted_batch_ndims)
+    result = copy.copy(distribution)
+    result.__class__ = _pyro_class(type(distribution))
+    return result
+
+
+@functools.cache
+def _pyro_class(cls: type) -> type:
+    return type(cls.__name__, (cls, TorchDistributionMixin), {})
+
+
+def declared(
+    distribution: Any, event_shape: Sequence[int], site: str = "x"
+) -> TorchDistributionMixin:
+    """A distribution whose event is one datum: dimensions that are not declared yet become it.
+
+    Args:
+        distribution: of Pyro or of torch, batch shape (..., *undeclared dimensions).
+        event_shape: shape of one datum's value.
+        site: for errors.
+
+    Returns:
+        Batch shape (...), event shape ``event_shape``.
+
+    Raises:
+        TypeError: no distribution.
+        ValueError: one whose last dimensions are not ``event_shape``.
+
+    Example:
+        >>> noise = dist.MultivariateNormal(torch.zeros(5, 3, 2), torch.eye(2))
+        >>> declared(noise, (3, 2)).event_shape
+        torch.Size([3, 2])
+    """
+    result = as_pyro(distribution, site)
+    missing = len(event_shape) - result.event_dim
+    if 0 < missing <= len(result.batch_shape):
+        result = result.to_event(missing)
+    if result.event_shape != tuple(event_shape):
+        raise ValueError(
+            f"site {site!r}: expected a distribution over values of shape {tuple(event_shape)} "
+            f"per datum, got a {type(distribution).__name__} of batch shape "
+            f"{tuple(distribution.batch_shape)} and event shape "
+            f"{tuple(distribution.event_shape)}: give it the batch shape (n, ...) and, in all, "
+            "one dimension for each of a datum"
+        )
+    return result
+
+
+class CholeskyNormal(dist.MultivariateNormal):
+    """N(mu, L L^T) whose density at its own draw mu + L e is taken from the noise e.
+
+    log q(mu + L e) = -|e|^2 / 2 - sum_i log L_ii - d / 2 log(2 pi), exact however close to
+    singular L is, where solving L e = z - mu for e loses all digits. Its gradient is the total
+    one, through the draw: for a draw without gradient the equation is solved.
+
+    Args:
+        loc, scale_tril: as in ``pyro.distributions.MultivariateNormal``.
+
+    Example:
+        >>> p = CholeskyNormal(torch.zeros(2), scale_tril=torch.eye(2))
+        >>> z = p.rsample()
+        >>> bool(torch.isclose(p.log_prob(z), p.log_prob(z.clone())))
+        True
+    """
+
+    _drawn: tuple[Tensor, Tensor] | None = None
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws mu + L e of shape ``sample_shape`` + batch shape + event shape."""
+        noise = torch.randn(
+            self._extended_shape(torch.Size(sample_shape)),
+            dtype=self.loc.dtype,
+            device=self.loc.device,
+        )
+        value = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        self._drawn = value, noise
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of ``value``, broadcast against the batch shape."""
+        parameters = self.loc.requires_grad or self.scale_tril.requires_grad
+        held = torch.is_grad_enabled() and parameters and not value.requires_grad
+        if held or self._drawn is None or self._drawn[0] is not value:
+            return super().log_prob(value)
+        squares = self._drawn[1].square() + math.log(2 * math.pi)
+        diagonal = self.scale_tril.diagonal(dim1=-2, dim2=-1)
+        return -0.5 * squares.sum(-1) - diagonal.log().sum(-1)
 
 
 class ContinuousBernoulli(TorchDistribution):

@@ -18,6 +18,7 @@ from .feeds import Batch, Loaded, Resident
 from .finite import Guard
 from .history import Totals, logged
 from .infer import SVI
+from .infer.elbo import check_possible
 from .programs import name_of
 from .signals import Interruption
 
@@ -70,7 +71,7 @@ class Loop:
             self._validate = measurements.Validation(
                 svi.model, svi.guide, validation, trainer.elbo, replay=trainer.replays
             )
-        self._epochs = self._done = 0
+        self._epochs, self._done, self._possible = 0, 0, True
         self._position: dict[str, Any] | None = None
 
     def run(self, epochs: int, going_on: Mapping[str, Any] | None = None) -> None:
@@ -272,6 +273,8 @@ class Loop:
             row["skipped"] = skipped
         if trainer.swapped:
             row["swapped"], trainer.swapped = True, False
+        if self._possible and not self.points:
+            self._possible = check_possible(row["elbo"], row["reconstruction"], totals.count)
         trainer.history.append(row)
 
     def _call(self, hook: str, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ from .distributed import Parallel, synchronised
 from .feeds import Loaded, Resident
 from .freezing import Freezing
 from .infer import SVI, check_pair
-from .infer.checks import check_guide
+from .infer.checks import check_guide, check_minibatches
 from .infer.dataset import seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
 from .infer.engine.compiled import AutoCompiled
@@ -71,6 +71,7 @@ class TrainedPair:
             raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
         check_optimizer(optimizer)
         check_guide(model, guide)
+        check_minibatches(guide)
         self.model, self.guide = model, guide
         self.optimizer_class, self.clip_norm = optimizer, clip_norm
         self.engine, self.step, self._fitting = engine, 0, False
@@ -162,6 +163,7 @@ class TrainedPair:
 
     def _swap(self, guide: Callable, *, freeze_model: bool) -> None:
         check_guide(self.model, guide)
+        check_minibatches(guide)
         if freeze_model:
             self._freezing.check(self.model)
         self._keep_moments()

@@ -12,22 +12,16 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions import Distribution
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from .means import ShowMeans, mean_of, stand_in_data
 from .recorded import Recorded
 from .registration import register, unregistered
-from .replacement import ReplacedPrior, check_prior, is_latent
-
-
-class FillWithMeans(Messenger):
-    """Give each latent site that has no value yet the mean of its distribution."""
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["value"] is None and is_latent(msg):
-            msg["value"] = msg["fn"].mean
-            msg["done"] = True
+from .replacement import ReplacedPrior, check_prior, is_auxiliary, is_latent
+from .unwrapping import check_batch
+from .unwrapping import innermost as innermost
+from .unwrapping import name_of as name_of
 
 
 @contextlib.contextmanager
@@ -97,7 +91,7 @@ def as_labels(
     return labels.long()
 
 
-def _checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -> Any:
+def checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -> Any:
     """``y`` for a program, checked before it is traced: a trace adds its table to any error."""
     if getattr(program, "condition", None) == 0:
         return y
@@ -126,19 +120,6 @@ def training(module: nn.Module, mode: bool = True) -> Iterator[None]:
     finally:
         for m, mode in modes.items():
             m.training = mode
-
-
-def innermost(program: Any) -> Any:
-    """The program below all handlers."""
-    while hasattr(program, "program"):
-        program = program.program
-    return program
-
-
-def name_of(program: Any) -> str:
-    """The name of a program's class or function, whatever handlers it is under."""
-    program = innermost(program)
-    return getattr(program, "__name__", type(program).__name__)
 
 
 class Program(Recorded, nn.Module):
@@ -178,23 +159,44 @@ def decode(
         p(x|z), batch shape (n,).
 
     Raises:
-        ValueError: an unknown site, latents that are not finite, labels that do not fit.
+        ValueError: an unknown site, latents that are not finite, labels that do not fit, a latent
+            that is not given and has no mean.
     """
+    return _decoded(model, z, x, y)["fn"]
+
+
+def decode_mean(
+    model: Any,
+    z: Mapping[str, Tensor],
+    *,
+    x: Tensor | None = None,
+    y: Tensor | Sequence[int] | int | None = None,
+) -> Tensor:
+    """E[x|z], ``decode(model, z, x=x, y=y).mean``, as ``mean_of`` finds it: (n, *event).
+
+    Raises:
+        ValueError: as ``decode``; a p(x|z) that has no mean.
+    """
+    observed = _decoded(model, z, x, y)
+    return mean_of(observed["fn"], observed["name"])
+
+
+def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> dict[str, Any]:
     first = next(iter(z.values()))
     size = len(first)
     for site, value in z.items():
         check_finite(value, f"z[{site!r}]")
-    y = _checked_labels(model, y, size, first.device)
+    y = checked_labels(model, y, size, first.device)
     kwargs: dict[str, Any] = {} if y is None else {"y": y}
     if x is None:
         kwargs["size"] = size
     args = () if x is None else (x,)
-    with evaluating(model), FillWithMeans():
+    with evaluating(model), ShowMeans(), stand_in_data():
         trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
     unknown = [name for name in z if name not in trace.nodes]
     if unknown:
         raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
-    return _observation(trace, given=z)["fn"]
+    return _observation(trace, given=z)
 
 
 def _observation(trace: poutine.Trace, given: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -263,7 +265,7 @@ class Model(Program):
             raise ValueError(f"n: expected at least 1, got {n}")
         self._refuse_labels(y)
         parameter = next(self.parameters(), None)
-        y = _checked_labels(self, y, n, None if parameter is None else parameter.device)
+        y = checked_labels(self, y, n, None if parameter is None else parameter.device)
         other = contextlib.nullcontext()
         if prior is not None:
             check_prior(prior)
@@ -271,7 +273,7 @@ class Model(Program):
         with evaluating(self, prior), other:
             trace = poutine.trace(self).get_trace(size=n, y=y)
         site = trace.nodes["x"]
-        return site["fn"].mean if mean else site["value"]
+        return mean_of(site["fn"], "x") if mean else site["value"]
 
     def decode(
         self,
@@ -321,7 +323,11 @@ class Model(Program):
 
 @dataclass(frozen=True)
 class Encoding:
-    """Means and samples of q(z|x) per latent site, each (n, size)."""
+    """Means and samples of q(z|x) per latent site, each (n, size).
+
+    Where a distribution has no formula for its mean, as a flow, it is that of 1,000 draws, always
+    the same ones; for a ``Categorical`` it is the most probable category.
+    """
 
     mean: dict[str, Tensor]
     sample: dict[str, Tensor]
@@ -344,7 +350,8 @@ def encode(guide: Any, x: Tensor, *, y: Tensor | Sequence[int] | int | None = No
 
     Raises:
         TypeError: ``x`` is no tensor.
-        ValueError: data of the wrong shape or dtype or not finite, labels that do not fit.
+        ValueError: data of the wrong shape or dtype or not finite, labels that do not fit, a
+            distribution that has no mean, such as a Cauchy.
     """
     arguments = _encodable(guide, x, y)
     with evaluating(guide):
@@ -364,21 +371,26 @@ def encode_means(
 def _encodable(guide: Any, x: Tensor, y: Any) -> dict[str, Tensor]:
     """The guide's arguments besides data, once all are found to fit."""
     check_tensor(x)
+    check_batch(guide, len(x))
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):
         model.check_shape(x)
         check_finite(x)
-    y = _checked_labels(model, y, len(x), x.device)
+    y = checked_labels(model, y, len(x), x.device)
     return {} if y is None else {"y": y}
 
 
 def _means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    with FillWithMeans():
+    with ShowMeans():
         return _latents(poutine.trace(guide).get_trace(x, **arguments))
 
 
 def _latents(trace: poutine.Trace) -> dict[str, Tensor]:
-    return {name: site["value"] for name, site in trace.nodes.items() if is_latent(site)}
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if is_latent(site) and not is_auxiliary(site)
+    }
 
 
 class Guide(Program):

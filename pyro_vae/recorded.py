@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import numbers
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 
@@ -23,6 +24,8 @@ class Recorded:
     """
 
     arguments: dict[str, Any]
+    # What an argument means in files from before it was there, for each that is always written
+    absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Record the call before ``__init__`` runs; a bad call is left to ``__init__``."""
@@ -37,6 +40,8 @@ class Recorded:
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))
         arguments.pop("self", None)
+        for name in _known(cls, cls.absent):
+            arguments.setdefault(name, signature.parameters[name].default)
         # nn.Module.__setattr__ would register modules among the arguments as children
         object.__setattr__(self, "arguments", arguments)
         return self
@@ -114,8 +119,14 @@ def _recorded_classes(cls: type = Recorded) -> dict[str, type]:
     return found
 
 
+def _known(cls: type, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name in inspect.signature(cls.__init__).parameters]
+
+
 def _build(cls: type, arguments: dict[str, Any]) -> Any:
     """Call ``cls`` as it was called: the items of a ``*parts`` one by one."""
+    for name in _known(cls, cls.absent):
+        arguments.setdefault(name, cls.absent[name])
     parameters = inspect.signature(cls.__init__).parameters.values()
     several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     return cls(*arguments.pop(several, ()), **arguments)

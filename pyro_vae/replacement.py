@@ -8,6 +8,8 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
+from .distributions import as_pyro
+
 
 def is_latent(site: Mapping[str, Any]) -> bool:
     """Whether a trace's node or a handler's message is a latent sample site."""
@@ -17,6 +19,11 @@ def is_latent(site: Mapping[str, Any]) -> bool:
         and not site_is_subsample(site)
         and not site["infer"].get("_deterministic", False)
     )
+
+
+def is_auxiliary(site: Mapping[str, Any]) -> bool:
+    """Whether a latent site is marked as one that only the guide has."""
+    return is_latent(site) and bool(site["infer"].get("is_auxiliary", False))
 
 
 def check_prior(prior: Any) -> None:
@@ -50,7 +57,7 @@ class ReplacedPrior(Messenger):
         if self.found or (msg["name"] != self.site if self.site else not is_latent(msg)):
             return
         self.found = msg["name"]
-        own, prior = msg["fn"], self.prior()
+        own, prior = msg["fn"], as_pyro(self.prior(), msg["name"])
         if prior.event_shape != own.event_shape:
             raise ValueError(
                 f"site {msg['name']!r}: expected a prior of event shape {tuple(own.event_shape)}, "

@@ -17,6 +17,7 @@ from pyro_vae.conditionals import (
     StandardNormal,
     precision_weighted,
 )
+from pyro_vae.distributions import CholeskyNormal
 
 
 def test_standard_normal():
@@ -166,12 +167,16 @@ def test_heads_are_normalised(norm):
     )
 
 
-def test_full_normal_by_hand():
-    conditional = FullNormal(nn.Tanh(), 4, 3, min_scale=0.01)
+@pytest.mark.parametrize("relative", [True, False])
+def test_full_normal_by_hand(relative):
+    conditional = FullNormal(nn.Tanh(), 4, 3, min_scale=0.01, relative=relative)
     context, z = torch.randn(5, 4), torch.randn(5, 3)
     h = context.tanh()
     diagonal = (1 + conditional.raw_scale(h).exp()).log() + 0.01
-    lower = conditional.lower(h)
+    if relative:
+        lower = conditional.relative(h) * diagonal[:, [1, 2, 2]]
+    else:
+        lower = conditional.lower(h)
     p = conditional(context)
     assert (p.batch_shape, p.event_shape) == ((5,), (3,))
     for i in range(5):
@@ -208,10 +213,49 @@ def test_full_normal_of_one_latent_and_with_leading_dimensions():
 
 def test_the_factor_of_a_full_normal_stays_positive():
     conditional = FullNormal(nn.Identity(), 1, 2, min_scale=1e-3)
-    for head in (conditional.raw_scale, conditional.lower):
+    for head in (conditional.raw_scale, conditional.relative):
         nn.init.constant_(head.bias, -100.0)
         nn.init.zeros_(head.weight)
     p = conditional(torch.zeros(1, 1))
-    assert p.scale_tril[0].tolist() == [[pytest.approx(1e-3), 0], [-100, pytest.approx(1e-3)]]
+    assert p.scale_tril[0].tolist() == [
+        [pytest.approx(1e-3), 0],
+        [pytest.approx(-0.1), pytest.approx(1e-3)],
+    ]
     p.log_prob(p.mean + 1e-3).sum().backward()
     assert all(v.grad.isfinite().all() for v in conditional.parameters())
+
+
+class TestTheDensityAtItsOwnDraw:
+    def normal(self, dtype=torch.float32):
+        """Nearly singular: 1,000 times the scale below a diagonal of 1e-4."""
+        factor = torch.tensor([[1.0, 0.0], [1e3, 1e-4]], dtype=dtype).requires_grad_()
+        return CholeskyNormal(torch.tensor([3.0, -2.0], dtype=dtype), scale_tril=factor)
+
+    def test_it_is_exact_where_solving_is_not(self):
+        p = self.normal()
+        with torch.no_grad():
+            z = p.rsample((500,))
+            own, solved = p.log_prob(z), super(CholeskyNormal, p).log_prob(z)
+        # E[log q] of a normal is minus its entropy, the variance of log q is d / 2
+        expected = -float(self.normal(torch.float64).entropy().detach())
+        assert float(own.mean()) == pytest.approx(expected, abs=5 / 500**0.5)
+        assert float((solved - own).abs().max()) > 0.1
+
+    def test_the_gradient_is_the_one_through_the_draw(self):
+        p = self.normal(torch.float64)
+        (own,) = torch.autograd.grad(p.log_prob(p.rsample((50,))).sum(), p.scale_tril)
+        expected = torch.diag(-50 / p.scale_tril.diagonal())
+        torch.testing.assert_close(own.tril(), expected.tril())
+
+    def test_other_values_and_draws_without_gradient_are_solved_for(self):
+        factor = torch.eye(2).requires_grad_()
+        p = CholeskyNormal(torch.zeros(2), scale_tril=factor)
+        z, other = p.rsample((5,)), torch.randn(5, 2)
+        exact = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+        torch.testing.assert_close(p.log_prob(other), exact.log_prob(other))
+        torch.testing.assert_close(p.log_prob(z), exact.log_prob(z.detach()))
+        fixed = p.sample((5,))
+        (score,) = torch.autograd.grad(p.log_prob(fixed).sum(), factor)
+        torch.testing.assert_close(score.diagonal(), (fixed.square() - 1).sum(0))
+        wide = p.expand((3,))
+        assert wide.log_prob(wide.rsample()).shape == (3,)

@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..infer import check_pair, importance
 from ..infer.checks import check_data
 from ..infer.dataset import as_dataset, dataset_terms, matched
-from ..infer.elbo import ELBOTerms
+from ..infer.elbo import ELBOTerms, check_possible
 from ..infer.importance import ImportanceEstimate
 from ..infer.traces import measuring
 from .tables import mean_and_error, number
@@ -169,6 +169,8 @@ def evaluate(
         levels=getattr(getattr(model, "likelihood", None), "levels", None),
         point_masses=points,
     )
+    if not points:
+        check_possible(float(terms.elbo.mean()), float(terms.reconstruction.mean()), len(x))
     if result.untrusted > 0.1:
         warnings.warn(
             f"log p(x) cannot be trusted: the importance weights of {100 * result.untrusted:.0f}% "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import networks
 from ..conditionals import DiagonalNormal
+from ..distributions import declared
 from ..models import VAE
 from ..programs import Guide, innermost
 
@@ -183,7 +184,8 @@ class BottomUp(Guide):
             for site, conditional in self.conditionals.items():
                 below = self._below[site]
                 context = x if below is None else z[below]
-                z[site] = pyro.sample(site, conditional(context, *labels))
+                q = conditional(context, *labels)
+                z[site] = pyro.sample(site, declared(q, (self.model.latent_sizes[site],), site))
         return {site: z[site] for site in self.latents}
 
     def __repr__(self) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 from torch import nn
 
+from .. import networks
 from ..conditionals import FullNormal
+from ..models import VAE
 from .bottom_up import BottomUp
 
 
 class FullCovariance(BottomUp):
     """q(z|x) = q(z1|x) q(z2|z1) ... with q(z_i|c) = N(mu(c), L(c) L(c)^T) in each layer.
 
-    L is lower-triangular with a positive diagonal, so that the latents of a layer may be
-    correlated given the data: exact where the posterior is a normal, as for a linear decoder with
-    a Gaussian likelihood. A layer of d latents has d (d - 1) / 2 more outputs than ``BottomUp``.
+    L is lower-triangular with a positive diagonal, its rows relative to it, so that the latents of
+    a layer may be correlated given the data: exact where the posterior is a normal, as for a
+    linear decoder with a Gaussian likelihood. A layer of d latents has d (d - 1) / 2 more outputs
+    than ``BottomUp``.
 
     There is no closed-form KL to a diagonal normal prior in Pyro: train with elbo="trace".
 
@@ -23,6 +29,8 @@ class FullCovariance(BottomUp):
     Args:
         vae: the model that it is built for.
         hidden, encoder, conditionals, sites: as in ``BottomUp``.
+        relative: False for the parametrisation of files of version 0.1, see
+            ``conditionals.FullNormal``.
 
     Raises:
         TypeError, ValueError: as ``BottomUp``.
@@ -35,6 +43,26 @@ class FullCovariance(BottomUp):
         torch.Size([5, 3, 3])
     """
 
+    absent = MappingProxyType({"relative": False})
+
+    def __init__(
+        self,
+        vae: VAE,
+        *,
+        hidden: networks.Hidden | None = None,
+        encoder: nn.Module | None = None,
+        conditionals: Mapping[str, nn.Module] | None = None,
+        sites: Sequence[str] | None = None,
+        relative: bool = True,
+    ) -> None:
+        """Build all conditionals; every parameter exists from here on."""
+        # Before the base class, which builds the heads
+        self._relative = bool(relative)
+        super().__init__(
+            vae, hidden=hidden, encoder=encoder, conditionals=conditionals, sites=sites
+        )
+
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
         size = self.model.latent_sizes[site]
-        return FullNormal(network, features, size, norm=self.model.norm)
+        norm = self.model.norm
+        return FullNormal(network, features, size, norm=norm, relative=self._relative)

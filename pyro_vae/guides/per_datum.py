@@ -15,8 +15,9 @@ from torch.distributions import biject_to
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .. import networks
+from ..means import FillWithMeans, stand_in_data
 from ..models import VAE
-from ..programs import FillWithMeans, Guide, check_tensor, evaluating, is_latent
+from ..programs import Guide, check_tensor, evaluating, is_latent
 from ..registration import unregistered
 from .bottom_up import check_vae
 
@@ -84,7 +85,7 @@ class PerDatum(Guide):
             labels["y"] = torch.zeros(len(data), dtype=torch.long, device=data.device)
         self.autoguide = autoguide(vae)
         # Its forward is run, since a call would put it under a fixed name in Pyro's store
-        with evaluating(vae), poutine.block():
+        with evaluating(vae), poutine.block(), stand_in_data():
             self.autoguide.forward(self.data, **labels)
         prototype = self.autoguide.prototype_trace
         self.latents = tuple(name for name, site in prototype.nodes.items() if is_latent(site))

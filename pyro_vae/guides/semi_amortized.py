@@ -12,7 +12,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from .. import networks
-from ..programs import FillWithMeans, Guide, evaluating, is_latent
+from ..means import FillWithMeans
+from ..programs import Guide, evaluating, is_latent
 
 Offsets = dict[str, tuple[Tensor, Tensor]]
 

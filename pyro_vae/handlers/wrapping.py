@@ -13,7 +13,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from ..programs import Guide, Model, Program, is_latent
+from ..programs import Guide, Model, Program, is_auxiliary, is_latent
 from ..recorded import Recorded
 from ..schedules import check_beta
 
@@ -127,6 +127,11 @@ class _ScaleLatents(Recorded, Messenger):
             return
         beta = self.beta
         if isinstance(beta, Mapping):
+            if is_auxiliary(msg):
+                raise ValueError(
+                    "beta: expected one number, since log q of the guide's auxiliary site "
+                    f"{msg['name']!r} would keep scale 1, got a mapping: pass a number or schedule"
+                )
             self._seen.add(msg["name"])
             beta = beta.get(msg["name"], 1.0)
         msg["scale"] = msg["scale"] * beta

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
+from .auxiliary import refuse_auxiliary
 from .engine.repeated import Checked
 from .traces import (
     Contributions,
@@ -58,6 +59,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
                 f"site {points[0]!r}: expected a guide with a density, got a point mass, whose "
                 "KL and mutual information are infinite: use a guide such as guides.BottomUp"
             )
+        refuse_auxiliary(guide_trace, "the aggregate posterior")
         sites = latent_sites(guide_trace)
         if factors := [s for s in density_sites(guide_trace) if s not in sites]:
             raise ValueError(
@@ -213,7 +215,9 @@ def _conditioned(
     guide: Callable, x: Tensor, y: Tensor | None, z: dict[str, Tensor]
 ) -> poutine.Trace:
     conditioned = poutine.condition(guide, data=z)
-    return poutine.trace(conditioned).get_trace(x, **label_arguments(guide, y))
+    trace = poutine.trace(conditioned).get_trace(x, **label_arguments(guide, y))
+    refuse_auxiliary(trace, "the aggregate posterior")
+    return trace
 
 
 def _densities(

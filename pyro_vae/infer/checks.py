@@ -11,6 +11,8 @@ from pyro import poutine
 from torch import Tensor
 
 from ..programs import Guide, Model, as_labels, check_finite, check_tensor
+from ..unwrapping import check_batch, few, is_autoguide, name_of
+from .shapes import check_shapes, warn_enumerated
 from .traces import (
     Contributions,
     check_observed,
@@ -80,6 +82,16 @@ def check_guide(model: Callable, guide: Callable) -> None:
         )
 
 
+def check_minibatches(guide: Callable) -> None:
+    """Raise ``ValueError`` for a guide that cannot be trained on shuffled minibatches."""
+    if is_autoguide(guide):
+        raise ValueError(
+            f"guide: {name_of(guide)} has parameters for each datum by its place in the batch, "
+            "which changes from epoch to epoch: use guides.PerDatum(vae, x), which is AutoNormal "
+            "with rows found by their values, or infer.SVI with all data in each step"
+        )
+
+
 def check_pair(
     model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None
 ) -> PairSummary:
@@ -88,7 +100,7 @@ def check_pair(
     Args:
         model: generative program.
         guide: inference program.
-        x: (n, *event_shape); the first two are run.
+        x: (n, *event_shape); the first two are run, all of them by an autoguide.
         y: (n,) labels for a conditional pair.
 
     Returns:
@@ -107,8 +119,9 @@ def check_pair(
         {'z1': (2,)}
     """
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)[:2]
-    x = x[:2]
+    check_batch(guide, len(x))
+    y = None if y is None else as_labels(y, len(x), x.device)
+    x, y = few(guide, x, y)
     n = len(x)
     with measuring(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -135,6 +148,7 @@ def check_pair(
                 )
         model_trace, guide_trace = trace_pair(model, guide, x, y)
         check_observed(model_trace)
+        check_shapes(model_trace, guide_trace, n)
         observed = observed_sites(model_trace)
         for trace in (model_trace, guide_trace):
             read = Contributions(trace, (n,))
@@ -146,6 +160,7 @@ def check_pair(
                         f"{type(node['fn']).__name__} with values {_span(node['value'])}: check "
                         "parameters and data"
                     )
+    warn_enumerated(guide_trace)
     latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
     return PairSummary(latents, tuple(observed), tuple(in_guide), tuple(point_masses(guide_trace)))
 

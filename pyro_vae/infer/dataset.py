@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..unwrapping import is_autoguide
 from .elbo import Drawing, ELBOTerms, Estimator
 from .traces import measuring
 
@@ -78,6 +79,7 @@ def dataset_terms(
     Returns:
         ``ELBOTerms`` with tensors (n,).
     """
+    batch_size = len(data) if is_autoguide(guide) else batch_size
     draw = Drawing(model, guide, estimator)
     # A model that tells what data it can produce has been shown these: Pyro need not look again
     checks = hasattr(model, "check_data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Literal
 
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.infer.util import is_validation_enabled
+from pyro.infer.util import is_validation_enabled, validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -23,8 +24,10 @@ from ..recorded import Recorded
 from .checks import check_data
 from .engine.repeated import Checked
 from .free_bits import clamp_free_sites
+from .shapes import check_shapes, warn_enumerated
 from .traces import (
     Contributions,
+    auxiliary_sites,
     check_observed,
     density_sites,
     is_masked,
@@ -66,6 +69,35 @@ class ELBOTerms:
         )
 
 
+def check_possible(elbo: float, reconstruction: float, n: int) -> bool:
+    """Warn of a bound that is above what the likelihood allows, by more than chance.
+
+    As E_q[p(z) / q(z)] = 1 at each draw, the sum of log q - log p over any number of draws is
+    below -t with a probability of at most e^-t, by Markov's inequality; here t = 20.
+
+    Args:
+        elbo: mean estimate of the bound over ``n`` data, in nats.
+        reconstruction: that of log p(x|z).
+        n: number of data.
+
+    Returns:
+        Whether it is possible.
+
+    Warns:
+        UserWarning: the densities of the latents are no densities, or lost to rounding.
+    """
+    # Rounding may add up to a little per datum
+    possible = n * (elbo - reconstruction) <= 20 + 1e-3 * n
+    if not possible:
+        warnings.warn(
+            f"the bound, {elbo:.4g} nats, is above E[log p(x|z)], {reconstruction:.4g}, which "
+            "densities of the latents do not allow: rounding errors, or a program that is not "
+            "normalised. Lower lr, set clip_norm, or bound the scales of the guide",
+            stacklevel=3,
+        )
+    return possible
+
+
 class Estimator(Recorded):
     """``estimator(model, guide, x, y) -> (loss, terms)``: minus the objective, differentiable.
 
@@ -85,6 +117,9 @@ class Estimator(Recorded):
         n = len(x)
         model_trace, guide_trace = trace_pair(model, guide, x, y)
         check_observed(model_trace)
+        if is_validation_enabled():
+            check_shapes(model_trace, guide_trace, n)
+            warn_enumerated(guide_trace)
         p, q = Contributions(model_trace, (n,)), Contributions(guide_trace, (n,))
         free = clamp_free_sites(p, q, n)
         model_trace.compute_log_prob(is_random)
@@ -116,6 +151,8 @@ class Estimator(Recorded):
             s: self._kl(s, p, q) if s in latents else q(s)
             for s in sorted(density_sites(q.trace), key=lambda s: s not in latents)
         }
+        for aux, site in auxiliary_sites(q.trace).items():
+            kl[site] = kl[site] + kl.pop(aux)
         return ELBOTerms(reconstruction, kl)
 
 
@@ -259,6 +296,9 @@ def elbo_terms(
     seed or ``samples``. Many draws cost little of Pyro: those after the first run without its
     checks, and after a hundred as recorded tensors, bit for bit the same.
 
+    Sites that a guide marks ``is_auxiliary`` count in the KL of the latent that is drawn from
+    them; where an autoguide draws the latents of all data as one, each datum gets an equal part.
+
     Args:
         model: generative program.
         guide: inference program.
@@ -285,7 +325,8 @@ def elbo_terms(
     check_tensor(x)
     y = None if y is None else as_labels(y, len(x), x.device)
     check_data(model, x, y)
-    with measuring(model, guide, device=x.device):
+    # Whatever Pyro's own switch: what follows the first draw relies on its checks
+    with measuring(model, guide, device=x.device), validation_enabled(True):
         return Drawing(model, guide, estimator)(x, y, samples)
 
 

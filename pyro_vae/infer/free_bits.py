@@ -7,6 +7,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from .auxiliary import refuse_auxiliary
 from .traces import Contributions, is_masked, is_point_mass, latent_sites, masked
 
 
@@ -35,6 +36,7 @@ def clamp_free_sites(p: Contributions, q: Contributions, n: int) -> Tensor | Non
         free = max(in_q.get("free_bits", 0.0), in_p.get("free_bits", 0.0))
         if free == 0:
             continue
+        refuse_auxiliary(q.trace, "free_bits")
         with torch.no_grad():
             kl = _mean_kl(site, p, q)
             counts = (kl > free).to(kl.dtype)

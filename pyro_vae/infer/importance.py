@@ -13,10 +13,13 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ..programs import as_labels, check_tensor
+from ..unwrapping import few, is_autoguide
+from .auxiliary import SAMPLES, is_joint
 from .checks import check_data, check_pair
 from .engine.repeated import Repeated
 from .traces import (
     Contributions,
+    auxiliary_sites,
     density_sites,
     label_arguments,
     latent_sites,
@@ -107,7 +110,7 @@ def importance(
         raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
     check_data(model, x, y)
     check_pair(model, guide, x, y=y)
-    block = max(1, min(512, _WEIGHTS // samples))
+    block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
         log_joint = _LogJoint(model)
@@ -159,9 +162,11 @@ def can_broadcast(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
     """Whether the guide can draw many samples per datum from one encoding.
 
     Programs that fix the shape of the batch cannot run under an outer plate, or score something
-    else there, or draw noise of their own; for these, ``_draw`` repeats the data.
+    else there, or draw noise of their own; for these, ``_draw`` repeats the data. Autoguides can.
     """
-    x, y = x[:2], None if y is None else y[:2]
+    if is_autoguide(guide):
+        return True
+    x, y = few(guide, x, y)
     try:
         z, log_q = _draw(guide, x, y, 3, vectorised=True)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
@@ -178,7 +183,7 @@ def repeated(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor | None
 
 def samples_plate(k: int) -> pyro.plate:
     """The outer plate of ``k`` samples per datum."""
-    return pyro.plate("importance_samples", k, dim=-2)
+    return pyro.plate(SAMPLES, k, dim=-2)
 
 
 def guide_trace(
@@ -204,6 +209,12 @@ def guide_trace(
             f"site {points[0]!r}: the guide is a point mass, which has no density to weigh "
             "samples with: log p(x) needs a guide such as guides.BottomUp"
         )
+    if joint := [s for s in auxiliary_sites(trace) if is_joint(trace.nodes[s])]:
+        raise ValueError(
+            f"site {joint[0]!r}: the guide draws the latents of all data as one, so that no datum "
+            "has weights of its own: use AutoNormal, guides.PerDatum or guides.FullCovariance, or "
+            "evaluate with importance_samples=0"
+        )
     return trace, shape
 
 
@@ -214,7 +225,7 @@ def _draw(
     n = len(x)
     q = Contributions(*guide_trace(guide, x, y, k, vectorised=vectorised))
     log_q = sum((q.density(s) for s in density_sites(q.trace)), start=x.new_zeros(q.shape))
-    z = {s: q.value(s) for s in latent_sites(q.trace)}
+    z = {s: q.value(s) for s in (*latent_sites(q.trace), *auxiliary_sites(q.trace))}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
     return z, log_q.reshape(k, n)

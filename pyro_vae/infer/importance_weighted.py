@@ -11,9 +11,11 @@ from weakref import WeakKeyDictionary
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..unwrapping import check_batch, few
 from .elbo import ELBOTerms, TraceELBO
 from .free_bits import clamp_free_sites
 from .importance import (
@@ -23,6 +25,7 @@ from .importance import (
     repeated,
     samples_plate,
 )
+from .shapes import check_shapes, warn_enumerated
 from .traces import (
     Contributions,
     check_observed,
@@ -94,8 +97,9 @@ class ImportanceWeightedELBO(TraceELBO):
         """Find out, once per program, whether it can run on many samples of one datum."""
         if guide in self._vectorised and model in self._vectorised:
             return
+        check_batch(guide, len(x))
         with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-            x, y = x[:2], None if y is None else y[:2]
+            x, y = few(guide, x, y)
             self._vectorised[guide] = can_broadcast(guide, x, y)
             self._vectorised[model] = self._vectorised[guide] and _model_can(model, guide, x, y)
 
@@ -120,6 +124,9 @@ class ImportanceWeightedELBO(TraceELBO):
         log_p, log_q = (
             sum(side.weight(s).reshape(k, n) for s in density_sites(side.trace)) for side in (p, q)
         )
+        if is_validation_enabled():
+            check_shapes(p_trace, q_trace, p_shape[-1])
+            warn_enumerated(q_trace)
         bound = (log_p - log_q).logsumexp(0) - math.log(k)
         for site in without_rsample(q_trace):
             score = q(site).reshape(k, n).sum(0)

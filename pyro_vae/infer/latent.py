@@ -8,7 +8,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import as_labels, check_tensor, decode, encode, encode_means
+from .. import programs
+from ..means import stand_in_data
+from ..programs import as_labels, check_tensor, checked_labels, encode, encode_means
 from .traces import accepts_labels, label_arguments, latent_sites, measuring
 
 
@@ -71,8 +73,8 @@ def decode_mean(
         like: any data (m, *event_shape), for shape, dtype and device.
         y: (n,) labels for a conditional model.
     """
-    n = len(next(iter(z.values())))
-    return decode(model, z, x=like.new_zeros(n, *like.shape[1:]), **label_arguments(model, y)).mean
+    x = like.new_zeros(len(next(iter(z.values()))), *like.shape[1:])
+    return programs.decode_mean(model, z, x=x, **label_arguments(model, y))
 
 
 def interpolate(
@@ -173,7 +175,8 @@ def _prior_draw(model: Callable, like: Tensor, y: Tensor | None) -> dict[str, Te
     """One draw of all latents, in the model's sampling order."""
     # Zeros, as in decode_mean: what is observed does not matter
     x = like.new_zeros(1, *like.shape[1:])
-    with measuring(model, device=x.device):
+    y = checked_labels(model, y, 1, x.device)
+    with measuring(model, device=x.device), stand_in_data():
         trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
     return {site: trace.nodes[site]["value"] for site in latent_sites(trace)}
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..programs import encode_means
+from ..unwrapping import is_autoguide
 from .traces import label_arguments, measuring
 
 ACTIVE = 0.01
@@ -26,6 +27,7 @@ def posterior_means(
         data: n data.
         batch_size: data at once.
     """
+    batch_size = len(data) if is_autoguide(guide) else batch_size
     with measuring(guide, device=data.device):
         parts = [
             encode_means(guide, x, **label_arguments(guide, y))

@@ -8,6 +8,7 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..data import Dataset
+from ..means import mean_of
 from .dataset import as_dataset, matched
 from .traces import measuring, observed_sites, trace_pair
 
@@ -62,6 +63,6 @@ def mean_squared_error(
     total: Tensor | float = 0.0
     with measuring(model, guide, device=data.device):
         for x, y in data.batches(batch_size):
-            residual = x - predicted(model, guide, x, y).mean
+            residual = x - mean_of(predicted(model, guide, x, y), "x")
             total = total + residual.double().square().sum(0)
     return total / len(data)

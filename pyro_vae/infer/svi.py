@@ -9,6 +9,7 @@ from typing import Literal
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer.util import validation_enabled
 from torch import Tensor, nn
 
 from ..registration import unregistered
@@ -150,7 +151,8 @@ class SVI:
             ValueError: the pair has no trainable parameter.
         """
         with poutine.trace(param_only=True) as captured:
-            with measuring(self.model, self.guide, device=x.device):
+            # Shapes are compared here, also where Pyro's validation is off
+            with measuring(self.model, self.guide, device=x.device), validation_enabled(True):
                 self.loss(self.model, self.guide, x, y)
         sites = [s["value"].unconstrained() for s in captured.trace.nodes.values()]
         parameters = list({id(p): p for p in (*self.parameters(), *sites)}.values())

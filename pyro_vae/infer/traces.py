@@ -18,7 +18,9 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from ..programs import evaluating, innermost, is_latent
+from ..programs import evaluating, innermost, is_auxiliary, is_latent
+from ..unwrapping import check_batch
+from .auxiliary import is_joint
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -49,6 +51,7 @@ def trace_pair(
         ValueError: latent sites of one that the other does not have.
         FloatingPointError: a distribution whose parameters are NaN or infinite.
     """
+    check_batch(guide, len(x))
     with naming_overflow():
         guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         replayed = poutine.replay(model, trace=guide_trace)
@@ -84,14 +87,37 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
         if s not in in_model
     ]
     if problems:
-        raise ValueError(
-            "guide: " + "; ".join(problems) + ". Name the sites alike, or build it for this model"
-        )
+        advice = ". Name the sites alike, or build it for this model"
+        if partly := [s for s in in_model if s not in in_guide and s.endswith("_unobserved")]:
+            advice = (
+                f". {partly[0]!r} is what obs_mask= leaves unobserved: draw it in the guide under "
+                "the same mask, or observe under poutine.mask(mask=...) in place of obs_mask="
+            )
+        raise ValueError("guide: " + "; ".join(problems) + advice)
 
 
 def latent_sites(trace: Trace) -> list[str]:
-    """Latent sites in the order in which the program samples them."""
-    return [name for name, site in trace.nodes.items() if is_latent(site)]
+    """Latent sites in the order in which the program samples them, auxiliary ones left out."""
+    return [
+        name for name, site in trace.nodes.items() if is_latent(site) and not is_auxiliary(site)
+    ]
+
+
+def auxiliary_sites(trace: Trace) -> dict[str, str]:
+    """Sites that a guide marks ``is_auxiliary`` -> the latent to whose KL term log q belongs.
+
+    That is the latent of a name that the site's extends, as autoguides do, else the next one that
+    is sampled, else the last.
+    """
+    auxiliary = [name for name, site in trace.nodes.items() if is_auxiliary(site)]
+    if not auxiliary:
+        return {}
+    found, latents, order = {}, latent_sites(trace), list(trace.nodes)
+    for aux in auxiliary:
+        later = [s for s in latents if order.index(s) > order.index(aux)]
+        named = [s for s in latents if aux in (f"{s}_unconstrained", f"{s}_aux")]
+        found[aux] = (named + later + latents[-1:])[0]
+    return found
 
 
 def observed_sites(trace: Trace) -> list[str]:
@@ -113,7 +139,7 @@ def check_observed(model_trace: Trace) -> None:
 
 def density_sites(trace: Trace) -> list[str]:
     """Sites whose log-probabilities add up to a program's own: all but penalties on a guide."""
-    counted = {*observed_sites(trace), *latent_sites(trace)}
+    counted = {*observed_sites(trace), *latent_sites(trace), *auxiliary_sites(trace)}
     return [s for s, site in trace.nodes.items() if s in counted and not is_penalty(site)]
 
 
@@ -133,8 +159,17 @@ def without_rsample(trace: Trace) -> list[str]:
 
 
 def point_masses(trace: Trace) -> list[str]:
-    """Latent sites of a guide's trace whose distribution has no density."""
-    return [s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"])]
+    """Latent sites of a guide's trace whose distribution has no density.
+
+    A ``Delta`` that is a function of auxiliary sites has one: theirs.
+    """
+    auxiliary = auxiliary_sites(trace)
+    # An autoguide's site is for the latent that it is named after, others may be for any
+    shared = any(not s.endswith(("_unconstrained", "_aux")) for s in auxiliary)
+    drawn = latent_sites(trace) if shared else auxiliary.values()
+    return [
+        s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"]) and s not in drawn
+    ]
 
 
 def is_point_mass(distribution: Any) -> bool:
@@ -229,7 +264,11 @@ class Contributions:
         return _data_plate(self.trace.nodes[site], self.shape, self._shared)
 
     def _summed(self, site: str, value: Tensor) -> Tensor:
-        return per_datum(value, self.trace.nodes[site], self.shape, self._shared)
+        node = self.trace.nodes[site]
+        if is_joint(node):
+            # Equal parts of what belongs to all data alike
+            return (value.sum() / self.shape[-1]).expand(self.shape)
+        return per_datum(value, node, self.shape, self._shared)
 
     def _computed(self, site: str) -> dict[str, Any]:
         node = self.trace.nodes[site]

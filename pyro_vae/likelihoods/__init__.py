@@ -1,4 +1,4 @@
-"""p(x | features): modules from the decoder's features to an elementwise distribution.
+"""p(x | features): modules from the decoder's features to a distribution over data.
 
 | likelihood | data | features per element | source |
 |---|---|---|---|
@@ -8,8 +8,9 @@
 | ``Categorical`` | k / (levels - 1) | ``levels`` logits | |
 | ``DiscretizedLogistic`` | k / (levels - 1) | mean, log scale | Kingma et al. (2016) |
 
-The distribution is elementwise; the model declares its event dimensions with ``.to_event``. Where
-a likelihood takes several numbers per element, they are the last dimension of the features.
+These are elementwise; the model declares event dimensions with ``.to_event``, where a likelihood
+has not done so itself: see ``Likelihood`` for correlated noise and a topic model. Where a
+likelihood takes several numbers per element, they are the last dimension of the features.
 
 The sigma of a ``Gaussian`` is an object in a slot of its own:
 

@@ -12,10 +12,35 @@ from ..recorded import Recorded
 
 
 class Likelihood(Recorded, nn.Module):
-    """Base class: ``likelihood(features)`` is p(x | features), elementwise.
+    """Base class: ``likelihood(features)`` is p(x | features).
+
+    One of your own is a subclass, or any module, with a ``forward``. Its distribution may be
+    elementwise, or have an event of its own: the model declares as the event of a datum what is
+    not declared yet. Where the features are not as many as the data, say so in ``feature_shape``.
 
     Attributes:
         levels: number of values per element for 8-bit and other discrete pixels, else None.
+
+    Example:
+        Noise that is correlated between the elements, and a topic model, in which x counts the
+        words of a document (that documents differ in length is why the counts go unchecked):
+
+        >>> import torch
+        >>> from pyro_vae import models
+        >>> class Correlated(Likelihood):
+        ...     def __init__(self, size):
+        ...         super().__init__()
+        ...         self.raw = nn.Parameter(torch.eye(size))
+        ...     def forward(self, features):
+        ...         factor = self.raw.tril(-1) + torch.diag_embed(self.raw.diagonal().exp())
+        ...         return dist.MultivariateNormal(features, scale_tril=factor)
+        >>> class Topics(Likelihood):
+        ...     def forward(self, features):
+        ...         return dist.Multinomial(80, logits=features, validate_args=False)
+        >>> models.VAE((5,), latents=2, likelihood=Correlated(5)).sample(3).shape
+        torch.Size([3, 5])
+        >>> models.VAE((9,), latents=2, likelihood=Topics()).sample(3).sum(-1)
+        tensor([80., 80., 80.])
     """
 
     levels: int | None = None
@@ -31,7 +56,7 @@ class Likelihood(Recorded, nn.Module):
         """Take notice of the model that has just been built with this likelihood."""
 
     def forward(self, features: Tensor) -> dist.Distribution:
-        """The elementwise distribution, batch shape that of the data (n, *event_shape)."""
+        """The distribution: batch shape (n, ...) and event shape make up (n, *event_shape)."""
         raise NotImplementedError
 
     def mean(self, features: Tensor) -> Tensor:
@@ -41,6 +66,17 @@ class Likelihood(Recorded, nn.Module):
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability."""
         check_finite(x)
+
+
+def feature_shape(likelihood: nn.Module, event_shape: Sequence[int]) -> tuple[int, ...]:
+    """What ``likelihood`` says of its features; those of any other module are as the data."""
+    ask = getattr(likelihood, "feature_shape", tuple)
+    return ask(event_shape)
+
+
+def check_values(likelihood: nn.Module, x: Tensor) -> None:
+    """Raise ``ValueError`` for data outside of a likelihood's range; any other module: finite."""
+    getattr(likelihood, "check", check_finite)(x)
 
 
 def span_of(x: Tensor) -> str:

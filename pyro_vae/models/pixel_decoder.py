@@ -22,11 +22,14 @@ class Autoregressive(TorchDistribution):
 
     Args:
         decoder: ``decoder(context, x=x)`` are features of every pixel from those before it.
-        likelihood: module from features to an elementwise distribution.
+        likelihood: module from features to an elementwise distribution, declared as one or not.
         context: what all pixels see, (*batch, k).
 
     Shapes:
         batch shape that of ``context`` without its last dimension; event shape the decoder's.
+
+    Raises:
+        ValueError: a likelihood that is not elementwise.
     """
 
     arg_constraints = {}
@@ -65,7 +68,19 @@ class Autoregressive(TorchDistribution):
         return self.context.expand(*lead, size).reshape(-1, size)
 
     def _pixels(self, x: Tensor, context: Tensor) -> Distribution:
-        return self.likelihood(self.decoder(context, x=x))
+        return self._elementwise(self.decoder(context, x=x))
+
+    def _elementwise(self, features: Tensor) -> Distribution:
+        p = self.likelihood(features)
+        while isinstance(p, torch.distributions.Independent):
+            p = p.base_dist
+        if p.event_shape:
+            raise ValueError(
+                "likelihood: expected one distribution per pixel, each given those before it, "
+                f"got a {type(p).__name__} over values of shape {tuple(p.event_shape)}: use an "
+                "elementwise likelihood, or a decoder that does not go from pixel to pixel"
+            )
+        return p
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -77,7 +92,7 @@ class Autoregressive(TorchDistribution):
         for row, column, found in self.decoder.walk(x, context):
             # All of them, because a likelihood may treat each pixel in its own way
             features[(..., row, column, *(slice(None),) * (features.dim() - x.dim()))] = found
-            x[..., row, column] = self.likelihood(features).sample()[..., row, column]
+            x[..., row, column] = self._elementwise(features).sample()[..., row, column]
         return x.reshape(*lead, *self.event_shape)
 
     @property

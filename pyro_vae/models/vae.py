@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from .. import networks
 from ..conditionals import DiagonalNormal, HandOver, StandardNormal
+from ..distributions import declared
 from ..likelihoods import Likelihood
+from ..likelihoods.base import check_values, feature_shape
 from ..programs import Model
 
 
@@ -120,7 +122,7 @@ class VAE(Model):
         for site in self.latents:
             self.conditionals[site] = given[site] if site in given else self._conditional(site)
         self.likelihood = likelihood
-        features = likelihood.feature_shape(self.event_shape)
+        features = feature_shape(likelihood, self.event_shape)
         if decoder is None:
             self.decoder = self._default_decoder(features)
         else:
@@ -244,12 +246,13 @@ class VAE(Model):
         self, site: str, z: Mapping[str, Tensor], labels: tuple[Tensor, ...]
     ) -> dist.Distribution:
         context = [z[s] for s in self._sees(int(site[1:]))]
-        return self.conditionals[site](*context, *(labels if context else ()))
+        p_z = self.conditionals[site](*context, *(labels if context else ()))
+        return declared(p_z, (self.latent_sizes[site],), site)
 
     def check_data(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has the wrong shape or values outside the likelihood's."""
         self.check_shape(x)
-        self.likelihood.check(x)
+        check_values(self.likelihood, x)
 
     def check_shape(self, x: Tensor) -> None:
         """Raise ``ValueError`` unless ``x`` is (n, *event_shape), n >= 1, of the model's dtype."""
@@ -282,7 +285,7 @@ class VAE(Model):
         if x is not None:
             self.check_shape(x)
             if pyro.infer.util.is_validation_enabled():
-                self.likelihood.check(x)
+                check_values(self.likelihood, x)
             n = len(x)
         else:
             n = size if size is not None else (1 if y is None else len(y))
@@ -301,7 +304,7 @@ class VAE(Model):
     def _observation(self, *context: Tensor) -> dist.Distribution:
         if hasattr(self.decoder, "distribution"):
             return self.decoder.distribution(self.likelihood, *context)
-        return self.likelihood(self.decoder(*context)).to_event(len(self.event_shape))
+        return declared(self.likelihood(self.decoder(*context)), self.event_shape)
 
     def __repr__(self) -> str:
         """The generative story, the shapes and the number of parameters."""

@@ -15,7 +15,9 @@ from torch.nn.functional import embedding
 
 from .. import networks
 from ..codebooks import Codebook, MovingAverage, UniformCodes
+from ..distributions import as_pyro, declared
 from ..likelihoods import Likelihood
+from ..likelihoods.base import check_values, feature_shape
 from ..networks.grids import GridDecoder, grid_shape
 from ..programs import Model, decode
 from .vae import VAE
@@ -134,7 +136,7 @@ class VQVAE(Model):
         self.conditionals = nn.ModuleDict({_SITE: own})
         if prior is not None:
             self._check_prior()
-        features = likelihood.feature_shape(self.event_shape)
+        features = feature_shape(likelihood, self.event_shape)
         self.decoder = self._decoder(features) if decoder is None else decoder
         if decoder is not None:
             self._check_decoder(features)
@@ -208,14 +210,13 @@ class VQVAE(Model):
         if x is not None:
             self.check_shape(x)
             if pyro.infer.util.is_validation_enabled():
-                self.likelihood.check(x)
+                check_values(self.likelihood, x)
         with pyro.plate("data", (size or 1) if x is None else len(x), dim=-1):
             with _Embedding() as told:
-                z = pyro.sample(_SITE, self.conditionals[_SITE]())
+                z = pyro.sample(_SITE, as_pyro(self.conditionals[_SITE](), _SITE))
             vectors = self.codebook(z) if told.value is None else told.value
             vectors = vectors.expand(*z.shape[:-1], self.code_dim).to(self.one_hot.dtype)
-            features = self.decoder(vectors)
-            p_x = self.likelihood(features).to_event(len(self.event_shape))
+            p_x = declared(self.likelihood(self.decoder(vectors)), self.event_shape)
             return pyro.sample("x", p_x, obs=x)
 
     def sample(

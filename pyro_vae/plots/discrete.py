@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..guides import NearestCode
 from ..infer.traces import measuring
+from ..means import mean_of
 from ..models import VQVAE
 from ..priors import CodePrior
 from ..programs import check_tensor
@@ -37,7 +38,7 @@ def codes(model: VQVAE, *, columns: int | None = None, ax: Axes | None = None) -
     numbers = torch.arange(model.codes, device=model.one_hot.device)
     grids = numbers.reshape(-1, *(1,) * len(model.grid_shape)).expand(-1, *model.grid_shape)
     columns = columns or math.ceil(math.sqrt(model.codes))
-    means = torch.cat([model.decode(part).mean for part in grids.split(256)])
+    means = torch.cat([mean_of(model.decode(part), "x") for part in grids.split(256)])
     return images(means, columns=columns, ax=ax)
 
 
@@ -87,7 +88,8 @@ def completions(
         grid = guide.codes(x)
     drawn = prior.complete(grid.repeat_interleave(n, 0), mask, temperature=temperature)
     drawn = drawn.unflatten(0, (len(x), n))
-    decoded = model.decode(torch.cat([grid.unsqueeze(1), drawn], 1).flatten(0, 1)).mean
+    codes = torch.cat([grid.unsqueeze(1), drawn], 1).flatten(0, 1)
+    decoded = mean_of(model.decode(codes), "x")
     cells = torch.cat([x.unsqueeze(1), decoded.unflatten(0, (len(x), n + 1))], 1).flatten(0, 1)
     given = f"{rows} of {height}\nrows given"
     return grid_axes(cells, n + 2, ax, column_labels=["data", "all codes", given, *[""] * (n - 1)])

@@ -20,6 +20,8 @@ from torchvision.utils import make_grid
 
 from ..data import Dataset
 from ..infer.traces import label_arguments
+from ..means import stand_in_data
+from ..programs import checked_labels
 
 # "Accessible Color Sequences for Data Visualization", Petroff (2021): told apart by colour-blind
 # readers and in this order.
@@ -232,7 +234,9 @@ def run_on_zeros(
     Its latents and p(x|z) are those for ``x``, which may be grey where the likelihood is binary.
     """
     program = model if given is None else poutine.replay(model, trace=given)
-    return poutine.trace(program).get_trace(torch.zeros_like(x), **label_arguments(model, y))
+    y = checked_labels(model, y, len(x), x.device)
+    with stand_in_data():
+        return poutine.trace(program).get_trace(torch.zeros_like(x), **label_arguments(model, y))
 
 
 def vector_site(values: dict[str, Tensor], site: str | None) -> str:

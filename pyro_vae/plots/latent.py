@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..infer import grid_2d, interpolate, traverse
 from ..infer.traces import label_arguments, latent_sites, measuring, observed_sites
-from ..programs import FillWithMeans, as_labels, check_tensor
+from ..means import ShowMeans, mean_of
+from ..programs import as_labels, check_tensor
 from .drawing import grid_axes, run_on_zeros, spaced, vector_site
 
 _MOST_UNITS = 10
@@ -175,25 +176,24 @@ def _unit_kl(
     model: Callable, guide: Callable, x: Tensor, y: Tensor | None, site: str | None
 ) -> tuple[str, Tensor]:
     """The site that is meant, and the mean KL of each of its units over data, (size,)."""
-    with FillWithMeans():
+    with ShowMeans():
         q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
     p = run_on_zeros(model, x, y, given=q)
     site = vector_site({s: q.nodes[s]["value"] for s in latent_sites(q)}, site)
-    q_mean, q_variance = _moments(q.nodes[site]["fn"])
-    p_mean, p_variance = _moments(p.nodes[site]["fn"])
+    q_mean, q_variance = _moments(q.nodes[site]["fn"], site)
+    p_mean, p_variance = _moments(p.nodes[site]["fn"], site)
     ratio = q_variance / p_variance
     kl = 0.5 * (ratio + (q_mean - p_mean) ** 2 / p_variance - 1 - ratio.log())
     return site, kl.mean(0).reshape(-1)
 
 
-def _moments(distribution: Distribution) -> tuple[Tensor, Tensor]:
+def _moments(distribution: Distribution, site: str) -> tuple[Tensor, Tensor]:
     """Mean and variance; of draws where there is no formula."""
     try:
-        mean, variance = distribution.mean, distribution.variance
+        variance = distribution.variance
     except NotImplementedError:
-        draws = distribution.sample((1000,))
-        mean, variance = draws.mean(0), draws.var(0)
-    return mean, variance.clamp(min=1e-12)
+        variance = distribution.sample((1000,)).var(0)
+    return mean_of(distribution, site), variance.clamp(min=1e-12)
 
 
 def latent_grid(

@@ -14,7 +14,8 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from ..infer.traces import label_arguments, latent_sites, observed_sites
-from ..programs import as_labels, check_tensor, evaluating
+from ..means import mean_of, stand_in_data
+from ..programs import as_labels, check_tensor, checked_labels, evaluating
 from .drawing import grid_axes, new_axes
 from .scatter import draw_points
 
@@ -88,7 +89,7 @@ def layer_samples(
         labels = None if labels is None else labels.repeat_interleave(columns)
         below = _run(poutine.condition(model, data=above), rows * columns, labels, like, model)
     node = below.nodes[data_site]
-    x = node["fn"].mean if mean else node["fn"].sample()
+    x = mean_of(node["fn"], data_site) if mean else node["fn"].sample()
     if like is not None:
         x = x.reshape(rows * columns, *like.shape[1:])
     numbers = [str(i) for i in range(1, rows + 1)] if above else []
@@ -108,7 +109,9 @@ def _run(
     model = program if model is None else model
     if like is not None:
         x = torch.zeros_like(like[:1]).expand(n, *like.shape[1:])
-        return poutine.trace(program).get_trace(x, **label_arguments(model, y))
+        y = checked_labels(model, y, n, like.device)
+        with stand_in_data():
+            return poutine.trace(program).get_trace(x, **label_arguments(model, y))
     return poutine.trace(program).get_trace(size=n, **label_arguments(model, y))
 
 

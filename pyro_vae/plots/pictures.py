@@ -15,6 +15,7 @@ from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
 from ..infer.dataset import as_dataset, matched
 from ..infer.traces import accepts_labels, measuring, observed_sites
+from ..means import mean_of
 from ..programs import as_labels, check_tensor, innermost
 from .drawing import grid_axes, is_image, rows_of, run_on_zeros, stacked
 
@@ -118,8 +119,9 @@ def _draw(
     y = None if y is None else as_labels(y, n, like.device)
     with evaluating(model):
         trace = run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y)
-    p_x = trace.nodes[observed_sites(trace)[-1]]["fn"]
-    return (p_x.mean if mean else p_x.sample()).reshape(n, *like.shape[1:])
+    site = observed_sites(trace)[-1]
+    p_x = trace.nodes[site]["fn"]
+    return (mean_of(p_x, site) if mean else p_x.sample()).reshape(n, *like.shape[1:])
 
 
 def conditional(

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from ..infer.traces import label_arguments, measuring
+from ..means import mean_of
 from ..programs import as_labels, check_tensor, decode, encode
 from .drawing import COLORS, draw_grid, grid_size, is_image, new_axes, value_range
 
@@ -50,7 +51,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
     with measuring(model, guide, device=x.device):
         z = encode(guide, x, **label_arguments(guide, y)).mean
         p = decode(model, z, x=torch.zeros_like(x), **label_arguments(model, y))
-        mean, sigma = p.mean, p.stddev
+        mean, sigma = mean_of(p, "x"), p.stddev
     image = is_image(x.shape[1:])
     columns = len(x) if image else 1
     width, height = grid_size(x.shape[1:], 1 if image else len(x), columns)

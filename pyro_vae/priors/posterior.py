@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..programs import Guide, Model, evaluating, innermost, is_latent
+from ..unwrapping import check_batch
 
 _BATCH = 1000
 
@@ -59,6 +60,7 @@ def posterior_samples(
         for x, y in data.batches(_BATCH):
             x = x.to(parameters[0].dtype) if parameters else x
             labels = {} if y is None else _labels(guide, y)
+            check_batch(guide, len(x))
             site = site or _top(model, x, labels)
             trace = poutine.trace(guide).get_trace(x, **labels)
             sites = [name for name, node in trace.nodes.items() if is_latent(node)]

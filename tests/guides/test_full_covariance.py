@@ -1,7 +1,10 @@
+import math
+
+import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae import infer
+from pyro_vae import Trainer, diagnostics, infer, recorded
 from pyro_vae.guides import BottomUp, FullCovariance
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
@@ -89,3 +92,74 @@ def test_each_layer_has_a_covariance_and_sees_the_layer_below():
         "FullCovariance",
         "  q(z1, z2|x) = q(z1|x) q(z2|z1)",
     ]
+
+
+def nearly_singular(relative):
+    """A guide at which training arrives by a learning rate that is too high."""
+    torch.manual_seed(0)
+    vae = VAE((6,), 4, likelihood=Gaussian(), hidden=(5,))
+    guide = FullCovariance(vae, relative=relative)
+    head = guide.conditionals["z1"]
+    with torch.no_grad():
+        head.raw_scale.bias.fill_(-30.0)
+        (head.relative if relative else head.lower).bias.fill_(1e5)
+    return vae, guide
+
+
+def test_rounding_makes_no_bound():
+    """KL >= 0, so that no bound is above E[log p(x|z)] but by chance."""
+    x = torch.randn(50, 6)
+    terms = infer.elbo_terms(*nearly_singular(True), x)
+    assert terms.kl["z1"].min() > -20
+    vae, guide = nearly_singular(False)
+    assert infer.elbo_terms(vae, guide, x).elbo.mean() > 1e3
+    with pytest.warns(UserWarning, match=r"the bound, .* is above E\[log p\(x\|z\)\].*Lower lr"):
+        diagnostics.evaluate(vae, guide, x, importance_samples=0)
+
+
+def test_a_learning_rate_that_is_too_high_is_seen_in_the_bound():
+    torch.manual_seed(0)
+    vae = VAE((20,), 8, likelihood=Gaussian(), hidden=(32,))
+    x = torch.randn(200, 5) @ torch.randn(5, 20)
+    trainer = Trainer(vae, FullCovariance(vae), lr=1.0, seed=0)
+    trainer.fit(x, epochs=4, batch_size=50, progress=False)
+    for row in trainer.history:
+        assert row["elbo"] < row["reconstruction"] < -0.5 * 20 * math.log(2 * math.pi)
+
+
+class Overstated(torch.nn.Module):
+    """A conditional whose density is too low by 10 nats, so that the bound is too high."""
+
+    def forward(self, x):
+        class Low(dist.Normal):
+            def log_prob(self, value):
+                return super().log_prob(value) - 5.0
+
+        return Low(x[:, :2], 1.0).to_event(1)
+
+
+def test_an_impossible_bound_is_told_once_in_training():
+    vae = VAE((6,), 2, likelihood=Gaussian(), hidden=(5,))
+    guide, x = BottomUp(vae, conditionals={"z1": Overstated()}), 0.1 * torch.randn(50, 6)
+    with pytest.warns(UserWarning, match=r"is above E\[log p\(x\|z\)\]") as told:
+        Trainer(vae, guide).fit(x, epochs=3, progress=False)
+    assert len(told) == 1
+
+
+def test_files_from_before_the_relative_factor_keep_theirs():
+    vae = VAE((6,), 3, likelihood=Gaussian(), hidden=(5,))
+    for given in ({}, {"relative": True}, {"relative": False}):
+        guide = FullCovariance(vae, **given)
+        described = recorded.encode(guide, "guide")
+        assert described["arguments"]["relative"] is given.get("relative", True)
+        assert recorded.decode(described).arguments["relative"] is given.get("relative", True)
+    del described["arguments"]["relative"]
+    old = recorded.decode(described)
+    assert old.arguments["relative"] is False
+    old.load_state_dict(guide.state_dict())
+    x = torch.randn(5, 6)
+    q, p = (g.conditionals["z1"](x) for g in (old, guide))
+    assert torch.equal(q.scale_tril, p.scale_tril)
+    assert type(q) is dist.MultivariateNormal
+    with pytest.raises(RuntimeError, match="lower"):
+        FullCovariance(vae).load_state_dict(guide.state_dict())
