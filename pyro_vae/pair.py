@@ -24,6 +24,7 @@ from .infer.elbo import Estimator, as_estimator
 from .infer.engine.compiled import AutoCompiled
 from .infer.optimizers import check_optimizer, fused
 from .infer.svi import Engine, running
+from .infer.trainable import Waiting
 from .precision import Precision, PrecisionName, as_precision
 from .programs import training
 from .schedules import Schedule
@@ -213,6 +214,7 @@ class TrainedPair:
             clip_norm=self.clip_norm,
             engine=self._running,
         )
+        self._svi.waiting = Waiting(steps_per_epoch)
         self._svi.prepare(x, y=y)
         return annealing, tuple(summary.point_masses)
 
@@ -246,6 +248,8 @@ class TrainedPair:
     def restore_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Give the optimizer the options and parameters of an interrupted run; for ``Loop``."""
         runs.restore_groups(self.optimizer, groups, self.parameters(), self._moments.get)
+        # What was unfrozen since the last step of that run
+        self._svi.take_up({})
 
     def _keep_moments(self) -> None:
         if self.optimizer is not None:

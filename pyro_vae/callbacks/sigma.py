@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..infer.predictive import mean_squared_error
 from ..likelihoods import PredictedSigma, Sigma
 from ..likelihoods.gaussian import Phase
-from .base import Callback, trained
+from .base import Callback
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
@@ -71,11 +71,9 @@ class PredictSigma(Callback):
             self.phase = likelihood.predict_sigma(freeze=rest)
             self._until = epoch + self.alone
             tqdm.write(f"epoch {epoch}: sigma is predicted from here on\n{self.phase}")
-            _train_new_parameters(trainer)
         elif self.phase is not None and epoch == self._until:
             self.phase.unfreeze()
             tqdm.write(f"epoch {epoch}: all parameters train from here on\n{self.phase}")
-            _train_new_parameters(trainer)
 
 
 class UpdateSigma(Callback):
@@ -134,12 +132,3 @@ def _numbers(trainer: Trainer, chosen: Iterable[nn.Parameter]) -> list[int]:
     """Where parameters are among those of a trainer."""
     every = trainer.parameters()
     return [next(i for i, p in enumerate(every) if p is parameter) for parameter in chosen]
-
-
-def _train_new_parameters(trainer: Trainer) -> None:
-    """Let the optimizer of the present run have what the pair got, or unfroze, since it began."""
-    held = {id(p) for p in trained(trainer)}
-    for parameter in (p for module in trainer.modules() for p in module.parameters()):
-        if parameter.requires_grad and id(parameter) not in held:
-            trainer.optimizer.param_groups[0]["params"].append(parameter)
-            held.add(id(parameter))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -21,6 +21,7 @@ from ..recorded import Recorded
 from .checks import check_data
 from .engine.repeated import Checked
 from .free_bits import clamp_free_sites
+from .stock import instead_of
 from .traces import (
     is_point_mass,
     is_random,
@@ -303,6 +304,15 @@ def as_estimator(elbo: str | Estimator) -> Estimator:
     if isinstance(elbo, Estimator):
         return elbo
     estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
+    if isinstance(elbo, ELBO):
+        raise TypeError(
+            f"elbo: expected an estimator of pyro_vae, which gives the terms of the bound, got "
+            f"{type(elbo).__name__}: {instead_of(elbo)}"
+        )
+    if isinstance(elbo, type):
+        raise TypeError(
+            f"elbo: expected an object, got the class {elbo.__name__}: pass {elbo.__name__}(...)"
+        )
     if elbo not in estimators:
         raise ValueError(f"elbo: expected {' or '.join(map(repr, estimators))}, got {elbo!r}")
     return estimators[elbo](reduction="mean")
