@@ -133,10 +133,10 @@ def test_an_update_that_makes_parameters_infinite_is_undone():
 
 def test_an_update_of_parameters_that_were_unfrozen_late_is_undone_too():
     thaw = At(3, lambda t: t.model.decoder.requires_grad_(True))
-    t, spoil = trainer(), At(6, lambda t: setattr(t, "lr", 1e38))
+    t, spoil = trainer(), At(6, lambda t: setattr(t, "lr", 1e39))
     t.model.decoder.requires_grad_(False)
     with pytest.raises(FloatingPointError, match="as they were before step 4, when all was fin"):
-        fit(t, epochs=4, callbacks=[thaw, spoil])
+        fit(t, batch_size=4, callbacks=[thaw, spoil])
     assert same(state(t), thaw.states[3])
 
 
