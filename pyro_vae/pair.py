@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from . import ranks, runs
 from .annealing import Annealing
@@ -18,6 +17,7 @@ from .distributed import Parallel, synchronised
 from .feeds import Loaded, Resident
 from .freezing import Freezing
 from .infer import SVI, check_pair
+from .infer.belonging import check_run
 from .infer.checks import check_guide
 from .infer.dataset import seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
@@ -25,6 +25,7 @@ from .infer.engine.compiled import AutoCompiled
 from .infer.optimizers import check_optimizer, fused
 from .infer.svi import Engine, running
 from .infer.trainable import Waiting
+from .moments import Moments
 from .precision import Precision, PrecisionName, as_precision
 from .programs import training
 from .schedules import Schedule
@@ -83,7 +84,9 @@ class TrainedPair:
             module.to(self.device)
         self._svi: SVI | None = None
         self.beta, self.lr = beta, lr
-        self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._moments = Moments()
+        # The first data of the last run, with which another guide is tried
+        self._tried: tuple[Tensor, Tensor | None] | None = None
         self._freezing = Freezing()
 
     @property
@@ -153,6 +156,16 @@ class TrainedPair:
         """The torch optimizer of the present pair; None before the first ``fit``."""
         return None if self._svi is None else self._svi.optimizer
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along; what belongs to a run is made anew."""
+        self._keep_moments()
+        run = {"_svi": None, "_running": None, "_announce": None, "_fitting": False}
+        return {**self.__dict__, **run}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._running = self._under_engine()
+
     def modules(self) -> list[nn.Module]:
         """Model and guide, where they are modules."""
         return [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
@@ -163,6 +176,12 @@ class TrainedPair:
 
     def _swap(self, guide: Callable, *, freeze_model: bool) -> None:
         check_guide(self.model, guide)
+        if isinstance(guide, nn.Module):
+            guide.to(self.device)
+        if self._tried is not None:
+            x, y = self._tried
+            check_pair(self.model, guide, x, y=y)
+            check_run(self.model, guide, x, y)
         if freeze_model:
             self._freezing.check(self.model)
         self._keep_moments()
@@ -170,8 +189,6 @@ class TrainedPair:
         if freeze_model:
             self._freezing.freeze(self.model)
         self.guide, self._svi = guide, None
-        for module in self.modules():
-            module.to(self.device)
 
     @contextlib.contextmanager
     def _in_training(self, feed: Resident | Loaded) -> Iterator[tuple[Annealing, tuple[str, ...]]]:
@@ -196,6 +213,7 @@ class TrainedPair:
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
         x, y = _first(data)
         summary = check_pair(self.model, self.guide, x, y=y)
+        self._tried = x, y
         self._keep_moments()
         # Made anew, because a mapping may have been changed in place since the last run
         annealing = Annealing(self.beta)

@@ -16,9 +16,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from .labels import label_arguments
 from .recorded import Recorded
 from .registration import register, unregistered
 from .replacement import ReplacedPrior, check_prior, is_latent
+from .unwrapping import innermost as innermost
+from .unwrapping import name_of as name_of
 
 
 class FillWithMeans(Messenger):
@@ -128,19 +131,6 @@ def training(module: nn.Module, mode: bool = True) -> Iterator[None]:
             m.training = mode
 
 
-def innermost(program: Any) -> Any:
-    """The program below all handlers."""
-    while hasattr(program, "program"):
-        program = program.program
-    return program
-
-
-def name_of(program: Any) -> str:
-    """The name of a program's class or function, whatever handlers it is under."""
-    program = innermost(program)
-    return getattr(program, "__name__", type(program).__name__)
-
-
 class Program(Recorded, nn.Module):
     """An ``nn.Module`` whose ``forward`` is a Pyro program, trainable by stock Pyro."""
 
@@ -185,7 +175,7 @@ def decode(
     for site, value in z.items():
         check_finite(value, f"z[{site!r}]")
     y = _checked_labels(model, y, size, first.device)
-    kwargs: dict[str, Any] = {} if y is None else {"y": y}
+    kwargs: dict[str, Any] = label_arguments(model, y)
     if x is None:
         kwargs["size"] = size
     args = () if x is None else (x,)
@@ -269,7 +259,7 @@ class Model(Program):
             check_prior(prior)
             other = ReplacedPrior(prior, self.latents[0])
         with evaluating(self, prior), other:
-            trace = poutine.trace(self).get_trace(size=n, y=y)
+            trace = poutine.trace(self).get_trace(size=n, **label_arguments(self, y))
         site = trace.nodes["x"]
         return site["fn"].mean if mean else site["value"]
 
@@ -369,7 +359,7 @@ def _encodable(guide: Any, x: Tensor, y: Any) -> dict[str, Tensor]:
         model.check_shape(x)
         check_finite(x)
     y = _checked_labels(model, y, len(x), x.device)
-    return {} if y is None else {"y": y}
+    return label_arguments(guide, y)
 
 
 def _means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -388,10 +378,12 @@ class Guide(Program):
         model: the generative program that it was built for (not a child: its parameters are
             the model's own).
         latents: the latent sites that it covers, in sampling order.
+        borrows: whether it runs modules of ``model``, so that it means nothing with another one.
     """
 
     model: Model
     latents: tuple[str, ...]
+    borrows = False
 
     def __init__(self, model: Model) -> None:
         """Keep ``model`` at hand without making its parameters the guide's."""

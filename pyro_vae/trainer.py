@@ -18,6 +18,7 @@ from .finite import Skip
 from .fitting import Call
 from .freezing import Freezing
 from .history import History
+from .infer.belonging import join
 from .infer.elbo import Estimator
 from .infer.optimizers import recordable
 from .infer.svi import Engine
@@ -344,6 +345,8 @@ class Trainer(Recorded, TrainedPair):
         self._freezing = Freezing(plain.get("frozen"))
         self._stream.load(state["random"])
         self.progress = state.get("run")
+        if self.step:
+            join(self.model, self.guide)
         for parameter, moments in zip(self.parameters(), state["moments"], strict=True):
             if moments is not None:
                 self._moments[parameter] = moments

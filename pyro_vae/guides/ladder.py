@@ -58,6 +58,7 @@ class Ladder(Guide):
     """
 
     model: VAE
+    borrows = True
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class NearestCode(Guide):
     """
 
     model: VQVAE
+    borrows = True
 
     def __init__(
         self, vqvae: VQVAE, *, commitment: float = 0.25, encoder: nn.Module | None = None

@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from .. import networks
+from ..labels import label_arguments, placeholders
 from ..programs import FillWithMeans, Guide, evaluating, is_latent
 
 Offsets = dict[str, tuple[Tensor, Tensor]]
@@ -112,6 +113,8 @@ class SemiAmortized(Guide):
         torch.Size([5, 2])
     """
 
+    borrows = True
+
     def __init__(self, guide: Guide, *, steps: int = 5, lr: float = 0.2) -> None:
         """Draw the noise of each step, which is a part of the guide from here on."""
         if not isinstance(guide, Guide):
@@ -146,9 +149,7 @@ class SemiAmortized(Guide):
         """The guide's distributions for one datum of zeros, found without a trace."""
         reference = next(self.guide.parameters())
         x = reference.new_zeros(1, *self.model.event_shape)
-        labels = {}
-        if getattr(self.model, "condition", 0):
-            labels["y"] = torch.zeros(1, dtype=torch.long, device=x.device)
+        labels = placeholders(self.guide, 1, x.device)
         probe = _Offset({})
         with evaluating(self.model, self.guide), poutine.block(), FillWithMeans(), probe:
             self.guide(x, **labels)
@@ -210,7 +211,7 @@ class SemiAmortized(Guide):
 
     @staticmethod
     def _run(program: nn.Module, x: Tensor, y: Tensor | None) -> Any:
-        return program(x) if y is None else program(x, y=y)
+        return program(x, **label_arguments(program, y))
 
     def __repr__(self) -> str:
         """The guide that is refined, and how."""

@@ -9,6 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..programs import as_labels, check_tensor, decode, encode, encode_means
+from .belonging import check_belonging
 from .traces import accepts_labels, label_arguments, latent_sites, measuring
 
 
@@ -39,6 +40,7 @@ def reconstruct(
         torch.Size([5, 6])
     """
     check_tensor(x)
+    check_belonging(model, guide)
     y = None if y is None else as_labels(y, len(x), x.device)
     z = encode(guide, x, **label_arguments(guide, y)).sample if sample else _means(guide, x, y)
     return decode_mean(model, z, like=x, y=y)

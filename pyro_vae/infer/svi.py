@@ -15,6 +15,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from ..registration import unregistered
+from .belonging import check_run, join
 from .elbo import ELBOTerms, Estimator, TraceELBO
 from .engine.compiled import Compiler
 from .engine.graph import Graph
@@ -186,6 +187,8 @@ class SVI:
         Raises:
             ValueError: the pair has no trainable parameter.
         """
+        check_run(self.model, self.guide, x, y)
+        join(self.model, self.guide)
         with Sites() as sites, measuring(self.model, self.guide, device=x.device):
             run = run_pair if isinstance(self.loss, StockLoss) else self.loss
             run(self.model, self.guide, x, y)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from ..references import WeakReference
 from .base import Likelihood
 from .optimal import OptimalSigma
 from .sigma import (
@@ -86,7 +86,7 @@ class Gaussian(Likelihood):
         """Put the kind of sigma into its slot."""
         super().__init__()
         self.noise = _as_sigma(sigma)
-        self._model = _WeakReference(None)
+        self._model = WeakReference(None)
 
     @property
     def sigma(self) -> Tensor:
@@ -107,7 +107,7 @@ class Gaussian(Likelihood):
 
     def attach(self, model: nn.Module) -> None:
         """Remember the model, whose decoder ``predict_sigma`` extends."""
-        self._model = _WeakReference(model)
+        self._model = WeakReference(model)
 
     def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
         """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
@@ -161,25 +161,6 @@ class Gaussian(Likelihood):
         for parameter in phase.resting:
             parameter.requires_grad_(False)
         return phase
-
-
-class _WeakReference:
-    """A model that holds this, and is freed at once when nobody else does.
-
-    A copy of the model refers to the copy; a copy of the likelihood alone to none.
-    """
-
-    def __init__(self, model: nn.Module | None) -> None:
-        self._get = (lambda: None) if model is None else weakref.ref(model)
-
-    def __call__(self) -> Any:
-        return self._get()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _WeakReference:
-        return _WeakReference(memo.get(id(self())))
-
-    def __reduce__(self) -> tuple[type, tuple[Any]]:
-        return _WeakReference, (self(),)
 
 
 @dataclass(frozen=True, eq=False)
