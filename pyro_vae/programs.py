@@ -378,17 +378,20 @@ class Guide(Program):
         model: the generative program that it was built for (not a child: its parameters are
             the model's own).
         latents: the latent sites that it covers, in sampling order.
-        borrows: whether it runs modules of ``model``, so that it means nothing with another one.
     """
 
     model: Model
     latents: tuple[str, ...]
-    borrows = False
 
     def __init__(self, model: Model) -> None:
         """Keep ``model`` at hand without making its parameters the guide's."""
         super().__init__()
         object.__setattr__(self, "model", model)
+
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The modules of ``model`` that it runs: with another model it means nothing."""
+        return ()
 
     def encode(self, x: Tensor, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
         """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.

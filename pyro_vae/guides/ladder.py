@@ -58,7 +58,6 @@ class Ladder(Guide):
     """
 
     model: VAE
-    borrows = True
 
     def __init__(
         self,
@@ -94,6 +93,11 @@ class Ladder(Guide):
             self.networks[site] = network
             self.heads[site] = DiagonalNormal(nn.Identity(), features, size, norm=vae.norm)
             below = (features if upward == "activations" else size,)
+
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The model's conditionals below the top."""
+        return tuple(self.model.conditionals[site] for site in self.latents[1:])
 
     def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
         """Run the inference program.

@@ -59,7 +59,6 @@ class NearestCode(Guide):
     """
 
     model: VQVAE
-    borrows = True
 
     def __init__(
         self, vqvae: VQVAE, *, commitment: float = 0.25, encoder: nn.Module | None = None
@@ -99,6 +98,11 @@ class NearestCode(Guide):
             (*model.grid_shape, model.code_dim),
             activation=model.activation,
         )
+
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The codebook."""
+        return (self.model.codebook,)
 
     def forward(self, x: Tensor, *, y: None = None) -> dict[str, Tensor]:
         """Run the inference program.

@@ -113,8 +113,6 @@ class SemiAmortized(Guide):
         torch.Size([5, 2])
     """
 
-    borrows = True
-
     def __init__(self, guide: Guide, *, steps: int = 5, lr: float = 0.2) -> None:
         """Draw the noise of each step, which is a part of the guide from here on."""
         if not isinstance(guide, Guide):
@@ -154,6 +152,11 @@ class SemiAmortized(Guide):
         with evaluating(self.model, self.guide), poutine.block(), FillWithMeans(), probe:
             self.guide(x, **labels)
         return probe.normals
+
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The model, whose bound it climbs."""
+        return (self.model,)
 
     def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
         """Refine, then run the guide with the refined distributions.

@@ -42,9 +42,9 @@ def join(model: Callable, guide: Callable) -> None:
 def check_borrowed(model: Callable, guide: Callable) -> None:
     """Raise ``ValueError`` for a guide that uses tensors of another model than this one."""
     for part in _strangers(model, guide):
-        own, held = _tensors(part.model), _tensors(model).keys()
-        used = own.keys() if part.borrows else own.keys() & _tensors(part).keys()
-        if not used <= held:
+        used = _tensors(part.model).keys() & _tensors(part).keys()
+        used |= _tensors(*part.borrowed_modules).keys()
+        if not used <= _tensors(model).keys():
             raise _foreign(model, part)
 
 
@@ -118,8 +118,8 @@ def _model_of(guide: nn.Module) -> nn.Module | None:
     return innermost(getattr(guide, "model", None)) if trained_with is None else trained_with
 
 
-def _tensors(program: nn.Module) -> dict[int, Tensor]:
-    return {id(t): t for t in itertools.chain(program.parameters(), program.buffers())}
+def _tensors(*modules: nn.Module) -> dict[int, Tensor]:
+    return {id(t): t for m in modules for t in itertools.chain(m.parameters(), m.buffers())}
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:
