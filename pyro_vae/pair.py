@@ -69,20 +69,17 @@ class TrainedPair:
         precision: PrecisionName | Precision,
         device: torch.device | str | None,
     ) -> None:
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
         check_optimizer(optimizer)
         check_guide(model, guide)
         self.model, self.guide = model, guide
-        self.optimizer_class, self.clip_norm = optimizer, clip_norm
-        self.engine, self.step, self._fitting = engine, 0, False
-        as_precision(precision)
+        self.optimizer_class = optimizer
+        self.step, self._fitting, self._svi = 0, False, None
         self._last_step, self._announce = 0, None
-        self.elbo, self.precision = elbo, precision
+        self.clip_norm, self.engine, self.precision = clip_norm, engine, precision
+        self.elbo = elbo
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
             module.to(self.device)
-        self._svi: SVI | None = None
         self.beta, self.lr = beta, lr
         self._moments = Moments()
         # The first data of the last run, with which another guide is tried
@@ -124,9 +121,43 @@ class TrainedPair:
         self._elbo = estimator
         self._running = self._under_engine()
 
-    def _refuse_in_fit(self, name: str, within: str) -> None:
+    @property
+    def clip_norm(self) -> float | None:
+        """The greatest norm of the total gradient; may be assigned at any time."""
+        return self._clip_norm
+
+    @clip_norm.setter
+    def clip_norm(self, clip_norm: float | None) -> None:
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
+        self._clip_norm = clip_norm
+        if self._svi is not None:
+            self._svi.clip_norm = clip_norm
+
+    @property
+    def engine(self) -> Engine | Literal["auto"] | None:
+        """How steps run, as it was given; may be assigned between calls of ``fit``."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: Engine | Literal["auto"] | None) -> None:
+        self._refuse_in_fit("engine", "end the run with trainer.stop()")
+        self._engine = engine
+
+    @property
+    def precision(self) -> PrecisionName | Precision:
+        """How networks are evaluated; may be assigned between calls of ``fit``."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: PrecisionName | Precision) -> None:
+        self._refuse_in_fit("precision", "end the run with trainer.stop()")
+        as_precision(precision)
+        self._precision = precision
+
+    def _refuse_in_fit(self, name: str, within: str, *, do: str = "assign it") -> None:
         if self._fitting:
-            raise RuntimeError(f"{name}: assign it between calls of fit; within one, {within}")
+            raise RuntimeError(f"{name}: {do} between calls of fit; within one, {within}")
 
     @property
     def constant_beta(self) -> bool:
@@ -175,6 +206,7 @@ class TrainedPair:
         return [p for module in self.modules() for p in module.parameters()]
 
     def _swap(self, guide: Callable, *, freeze_model: bool) -> None:
+        self._refuse_in_fit("swap_guide", "end the run with trainer.stop()", do="call it")
         check_guide(self.model, guide)
         if isinstance(guide, nn.Module):
             guide.to(self.device)

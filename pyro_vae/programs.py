@@ -121,9 +121,13 @@ def check_finite(value: Tensor, name: str = "x") -> None:
 
 @contextlib.contextmanager
 def training(module: nn.Module, mode: bool = True) -> Iterator[None]:
-    """Training mode, or evaluation mode with gradients; each module's own mode is restored."""
+    """Training mode, or evaluation mode with gradients; each module's own mode is restored.
+
+    Parts that are in evaluation mode under a module that trains stay in it.
+    """
     modes = {m: m.training for m in module.modules()}
-    module.train(mode)
+    if not (mode and module.training):
+        module.train(mode)
     try:
         yield
     finally:

@@ -174,6 +174,7 @@ class Trainer(Recorded, TrainedPair):
             This trainer.
 
         Raises:
+            RuntimeError: called by a callback of this trainer's own ``fit``.
             ValueError: bad data, a model and guide that do not fit each other or the data, a
                 folder with the run of another trainer, or after ``resume`` other data; in a run
                 of several processes, other arguments in one of them, or too few data in a batch.
@@ -184,6 +185,7 @@ class Trainer(Recorded, TrainedPair):
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
                 names step, site and layer, with the ranges of all distributions.
         """
+        self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
         call = Call(
             self,
             data,
@@ -298,8 +300,10 @@ class Trainer(Recorded, TrainedPair):
             This trainer.
 
         Raises:
-            TypeError: ``freeze_model`` for a plain function.
-            ValueError: a guide that was built for other latents.
+            TypeError: ``freeze_model`` for a plain function, a guide that is none.
+            ValueError: a guide that does not fit the model, or uses another one's modules. The
+                guide from before then stays.
+            RuntimeError: called by a callback within ``fit``.
         """
         self._swap(guide, freeze_model=freeze_model)
         self.progress = self.going_on = None

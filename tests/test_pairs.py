@@ -323,7 +323,7 @@ def test_a_conditional_pair_of_ones_own_works_everywhere():
     assert guide.encode(X, y=Y).mean["z1"].shape == (40, 2)
     assert infer.reconstruct(model, guide, X, y=Y).shape == (40, 6)
     assert model.decode({"z1": torch.zeros(3, 2)}, y=1).batch_shape == (3,)
-    assert len(diagnostics.evaluate(model, guide, labelled, importance_samples=0).kl) == 1
+    assert len(diagnostics.evaluate(model, guide, labelled, importance_samples=0).terms.kl) == 1
 
 
 def test_a_panel_of_a_conditional_pair_of_ones_own():
