@@ -217,7 +217,7 @@ class TrainedPair:
         if freeze_model:
             self._freezing.check(self.model)
         self._keep_moments()
-        self._freezing.thaw(self.model)
+        self._freezing.thaw()
         if freeze_model:
             self._freezing.freeze(self.model)
         self.guide, self._svi = guide, None

@@ -16,7 +16,6 @@ from . import runs
 from .data import Dataset
 from .finite import Skip
 from .fitting import Call
-from .freezing import Freezing
 from .history import History
 from .infer.belonging import join
 from .infer.elbo import Estimator
@@ -346,7 +345,8 @@ class Trainer(Recorded, TrainedPair):
         plain = state["plain"]
         self.history, self.step = History(plain["history"]), plain["step"]
         self.swapped = plain["swapped"]
-        self._freezing = Freezing(plain.get("frozen"))
+        if (frozen := plain.get("frozen")) is not None:
+            self._freezing.freeze(self.model, frozen)
         self._stream.load(state["random"])
         self.progress = state.get("run")
         if self.step:

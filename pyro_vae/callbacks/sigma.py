@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..holds import Hold, is_free
 from ..infer.predictive import mean_squared_error
 from ..likelihoods import PredictedSigma, Sigma
 from ..likelihoods.gaussian import Phase
@@ -99,19 +100,18 @@ class UpdateSigma(Callback):
                 "UpdateSigma: expected a model with a Gaussian likelihood, got none: use "
                 'likelihoods.Gaussian(sigma="learned")'
             )
-        self._frozen = [p for s in self._sigmas for p in s.parameters() if p.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
+        self._hold = Hold(p for s in self._sigmas for p in s.parameters() if is_free(p))
         self._trainer = weakref.proxy(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Which parameters rest during the run."""
-        return {"frozen": _numbers(self._trainer, self._frozen)}
+        return {"frozen": _numbers(self._trainer, self._hold.parameters)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Know what to let train again."""
         parameters = self._trainer.parameters()
-        self._frozen = [parameters[i] for i in state["frozen"]]
+        before, self._hold = self._hold, Hold(parameters[i] for i in state["frozen"])
+        before.release()
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Set sigma, and tell it in the history row."""
@@ -124,8 +124,7 @@ class UpdateSigma(Callback):
 
     def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
         """Let sigma train again."""
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
+        self._hold.release()
 
 
 def _numbers(trainer: Trainer, chosen: Iterable[nn.Parameter]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from ..holds import Hold, is_free
 from ..references import WeakReference
 from .base import Likelihood
 from .optimal import OptimalSigma
@@ -155,12 +156,9 @@ class Gaussian(Likelihood):
         after.train(before.training)
         self.noise = self.arguments["sigma"] = after
         head = model.add_log_sigma()
-        resting = [p for module in freeze for p in module.parameters() if p.requires_grad]
+        resting = [p for module in freeze for p in module.parameters() if is_free(p)]
         trained = {id(p) for p in head.parameters()}
-        phase = Phase(model, tuple({id(p): p for p in resting if id(p) not in trained}.values()))
-        for parameter in phase.resting:
-            parameter.requires_grad_(False)
-        return phase
+        return Phase(model, tuple({id(p): p for p in resting if id(p) not in trained}.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +173,9 @@ class Phase:
     model: nn.Module
     resting: tuple[nn.Parameter, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hold", Hold(self.resting))
+
     @property
     def trained(self) -> list[str]:
         """Names of the model's parameters that train."""
@@ -186,9 +187,8 @@ class Phase:
         return [name for name, p in self.model.named_parameters() if not p.requires_grad]
 
     def unfreeze(self) -> None:
-        """Let all parameters train again that the switch froze."""
-        for parameter in self.resting:
-            parameter.requires_grad_(True)
+        """Let all parameters train again that the switch froze, where nobody else holds them."""
+        self._hold.release()
 
     def _line(self, verb: str, names: list[str]) -> str:
         parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
