@@ -234,7 +234,8 @@ class SVI:
                 loss, self.terms = estimate(self.model, self.guide, x, y)
                 loss.backward()
         late = sites.found and not {*map(id, sites.found.values())} <= {*map(id, self._all())}
-        if late or not self._watch.holds():
+        # Recorded tensors make no module
+        if late or (estimate is self.loss and not self._watch.holds()):
             self.take_up(sites.found)
         if self.accept is not None and not self.accept(loss):
             return loss

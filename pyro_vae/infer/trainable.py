@@ -48,8 +48,9 @@ class Watch:
             dict.fromkeys(m for p in programs if isinstance(p, nn.Module) for m in p.modules())
         )
         # Live: iterating a view again tells what the module holds then
-        self._views = [v for m in modules for v in (m._modules.values(), m._parameters.values())]
-        self._views.append((_END,))
+        views = [v for m in modules for v in (m._modules.values(), m._parameters.values())]
+        self._empty = [view for view in views if not view]
+        self._views = [view for view in views if view] + [(_END,)]
         self._contents = [*itertools.chain.from_iterable(self._views)]
         self._parameters = [p for m in modules for p in m._parameters.values() if p is not None]
         self._trainable = [*map(_requires_grad, self._parameters)]
@@ -57,9 +58,11 @@ class Watch:
     def holds(self) -> bool:
         """Whether all is as it was; runs at each step, so in C throughout."""
         now = itertools.chain.from_iterable(self._views)
-        return all(map(operator.is_, now, self._contents)) and self._trainable == [
-            *map(_requires_grad, self._parameters)
-        ]
+        return (
+            not any(map(len, self._empty))
+            and all(map(operator.is_, now, self._contents))
+            and [*map(_requires_grad, self._parameters)] == self._trainable
+        )
 
 
 def named_parameters(**programs: Callable) -> Iterator[tuple[str, nn.Parameter]]:
