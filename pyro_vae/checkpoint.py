@@ -31,8 +31,8 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
     """Write a trainer, a model or a guide to one file, all of it or nothing.
 
     The file holds constructor arguments as JSON text and tensors: parameters (which of them are
-    frozen, too) and buffers and, for a trainer, the optimizer's state, the history, the step and
-    the random stream. A checksum over all of it tells damage.
+    frozen, too), buffers, parts in evaluation mode and, for a trainer, the optimizer's state, the
+    history, the step and the random stream. A checksum over all of it tells damage.
 
     Args:
         obj: a ``Trainer``, a model, or a guide (which takes its model along).
@@ -71,6 +71,7 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
         name: [_plain(key) for key, p in part.named_parameters() if not p.requires_grad]
         for name, part in parts.items()
     }
+    description["evaluating"] = {name: _evaluating(part) for name, part in parts.items()}
     if isinstance(obj, Trainer):
         state = obj.state_dict()
         plain = state.pop("plain")
@@ -154,6 +155,8 @@ def _rebuild(
         parameters = {_plain(key): parameter for key, parameter in part.named_parameters()}
         for key in description["frozen"][name]:
             parameters[key].requires_grad_(False)
+        for key in description.get("evaluating", {}).get(name, ()):
+            part.get_submodule(key).training = False
     if description["kind"] != "trainer":
         return parts[description["kind"]]
     plain = decode(description["trainer"], built)
@@ -175,6 +178,11 @@ def _rebuild(
         raise ValueError(f"{error}: {_DAMAGED}") from error
     trainer.load_state_dict({**state, "plain": plain})
     return trainer
+
+
+def _evaluating(part: nn.Module) -> list[str]:
+    """Names of the modules in evaluation mode under one that trains."""
+    return [key for key, m in part.named_modules() if part.training and not m.training]
 
 
 def _plain(key: str) -> str:

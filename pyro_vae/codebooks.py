@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.functional import embedding
 
 from . import ranks
+from .holds import Hold
 from .networks import is_whole
 from .recorded import Recorded
 
@@ -121,6 +122,7 @@ class Codebook(_AtLeastSingle):
             )
         self.codes, self.code_dim = int(codes), int(code_dim)
         self.initializer, self.initialized, self.frozen = initializer, initializer is None, False
+        self._hold = Hold(())
 
     def _first(self) -> Tensor:
         return torch.empty(self.codes, self.code_dim).uniform_(-1 / self.codes, 1 / self.codes)
@@ -180,9 +182,11 @@ class Codebook(_AtLeastSingle):
 
     def freeze(self, frozen: bool = True) -> Codebook:
         """Let training leave the codes as they are (or change them again); returns itself."""
+        if isinstance(self.weight, nn.Parameter) and frozen != self.frozen:
+            self._hold.release()
+            if frozen:
+                self._hold = Hold([self.weight])
         self.frozen = frozen
-        if isinstance(self.weight, nn.Parameter):
-            self.weight.requires_grad_(not frozen)
         return self
 
     def get_extra_state(self) -> Tensor:

@@ -98,7 +98,7 @@ class Guard:
         ]
         self._random: dict[str, Tensor] = {}
         self._copies: list[tuple[Tensor, Tensor]] = []
-        self._copied = 0
+        self._copied = self._held = 0
         svi.accept = self._accept
 
     def step(self, x: Tensor, y: Tensor | None) -> Tensor:
@@ -137,7 +137,8 @@ class Guard:
 
     def _accept(self, loss: Tensor) -> bool:
         self._step += 1
-        gradients = [grad for p in self._parameters() if (grad := p.grad) is not None]
+        parameters = list(self._parameters())
+        gradients = [grad for p in parameters if (grad := p.grad) is not None]
         seen = _sum([loss.detach(), *gradients])
         if self.limit > 0 and ranks.size() > 1:
             # A step is left out by all processes, or by none
@@ -147,7 +148,8 @@ class Guard:
         elif not math.isfinite(seen.item()):
             self.refused, self.bad_step = True, self._step
             return False
-        if (self._step - self._first) % _BETWEEN_COPIES == 1:
+        late = len(parameters) != self._held
+        if late or (self._step - self._first) % _BETWEEN_COPIES == 1:
             if not self.settled():
                 self.refused = True
                 return False
@@ -191,7 +193,9 @@ class Guard:
             copy.copy_(value)
         self._copies = [(tensor, copy) for (tensor, _), copy in zip(state, old, strict=True)]
         self._copied = self._step
-        self._fresh = [p for p in self._parameters() if not self.svi.optimizer.state.get(p)]
+        parameters = list(self._parameters())
+        self._held = len(parameters)
+        self._fresh = [p for p in parameters if not self.svi.optimizer.state.get(p)]
 
     @torch.no_grad()
     def undo(self) -> str:

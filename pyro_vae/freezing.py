@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import nn
 
+from .holds import Hold, is_free
 from .programs import training
 
 
@@ -17,8 +18,9 @@ class Freezing:
         names: parameters that were frozen; None while the model is trained.
     """
 
-    def __init__(self, names: list[str] | None = None) -> None:
-        self.names = names
+    def __init__(self) -> None:
+        self.names: list[str] | None = None
+        self._hold = Hold(())
 
     def check(self, model: Callable) -> None:
         """Raise ``TypeError`` for a model that cannot be frozen."""
@@ -28,16 +30,16 @@ class Freezing:
                 "parameters are in Pyro's store: make it the forward of an nn.Module"
             )
 
-    def freeze(self, model: nn.Module) -> None:
-        """Freeze what is trainable."""
-        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
-        for name in self.names:
-            model.get_parameter(name).requires_grad_(False)
+    def freeze(self, model: nn.Module, names: list[str] | None = None) -> None:
+        """Freeze what is trainable; for a model from a file, what its run had frozen."""
+        if names is None:
+            names = [name for name, p in model.named_parameters() if is_free(p)]
+        self.names = names
+        self._hold = Hold(model.get_parameter(name) for name in names)
 
-    def thaw(self, model: nn.Module) -> None:
+    def thaw(self) -> None:
         """Undo ``freeze``."""
-        for name in self.names or ():
-            model.get_parameter(name).requires_grad_(True)
+        self._hold.release()
         self.names = None
 
     def holding(self, model: nn.Module) -> AbstractContextManager:

@@ -19,6 +19,7 @@ from .history import lookup
 from .infer import GuideComparison, compare_guides, reconstruct
 from .infer.dataset import matched
 from .infer.traces import measuring
+from .labels import label_arguments
 from .plots.drawing import ShownOnce, grid_axes
 from .programs import Guide, Model
 from .streams import RandomStream
@@ -226,10 +227,10 @@ class Panel:
         own = RandomStream(self.seed).on(test.device)
         with measuring(self.model, self.guide, device=test.device), own:
             x, y = test.batch(torch.arange(len(test)))
-            labels = {"y": y} if getattr(self.model, "condition", 0) else {}
+            labels = label_arguments(self.model, y)
             return {
                 "data": x,
-                "reconstruction": reconstruct(self.model, self.guide, x, **labels),
+                "reconstruction": reconstruct(self.model, self.guide, x, y=y),
                 "sample": self.model.sample(len(x), mean=True, **labels),
             }
 

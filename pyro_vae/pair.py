@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from . import ranks, runs
 from .annealing import Annealing
@@ -18,12 +17,15 @@ from .distributed import Parallel, synchronised
 from .feeds import Loaded, Resident
 from .freezing import Freezing
 from .infer import SVI, check_pair
+from .infer.belonging import check_run
 from .infer.checks import check_guide, check_minibatches
 from .infer.dataset import seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
 from .infer.engine.compiled import AutoCompiled
 from .infer.optimizers import check_optimizer, fused
 from .infer.svi import Engine, running
+from .infer.trainable import Waiting
+from .moments import Moments
 from .precision import Precision, PrecisionName, as_precision
 from .programs import training
 from .schedules import Schedule
@@ -67,23 +69,22 @@ class TrainedPair:
         precision: PrecisionName | Precision,
         device: torch.device | str | None,
     ) -> None:
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
         check_optimizer(optimizer)
         check_guide(model, guide)
         check_minibatches(guide)
         self.model, self.guide = model, guide
-        self.optimizer_class, self.clip_norm = optimizer, clip_norm
-        self.engine, self.step, self._fitting = engine, 0, False
-        as_precision(precision)
+        self.optimizer_class = optimizer
+        self.step, self._fitting, self._svi = 0, False, None
         self._last_step, self._announce = 0, None
-        self.elbo, self.precision = elbo, precision
+        self.clip_norm, self.engine, self.precision = clip_norm, engine, precision
+        self.elbo = elbo
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
             module.to(self.device)
-        self._svi: SVI | None = None
         self.beta, self.lr = beta, lr
-        self._moments: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._moments = Moments()
+        # The first data of the last run, with which another guide is tried
+        self._tried: tuple[Tensor, Tensor | None] | None = None
         self._freezing = Freezing()
 
     @property
@@ -121,9 +122,43 @@ class TrainedPair:
         self._elbo = estimator
         self._running = self._under_engine()
 
-    def _refuse_in_fit(self, name: str, within: str) -> None:
+    @property
+    def clip_norm(self) -> float | None:
+        """The greatest norm of the total gradient; may be assigned at any time."""
+        return self._clip_norm
+
+    @clip_norm.setter
+    def clip_norm(self, clip_norm: float | None) -> None:
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
+        self._clip_norm = clip_norm
+        if self._svi is not None:
+            self._svi.clip_norm = clip_norm
+
+    @property
+    def engine(self) -> Engine | Literal["auto"] | None:
+        """How steps run, as it was given; may be assigned between calls of ``fit``."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: Engine | Literal["auto"] | None) -> None:
+        self._refuse_in_fit("engine", "end the run with trainer.stop()")
+        self._engine = engine
+
+    @property
+    def precision(self) -> PrecisionName | Precision:
+        """How networks are evaluated; may be assigned between calls of ``fit``."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: PrecisionName | Precision) -> None:
+        self._refuse_in_fit("precision", "end the run with trainer.stop()")
+        as_precision(precision)
+        self._precision = precision
+
+    def _refuse_in_fit(self, name: str, within: str, *, do: str = "assign it") -> None:
         if self._fitting:
-            raise RuntimeError(f"{name}: assign it between calls of fit; within one, {within}")
+            raise RuntimeError(f"{name}: {do} between calls of fit; within one, {within}")
 
     @property
     def constant_beta(self) -> bool:
@@ -153,6 +188,16 @@ class TrainedPair:
         """The torch optimizer of the present pair; None before the first ``fit``."""
         return None if self._svi is None else self._svi.optimizer
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along; what belongs to a run is made anew."""
+        self._keep_moments()
+        run = {"_svi": None, "_running": None, "_announce": None, "_fitting": False}
+        return {**self.__dict__, **run}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._running = self._under_engine()
+
     def modules(self) -> list[nn.Module]:
         """Model and guide, where they are modules."""
         return [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
@@ -162,17 +207,22 @@ class TrainedPair:
         return [p for module in self.modules() for p in module.parameters()]
 
     def _swap(self, guide: Callable, *, freeze_model: bool) -> None:
+        self._refuse_in_fit("swap_guide", "end the run with trainer.stop()", do="call it")
         check_guide(self.model, guide)
         check_minibatches(guide)
+        if isinstance(guide, nn.Module):
+            guide.to(self.device)
+        if self._tried is not None:
+            x, y = self._tried
+            check_pair(self.model, guide, x, y=y)
+            check_run(self.model, guide, x, y)
         if freeze_model:
             self._freezing.check(self.model)
         self._keep_moments()
-        self._freezing.thaw(self.model)
+        self._freezing.thaw()
         if freeze_model:
             self._freezing.freeze(self.model)
         self.guide, self._svi = guide, None
-        for module in self.modules():
-            module.to(self.device)
 
     @contextlib.contextmanager
     def _in_training(self, feed: Resident | Loaded) -> Iterator[tuple[Annealing, tuple[str, ...]]]:
@@ -197,6 +247,7 @@ class TrainedPair:
     def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
         x, y = _first(data)
         summary = check_pair(self.model, self.guide, x, y=y)
+        self._tried = x, y
         self._keep_moments()
         # Made anew, because a mapping may have been changed in place since the last run
         annealing = Annealing(self.beta)
@@ -215,6 +266,7 @@ class TrainedPair:
             clip_norm=self.clip_norm,
             engine=self._running,
         )
+        self._svi.waiting = Waiting(steps_per_epoch)
         self._svi.prepare(x, y=y)
         return annealing, tuple(summary.point_masses)
 
@@ -248,6 +300,8 @@ class TrainedPair:
     def restore_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Give the optimizer the options and parameters of an interrupted run; for ``Loop``."""
         runs.restore_groups(self.optimizer, groups, self.parameters(), self._moments.get)
+        # What was unfrozen since the last step of that run
+        self._svi.take_up({})
 
     def _keep_moments(self) -> None:
         if self.optimizer is not None:

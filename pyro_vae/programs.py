@@ -15,6 +15,7 @@ from pyro.distributions import Distribution
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from .labels import label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .recorded import Recorded
 from .registration import register, unregistered
@@ -112,9 +113,13 @@ def check_finite(value: Tensor, name: str = "x") -> None:
 
 @contextlib.contextmanager
 def training(module: nn.Module, mode: bool = True) -> Iterator[None]:
-    """Training mode, or evaluation mode with gradients; each module's own mode is restored."""
+    """Training mode, or evaluation mode with gradients; each module's own mode is restored.
+
+    Parts that are in evaluation mode under a module that trains stay in it.
+    """
     modes = {m: m.training for m in module.modules()}
-    module.train(mode)
+    if not (mode and module.training):
+        module.train(mode)
     try:
         yield
     finally:
@@ -187,7 +192,7 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> d
     for site, value in z.items():
         check_finite(value, f"z[{site!r}]")
     y = checked_labels(model, y, size, first.device)
-    kwargs: dict[str, Any] = {} if y is None else {"y": y}
+    kwargs: dict[str, Any] = label_arguments(model, y)
     if x is None:
         kwargs["size"] = size
     args = () if x is None else (x,)
@@ -271,7 +276,7 @@ class Model(Program):
             check_prior(prior)
             other = ReplacedPrior(prior, self.latents[0])
         with evaluating(self, prior), other:
-            trace = poutine.trace(self).get_trace(size=n, y=y)
+            trace = poutine.trace(self).get_trace(size=n, **label_arguments(self, y))
         site = trace.nodes["x"]
         return mean_of(site["fn"], "x") if mean else site["value"]
 
@@ -377,7 +382,7 @@ def _encodable(guide: Any, x: Tensor, y: Any) -> dict[str, Tensor]:
         model.check_shape(x)
         check_finite(x)
     y = checked_labels(model, y, len(x), x.device)
-    return {} if y is None else {"y": y}
+    return label_arguments(guide, y)
 
 
 def _means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -409,6 +414,11 @@ class Guide(Program):
         """Keep ``model`` at hand without making its parameters the guide's."""
         super().__init__()
         object.__setattr__(self, "model", model)
+
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The modules of ``model`` that it runs: with another model it means nothing."""
+        return ()
 
     def encode(self, x: Tensor, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
         """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.

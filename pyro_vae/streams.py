@@ -51,6 +51,9 @@ class RandomStream:
         self._states: dict[str, Tensor] = {}
         self._running: dict[str, torch.Generator] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        return {"seed": self.seed, "_states": self.states(), "_running": {}}
+
     @contextlib.contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
         """Go on where this stream stopped; torch's global one is as before afterwards."""

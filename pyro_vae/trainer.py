@@ -16,8 +16,8 @@ from . import runs
 from .data import Dataset
 from .finite import Skip
 from .fitting import Call
-from .freezing import Freezing
 from .history import History
+from .infer.belonging import join
 from .infer.elbo import Estimator
 from .infer.optimizers import recordable
 from .infer.svi import Engine
@@ -173,6 +173,7 @@ class Trainer(Recorded, TrainedPair):
             This trainer.
 
         Raises:
+            RuntimeError: called by a callback of this trainer's own ``fit``.
             ValueError: bad data, a model and guide that do not fit each other or the data, a
                 folder with the run of another trainer, or after ``resume`` other data; in a run
                 of several processes, other arguments in one of them, or too few data in a batch.
@@ -183,6 +184,7 @@ class Trainer(Recorded, TrainedPair):
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
                 names step, site and layer, with the ranges of all distributions.
         """
+        self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
         call = Call(
             self,
             data,
@@ -297,8 +299,10 @@ class Trainer(Recorded, TrainedPair):
             This trainer.
 
         Raises:
-            TypeError: ``freeze_model`` for a plain function.
-            ValueError: a guide that was built for other latents.
+            TypeError: ``freeze_model`` for a plain function, a guide that is none.
+            ValueError: a guide that does not fit the model, or uses another one's modules. The
+                guide from before then stays.
+            RuntimeError: called by a callback within ``fit``.
         """
         self._swap(guide, freeze_model=freeze_model)
         self.progress = self.going_on = None
@@ -341,9 +345,12 @@ class Trainer(Recorded, TrainedPair):
         plain = state["plain"]
         self.history, self.step = History(plain["history"]), plain["step"]
         self.swapped = plain["swapped"]
-        self._freezing = Freezing(plain.get("frozen"))
+        if (frozen := plain.get("frozen")) is not None:
+            self._freezing.freeze(self.model, frozen)
         self._stream.load(state["random"])
         self.progress = state.get("run")
+        if self.step:
+            join(self.model, self.guide)
         for parameter, moments in zip(self.parameters(), state["moments"], strict=True):
             if moments is not None:
                 self._moments[parameter] = moments

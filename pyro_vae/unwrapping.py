@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from pyro.infer.autoguide import AutoGuide, AutoMessenger
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 
 def innermost(program: Any) -> Any:
-    """The program below all handlers."""
-    while hasattr(program, "program"):
-        program = program.program
+    """The program below all handlers, Pyro's own among them."""
+    while (below := _below(program)) is not None:
+        program = below
     return program
+
+
+def _below(program: Any) -> Any:
+    if hasattr(program, "program"):
+        return program.program
+    arguments = program.args if isinstance(program, functools.partial) else ()
+    # What poutine.scale(program, ...) and its like return
+    return arguments[1] if len(arguments) == 2 and isinstance(arguments[0], Messenger) else None
 
 
 def name_of(program: Any) -> str:
     """The name of a program's class or function, whatever handlers it is under."""
     program = innermost(program)
+    while isinstance(program, functools.partial):
+        program = program.func
     return getattr(program, "__name__", type(program).__name__)
 
 

@@ -131,6 +131,15 @@ def test_an_update_that_makes_parameters_infinite_is_undone():
     assert "when all was finite" in str(caught.value) or "before step" in str(caught.value)
 
 
+def test_an_update_of_parameters_that_were_unfrozen_late_is_undone_too():
+    thaw = At(3, lambda t: t.model.decoder.requires_grad_(True))
+    t, spoil = trainer(), At(6, lambda t: setattr(t, "lr", 1e39))
+    t.model.decoder.requires_grad_(False)
+    with pytest.raises(FloatingPointError, match="as they were before step 4, when all was fin"):
+        fit(t, batch_size=4, callbacks=[thaw, spoil])
+    assert same(state(t), thaw.states[3])
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_the_last_update_of_an_epoch_is_looked_at_too(epochs):
     t = trainer(norm=None, engine="eager")

@@ -92,6 +92,28 @@ plateau = functools.partial(
     threshold=100.0,
     monitor="validation.elbo",
 )
+
+
+class Unfreeze(callbacks.Callback):
+    """Lets the decoder train from a step on, just before a checkpoint of it."""
+
+    def on_step_end(self, trainer, **kwargs):
+        if trainer.step == 9:
+            trainer.model.decoder.requires_grad_(True)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def resting():
+    t = trainer(clip_norm=0.5)
+    t.model.decoder.requires_grad_(False)
+    return t
+
+
 RUNS = {
     "plain": (trainer, {}),
     "BatchNorm ladder": (lambda: trainer(ladder(), guides.Ladder), {}),
@@ -122,6 +144,7 @@ RUNS = {
         lambda: trainer(clip_norm=0.5),
         {"callbacks": lambda: [callbacks.PredictSigma(1, alone=1)], "epochs": 4},
     ),
+    "unfrozen by a callback": (resting, {"callbacks": lambda: [Unfreeze()]}),
     "UpdateSigma": (trainer, {"callbacks": lambda: [callbacks.UpdateSigma(X)]}),
     "CollapseWarning": (
         lambda: trainer(beta=50.0),

@@ -576,12 +576,6 @@ def narrower(vae):
     return guides.BottomUp(VAE((5,), 3, likelihood=likelihoods.Gaussian(), hidden=(4,)))
 
 
-def unused(vae):
-    guide = guides.BottomUp(vae)
-    guide.forgotten = nn.Linear(2, 2)
-    return guide
-
-
 LABELS = torch.arange(40) % 3
 BERNOULLI = {"likelihood": likelihoods.Bernoulli()}
 
@@ -600,7 +594,6 @@ BERNOULLI = {"likelihood": likelihoods.Bernoulli()}
         ({"condition": 3}, {"data": (X, LABELS + 1)}, {}, "data: y: .*0 to 2, got 1 to 3"),
         ({"condition": 3}, {"data": (X, LABELS), "validation": X}, {}, "validation: y: .*pass y="),
         ({"latents": HIERARCHY, "guide": lambda vae: no_z2}, {}, {}, "'z2'.*missing in the guide"),
-        ({"guide": unused}, {}, {}, "no gradient in the first step: guide.forgotten.weight"),
         ({"latents": HIERARCHY}, {}, {"elbo": "analytic"}, "site 'z1': elbo='analytic' is wrong"),
         ({}, {"epochs": 0}, {}, "epochs: expected a whole number of at least 1, got 0"),
         ({}, {"epochs": 1.5}, {}, "epochs: .*got 1.5"),
@@ -616,6 +609,83 @@ def test_bad_input_is_an_error_before_any_parameter_moves(programs, fit, options
     assert not changed(before, *trainer.modules())
     assert trainer.history == [] and trainer.step == 0
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_parameters_without_gradient_are_told_once_an_epoch_has_gone_by():
+    vae, guide = pair()
+    guide.forgotten = nn.Linear(2, 2)
+    with pytest.warns(infer.UntrainedWarning) as caught:
+        fitted((vae, guide), epochs=3)
+    (message,) = [str(warning.message) for warning in caught]
+    assert "no gradient in 3 steps: guide.forgotten.weight, guide.forgotten.bias" in message
+
+
+class Expert(nn.Module):
+    """Another network for the data of a label that some batches lack."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.usual, self.rare = guides.BottomUp(vae), nn.Linear(6, 2)
+
+    def forward(self, x, *, y):
+        loc = self.usual.conditionals["z1"](x).mean
+        if y.any():
+            loc = torch.where(y.bool()[:, None], self.rare(x), loc)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z1", dist.Normal(loc, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_an_expert_of_a_rare_label_trains_without_a_warning(optimizer):
+    vae, guide = pair(guide=Expert)
+    guide.usual.conditionals["z1"].raw_scale.requires_grad_(False)
+    y = torch.zeros(40, dtype=torch.long)
+    y[7] = 1
+    before = values(guide.rare)
+    fitted((vae, guide), (X, y), epochs=1, batch_size=4, optimizer=optimizer)
+    assert len(changed(before, guide.rare)) == 2
+
+
+@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_end"])
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_what_a_callback_unfreezes_or_replaces_trains_from_then_on(engine, hook):
+    vae, guide = pair()
+    vae.decoder.requires_grad_(False)
+    before, done = values(vae, guide), []
+
+    def change(trainer, **kwargs):
+        if not done:
+            assert not {name for name in changed(before, vae, guide) if "decoder" in name}
+            vae.decoder.requires_grad_(True)
+            guide.conditionals["z1"].loc = nn.Linear(8, 2)
+            before.update(values(vae, guide))
+            done.append(True)
+
+    trainer = fitted((vae, guide), engine=engine, callbacks=[Hook(**{hook: change})])
+    assert changed(before, vae, guide) == set(before)
+    assert all(trainer.optimizer.state[p] for p in trainer.parameters())
+
+
+def test_a_parameter_that_is_thawed_within_a_run_goes_on_with_its_own_moments():
+    """Frozen when the second run began, it finds what the optimizer knew of it in the first."""
+    vae, guide = pair()
+    trainer = fitted((vae, guide), epochs=1, batch_size=40)
+    first = trainer.optimizer.state[vae.decoder.layers[0].weight]["exp_avg"].clone()
+    vae.decoder.requires_grad_(False)
+    seen = []
+
+    def thaw(trainer, **kwargs):
+        vae.decoder.requires_grad_(True)
+
+    def look(trainer, **kwargs):
+        state = trainer.optimizer.state[vae.decoder.layers[0].weight]
+        seen.append((int(state["step"]), state["exp_avg"].clone()) if state else None)
+
+    hooks = [Hook(on_epoch_end=look), Hook(on_epoch_end=thaw)]
+    more(trainer, epochs=2, batch_size=40, callbacks=hooks)
+    assert seen[0] is None and seen[1][0] == 2
+    gradient = vae.decoder.layers[0].weight.grad
+    torch.testing.assert_close(seen[1][1], 0.9 * first + 0.1 * gradient)
 
 
 def test_data_of_another_type_is_an_error():

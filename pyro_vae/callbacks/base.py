@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..trainer import Trainer
 
 
+HOOKS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end")
+
+
 class Callback:
     """Base class with empty hooks; any object with some of these methods will do.
 
@@ -40,7 +43,7 @@ class Callback:
 
 
 def check_callbacks(callbacks: Any) -> None:
-    """Raise ``TypeError`` unless ``callbacks`` is a list or tuple of objects, no classes."""
+    """Raise ``TypeError`` unless ``callbacks`` is a list or tuple of objects with hooks."""
     if not isinstance(callbacks, list | tuple):
         raise TypeError(
             f"callbacks: expected a list of objects, got {type(callbacks).__name__}: write "
@@ -51,6 +54,11 @@ def check_callbacks(callbacks: Any) -> None:
             raise TypeError(
                 f"callbacks: expected objects, got the class {callback.__name__}: write "
                 f"{callback.__name__}(...)"
+            )
+        if not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
+            raise TypeError(
+                f"callbacks: expected objects with one of {', '.join(HOOKS)}, got {callback!r}, "
+                "which would never be called: write a subclass of callbacks.Callback"
             )
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..holds import Hold, is_free
 from ..infer.predictive import mean_squared_error
 from ..likelihoods import PredictedSigma, Sigma
 from ..likelihoods.gaussian import Phase
-from .base import Callback, trained
+from .base import Callback
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
@@ -71,11 +72,9 @@ class PredictSigma(Callback):
             self.phase = likelihood.predict_sigma(freeze=rest)
             self._until = epoch + self.alone
             tqdm.write(f"epoch {epoch}: sigma is predicted from here on\n{self.phase}")
-            _train_new_parameters(trainer)
         elif self.phase is not None and epoch == self._until:
             self.phase.unfreeze()
             tqdm.write(f"epoch {epoch}: all parameters train from here on\n{self.phase}")
-            _train_new_parameters(trainer)
 
 
 class UpdateSigma(Callback):
@@ -101,19 +100,18 @@ class UpdateSigma(Callback):
                 "UpdateSigma: expected a model with a Gaussian likelihood, got none: use "
                 'likelihoods.Gaussian(sigma="learned")'
             )
-        self._frozen = [p for s in self._sigmas for p in s.parameters() if p.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
+        self._hold = Hold(p for s in self._sigmas for p in s.parameters() if is_free(p))
         self._trainer = weakref.proxy(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Which parameters rest during the run."""
-        return {"frozen": _numbers(self._trainer, self._frozen)}
+        return {"frozen": _numbers(self._trainer, self._hold.parameters)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Know what to let train again."""
         parameters = self._trainer.parameters()
-        self._frozen = [parameters[i] for i in state["frozen"]]
+        before, self._hold = self._hold, Hold(parameters[i] for i in state["frozen"])
+        before.release()
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Set sigma, and tell it in the history row."""
@@ -126,20 +124,10 @@ class UpdateSigma(Callback):
 
     def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
         """Let sigma train again."""
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
+        self._hold.release()
 
 
 def _numbers(trainer: Trainer, chosen: Iterable[nn.Parameter]) -> list[int]:
     """Where parameters are among those of a trainer."""
     every = trainer.parameters()
     return [next(i for i, p in enumerate(every) if p is parameter) for parameter in chosen]
-
-
-def _train_new_parameters(trainer: Trainer) -> None:
-    """Let the optimizer of the present run have what the pair got, or unfroze, since it began."""
-    held = {id(p) for p in trained(trainer)}
-    for parameter in (p for module in trainer.modules() for p in module.parameters()):
-        if parameter.requires_grad and id(parameter) not in held:
-            trainer.optimizer.param_groups[0]["params"].append(parameter)
-            held.add(id(parameter))

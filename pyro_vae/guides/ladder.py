@@ -94,6 +94,11 @@ class Ladder(Guide):
             self.heads[site] = DiagonalNormal(nn.Identity(), features, size, norm=vae.norm)
             below = (features if upward == "activations" else size,)
 
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The model's conditionals below the top."""
+        return tuple(self.model.conditionals[site] for site in self.latents[1:])
+
     def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
         """Run the inference program.
 

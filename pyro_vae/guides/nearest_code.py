@@ -99,6 +99,11 @@ class NearestCode(Guide):
             activation=model.activation,
         )
 
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The codebook."""
+        return (self.model.codebook,)
+
     def forward(self, x: Tensor, *, y: None = None) -> dict[str, Tensor]:
         """Run the inference program.
 

@@ -15,6 +15,7 @@ from torch.distributions import biject_to
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .. import networks
+from ..labels import placeholders
 from ..means import FillWithMeans, stand_in_data
 from ..models import VAE
 from ..programs import Guide, check_tensor, evaluating, is_latent
@@ -80,9 +81,7 @@ class PerDatum(Guide):
         # What a file keeps of this argument: the data themselves are among the tensors
         self.arguments["data"] = len(data)
         self.register_buffer("data", data.detach().clone())
-        labels = {}
-        if getattr(vae, "condition", 0):
-            labels["y"] = torch.zeros(len(data), dtype=torch.long, device=data.device)
+        labels = placeholders(vae, len(data), data.device)
         self.autoguide = autoguide(vae)
         # Its forward is run, since a call would put it under a fixed name in Pyro's store
         with evaluating(vae), poutine.block(), stand_in_data():

@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from .. import networks
+from ..labels import label_arguments, placeholders
 from ..means import FillWithMeans
 from ..programs import Guide, evaluating, is_latent
 
@@ -147,13 +148,16 @@ class SemiAmortized(Guide):
         """The guide's distributions for one datum of zeros, found without a trace."""
         reference = next(self.guide.parameters())
         x = reference.new_zeros(1, *self.model.event_shape)
-        labels = {}
-        if getattr(self.model, "condition", 0):
-            labels["y"] = torch.zeros(1, dtype=torch.long, device=x.device)
+        labels = placeholders(self.guide, 1, x.device)
         probe = _Offset({})
         with evaluating(self.model, self.guide), poutine.block(), FillWithMeans(), probe:
             self.guide(x, **labels)
         return probe.normals
+
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The model, whose bound it climbs."""
+        return (self.model,)
 
     def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
         """Refine, then run the guide with the refined distributions.
@@ -211,7 +215,7 @@ class SemiAmortized(Guide):
 
     @staticmethod
     def _run(program: nn.Module, x: Tensor, y: Tensor | None) -> Any:
-        return program(x) if y is None else program(x, y=y)
+        return program(x, **label_arguments(program, y))
 
     def __repr__(self) -> str:
         """The guide that is refined, and how."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..labels import placeholders
 from ..programs import Model, evaluating, name_of
 from ..recorded import Recorded
 from ..registration import register
@@ -117,7 +118,5 @@ def _try(model: Any) -> None:
     """Draw one datum, so that a prior that does not fit is refused now."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     devices = [device] if device.type == "cuda" else []
-    conditional = getattr(model, "condition", 0)
-    y = torch.zeros(1, dtype=torch.long, device=device) if conditional else None
     with torch.random.fork_rng(devices), evaluating(model):
-        model(size=1, y=y)
+        model(size=1, **placeholders(model, 1, device))

@@ -11,6 +11,7 @@ from .importance_weighted import ImportanceWeightedELBO
 from .latent import grid_2d, interpolate, reconstruct, traverse
 from .predictive import mean_squared_error
 from .svi import SVI
+from .trainable import UntrainedWarning
 
 __all__ = [
     "SVI",
@@ -24,6 +25,7 @@ __all__ = [
     "ImportanceWeightedELBO",
     "PairSummary",
     "TraceELBO",
+    "UntrainedWarning",
     "check_pair",
     "compare_guides",
     "decode",

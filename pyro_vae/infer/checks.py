@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..programs import Guide, Model, as_labels, check_finite, check_tensor
 from ..unwrapping import check_batch, few, is_autoguide, name_of
+from .belonging import check_borrowed
 from .shapes import check_shapes, warn_enumerated
 from .traces import (
     Contributions,
@@ -20,11 +21,11 @@ from .traces import (
     density_sites,
     label_arguments,
     latent_sites,
-    measuring,
     naming_overflow,
     observed_sites,
     point_masses,
     trace_pair,
+    undisturbed,
 )
 
 
@@ -59,17 +60,29 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
         raise ValueError(f"y: expected {len(x)} labels, one per datum, got {len(y)}")
     if hasattr(model, "check_data"):
         model.check_data(x)
-        if getattr(model, "condition", 0):
+        if hasattr(model, "label_features"):
             model.label_features(y, len(x))
     else:
         check_finite(x)
+
+
+_SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}
 
 
 def check_guide(model: Callable, guide: Callable) -> None:
     """Raise for what is known without data; ``check_pair`` runs the programs later."""
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program):
-            raise TypeError(f"{name}: expected a Pyro program, got {type(program).__name__}")
+            raise TypeError(
+                f"{name}: expected a Pyro program, an nn.Module or a function, got {program!r}: "
+                f"pass one, such as {_SUCH_AS[name]}"
+            )
+        if isinstance(program, type):
+            raise TypeError(
+                f"{name}: expected a Pyro program, got the class {program.__name__}: pass "
+                f"{program.__name__}({'model' if name == 'guide' else '...'})"
+            )
+    check_borrowed(model, guide)
     if not (isinstance(model, Model) and isinstance(guide, Guide)):
         return
     built, here = (
@@ -123,7 +136,7 @@ def check_pair(
     y = None if y is None else as_labels(y, len(x), x.device)
     x, y = few(guide, x, y)
     n = len(x)
-    with measuring(model, guide, device=x.device), warnings.catch_warnings():
+    with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with naming_overflow():
             model_trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))

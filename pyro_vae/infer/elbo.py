@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO
 from pyro.infer.util import is_validation_enabled, validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
@@ -25,6 +25,7 @@ from .checks import check_data
 from .engine.repeated import Checked
 from .free_bits import clamp_free_sites
 from .shapes import check_shapes, warn_enumerated
+from .stock import instead_of
 from .traces import (
     Contributions,
     auxiliary_sites,
@@ -152,7 +153,7 @@ class Estimator(Recorded):
             for s in sorted(density_sites(q.trace), key=lambda s: s not in latents)
         }
         for aux, site in auxiliary_sites(q.trace).items():
-            kl[site] = kl[site] + kl.pop(aux)
+            kl[site] = kl[site] + kl.pop(aux).reshape(p.shape)
         return ELBOTerms(reconstruction, kl)
 
 
@@ -373,6 +374,15 @@ def as_estimator(elbo: str | Estimator) -> Estimator:
     if isinstance(elbo, Estimator):
         return elbo
     estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
+    if isinstance(elbo, ELBO):
+        raise TypeError(
+            f"elbo: expected an estimator of pyro_vae, which gives the terms of the bound, got "
+            f"{type(elbo).__name__}: {instead_of(elbo)}"
+        )
+    if isinstance(elbo, type):
+        raise TypeError(
+            f"elbo: expected an object, got the class {elbo.__name__}: pass {elbo.__name__}(...)"
+        )
     if elbo not in estimators:
         raise ValueError(f"elbo: expected {' or '.join(map(repr, estimators))}, got {elbo!r}")
     return estimators[elbo](reduction="mean")

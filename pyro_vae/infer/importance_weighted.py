@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import pyro
@@ -90,6 +90,12 @@ class ImportanceWeightedELBO(TraceELBO):
             )
         self.particles = int(particles)
         self._vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_vectorised"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _vectorised=WeakKeyDictionary())
 
     def prepare(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None

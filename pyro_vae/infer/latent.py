@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import programs
 from ..means import stand_in_data
 from ..programs import as_labels, check_tensor, checked_labels, encode, encode_means
+from .belonging import check_belonging
 from .traces import accepts_labels, label_arguments, latent_sites, measuring
 
 
@@ -41,6 +42,7 @@ def reconstruct(
         torch.Size([5, 6])
     """
     check_tensor(x)
+    check_belonging(model, guide)
     y = None if y is None else as_labels(y, len(x), x.device)
     z = encode(guide, x, **label_arguments(guide, y)).sample if sample else _means(guide, x, y)
     return decode_mean(model, z, like=x, y=y)

@@ -42,8 +42,12 @@ class Configured(Recorded):
 def check_optimizer(optimizer: Any) -> None:
     """Raise ``TypeError`` for what is no torch optimizer, or one that evaluates a closure."""
     advice = "pass a class such as torch.optim.Adam, or a functools.partial of one"
+    if isinstance(optimizer, PyroOptim):
+        advice = f"pass {_instead_of(optimizer)}"
     if not callable(optimizer) or isinstance(optimizer, PyroOptim | torch.optim.Optimizer):
-        raise TypeError(f"optimizer: expected a class of torch.optim, got {optimizer!r}: {advice}")
+        objects = isinstance(optimizer, PyroOptim | torch.optim.Optimizer)
+        got = f"a {type(optimizer).__name__} object" if objects else repr(optimizer)
+        raise TypeError(f"optimizer: expected a class of torch.optim, got {got}: {advice}")
     inner = optimizer
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -52,6 +56,18 @@ def check_optimizer(optimizer: Any) -> None:
             f"optimizer: {inner.__name__} evaluates one and the same loss several times per step, "
             f"and a sampled bound never is the same: {advice}"
         )
+
+
+def _instead_of(optimizer: PyroOptim) -> str:
+    """Arguments of a ``Trainer`` that say what a ``pyro.optim`` object says."""
+    cls, options = optimizer.pt_optim_constructor, optimizer.pt_optim_args
+    public = getattr(torch.optim, cls.__name__, None) is cls
+    name = f"{'torch.optim' if public else cls.__module__}.{cls.__name__}"
+    options = dict(options) if isinstance(options, dict) else {}
+    lr = options.pop("lr", inspect.signature(cls).parameters["lr"].default)
+    if options:
+        name = f"functools.partial({name}, {', '.join(f'{k}={v!r}' for k, v in options.items())})"
+    return f"optimizer={name}, lr={lr!r}"
 
 
 def recordable(optimizer: Callable) -> Callable:

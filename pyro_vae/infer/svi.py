@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import pyro
+import pyro.infer
 import torch
-from pyro import poutine
 from pyro.infer.util import validation_enabled
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from ..registration import unregistered
+from .belonging import check_run, join
 from .elbo import ELBOTerms, Estimator, TraceELBO
 from .engine.compiled import Compiler
 from .engine.graph import Graph
 from .engine.stepping import Stepper
-from .optimizers import OptimizerFactory, fused
+from .leaves import leaves, names_of
+from .optimizers import OptimizerFactory, check_optimizer, fused
+from .stock import StockLoss, StockOptimizer, as_loss, run_pair
 from .traces import measuring
+from .trainable import Sites, UntrainedWarning, Waiting, Watch, listed, named_parameters
 
 Engine = Literal["eager", "graph", "compile"]
 
@@ -52,6 +59,13 @@ def running(
     """
     if engine not in _ENGINES:
         raise ValueError(f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}")
+    if engine != "eager" and isinstance(estimator, StockLoss):
+        name = type(estimator.elbo).__name__
+        warnings.warn(
+            f"{name} runs eagerly, not as a graph: pass loss=TraceELBO() with engine={engine!r}",
+            stacklevel=3,
+        )
+        return estimator
     return _ENGINES[engine](estimator, after, announce)
 
 
@@ -65,8 +79,10 @@ class SVI:
         model: generative program: an ``nn.Module`` or a function with ``pyro.param`` sites.
         guide: inference program.
         optimizer: makes a torch optimizer from a list of parameters, for example
-            ``functools.partial(torch.optim.Adam, lr=1e-3)``. Default: fused Adam, 1e-3.
-        loss: ``TraceELBO()``, ``AnalyticELBO()`` or ``ImportanceWeightedELBO(10)``.
+            ``functools.partial(torch.optim.Adam, lr=1e-3)``. Default: fused Adam, 1e-3. Those of
+            ``pyro.optim`` work too: one optimizer per parameter, which is slower.
+        loss: ``TraceELBO()``, ``AnalyticELBO()`` or ``ImportanceWeightedELBO(10)``; or one of
+            ``pyro.infer``, such as ``Trace_ELBO()``: it runs eagerly and gives no ``terms``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager" runs the programs at each step, as Pyro does; "graph" runs them once and
             replays the recorded tensors of loss and gradient, bit for bit the same, on a GPU as
@@ -77,6 +93,7 @@ class SVI:
 
     Raises:
         ValueError: an unknown engine.
+        TypeError: an optimizer or a loss of another kind.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -95,16 +112,16 @@ class SVI:
         self,
         model: Callable,
         guide: Callable,
-        optimizer: OptimizerFactory | None = None,
-        loss: Estimator | None = None,
+        optimizer: OptimizerFactory | PyroOptim | None = None,
+        loss: Estimator | pyro.infer.ELBO | None = None,
         *,
         clip_norm: float | None = None,
         engine: Engine | Callable = "eager",
     ) -> None:
         """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
         self.model, self.guide = model, guide
-        self.optimizer_factory = optimizer or fused(torch.optim.Adam, lr=1e-3)
-        self.loss = loss or TraceELBO()
+        self.optimizer_factory = self._factory(optimizer or fused(torch.optim.Adam, lr=1e-3))
+        self.loss = as_loss(TraceELBO() if loss is None else loss)
         self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
@@ -112,16 +129,26 @@ class SVI:
         # Decides from loss and gradients whether the optimizer is to take the step
         self.accept: Callable[[Tensor], bool] | None = None
         self._checked = False
+        self._watch: Watch | None = None
+        self.waiting = Waiting(1)
         self.terms: ELBOTerms | None = None
+
+    def _factory(self, optimizer: OptimizerFactory | PyroOptim) -> OptimizerFactory:
+        if isinstance(optimizer, PyroOptim):
+            modules = [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
+            return functools.partial(StockOptimizer, inner=optimizer, modules=modules)
+        check_optimizer(optimizer)
+        return optimizer
 
     def parameters(self) -> list[nn.Parameter]:
         """The modules' trainable parameters, each once, in order."""
-        modules = [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
-        found = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-        return list(found.values())
+        return [p for _, p in named_parameters(model=self.model, guide=self.guide)]
 
     def step(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
         """One gradient step.
+
+        What becomes trainable after the first step is trained from then on: parameters that are
+        unfrozen, networks that are replaced, ``pyro.param`` sites that come later.
 
         Args:
             x: (n, *event_shape).
@@ -129,16 +156,27 @@ class SVI:
 
         Returns:
             The loss before the step, a 0-d tensor (``float(loss)`` waits for the device). The
-            terms of the bound are left in ``self.terms``.
+            terms of the bound are left in ``self.terms``; None for a loss of ``pyro.infer``.
 
-        Raises:
-            ValueError: at the first step, a parameter that gets no gradient.
+        Warns:
+            UntrainedWarning: after the first step, parameters that got no gradient, and tensors
+                that the loss depends on but that no optimizer has.
         """
         if self.optimizer is None:
             self.prepare(x, y=y)
         loss = self._step(x, y)
+        untrained = () if self._checked else self._untrained(loss, x, y)
         self._checked = True
-        return loss
+        self.waiting.step()
+        if untrained:
+            warnings.warn(
+                f"nothing trains {listed(untrained)}, on which the loss depends: declare the "
+                "module to Pyro (pyro.module(name, module)), or hold it in a program that is an "
+                "nn.Module; or freeze it with requires_grad_(False)",
+                UntrainedWarning,
+                stacklevel=2,
+            )
+        return loss.detach()
 
     def prepare(self, x: Tensor, *, y: Tensor | None = None) -> None:
         """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
@@ -150,58 +188,75 @@ class SVI:
         Raises:
             ValueError: the pair has no trainable parameter.
         """
-        with poutine.trace(param_only=True) as captured:
-            # Shapes are compared here, also where Pyro's validation is off
-            with measuring(self.model, self.guide, device=x.device), validation_enabled(True):
-                self.loss(self.model, self.guide, x, y)
-        sites = [s["value"].unconstrained() for s in captured.trace.nodes.values()]
-        parameters = list({id(p): p for p in (*self.parameters(), *sites)}.values())
-        if not parameters:
-            raise ValueError(
-                "the pair has no trainable parameters: are all of them frozen "
-                "(requires_grad=False), or held by a module that the program does not register?"
-            )
-        self.optimizer = self.optimizer_factory(parameters)
+        check_run(self.model, self.guide, x, y)
+        join(self.model, self.guide)
+        run = run_pair if isinstance(self.loss, StockLoss) else self.loss
+        # Shapes are compared here, also where Pyro's validation is off
+        with Sites() as sites, measuring(self.model, self.guide, device=x.device):
+            with validation_enabled(True):
+                run(self.model, self.guide, x, y)
+        self.take_up(sites.found)
+
+    def take_up(self, sites: Mapping[str, Tensor]) -> None:
+        """Let the optimizer have what is trainable and not yet in it.
+
+        Args:
+            sites: trainable ``pyro.param`` sites by name, besides the modules' parameters.
+        """
+        held = set() if self.optimizer is None else set(map(id, self._all()))
+        found = dict(named_parameters(model=self.model, guide=self.guide))
+        known = held.union(map(id, found.values()))
+        found |= {name: p for name, p in sites.items() if id(p) not in known}
+        new = {name: p for name, p in found.items() if id(p) not in held}
+        self._watch = Watch(self.model, self.guide)
+        if self.optimizer is None:
+            if not new:
+                raise ValueError(
+                    "the pair has no trainable parameters: are all of them frozen "
+                    "(requires_grad=False), or held by a module that the program does not "
+                    "register?"
+                )
+            self.optimizer = self.optimizer_factory(list(new.values()))
+        elif new:
+            _join(self.optimizer, self.optimizer_factory(list(new.values())))
+        # Those with a state have had a gradient in another run
+        self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
 
     def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
+        if self._watch is None or not self._watch.holds():
+            self.take_up({})
         for parameter in self._all():
             parameter.grad = None
         # The first step runs the programs with all of Pyro's checks
         checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
-        with unregistered(), checks:
+        with unregistered(), checks, Sites() as sites:
             estimate = self._fast_loss if self._checked else self.loss
             if backward := getattr(estimate, "backward", None):
                 loss, self.terms = backward(self.model, self.guide, x, y)
             else:
                 loss, self.terms = estimate(self.model, self.guide, x, y)
                 loss.backward()
-        if not self._checked:
-            self._check_gradients()
+        late = sites.found and not {*map(id, sites.found.values())} <= {*map(id, self._all())}
+        # Recorded tensors make no module
+        if late or (estimate is self.loss and not self._watch.holds()):
+            self.take_up(sites.found)
         if self.accept is not None and not self.accept(loss):
-            return loss.detach()
+            return loss
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
         if self._stepper is None or self._stepper.optimizer is not self.optimizer:
             self._stepper = Stepper(self.optimizer)
         self._stepper()
-        return loss.detach()
+        return loss
 
     def _all(self) -> Iterable[Tensor]:
         return (p for group in self.optimizer.param_groups for p in group["params"])
 
-    def _check_gradients(self) -> None:
-        missing = [
-            f"{role}.{name}"
-            for role, program in (("model", self.model), ("guide", self.guide))
-            if isinstance(program, nn.Module)
-            for name, p in program.named_parameters()
-            if p.requires_grad and p.grad is None
-        ]
-        if missing:
-            raise ValueError(
-                f"these parameters got no gradient in the first step: {', '.join(missing)}. "
-                "Use them in the program, or freeze them with requires_grad_(False)"
-            )
+    def _untrained(self, loss: Tensor, *data: Tensor | None) -> list[str]:
+        """Names of the tensors that the loss depends on and the optimizer does not have."""
+        held = set(map(id, (*self._all(), *data)))
+        others = [leaf for leaf in leaves(loss) if id(leaf) not in held]
+        return names_of(others, model=self.model, guide=self.guide)
 
     def evaluate_loss(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
         """The loss of ``step`` without a step and without any change of state.
@@ -215,3 +270,11 @@ class SVI:
         """
         with measuring(self.model, self.guide, device=x.device):
             return self.loss(self.model, self.guide, x, y)[0]
+
+
+def _join(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer) -> None:
+    """Give an optimizer the parameters of another, with their state, group by group."""
+    groups, others = optimizer.param_groups, other.param_groups
+    for i, group in enumerate(others):
+        groups[i if len(groups) == len(others) else 0]["params"].extend(group["params"])
+    optimizer.state.update(other.state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,30 +15,20 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..programs import evaluating, innermost, is_auxiliary, is_latent
+from ..labels import accepts_labels as accepts_labels
+from ..labels import label_arguments
+from ..programs import evaluating, is_auxiliary, is_latent
 from ..unwrapping import check_batch
 from .auxiliary import is_joint
+from .belonging import check_belonging
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
     r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
 )
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
-
-
-def accepts_labels(program: Callable) -> bool:
-    """Whether a program takes ``y=``."""
-    program = innermost(program)
-    function = program.forward if isinstance(program, nn.Module) else program
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def label_arguments(program: Callable, y: Tensor | None) -> dict[str, Tensor]:
-    """``{"y": y}`` where there are labels and the program takes them."""
-    return {} if y is None or not accepts_labels(program) else {"y": y}
 
 
 def trace_pair(
@@ -383,7 +372,15 @@ def per_datum(
 
 @contextlib.contextmanager
 def measuring(*programs: Callable, device: torch.device) -> Iterator[None]:
-    """Evaluate without any trace: evaluation mode, no gradients, RNG restored afterwards."""
+    """Evaluate a model with guides: ``undisturbed``, once they are found to belong together."""
+    check_belonging(*programs)
+    with undisturbed(*programs, device=device):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed(*programs: Callable, device: torch.device) -> Iterator[None]:
+    """Leave no trace: evaluation mode, no gradients, RNG restored afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), evaluating(*programs):
         yield

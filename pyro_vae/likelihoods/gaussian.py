@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from ..holds import Hold, is_free
+from ..references import WeakReference
 from .base import Likelihood
 from .optimal import OptimalSigma
 from .sigma import (
@@ -86,7 +87,7 @@ class Gaussian(Likelihood):
         """Put the kind of sigma into its slot."""
         super().__init__()
         self.noise = _as_sigma(sigma)
-        self._model = _WeakReference(None)
+        self._model = WeakReference(None)
 
     @property
     def sigma(self) -> Tensor:
@@ -107,7 +108,7 @@ class Gaussian(Likelihood):
 
     def attach(self, model: nn.Module) -> None:
         """Remember the model, whose decoder ``predict_sigma`` extends."""
-        self._model = _WeakReference(model)
+        self._model = WeakReference(model)
 
     def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
         """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
@@ -155,31 +156,9 @@ class Gaussian(Likelihood):
         after.train(before.training)
         self.noise = self.arguments["sigma"] = after
         head = model.add_log_sigma()
-        resting = [p for module in freeze for p in module.parameters() if p.requires_grad]
+        resting = [p for module in freeze for p in module.parameters() if is_free(p)]
         trained = {id(p) for p in head.parameters()}
-        phase = Phase(model, tuple({id(p): p for p in resting if id(p) not in trained}.values()))
-        for parameter in phase.resting:
-            parameter.requires_grad_(False)
-        return phase
-
-
-class _WeakReference:
-    """A model that holds this, and is freed at once when nobody else does.
-
-    A copy of the model refers to the copy; a copy of the likelihood alone to none.
-    """
-
-    def __init__(self, model: nn.Module | None) -> None:
-        self._get = (lambda: None) if model is None else weakref.ref(model)
-
-    def __call__(self) -> Any:
-        return self._get()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _WeakReference:
-        return _WeakReference(memo.get(id(self())))
-
-    def __reduce__(self) -> tuple[type, tuple[Any]]:
-        return _WeakReference, (self(),)
+        return Phase(model, tuple({id(p): p for p in resting if id(p) not in trained}.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +173,9 @@ class Phase:
     model: nn.Module
     resting: tuple[nn.Parameter, ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hold", Hold(self.resting))
+
     @property
     def trained(self) -> list[str]:
         """Names of the model's parameters that train."""
@@ -205,9 +187,8 @@ class Phase:
         return [name for name, p in self.model.named_parameters() if not p.requires_grad]
 
     def unfreeze(self) -> None:
-        """Let all parameters train again that the switch froze."""
-        for parameter in self.resting:
-            parameter.requires_grad_(True)
+        """Let all parameters train again that the switch froze, where nobody else holds them."""
+        self._hold.release()
 
     def _line(self, verb: str, names: list[str]) -> str:
         parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)

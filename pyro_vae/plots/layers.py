@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..infer.traces import label_arguments, latent_sites, observed_sites
 from ..means import mean_of, stand_in_data
 from ..programs import as_labels, check_tensor, checked_labels, evaluating
+from ..unwrapping import name_of
 from .drawing import grid_axes, new_axes
 from .scatter import draw_points
 
@@ -69,7 +70,7 @@ def layer_samples(
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if like is None and not hasattr(model, "sample"):
         raise ValueError(
-            f"like: {getattr(model, '__name__', type(model).__name__)} has no method sample(n): "
+            f"like: {name_of(model)} has no method sample(n): "
             "pass any of its data, such as like=x[:1], for the shape of what it draws"
         )
     if like is not None:

@@ -17,6 +17,7 @@ from ..infer.dataset import as_dataset, matched
 from ..infer.traces import accepts_labels, measuring, observed_sites
 from ..means import mean_of
 from ..programs import as_labels, check_tensor, innermost
+from ..unwrapping import name_of
 from .drawing import grid_axes, is_image, rows_of, run_on_zeros, stacked
 
 
@@ -107,13 +108,13 @@ def _draw(
     model: Callable, n: int, *, y: Tensor | int | None, mean: bool, like: Tensor | None
 ) -> Tensor:
     """Data (n, *event), or the means of their distributions, by ancestral sampling."""
-    if getattr(model, "condition", None) == 0:
+    if not accepts_labels(model):
         y = None  # the labels of a data set, which such a model ignores everywhere
     if hasattr(model, "sample"):
         return model.sample(n, y=y, mean=mean)
     if like is None:
         raise ValueError(
-            f"like: {getattr(model, '__name__', type(model).__name__)} has no method sample(n): "
+            f"like: {name_of(model)} has no method sample(n): "
             "pass any of its data, such as like=x[:1], for the shape of what it draws"
         )
     y = None if y is None else as_labels(y, n, like.device)
@@ -160,7 +161,7 @@ def conditional(
         ['0', '1', '2']
     """
     condition = getattr(model, "condition", None)
-    if condition == 0 or not accepts_labels(model):
+    if not accepts_labels(model):
         raise ValueError(
             "model: expected a conditional model, this one takes no labels: build it with their "
             "number, such as models.VAE(..., condition=10), or use plots.samples"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..programs import Guide, Model, evaluating, innermost, is_latent
+from ..infer.belonging import check_belonging
+from ..labels import label_arguments
+from ..programs import Model, evaluating, is_latent
 from ..unwrapping import check_batch
 
 _BATCH = 1000
@@ -55,14 +55,14 @@ def posterior_samples(
     parameters = [p for m in (guide, model) if isinstance(m, nn.Module) for p in m.parameters()]
     if parameters:
         data = data.to(parameters[0].device)
+    check_belonging(model, guide)
     parts = []
     with evaluating(model, guide), seeded(seed, data.device):
         for x, y in data.batches(_BATCH):
             x = x.to(parameters[0].dtype) if parameters else x
-            labels = {} if y is None else _labels(guide, y)
             check_batch(guide, len(x))
-            site = site or _top(model, x, labels)
-            trace = poutine.trace(guide).get_trace(x, **labels)
+            site = site or _top(model, x, y)
+            trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
             sites = [name for name, node in trace.nodes.items() if is_latent(node)]
             if site not in sites:
                 raise ValueError(f"site: the guide has no latent site {site!r}, it has {sites}")
@@ -75,18 +75,10 @@ def posterior_samples(
     return torch.cat(parts)
 
 
-def _labels(guide: Any, y: Tensor) -> dict[str, Tensor]:
-    if isinstance(guide, Guide):
-        return {"y": y} if getattr(guide.model, "condition", 0) else {}
-    program = innermost(guide)
-    function = program.forward if isinstance(program, nn.Module) else program
-    return {"y": y} if "y" in inspect.signature(function).parameters else {}
-
-
-def _top(model: Callable, x: Tensor, labels: dict[str, Tensor]) -> str:
+def _top(model: Callable, x: Tensor, y: Tensor | None) -> str:
     if isinstance(model, Model):
         return model.latents[0]
-    trace = poutine.trace(model).get_trace(x, **labels)
+    trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
     return next(name for name, node in trace.nodes.items() if is_latent(node))
 
 

@@ -6,7 +6,6 @@ import base64
 import html
 import platform
 from pathlib import Path
-from typing import Any
 
 import pyro
 import torch
@@ -18,6 +17,7 @@ from ..diagnostics.evaluation import Evaluation
 from ..files import write_atomically
 from ..infer import check_pair
 from ..trainer import Trainer
+from ..unwrapping import name_of
 from .sections import SECTIONS, Run, render
 
 _CSS_PIXELS_PER_INCH = 96
@@ -113,7 +113,7 @@ def write_report(
 
 
 def _page(run: Run, evaluation: Evaluation | None, command: str) -> str:
-    title = f"{run.data.name}: {_name(run.trainer.model)} with {_name(run.trainer.guide)}"
+    title = f"{run.data.name}: {name_of(run.trainer.model)} with {name_of(run.trainer.guide)}"
     sections = [("Evaluation", _table(evaluation))] if evaluation is not None else []
     for section in SECTIONS:
         figures = [_figure(section.title, drawn) for drawn in section.draw(run)]
@@ -142,10 +142,6 @@ def _page(run: Run, evaluation: Evaluation | None, command: str) -> str:
     )
 
 
-def _name(program: Any) -> str:
-    return getattr(program, "__name__", type(program).__name__)
-
-
 def _notes(run: Run, evaluation: Evaluation | None) -> str:
     history = run.trainer.history
     notes = []
@@ -169,7 +165,7 @@ def _notes(run: Run, evaluation: Evaluation | None) -> str:
 def _facts(run: Run, command: str) -> str:
     trainer, history = run.trainer, run.trainer.history
     seconds = sum(row.get("seconds", 0.0) for row in history)
-    optimizer = _name(trainer.optimizer_class)
+    optimizer = name_of(trainer.optimizer_class)
     facts = {
         "command": f"<pre>{html.escape(command)}</pre>" if command else "",
         "data": f"<pre>{html.escape(repr(run.data))}</pre>",

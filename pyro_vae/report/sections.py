@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from .. import plots
 from ..data import Dataset, DataSplits
 from ..infer import PairSummary
+from ..labels import accepts_labels
 from ..networks import is_image
 from ..trainer import Trainer
 
@@ -132,9 +133,10 @@ def _traversals(run: Run) -> Iterator[Figure | Axes]:
 def _grid(run: Run) -> Iterator[Figure | Axes]:
     for site in run.vectors(least=2)[:1]:
         if run.sites.latents[site] == (2,) and is_image(run.data.event_shape):
-            label = 0 if run.classes else None
+            labelled = run.test.y is not None and accepts_labels(run.trainer.model)
+            label = 0 if labelled else None
             ax = plots.latent_grid(run.trainer.model, like=run.test.x[:1], site=site, y=label)
-            if run.classes:
+            if labelled:
                 ax.set_title(f"label {run.data.labels[0] if run.data.labels else label}")
             yield ax
 

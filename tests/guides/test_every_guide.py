@@ -157,7 +157,7 @@ def test_a_copy_is_independent(name):
 
 
 REFUSED = {
-    "FullCovariance": "no closed-form KL between MultivariateNormal and Independent",
+    "FullCovariance": "no closed-form KL between CholeskyNormal and Independent",
     "Flow": "no closed-form KL between FlowDistribution and Independent",
 }
 

@@ -238,7 +238,9 @@ def copies(x, dims):
     """Three independent copies of the latent, and of the data."""
     with pyro.plate("data", len(x), dim=dims[0]), pyro.plate("copies", 3, dim=dims[1]):
         z = pyro.sample("z", prior())
-        seen = x[:, None, :6] if dims[0] < dims[1] else x[:, :6].expand(3, -1, -1)
+        seen = (
+            x[:, None, :6].expand(-1, 3, -1) if dims[0] < dims[1] else x[:, :6].expand(3, -1, -1)
+        )
         pyro.sample("x", dist.Normal(loc(z), SIGMA).to_event(1), obs=seen)
 
 
