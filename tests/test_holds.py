@@ -45,6 +45,7 @@ def test_what_a_person_froze_is_not_free_and_what_is_held_is():
 
 
 def test_holders_keep_no_parameter_alive():
+    gc.collect()
     before = len(_holders)
     hold = Hold([nn.Parameter(torch.ones(2))])
     assert len(_holders) == before + 1
