@@ -14,7 +14,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..programs import Model, innermost, is_latent
+from ..programs import Model, innermost, is_auxiliary, is_latent
 from ..recorded import Recorded
 from ..regularizers import Regularizer
 from .wrapping import wrap
@@ -28,6 +28,12 @@ class _Latents(Messenger):
         self.sites: dict[str, Any] = {}
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if is_auxiliary(msg):
+            raise ValueError(
+                f"site {msg['name']!r}: regularize needs q(z|x) itself, got a guide that draws "
+                "latents by way of this auxiliary site: use guides.PerDatum in place of an "
+                "autoguide, or an amortised guide such as guides.BottomUp"
+            )
         # Before outer handlers, which may give the site its value and call it observed
         if is_latent(msg):
             self.sites[msg["name"]] = None

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, autoguide
 
-from pyro_vae import Trainer, diagnostics, handlers, infer
+from pyro_vae import Trainer, diagnostics, handlers, infer, regularizers
 from pyro_vae.guides import PerDatum
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
@@ -169,6 +169,11 @@ class TestRefused:
         with pytest.raises(ValueError, match="no closed-form KL"):
             infer.AnalyticELBO()(vae, guide, x)
         assert diagnostics.collapse(vae, PerDatum(vae, x), x).units
+
+    def test_regularizers(self):
+        _, guide, x = pair_of(autoguide.AutoNormal)
+        with pytest.raises(ValueError, match="site 'z2_unconstrained': regularize needs"):
+            handlers.regularize(guide, regularizers.MMD(), site="z1")(x)
 
     def test_beta_by_site(self):
         _, guide, x = pair_of(autoguide.AutoNormal)

@@ -189,6 +189,8 @@ def test_conditionals_of_torchs_distributions():
     assert infer.check_pair(vae, guide, torch.randn(4, 5)).latents == {"z2": (1,), "z1": (2,)}
     assert infer.elbo_terms(vae, guide, torch.randn(4, 5)).elbo.shape == (4,)
     assert vae.decode({"z2": torch.zeros(3, 1)}).batch_shape == (3,)
+    prior = torch.distributions.MultivariateNormal(torch.zeros(1), torch.eye(1))
+    assert vae.sample(3, prior=Returning(lambda: prior)).shape == (3, 5)
 
 
 def test_pixels_in_turn_take_an_elementwise_likelihood():
@@ -216,8 +218,8 @@ class Returning(nn.Module):
         super().__init__()
         self.result = result
 
-    def forward(self, features):
-        return self.result(features)
+    def forward(self, *features):
+        return self.result(*features)
 
 
 @pytest.mark.parametrize(
