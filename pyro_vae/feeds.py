@@ -175,7 +175,7 @@ class Loaded:
         x, y = self._placed(first)
         if self.divided and not self._in_turn:
             x, y = ranks.gathered(x), None if y is None else ranks.gathered(y)
-        return Dataset(x, y)
+        return Dataset(x, y, channels="first")
 
     def __len__(self) -> int:
         """Steps in an epoch."""

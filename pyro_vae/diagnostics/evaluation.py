@@ -155,7 +155,7 @@ def evaluate(
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
         points = check_pair(model, guide, x, y=y).point_masses
-        fixed = Dataset(x, y)
+        fixed = Dataset(x, y, channels="first")
         terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
         estimate = None
         if importance_samples and not points:

@@ -8,23 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..data.given import as_dataset as as_dataset
 from .elbo import Drawing, ELBOTerms, Estimator
 from .traces import measuring
-
-
-def as_dataset(data: Dataset | Tensor | tuple[Tensor, Tensor | None]) -> Dataset:
-    """A ``Dataset`` as it is; a tensor (n, *event_shape), or one with labels (n,), as one."""
-    if isinstance(data, Dataset):
-        return data
-    if isinstance(data, tuple | list):
-        x, y = data
-        return Dataset(x, y)
-    if isinstance(data, Tensor):
-        return Dataset(data)
-    raise TypeError(
-        f"data: expected a Dataset, a tensor or a pair (x, y), got {type(data).__name__}: "
-        "load it with data.load(...)"
-    )
 
 
 def device_of(*programs: Callable, default: torch.device) -> torch.device:
