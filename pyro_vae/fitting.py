@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -13,10 +14,13 @@ from tqdm.auto import tqdm
 
 from . import ranks, runs
 from .callbacks import check_callbacks
+from .data.scale import scale_notice
 from .distributed import check_parallel
 from .feeds import Loaded, Resident, check_source, source, turns
 from .finite import Skip, limit_of
+from .likelihoods import Gaussian
 from .machine import check_threads, using_threads
+from .programs import innermost
 from .signals import Interruption, held_back
 
 if TYPE_CHECKING:
@@ -83,6 +87,7 @@ class Call:
         check_callbacks(callbacks)
         check_threads(threads)
         self.epochs, self.tolerated = epochs, limit_of(on_nonfinite)
+        self._first = trainer.step == 0
         self._threads, self._progress = threads, progress
         self.folder = runs.folder(checkpoint, every=every, keep=keep)
         pair = trainer.model, trainer.guide
@@ -137,6 +142,11 @@ class Call:
         """
         ranks.diverge()
         check_source(self.data, "data", model)
+        data = self.data.data if isinstance(self.data, Loaded) else self.data
+        gaussian = isinstance(getattr(innermost(model), "likelihood", None), Gaussian)
+        if gaussian and self._first and (notice := scale_notice(data.x)) is not None:
+            # Through fit
+            warnings.warn(notice, stacklevel=3)
         if self.validation is not None:
             with torch.random.fork_rng(devices=[]):
                 check_source(self.validation, "validation", model)

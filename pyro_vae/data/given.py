@@ -75,7 +75,8 @@ def _is_pair(data: Any) -> bool:
     if not isinstance(data, list) or len(data) != 2:
         return False
     x, y = data
-    return all(isinstance(v, Tensor | np.ndarray) for v in data) and x.ndim > 1 == y.ndim
+    arrays = all(isinstance(v, Tensor | np.ndarray) for v in data) and x.ndim > 1 == y.ndim
+    return arrays or y is None
 
 
 def _no_stream(data: Any, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from ..programs import check_finite
 from .base import Likelihood
 from .optimal import OptimalSigma
 from .sigma import (
@@ -104,6 +105,10 @@ class Gaussian(Likelihood):
     def forward(self, features: Tensor) -> dist.Distribution:
         """The normal distribution of each element."""
         return self.noise(features)
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless all values are finite."""
+        check_finite(x)
 
     def attach(self, model: nn.Module) -> None:
         """Remember the model, whose decoder ``predict_sigma`` extends."""
