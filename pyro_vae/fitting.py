@@ -95,6 +95,7 @@ class Call:
         self.data, self.validation = source(data, "data", *pair, **known), None
         if validation is not None:
             self.validation = source(validation, "validation", *pair, divide=turns, **known)
+            _check_names(self.data, self.validation, trainer.model)
         loaded = isinstance(self.data, Loaded)
         self._feed = self.data if loaded else Resident(self.data, batch_size)
         check_parallel(self._feed, *pair)
@@ -156,3 +157,13 @@ class Call:
         """The progress bar of all steps, shown by the first process alone."""
         hidden = not self._progress or ranks.rank() > 0
         return tqdm(total=self.epochs * len(feed), unit="step", disable=hidden)
+
+
+def _check_names(data: Any, validation: Any, model: Callable) -> None:
+    """Raise where the same label is of other classes in the two sets."""
+    names = [getattr(part, "names", ()) for part in (data, validation)]
+    if getattr(model, "condition", 0) and all(names) and names[0] != names[1]:
+        raise ValueError(
+            f"validation: expected the class names of the data, {names[0]}, got {names[1]}: "
+            "number both alike, with Dataset(x, y, names=...) for text"
+        )

@@ -393,6 +393,7 @@ def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """The guide's arguments, data and others, once all are found to fit."""
     if not isinstance(x, Tensor):
         data = as_dataset(x, "x")
+        data.check_classes(guide, getattr(guide, "model", None))
         x, y = data.x, data.y if y is None else y
         like = next(guide.parameters(), None) if isinstance(guide, nn.Module) else None
         x = x if like is None else x.to(like)

@@ -5,7 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pyro_vae import Trainer
 from pyro_vae.data import Dataset, DataSplits, load
+from pyro_vae.diagnostics import evaluate
+from pyro_vae.guides import BottomUp
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import VAE
 
 X = torch.arange(24.0).view(12, 2)
 
@@ -176,3 +181,28 @@ def test_channels_of_files_and_of_no_use(tmp_path):
         Dataset(PICTURES, channels="behind")
     with pytest.raises(ValueError, match="got \\(12, 2\\): leave channels out"):
         Dataset(X, channels="last")
+
+
+def test_a_set_without_one_of_the_classes_is_not_numbered_anew():
+    vae = VAE((2,), 2, likelihood=Gaussian(), hidden=(4,), condition=3)
+    x = X / 24
+    trainer = Trainer(vae, BottomUp(vae), seed=0)
+    trainer.fit(Dataset(x, TEXT), epochs=1, progress=False)
+    few = [i for i, text in enumerate(TEXT) if text != "cat"]
+    x_few, y_few = x[few], [TEXT[i] for i in few]
+    for call in (
+        lambda data: trainer.guide.encode(data),
+        lambda data: evaluate(vae, trainer.guide, data, importance_samples=0),
+        lambda data: trainer.fit(x, epochs=1, validation=data, progress=False),
+    ):
+        with pytest.raises(
+            ValueError, match="text of all 3 classes, got 2, which would be numbered"
+        ):
+            call((x_few, y_few))
+    # The advice, and what it guards against
+    named = Dataset(x_few, y_few, names=("cat", "dog", "owl"))
+    assert named.y.tolist() == [1, 2] * 4 and Dataset(x_few, y_few).y.tolist() == [0, 1] * 4
+    evaluate(vae, trainer.guide, named, importance_samples=0)
+    with pytest.raises(ValueError, match="validation: expected the class names of the data"):
+        other = Dataset(x, ["cow" if text == "cat" else text for text in TEXT])
+        trainer.fit(Dataset(x, TEXT), epochs=1, validation=other, progress=False)

@@ -215,6 +215,23 @@ class Dataset:
         new._hold(stored, **{name: getattr(self, name) for name in kept} | changes)
         return new
 
+    def check_classes(self, *programs: Any) -> None:
+        """Raise ``ValueError`` where text stands for other numbers than a program was given.
+
+        Text is numbered by what there is of it, so that a set without one of the classes would
+        number the others anew.
+
+        Args:
+            programs: models and guides, conditional on ``condition`` classes or not.
+        """
+        classes = next((n for p in programs if (n := getattr(p, "condition", 0))), 0)
+        if self._named_by_labels and classes not in (0, len(self.names)):
+            raise ValueError(
+                f"y: expected text of all {classes} classes, got {len(self.names)}, which would "
+                "be numbered anew: pass Dataset(x, y, names=...) with the names of all, such as "
+                "d.labels"
+            )
+
     def __repr__(self) -> str:
         """Size, event shape, labels and binarisation."""
         labels = None if self.y is None else len(self.names) or len(self.y.unique())
@@ -239,9 +256,10 @@ class Dataset:
                 'Dataset(x).binarized(generator) or data.load(x, binarize="static")'
             )
         self._stored = stored
-        self.y = None
+        self.y, self._named_by_labels = None, False
         if y is not None:
             labels, found = as_integers(y, len(stored))
+            self._named_by_labels = bool(found) and names is None
             labels, names = renumbered(labels, found, names)
             self.y = labels.to(stored.device)
         self.names = checks.names(names, self.y)

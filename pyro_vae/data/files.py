@@ -6,6 +6,7 @@ import csv
 import importlib
 import importlib.util
 import math
+import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def _parts(arrays: Mapping[str, Any], path: Path, channels: Channels) -> Splits:
 def _choice(arrays: Mapping[str, Any], path: Path) -> str:
     """A line that loads the largest array of a file."""
     opened = {".npz": "numpy.load", ".mat": "scipy.io.loadmat", ".pt": "torch.load"}
-    largest = max(arrays, key=lambda name: np.size(arrays[name]), default=None)
+    largest = max(arrays, key=lambda name: getattr(arrays[name], "nbytes", 0), default=None)
     if largest is None:
         return "rename them, and drop others"
     opener = opened.get(path.suffix.lower(), "torch.load")
@@ -124,7 +125,11 @@ def _read_matlab(path: Path) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> Any:
-    return torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        # Torch's own text tells how to run what is in it
+        raise ValueError("objects of other types") from error
 
 
 # Tables
@@ -182,6 +187,9 @@ def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
     for label in texts or named[:1]:
         y = read([label], str)[:, 0]
+        if texts and any(numbers := [_is_number(value) for value in y]):
+            text = y[numbers.index(False)]
+            raise ValueError(f"column {label} of numbers and text, such as {str(text)!r}")
         if texts or all(value.strip().isdigit() for value in y):
             return read([i for i in columns if i != label], np.float32), y
     return read(list(columns), np.float32), None

@@ -37,6 +37,7 @@ def matched(
         programs: models and guides; functions have no parameters of their own.
         device: where to put the data in place of the programs' device.
     """
+    data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
     return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))
