@@ -208,14 +208,20 @@ def _is_number(text: str) -> bool:
 
 def read_scans(path: Path) -> Splits:
     """Files .dcm or .nii of a folder, each one datum (1, ...) of the same shape."""
-    files = scans_in(path)
-    try:
-        arrays = [_SCANS[_scan(file)](file) for file in files]
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: expected {error.name} to be installed, which reads such files: pip install "
-            f"{error.name}"
-        ) from error
+    arrays = []
+    for file in scans_in(path):
+        try:
+            arrays.append(_SCANS[_scan(file)](file))
+        except ImportError as error:
+            raise ValueError(
+                f"{path}: expected {error.name} to be installed, which reads such files: pip "
+                f"install {error.name}"
+            ) from error
+        except Exception as error:  # whatever a broken file provokes in the readers
+            raise ValueError(
+                f"{file}: expected a scan, got: {str(error) or type(error).__name__}. Remove or "
+                "replace it"
+            ) from error
     return (Dataset(kinds.array(arrays, "x")[:, None]),)
 
 

@@ -189,8 +189,6 @@ def _advice(value: Any) -> str:
         return (
             f"name one of {', '.join(map(repr, value))}, such as data[{next(iter(value), '')!r}]"
         )
-    if is_a(value, "xarray", "Dataset"):
-        return f"name one of {', '.join(map(repr, value.data_vars))}, such as data[name]"
     if isinstance(value, list | tuple | range):
         return "there is nothing in it; check what was selected"
     if isinstance(value, Iterable) and not hasattr(value, "__len__"):
