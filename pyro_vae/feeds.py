@@ -99,8 +99,8 @@ class Loaded:
         divide: of a list of batches, each a list of indices, what this process loads; ``parts``
             or ``turns``.
         epoch: number of the first pass.
-        check: of x and y, raises ``ValueError`` for a batch that the model cannot have produced;
-            called for each batch of the first pass.
+        check: raises for a batch, given its number from 1, that the model cannot have produced;
+            called for those of the first pass, where one process trains.
 
     Attributes:
         divided: whether each process of a run sees a part of the data only.
@@ -120,7 +120,7 @@ class Loaded:
         *,
         divide: Divide = parts,
         epoch: int = 0,
-        check: Callable[[Tensor, Tensor | None], None] | None = None,
+        check: Callable[[int, Batch], None] | None = None,
     ) -> None:
         self.loader, self.device, self.dtype, self._check = loader, device, dtype, check
         self._begun: Iterator[Any] | None = None
@@ -209,7 +209,10 @@ class Loaded:
         batches, self._begun = self._begun or self._pass(), None
         check, self._check = self._check, None
         placed = self._ahead(batches) if self.device.type == "cuda" else map(self._placed, batches)
-        return placed if check is None else _checked(placed, check)
+        # An error in one process would let the others wait
+        if check is None or ranks.size() > 1:
+            return placed
+        return (check(number, batch) or batch for number, batch in enumerate(placed, 1))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """As ``Dataset.batches``, but the loader decides on the size."""
@@ -257,17 +260,6 @@ class Loaded:
             )
         x, *y = (part.to(self.device, non_blocking=True) for part in parts)
         return as_values(x).to(self.dtype), y[0].long() if y else None
-
-
-def _checked(
-    batches: Iterable[Batch], check: Callable[[Tensor, Tensor | None], None]
-) -> Iterator[Batch]:
-    for number, (x, y) in enumerate(batches, 1):
-        try:
-            check(x, y)
-        except ValueError as error:
-            raise ValueError(f"batch {number} of the DataLoader: {error}") from error
-        yield x, y
 
 
 class _Divided(Sampler):
@@ -319,14 +311,18 @@ def source(
     device = device or device_of(model, guide, default=torch.device("cpu"))
     try:
         dtype = dtype_of(model, guide, default=torch.float32)
-        check = partial(check_data, model) if hasattr(model, "check_data") else _check_finite
+        check = partial(_check_batch, name, model)
         return Loaded(data, device, dtype, divide=divide, epoch=epoch, check=check)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _check_finite(x: Tensor, y: Tensor | None) -> None:
-    check_finite(x)
+def _check_batch(name: str, model: Callable, number: int, batch: Batch) -> None:
+    check = check_data if hasattr(model, "check_data") else lambda _, x, y: check_finite(x)
+    try:
+        check(model, *batch)
+    except ValueError as error:
+        raise ValueError(f"{name}: batch {number} of the DataLoader: {error}") from error
 
 
 def check_source(data: Dataset | Loaded, name: str, model: Callable) -> None:

@@ -144,10 +144,12 @@ class Call:
         ranks.diverge()
         check_source(self.data, "data", model)
         data = self.data.data if isinstance(self.data, Loaded) else self.data
-        gaussian = isinstance(getattr(innermost(model), "likelihood", None), Gaussian)
-        if gaussian and self._first and (notice := scale_notice(data.x)) is not None:
-            # Through fit
-            warnings.warn(notice, stacklevel=3)
+        likelihood = getattr(innermost(model), "likelihood", None)
+        if isinstance(likelihood, Gaussian) and self._first:
+            # What networks see, where a likelihood standardises the data for them
+            seen = getattr(likelihood, "inputs", lambda x: x)(data.x)
+            if (notice := scale_notice(seen)) is not None:
+                warnings.warn(notice, stacklevel=3)
         if self.validation is not None:
             with torch.random.fork_rng(devices=[]):
                 check_source(self.validation, "validation", model)

@@ -198,9 +198,10 @@ def _(tmp):
     yield lambda: as_dataset(triples), lambda: as_dataset([item[0] for item in triples])
     yield lambda: Dataset("digits"), lambda: load("digits")
     yield lambda: Dataset([]), None
+    yield lambda: Dataset(object()), None
     yield lambda: Dataset(row for row in X), lambda: Dataset(list(row for row in X))
     yield lambda: Dataset(named), lambda: Dataset(named["image"])
-    yield lambda: Dataset(TensorDataset(X)), lambda: as_dataset(TensorDataset(X))
+    yield lambda: Dataset(TensorDataset(X)), lambda: load(TensorDataset(X))
     yield lambda: Dataset([[1, 2], [3]]), lambda: Dataset([[1], [3]])
     hidden = np.ma.masked_less(X.numpy(), 0.3)
     yield lambda: Dataset(hidden), lambda: Dataset(hidden.filled(0))

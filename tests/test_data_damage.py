@@ -116,7 +116,7 @@ def test_grey_pictures_have_one_channel_if_all_are_grey(tmp_path):
     d = load(tmp_path)
     assert d.event_shape == (1, 6, 8)
     assert torch.equal(d.train.x[0], expected(image("L").convert("RGB"))[:1] / 255)
-    assert load(tmp_path, grey=False).event_shape == (3, 6, 8)
+    assert load(tmp_path, grey=None).event_shape == (3, 6, 8)
     image().save(tmp_path / "test" / "2.png")
     assert load(tmp_path).event_shape == (3, 6, 8)
 

@@ -162,6 +162,12 @@ def test_data_sets_of_torchvision_are_read_once():
     assert found.y.tolist() == [0, 1, 0, 1, 0] and found.names == ("left", "right")
 
 
+def test_a_data_set_that_would_fill_the_memory_is_not_read(monkeypatch):
+    monkeypatch.setattr(kinds, "memory", lambda: 2 * 5 * 4 * 6 * 3 - 1)
+    with pytest.raises(ValueError, match=r"data: .* half of the memory .* train on a DataLoader"):
+        as_dataset(Pictures())
+
+
 def test_what_scikit_learn_loads():
     iris = load_iris()
     found = as_dataset(iris)

@@ -99,6 +99,12 @@ def test_class_folders_that_are_numbers_are_in_their_order(tmp_path):
         assert torch.equal((part.x[:, 0, 0, 0] * 255 / 20).round().long(), part.y)
 
 
+def test_classes_by_other_numbers_are_told():
+    one = Dataset(X, [str(k % 3 + 1) for k in range(12)])
+    assert repr(load(one)).endswith("y=0, 1, ... for '1', '2', '3', ...)")
+    assert "y=" not in repr(load(Dataset(X, [str(k % 3) for k in range(12)])))
+
+
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_a_validation_folder_is_used(tmp_path, name):
     for n, part in enumerate(("train", "test", name)):

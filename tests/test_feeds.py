@@ -238,6 +238,8 @@ def test_a_later_batch_outside_of_the_support_is_found():
     with pytest.raises(ValueError, match=r"batch 3 of the DataLoader: y: .* labels from 0 to 2"):
         labels = torch.where(torch.arange(40) == 35, 3, Y)
         fitted(pair(condition=3), loader(X, labels, shuffle=False))
+    with pytest.raises(ValueError, match="validation: batch 3 of the DataLoader: x: Bernoulli"):
+        fitted(programs, (X > 0).float(), validation=loader(x, shuffle=False))
 
 
 class Spoiling(torch.utils.data.Dataset):

@@ -333,6 +333,9 @@ class DataSplits:
     def __repr__(self) -> str:
         """Name, event shape, classes, and all sets."""
         parts = "".join(f"\n  {name}={part}" for name, part in self._parts())
+        # Class folders "1" to "12" are 0 to 11
+        if any(name.isdigit() and int(name) != k for k, name in enumerate(self.labels)):
+            parts += f"\n  y=0, 1, ... for {', '.join(map(repr, self.labels[:4]))}, ..."
         return (
             f"DataSplits({self.name!r}, event_shape={self.event_shape}, "
             f"labels={len(self.labels)}{parts})"

@@ -91,11 +91,13 @@ def _no_stream(data: Any, name: str) -> str:
 
 def _read(data: Any, name: str, channels: Channels) -> Dataset:
     """All items of a data set with ``__getitem__``, each x or (x, y)."""
-    items = [data[i] for i in range(len(data))]
-    if not items:
+    if not len(data):
         raise ValueError(
             f"{name}: expected at least one datum, got an empty {type(data).__name__}"
         )
+    first = data[0][0] if isinstance(data[0], tuple | list) else data[0]
+    kinds.check_room((len(data), *np.shape(first)), getattr(first, "itemsize", 1), name)
+    items = [data[i] for i in range(len(data))]
     if not isinstance(items[0], tuple | list):
         return Dataset(items, channels=channels)
     if len(items[0]) != 2:

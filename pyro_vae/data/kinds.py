@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
 
 from ..machine import memory
 from .images import as_pixels
@@ -185,6 +186,8 @@ def _advice(value: Any) -> str:
         return f"pass data.load({str(value)!r})"
     if isinstance(value, Image.Image):
         return "pass a list of pictures, or the folder that holds them to data.load"
+    if isinstance(value, TorchDataset):
+        return "pass it to data.load, which reads x and y of it"
     if isinstance(value, Mapping):
         return (
             f"name one of {', '.join(map(repr, value))}, such as data[{next(iter(value), '')!r}]"

@@ -44,7 +44,7 @@ def load(
     download: bool = False,
     test_fraction: float | None = None,
     size: int | tuple[int, int] | None = None,
-    grey: bool | None = None,
+    grey: bool | None = False,
     background: Background | None = None,
     channels: Literal["first", "last"] | None = None,
     stratify: bool = True,
@@ -81,8 +81,8 @@ def load(
             set of their own; a folder's ``val`` is its test set where there is no ``test``.
         size: pixels of images of a folder, (h, w) or one number for both, by default those of the
             first image; of shapes, one number, by default 32.
-        grey: True turns images of a folder into one grey channel, False keeps three; by default
-            there is one where red, green and blue are equal in all.
+        grey: turn images of a folder into one grey channel; False does so where red, green and
+            blue are equal in all, None nowhere.
         background: colour that shows through transparent pixels of a folder's images, a name or
             (red, green, blue); by default white, with a warning.
         channels: ``"last"`` for arrays of pictures (n, h, w, channels), see ``Dataset``.
@@ -129,7 +129,7 @@ def load(
     }
     accepted = inspect.signature(reader).parameters
     for key, where in _WHERE.items():
-        if options[key] is not None and key not in accepted:
+        if options[key] not in (None, False) and key not in accepted:
             raise ValueError(
                 f"{key}: expected only for {where}, got {options[key]!r} for {name}: leave it out"
             )

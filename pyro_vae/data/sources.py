@@ -166,7 +166,7 @@ def read_folder(
             f"{path}: expected 8-bit pixels from 0 to 255, got pictures of 0 and 1 alone, as "
             "masks are: store them as black and white, Image.fromarray(255 * pixels)"
         )
-    if grey is None:
+    if grey is False:
         pixels = one_channel_if_grey(pixels)
     return tuple(
         Dataset(x, y, names=names) for x, (_, y, names) in zip(pixels, parts, strict=True)
