@@ -31,7 +31,7 @@ try:
 except ImportError:
     polars = None
 # Of tables alone
-NEED_TABLES = ("columns of numbers", "column of text")
+NEED_TABLES = ("columns of numbers", "column of text or labels")
 
 
 def templates(tree):

@@ -166,10 +166,10 @@ def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     columns = range(1 if names and not names[0] else 0, len(rows[0]))
     texts = [i for i in columns if not _is_number(rows[0][i])]
     named = [i for i in columns if names and names[i].strip().lower() in LABELS]
-    if len(texts) > 1:
+    if len(labels := sorted({*texts, *named})) > 1:
+        shown = ", ".join(repr(rows[0][i]) for i in labels)
         raise ValueError(
-            f"{len(texts)} columns of text, {', '.join(repr(rows[0][i]) for i in texts)} in the "
-            "first row: drop all but the labels"
+            f"{len(labels)} columns of text or labels, {shown} in the first row: drop all but one"
         )
 
     def read(chosen: list[int], kind: type) -> np.ndarray:

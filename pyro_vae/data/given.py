@@ -95,10 +95,12 @@ def _read(data: Any, name: str, channels: Channels) -> Dataset:
         raise ValueError(
             f"{name}: expected at least one datum, got an empty {type(data).__name__}"
         )
-    first = data[0][0] if isinstance(data[0], tuple | list) else data[0]
-    kinds.check_room((len(data), *np.shape(first)), getattr(first, "itemsize", 1), name)
-    items = [data[i] for i in range(len(data))]
-    if not isinstance(items[0], tuple | list):
+    first = data[0]
+    alone = not isinstance(first, tuple | list)
+    x = first if alone else first[0]
+    kinds.check_room((len(data), *np.shape(x)), getattr(x, "itemsize", 1), name)
+    items = [first, *(data[i] for i in range(1, len(data)))]
+    if alone:
         return Dataset(items, channels=channels)
     if len(items[0]) != 2:
         raise TypeError(
@@ -124,15 +126,15 @@ def _entries(data: Mapping, name: str) -> Any:
 
 def _with_labels(frame: Any, name: str) -> Any:
     """A table as (x, y) where a column is its labels."""
-    others = kinds.not_numbers(frame)
-    if len(others) > 1:
-        raise TypeError(
-            f"{name}: expected one column of text, the labels, got "
-            f"{', '.join(map(repr, others))}: drop all but one, or pass a pair (x, y)"
-        )
+    text = kinds.not_numbers(frame)
     named = [c for c in frame.columns if str(c).lower() in LABELS and kinds.is_whole(frame[c])]
-    found = others or named
-    if len(found) != 1 or frame.shape[1] == 1:
+    found = text + [c for c in named if c not in text]
+    if len(found) > 1:
+        raise TypeError(
+            f"{name}: expected one column of text or labels, got {', '.join(map(repr, found))}: "
+            "drop all but one, or pass a pair (x, y)"
+        )
+    if not found or frame.shape[1] == 1:
         return frame
     rest = [c for c in frame.columns if c != found[0]]
     return frame[rest], frame[found[0]]
