@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from . import ranks
-from .data import Dataset
+from .data import Dataset, DataSplits
 from .data.checks import as_values
 from .infer.checks import check_data
 from .infer.dataset import as_dataset, device_of, dtype_of, matched, seen_values
+from .programs import check_finite
 
 Batch = tuple[Tensor, Tensor | None]
 Divide = Callable[[list[Any]], list[Any]]
@@ -41,6 +43,11 @@ class Resident:
     def count(self) -> int:
         """Data in an epoch."""
         return len(self.data)
+
+    @property
+    def last(self) -> int:
+        """Data in the last batch of an epoch."""
+        return self.count % self.batch_size or self.batch_size
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -92,6 +99,8 @@ class Loaded:
         divide: of a list of batches, each a list of indices, what this process loads; ``parts``
             or ``turns``.
         epoch: number of the first pass.
+        check: raises for a batch, given its number from 1, that the model cannot have produced;
+            called for those of the first pass, where one process trains.
 
     Attributes:
         divided: whether each process of a run sees a part of the data only.
@@ -111,8 +120,9 @@ class Loaded:
         *,
         divide: Divide = parts,
         epoch: int = 0,
+        check: Callable[[int, Batch], None] | None = None,
     ) -> None:
-        self.loader, self.device, self.dtype = loader, device, dtype
+        self.loader, self.device, self.dtype, self._check = loader, device, dtype, check
         self._begun: Iterator[Any] | None = None
         inner = getattr(loader.batch_sampler, "sampler", None)
         found = (loader.sampler, loader.batch_sampler, inner)
@@ -166,6 +176,19 @@ class Loaded:
         except (TypeError, NotImplementedError):
             return None
 
+    @property
+    def batch_size(self) -> int | None:
+        """Data per step; None where the loader's sampler decides."""
+        return self.loader.batch_size
+
+    @property
+    def last(self) -> int | None:
+        """Data in the last batch of an epoch; None where the loader does not tell."""
+        size, count = self.loader.batch_size, self.count
+        if size is None or count is None:
+            return None
+        return size if self.loader.drop_last else count % size or size
+
     @functools.cached_property
     def data(self) -> Dataset:
         """The data of the first batch, in all processes, with which the first pass begins."""
@@ -175,7 +198,7 @@ class Loaded:
         x, y = self._placed(first)
         if self.divided and not self._in_turn:
             x, y = ranks.gathered(x), None if y is None else ranks.gathered(y)
-        return Dataset(x, y)
+        return Dataset(x, y, channels="first")
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -184,7 +207,12 @@ class Loaded:
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of x (b, *event_shape) and y (b,) or None."""
         batches, self._begun = self._begun or self._pass(), None
-        return self._ahead(batches) if self.device.type == "cuda" else map(self._placed, batches)
+        check, self._check = self._check, None
+        placed = self._ahead(batches) if self.device.type == "cuda" else map(self._placed, batches)
+        # An error in one process would let the others wait
+        if check is None or ranks.size() > 1:
+            return placed
+        return (check(number, batch) or batch for number, batch in enumerate(placed, 1))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """As ``Dataset.batches``, but the loader decides on the size."""
@@ -267,7 +295,8 @@ def source(
     """Data in any form that ``Trainer.fit`` takes, where the pair is and in its type.
 
     Args:
-        data: a ``Dataset``, a tensor (n, *event_shape), a pair (x, y), or a ``DataLoader``.
+        data: a ``DataLoader``; ``DataSplits``, of which the training set, or for validation that
+            set or else the test set, is meant; or anything that ``as_dataset`` takes.
         name: the argument, for errors.
         model: generative program.
         guide: inference program.
@@ -275,14 +304,25 @@ def source(
         divide: how several processes share a ``DataLoader``, see ``Loaded``.
         epoch: number of its first pass.
     """
+    if isinstance(data, DataSplits):
+        data = data.train if name == "data" else data.validation or data.test
     if not isinstance(data, DataLoader):
-        return matched(as_dataset(data), model, guide, device=device)
+        return matched(as_dataset(data, name), model, guide, device=device)
     device = device or device_of(model, guide, default=torch.device("cpu"))
     try:
         dtype = dtype_of(model, guide, default=torch.float32)
-        return Loaded(data, device, dtype, divide=divide, epoch=epoch)
+        check = partial(_check_batch, name, model)
+        return Loaded(data, device, dtype, divide=divide, epoch=epoch, check=check)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
+
+
+def _check_batch(name: str, model: Callable, number: int, batch: Batch) -> None:
+    check = check_data if hasattr(model, "check_data") else lambda _, x, y: check_finite(x)
+    try:
+        check(model, *batch)
+    except ValueError as error:
+        raise ValueError(f"{name}: batch {number} of the DataLoader: {error}") from error
 
 
 def check_source(data: Dataset | Loaded, name: str, model: Callable) -> None:

@@ -224,6 +224,13 @@ class Guard:
             y: their labels.
             blamed: what of the bound is not finite; None for the loss or a gradient.
         """
+        if isinstance(x, Tensor) and not (finite := x.isfinite()).all():
+            at = ", ".join(map(str, (~finite).nonzero()[0].tolist()))
+            return FloatingPointError(
+                f"The data of step {self.bad_step} have {int((~finite).sum())} NaN or infinite "
+                f"values, the first at x[{at}] of the batch: remove or fill them where they come "
+                f"from. Model, guide and optimizer are {self.undo()}."
+            )
         gradients = {n: p.grad for n, p in self._named() if p.grad is not None}
         bad = [name for name, grad in gradients.items() if not bool(grad.isfinite().all())]
         values = [name for name, p in self._named() if not bool(p.isfinite().all())]

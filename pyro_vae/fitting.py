@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -13,10 +14,13 @@ from tqdm.auto import tqdm
 
 from . import ranks, runs
 from .callbacks import check_callbacks
+from .data.scale import scale_notice
 from .distributed import check_parallel
 from .feeds import Loaded, Resident, check_source, source, turns
 from .finite import Skip, limit_of
+from .likelihoods import Gaussian
 from .machine import check_threads, using_threads
+from .programs import innermost
 from .signals import Interruption, held_back
 
 if TYPE_CHECKING:
@@ -83,6 +87,7 @@ class Call:
         check_callbacks(callbacks)
         check_threads(threads)
         self.epochs, self.tolerated = epochs, limit_of(on_nonfinite)
+        self._first = trainer.step == 0
         self._threads, self._progress = threads, progress
         self.folder = runs.folder(checkpoint, every=every, keep=keep)
         pair = trainer.model, trainer.guide
@@ -90,6 +95,7 @@ class Call:
         self.data, self.validation = source(data, "data", *pair, **known), None
         if validation is not None:
             self.validation = source(validation, "validation", *pair, divide=turns, **known)
+            _check_names(self.data, self.validation, trainer.model)
         loaded = isinstance(self.data, Loaded)
         self._feed = self.data if loaded else Resident(self.data, batch_size)
         check_parallel(self._feed, *pair)
@@ -137,6 +143,13 @@ class Call:
         """
         ranks.diverge()
         check_source(self.data, "data", model)
+        data = self.data.data if isinstance(self.data, Loaded) else self.data
+        likelihood = getattr(innermost(model), "likelihood", None)
+        if isinstance(likelihood, Gaussian) and self._first:
+            # What networks see, where a likelihood standardises the data for them
+            seen = getattr(likelihood, "inputs", lambda x: x)(data.x)
+            if (notice := scale_notice(seen)) is not None:
+                warnings.warn(notice, stacklevel=3)
         if self.validation is not None:
             with torch.random.fork_rng(devices=[]):
                 check_source(self.validation, "validation", model)
@@ -146,3 +159,13 @@ class Call:
         """The progress bar of all steps, shown by the first process alone."""
         hidden = not self._progress or ranks.rank() > 0
         return tqdm(total=self.epochs * len(feed), unit="step", disable=hidden)
+
+
+def _check_names(data: Any, validation: Any, model: Callable) -> None:
+    """Raise where the same label is of other classes in the two sets."""
+    names = [getattr(part, "names", ()) for part in (data, validation)]
+    if getattr(model, "condition", 0) and all(names) and names[0] != names[1]:
+        raise ValueError(
+            f"validation: expected the class names of the data, {names[0]}, got {names[1]}: "
+            "number both alike, with Dataset(x, y, names=...) for text"
+        )

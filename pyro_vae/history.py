@@ -73,8 +73,16 @@ class History(list[dict[str, Any]]):
         return html_table(caption, ["epoch", "guide", *keys], rows)
 
     def to_json(self) -> str:
-        """The rows as JSON text."""
-        return json.dumps(list(self), indent=1)
+        """The rows as JSON text; null for what is NaN or infinite, which JSON does not have."""
+        return json.dumps(_finite(list(self)), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inside) for inside in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lookup(row: Mapping[str, Any], key: str) -> Any:
@@ -168,7 +176,8 @@ class Totals:
         Raises:
             FloatingPointError: NaN or infinity at some step; the message names step and sites.
         """
-        steps = torch.stack(self._steps)
+        # In double, whose sums over an epoch do not overflow
+        steps = torch.stack(self._steps).cpu().double()
         if not (finite := steps.isfinite()).all():
             raise FloatingPointError(self._complaint(finite.tolist()))
         objective, reconstruction, *kl = (steps.sum(0) / self.count).tolist()

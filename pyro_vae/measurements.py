@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -71,13 +71,13 @@ class Validation:
             # Not by what adds tensors up: processes may have unequal numbers of batches
             told = ranks.each((total, [_on_cpu(t) for t in terms]))
             total, terms = sum(t for t, _ in told), [t for _, part in told for t in part]
-        kl = {s: float(torch.cat([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
-        elbo = torch.cat([t.elbo for t in terms])
+        kl = {s: float(_joined([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
+        elbo = _joined([t.elbo for t in terms])
         return {
             "elbo": float(elbo.mean()),
             "objective": total / len(elbo),
             "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
-            "reconstruction": float(torch.cat([t.reconstruction for t in terms]).mean()),
+            "reconstruction": float(_joined([t.reconstruction for t in terms]).mean()),
             "kl": kl,
         }
 
@@ -98,6 +98,11 @@ class _Quiet(Graph):
 
     def _notice(self, *reasons: str) -> None:
         pass
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One value for each datum, in double, whose sums do not overflow."""
+    return torch.cat(list(parts)).cpu().double()
 
 
 def _on_cpu(terms: ELBOTerms) -> ELBOTerms:

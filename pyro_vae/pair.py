@@ -17,6 +17,7 @@ from .distributed import Parallel, synchronised
 from .feeds import Loaded, Resident
 from .freezing import Freezing
 from .infer import SVI, check_pair
+from .infer.batchnorm import check_single
 from .infer.belonging import check_run
 from .infer.checks import check_guide, check_minibatches
 from .infer.dataset import seen_values, usable_device
@@ -234,6 +235,9 @@ class TrainedPair:
                 stack.enter_context(training(module))
             # After the guide, which may hold conditionals of the model
             stack.enter_context(self._freezing.holding(self.model))
+            if feed.last == 1 and ranks.size() == 1:
+                x, y = _first(feed.data[:1])
+                check_single(*pair, x, y, count=feed.count, batch_size=feed.batch_size)
             made = self._make_svi(feed.data, len(feed))
             stack.enter_context(as_precision(self.precision).on(*pair, *_first(feed.data)))
             self._fitting = True

@@ -14,7 +14,10 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+from .data import Dataset, DataSplits
+from .data.given import as_dataset
 from .labels import label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .recorded import Recorded
@@ -53,43 +56,67 @@ def _run_by(program: nn.Module) -> Iterator[nn.Module]:
 def check_tensor(x: Any, name: str = "x") -> None:
     """Raise ``TypeError`` unless data are a tensor."""
     if not isinstance(x, Tensor):
-        array = isinstance(x, np.ndarray | list | tuple)
+        if isinstance(x, DataSplits | Dataset):
+            advice = "its .test.x" if isinstance(x, DataSplits) else "its .x"
+        elif isinstance(x, TensorDataset):
+            advice = "its .tensors[0]"
+        elif np.ndim(x) < 2 and isinstance(x, np.ndarray | list | tuple):
+            advice = "torch.from_numpy(numpy.array(..., dtype='float32'))"
+        else:
+            advice = "data.Dataset(...).x"
         raise TypeError(
-            f"{name}: expected a tensor (n, ...), got {type(x).__name__}: pass "
-            + ("torch.as_tensor(...).float()" if array else "d.test.x")
+            f"{name}: expected a tensor (n, ...), got {type(x).__name__}: pass {advice}"
         )
 
 
 def as_labels(
     y: Tensor | np.ndarray | Sequence[int] | int, n: int, device: torch.device | None
 ) -> Tensor:
-    """Labels as ``int64`` (n,) on ``device``, from n of them or from one for all.
+    """Labels as ``int64`` (n,) on ``device``, from n of them, also (n, 1), or from one for all.
 
     Raises:
-        TypeError: ``y`` is no tensor, array, list or number.
+        TypeError: ``y`` is no tensor, array, list, column of a table or number.
         ValueError: labels that are not integers, or neither one nor n of them.
     """
+    found = y.to_numpy() if hasattr(y, "to_numpy") else y
     try:
         # A copy, since torch takes neither read-only arrays nor negative strides
-        labels = torch.as_tensor(y.copy() if isinstance(y, np.ndarray) else y, device=device)
+        found = found.copy() if isinstance(found, np.ndarray) else found
+        labels = torch.as_tensor(found, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"y: expected integer labels, a tensor, an array or a list, got {type(y).__name__}: "
-            f"number the classes 0, 1, ... ({error})"
+            "number the classes 0, 1, ...; a Dataset numbers text, and names[k] is class k "
+            f"({error})"
         ) from error
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"y: expected integer labels of shape ({n},), got {labels.dtype} "
-            f"{tuple(labels.shape)}: pass y.long(), or y.argmax(1) for one-hot rows"
+            f"{tuple(labels.shape)}: {_integers(labels, y)}"
         )
     if labels.dim() == 0:
         labels = labels.expand(n)
+    if labels.shape == (n, 1):
+        labels = labels[:, 0]
     if labels.shape != (n,):
+        one_hot = labels.shape[:1] == (n,) and labels.dim() == 2
         raise ValueError(
             f"y: expected integer labels of shape ({n},), one per datum, or one label for all, "
-            f"got shape {tuple(labels.shape)}"
+            f"got shape {tuple(labels.shape)}: "
+            + ("turn one-hot rows into y.argmax(1)" if one_hot else "pass as many as data")
         )
     return labels.long()
+
+
+def _integers(labels: Tensor, y: Any) -> str:
+    """How to make integer labels of others."""
+    if labels.is_complex() or not bool((labels == labels.round()).all()):
+        return "number the classes 0, 1, ..."
+    if labels.dim() == 2 and labels.shape[1] > 1:
+        return "pass y.argmax(1) for one-hot rows"
+    if isinstance(y, Tensor):
+        return "pass y.long()"
+    return "pass y.astype(int)" if hasattr(y, "astype") else "pass torch.as_tensor(y).long()"
 
 
 def checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -> Any:
@@ -338,7 +365,7 @@ class Encoding:
     sample: dict[str, Tensor]
 
 
-def encode(guide: Any, x: Tensor, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
+def encode(guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
     """Means and samples of the approximate posterior, for any guide.
 
     The mean of a layer is its conditional mean given the *means* of the layers that the guide
@@ -346,43 +373,49 @@ def encode(guide: Any, x: Tensor, *, y: Tensor | Sequence[int] | int | None = No
 
     Args:
         guide: an inference program.
-        x: (n, *event), finite; values outside the likelihood's range, such as grey pixels for a
-            binary likelihood, are encoded as they are.
+        x: (n, *event), finite, a tensor or anything that ``data.Dataset`` takes; values outside
+            the likelihood's range, such as grey pixels for a binary likelihood, are encoded as
+            they are.
         y: labels (n,), or one label for all, for a conditional guide.
 
     Returns:
         ``Encoding`` with a tensor (n, *latent shape) per site.
 
     Raises:
-        TypeError: ``x`` is no tensor.
+        TypeError: ``x`` holds no data.
         ValueError: data of the wrong shape or dtype or not finite, labels that do not fit, a
             distribution that has no mean, such as a Cauchy.
     """
-    arguments = _encodable(guide, x, y)
+    x, arguments = _encodable(guide, x, y)
     with evaluating(guide):
         drawn = poutine.trace(guide).get_trace(x, **arguments)
         return Encoding(mean=_means(guide, x, arguments), sample=_latents(drawn))
 
 
 def encode_means(
-    guide: Any, x: Tensor, *, y: Tensor | Sequence[int] | int | None = None
+    guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None
 ) -> dict[str, Tensor]:
     """``encode(guide, x, y=y).mean`` in half the time: nothing is drawn."""
-    arguments = _encodable(guide, x, y)
+    x, arguments = _encodable(guide, x, y)
     with evaluating(guide):
         return _means(guide, x, arguments)
 
 
-def _encodable(guide: Any, x: Tensor, y: Any) -> dict[str, Tensor]:
-    """The guide's arguments besides data, once all are found to fit."""
-    check_tensor(x)
+def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """The guide's arguments, data and others, once all are found to fit."""
+    if not isinstance(x, Tensor):
+        data = as_dataset(x, "x")
+        data.check_classes(guide, getattr(guide, "model", None))
+        x, y = data.x, data.y if y is None else y
+        like = next(guide.parameters(), None) if isinstance(guide, nn.Module) else None
+        x = x if like is None else x.to(like)
     check_batch(guide, len(x))
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):
         model.check_shape(x)
         check_finite(x)
     y = checked_labels(model, y, len(x), x.device)
-    return label_arguments(guide, y)
+    return x, label_arguments(guide, y)
 
 
 def _means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -420,13 +453,13 @@ class Guide(Program):
         """The modules of ``model`` that it runs: with another model it means nothing."""
         return ()
 
-    def encode(self, x: Tensor, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
+    def encode(self, x: Any, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
         """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.
 
         The samples are draws, which advance torch's global RNG.
 
         Args:
-            x: (n, *event_shape), finite.
+            x: (n, *event_shape), finite, a tensor or anything that ``data.Dataset`` takes.
             y: labels (n,), or one label for all, for a conditional model.
 
         Returns:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from . import runs
-from .data import Dataset
+from .data import Dataset, DataSplits
 from .finite import Skip
 from .fitting import Call
 from .history import History
@@ -114,11 +114,11 @@ class Trainer(Recorded, TrainedPair):
 
     def fit(
         self,
-        data: Dataset | Tensor | tuple[Tensor, Tensor | None] | DataLoader,
+        data: Dataset | DataSplits | Tensor | tuple[Tensor, Tensor | None] | DataLoader | Any,
         *,
         epochs: int | None = None,
         batch_size: int | None = None,
-        validation: Dataset | Tensor | tuple[Tensor, Tensor | None] | DataLoader | None = None,
+        validation: Dataset | DataSplits | Tensor | DataLoader | Any | None = None,
         callbacks: Sequence[Any] = (),
         threads: int | None = None,
         progress: bool = True,
@@ -144,15 +144,18 @@ class Trainer(Recorded, TrainedPair):
         checkpoints, for all; a signal to any process ends all after the same step.
 
         Args:
-            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y), which lie on the
-                device; or, for data that do not fit there, a ``torch.utils.data.DataLoader`` of
-                batches x or (x, y), of which the first is checked.
+            data: a ``Dataset``, ``DataSplits`` (its training set), a tensor (n, *event_shape), a
+                pair (x, y), or anything else that ``data.Dataset`` takes, which lie on the
+                device; a data set of torch, of which each item is read once; or, for data that
+                do not fit there or are new in each epoch, a ``torch.utils.data.DataLoader`` of
+                batches x or (x, y), of which those of the first epoch are checked.
             epochs: passes over the data. After ``resume``: of the interrupted call in all, by
                 default as many as it was to have.
             batch_size: data per step; the last batch of an epoch may be shorter. Default: 128,
                 or that of the interrupted call. A ``DataLoader`` has its own.
-            validation: data whose bound is estimated after each epoch, in any of these forms;
-                under a graph it is recorded too, in a long run.
+            validation: data whose bound is estimated after each epoch, in any of these forms
+                (of ``DataSplits`` the validation set, or else the test set); under a graph it is
+                recorded too, in a long run.
             callbacks: objects with the hooks of ``callbacks.Callback``.
             threads: threads of the CPU in this run; default: torch's present number. On a busy
                 machine one is often the fastest.
@@ -183,6 +186,9 @@ class Trainer(Recorded, TrainedPair):
                 the folder; checkpoints from before are as they were.
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
                 names step, site and layer, with the ranges of all distributions.
+
+        Warns:
+            UserWarning: data of a scale that a Gaussian likelihood cannot be trained on.
         """
         self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
         call = Call(

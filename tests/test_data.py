@@ -258,24 +258,37 @@ X = torch.linspace(0, 1, 8).view(4, 2)
         (lambda: Dataset(torch.tensor(1.0)), ValueError, "got (): pass x[:, None]"),
         (lambda: Dataset(with_holes()), ValueError, "got 2 NaN or infinite, .* at x[3, 1, 2]"),
         (lambda: Dataset(X.to(torch.cfloat)), TypeError, "x: .* got Tensor of torch.complex64"),
-        (lambda: Dataset([[1.0]]), TypeError, "got list: use torch.as_tensor"),
+        (lambda: Dataset([]), TypeError, "got list: there is nothing in it"),
         (lambda: Dataset(np.array([["a"]])), TypeError, "got ndarray of <U1"),
         (lambda: Dataset(np.array([[None]])), TypeError, "got ndarray of object"),
         (lambda: Dataset((X > 0).byte()), ValueError, "no value above 1: pass x > 0"),
         (lambda: Dataset(X, torch.zeros(3)), ValueError, "y: .* (4,), .* got (3,)"),
+        (
+            lambda: Dataset(X, torch.zeros(4)),
+            ValueError,
+            "y: .* got torch.float32.* pass y.long()",
+        ),
         (lambda: Dataset(X, torch.eye(4)), ValueError, "got (4, 4): .* y.argmax(1)"),
         (
             lambda: Dataset(X, torch.tensor([0, 1.5, math.nan, math.inf])),
             ValueError,
-            "whole numbers, got 3 other values, the first y[1] = 1.5",
+            "got torch.float32 with NaN or infinite values, the first y[2] = nan: drop the rows",
         ),
-        (lambda: Dataset(X, np.array(list("abab"))), TypeError, "y: .* numpy.unique"),
+        (
+            lambda: Dataset(X, torch.tensor([0, 1.5, 2, 2.5])),
+            ValueError,
+            "whole numbers, got 2 other values, the first y[1] = 1.5",
+        ),
         (
             lambda: Dataset(X, torch.arange(4), names=("a", "b")),
             ValueError,
             "label 0 to 3, got 2 for 0 to 1",
         ),
-        (lambda: Dataset(X, -torch.ones(4), names=("a",)), ValueError, "label -1 to -1, got 1"),
+        (
+            lambda: Dataset(X, -torch.ones(4).long(), names=("a",)),
+            ValueError,
+            "label -1 to -1, got 1",
+        ),
         (lambda: Dataset(X * 3 - 1, binarize="dynamic"), ValueError, "[0, 1] .* x / 255"),
         (lambda: Dataset(X + 1).binarized(torch.Generator()), ValueError, "[0, 1] to binarise"),
         (
@@ -295,14 +308,15 @@ X = torch.linspace(0, 1, 8).view(4, 2)
             ValueError,
             "event shape of train, (2,), got (1,)",
         ),
-        (lambda: load([1.0]), TypeError, "source: .* got list"),
+        (lambda: load([1.0]), ValueError, "x: expected shape (n, *event), .* got (1,)"),
+        (lambda: load(None), TypeError, "x: .* got NoneType: make an array of it"),
         (lambda: load("minst"), ValueError, "got 'minst'; did you mean 'mnist'? A folder"),
         (lambda: load("MNIST"), ValueError, "did you mean 'mnist'?"),
         (lambda: load("wxyz"), ValueError, "one of digits, mnist, .*, shapes, got 'wxyz': A"),
         (lambda: load("no/such/folder"), FileNotFoundError, "got no/such/folder, .* check the"),
         (lambda: load(Path("digits")), FileNotFoundError, "got digits, which is not there"),
         (lambda: load("gone.npy"), FileNotFoundError, "got gone.npy"),
-        (lambda: load(__file__), ValueError, "an .npy or .npz file or a folder .*test_data.py"),
+        (lambda: load(__file__), ValueError, "a folder of images or a file .npy, .*test_data.py"),
         (lambda: load(X, binarize=True), ValueError, 'binarize: expected "auto", .* got True'),
         (lambda: load(X, test_fraction=1.0), ValueError, "test_fraction: .* 0 and 1, got 1.0"),
         (lambda: load(X[:1]), ValueError, "at least 2 data to split, got 1"),
@@ -709,7 +723,7 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
             for i in range(n):
                 save(pictures(1, 6, 6 + i)[0], tmp_path / part / name / f"{i}.png")
     d = load(tmp_path)
-    assert (len(d.train), len(d.test), d.event_shape) == (8, 4, (3, 6, 6))
+    assert (len(d.train), len(d.test), d.event_shape) == (8, 4, (1, 6, 6))
     save(pictures(1, 6, 6)[0], tmp_path / "test" / "c" / "0.png")
     with pytest.raises(ValueError, match="same class folders in train and test"):
         load(tmp_path)
@@ -736,8 +750,10 @@ def test_palette_transparency_and_orientation(tmp_path: Path) -> None:
     exif = sideways.getexif()
     exif[0x0112] = 6
     sideways.save(tmp_path / "1.png", exif=exif)
-    read = data.sources.read_images([tmp_path / "0.png"], size=None, grey=False)
-    assert read[0, :, 0, 0].tolist() == [10, 20, 30]
+    read = data.sources.read_images(
+        [tmp_path / "0.png"], size=None, grey=False, background=(1, 2, 3)
+    )
+    assert read[0, :, 0, 0].tolist() == [1, 2, 3]
     read = data.sources.read_images([tmp_path / "1.png"], size=None, grey=False)
     assert read.shape == (1, 3, 4, 2)
 

@@ -1,16 +1,23 @@
 """Minibatches from a DataLoader: the same training, checked first, and without a trace."""
 
 import itertools
+import math
 import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 
-from pyro_vae import Trainer, guides, infer, likelihoods
-from pyro_vae.data import Dataset
+from pyro_vae import Trainer, diagnostics, guides, infer, likelihoods
+from pyro_vae.data import Dataset, DataSplits, load
 from pyro_vae.feeds import Loaded
 from pyro_vae.models import VAE
 
@@ -204,6 +211,105 @@ def test_a_bad_loader_is_an_error_before_the_first_step(data, error, message, na
     with pytest.raises(error, match=f"{name}: .*" + re.escape(message)):
         trainer.fit(**{"data": X, name: data}, epochs=1, progress=False)
     assert trainer.step == 0 and torch.equal(torch.get_rng_state(), state)
+
+
+def spoilt(value, row=35):
+    x = X.clone()
+    x[row, 3] = value
+    return x
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_later_batch_that_is_not_finite_is_to_blame(engine):
+    trainer = Trainer(*pair(), seed=0, engine=engine)
+    message = r"batch 5 of the DataLoader: x: expected finite values, got 1 NaN .*: remove or fill"
+    with pytest.raises(ValueError, match=message):
+        batches = loader(spoilt(math.nan), batch_size=8, shuffle=False)
+        trainer.fit(batches, epochs=1, progress=False)
+    assert trainer.step == 4 and all(p.isfinite().all() for p in parameters(trainer))
+
+
+def test_a_later_batch_outside_of_the_support_is_found():
+    programs = pair(likelihood=likelihoods.Bernoulli)
+    x = (X > 0).float()
+    x[35, 3] = 0.5
+    with pytest.raises(ValueError, match="batch 3 of the DataLoader: x: Bernoulli expects only 0"):
+        fitted(programs, loader(x, shuffle=False))
+    with pytest.raises(ValueError, match=r"batch 3 of the DataLoader: y: .* labels from 0 to 2"):
+        labels = torch.where(torch.arange(40) == 35, 3, Y)
+        fitted(pair(condition=3), loader(X, labels, shuffle=False))
+    with pytest.raises(ValueError, match="validation: batch 3 of the DataLoader: x: Bernoulli"):
+        fitted(programs, (X > 0).float(), validation=loader(x, shuffle=False))
+
+
+class Spoiling(torch.utils.data.Dataset):
+    """A reader that fails to fill a value after the first epoch."""
+
+    def __init__(self):
+        self.read = 0
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        self.read += 1
+        return spoilt(math.nan)[i] if self.read > 40 else X[i]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_data_of_a_later_epoch_that_are_not_finite_are_to_blame(skip):
+    trainer = Trainer(*pair(), seed=0)
+    batches = DataLoader(Spoiling(), batch_size=8)
+    message = r"data of step 10 have 1 NaN .* the first at x\[3, 3\] of the batch: remove or fill"
+    if skip:
+        trainer.fit(batches, epochs=2, progress=False, on_nonfinite="skip")
+        assert trainer.history[1]["skipped"] == 1
+    else:
+        with pytest.raises(FloatingPointError, match=message) as error:
+            trainer.fit(batches, epochs=2, progress=False)
+        assert "lower lr" not in str(error.value) and trainer.step == 9
+
+
+DIGITS = load("digits", binarize=None)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        DIGITS,
+        DIGITS.train.x.numpy(),
+        DIGITS.train.x.tolist(),
+        list(DIGITS.train.x),
+        TensorDataset(DIGITS.train.x, DIGITS.train.y),
+        (DIGITS.train.x.numpy(), DIGITS.train.y.numpy()),
+        {"x": DIGITS.train.x.numpy(), "y": DIGITS.train.y},
+        Subset(TensorDataset(DIGITS.train.x, DIGITS.train.y), range(len(DIGITS.train))),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_training_and_evaluation_take_what_is_unambiguous(given):
+    def run(data, held_out):
+        torch.manual_seed(0)
+        vae = VAE((1, 8, 8), 2, likelihood=likelihoods.Gaussian(), hidden=(4,))
+        trainer = Trainer(vae, guides.BottomUp(vae), seed=0)
+        return trainer.fit(data, epochs=1, validation=held_out, progress=False)
+
+    found, expected = run(given, DIGITS), run(DIGITS.train, DIGITS.test)
+    assert rows(found) == rows(expected)
+    held_out = DIGITS.train if isinstance(given, DataSplits) else given
+    torch.manual_seed(1)
+    one = diagnostics.evaluate(found.model, found.guide, held_out, importance_samples=0)
+    torch.manual_seed(1)
+    other = diagnostics.evaluate(found.model, found.guide, DIGITS.train, importance_samples=0)
+    assert torch.equal(one.terms.elbo, other.terms.elbo)
+
+
+def test_validation_data_of_splits_come_before_test_data():
+    splits = DataSplits("d", Dataset(X), Dataset(X[:8]), Dataset(X[8:24]))
+    found = fitted(pair(), splits, validation=splits)
+    assert rows(found) == rows(fitted(pair(), X, validation=X[8:24]))
+    with pytest.raises(TypeError, match=r"got DataSplits 'd' .* pass its .train or its .test"):
+        diagnostics.evaluate(found.model, found.guide, splits)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,10 +1,13 @@
 import json
+import math
 
 import pytest
 import torch
 
+from pyro_vae import Trainer, guides, likelihoods
 from pyro_vae.history import History, Totals, lookup
 from pyro_vae.infer import ELBOTerms
+from pyro_vae.models import VAE
 
 ROWS = [
     {"epoch": 1, "elbo": -9.0, "kl": {"z1": 1.5, "z2": 0.25}, "beta": 0.5},
@@ -32,6 +35,29 @@ def test_columns_by_dotted_key(key, expected):
 def test_json_text_holds_every_row():
     assert json.loads(History(ROWS).to_json()) == ROWS
     assert History(json.loads(History(ROWS).to_json())) == History(ROWS)
+
+
+def test_json_has_no_number_that_is_not_finite():
+    rows = [{"elbo": -math.inf, "kl": {"z1": math.nan, "z2": 1.5}, "beta": [math.inf, 1.0]}]
+    text = History(rows).to_json()
+    assert json.loads(text, parse_constant=pytest.fail) == [
+        {"elbo": None, "kl": {"z1": None, "z2": 1.5}, "beta": [None, 1.0]}
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:data. the values, from .* are far from 1")
+def test_sums_over_an_epoch_do_not_overflow():
+    """Each term of data of scale 1e18 is a float32, their sum is none."""
+    vae = VAE((6,), 2, likelihood=likelihoods.Gaussian(), hidden=(8,))
+    x = 1e18 * torch.randn(500, 6)
+    trainer = Trainer(vae, guides.BottomUp(vae), seed=0)
+    trainer.fit(x, batch_size=10, epochs=1, validation=x, progress=False)
+    (row,) = trainer.history
+    assert math.isfinite(row["elbo"]) and math.isfinite(row["validation"]["elbo"])
+    # At the start the mean square is that of the data, and the KL is small beside it
+    assert row["reconstruction"] == pytest.approx(
+        -0.5 * float(x.double().square().sum(1).mean()), rel=0.5
+    )
 
 
 def terms(n, scale=1.0):

@@ -1000,7 +1000,7 @@ def test_a_single_datum_or_a_data_set_for_reconstructions():
         plots.reconstructions(vae, guide, x[0])
     assert "Sites" not in str(error.value)
     for picture in (plots.reconstructions, lambda *given: plots.denoising(*given, 0.1)):
-        with pytest.raises(TypeError, match=r"x: .* got Dataset: pass d.test.x"):
+        with pytest.raises(TypeError, match=r"x: .* got Dataset: pass its .x"):
             picture(vae, guide, Dataset(x))
 
 

@@ -4,17 +4,20 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.sparse
 import torch
 from pyro import poutine
 from torch import nn
+from torch.utils.data import TensorDataset
 
-from pyro_vae import registration
-from pyro_vae.data import Dataset
+from pyro_vae import data, registration
+from pyro_vae.data import Dataset, DataSplits
 from pyro_vae.guides import BottomUp, Ladder
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 from pyro_vae.programs import (
     as_labels,
+    check_tensor,
     decode,
     encode,
     encode_means,
@@ -227,6 +230,7 @@ LABELS = [
     np.array([1, 2, 1], dtype=np.uint8),
     torch.tensor([1, 2, 1], dtype=torch.int32),
     [np.int64(1), torch.tensor(2), 1],
+    torch.tensor([[1], [2], [1]]),
 ]
 
 
@@ -245,8 +249,11 @@ def test_one_label_stands_for_all(y):
     ("y", "error", "message"),
     [
         (1.0, ValueError, r"y: expected integer labels of shape \(3,\), got torch.float32 \(\)"),
-        ([0.5, 1, 2], ValueError, r"got torch.float32 \(3,\): pass y.long\(\)"),
-        (np.zeros(3), ValueError, "got torch.float64"),
+        ([0.5, 1, 2], ValueError, r"got torch.float32 \(3,\): number the classes"),
+        ([0.0, 1, 2], ValueError, r"got torch.float32 \(3,\): pass torch.as_tensor\(y\).long\(\)"),
+        (torch.zeros(3, 1), ValueError, r"got torch.float32 \(3, 1\): pass y.long\(\)"),
+        (np.eye(3), ValueError, r"\(3, 3\): pass y.argmax\(1\) for one-hot rows"),
+        (np.zeros(3), ValueError, r"got torch.float64 \(3,\): pass y.astype\(int\)"),
         ([1, 2], ValueError, r"shape \(3,\), one per datum, or one label .* got shape \(2,\)"),
         ("cat", TypeError, "y: expected integer labels, .* got str: number the classes"),
         (["a", "b", "c"], TypeError, "y: expected integer labels, .* got list"),
@@ -314,8 +321,48 @@ def test_encoding_takes_grey_pixels():
     torch.testing.assert_close(guide.encode(grey).mean["z1"], expected.detach())
 
 
-@pytest.mark.parametrize("x", [Dataset(torch.zeros(3, 6)), np.zeros((3, 6))], ids=type)
-def test_encoding_takes_tensors_only(vae, x):
-    way = "pass d.test.x" if isinstance(x, Dataset) else r"pass torch.as_tensor\(...\).float\(\)"
-    with pytest.raises(TypeError, match=rf"x: expected a tensor .*, got \w+: {way}$"):
-        encode(BottomUp(vae), x)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Dataset,
+        TensorDataset,
+        lambda x: x.numpy(),
+        lambda x: x.double().numpy()[::-1][::-1],
+        lambda x: x.tolist(),
+        list,
+        lambda x: (x,),
+        lambda x: {"x": x},
+        scipy.sparse.csr_array,
+    ],
+)
+def test_encoding_takes_data_of_any_kind(vae, wrap):
+    x, guide = torch.randn(3, 6), BottomUp(vae)
+    assert torch.equal(encode(guide, wrap(x)).mean["z1"], encode(guide, x).mean["z1"])
+
+
+def test_encoding_takes_the_labels_of_a_data_set(conditional):
+    _, guide = conditional
+    x, y = torch.randn(3, 6), torch.tensor([0, 2, 1])
+    expected = guide.encode(x, y=y).mean["z1"]
+    for given in (Dataset(x, y), (x, y), (x.numpy(), ["a", "c", "b"])):
+        assert torch.equal(guide.encode(given).mean["z1"], expected)
+    assert not torch.equal(guide.encode(Dataset(x, y), y=0).mean["z1"], expected)
+
+
+def test_what_to_pass_for_a_tensor():
+    x = torch.randn(4, 3)
+    d = Dataset(x)
+    namespace = {"torch": torch, "numpy": np, "data": data}
+    for given, advice in (
+        (DataSplits("d", d, d), "given.test.x"),
+        (d, "given.x"),
+        (TensorDataset(x), "given.tensors[0]"),
+        (x.numpy()[::-1], "data.Dataset(given).x"),
+        (scipy.sparse.csr_array(x), "data.Dataset(given).x"),
+        (x[0].tolist(), "torch.from_numpy(numpy.array(given, dtype='float32'))"),
+    ):
+        with pytest.raises(TypeError, match="x: expected a tensor") as error:
+            check_tensor(given)
+        way = str(error.value).split(": pass ")[1]
+        assert way == advice.replace("given.", "its .").replace("given", "...")
+        check_tensor(eval(advice, namespace, {"given": given}))

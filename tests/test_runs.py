@@ -303,7 +303,7 @@ def test_a_damaged_checkpoint_is_gone_once_the_run_has_gone_on(tmp_path):
 OTHERS = {
     "shorter": (X[:48], "data: length: expected 50, as in the run that goes on, got 48"),
     "other values": (X.flip(0), "data: checksum: expected"),
-    "labels": ((X, torch.zeros(50)), "data: labels: expected None"),
+    "labels": ((X, torch.zeros(50, dtype=int)), "data: labels: expected None"),
 }
 
 

@@ -7,9 +7,12 @@
 | ``"omniglot"`` | (1, 28, 28) | 964 + 659 characters | evaluation alphabets | dynamic |
 | ``"cifar10"`` | (3, 32, 32) | 10 | its own 10,000 | no |
 | ``"shapes"`` | (1, 32, 32) or ``size`` | 3, and 5 factors | ``test_fraction`` | dynamic |
-| folder of images | (3 or 1, h, w) | class folders, if any | ``test_fraction`` | no |
-| ``.npy`` or ``.npz`` file | any | optional | its own or ``test_fraction`` | no |
-| tensor, array, ``Dataset`` | any | as given | ``test_fraction`` | as given |
+| folder of images | (3 or 1, h, w) | class folders, if any | its own or ``test_fraction`` | no |
+| folder of ``.dcm``, ``.nii`` | (1, ...) | none | ``test_fraction`` | no |
+| ``.npy``, ``.npz``, ``.mat``, ``.pt`` | any | optional | its own or ``test_fraction`` | no |
+| ``.csv``, ``.tsv``, ``.txt``, ``.parquet`` | (columns,) | a column | ``test_fraction`` | no |
+| ``.h5ad`` | (genes,) | none | ``test_fraction`` | no |
+| tensor, array, table, ``Dataset``, ... | any | as given | ``test_fraction`` | as given |
 
 Example:
     >>> from pyro_vae import data

@@ -9,24 +9,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import kinds
+
 
 def tensor(value: Any, argument: str) -> Tensor:
     """A tensor of real numbers, detached; arrays are copied."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+    found = kinds.array(value, argument)
+    if isinstance(found, np.ndarray) and found.dtype.kind in "biuf":
         # a copy in native byte order: torch takes neither swapped nor negative-stride nor
         # read-only arrays, and nothing more precise than double
-        dtype = np.float64 if value.dtype.char == "g" else value.dtype.newbyteorder("=")
-        value = torch.from_numpy(np.array(value, dtype=dtype))
-    if not isinstance(value, Tensor) or value.is_complex():
-        kind = type(value).__name__ + (f" of {value.dtype}" if hasattr(value, "dtype") else "")
+        dtype = np.float64 if found.dtype.char == "g" else found.dtype.newbyteorder("=")
+        found = torch.from_numpy(np.array(found, dtype=dtype))
+    if not isinstance(found, Tensor) or found.is_complex():
         raise TypeError(
-            f"{argument}: expected a tensor or NumPy array of real numbers, got {kind}: "
-            "use torch.as_tensor(...) for lists, and numpy.unique(..., return_inverse=True) to "
-            "number names"
+            f"{argument}: expected real numbers, got {type(value).__name__} of {found.dtype}: "
+            + _real(found, argument)
         )
-    return value.detach()
+    return found.detach()
 
 
+def _real(found: Tensor | np.ndarray, argument: str) -> str:
+    """How to make real numbers of others."""
+    if isinstance(found, Tensor) or found.dtype.kind == "c":
+        library = "torch" if isinstance(found, Tensor) else "numpy"
+        return f"pass {library}.stack([{argument}.real, {argument}.imag], 1)"
+    if found.dtype.kind in "UT":
+        return (
+            "leave text out, or number a column with numpy.unique(column, return_inverse=True)[1]"
+        )
+    return f"pass {argument}.astype({'int' if found.dtype.kind in 'mM' else 'float'})"
+
+
+_COLOURS = (1, 3, 4)
 _BYTES = (torch.uint8, torch.bool)
 
 
@@ -49,7 +63,7 @@ def not_empty(x: Tensor) -> None:
         )
 
 
-def values(value: Tensor | np.ndarray) -> Tensor:
+def values(value: Any, *, channels: str | None = "first") -> Tensor:
     """``x`` as it is stored, shape (n, *event), finite and not empty.
 
     ``uint8`` and ``bool`` stay, and double tensors; all else becomes ``float32``.
@@ -61,6 +75,7 @@ def values(value: Tensor | np.ndarray) -> Tensor:
             "pass x[:, None] for one number per datum, x[None] for a single datum"
         )
     not_empty(x)
+    x = _channels_first(x, channels)
     if x.dtype == torch.uint8 and x.max() == 1:
         raise ValueError(
             "x: expected 8-bit pixels from 0 to 255, as uint8 is divided by 255, got no value "
@@ -70,6 +85,8 @@ def values(value: Tensor | np.ndarray) -> Tensor:
         return x
     # A double tensor was made on purpose; a double array is what NumPy makes of anything
     if not (isinstance(value, Tensor) and x.dtype == torch.float64):
+        if x.dtype != torch.float32 and x.device.type == "cpu":
+            kinds.check_room(x.shape, 4, "x")
         x = x.to(torch.float32)
     if not (finite := x.isfinite()).all():
         first = tuple((~finite).nonzero()[0].tolist())
@@ -77,6 +94,30 @@ def values(value: Tensor | np.ndarray) -> Tensor:
             f"x: expected finite values, got {int((~finite).sum())} NaN or infinite, the first at "
             f"x[{', '.join(map(str, first))}]: remove or fill them"
         )
+    return x
+
+
+def _channels_first(x: Tensor, channels: str | None) -> Tensor:
+    if channels not in ("first", "last", None):
+        raise ValueError(
+            f'channels: expected "first" or "last", got {channels!r}: leave it out for "first"'
+        )
+    if channels == "last":
+        if x.ndim < 3:
+            raise ValueError(
+                f'channels: expected shape (n, ..., channels) for "last", got {tuple(x.shape)}: '
+                "leave channels out"
+            )
+        return x.movedim(-1, 1).contiguous()
+    if channels is None and x.ndim == 4:
+        high, wide, last = x.shape[1:]
+        if last in _COLOURS and last < min(high, wide):
+            raise ValueError(
+                f"x: expected pictures (n, channels, h, w), got shape {tuple(x.shape)}, which "
+                f"looks like {last} channels behind {high} x {wide} pixels: pass "
+                f'channels="last", or x.permute(0, 3, 1, 2) of a tensor; if these are {high} '
+                'channels, pass channels="first"'
+            )
     return x
 
 
@@ -90,23 +131,6 @@ def probabilities(x: Tensor) -> None:
             f"x: expected values in [0, 1] to binarise, got values from {low:.4g} to {high:.4g}: "
             "rescale x (8-bit pixels: x / 255, or pass them as uint8), or use binarize=None"
         )
-
-
-def labels(value: Tensor | np.ndarray, x: Tensor) -> Tensor:
-    """``y`` in ``int64``, shape (n,), beside ``x``."""
-    y = tensor(value, "y")
-    if y.shape != x.shape[:1]:
-        raise ValueError(
-            f"y: expected shape ({len(x)},), one label for each row of x, got {tuple(y.shape)}: "
-            "drop rows without label; turn one-hot rows into y.argmax(1)"
-        )
-    if y.is_floating_point() and not (whole := y.isfinite() & (y == y.round())).all():
-        first = int((~whole).nonzero()[0])
-        raise ValueError(
-            f"y: expected whole numbers, got {int((~whole).sum())} other values, the first "
-            f"y[{first}] = {float(y[first])}: number the classes 0, 1, ..."
-        )
-    return y.to(x.device, torch.long)
 
 
 def names(names: Sequence[str] | None, y: Tensor | None) -> tuple[str, ...]:

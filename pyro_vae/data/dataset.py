@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import checks
 from .checks import as_values
+from .labels import as_integers, renumbered
 
 
 class Dataset:
@@ -27,10 +28,14 @@ class Dataset:
     that it is read.
 
     Args:
-        x: values, shape (n, *event), a tensor or an array. ``uint8`` is divided by 255, ``bool``
-            is 0 or 1; every other real type is converted to ``float32`` as it is. A ``float32``
-            or ``float64`` tensor stays, and is not copied.
-        y: integer labels, shape (n,).
+        x: values, shape (n, *event): a tensor, an array, a list, a table, or another kind of
+            ``data.kinds``. ``uint8`` is divided by 255, ``bool`` is 0 or 1; every other real type
+            is converted to ``float32`` as it is. A ``float32`` or ``float64`` tensor stays, and
+            is not copied.
+        y: labels, shape (n,): whole numbers, or text or categories, which give the names and are
+            numbered in their order, text that is whole numbers by size.
+        channels: ``"last"`` for pictures (n, h, w, channels), which become (n, channels, h, w).
+            Shapes such as (n, h, w, 3) are refused unless it is ``"first"`` or ``"last"``.
         binarize: ``"dynamic"`` takes ``x`` as probabilities in [0, 1], of which each batch is a
             fresh Bernoulli sample.
         names: class names, ``names[y]``.
@@ -46,9 +51,9 @@ class Dataset:
         factor_names: names of the factors, () when there are none.
 
     Raises:
-        TypeError: ``x``, ``y`` or ``factors`` is not a real numeric tensor or array.
-        ValueError: empty, NaN or infinite data, a shape without event dimension, labels that do
-            not fit, or values outside [0, 1] to binarise.
+        TypeError: ``x``, ``y`` or ``factors`` holds no real numbers.
+        ValueError: empty, NaN or infinite data, a shape without event dimension or with channels
+            behind the pixels, labels that do not fit, or values outside [0, 1] to binarise.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
@@ -59,19 +64,23 @@ class Dataset:
         (tensor([0., 1.]), tensor(0))
         >>> d[d.y == 1]
         Dataset(2 x (2,), labels=1, binarize=None)
+        >>> d = Dataset([[1, 2], [3, 4]], ["dog", "cat"])
+        >>> d.y, d.names
+        (tensor([1, 0]), ('cat', 'dog'))
     """
 
     def __init__(
         self,
-        x: Tensor | np.ndarray,
-        y: Tensor | np.ndarray | None = None,
+        x: Any,
+        y: Any = None,
         *,
+        channels: Literal["first", "last"] | None = None,
         binarize: Literal["dynamic"] | None = None,
         names: Sequence[str] | None = None,
         factors: Tensor | np.ndarray | None = None,
         factor_names: Sequence[str] = (),
     ) -> None:
-        self._hold(checks.values(x), y, binarize, names, factors, factor_names)
+        self._hold(checks.values(x, channels=channels), y, binarize, names, factors, factor_names)
 
     @property
     def x(self) -> Tensor:
@@ -206,6 +215,23 @@ class Dataset:
         new._hold(stored, **{name: getattr(self, name) for name in kept} | changes)
         return new
 
+    def check_classes(self, *programs: Any) -> None:
+        """Raise ``ValueError`` where text stands for other numbers than a program was given.
+
+        Text is numbered by what there is of it, so that a set without one of the classes would
+        number the others anew.
+
+        Args:
+            programs: models and guides, conditional on ``condition`` classes or not.
+        """
+        classes = next((n for p in programs if (n := getattr(p, "condition", 0))), 0)
+        if self._named_by_labels and classes not in (0, len(self.names)):
+            raise ValueError(
+                f"y: expected text of all {classes} classes, got {len(self.names)}, which would "
+                "be numbered anew: pass Dataset(x, y, names=...) with the names of all, such as "
+                "d.labels"
+            )
+
     def __repr__(self) -> str:
         """Size, event shape, labels and binarisation."""
         labels = None if self.y is None else len(self.names) or len(self.y.unique())
@@ -230,7 +256,12 @@ class Dataset:
                 'Dataset(x).binarized(generator) or data.load(x, binarize="static")'
             )
         self._stored = stored
-        self.y = None if y is None else checks.labels(y, stored)
+        self.y, self._named_by_labels = None, False
+        if y is not None:
+            labels, found = as_integers(y, len(stored))
+            self._named_by_labels = bool(found) and names is None
+            labels, names = renumbered(labels, found, names)
+            self.y = labels.to(stored.device)
         self.names = checks.names(names, self.y)
         self.factors = None if factors is None else checks.factors(factors, factor_names, stored)
         self.factor_names = tuple(factor_names)
@@ -254,12 +285,13 @@ class Dataset:
 
 @dataclass(frozen=True, repr=False)
 class DataSplits:
-    """A training and a test set of one kind of data.
+    """A training and a test set of one kind of data, and a validation set where there is one.
 
     Args:
         name: what the data is called in tables and reports.
         train: training set.
         test: test set, with the event shape of ``train``.
+        validation: likewise, where a source has its own; for ``Trainer.fit(validation=)``.
 
     Raises:
         ValueError: the event shapes differ.
@@ -273,14 +305,20 @@ class DataSplits:
     name: str
     train: Dataset
     test: Dataset
+    validation: Dataset | None = None
 
     def __post_init__(self) -> None:
-        """Check that both sets hold the same kind of data."""
-        if self.train.event_shape != self.test.event_shape:
-            raise ValueError(
-                f"test: expected the event shape of train, {self.train.event_shape}, got "
-                f"{self.test.event_shape}: bring both to one shape"
-            )
+        """Check that all sets hold the same kind of data."""
+        for name, part in self._parts()[1:]:
+            if part.event_shape != self.train.event_shape:
+                raise ValueError(
+                    f"{name}: expected the event shape of train, {self.train.event_shape}, got "
+                    f"{part.event_shape}: bring both to one shape"
+                )
+
+    def _parts(self) -> list[tuple[str, Dataset]]:
+        names = ("train", "test", "validation")
+        return [(name, part) for name in names if (part := getattr(self, name)) is not None]
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -293,8 +331,12 @@ class DataSplits:
         return self.train.names
 
     def __repr__(self) -> str:
-        """Name, event shape, classes, and both sets."""
+        """Name, event shape, classes, and all sets."""
+        parts = "".join(f"\n  {name}={part}" for name, part in self._parts())
+        # Class folders "1" to "12" are 0 to 11
+        if any(name.isdigit() and int(name) != k for k, name in enumerate(self.labels)):
+            parts += f"\n  y=0, 1, ... for {', '.join(map(repr, self.labels[:4]))}, ..."
         return (
             f"DataSplits({self.name!r}, event_shape={self.event_shape}, "
-            f"labels={len(self.labels)}\n  train={self.train}\n  test={self.test})"
+            f"labels={len(self.labels)}{parts})"
         )

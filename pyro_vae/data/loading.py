@@ -8,14 +8,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from . import sources
+from . import files, sources
 from .dataset import Dataset, DataSplits
+from .given import as_dataset
+from .images import Background
 
 READERS: dict[str, Callable[..., sources.Splits]] = {
     "digits": sources.read_digits,
@@ -27,17 +28,26 @@ READERS: dict[str, Callable[..., sources.Splits]] = {
 }
 NAMES: tuple[str, ...] = tuple(READERS)
 TEST_FRACTION = 0.1
+_WHERE = {
+    "size": "folders of images, and for shapes",
+    "grey": "folders of images",
+    "background": "folders of images",
+    "channels": "arrays and files of arrays",
+}
 
 
 def load(
-    source: str | Path | Tensor | np.ndarray | Dataset,
+    source: Any,
     *,
     binarize: Literal["auto", "dynamic", "static"] | None = "auto",
     root: str | Path | None = None,
     download: bool = False,
     test_fraction: float | None = None,
     size: int | tuple[int, int] | None = None,
-    grey: bool = False,
+    grey: bool | None = False,
+    background: Background | None = None,
+    channels: Literal["first", "last"] | None = None,
+    stratify: bool = True,
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> DataSplits:
@@ -47,14 +57,18 @@ def load(
 
     Args:
         source: one of ``data.NAMES``; the path of a folder of images (with class folders or
-            without, or with ``train`` and ``test`` in it), of an ``.npy`` file, or of an ``.npz``
-            file with x[, y] or x_train, x_test[, y_train, y_test]; or a tensor, an array or a
-            ``Dataset`` of shape (n, *event). 8-bit pixels become k / 255. Labels without names
-            name their classes "0", "1", ... Of a folder, files that are no images by their name
-            are left out; images of any colours are read, upright and without transparency;
-            broken, empty and animated ones, grey ones of more than 8 bits, and those of more
-            pixels than Pillow takes for safe are refused by name. Files of arrays are read without
-            unpickling, and refused where they are shorter than their header says.
+            without, or with ``train`` and ``test`` or ``val`` in it), of scans (``.dcm``,
+            ``.nii``), or of a file: ``.npy``; ``.npz``, ``.mat`` or ``.pt`` with x[, y] or
+            x_train, x_test[, x_val] and their y; a table ``.csv``, ``.tsv``, ``.txt`` or
+            ``.parquet``; ``.h5ad``; or an object of any kind of ``data.given.as_dataset``, such
+            as a tensor, an array, a pair (x, y), a table or a data set of torchvision. 8-bit
+            pixels become k / 255. Labels without names name their classes "0", "1", ..., and
+            class folders that are whole numbers are in the order of these. Of a folder, files
+            that are no images by their name are left out; images of any colours are read,
+            upright; broken, empty and animated ones, grey ones of more than 8 bits, and those of
+            more pixels than Pillow takes for safe are refused by name. Of a table the column of
+            text, or of whole numbers by a name such as "label", are the labels. Files of arrays
+            are read without unpickling, and refused where they are shorter than their header says.
         binarize: ``"dynamic"`` binarises the training set afresh in each batch and the test set
             once, so that evaluation is repeatable (the protocol of Sonderby et al., 2016);
             ``"static"`` binarises both once, the test set as under ``"dynamic"``; None keeps the
@@ -64,19 +78,27 @@ def load(
             variable ``PYRO_VAE_DATA``, else ``~/.cache/pyro_vae``.
         download: fetch what is missing in ``root``.
         test_fraction: share of the data to hold out, 0.1 by default, for sources without a test
-            set of their own.
+            set of their own; a folder's ``val`` is its test set where there is no ``test``.
         size: pixels of images of a folder, (h, w) or one number for both, by default those of the
             first image; of shapes, one number, by default 32.
-        grey: turn images of a folder into one grey channel.
+        grey: turn images of a folder into one grey channel; False does so where red, green and
+            blue are equal in all, None nowhere.
+        background: colour that shows through transparent pixels of a folder's images, a name or
+            (red, green, blue); by default white, with a warning.
+        channels: ``"last"`` for arrays of pictures (n, h, w, channels), see ``Dataset``.
+        stratify: hold out as many of each class as its share, where there are labels.
         device: where the tensors shall be.
         seed: of the split, of binarisation, and of the factors of shapes. The split of digits is
             always the same.
 
     Raises:
         FileNotFoundError: the data set or path is not there.
-        TypeError: ``source`` is neither a string, a path, a tensor, an array nor a ``Dataset``.
+        TypeError: ``source`` holds no data, with what to pass in its place.
         ValueError: an unknown name, an option that ``source`` does not have, files that cannot be
             read, or values that do not fit (see ``Dataset``).
+
+    Warns:
+        UserWarning: transparent pixels without a ``background``.
 
     Example:
         >>> d = load(torch.rand(50, 3), test_fraction=0.2)
@@ -101,59 +123,49 @@ def load(
         "download": download,
         "size": size,
         "grey": grey,
+        "background": background,
+        "channels": channels,
         "seed": seed,
     }
     accepted = inspect.signature(reader).parameters
-    refused = [
-        key
-        for key in ("size", "grey")
-        if options[key] not in (None, False) and key not in accepted
-    ]
-    if refused:
-        raise ValueError(
-            f"{refused[0]}: expected only for folders of images and, if size, for shapes, got "
-            f"{options[refused[0]]!r} for {name}: leave it out"
-        )
-    train, test = reader(**{key: options[key] for key in accepted if key in options})
-    if test is None:
+    for key, where in _WHERE.items():
+        if options[key] not in (None, False) and key not in accepted:
+            raise ValueError(
+                f"{key}: expected only for {where}, got {options[key]!r} for {name}: leave it out"
+            )
+    parts = reader(**{key: options[key] for key in accepted if key in options})
+    if len(parts) == 1:
         share = TEST_FRACTION if test_fraction is None else test_fraction
-        train, test = _split(train, share, torch.Generator().manual_seed(seed))
+        parts = _split(parts[0], share, torch.Generator().manual_seed(seed), stratify)
     elif test_fraction is not None:
         raise ValueError(
             f"test_fraction: expected only for sources without a test set, got {test_fraction} "
-            f"for {name}, which has its own of {len(test)}: leave it out"
+            f"for {name}, which has its own of {len(parts[1])}: leave it out"
         )
-    train, test = _named(train, test)
+    parts = _named(parts)
     if binarize == "auto":
-        binarize = train.binarize
-    train, test = train.replace(binarize=None), test.replace(binarize=None)
+        binarize = parts[0].binarize
+    train, *others = (part.replace(binarize=None) for part in parts)
     if binarize is not None:
         generator = torch.Generator().manual_seed(seed)
-        test = test.binarized(generator)
+        others = [part.binarized(generator) for part in others]
         train = (
             train.binarized(generator)
             if binarize == "static"
             else train.replace(binarize="dynamic")
         )
     if device is not None:
-        train, test = train.to(device), test.to(device)
-    return DataSplits(name, train, test)
+        train, *others = (part.to(device) for part in (train, *others))
+    return DataSplits(name, train, *others)
 
 
-def _find(
-    source: str | Path | Tensor | np.ndarray | Dataset,
-) -> tuple[str, Callable[..., sources.Splits]]:
+def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
     if isinstance(source, str) and source in READERS:
         return source, READERS[source]
-    if isinstance(source, Tensor | np.ndarray):
-        source = Dataset(source)
     if isinstance(source, Dataset):
-        return "tensor", partial(_as_it_is, source)
+        return "tensor", lambda: (source,)
     if not isinstance(source, str | Path):
-        raise TypeError(
-            f"source: expected a name, a path, a tensor, a NumPy array or a Dataset, got "
-            f"{type(source).__name__}: use torch.as_tensor(...), or Dataset(x, y) with labels"
-        )
+        return "tensor", lambda *, channels: (as_dataset(source, "source", channels=channels),)
     if source == "":
         raise ValueError(
             f"source: expected a name or path, got {source!r}: name a file, a folder, or one of "
@@ -161,16 +173,16 @@ def _find(
         )
     path = Path(source).expanduser()
     if path.is_dir():
-        return path.resolve().name, partial(sources.read_folder, path)
-    if path.suffix in (".npy", ".npz") and path.is_file():
-        return path.name, partial(sources.read_file, path)
+        scans = not sources.has_images(path) and files.scans_in(path)
+        reader = files.read_scans if scans else sources.read_folder
+        return path.resolve().name, partial(reader, path)
     if path.is_file():
-        table = path.suffix.lower() in (".csv", ".tsv", ".txt")
-        advice = "read the table with numpy.loadtxt and " if table else ""
-        raise ValueError(
-            f"source: expected an .npy or .npz file or a folder of images, got {path}: "
-            f"{advice}save the array with numpy.save, or name the folder"
-        )
+        if path.suffix.lower() not in files.READERS:
+            raise ValueError(
+                f"source: expected a folder of images or a file {', '.join(files.READERS)}, got "
+                f"{path}: {files.advice(path)}"
+            )
+        return path.name, partial(files.read_file, path)
     if isinstance(source, Path) or path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(
             f"source: expected a file or folder, got {path}, which is not there "
@@ -180,32 +192,56 @@ def _find(
     guess = f"; did you mean {close[0]!r}?" if close else ":"
     raise ValueError(
         f"source: expected a path or one of {', '.join(NAMES)}, got {source!r}{guess} "
-        "A folder, an .npy or .npz file, a tensor, an array or a Dataset will do, too"
+        "A folder, a file, a tensor, an array or a Dataset will do, too"
     )
 
 
-def _named(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+def _named(parts: sources.Splits) -> sources.Splits:
     """Name the classes "0", "1", ... where labels came without names."""
-    if train.y is None or test.y is None or train.names or test.names:
-        return train, test
-    low = min(int(part.y.min()) for part in (train, test))
-    high = max(int(part.y.max()) for part in (train, test))
+    if any(part.y is None or part.names for part in parts):
+        return parts
+    low = min(int(part.y.min()) for part in parts)
+    high = max(int(part.y.max()) for part in parts)
     # Beyond this the labels are identifiers, which may be huge, and number no classes
-    if low < 0 or high >= len(train) + len(test):
-        return train, test
+    if low < 0 or high >= sum(map(len, parts)):
+        return parts
     names = tuple(map(str, range(high + 1)))
-    return train.replace(names=names), test.replace(names=names)
+    return tuple(part.replace(names=names) for part in parts)
 
 
-def _as_it_is(whole: Dataset) -> sources.Splits:
-    return whole, None
-
-
-def _split(whole: Dataset, share: float, generator: torch.Generator) -> tuple[Dataset, Dataset]:
+def _split(
+    whole: Dataset, share: float, generator: torch.Generator, stratify: bool
+) -> sources.Splits:
     if len(whole) < 2:
         raise ValueError(
             f"source: expected at least 2 data to split, got {len(whole)}: use Dataset(x) instead"
         )
     held_out = min(max(1, round(len(whole) * share)), len(whole) - 1)
     order = torch.randperm(len(whole), generator=generator)
-    return whole[order[held_out:].sort().values], whole[order[:held_out].sort().values]
+    chosen = None if whole.y is None or not stratify else _stratified(whole.y[order], held_out)
+    if chosen is None:
+        chosen = torch.arange(len(whole)) < held_out
+    return whole[order[~chosen].sort().values], whole[order[chosen].sort().values]
+
+
+def _stratified(y: Tensor, held_out: int) -> Tensor | None:
+    """Which of the data are held out: of each class its share, and one of two at the least.
+
+    None where the labels are identifiers, of which most occur once.
+    """
+    _, label, counts = y.cpu().unique(return_inverse=True, return_counts=True)
+    most = counts - 1
+    if int(most.sum()) < held_out:
+        return None
+    ideal = counts.double() * held_out / len(y)
+    # A class with two data or more is to be seen in both sets
+    least = (most > 0).long() if int((most > 0).sum()) <= held_out else torch.zeros_like(most)
+    take = ideal.floor().long().maximum(least).minimum(most)
+    while (missing := held_out - int(take.sum())) != 0:
+        step = 1 if missing > 0 else -1
+        free = take < most if missing > 0 else take > least
+        take[(step * (ideal - take)).masked_fill(~free, -torch.inf).argmax()] += step
+    by_class = label.argsort(stable=True)
+    place = torch.empty_like(label)
+    place[by_class] = torch.arange(len(y)) - (counts.cumsum(0) - counts)[label[by_class]]
+    return place < take[label]

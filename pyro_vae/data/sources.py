@@ -1,4 +1,4 @@
-"""Where data comes from: each reader returns a training set and its own test set, if it has one.
+"""Where data comes from: each reader returns a training set and its own other sets, if any.
 
 The ``binarize`` of what a reader returns is the default of ``load``. A reader takes by keyword
 those options of ``load`` that it needs.
@@ -6,25 +6,23 @@ those options of ``load`` that it needs.
 
 from __future__ import annotations
 
-import math
-import warnings
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from .dataset import Dataset
+from .images import Background, one_channel_if_grey, read_images
+from .labels import in_order
 from .sprites import shapes
 
-Splits = tuple[Dataset, Dataset | None]
+# Training data, then test and validation data where a source has its own
+Splits = tuple[Dataset, ...]
 OMNIGLOT_SIZE = (28, 28)
 DIGITS_TEST = 360
-# Bytes that one byte of a deflated file can stand for
-_MOST_DEFLATED = 1032
+_VALIDATION = ("val", "valid", "validation")
 
 
 def read_digits() -> Splits:
@@ -132,25 +130,53 @@ def _stored(make: Callable[..., Any], name: str, root: Path, download: bool, **p
 def read_shapes(*, size: int | None, seed: int) -> Splits:
     """Sprites with known factors; they are binary already, so that binarising changes nothing."""
     sprites = shapes(seed=seed) if size is None else shapes(size=size, seed=seed)
-    return sprites.replace(binarize="dynamic"), None
+    return (sprites.replace(binarize="dynamic"),)
 
 
-def read_folder(path: Path, *, size: int | tuple[int, int] | None, grey: bool) -> Splits:
-    """Images of a folder, of its class folders, or of ``train`` and ``test`` in it."""
-    if not all((path / part).is_dir() for part in ("train", "test")):
-        return _folder(path, size, grey), None
-    train = _folder(path / "train", size, grey)
-    test = _folder(path / "test", train.event_shape[1:], grey)
-    if train.names != test.names:
+def read_folder(
+    path: Path,
+    *,
+    size: int | tuple[int, int] | None,
+    grey: bool | None,
+    background: Background | None,
+) -> Splits:
+    """Images of a folder, of its class folders, or of ``train``, ``test`` and ``val`` in it."""
+    validation = [p for name in _VALIDATION if (p := path / name).is_dir()]
+    held_out = [p for p in (path / "test", *validation) if p.is_dir()]
+    if len(validation) > 1:
         raise ValueError(
-            f"{path}: expected the same class folders in train and test, got {list(train.names)} "
-            f"and {list(test.names)}: add the missing ones"
+            f"{path}: expected one folder for validation, got "
+            f"{' and '.join(p.name for p in validation)}: join them, or move one away"
         )
-    return train, test
+    divided = (path / "train").is_dir() and held_out
+    parts = [_listed(p) for p in ([path / "train", *held_out] if divided else [path])]
+    names = [names for _, _, names in parts]
+    for part, found in zip(held_out, names[1:], strict=False):
+        if found != names[0]:
+            raise ValueError(
+                f"{path}: expected the same class folders in train and {part.name}, got "
+                f"{list(names[0])} and {list(found)}: add the missing ones"
+            )
+    pixels: list[torch.Tensor] = []
+    for paths, _, _ in parts:
+        shape = tuple(pixels[0].shape[2:]) if pixels else size
+        pixels.append(read_images(paths, size=shape, grey=bool(grey), background=background))
+    if max(int(x.max()) for x in pixels) == 1:
+        raise ValueError(
+            f"{path}: expected 8-bit pixels from 0 to 255, got pictures of 0 and 1 alone, as "
+            "masks are: store them as black and white, Image.fromarray(255 * pixels)"
+        )
+    if grey is False:
+        pixels = one_channel_if_grey(pixels)
+    return tuple(
+        Dataset(x, y, names=names) for x, (_, y, names) in zip(pixels, parts, strict=True)
+    )
 
 
-def _folder(path: Path, size: int | tuple[int, ...] | None, grey: bool) -> Dataset:
-    classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _listed(path: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
+    """Images of a folder, with the numbers and names of their classes."""
+    folders = {p.name: p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    classes = [folders[name] for name in in_order(folders)]
     loose = _images_in(path, recursive=False)
     inside = [_images_in(folder, recursive=True) for folder in classes]
     if loose and any(inside):
@@ -166,12 +192,14 @@ def _folder(path: Path, size: int | tuple[int, ...] | None, grey: bool) -> Datas
             "check the folder; .npy and .npz files are loaded by their own path"
         )
     if loose:
-        return Dataset(read_images(loose, size=size, grey=grey))
+        return loose, None, ()
     y = np.repeat(np.arange(len(classes)), [len(images) for images in inside])
-    paths = [image for images in inside for image in images]
-    return Dataset(
-        read_images(paths, size=size, grey=grey), y, names=[folder.name for folder in classes]
-    )
+    return [image for images in inside for image in images], y, tuple(p.name for p in classes)
+
+
+def has_images(path: Path) -> bool:
+    """Whether a folder, or one inside it, holds a file by the name of an image."""
+    return bool(_images_in(path, recursive=True))
 
 
 def _images_in(folder: Path, *, recursive: bool) -> list[Path]:
@@ -185,130 +213,3 @@ def _images_in(folder: Path, *, recursive: bool) -> list[Path]:
         and not p.name.startswith(".")
         and (is_image_file(p.name) or p.suffix.lower() == ".gif")
     )
-
-
-def read_images(
-    paths: Sequence[Path], *, size: int | tuple[int, ...] | None, grey: bool
-) -> torch.Tensor:
-    """Read images as 8-bit pixels, upright, without transparency, all of one size.
-
-    Palettes, CMYK, grey, black and white become red, green and blue (or grey); an alpha channel
-    is dropped, and the orientation of a camera (EXIF) applied. Refused, since a part of them
-    would be lost: animations, and grey pixels of more than 8 bits. Refused unread: images of more
-    than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, which are made to fill a memory.
-
-    Args:
-        paths: n image files.
-        size: pixels (h, w), or one number for both; None for the size of the first image. Images
-            of another size are resized, and squashed if their proportions differ.
-        grey: one grey channel in place of red, green and blue.
-
-    Returns:
-        ``uint8``, shape (n, 1 or 3, h, w).
-
-    Raises:
-        ValueError: files that are no image, broken or refused, the first five of them named.
-    """
-    if isinstance(size, int):
-        size = (size, size)
-    if size is not None and not (
-        len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)
-    ):
-        raise ValueError(
-            f"size: expected pixels (h, w) or one number, both at least 1, got {size}: "
-            "leave it out for the size of the first image"
-        )
-    pixels: list[np.ndarray] = []
-    broken: list[str] = []
-    for path in paths:
-        try:
-            image = _read_image(path, "L" if grey else "RGB")
-        except Exception as error:  # whatever a broken file provokes in a decoder
-            broken.append(f"{path} ({str(error) or type(error).__name__})")
-            continue
-        if size is None:
-            size = (image.height, image.width)
-        height, width = size
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels.append(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
-    if broken:
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise ValueError(
-            f"images: expected whole files of one picture each, got {len(broken)} others: "
-            f"{', '.join(broken[:5])}{more}: remove or replace them"
-        )
-    return torch.from_numpy(np.stack(pixels))
-
-
-def _read_image(path: Path, mode: str) -> Image.Image:
-    with warnings.catch_warnings():
-        # A large image is a warning of Pillow's, and an error from twice the size on
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        opened = Image.open(path)
-    with opened:
-        if (frames := getattr(opened, "n_frames", 1)) > 1:
-            raise ValueError(f"an animation of {frames} frames; save those you want one by one")
-        image = ImageOps.exif_transpose(opened)
-        if image.mode[0] in "IF":
-            raise ValueError(
-                f"pixels of more than 8 bits, mode {image.mode}, would be clipped; "
-                "use an .npy file"
-            )
-        if "transparency" in image.info:
-            image = image.convert("RGBA")
-        return image.convert(mode)
-
-
-def read_file(path: Path) -> Splits:
-    """An array from ``.npy``; x[, y] or x_train, x_test[, y_train, y_test] from ``.npz``."""
-    try:
-        arrays = _arrays(path)
-    except Exception as error:  # whatever a broken file provokes in the readers
-        raise ValueError(
-            f"{path}: expected numeric arrays written by numpy.save or numpy.savez, got: "
-            f"{str(error) or type(error).__name__}. Objects are never unpickled; save plain arrays"
-        ) from error
-    suffixes = {"x": ("",), "x_train": ("_train", "_test")}
-    parts = next((parts for key, parts in suffixes.items() if key in arrays), ())
-    needed = {f"x{part}" for part in parts}
-    labels = {f"y{part}" for part in parts}
-    if not parts or set(arrays) not in (needed, needed | labels):
-        raise ValueError(
-            f"{path}: expected the arrays x[, y] or x_train, x_test[, y_train, y_test], got "
-            f"{', '.join(sorted(arrays)) or 'none'}: rename them, and drop others"
-        )
-    train, *test = (Dataset(arrays[f"x{part}"], arrays.get(f"y{part}")) for part in parts)
-    return train, test[0] if test else None
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        if file.read(2) != b"PK":
-            file.seek(0)
-            return {"x": _array(file, path.stat().st_size)}
-    with zipfile.ZipFile(path) as archive:
-        found = {}
-        for entry in archive.infolist():
-            if entry.file_size > _MOST_DEFLATED * entry.compress_size + _MOST_DEFLATED:
-                raise ValueError(f"{entry.filename} claims {entry.file_size} bytes")
-            with archive.open(entry) as file:
-                found[entry.filename.removesuffix(".npy")] = _array(file, entry.file_size)
-    return found
-
-
-def _array(file: IO[bytes], size: int) -> np.ndarray:
-    """An array of a file of so many bytes, which is asked before memory is."""
-    version = np.lib.format.read_magic(file)
-    # Later versions are for names of fields, which no plain array has
-    headers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in headers:
-        raise ValueError(f"an array in version {version} of the format")
-    shape, _, dtype = headers[version](file)
-    if math.prod(shape) * dtype.itemsize > size - file.tell():
-        raise ValueError(f"a header for {shape} values of {dtype}, and {size} bytes in all")
-    file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)

@@ -121,7 +121,7 @@ def shapes(count: int = 6000, *, size: int = 32, seed: int = 0) -> Dataset:
     )
     return Dataset(
         render_shapes(factors, size),
-        factors[:, 0],
+        factors[:, 0].long(),
         names=SHAPES,
         factors=factors,
         factor_names=tuple(FACTORS),

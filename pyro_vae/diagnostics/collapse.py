@@ -270,7 +270,7 @@ def collapse(
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
         check_pair(model, guide, x, y=y)
-        data = Dataset(x, y)
+        data = Dataset(x, y, channels="first")
         draws = draw(model, guide, data, batch_size)
         aggregates, names = _aggregates(guide, data, draws)
         means = posterior_means(guide, data, batch_size=batch_size)

@@ -124,8 +124,8 @@ def evaluate(
     Args:
         model: generative program.
         guide: inference program.
-        data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y). Dynamic binarisation
-            is drawn once.
+        data: a ``Dataset``, a tensor (n, *event_shape), a pair (x, y), or anything else that
+            ``data.Dataset`` takes. Dynamic binarisation is drawn once.
         importance_samples: samples per datum for log p(x); 0 leaves log p(x) out, and so does a
             guide that is a point mass, such as ``guides.Delta``.
         batch_size: data at once.
@@ -155,7 +155,7 @@ def evaluate(
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
         points = check_pair(model, guide, x, y=y).point_masses
-        fixed = Dataset(x, y)
+        fixed = Dataset(x, y, channels="first")
         terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
         estimate = None
         if importance_samples and not points:

@@ -198,7 +198,7 @@ def layers(
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
         summary = check_pair(model, guide, x, y=y)
-        fixed = Dataset(x, y)
+        fixed = Dataset(x, y, channels="first")
         terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
         means = posterior_means(guide, fixed, batch_size=batch_size)
     # The model samples from the top, the table starts at the data

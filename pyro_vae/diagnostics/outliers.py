@@ -126,7 +126,8 @@ def outliers(
         if len(d) < 2:
             raise ValueError(f"{name}: expected at least 2 data, got {len(d)}")
         with measuring(model, guide, device=d.device):
-            d = Dataset(*d.batch(torch.arange(len(d), device=d.device)))
+            rows = torch.arange(len(d), device=d.device)
+            d = Dataset(*d.batch(rows), channels="first")
         check_data(model, d.x, d.y)
         terms = dataset_terms(model, guide, d, batch_size=batch_size)
         found = {"-ELBO": -terms.elbo}

@@ -158,7 +158,7 @@ def rarity(
         for name, d in sets.items():
             x, y = d.batch(torch.arange(len(d), device=d.device))
             check_data(model, x, y)
-            sets[name] = Dataset(x, y)
+            sets[name] = Dataset(x, y, channels="first")
         populating = sets[populating]
         check_pair(model, guide, populating.x, y=populating.y)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data import Dataset
+from ..registration import unregistered
 from .dataset import as_dataset, matched
 from .traces import measuring, trace_pair
+
+# What torch and networks.normalization say of one datum
+_SINGLE = re.compile("more than 1 value per channel|at least 2 data per batch")
 
 
 def recalibrate_batchnorm(
@@ -90,6 +95,42 @@ def recalibrate_batchnorm(
             if not (finished and rows[norm]):
                 for buffer, value in zip(norm.buffers(False), buffers, strict=True):
                     buffer.copy_(value)
+
+
+def check_single(
+    model: Callable, guide: Callable, x: Tensor, y: Tensor | None, *, count: int, batch_size: int
+) -> None:
+    """Raise ``ValueError`` where a batch of one datum cannot be normalised, before it comes.
+
+    Args:
+        model: generative program, in the mode that it is trained in, like the guide.
+        guide: inference program.
+        x: a datum, (1, *event).
+        y: its label, (1,), or None.
+        count: data in an epoch.
+        batch_size: data per step.
+    """
+    modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
+    if not any(isinstance(m, _BatchNorm) and m.training for p in modules for m in p.modules()):
+        return
+    buffers = [(b, b.clone()) for p in modules for b in p.buffers()]
+    devices = [x.device] if x.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad(), unregistered():
+            trace_pair(model, guide, x, y)
+    except ValueError as error:
+        if not _SINGLE.search(str(error)):
+            raise
+        better = next(b for b in range(batch_size + 1, batch_size + 4) if count % b != 1)
+        advice = f"pass batch_size={better}" if count > 1 else "add data"
+        raise ValueError(
+            f"batch_size: expected batches of two data or more, from which batch normalisation "
+            f"takes mean and variance, got a last batch of one of {count} data by {batch_size}: "
+            f"{advice}, or to a DataLoader drop_last=True"
+        ) from error
+    finally:
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
 
 def _norms(*programs: Callable) -> list[_BatchNorm]:

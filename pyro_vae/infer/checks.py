@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..likelihoods.support import fixed_support, refuse_outside
 from ..programs import Guide, Model, as_labels, check_finite, check_tensor
 from ..unwrapping import check_batch, few, is_autoguide, name_of
 from .belonging import check_borrowed
@@ -50,8 +52,9 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
     """Raise ``ValueError`` for data that the model cannot have produced.
 
     Checks all of ``x`` and ``y``: emptiness, shape, NaN and infinity, the likelihood's range,
-    labels. Programs without a ``check_data`` of their own are checked for finite values. Raises
-    ``TypeError`` unless ``x`` is a tensor.
+    labels. Programs without a ``check_data`` of their own are checked for finite values, and
+    for the support of sites that observe ``x`` itself. Raises ``TypeError`` unless ``x`` is a
+    tensor.
     """
     check_tensor(x)
     if len(x) == 0:
@@ -64,6 +67,27 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
             model.label_features(y, len(x))
     else:
         check_finite(x)
+        _check_observed(model, x, y)
+
+
+def _check_observed(model: Callable, x: Tensor, y: Tensor | None) -> None:
+    """Raise for data outside of the support of a site that observes them as they are."""
+    few, labels = x[:2], {} if y is None else label_arguments(model, y[:2])
+
+    def traced() -> poutine.Trace:
+        return poutine.trace(model).get_trace(few, **labels)
+
+    try:
+        with measuring(model, device=x.device), pyro.validation_enabled(True):
+            traces = traced(), traced()
+    except Exception:  # what is wrong with the program is told when the pair is checked
+        return
+    for site in observed_sites(traces[0]):
+        value = traces[0].nodes[site]["value"]
+        if isinstance(value, Tensor) and value.shape == few.shape and bool((value == few).all()):
+            fns = [trace.nodes[site]["fn"] for trace in traces]
+            if (support := fixed_support(lambda fns=fns: fns)) is not None:
+                refuse_outside(support, x, f"site {site!r}")
 
 
 _SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}

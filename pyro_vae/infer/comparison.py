@@ -239,7 +239,7 @@ def compare_guides(
     with measuring(model, *guides.values(), device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
-        fixed = Dataset(x, y)
+        fixed = Dataset(x, y, channels="first")
         for name, guide in guides.items():
             points = check_pair(model, guide, x, y=y).point_masses
             terms = dataset_terms(model, guide, fixed, batch_size=batch_size)

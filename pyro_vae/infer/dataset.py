@@ -8,24 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..data.given import as_dataset as as_dataset
 from ..unwrapping import is_autoguide
 from .elbo import Drawing, ELBOTerms, Estimator
 from .traces import measuring
-
-
-def as_dataset(data: Dataset | Tensor | tuple[Tensor, Tensor | None]) -> Dataset:
-    """A ``Dataset`` as it is; a tensor (n, *event_shape), or one with labels (n,), as one."""
-    if isinstance(data, Dataset):
-        return data
-    if isinstance(data, tuple | list):
-        x, y = data
-        return Dataset(x, y)
-    if isinstance(data, Tensor):
-        return Dataset(data)
-    raise TypeError(
-        f"data: expected a Dataset, a tensor or a pair (x, y), got {type(data).__name__}: "
-        "load it with data.load(...)"
-    )
 
 
 def device_of(*programs: Callable, default: torch.device) -> torch.device:
@@ -52,6 +38,7 @@ def matched(
         programs: models and guides; functions have no parameters of their own.
         device: where to put the data in place of the programs' device.
     """
+    data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
     return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..programs import check_finite
 from ..recorded import Recorded
+from .support import check_support
 
 
 class Likelihood(Recorded, nn.Module):
@@ -64,8 +65,13 @@ class Likelihood(Recorded, nn.Module):
         return self(features).mean
 
     def check(self, x: Tensor) -> None:
-        """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability."""
+        """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability.
+
+        By default those outside of the support of its distribution, where that is the same for
+        all features.
+        """
         check_finite(x)
+        check_support(self, x)
 
 
 def feature_shape(likelihood: nn.Module, event_shape: Sequence[int]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from .. import distributions
+from ..programs import check_finite
 from .base import Likelihood, span_of
 
 
@@ -26,7 +27,7 @@ class Bernoulli(Likelihood):
 
     def check(self, x: Tensor) -> None:
         """Raise unless every value is 0 or 1."""
-        super().check(x)
+        check_finite(x)
         if not ((x == 0) | (x == 1)).all():
             raise ValueError(
                 f"x: Bernoulli expects only 0 and 1, got {span_of(x)}. For grey pixels use "
@@ -53,7 +54,7 @@ class ContinuousBernoulli(Likelihood):
 
     def check(self, x: Tensor) -> None:
         """Raise unless every value lies in [0, 1]."""
-        super().check(x)
+        check_finite(x)
         if not ((x >= 0) & (x <= 1)).all():
             raise ValueError(
                 f"x: ContinuousBernoulli expects values in [0, 1], got {span_of(x)}. Rescale the "

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from ..holds import Hold, is_free
+from ..programs import check_finite
 from ..references import WeakReference
 from .base import Likelihood
 from .optimal import OptimalSigma
@@ -105,6 +106,10 @@ class Gaussian(Likelihood):
     def forward(self, features: Tensor) -> dist.Distribution:
         """The normal distribution of each element."""
         return self.noise(features)
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless all values are finite."""
+        check_finite(x)
 
     def attach(self, model: nn.Module) -> None:
         """Remember the model, whose decoder ``predict_sigma`` extends."""

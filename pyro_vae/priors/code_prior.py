@@ -13,6 +13,7 @@ from torch.nn.functional import embedding
 from tqdm.auto import tqdm
 
 from ..data import Dataset
+from ..data.given import as_dataset
 from ..masked import PixelCNN
 from ..models import VQVAE
 from ..programs import Guide, evaluating
@@ -234,9 +235,7 @@ class CodePrior(Recorded, nn.Module):
         self, guide: Guide, data: Dataset | Tensor | tuple[Tensor, Tensor | None]
     ) -> Tensor:
         """Numbers of the codes of all data, (n, *grid_shape)."""
-        if not isinstance(data, Dataset):
-            data = Dataset(*data) if isinstance(data, tuple | list) else Dataset(data)
-        data = data.to(self.one_hot.device)
+        data = as_dataset(data).to(self.one_hot.device)
         with evaluating(guide):
             batches = (x.to(self.one_hot.dtype) for x, _ in data.batches(_BATCH))
             index = torch.cat([guide.encode(x).sample["z1"].argmax(-1) for x in batches])

@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..data.given import as_dataset
 from ..infer.belonging import check_belonging
 from ..labels import label_arguments
 from ..programs import Model, evaluating, is_latent
@@ -50,8 +51,7 @@ def posterior_samples(
         >>> posterior_samples(vae, guides.BottomUp(vae), torch.zeros(5, 6)).shape
         torch.Size([5, 2])
     """
-    if not isinstance(data, Dataset):
-        data = Dataset(*data) if isinstance(data, tuple | list) else Dataset(data)
+    data = as_dataset(data)
     parameters = [p for m in (guide, model) if isinstance(m, nn.Module) for p in m.parameters()]
     if parameters:
         data = data.to(parameters[0].device)

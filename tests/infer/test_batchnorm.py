@@ -5,8 +5,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from pyro_vae import guides, likelihoods, models
+from pyro_vae import Trainer, guides, likelihoods, models
 from pyro_vae.conditionals import DiagonalNormal
 from pyro_vae.data import Dataset
 from pyro_vae.infer import elbo_terms, recalibrate_batchnorm
@@ -202,3 +203,43 @@ def test_what_cannot_be_recalibrated_is_an_error():
         recalibrate_batchnorm(*pair(), X[:1])
     with pytest.raises(ValueError, match="batch_size: expected at least 2"):
         recalibrate_batchnorm(*pair(), X, batch_size=1)
+
+
+def normalised(shape, norm, **options):
+    vae = models.VAE(shape, 2, likelihood=likelihoods.Gaussian(), norm=norm, **options)
+    return vae, guides.BottomUp(vae)
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_last_batch_of_one_is_known_at_the_start(engine):
+    vae, guide = normalised((6,), nn.BatchNorm1d, hidden=(8,))
+    before = [b.clone() for p in (vae, guide) for b in p.buffers()]
+    state, trainer = torch.get_rng_state(), Trainer(vae, guide, engine=engine)
+    x = torch.zeros(51, 6).uniform_(generator=torch.Generator().manual_seed(0))
+    with pytest.raises(
+        ValueError, match=r"one of 51 data by 10: pass batch_size=11, or to a Data"
+    ):
+        trainer.fit(x, batch_size=10, epochs=1, progress=False)
+    assert trainer.step == 0 and torch.equal(torch.get_rng_state(), state)
+    after = [b for p in (vae, guide) for b in p.buffers()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    batches = DataLoader(x, batch_size=10)
+    with pytest.raises(ValueError, match="last batch of one"):
+        trainer.fit(batches, epochs=1, progress=False)
+    # The advice
+    trainer.fit(x, batch_size=11, epochs=1, progress=False)
+    trainer.fit(DataLoader(x, batch_size=10, drop_last=True), epochs=1, progress=False)
+    assert trainer.step == 10
+
+
+def test_a_last_batch_of_one_that_can_be_normalised():
+    """A picture of many pixels has a variance; a normalisation at rest needs none."""
+    x = torch.rand(9, 1, 16, 16)
+    vae = models.VAE((1, 16, 16), 2, likelihood=likelihoods.Gaussian(), hidden=(4,))
+    encoder = nn.Sequential(nn.Conv2d(1, 2, 4, 4), nn.BatchNorm2d(2), nn.Flatten())
+    trainer = Trainer(vae, guides.BottomUp(vae, encoder=encoder))
+    assert trainer.fit(x, batch_size=8, epochs=1, progress=False).step == 2
+    vae, guide = normalised((6,), nn.LayerNorm, hidden=(8,))
+    assert (
+        Trainer(vae, guide).fit(torch.rand(9, 6), batch_size=8, epochs=1, progress=False).step == 2
+    )

@@ -262,5 +262,5 @@ def test_data_are_tensors(linear):
         lambda: interpolate(*pair, data, data),
         lambda: traverse(*pair, data, site="z1"),
     ):
-        with pytest.raises(TypeError, match=r"expected a tensor .* got Dataset: pass d.test.x"):
+        with pytest.raises(TypeError, match=r"expected a tensor .* got Dataset: pass its .x"):
             call()

@@ -1,0 +1,289 @@
+"""Arrays and tables in one file."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import importlib.util
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from . import kinds
+from .dataset import Dataset
+from .given import LABELS, Channels, as_dataset
+from .labels import shared_names
+from .sources import Splits
+
+# Bytes that one byte of a deflated file can stand for
+_MOST_DEFLATED = 1032
+_PARTS = ("_train", "_test", "_val")
+
+
+def read_file(path: Path, *, channels: Channels = None) -> Splits:
+    """What a file of a suffix in ``READERS`` holds."""
+    reader = READERS[path.suffix.lower()]
+    try:
+        found = reader(path)
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: expected {error.name} to be installed, which reads {path.suffix} files: "
+            f"pip install {error.name}, or save the array with numpy.save"
+        ) from error
+    except Exception as error:  # whatever a broken file provokes in the readers
+        expected, remedy = _EXPECTED.get(path.suffix.lower(), ("a whole file", "write it anew"))
+        raise ValueError(
+            f"{path}: expected {expected}, got: {str(error) or type(error).__name__}. {remedy}"
+        ) from error
+    if isinstance(found, Mapping):
+        return _parts(found, path, channels)
+    return (as_dataset(found, str(path), channels=channels),)
+
+
+def _parts(arrays: Mapping[str, Any], path: Path, channels: Channels) -> Splits:
+    """x[, y], or x_train, x_test[, x_val], each with its labels or all without."""
+    own = "x_train" in arrays
+    parts = [p for p in _PARTS if f"x{p}" in arrays] if own else [""]
+    needed = {f"x{part}" for part in parts} | ({"x_train", "x_test"} if own else set())
+    labels = {f"y{part}" for part in parts}
+    if set(arrays) not in (needed, needed | labels):
+        raise ValueError(
+            f"{path}: expected the arrays x[, y] or x_train, x_test[, x_val][, y_train, y_test"
+            f"[, y_val]], got {', '.join(sorted(arrays)) or 'none'}: {_choice(arrays, path)}"
+        )
+    names = shared_names([arrays[y] for y in labels if y in arrays])
+    return tuple(
+        Dataset(arrays[f"x{part}"], arrays.get(f"y{part}"), channels=channels, names=names)
+        for part in parts
+    )
+
+
+def _choice(arrays: Mapping[str, Any], path: Path) -> str:
+    """A line that loads the largest array of a file."""
+    opened = {".npz": "numpy.load", ".mat": "scipy.io.loadmat", ".pt": "torch.load"}
+    largest = max(arrays, key=lambda name: getattr(arrays[name], "nbytes", 0), default=None)
+    if largest is None:
+        return "rename them, and drop others"
+    opener = opened.get(path.suffix.lower(), "torch.load")
+    return (
+        f"rename them, and drop others, or choose with data.load({opener}({str(path)!r})"
+        f"[{largest!r}])"
+    )
+
+
+# Arrays
+
+
+def _read_numpy(path: Path) -> Any:
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            file.seek(0)
+            return _array(file, path.stat().st_size)
+    with zipfile.ZipFile(path) as archive:
+        found = {}
+        for entry in archive.infolist():
+            if entry.file_size > _MOST_DEFLATED * entry.compress_size + _MOST_DEFLATED:
+                raise ValueError(f"{entry.filename} claims {entry.file_size} bytes")
+            with archive.open(entry) as file:
+                found[entry.filename.removesuffix(".npy")] = _array(file, entry.file_size)
+    return found
+
+
+def _array(file: IO[bytes], size: int) -> np.ndarray:
+    """An array of a file of so many bytes, which is asked before memory is."""
+    version = np.lib.format.read_magic(file)
+    # Later versions are for names of fields, which no plain array has
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in headers:
+        raise ValueError(f"an array in version {version} of the format")
+    shape, _, dtype = headers[version](file)
+    if math.prod(shape) * dtype.itemsize > size - file.tell():
+        raise ValueError(f"a header for {shape} values of {dtype}, and {size} bytes in all")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_matlab(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    found = {k: v for k, v in loadmat(path).items() if not k.startswith("__")}
+    arrays = {k.lower() if k.lower() in ("x", "y") else k: v for k, v in found.items()}
+    y = arrays.get("y")
+    # MATLAB's numbers are double unless somebody asked for others
+    if isinstance(y, np.ndarray) and y.dtype.kind == "f" and (y == y.round()).all():
+        arrays["y"] = y.astype(np.int64)
+    return arrays
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        # Torch's own text tells how to run what is in it
+        raise ValueError("objects of other types") from error
+
+
+# Tables
+
+
+def _read_parquet(path: Path) -> Any:
+    polars = importlib.util.find_spec("polars") is not None
+    return importlib.import_module("polars" if polars else "pandas").read_parquet(path)
+
+
+def _read_anndata(path: Path) -> Any:
+    return importlib.import_module("anndata").read_h5ad(path)
+
+
+def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A table of numbers, with a line of names or without, as x and the column of labels."""
+    heads, skipped = [], 0
+    with path.open(encoding="utf-8-sig") as file:
+        for line in file:
+            if line.strip() and not line.startswith("#"):
+                heads.append(line)
+            elif not heads:
+                skipped += 1
+            if len(heads) == 2:
+                break
+    if not heads:
+        raise ValueError("no line of numbers")
+    mark = next((mark for mark in "\t;," if mark in heads[0]), None)
+    rows = [next(csv.reader([line], delimiter=mark)) if mark else line.split() for line in heads]
+    names = [] if any(map(_is_number, rows[0])) and rows[0][0] else rows.pop(0)
+    if not rows:
+        raise ValueError("names of columns alone")
+    # Where the first name is empty, pandas wrote its index
+    columns = range(1 if names and not names[0] else 0, len(rows[0]))
+    texts = [i for i in columns if not _is_number(rows[0][i])]
+    named = [i for i in columns if names and names[i].strip().lower() in LABELS]
+    if len(labels := sorted({*texts, *named})) > 1:
+        shown = ", ".join(repr(rows[0][i]) for i in labels)
+        raise ValueError(
+            f"{len(labels)} columns of text or labels, {shown} in the first row: drop all but one"
+        )
+
+    def read(chosen: list[int], kind: type) -> np.ndarray:
+        return np.loadtxt(
+            path,
+            dtype=kind,
+            comments=None,
+            delimiter=mark,
+            skiprows=skipped + bool(names),
+            usecols=chosen,
+            ndmin=2,
+            encoding="utf-8-sig",
+            quotechar='"',
+        )
+
+    for label in texts or named[:1]:
+        y = read([label], str)[:, 0]
+        if texts and any(numbers := [_is_number(value) for value in y]):
+            text = y[numbers.index(False)]
+            raise ValueError(f"column {label} of numbers and text, such as {str(text)!r}")
+        if texts or all(value.strip().isdigit() for value in y):
+            return read([i for i in columns if i != label], np.float32), y
+    return read(list(columns), np.float32), None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# Pictures and volumes of measuring devices, one in a file
+
+
+def read_scans(path: Path) -> Splits:
+    """Files .dcm or .nii of a folder, each one datum (1, ...) of the same shape."""
+    arrays = []
+    for file in scans_in(path):
+        try:
+            arrays.append(_SCANS[_scan(file)](file))
+        except ImportError as error:
+            raise ValueError(
+                f"{path}: expected {error.name} to be installed, which reads such files: pip "
+                f"install {error.name}"
+            ) from error
+        except Exception as error:  # whatever a broken file provokes in the readers
+            raise ValueError(
+                f"{file}: expected a scan, got: {str(error) or type(error).__name__}. Remove or "
+                "replace it"
+            ) from error
+    return (Dataset(kinds.array(arrays, "x")[:, None]),)
+
+
+def scans_in(path: Path) -> list[Path]:
+    """Files of a folder that hold one picture or volume each, and are no common images."""
+    return sorted(p for p in path.iterdir() if _scan(p) and not p.name.startswith("."))
+
+
+def _scan(path: Path) -> str | None:
+    return next((suffix for suffix in _SCANS if path.name.lower().endswith(suffix)), None)
+
+
+def _read_dicom(path: Path) -> np.ndarray:
+    return importlib.import_module("pydicom").dcmread(path).pixel_array.astype(np.float32)
+
+
+def _read_nifti(path: Path) -> np.ndarray:
+    return importlib.import_module("nibabel").load(path).get_fdata(dtype=np.float32)
+
+
+_SCANS = {".dcm": _read_dicom, ".nii": _read_nifti, ".nii.gz": _read_nifti}
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".npy": _read_numpy,
+    ".npz": _read_numpy,
+    ".mat": _read_matlab,
+    ".pt": _read_torch,
+    ".csv": _read_text,
+    ".tsv": _read_text,
+    ".txt": _read_text,
+    ".parquet": _read_parquet,
+    ".h5ad": _read_anndata,
+}
+_NUMPY = (
+    "numeric arrays written by numpy.save or numpy.savez",
+    "Objects are never unpickled; save plain arrays",
+)
+_TEXT = (
+    "a table of numbers in UTF-8, a datum in a line",
+    "Fill what is missing; to choose columns use numpy.loadtxt(path, usecols=..., ...)",
+)
+_EXPECTED = {
+    ".npy": _NUMPY,
+    ".npz": _NUMPY,
+    ".pt": (
+        "a tensor, or a dict of x[, y], written by torch.save",
+        "Objects are never unpickled; save plain tensors",
+    ),
+    **dict.fromkeys((".csv", ".tsv", ".txt"), _TEXT),
+}
+
+
+def advice(path: Path) -> str:
+    """What to do with a file that nothing here reads."""
+    suffix, name = path.suffix.lower(), str(path)
+    if _scan(path):
+        return "name the folder that holds one such file for each datum"
+    if suffix in (".pkl", ".pickle", ".joblib"):
+        return "objects are never unpickled: save the array with numpy.save"
+    if suffix in (".h5", ".hdf5"):
+        return f"pass data.load(h5py.File({name!r})[key]), key one of its data sets"
+    if suffix in (".xlsx", ".xls", ".feather", ".json"):
+        read = {".feather": "read_feather", ".json": "read_json"}.get(suffix, "read_excel")
+        return f"pass data.load(pandas.{read}({name!r}))"
+    return "save the array with numpy.save, or name the folder that holds the images"

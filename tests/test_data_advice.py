@@ -1,0 +1,391 @@
+"""Every message about data is provoked, and what it advises is done to what provoked it."""
+
+import ast
+import re
+import sys
+import warnings
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from PIL import Image
+from test_data_damage import tiff_of_five_channels
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from pyro_vae import Trainer, data
+from pyro_vae.data import Dataset, DataSplits, load, render_shapes, shapes
+from pyro_vae.data.given import as_dataset
+from pyro_vae.guides import BottomUp
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import VAE
+
+try:
+    import pandas
+except ImportError:
+    pandas = None
+try:
+    import polars
+except ImportError:
+    polars = None
+# Of tables alone
+NEED_TABLES = ("columns of numbers", "column of text or labels")
+
+
+def templates(tree):
+    """Patterns of all texts that are raised, warned of, or returned by what words an advice."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            yield from texts(node.exc)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "warn":
+            yield from texts(node.args[0])
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("__"):
+            if node.returns is not None and ast.unparse(node.returns) in ("str", "str | None"):
+                for inside in ast.walk(node):
+                    if isinstance(inside, ast.Return) and inside.value is not None:
+                        yield from texts(inside.value)
+
+
+def texts(node):
+    """Outermost strings of an expression, as (line, pattern)."""
+    if isinstance(node, ast.JoinedStr):
+        parts = [re.escape(v.value) if isinstance(v, ast.Constant) else ".*?" for v in node.values]
+        yield node.lineno, "".join(parts)
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, str) and len(node.value) > 8:
+            yield node.lineno, re.escape(node.value)
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from texts(child)
+
+
+X = torch.arange(1.0, 25.0).view(12, 2) / 24
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 10, 12, 3)).astype(np.uint8)
+CASES = {}
+
+
+def case(name):
+    def add(function):
+        CASES[name] = function
+        return function
+
+    return add
+
+
+def said(call):
+    """The message of what a call raises or warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            call()
+        except (ValueError, TypeError, OSError, UserWarning) as error:
+            return str(error)
+    raise AssertionError("nothing was said")
+
+
+# Each yields what provokes a message, and what follows its advice (or None where it names no call)
+
+
+@case("values")
+def _(tmp):
+    grey = torch.full((4, 2), 0.5)
+    with_nan = torch.where(torch.arange(24).view(12, 2) == 5, torch.nan, X)
+    yield lambda: Dataset(X[:0]), None
+    yield lambda: Dataset(X[:, 0]), lambda: Dataset(X[:, 0][:, None])
+    yield lambda: Dataset(X[0]), lambda: Dataset(X[0][None])
+    yield lambda: Dataset((X > 0.5).byte()), lambda: Dataset(X > 0.5)
+    yield lambda: Dataset(with_nan), lambda: Dataset(with_nan[with_nan.isfinite().all(1)])
+    yield lambda: Dataset(with_nan), lambda: Dataset(with_nan.nan_to_num())
+    yield (
+        lambda: Dataset(255 * X, binarize="dynamic"),
+        lambda: Dataset(255 * X / 255, binarize="dynamic"),
+    )
+    yield lambda: Dataset(2 * X, binarize="dynamic"), lambda: Dataset(2 * X, binarize=None)
+    yield (
+        lambda: Dataset(grey, binarize="static"),
+        lambda: (Dataset(grey).binarized(torch.Generator()), load(grey, binarize="static")),
+    )
+    yield (
+        lambda: Dataset(X + 1j),
+        lambda: Dataset(
+            torch.stack([X.real, X.imag], 1) if X.is_complex() else torch.view_as_real(X + 1j)
+        ),
+    )
+    words = np.array([["a", "b"], ["c", "a"]])
+    numbered = lambda column: np.unique(column, return_inverse=True)[1]  # noqa: E731
+    yield lambda: Dataset(words), lambda: Dataset(np.column_stack([*map(numbered, words.T)]))
+    nothing = np.array([[None, 1.0], [2.0, 3.0]], dtype=object)
+    yield lambda: Dataset(nothing), lambda: Dataset(np.nan_to_num(nothing.astype(float)))
+    yield lambda: Dataset(PIXELS), lambda: Dataset(PIXELS, channels="last")
+    yield lambda: Dataset(PIXELS), lambda: Dataset(torch.as_tensor(PIXELS).permute(0, 3, 1, 2))
+    yield lambda: Dataset(PIXELS), lambda: Dataset(PIXELS, channels="first")
+    yield lambda: Dataset(PIXELS, channels="behind"), lambda: Dataset(PIXELS[..., 0])
+    yield lambda: Dataset(X, channels="last"), lambda: Dataset(X)
+    yield lambda: Dataset(X, factors=X), lambda: Dataset(X, factors=X, factor_names=("a", "b"))
+    yield (
+        lambda: Dataset(X)[torch.zeros(1, 1).long()],
+        lambda: Dataset(X).x[torch.zeros(1, 1).long()],
+    )
+    yield lambda: Dataset(X).batches(0), lambda: next(Dataset(X).batches(len(Dataset(X))))
+    ragged = DataSplits, "d", Dataset(X), Dataset(X[:, :1])
+    yield lambda: ragged[0](*ragged[1:]), lambda: DataSplits("d", Dataset(X[:, :1]), ragged[3])
+
+
+@case("labels")
+def _(tmp):
+    text = ["cat", "dog"] * 6
+    y = torch.arange(12) % 3
+    some = np.array([*text[:11], None], dtype=object)
+    there = np.array([v is not None for v in some])
+    kept = torch.from_numpy(there)
+    nan = torch.where(y == 2, torch.nan, y.float())
+    yield lambda: Dataset(X, y[:5]), lambda: Dataset(X[:5], y[:5])
+    yield lambda: Dataset(X, torch.eye(3)[y]), lambda: Dataset(X, torch.eye(3)[y].argmax(1))
+    pair = torch.stack([y, y], 1)
+    yield lambda: Dataset(X, pair), lambda: Dataset(X, pair[:, 0])
+    yield lambda: Dataset(X, y.view(3, 2, 2)), lambda: Dataset(X, y.view(3, 2, 2).flatten())
+    yield lambda: Dataset(X, y.float()), lambda: Dataset(X, y.float().long())
+    yield lambda: Dataset(X, y.numpy() * 1.0), lambda: Dataset(X, (y.numpy() * 1.0).astype(int))
+    sizes = dict(factors=y[:, None] + 0.5, factor_names=("size",))
+    yield lambda: Dataset(X, y + 0.5), lambda: Dataset(X, **sizes)
+    yield lambda: Dataset(X, nan), lambda: Dataset(X[nan == nan], nan[nan == nan].long())
+    yield lambda: Dataset(X, some), lambda: Dataset(X[kept], some[there])
+    dates = np.arange(12).astype("M8[D]")
+    yield lambda: Dataset(X, dates), lambda: Dataset(X, np.unique(dates, return_inverse=True)[1])
+    yield lambda: Dataset(X, text, names=("cat",)), lambda: Dataset(X, text, names=("cat", "dog"))
+    yield lambda: Dataset(X, text, names=("cat",)), lambda: Dataset(X, text)
+    yield lambda: Dataset(X, y, names="ab"), lambda: Dataset(X, y, names="abc")
+    vae = VAE((2,), 2, hidden=(4,), condition=3, likelihood=Gaussian())
+    named = Dataset(X, text, names=("cat", "dog", "owl"))
+    yield lambda: Dataset(X, text).check_classes(vae), lambda: named.check_classes(vae)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(X)
+
+
+class Items(torch.utils.data.Dataset):
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+@case("kinds")
+def _(tmp):
+    one = Dataset(X)
+    splits = DataSplits("d", one, one)
+    yield lambda: as_dataset(splits), lambda: (as_dataset(splits.train), as_dataset(splits.test))
+    loader, stream = DataLoader(TensorDataset(X)), Stream()
+    yield lambda: as_dataset(loader), lambda: as_dataset(loader.dataset)
+    yield lambda: as_dataset(stream), lambda: as_dataset(torch.stack(list(stream)))
+    batches = DataLoader(stream)
+    yield lambda: as_dataset(batches), lambda: as_dataset(torch.stack(list(batches)).flatten(1))
+    yield lambda: as_dataset("digits"), lambda: as_dataset(load("digits").train)
+    yield lambda: as_dataset((X, X, X)), lambda: as_dataset((X, X, X)[0])
+    named = {"image": X, "label": [0] * 12}
+    yield lambda: as_dataset(named), lambda: as_dataset(named["image"])
+    yield lambda: as_dataset(named), lambda: as_dataset((named["image"], named["label"]))
+    yield lambda: as_dataset(Items()), None
+    triples = Items(*zip(X, X, X, strict=True))
+    yield lambda: as_dataset(triples), lambda: as_dataset([item[0] for item in triples])
+    yield lambda: Dataset("digits"), lambda: load("digits")
+    yield lambda: Dataset([]), None
+    yield lambda: Dataset(object()), None
+    yield lambda: Dataset(row for row in X), lambda: Dataset(list(row for row in X))
+    yield lambda: Dataset(named), lambda: Dataset(named["image"])
+    yield lambda: Dataset(TensorDataset(X)), lambda: load(TensorDataset(X))
+    yield lambda: Dataset([[1, 2], [3]]), lambda: Dataset([[1], [3]])
+    hidden = np.ma.masked_less(X.numpy(), 0.3)
+    yield lambda: Dataset(hidden), lambda: Dataset(hidden.filled(0))
+    fields = np.array([(1.0, 2.0)] * 3, dtype=[("a", "f4"), ("b", "f4")])
+    x = fields
+    yield lambda: Dataset(fields), lambda: Dataset(np.column_stack([x["a"], x["b"]]))
+    wide = scipy.sparse.csr_array((10**6, 10**8))
+    yield lambda: Dataset(wide), lambda: Dataset(wide[:5, :10])
+    picture = Image.fromarray(PIXELS[0])
+    yield lambda: Dataset(picture), lambda: Dataset([picture])
+    pictures = [picture, Image.new("RGB", (7, 7))]
+    yield lambda: Dataset(pictures), lambda: Dataset([p.resize((7, 7)) for p in pictures])
+    glass = [Image.new("RGBA", (4, 4), (1, 2, 3, 100)), Image.new("RGBA", (4, 4))]
+    white = [
+        Image.alpha_composite(Image.new("RGBA", p.size, "white"), p.convert("RGBA")) for p in glass
+    ]
+    yield lambda: Dataset(glass), lambda: Dataset(white)
+
+
+@case("tables")
+def _(tmp):
+    columns = {"a": [1, 2], "b": [3, 4], "kind": ["p", "q"], "place": ["r", "s"]}
+    if pandas is not None:
+        one = pandas.DataFrame(columns)
+        yield lambda: Dataset(one), lambda: Dataset(one.drop(columns=["kind", "place"]))
+        yield lambda: as_dataset(one), lambda: as_dataset(one.drop(columns=["place"]))
+        yield lambda: as_dataset(one), lambda: as_dataset((one[["a", "b"]], one["kind"]))
+    if polars is not None:
+        other = polars.DataFrame(columns)
+        yield lambda: Dataset(other), lambda: Dataset(other.drop(["kind", "place"]))
+
+
+@case("scale")
+def _(tmp):
+    def fit(x):
+        vae = VAE((2,), 2, hidden=(4,), likelihood=Gaussian())
+        Trainer(vae, BottomUp(vae)).fit(x, epochs=1, progress=False)
+
+    apart = X * torch.tensor([1.0, 1e4])
+    m, s = apart.mean(0), apart.std(0)
+    yield lambda: fit(apart), lambda: fit((apart - m) / s.where(s > 0, 1))
+    yield lambda: fit(1e5 * X), lambda: fit(1e5 * X / (1e5 * X).abs().max())
+
+
+@case("load")
+def _(tmp):
+    yield lambda: load(X, binarize=True), lambda: load(X)
+    yield lambda: load(X, test_fraction=1.0), lambda: Dataset(X)
+    yield lambda: load(X[:1]), lambda: Dataset(X[:1])
+    yield lambda: load("digits", test_fraction=0.2), lambda: load("digits")
+    yield lambda: load("digits", size=8), lambda: load("digits")
+    yield lambda: load(""), lambda: load("digits")
+    yield lambda: load("digitz"), lambda: load("digits")
+    yield lambda: load("qqqq"), lambda: load("digits")
+    yield lambda: load(tmp / "gone.npy"), None
+    yield lambda: load("mnist", root=tmp), None
+    yield lambda: shapes(0), lambda: shapes(1)
+    yield lambda: shapes(3, size=0), lambda: shapes(3, size=8)
+    yield lambda: render_shapes(X), None
+    yield (
+        lambda: render_shapes(torch.full((1, 5), 0.5)),
+        lambda: render_shapes(torch.full((1, 5), 0.5).round()),
+    )
+
+
+@case("files")
+def _(tmp):
+    def text(name, content):
+        (tmp / name).write_text(content)
+        return tmp / name
+
+    for name, content in (
+        ("short.csv", "1,2\n3\n"),
+        ("empty.csv", ""),
+        ("names.csv", "a,b\n"),
+        ("mixed.csv", "1,NA\n2,3\n"),
+    ):
+        yield lambda name=name, content=content: load(text(name, content)), None
+    two = text("two.csv", "1,a,b\n2,c,d\n")
+    yield lambda: load(two), lambda: load(np.loadtxt(two, usecols=[0], delimiter=",", ndmin=2))
+    np.savez(tmp / "a.npz", pixels=X.numpy(), other=1)
+    yield lambda: load(tmp / "a.npz"), lambda: load(np.load(tmp / "a.npz")["pixels"])
+    np.savez(tmp / "none.npz")
+    yield lambda: load(tmp / "none.npz"), None
+    for name, content in (("v9.npy", b"\x93NUMPY\x09\x00\x00\x00"), ("short.npy", b"")):
+        (tmp / name).write_bytes(content)
+        yield lambda name=name: load(tmp / name), None
+    np.save(tmp / "cut.npy", X.numpy())
+    (tmp / "cut.npy").write_bytes((tmp / "cut.npy").read_bytes()[:-8])
+    yield lambda: load(tmp / "cut.npy"), None
+    np.savez_compressed(tmp / "bomb.npz", x=np.zeros((4000, 10)))
+    content = bytearray((tmp / "bomb.npz").read_bytes())
+    at = content.rindex(b"PK\x01\x02")
+    content[at + 24 : at + 28] = b"\xfe\xff\xff\xff"
+    (tmp / "bomb.npz").write_bytes(content)
+    yield lambda: load(tmp / "bomb.npz"), None
+    torch.save({"x": np.random.default_rng()}, tmp / "objects.pt")
+    torch.save({"x": X}, tmp / "plain.pt")
+    yield lambda: load(tmp / "objects.pt"), lambda: load(tmp / "plain.pt")
+    for name in ("a.pkl", "a.h5", "a.xlsx", "a.zip", "a.nii"):
+        yield lambda name=name: load(text(name, "?")), None
+    (tmp / "scans").mkdir()
+    text("scans/a.dcm", "?")
+    without = mock.patch.dict(sys.modules, {"pydicom": None, "anndata": None})
+    yield without(lambda: load(text("a.h5ad", "?"))), None
+    yield without(lambda: load(tmp / "scans")), None
+    broken = mock.Mock(dcmread=mock.Mock(side_effect=ValueError("no scan")))
+    yield mock.patch.dict(sys.modules, {"pydicom": broken})(lambda: load(tmp / "scans")), None
+
+
+@case("images")
+def _(tmp):
+    def folder(name, *pictures, suffix="png"):
+        for i, picture in enumerate(pictures):
+            path = tmp / name / (f"{i}.{suffix}" if isinstance(picture, Image.Image) else picture)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = picture if isinstance(picture, Image.Image) else Image.fromarray(PIXELS[0])
+            picture.save(path)
+        return tmp / name
+
+    one = Image.fromarray(PIXELS[0])
+    good = folder("good", one, one)
+    yield lambda: load(good, size=0), lambda: load(good)
+    yield lambda: load(good, background="whitish"), lambda: load(good)
+    glass = Image.new("RGBA", (4, 4))
+    clear = folder("clear", glass, glass)
+    yield lambda: load(clear), lambda: load(clear, background="white")
+    large = folder("large", Image.new("1", (5000, 5000)), Image.new("1", (5000, 5000)))
+    yield lambda: load(large), lambda: load(large, size=64)
+    yield lambda: load(large), lambda: load(large, size=(5000, 5000))
+    yield lambda: load(good, size=10**6), lambda: load(good, size=10)
+    masks = [Image.fromarray((PIXELS[0, ..., 0] > 9).astype(np.uint8)) for _ in range(2)]
+    black = [Image.fromarray(255 * np.asarray(mask)) for mask in masks]
+    yield lambda: load(folder("masks", *masks)), lambda: load(folder("black", *black))
+    pages = folder("pages", one)
+    one.save(pages / "a.tif", save_all=True, append_images=[one])
+    yield lambda: load(pages), None
+    channels = tmp / "channels"
+    channels.mkdir()
+    tiff_of_five_channels(channels / "a.tif")
+    yield lambda: load(channels), None
+    deep = folder("deep", Image.fromarray(PIXELS[0, ..., 0].astype(np.uint16) * 257), one)
+    yield lambda: load(deep), None
+    empty = tmp / "empty"
+    empty.mkdir()
+    yield lambda: load(empty), None
+    mixed = folder("mixed", "a/0.png", "b/0.png", "loose.png")
+    yield lambda: load(mixed), None
+    half = folder("half", "a/0.png")
+    (half / "b").mkdir()
+    yield lambda: load(half), None
+    apart = folder("apart", "train/a/0.png", "train/b/0.png", "test/a/0.png")
+    yield lambda: load(apart), lambda: load(folder("apart", "test/b/0.png"))
+    twice = folder("twice", "train/0.png", "val/0.png", "valid/0.png")
+    yield lambda: load(twice), None
+
+
+@pytest.fixture(scope="module")
+def provoked(tmp_path_factory):
+    """Name of a case -> messages with what follows their advice."""
+    found = {name: [] for name in CASES}
+    for name, make in CASES.items():
+        for provoke, follow in make(tmp_path_factory.mktemp(name)):
+            found[name].append((said(provoke), follow))
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_advice_works_on_what_provokes_it(name, provoked):
+    for message, follow in provoked[name]:
+        if follow is not None:
+            try:
+                follow()
+            except Exception as error:
+                raise AssertionError(f"the advice of {message!r} failed") from error
+
+
+def test_every_message_is_provoked(provoked):
+    messages = [message for pairs in provoked.values() for message, _ in pairs]
+    left = []
+    for path in sorted(Path(data.__file__).parent.glob("*.py")):
+        for line, pattern in templates(ast.parse(path.read_text())):
+            if pandas is polars is None and any(re.escape(t) in pattern for t in NEED_TABLES):
+                continue
+            if not any(re.search(pattern, message, re.DOTALL) for message in messages):
+                left.append(f"{path.name}:{line} {pattern}")
+    assert not left, "\n".join(left)
