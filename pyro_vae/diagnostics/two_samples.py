@@ -44,8 +44,8 @@ class Comparison:
         share = min(found, default=max(self.power))
         even, only = ("", "") if found else ("even ", "only ")
         return (
-            f"{even}a class of {100 * share:.0f}% of the data that the reference lacks would have "
-            f"been found with {only}{100 * self.power[share]:.0f}%"
+            f"{even}a class of {100 * share:.0f}% of the data that lies together and that the "
+            f"reference lacks would have been found with {only}{100 * self.power[share]:.0f}%"
         )
 
 
@@ -79,13 +79,14 @@ def compare(
         log_q[row, column] = sum(densities.values()).to(log_q.dtype)
     log_q.fill_diagonal_(-math.inf)
     neighbours = log_q.topk(max(1, round(_NEIGHBOURS * total)), dim=1).indices
-    near = torch.zeros_like(log_q).scatter_(1, neighbours, 1 / neighbours.shape[1])
+    near = torch.zeros_like(log_q).scatter_(1, neighbours, 1.0)
 
     def statistic(first: Tensor) -> Tensor:
         """Of divisions (total, r), 1 for what counts as data."""
-        share = near @ first
-        other = 1 - first
-        return (share * first).sum(0) / n - (share * other).sum(0) / (total - n)
+        # Whole numbers up to the division, so that equal divisions are equal to the last bit
+        counts = near @ first
+        of_first, of_all = (counts * first).sum(0), counts.sum(0)
+        return (of_first / n - (of_all - of_first) / (total - n)) / neighbours.shape[1]
 
     def divided(score: Tensor) -> Tensor:
         """The n of the least scores count as data, in each column of (total, r)."""
