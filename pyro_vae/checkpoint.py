@@ -24,7 +24,12 @@ from .trainer import Trainer
 _FORMAT, _VERSION, _WITH_CHECKSUM = "pyro_vae", 2, 2
 # Values that may be built: a model has buffers that no file holds, and tensors that repeat theirs
 _PER_BYTE, _ALWAYS = 4, 2**25
+_DEEPEST = 100
 _DAMAGED = "damaged or changed: take another copy, or write it again with save(trainer, path)"
+
+
+class NewerFormatError(ValueError):
+    """A file that only a newer version of this library can read."""
 
 
 def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = True) -> None:
@@ -159,13 +164,15 @@ def _rebuild(
             part.get_submodule(key).training = False
     if description["kind"] != "trainer":
         return parts[description["kind"]]
-    plain = decode(description["trainer"], built)
+    with limited(values):
+        plain = decode(description["trainer"], built)
     arguments = plain.pop("arguments")
     if "optimizer" in given:
         arguments["optimizer"] = given["optimizer"]
     if "optimizer" not in arguments:
         raise ValueError("it does not hold its optimizer: pass load(path, optimizer=...) as well")
-    trainer = Trainer(**parts, device=device, **arguments)
+    with limited(values):
+        trainer = Trainer(**parts, device=device, **arguments)
     state = content["trainer"]
     try:
         check_progress(plain, trainer.model)
@@ -274,21 +281,45 @@ def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], int]:
     if not is_whole(version) or version < 1:
         raise ValueError(f"{path}: its format version is {version!r}: {_DAMAGED}")
     if version > _VERSION:
-        raise ValueError(
+        raise NewerFormatError(
             f"{path}: written by a newer pyro_vae (format {version}, this one reads up to "
             f"{_VERSION}): upgrade pyro_vae"
         )
     if version >= _WITH_CHECKSUM and not checked:
         raise ValueError(f"{path}: its checksum is missing: {_DAMAGED}")
-    values = _PER_BYTE * path.stat().st_size + _ALWAYS
-    if _most_claimed(content) > values:
-        raise ValueError(f"{path}: its tensors claim more values than it holds: {_DAMAGED}")
+    size = path.stat().st_size
+    values = _PER_BYTE * size + _ALWAYS
+    try:
+        entries, largest = _claims(content, {})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: {_DAMAGED}") from error
+    if entries > size or largest > values:
+        what = "tensors claim more values" if largest > values else "containers claim more"
+        raise ValueError(f"{path}: its {what} than it holds: {_DAMAGED}")
     return content, values
 
 
-def _most_claimed(value: Any) -> int:
-    """Elements of the largest tensor; one that repeats a few values needs no room in a file."""
+def _claims(value: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
+    """What nested containers claim, looked at once where they are shared.
+
+    Returns:
+        Entries, each as often as it is referred to, and the elements of the largest tensor, for
+        one that repeats a few values needs no room in a file.
+
+    Raises:
+        ValueError: they are nested without end, or deeper than any that ``save`` writes.
+    """
     if isinstance(value, Tensor):
-        return value.numel()
-    inside = value.values() if isinstance(value, dict) else value
-    return max(map(_most_claimed, inside), default=0) if isinstance(value, dict | list) else 0
+        return 1, value.numel()
+    if not isinstance(value, dict | list | tuple | set):
+        return 1, 0
+    if depth > _DEEPEST:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    if id(value) not in known:
+        inside = [
+            _claims(v, known, depth + 1)
+            for v in (value.values() if isinstance(value, dict) else value)
+        ]
+        entries, largest = 1 + sum(n for n, _ in inside), max((m for _, m in inside), default=0)
+        known[id(value)] = entries, largest
+    return known[id(value)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -18,6 +20,7 @@ from .holds import Hold
 from .networks import is_whole
 from .recorded import Recorded
 
+_PASSED = 10
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -93,6 +96,45 @@ class KMeans(Recorded):
         centres = torch.as_tensor(means.cluster_centers_).to(z)
         return centres, counts.to(z) * (len(z) / len(z_used))
 
+    def __repr__(self) -> str:
+        """As it was built."""
+        return f"KMeans({self.iterations})"
+
+
+class Unused(Recorded):
+    """Which codes are revived: those that no output of the last batches was next to.
+
+    A code that stands for few outputs, but for some, stays where it is. Where batches are small,
+    more of them are waited for, until ten times as many outputs as codes have passed.
+
+    Args:
+        batches: how many, at least.
+
+    Raises:
+        ValueError: fewer than one batch.
+    """
+
+    def __init__(self, batches: int = 10) -> None:
+        if not is_whole(batches) or batches < 1:
+            raise ValueError(f"batches: expected a positive integer, got {batches!r}")
+        self.batches = int(batches)
+
+    def __call__(self, idle: Tensor, outputs: float | Tensor) -> Tensor:
+        """Which codes are dead, (codes,).
+
+        Args:
+            idle: for how many batches no output was next to each code, (codes,).
+            outputs: how many of them a batch has.
+        """
+        return (idle >= self.batches) & (idle * outputs >= _PASSED * len(idle))
+
+    def __repr__(self) -> str:
+        """As it was built."""
+        return f"Unused({self.batches})"
+
+
+_K_MEANS, _UNUSED = KMeans(), Unused()
+
 
 class Codebook(_AtLeastSingle):
     """Vectors e_1 .. e_K that stand for codes, in single precision at least; base class.
@@ -101,7 +143,8 @@ class Codebook(_AtLeastSingle):
         codes: K.
         code_dim: length of the vectors.
         initializer: makes the first vectors from the encoder's first training batch, such as
-            ``KMeans()``; default: uniform on [-1/K, 1/K].
+            ``KMeans()``, the default; None for uniform on [-1/K, 1/K], and for vectors that you
+            fill in yourself.
 
     Attributes:
         weight: (codes, code_dim).
@@ -109,8 +152,11 @@ class Codebook(_AtLeastSingle):
     """
 
     weight: Tensor
+    _unnamed: dict[str, Any] = {"initializer": None}
 
-    def __init__(self, codes: int, code_dim: int, *, initializer: KMeans | None = None) -> None:
+    def __init__(
+        self, codes: int, code_dim: int, *, initializer: KMeans | None = _K_MEANS
+    ) -> None:
         """Draw the first vectors."""
         super().__init__()
         for name, value in (("codes", codes), ("code_dim", code_dim)):
@@ -120,9 +166,16 @@ class Codebook(_AtLeastSingle):
             raise TypeError(
                 f"initializer: expected an object such as codebooks.KMeans(), got {initializer!r}"
             )
+        self.arguments["initializer"] = initializer
         self.codes, self.code_dim = int(codes), int(code_dim)
         self.initializer, self.initialized, self.frozen = initializer, initializer is None, False
         self._hold = Hold(())
+
+    @classmethod
+    def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """With what files of 0.1 mean where they do not name an argument."""
+        known = inspect.signature(cls.__init__).parameters
+        return {k: v for k, v in cls._unnamed.items() if k in known} | arguments
 
     def _first(self) -> Tensor:
         return torch.empty(self.codes, self.code_dim).uniform_(-1 / self.codes, 1 / self.codes)
@@ -218,7 +271,9 @@ class Gradient(Codebook):
         torch.Size([5])
     """
 
-    def __init__(self, codes: int, code_dim: int, *, initializer: KMeans | None = None) -> None:
+    def __init__(
+        self, codes: int, code_dim: int, *, initializer: KMeans | None = _K_MEANS
+    ) -> None:
         """Draw the first vectors."""
         super().__init__(codes, code_dim, initializer=initializer)
         self.weight = nn.Parameter(self._first())
@@ -239,9 +294,13 @@ class MovingAverage(Codebook):
         N_k <- g N_k + (1 - g) n_k,    m_k <- g m_k + (1 - g) s_k,
         e_k <- m_k / N~_k,             N~_k = (N_k + eps) N / (N + K eps),    N = sum_k N_k,
 
-    starting at N_k = 1, m_k = e_k. With r = ``revive`` * (outputs in the batch) / K, a code of
-    N_k < r is then put on a random encoder output e of the batch: e_k = e, N_k = r, m_k = r e, so
-    that the next update does not take it back.
+    starting at N_k = 1, m_k = e_k, or at the clusters of k-means. A code that no output of the
+    last 10 batches was next to is then put on a random output e of the batch: e_k = e, N_k = 1,
+    m_k = e, so that the next update does not take it back.
+
+    A number for ``revive`` has another rule, that of Jukebox: with r = ``revive`` * (outputs in
+    the batch) / K, a code of N_k < r is revived, with N_k = r and m_k = r e. It has all codes used
+    alike, and moves those of rare data away.
 
     Sources: "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017),
     appendix A.1; "Jukebox: A Generative Model for Music", Dhariwal, Jun, Payne, Kim, Radford,
@@ -251,7 +310,8 @@ class MovingAverage(Codebook):
         codes, code_dim, initializer: as in ``Codebook``.
         decay: g.
         eps: additive smoothing of the counts.
-        revive: part of an even share of use below which a code is revived; 0 for never.
+        revive: which codes are revived, ``Unused(batches)``; or the part of an even share of use
+            below which a code is, 0 for never.
 
     Raises:
         ValueError: a decay, eps or revive out of range.
@@ -266,6 +326,8 @@ class MovingAverage(Codebook):
                 [5.]])
     """
 
+    _unnamed = {"initializer": None, "revive": 0.5}
+
     def __init__(
         self,
         codes: int,
@@ -273,8 +335,8 @@ class MovingAverage(Codebook):
         *,
         decay: float = 0.99,
         eps: float = 1e-5,
-        revive: float = 0.5,
-        initializer: KMeans | None = None,
+        revive: Unused | float = _UNUSED,
+        initializer: KMeans | None = _K_MEANS,
     ) -> None:
         """Draw the first vectors."""
         super().__init__(codes, code_dim, initializer=initializer)
@@ -284,14 +346,17 @@ class MovingAverage(Codebook):
             )
         if not 0 < eps < math.inf:
             raise ValueError(f"eps: expected a positive number, got {eps!r}: the usual is 1e-5")
-        if not 0 <= revive < 1:
+        if not (isinstance(revive, Unused) or 0 <= revive < 1):
             raise ValueError(
-                f"revive: expected a part of a code's share in [0, 1), got {revive!r}: 0 never "
-                "revives a code"
+                "revive: expected codebooks.Unused(batches), or a part of a code's share in "
+                f"[0, 1), got {revive!r}: 0 never revives a code"
             )
+        self.arguments["revive"] = revive
         self.decay, self.eps, self.revive = decay, eps, revive
         self.register_buffer("weight", self._first())
         self.register_buffer("counts", torch.ones(self.codes))
+        # Batches since the last in which a code was next to an output
+        self.register_buffer("idle", torch.zeros(self.codes))
         self.register_buffer("sums", self.weight.clone())
 
     def _start(self, centres: Tensor, counts: Tensor) -> None:
@@ -309,21 +374,31 @@ class MovingAverage(Codebook):
             index = index.reshape(-1)
             hits = torch.zeros_like(self.counts).index_add(0, index, torch.ones_like(z[:, 0]))
             sums = torch.zeros_like(self.sums).index_add(0, index, z)
-            self.counts.mul_(self.decay).add_(ranks.total(hits), alpha=1 - self.decay)
+            hits = ranks.total(hits)
+            self.counts.mul_(self.decay).add_(hits, alpha=1 - self.decay)
             self.sums.mul_(self.decay).add_(ranks.total(sums), alpha=1 - self.decay)
             total = self.counts.sum()
             smoothed = (self.counts + self.eps) * total / (total + self.codes * self.eps)
             self.weight.copy_(self.sums / smoothed.unsqueeze(-1))
-            if self.revive:
-                self._revive(z, self.revive * ranks.count(z) / self.codes)
+            self.idle.add_(1).masked_fill_(hits > 0, 0)
+            if isinstance(self.revive, Unused):
+                self._revive(z, self.revive(self.idle, ranks.count(z)), 1.0)
+            elif self.revive:
+                least = self.revive * ranks.count(z) / self.codes
+                self._revive(z, self.counts < least, least)
 
-    def _revive(self, z: Tensor, least: float | Tensor) -> None:
-        dead = self.counts < least
+    def _revive(self, z: Tensor, dead: Tensor, count: float | Tensor) -> None:
         drawn = ranks.same(z[torch.randint(len(z), (self.codes,), device=z.device)])
-        self.counts.clamp_(min=least)
-        for tensor, revived in ((self.weight, drawn), (self.sums, drawn * least)):
+        self.counts.masked_fill_(dead, count)
+        self.idle.masked_fill_(dead, 0)
+        for tensor, revived in ((self.weight, drawn), (self.sums, drawn * count)):
             tensor.copy_(torch.where(dead.unsqueeze(-1), revived, tensor))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Files of 0.1 do not count the batches
+        state = {f"{prefix}idle": torch.zeros_like(self.idle), **state}
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def extra_repr(self) -> str:
         """Sizes, decay and revival."""
-        return f"{super().extra_repr()}, decay={self.decay:g}, revive={self.revive:g}"
+        return f"{super().extra_repr()}, decay={self.decay:g}, revive={self.revive!r}"

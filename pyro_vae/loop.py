@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _REFRESH_SECONDS = 0.5
 _MOST_ENCODED = 1000
+# By then codes that are going to be used are
+_EPOCHS_BEFORE_A_WARNING = 4
 
 
 class Loop:
@@ -103,6 +105,10 @@ class Loop:
             self._call("on_fit_end")
         if finished:
             self._write(finished=True)
+            if len(self.trainer.history) >= _EPOCHS_BEFORE_A_WARNING and not ranks.rank():
+                measurements.warn_of_few_codes(
+                    self.trainer.model, self.trainer.guide, self._encoded
+                )
 
     def _epoch(self) -> dict[str, Any]:
         trainer = self.trainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import ranks, streams
+from .codebooks import Codebook
 from .data import Dataset
 from .feeds import Loaded
 from .infer.elbo import ELBOTerms, Estimator
@@ -17,6 +19,7 @@ from .infer.engine.graph import Graph
 from .infer.engine.repeated import CALLS_BEFORE_A_GRAPH
 from .infer.posterior import active, posterior_means
 from .infer.traces import measuring
+from .programs import encode
 
 _ROWS = 1000
 
@@ -134,3 +137,27 @@ def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) ->
         for site, mean in means.items()
         if site not in without and mean.dim() == 2 and mean.isfinite().all()
     }
+
+
+def warn_of_few_codes(model: Any, guide: Any, data: Dataset) -> None:
+    """Warn where a tenth of a codebook's codes or less stand for data.
+
+    Args:
+        model: generative program, with a codebook or without.
+        guide: inference program.
+        data: n data, of which at most a thousand are looked at.
+    """
+    if not isinstance(codebook := getattr(model, "codebook", None), Codebook):
+        return
+    with measuring(model, guide, device=data.device):
+        x, _ = data[:_ROWS].batch(torch.arange(min(len(data), _ROWS), device=data.device))
+        index = encode(guide, x).sample["z1"].argmax(-1)
+    used, usable = len(index.unique()), min(codebook.codes, index.numel())
+    if used <= max(1, usable // 10) < usable:
+        warnings.warn(
+            f"the codebook collapses: {used} of {usable} codes that could stand for data do. See "
+            "print(diagnostics.codebook(model, guide, data)); start the codes by "
+            "initializer=codebooks.KMeans(), revive those without use by "
+            "codebooks.MovingAverage(codes, dim, revive=codebooks.Unused()), or lower lr",
+            stacklevel=4,
+        )

@@ -46,6 +46,14 @@ class Recorded:
         object.__setattr__(self, "arguments", arguments)
         return self
 
+    @classmethod
+    def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that a file names, and what it means by those that it does not name.
+
+        Where a default has changed since some version wrote files, here is the one before.
+        """
+        return arguments
+
 
 # Classes that a file may name besides Recorded ones: nothing else is ever imported for it.
 _TORCH_NAMESPACES = ("torch.nn", "torch.optim", "torch.optim.lr_scheduler")
@@ -172,7 +180,8 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
                 f"file needs the class {value['$class']!r}: import the module that defines it "
                 "before loading"
             )
-        result = _build(cls, {k: decode(v, built) for k, v in value["arguments"].items()})
+        arguments = {k: decode(v, built) for k, v in value["arguments"].items()}
+        result = _build(cls, cls.of_file(arguments))
         built[value["$id"]] = result
         return result
     return {k: decode(v, built) for k, v in value.items()}

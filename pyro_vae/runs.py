@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import warnings
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 EVERY, KEEP = 1000, 3
 _LOCK, _MOST_BYTES = "lock", 2**26
+# What file systems without locks answer
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _NAME = re.compile(r"step-(\d{9,})\.pt")
 _locked: set[Path] = set()
 
@@ -68,7 +71,6 @@ class RunFolder:
         """
         where = self.path.resolve()
         if where in _locked:
-            # Not opened: closing the file would give up this process's lock on it
             raise self._busy(os.getpid())
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -84,11 +86,13 @@ class RunFolder:
             if not _lock(handle):
                 raise self._busy(_owner(handle))
             self._check(trainer)
+            self._put_aside(trainer)
             for left in self.path.glob(".step-*"):
                 left.unlink(missing_ok=True)
             yield self
         finally:
             _locked.discard(where)
+            _unlock(handle)
             os.close(handle)
 
     def describe(self, feed: Any, validation: Dataset | None, callbacks: Sequence[Any]) -> None:
@@ -142,6 +146,27 @@ class RunFolder:
                 f"{newest.name}: go on from there with Trainer.resume({str(self.path)!r}), or "
                 "choose another folder"
             )
+
+    def _put_aside(self, trainer: Trainer) -> None:
+        """Rename checkpoints ahead of the trainer that a newer version wrote, and tell."""
+        from .checkpoint import NewerFormatError, load
+
+        for path in self.files():
+            if int(_NAME.fullmatch(path.name)[1]) <= trainer.step:
+                continue
+            try:
+                load(path)
+            except NewerFormatError as error:
+                aside = path.with_name(f"newer-{path.name}")
+                path.rename(aside)
+                trainer.written[self.path.resolve()] = max(self.files()).name
+                warnings.warn(
+                    f"{error}; this run goes on from step {trainer.step} beside it, and it is "
+                    f"kept as {aside.name}",
+                    stacklevel=5,
+                )
+            except (ValueError, OSError):
+                pass  # damaged: the run that goes on writes another in its place
 
     def files(self) -> list[Path]:
         """The checkpoints."""
@@ -231,16 +256,35 @@ def resume(folder: str | Path, **given: Any) -> Trainer:
 
 
 def _lock(handle: int) -> bool:
-    """Whether the file could be locked; the system gives it up when the process dies."""
+    """Whether the file could be locked; the system gives it up when the process dies.
+
+    The lock belongs to this opening of the file. One of ``fcntl.lockf`` belongs to the process,
+    and is given up where any other opening of the file is closed, as after copying it.
+    """
     if fcntl is None:
         return True
     try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"checkpoint: this file system has no locks ({error.strerror}), so that another run "
+            "in the same folder would go unnoticed: give each run a folder of its own",
+            stacklevel=5,
+        )
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return True
+
+
+def _unlock(handle: int) -> None:
+    # Closing the file is not enough where a process that was forked meanwhile has it open, too
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _owner(handle: int) -> str:

@@ -9,6 +9,7 @@ import pickle
 import random
 import resource
 import signal
+import sys
 import warnings
 import zipfile
 
@@ -166,6 +167,78 @@ def test_huge_sizes_beside_a_pair_of_the_users_own(tmp_path, given):
     own = trained().model if given == "model" else torch.optim.SGD
     with guarded(), pytest.raises(ValueError, match=r"file.pt: .*ask for more than"):
         load(tmp_path / "file.pt", **{given: own})
+
+
+WIDE = {
+    "$class": "pyro_vae.networks.dense.MLP",
+    "$id": 99,
+    "arguments": {"in_shape": [10_000], "hidden": [10_000], "out_shape": [10_000]},
+}
+
+
+@pytest.mark.parametrize("where", ["elbo", "history"])
+def test_huge_sizes_in_the_section_of_the_trainer(tmp_path, where):
+    def change(description):
+        if where == "elbo":
+            description["trainer"]["arguments"]["elbo"] = WIDE
+        else:
+            description["trainer"]["history"].append(WIDE)
+
+    assert "ask for more than" in loaded(tmp_path / "file.pt", described(change))
+
+
+def shared():
+    value = []
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+def endless():
+    value = {}
+    value["again"] = [value]
+    return value
+
+
+def deep(levels=3000):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+NESTED = {
+    "shared": (shared, "containers claim more than it holds"),
+    "endless": (endless, "nested more than 100 deep"),
+    "deep": (deep, "nested more than 100 deep"),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("where", ["run", "moments", "top"])
+def test_containers_without_end(tmp_path, name, where):
+    make, expected = NESTED[name]
+    value = content()
+    if where == "top":
+        value["more"] = make()
+    else:
+        value["trainer"][where] = make()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(50_000)
+    try:
+        data = seal(archive(value))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert expected in loaded(tmp_path / "file.pt", data)
+
+
+@pytest.mark.parametrize("levels", [400, 3000])
+def test_a_description_without_end(tmp_path, levels):
+    value = content()
+    plain = json.loads(value["json"])
+    plain["trainer"]["history"] = "here"
+    value["json"] = json.dumps(plain).replace('"here"', "[" * levels + "]" * levels)
+    assert "damaged or changed" in loaded(tmp_path / "file.pt", seal(archive(value)))
 
 
 def test_endless_transforms_are_refused(tmp_path):

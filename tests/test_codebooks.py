@@ -1,10 +1,13 @@
+import json
 import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from pyro_vae import codebooks, guides, infer, likelihoods, models
+from pyro_vae import Trainer, codebooks, diagnostics, guides, infer, likelihoods, models
+from pyro_vae.recorded import decode, encode
 
 
 def brute_force(z, codes):
@@ -72,6 +75,64 @@ def test_a_revived_code_is_an_output_of_the_batch_and_survives_the_next_update()
     codebook.learn(again, index)
     torch.testing.assert_close(codebook.weight[2], revived, atol=0.02, rtol=0)
     assert codebook.counts[2] >= 5
+
+
+@pytest.mark.parametrize("outputs", [32, 256])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_code_of_rare_data_stays(outputs, seed):
+    """96 % of the outputs at 0, 4 % at 5: 300 steps from codes that are there already."""
+    torch.manual_seed(seed)
+    codebook = codebooks.MovingAverage(4, 1)
+    codebook.initialized = True
+    first = torch.tensor([[0.0], [0.0], [0.0], [5.0]])
+    codebook.weight.copy_(first)
+    codebook.sums.copy_(first)
+    for _ in range(300):
+        z = torch.where(torch.rand(outputs, 1) < 0.04, 5.0, 0.0)
+        codebook.learn(z, codebook.nearest(z))
+    assert ((codebook.weight - 5).abs() < 0.5).any()
+    assert (codebook.weight.abs() < 0.5).any()
+
+
+@pytest.mark.parametrize(("outputs", "batches"), [(30, 4), (5, 6)])
+def test_a_code_is_revived_after_as_many_batches_without_use(outputs, batches):
+    """At least four, and at least ten outputs for each of the three codes."""
+    codebook = codebooks.MovingAverage(3, 1, revive=codebooks.Unused(4), initializer=None)
+    codebook.weight.copy_(torch.tensor([[0.0], [1.0], [900.0]]))
+    codebook.sums.copy_(codebook.weight)
+    # A hit in the second batch starts the count again
+    for batch, hit in enumerate([False, True] + [False] * batches):
+        z = torch.rand(outputs, 1)
+        z[0] = 900.0 if hit else z[0]
+        codebook.learn(z, codebook.nearest(z))
+        assert (codebook.weight[2] > 800) == (batch < batches + 1)
+    assert (z == codebook.weight[2]).any()
+    assert (codebook.counts[2], codebook.idle[2]) == (1, 0)
+    torch.testing.assert_close(codebook.sums[2], codebook.weight[2])
+
+
+def test_files_without_these_arguments_mean_what_0_1_did():
+    old = {"$class": "pyro_vae.codebooks.MovingAverage", "$id": 0, "arguments": {"codes": 4}}
+    old["arguments"]["code_dim"] = 2
+    found = decode(old)
+    assert (found.revive, found.initializer, found.initialized) == (0.5, None, True)
+    assert decode({**old, "$class": "pyro_vae.codebooks.Gradient"}).initializer is None
+    event = {"event_shape": [1, 8, 8], "likelihood": likelihoods.Gaussian(), "code_dim": 3}
+    codebook = models.VQVAE(**models.VQVAE.of_file(event)).codebook
+    assert (codebook.codes, codebook.code_dim, codebook.revive) == (512, 3, 0.5)
+    # What is written now is named, defaults too
+    for new in (
+        codebooks.MovingAverage(4, 2),
+        models.VQVAE((5,), 4, 2, likelihood=likelihoods.Gaussian()),
+    ):
+        again = decode(json.loads(json.dumps(encode(new, "new"))))
+        again = getattr(again, "codebook", again)
+        assert again.revive.batches == 10 and again.initializer.iterations == 10
+        assert not again.initialized
+    # Tensors of 0.1 in a codebook of today
+    state = codebooks.MovingAverage(4, 2).state_dict()
+    del state["idle"]
+    codebooks.MovingAverage(4, 2).load_state_dict(state)
 
 
 def test_without_revival_a_dead_code_stays_dead():
@@ -198,7 +259,8 @@ def test_uniform_codes():
         ({"code_dim": 2.0}, "code_dim: expected a positive integer"),
         ({"decay": 1.0}, "decay: expected"),
         ({"eps": 0.0}, "eps: expected"),
-        ({"revive": 1.0}, "revive: expected"),
+        ({"revive": 1.0}, "revive: expected codebooks.Unused"),
+        ({"revive": -0.1}, "revive: expected"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -208,6 +270,12 @@ def test_bad_arguments(arguments, message):
         codebooks.Gradient(4, 2, initializer="kmeans")
 
 
+@pytest.mark.parametrize("batches", [0, 1.5, True])
+def test_bad_numbers_of_batches(batches):
+    with pytest.raises(ValueError, match="batches: expected a positive integer"):
+        codebooks.Unused(batches)
+
+
 def test_vectors_of_one_hot_codes_and_of_mixtures():
     codebook = codebooks.Gradient(5, 3)
     index = torch.randint(5, (2, 4))
@@ -215,3 +283,75 @@ def test_vectors_of_one_hot_codes_and_of_mixtures():
     assert torch.equal(codebook(one_hot), codebook.vectors(index))
     middle = codebook(torch.full((5,), 0.2))
     torch.testing.assert_close(middle, codebook.weight.mean(0))
+
+
+def clips(n=64):
+    """Eight frames of 16 x 16 pixels: a square of 3 x 3 that moves down by one row a frame."""
+    generator = torch.Generator().manual_seed(0)
+    top = torch.randint(16 - 3 - 7, (n,), generator=generator)
+    left = torch.randint(16 - 3 + 1, (n,), generator=generator)
+    x = torch.zeros(n, 1, 8, 16, 16)
+    for clip, row, column in zip(x, top, left, strict=True):
+        for t in range(8):
+            clip[0, t, row + t : row + t + 3, column : column + 3] = 1
+    return x
+
+
+class Encoder(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).movedim(1, -1)
+
+
+class Decoder(nn.Sequential):
+    def forward(self, z):
+        return super().forward(z.movedim(-1, 1))
+
+
+def video_pair(codebook, width=16):
+    down = [nn.Conv3d(1, width, 4, 2, 1), nn.ReLU(), nn.Conv3d(width, width, 4, 2, 1), nn.ReLU()]
+    up = [
+        nn.ConvTranspose3d(width, width, 4, 2, 1),
+        nn.ReLU(),
+        nn.ConvTranspose3d(width, 1, 4, 2, 1),
+    ]
+    vqvae = models.VQVAE(
+        (1, 8, 16, 16),
+        likelihood=likelihoods.Bernoulli(),
+        codebook=codebook,
+        grid=(2, 4, 4),
+        decoder=Decoder(nn.Conv3d(codebook.code_dim, width, 1), nn.ReLU(), *up),
+    )
+    encoder = Encoder(*down, nn.Conv3d(width, codebook.code_dim, 1))
+    return vqvae, guides.NearestCode(vqvae, encoder=encoder)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_codebook_does_not_collapse_on_mostly_blank_data(seed):
+    """With the defaults of 0.1 one of the four seeds ends with 2 codes."""
+    torch.manual_seed(seed)
+    pair, x = video_pair(codebooks.MovingAverage(32, 16)), clips()
+    Trainer(*pair, lr=3e-3, seed=seed).fit(x, epochs=10, batch_size=8, progress=False)
+    assert diagnostics.codebook(*pair, x).used >= 8
+
+
+def far_away():
+    """A codebook of which one code is near the outputs, and none is moved."""
+    codebook = codebooks.MovingAverage(32, 16, revive=0, initializer=None)
+    codebook.weight[1:] += 1e3
+    codebook.sums.copy_(codebook.weight)
+    return codebook
+
+
+@pytest.mark.parametrize(
+    ("make", "told"), [(far_away, True), (lambda: codebooks.MovingAverage(32, 16), False)]
+)
+def test_few_used_codes_are_told_at_the_end_of_a_run(make, told):
+    trainer = Trainer(*video_pair(make(), width=4), seed=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(clips(16), epochs=3, batch_size=8, progress=False)
+        assert not caught, "three epochs are too few to tell"
+        trainer.fit(clips(16), epochs=1, batch_size=8, progress=False)
+    messages = [str(w.message) for w in caught]
+    assert len(messages) == told
+    assert all("the codebook collapses: 1 of 32 codes" in m for m in messages)

@@ -60,7 +60,7 @@ def test_revival_keeps_the_codes_of_a_vq_vae_in_use(capsys):
         vqvae = models.VQVAE(
             d.event_shape,
             likelihood=likelihoods.DiscretizedLogistic(),
-            codebook=codebooks.MovingAverage(512, 64, revive=revive),
+            codebook=codebooks.MovingAverage(512, 64, revive=revive, initializer=None),
         )
         guide = guides.NearestCode(vqvae)
         Trainer(vqvae, guide, seed=0).fit(x, epochs=7, progress=False)

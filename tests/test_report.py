@@ -260,18 +260,44 @@ def test_notes(digits, tmp_path):
     assert "100% of the data have a Pareto k above 0.7" in text
 
 
-def test_an_old_report_stays_when_a_picture_fails(digits, tmp_path, monkeypatch):
+def test_a_picture_that_cannot_be_drawn_is_a_note_in_its_place(digits, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("<broken>")
+
+    monkeypatch.setattr(plots, "latent_scatter", broken)
+    with pytest.warns(UserWarning, match="report: no latent map: <broken>"):
+        write_report(tmp_path / "r.html", fitted(digits, latents=2), digits)
+    text = (tmp_path / "r.html").read_text()
+    assert "Could not be drawn: &lt;broken&gt;" in text
+    assert {*COMMON, "Latent map"} <= set(Page(text).headings)
+
+
+def test_an_old_report_stays_when_a_new_one_fails(digits, tmp_path, monkeypatch):
     path = tmp_path / "r.html"
     path.write_text("old")
-    trainer = fitted(digits, latents=2)
 
     def broken(*args, **kwargs):
         raise ValueError("broken")
 
-    monkeypatch.setattr(plots, "latent_scatter", broken)
+    monkeypatch.setattr("pyro_vae.report.page.check_pair", broken)
     with pytest.raises(ValueError, match="broken"):
-        write_report(path, trainer, digits)
+        write_report(path, fitted(digits, latents=2), digits)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["2$ or 3$", r"a\$b\$", "half \ud800", "$x^{$"])
+@pytest.mark.parametrize("condition", [0, 10])
+def test_any_class_name_is_shown_as_it_is(name, condition, digits, tmp_path):
+    names = [name] * 10
+    splits = DataSplits(name, *(d.replace(names=names) for d in (digits.train, digits.test)))
+    trainer = fitted(splits, latents=2, condition=condition)
+    write_report(tmp_path / "r.html", trainer, splits)
+    shown = name.replace("\ud800", r"\ud800")
+    assert f"<h1>{html.escape(shown)}: VAE" in (tmp_path / "r.html").read_text()
+    ax = plots.latent_scatter(trainer.guide, splits.test)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == [shown.replace("$", r"\$")] * 10
+    ax.figure.canvas.draw()
 
 
 def test_errors(digits, tmp_path):

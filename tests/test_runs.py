@@ -1,5 +1,6 @@
 import errno
 import functools
+import io
 import multiprocessing
 import os
 import random
@@ -20,10 +21,12 @@ from pyro_vae import (
     likelihoods,
     load,
     models,
+    runs,
     schedules,
 )
 from pyro_vae.data import Dataset
 from pyro_vae.models import VAE
+from pyro_vae.sealed import seal
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
 GREY = data.Dataset(X.sigmoid(), binarize="dynamic")
@@ -405,6 +408,75 @@ def test_a_folder_in_use_by_another_process_and_then_by_a_dead_one(tmp_path):
         process.kill()
         process.join()
     on(Trainer.resume(tmp_path), epochs=1)
+
+
+def test_a_folder_that_was_copied_is_still_in_use(tmp_path):
+    class Copy(Break):
+        def on_step_end(self, trainer, **kwargs):
+            if trainer.step != 1:
+                return
+            shutil.copytree(tmp_path / "run", tmp_path / "copy")
+            process = child(busy, tmp_path / "run")
+            process.join()
+            assert process.exitcode == 0
+
+    fit(trainer(), checkpoint=tmp_path / "run", callbacks=[Copy(0)], epochs=1)
+    # Not held by those that were forked meanwhile
+    fit(Trainer.resume(tmp_path / "run"), callbacks=[Copy(0)], epochs=2)
+
+
+def busy(folder):
+    # As a new process would: what this one has locked itself is of its parent
+    runs._locked.clear()
+    with pytest.raises(BlockingIOError, match="in use by another run"):
+        fit(trainer(), checkpoint=folder)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(code, tmp_path, monkeypatch):
+    expected = outcome(fit(trainer()))
+
+    def flock(handle, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(runs.fcntl, "flock", flock)
+    t = trainer()
+    with pytest.warns(UserWarning, match="this file system has no locks .*folder of its own"):
+        fit(t, checkpoint=tmp_path)
+    assert_same(outcome(t), expected)
+
+
+def test_a_newest_checkpoint_of_a_newer_format_is_kept_and_told(tmp_path):
+    expected = outcome(fit(trainer()))
+    hooks = broken(tmp_path)
+    newest = checkpoints(tmp_path)[-1]
+    value = torch.load(newest, weights_only=True)
+    value["version"] += 1
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    newest.write_bytes(seal(buffer.getvalue()))
+    written = newest.read_bytes()
+    with pytest.warns(UserWarning, match="newer pyro_vae.*going on from step-000000006.pt"):
+        t = Trainer.resume(tmp_path)
+    assert newest.read_bytes() == written
+    with pytest.warns(UserWarning, match="newer pyro_vae.* kept as newer-step-000000009.pt"):
+        on(t, callbacks=hooks)
+    assert_same(outcome(t), expected)
+    assert (tmp_path / "newer-step-000000009.pt").read_bytes() == written
+    assert on(Trainer.resume(tmp_path), callbacks=hooks).step == t.step
+
+
+def test_a_newest_checkpoint_nested_without_end_gives_way(tmp_path):
+    hooks = broken(tmp_path)
+    newest = checkpoints(tmp_path)[-1]
+    value = torch.load(newest, weights_only=True)
+    value["trainer"]["run"]["states"].append(value)
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    newest.write_bytes(seal(buffer.getvalue()))
+    with pytest.warns(UserWarning, match="nested more than.*going on from step-000000006.pt"):
+        assert Trainer.resume(tmp_path).step == 6
+    assert hooks
 
 
 def test_a_folder_that_is_a_file(tmp_path):

@@ -16,7 +16,7 @@ from ..infer import importance
 from ..infer.checks import check_data
 from ..infer.dataset import as_dataset, dataset_terms, matched
 from ..infer.traces import measuring
-from .rarity import rarity
+from .rarity import log_density
 from .tables import html_table, text_table, with_error
 
 Data = Dataset | Tensor | tuple[Tensor, Tensor | None]
@@ -139,8 +139,7 @@ def outliers(
             own = d
         populating = own if reference is None else reference
         where = None if d is populating else populating
-        rare = rarity(model, guide, d, reference=where, batch_size=batch_size)
-        found["rarity"] = -rare.log_density
+        found["rarity"] = -log_density(model, guide, d, reference=where, batch_size=batch_size)
         scores[name] = found
     auroc = {
         name: {s: area_under_roc(scores["normal"][s], scores[name][s]) for s in scores["normal"]}

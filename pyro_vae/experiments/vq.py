@@ -68,9 +68,11 @@ class FlatDecoder(Recorded, nn.Module):
 
 
 CODEBOOKS: dict[str, Callable[[], codebooks.Codebook]] = {
-    "gradient": lambda: codebooks.Gradient(CODES, CODE_DIM),
-    "moving average": lambda: codebooks.MovingAverage(CODES, CODE_DIM, revive=0),
-    "moving average, revival": lambda: codebooks.MovingAverage(CODES, CODE_DIM),
+    "gradient": lambda: codebooks.Gradient(CODES, CODE_DIM, initializer=None),
+    "moving average": lambda: codebooks.MovingAverage(CODES, CODE_DIM, revive=0, initializer=None),
+    "moving average, revival": lambda: codebooks.MovingAverage(
+        CODES, CODE_DIM, revive=0.5, initializer=None
+    ),
 }
 SYSTEMS = (*CODEBOOKS, "continuous")
 

@@ -78,7 +78,7 @@ def _check_observed(model: Callable, x: Tensor, y: Tensor | None) -> None:
         return poutine.trace(model).get_trace(few, **labels)
 
     try:
-        with measuring(model, device=x.device), pyro.validation_enabled(True):
+        with undisturbed(model, device=x.device), pyro.validation_enabled(True):
             traces = traced(), traced()
     except Exception:  # what is wrong with the program is told when the pair is checked
         return

@@ -127,6 +127,7 @@ class VQVAE(Model):
                     f"{name}: expected the codebook's {getattr(codebook, name)}, got {value}: "
                     f"leave out {name}, or build the codebook with it"
                 )
+        self.arguments["codebook"] = codebook
         self.codebook, self.likelihood = codebook, likelihood
         self.codes, self.code_dim = codebook.codes, codebook.code_dim
         self.grid_shape = self._grid_shape(grid, own=decoder is not None)
@@ -140,6 +141,15 @@ class VQVAE(Model):
         self.decoder = self._decoder(features) if decoder is None else decoder
         if decoder is not None:
             self._check_decoder(features)
+
+    @classmethod
+    def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """With the codebook that 0.1 built where its files name none."""
+        if arguments.get("codebook") is not None:
+            return arguments
+        sizes = [arguments.get("codes") or 512, arguments.get("code_dim") or 64]
+        codebook = MovingAverage(*sizes, **MovingAverage.of_file({}))
+        return {**arguments, "codebook": codebook}
 
     @property
     def convolutional(self) -> bool:

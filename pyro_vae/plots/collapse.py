@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .drawing import COLORS, new_axes
+from .drawing import COLORS, new_axes, shown
 
 if TYPE_CHECKING:
     from ..diagnostics.collapse import Collapse
@@ -42,7 +42,7 @@ def collapse(result: Collapse) -> Figure:
         errors = [float(v.std()) / len(v) ** 0.5 for v in values]
         bars.bar(at + 0.27 * (i - 1), means, 0.25, yerr=errors, color=COLORS[i], label=label)
     bars.axhline(result.cap, color=COLORS[8], linestyle=":", label="log N, cap of I")
-    bars.set_xticks(at, list(rows))
+    bars.set_xticks(at, [shown(site) for site in rows])
     bars.set_ylabel("nats per datum")
     # Above, since bars and cap may be anywhere
     bars.legend(
@@ -59,12 +59,12 @@ def collapse(result: Collapse) -> Figure:
             marker="o",
             markersize=4,
             color=COLORS[i % len(COLORS)],
-            label=f"{site}: {found.active} of {len(found)} active",
+            label=shown(f"{site}: {found.active} of {len(found)} active"),
         )
     units.axhline(threshold, color=COLORS[8], linestyle=":", label=f"threshold {threshold:g}")
     units.set_yscale("log")
     units.xaxis.set_major_locator(MaxNLocator(integer=True))
     units.set(xlabel="unit, by variance", ylabel="variance of the posterior mean")
     units.legend(frameon=False, fontsize="small")
-    bars.figure.suptitle(result.verdict.split(";")[0], fontsize="medium")
+    bars.figure.suptitle(shown(result.verdict.split(";")[0]), fontsize="medium")
     return bars.figure

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .drawing import COLORS, MARKERS, new_axes
+from .drawing import COLORS, MARKERS, new_axes, shown
 
 _BOUNDS = ("ELBO", "log p(x)")
 
@@ -44,7 +44,8 @@ def guide_comparison(table: Mapping[str, Mapping[str, Any]]) -> Figure:
     for i, layer in enumerate(layers):
         widths = [max(0.0, table[n][layer]["mean"]) if layer in table[n] else 0.0 for n in names]
         color = COLORS[i % len(COLORS)]
-        kl.barh(range(len(names)), widths, 0.6, left, label=layer.removeprefix("KL "), color=color)
+        label = shown(layer.removeprefix("KL "))
+        kl.barh(range(len(names)), widths, 0.6, left, label=label, color=color)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     kl.set(title="KL per layer", xlabel="nats per datum")
     if layers:
@@ -59,7 +60,7 @@ def guide_comparison(table: Mapping[str, Mapping[str, Any]]) -> Figure:
     times.margins(x=0.15)
     times.set(title="training step", xlabel="milliseconds")
     for ax in (bounds, kl, times):
-        ax.set_yticks(range(len(names)), names if ax is bounds else [])
+        ax.set_yticks(range(len(names)), map(shown, names) if ax is bounds else [])
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)

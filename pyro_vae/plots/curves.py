@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .drawing import COLORS, MARKERS, new_axes
+from .drawing import COLORS, MARKERS, new_axes, shown
 
 _MANY = 20
 
@@ -91,7 +91,7 @@ def active_units(
         for ax, key in zip(axes, ("active_units", "kl"), strict=True):
             values = [_get(row, key, site) for row in rows]
             if any(map(math.isfinite, values)):
-                ax.plot(epochs, values, label=site, marker=marker, **style)
+                ax.plot(epochs, values, label=shown(site), marker=marker, **style)
     _finish(axes[0], epochs, rows, "active units", "units")
     axes[0].yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _finish(axes[1], epochs, rows, "KL per layer", "nats per datum")
@@ -128,7 +128,7 @@ def _finish(
         ax.text(
             epoch - 0.5,
             0.02,
-            f" {row.get('guide', '')}" + (", model frozen" if row.get("frozen") else ""),
+            f" {shown(row.get('guide', ''))}" + (", model frozen" if row.get("frozen") else ""),
             transform=ax.get_xaxis_transform(),
             rotation=90,
             ha="right",
@@ -176,6 +176,7 @@ def _line(
         # A curve of one epoch would be invisible without markers.
         marker = "o" if len(epochs) < 3 else None
         fill = "none" if style.get("linestyle") else "full"
+        label = None if label is None else shown(label)
         ax.plot(epochs, values, label=label, marker=marker, fillstyle=fill, **style)
 
 

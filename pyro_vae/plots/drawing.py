@@ -59,6 +59,16 @@ def new_axes(rows: int, columns: int, size: tuple[float, float]) -> list[Axes]:
     return list(axes.flat)
 
 
+def shown(text: object) -> str:
+    r"""A name that matplotlib shows as it is: no dollar begins a formula, all is Unicode.
+
+    Example:
+        >>> print(shown("2$ or 3$"))
+        2\$ or 3\$
+    """
+    return str(text).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+
+
 def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """All of ``data`` as x (n, *event) and labels (n,), where ``y`` goes before its own labels.
 
@@ -119,6 +129,9 @@ def draw_grid(
         The image on ``ax``: (height, width, 3) for images, (height, width) for heat-maps.
     """
     n, image = len(x), is_image(x.shape[1:])
+    row_labels, column_labels, titles = (
+        [shown(text) for text in texts] for texts in (row_labels, column_labels, titles)
+    )
     plain = image and cmap is None
     x = x.detach().float().cpu()
     cells = x.reshape(n, -1, *x.shape[-2:]) if image else x.reshape(n, 1, 1, -1)
@@ -214,7 +227,7 @@ def stacked(rows: dict[str, Tensor]) -> Figure:
     for ax, (label, x) in zip(axes, rows.items(), strict=True):
         drawn = draw_grid(ax, x, columns, row_labels=[label] if image else (), span=span)
         if not image:
-            ax.set_title(label, fontsize="medium")
+            ax.set_title(shown(label), fontsize="medium")
     add_scale(drawn, axes)
     return axes[0].figure
 

@@ -15,7 +15,7 @@ from ..infer import grid_2d, interpolate, traverse
 from ..infer.traces import label_arguments, latent_sites, measuring, observed_sites
 from ..means import ShowMeans, mean_of
 from ..programs import as_labels, check_tensor
-from .drawing import grid_axes, run_on_zeros, spaced, vector_site
+from .drawing import grid_axes, run_on_zeros, shown, spaced, vector_site
 
 _MOST_UNITS = 10
 
@@ -242,6 +242,6 @@ def latent_grid(
         axis, means = grid_2d(model, like=like, site=site, steps=steps, y=y)
     ticks = spaced([round(v, 2) + 0.0 for v in axis.tolist()], most=8)
     ax = grid_axes(means.flatten(0, 1), steps, ax, row_labels=ticks[::-1], column_labels=ticks)
-    ax.set_xlabel(f"{site}[0]")
-    ax.set_ylabel(f"{site}[1]")
+    ax.set_xlabel(shown(f"{site}[0]"))
+    ax.set_ylabel(shown(f"{site}[1]"))
     return ax

@@ -17,7 +17,7 @@ from ..infer.traces import label_arguments, latent_sites, observed_sites
 from ..means import mean_of, stand_in_data
 from ..programs import as_labels, check_tensor, checked_labels, evaluating
 from ..unwrapping import name_of
-from .drawing import grid_axes, new_axes
+from .drawing import grid_axes, new_axes, shown
 from .scatter import draw_points
 
 _MOST_COLUMNS = 3
@@ -97,7 +97,7 @@ def layer_samples(
     ax = grid_axes(x, columns, ax, row_labels=numbers)
     held = f"held: {', '.join(above)}; " if above else ""
     drawn = ", ".join(order[order.index(site) :])
-    ax.set_title(f"{held}drawn: {drawn}", fontsize="medium")
+    ax.set_title(shown(f"{held}drawn: {drawn}"), fontsize="medium")
     if above:
         ax.set_ylabel("draw of the layers above")
     return ax
@@ -163,7 +163,7 @@ def projections(
         last = i == min(columns, len(points)) - 1
         values = None if y is None else y.cpu().numpy()
         draw_points(ax, projection.cpu().numpy(), values, names, legend=last)
-        ax.set_title(site)
+        ax.set_title(shown(site))
         # Long numbers on one axis would run into each other
         ax.ticklabel_format(scilimits=(-2, 3))
         for axis, component in ((ax.xaxis, 0), (ax.yaxis, 1)):

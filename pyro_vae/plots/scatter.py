@@ -13,7 +13,7 @@ from ..data import Dataset
 from ..infer import encode
 from ..infer.dataset import as_dataset, matched
 from ..infer.traces import label_arguments, measuring
-from .drawing import COLORS, MARKERS, new_axes, rows_of, vector_site
+from .drawing import COLORS, MARKERS, new_axes, rows_of, shown, vector_site
 
 _ENCODED_AT_ONCE = 4096
 
@@ -62,7 +62,7 @@ def latent_scatter(
     if not len(labels) and isinstance(data, Dataset):
         labels = data.names
     draw_points(ax, points, None if y is None else y.cpu().numpy(), labels)
-    ax.set(xlabel=names[0], ylabel=names[1])
+    ax.set(xlabel=shown(names[0]), ylabel=shown(names[1]))
     ax.set_aspect("equal", adjustable="datalim")
     return ax
 
@@ -153,8 +153,8 @@ def latent_map(
     low, high = np.quantile(finite, [0.01, 0.99])
     style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
     drawn = ax.scatter(*points.T, c=scores, cmap="viridis", vmin=low, vmax=high, **style)
-    ax.figure.colorbar(drawn, ax=ax, label=name)
-    ax.set(xlabel=names[0], ylabel=names[1])
+    ax.figure.colorbar(drawn, ax=ax, label=shown(name))
+    ax.set(xlabel=shown(names[0]), ylabel=shown(names[1]))
     ax.set_aspect("equal", adjustable="datalim")
     return ax
 
@@ -195,7 +195,7 @@ def draw_points(
             *points[y == label].T,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i // len(COLORS)],
-            label=str(labels[label]) if len(labels) else f"{label:g}",
+            label=shown(labels[label]) if len(labels) else f"{label:g}",
             **style,
         )
     if not legend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import platform
+import warnings
 from pathlib import Path
 
 import pyro
@@ -18,7 +19,7 @@ from ..files import write_atomically
 from ..infer import check_pair
 from ..trainer import Trainer
 from ..unwrapping import name_of
-from .sections import SECTIONS, Run, render
+from .sections import SECTIONS, Run, Section, render
 
 _CSS_PIXELS_PER_INCH = 96
 _STYLE = """
@@ -67,7 +68,8 @@ def write_report(
 
     It shows what was trained, the evaluation table, the training curves, and pictures: samples,
     reconstructions, interpolations, traversals, a map of latent space, the least likely test
-    data. A picture that the pair or the data do not have is left out. Images are inside the file,
+    data. A picture that the pair or the data do not have is left out, one that cannot be drawn is
+    a note in its place, and a warning. Images are inside the file,
     which refers to nothing outside it and has no scripts. No state changes, the trainer's and
     torch's random streams included.
 
@@ -109,14 +111,14 @@ def write_report(
             check_pair(trainer.model, trainer.guide, x, y=y),
         )
         page = _page(run, evaluation, command)
-    write_atomically(path, page)
+    write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _page(run: Run, evaluation: Evaluation | None, command: str) -> str:
     title = f"{run.data.name}: {name_of(run.trainer.model)} with {name_of(run.trainer.guide)}"
     sections = [("Evaluation", _table(evaluation))] if evaluation is not None else []
     for section in SECTIONS:
-        figures = [_figure(section.title, drawn) for drawn in section.draw(run)]
+        figures = _figures(section, run)
         if figures:
             caption = f'<p class="caption">{html.escape(section.caption)}</p>'
             sections.append((section.title, caption + "".join(figures)))
@@ -188,6 +190,15 @@ def _table(evaluation: Evaluation) -> str:
     if evaluation.importance is not None:
         caption += ", a lower bound on log p(x), which is estimated by importance sampling"
     return f'<p class="caption">{caption}.</p>{evaluation._repr_html_()}'
+
+
+def _figures(section: Section, run: Run) -> list[str]:
+    """The pictures of a section, or why they could not be drawn."""
+    try:
+        return [_figure(section.title, drawn) for drawn in section.draw(run)]
+    except Exception as error:  # whatever a program, a name or a drawing library provokes
+        warnings.warn(f"report: no {section.title.lower()}: {error}", stacklevel=4)
+        return [f'<p class="note">Could not be drawn: {html.escape(str(error))}</p>']
 
 
 def _figure(title: str, drawn: Figure | Axes) -> str:

@@ -16,6 +16,7 @@ from ..data import Dataset, DataSplits
 from ..infer import PairSummary
 from ..labels import accepts_labels
 from ..networks import is_image
+from ..plots.drawing import shown
 from ..trainer import Trainer
 
 _DPI = 144
@@ -137,7 +138,7 @@ def _grid(run: Run) -> Iterator[Figure | Axes]:
             label = 0 if labelled else None
             ax = plots.latent_grid(run.trainer.model, like=run.test.x[:1], site=site, y=label)
             if labelled:
-                ax.set_title(f"label {run.data.labels[0] if run.data.labels else label}")
+                ax.set_title(shown(f"label {run.data.labels[0] if run.data.labels else label}"))
             yield ax
 
 

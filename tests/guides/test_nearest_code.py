@@ -57,7 +57,7 @@ def same(a, b):
 
 def outputs_pair(make, commitment, codes=3, dim=4, n=6):
     """A pair of fewer codes than dimensions, with codes where the outputs are."""
-    codebook = make(codes, dim)
+    codebook = make(codes, dim, initializer=None)
     with torch.no_grad():
         codebook.weight.copy_(torch.randn(codes, dim))
     vqvae = VQVAE((5,), likelihood=likelihoods.Gaussian(), codebook=codebook, hidden=(8,), grid=2)
@@ -122,7 +122,7 @@ def test_closed_form_kl_is_the_sampled_one():
 
 @pytest.mark.parametrize("make", CODEBOOKS)
 def test_loss_does_not_depend_on_the_batch_size(make):
-    vqvae, guide = image_pair(make)
+    vqvae, guide = image_pair(partial(make, initializer=None))
     x = pixels(2)
     estimator = infer.TraceELBO(reduction="mean")
     losses = [
@@ -153,7 +153,7 @@ def test_codes_are_those_of_brute_force():
 
 
 def test_the_decoder_sees_the_codes_before_the_update():
-    vqvae, guide = image_pair(partial(codebooks.MovingAverage, decay=0.5))
+    vqvae, guide = image_pair(partial(codebooks.MovingAverage, decay=0.5, initializer=None))
     x = pixels()
     before = infer.elbo_terms(vqvae, guide, x)
     codes = vqvae.codebook.weight.clone()
@@ -189,7 +189,8 @@ def test_evaluation_in_training_mode_changes_nothing():
 
 
 def test_every_step_moves_the_averages_once():
-    vqvae, guide = image_pair(partial(codebooks.MovingAverage, decay=0.5, revive=0))
+    make = partial(codebooks.MovingAverage, decay=0.5, revive=0, initializer=None)
+    vqvae, guide = image_pair(make)
     counts = vqvae.codebook.counts
     counts.zero_()
     svi = infer.SVI(vqvae, guide)

@@ -144,4 +144,4 @@ def test_wrong_types_and_data():
 def test_print_tells_the_story():
     text = repr(build())
     assert "p(x, z1) = p(x|z1) p(z1)" in text
-    assert "z1: 2 x 2 of 6 codes, MovingAverage(6, 3, decay=0.99, revive=0.5)" in text
+    assert "z1: 2 x 2 of 6 codes, MovingAverage(6, 3, decay=0.99, revive=Unused(10))" in text
