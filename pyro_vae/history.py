@@ -33,12 +33,12 @@ class History(list[dict[str, Any]]):
     ``elbo``, ``elbo_se``, ``objective``, ``reconstruction`` and ``kl`` where there are validation
     data, ``swapped`` on the first epoch after a guide swap, ``interrupted`` on an epoch ended by
     Ctrl-C or SIGTERM, ``skipped`` with the number of steps that were left out because they were
-    not finite. For a guide that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is
-    -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the row tells
-    its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
-    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Numbers
-    that a module tells by a method ``logged() -> dict[str, float]`` are there too, such as
-    ``sigma``.
+    not finite, ``kept`` on the epoch whose state a run with ``patience`` ended with. For a guide
+    that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is -log p(z), and there are no
+    active units. With ``infer.ImportanceWeightedELBO`` the row tells its ``particles`` and
+    ``objective`` is the importance-weighted bound; ``elbo``, ``reconstruction`` and ``kl`` remain
+    those of the ELBO, averaged over the particles. Numbers that a module tells by a method
+    ``logged() -> dict[str, float]`` are there too, such as ``sigma``.
 
     Example:
         >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from . import measurements, ranks, runs, streams
 from .annealing import Annealing
+from .callbacks.collapse import CollapseWarning, tell_collapsed
 from .data import Dataset
 from .feeds import Batch, Loaded, Resident
 from .finite import Guard
@@ -102,6 +103,9 @@ class Loop:
             self._call("on_fit_end")
         if finished:
             self._write(finished=True)
+            own = any(isinstance(callback, CollapseWarning) for callback in self.callbacks)
+            if not own and not ranks.rank():
+                tell_collapsed(self.trainer, self.points)
 
     def _epoch(self) -> dict[str, Any]:
         trainer = self.trainer

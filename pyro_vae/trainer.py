@@ -107,6 +107,8 @@ class Trainer(Recorded, TrainedPair):
         self.seed, self._stream = seed, RandomStream(seed)
         self.history = History()
         self.swapped = self.stopping = False
+        # Latent sites whose collapse was told, once is enough
+        self.told_collapsed: set[str] = set()
         # Where the present run, or the one that a file was read from, is; for ``Loop`` alone
         self.progress: Mapping[str, Any] | None = None
         self.going_on: Path | None = None
@@ -119,6 +121,7 @@ class Trainer(Recorded, TrainedPair):
         epochs: int | None = None,
         batch_size: int | None = None,
         validation: Dataset | Tensor | tuple[Tensor, Tensor | None] | DataLoader | None = None,
+        patience: int | None = None,
         callbacks: Sequence[Any] = (),
         threads: int | None = None,
         progress: bool = True,
@@ -153,6 +156,10 @@ class Trainer(Recorded, TrainedPair):
                 or that of the interrupted call. A ``DataLoader`` has its own.
             validation: data whose bound is estimated after each epoch, in any of these forms;
                 under a graph it is recorded too, in a long run.
+            patience: keep the epoch with the best objective on the validation data, and end the
+                run when for so many epochs none was better; epochs while beta moves do not
+                count. The history row of the epoch whose state the trainer then has is marked
+                ``kept``. Default: the run has all its epochs, and ends with the last one.
             callbacks: objects with the hooks of ``callbacks.Callback``.
             threads: threads of the CPU in this run; default: torch's present number. On a busy
                 machine one is often the fastest.
@@ -189,6 +196,7 @@ class Trainer(Recorded, TrainedPair):
             epochs=epochs,
             batch_size=batch_size,
             validation=validation,
+            patience=patience,
             callbacks=callbacks,
             threads=threads,
             progress=progress,
@@ -212,7 +220,7 @@ class Trainer(Recorded, TrainedPair):
                     annealing,
                     feed,
                     validation=call.validation,
-                    callbacks=callbacks,
+                    callbacks=call.callbacks,
                     bar=bar,
                     points=points,
                     folder=call.folder,

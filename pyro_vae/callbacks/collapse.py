@@ -2,14 +2,66 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
 
 from .base import Callback
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
+
+THRESHOLD = 0.05
+_ADVICE = (
+    "See print(diagnostics.collapse(model, guide, data)); try warm-up of beta, "
+    "models.VAE(skip=True), handlers.free_bits, a ladder guide or beta < 1"
+)
+# By then a pair that uses its latents has begun to do so
+_EPOCHS = 4
+
+
+def collapsed(row: Mapping[str, Any], threshold: float = THRESHOLD) -> dict[str, float]:
+    """Latent sites of a history row whose KL is at most ``threshold``, and their KL in nats.
+
+    Example:
+        >>> collapsed({"kl": {"z1": 9.0, "z2": 0.01}})
+        {'z2': 0.01}
+    """
+    kl = row.get("validation", row).get("kl", {})
+    return {site: value for site, value in sorted(kl.items()) if value <= threshold}
+
+
+def complaint(row: Mapping[str, Any], kl: Mapping[str, float]) -> str:
+    """What to say of collapsed sites after the epoch of a row."""
+    values = ", ".join(f"{site} {value:.2g}" for site, value in kl.items())
+    return f"latent variables collapse: KL in nats after epoch {row['epoch']}: {values}. {_ADVICE}"
+
+
+def tell_collapsed(trainer: Trainer, points: Collection[str]) -> None:
+    """Say on standard error, once per trainer and site, which latents a run ended without.
+
+    Args:
+        trainer: after a run.
+        points: latent sites at which the guide is a point mass, and has no KL.
+    """
+    row = trainer.history[-1] if trainer.history else {}
+    if row.get("epoch", 0) < _EPOCHS or row.get("interrupted"):
+        return
+    # Nothing pulls the KL of a site down whose beta is 0
+    beta = (
+        row["beta"] if isinstance(row["beta"], Mapping) else dict.fromkeys(row["kl"], row["beta"])
+    )
+    found = {
+        site: value
+        for site, value in collapsed(row).items()
+        if site not in points and site not in trainer.told_collapsed and beta.get(site, 1.0) > 0
+    }
+    if found:
+        trainer.told_collapsed.update(found)
+        tqdm.write(complaint(row, found), file=sys.stderr)
 
 
 class CollapseWarning(Callback):
@@ -17,6 +69,7 @@ class CollapseWarning(Callback):
 
     Costs nothing: it reads the KL terms of the history row, those of the validation data where
     there are any. Not every collapse shows in the KL: ``diagnostics.collapse`` looks closer.
+    Without it ``Trainer.fit`` looks at the end of a run, from the fourth epoch on.
 
     Args:
         every: epochs between two looks.
@@ -26,7 +79,7 @@ class CollapseWarning(Callback):
         ValueError: ``every`` below 1, a threshold that is not positive.
     """
 
-    def __init__(self, every: int = 1, *, threshold: float = 0.05) -> None:
+    def __init__(self, every: int = 1, *, threshold: float = THRESHOLD) -> None:
         if every < 1 or not threshold > 0:
             raise ValueError(
                 f"every and threshold: expected at least 1 epoch and a positive number of nats, "
@@ -51,14 +104,8 @@ class CollapseWarning(Callback):
         """Look at the KL of each site in every ``every``-th epoch."""
         if row["epoch"] % self.every:
             return
-        kl = row.get("validation", row)["kl"]
-        low = [s for s, v in sorted(kl.items()) if v <= self.threshold and s not in self._warned]
-        if low:
-            self._warned.update(low)
-            values = ", ".join(f"{s} {kl[s]:.2g}" for s in low)
-            warnings.warn(
-                f"latent variables collapse: KL in nats after epoch {row['epoch']}: {values}. See "
-                "print(diagnostics.collapse(model, guide, data)); try warm-up of beta, "
-                "models.VAE(skip=True), handlers.free_bits, a ladder guide or beta < 1",
-                stacklevel=2,
-            )
+        found = collapsed(row, self.threshold)
+        new = {site: value for site, value in found.items() if site not in self._warned}
+        if new:
+            self._warned.update(new)
+            warnings.warn(complaint(row, new), stacklevel=2)

@@ -182,7 +182,7 @@ class BottomUp(Guide):
         with pyro.plate("data", len(x), dim=-1):
             for site, conditional in self.conditionals.items():
                 below = self._below[site]
-                context = x if below is None else z[below]
+                context = self.model.likelihood.inputs(x) if below is None else z[below]
                 z[site] = pyro.sample(site, conditional(context, *labels))
         return {site: z[site] for site in self.latents}
 

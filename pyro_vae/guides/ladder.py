@@ -117,7 +117,7 @@ class Ladder(Guide):
 
     def _bottom_up(self, x: Tensor, labels: tuple[Tensor, ...]) -> dict[str, dist.Distribution]:
         proposals: dict[str, dist.Distribution] = {}
-        below = x
+        below = self.model.likelihood.inputs(x)
         for site, network in self.networks.items():
             below = network(below, *labels)
             proposals[site] = self.heads[site](below)

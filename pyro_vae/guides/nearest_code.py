@@ -111,7 +111,7 @@ class NearestCode(Guide):
         """
         self.model.check_shape(x)
         codebook = self.model.codebook
-        z_e = self.encoder(x)
+        z_e = self.encoder(self.model.likelihood.inputs(x))
         learning = self.training and codebook.training
         if learning:
             codebook.initialize(z_e.detach())

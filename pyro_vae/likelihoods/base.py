@@ -38,6 +38,10 @@ class Likelihood(Recorded, nn.Module):
         """E[x | features], what a person looks at."""
         return self(features).mean
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the networks of guides see of ``x``: the data as they are."""
+        return x
+
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability."""
         check_finite(x)
