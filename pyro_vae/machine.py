@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,3 +41,28 @@ def using_threads(threads: int | None) -> Iterator[None]:
     finally:
         if threads is not None:
             torch.set_num_threads(before)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that tensors may still take there, as far as the system tells; None where it does not.
+
+    Example:
+        >>> free_memory(torch.device("cpu")) is None or free_memory(torch.device("cpu")) > 0
+        True
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        found.append(1024 * int(line.split()[1]))
+    with contextlib.suppress(OSError, ValueError):
+        # A container's limit, which is a word where there is none
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    if not found:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(found, default=None)

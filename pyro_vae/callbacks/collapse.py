@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -40,28 +40,33 @@ def complaint(row: Mapping[str, Any], kl: Mapping[str, float]) -> str:
     return f"latent variables collapse: KL in nats after epoch {row['epoch']}: {values}. {_ADVICE}"
 
 
-def tell_collapsed(trainer: Trainer, points: Collection[str]) -> None:
-    """Say on standard error, once per trainer and site, which latents a run ended without.
+def ended_without(
+    history: Sequence[Mapping[str, Any]], points: Collection[str]
+) -> dict[str, float]:
+    """Latent sites that a run ended without, and their KL in nats.
 
     Args:
-        trainer: after a run.
+        history: of the run; it tells of nothing before its fourth epoch.
         points: latent sites at which the guide is a point mass, and has no KL.
     """
-    row = trainer.history[-1] if trainer.history else {}
-    if row.get("epoch", 0) < _EPOCHS or row.get("interrupted"):
-        return
+    if len(history) < _EPOCHS or history[-1].get("interrupted"):
+        return {}
+    row = history[-1]
     # Nothing pulls the KL of a site down whose beta is 0
     beta = (
         row["beta"] if isinstance(row["beta"], Mapping) else dict.fromkeys(row["kl"], row["beta"])
     )
-    found = {
-        site: value
-        for site, value in collapsed(row).items()
-        if site not in points and site not in trainer.told_collapsed and beta.get(site, 1.0) > 0
-    }
-    if found:
-        trainer.told_collapsed.update(found)
-        tqdm.write(complaint(row, found), file=sys.stderr)
+    found = collapsed(row)
+    return {s: kl for s, kl in found.items() if s not in points and beta.get(s, 1.0) > 0}
+
+
+def tell_collapsed(trainer: Trainer, points: Collection[str]) -> None:
+    """Say on standard error, once per trainer and site, which latents a run ended without."""
+    found = ended_without(trainer.history, points)
+    new = {site: kl for site, kl in found.items() if site not in trainer.told_collapsed}
+    if new:
+        trainer.told_collapsed.update(new)
+        tqdm.write(complaint(trainer.history[-1], new), file=sys.stderr)
 
 
 class CollapseWarning(Callback):

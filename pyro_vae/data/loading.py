@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import expanded
 from . import sources
 from .dataset import Dataset, DataSplits
 
@@ -97,7 +98,7 @@ def load(
         )
     name, reader = _find(source)
     options = {
-        "root": Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser(),
+        "root": expanded("root", root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"),
         "download": download,
         "size": size,
         "grey": grey,
@@ -159,7 +160,7 @@ def _find(
             f"source: expected a name or path, got {source!r}: name a file, a folder, or one of "
             f"{', '.join(NAMES)}"
         )
-    path = Path(source).expanduser()
+    path = expanded("source", source)
     if path.is_dir():
         return path.resolve().name, partial(sources.read_folder, path)
     if path.suffix in (".npy", ".npz") and path.is_file():

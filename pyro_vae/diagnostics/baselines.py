@@ -17,6 +17,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..distributions import ContinuousBernoulli
 from ..infer.traces import observed_sites, trace_pair
+from ..likelihoods.base import network_inputs
 from ..programs import innermost
 
 _ROWS = 4096
@@ -49,8 +50,9 @@ def independent_normal(train: Tensor, x: Tensor) -> Tensor:
 
 
 def independent_bernoulli(train: Tensor, x: Tensor) -> Tensor:
-    """A probability of 1 for each element: its mean over the training data, and half a datum of 0
-    and of 1 each.
+    """A probability of 1 for each element.
+
+    It is the mean over the training data, with half a datum of 0 and of 1 each added.
 
     Args:
         train: 0 and 1, or probabilities of 1, (m, *event_shape).
@@ -65,8 +67,9 @@ def independent_bernoulli(train: Tensor, x: Tensor) -> Tensor:
 
 
 def independent_continuous_bernoulli(train: Tensor, x: Tensor) -> Tensor:
-    """A continuous Bernoulli for each element, with its mean over the training data, and half a
-    datum of 0 and of 1 each.
+    """A continuous Bernoulli for each element.
+
+    Its mean is that of the training data, with half a datum of 0 and of 1 each added.
 
     Args:
         train: values in [0, 1], (m, *event_shape).
@@ -216,8 +219,8 @@ def baselines(
     if sizes:
         # On what the networks see, so that it knows no more and no less of the scales than they
         likelihood = getattr(innermost(model), "likelihood", None)
-        seen = getattr(likelihood, "inputs", lambda values: values)
-        log_p = probabilistic_pca(seen(train.double()), seen(x.double()), sum(sizes))
+        seen = (network_inputs(likelihood, values.double()) for values in (train, x))
+        log_p = probabilistic_pca(*seen, sum(sizes))
         if log_p is not None:
             scale = getattr(likelihood, "scale", None)
             if scale is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -45,6 +46,12 @@ class Likelihood(Recorded, nn.Module):
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability."""
         check_finite(x)
+
+
+def network_inputs(likelihood: Any, x: Tensor) -> Tensor:
+    """What networks see of ``x`` by a likelihood, which may be any module, or None."""
+    inputs = getattr(likelihood, "inputs", None)
+    return x if inputs is None else inputs(x)
 
 
 def span_of(x: Tensor) -> str:

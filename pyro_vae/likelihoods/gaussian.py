@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .base import Likelihood
+from .base import Likelihood, span_of
 from .optimal import OptimalSigma
 from .sigma import (
     FLOOR,
@@ -110,8 +110,8 @@ class Gaussian(Likelihood):
                 if not held.isfinite().all() or (name == "scale" and not (held > 0).all()):
                     kind = "positive finite" if name == "scale" else "finite"
                     raise ValueError(
-                        f"{name}: expected {kind} numbers, got values from {float(held.min()):.4g} "
-                        f"to {float(held.max()):.4g}: give constant elements a scale of 1"
+                        f"{name}: expected {kind} numbers, got {span_of(held)}: give constant "
+                        "elements a scale of 1"
                     )
                 # As a file can hold it; the buffer follows the model to its device and type
                 self.arguments[name] = held.tolist()
@@ -139,8 +139,8 @@ class Gaussian(Likelihood):
             held = getattr(self, name)
             if held is not None and held.dim() and tuple(held.shape) != tuple(event_shape):
                 raise ValueError(
-                    f"{name}: expected a number or shape {tuple(event_shape)}, as a datum has, got "
-                    f"{tuple(held.shape)}: pass x.mean(0) and x.std(0) of the training data"
+                    f"{name}: expected a number or the shape of a datum, {tuple(event_shape)}, "
+                    f"got {tuple(held.shape)}: pass x.mean(0) and x.std(0) of the training data"
                 )
         return self.noise.feature_shape(event_shape)
 
