@@ -34,10 +34,10 @@ def collapsed(row: Mapping[str, Any], threshold: float = THRESHOLD) -> dict[str,
     return {site: value for site, value in sorted(kl.items()) if value <= threshold}
 
 
-def complaint(row: Mapping[str, Any], kl: Mapping[str, float]) -> str:
+def complaint(row: Mapping[str, Any], kl: Mapping[str, float], advice: str = _ADVICE) -> str:
     """What to say of collapsed sites after the epoch of a row."""
     values = ", ".join(f"{site} {value:.2g}" for site, value in kl.items())
-    return f"latent variables collapse: KL in nats after epoch {row['epoch']}: {values}. {_ADVICE}"
+    return f"latent variables collapse: KL in nats after epoch {row['epoch']}: {values}. {advice}"
 
 
 def ended_without(

@@ -155,7 +155,8 @@ def _tell(trainer: Trainer) -> None:
     if kept and kept[-1] < len(history):
         notes.append(f"kept epoch {kept[-1]} of {len(history)}, the best on held-out data")
     if found := ended_without(history, _points(trainer)):
-        notes.append(complaint(history[-1], found))
+        advice = "Try --skip, --guide ladder, a longer --warm-up or a --beta below 1"
+        notes.append(complaint(history[-1], found, advice))
     for text in notes:
         _note(text)
 
