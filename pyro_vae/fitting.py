@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
@@ -41,6 +42,7 @@ class Call:
         every: steps between two checkpoints.
         keep: how many checkpoints stay.
         on_nonfinite: what a step that is not finite leads to.
+        on_interrupt: what Ctrl-C leads to.
 
     Attributes:
         data: the data where the pair is, and in its type.
@@ -49,6 +51,7 @@ class Call:
         callbacks: those that were given, and what ``patience`` stands for.
         folder: where checkpoints are written, or None.
         tolerated: steps of an epoch that may be left out because they are not finite.
+        reraises: whether ``fit`` ends in a KeyboardInterrupt where Ctrl-C ended the run.
         going_on: what a checkpoint tells of the run that this call finishes, or None.
 
     Raises:
@@ -72,6 +75,7 @@ class Call:
         every: int | None,
         keep: int | None,
         on_nonfinite: str | Skip,
+        on_interrupt: str | None,
     ) -> None:
         self.going_on = going_on = None if trainer.going_on is None else trainer.progress
         if going_on is not None:
@@ -91,6 +95,13 @@ class Call:
                 "patience: expected validation= beside it, whose bound tells the best epoch, got "
                 "None: pass validation=d.test, or leave patience out"
             )
+        if on_interrupt not in ("raise", "return", None):
+            raise ValueError(
+                f'on_interrupt: expected "raise" or "return", got {on_interrupt!r}: leave it out '
+                "to stop the cells below in a notebook, and to go on in a script"
+            )
+        in_notebook = hasattr(builtins, "__IPYTHON__")
+        self.reraises = on_interrupt == "raise" or (on_interrupt is None and in_notebook)
         check_callbacks(callbacks)
         self.callbacks = callbacks if patience is None else (*callbacks, Patience(patience))
         check_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from signal import SIGTERM
@@ -44,6 +45,9 @@ class Loop:
         folder: where checkpoints are written, or None.
         interruption: tells after each step whether the run is to end.
         tolerated: steps of an epoch that may be left out because they are not finite.
+
+    Attributes:
+        interrupted: whether Ctrl-C or SIGTERM ended the run.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class Loop:
             self._validate = measurements.Validation(
                 svi.model, svi.guide, validation, trainer.elbo, replay=trainer.replays
             )
-        self._epochs = self._done = 0
+        self._epochs, self._done, self.interrupted = 0, 0, False
         self._position: dict[str, Any] | None = None
 
     def run(self, epochs: int, going_on: Mapping[str, Any] | None = None) -> None:
@@ -95,6 +99,7 @@ class Loop:
                 self._done, self._position = self._done + 1, None
             finished = True
         except KeyboardInterrupt:
+            self.interrupted = True
             by = "SIGTERM" if self.interruption.signal == SIGTERM else "Ctrl-C"
             steps = self.trainer.step
             if not ranks.rank():
@@ -130,20 +135,21 @@ class Loop:
         )
         try:
             for x, y in batches:
-                self.annealing.set(trainer.step, len(self.feed))
-                loss = self._guard.step(x, y)
-                if self._guard.refused:
-                    self._refused(position, loss, x, y)
-                trainer.step += 1
-                position["batches"] += 1
+                with self.interruption.whole_step():
+                    self.annealing.set(trainer.step, len(self.feed))
+                    loss = self._guard.step(x, y)
+                    if self._guard.refused:
+                        self._refused(position, loss, x, y)
+                    trainer.step += 1
+                    position["batches"] += 1
+                    if not self._guard.refused:
+                        totals.add(loss * len(x) if mean else loss, self.svi.terms)
                 self.bar.update()
-                if not self._guard.refused:
-                    totals.add(loss * len(x) if mean else loss, self.svi.terms)
-                    if hooks:
-                        # Now, because a hook may fill beta for the next step
-                        self._weights = self.annealing.snapshot()
-                        for hook in hooks:
-                            hook(trainer=trainer, loss=loss)
+                if hooks and not self._guard.refused:
+                    # Now, because a hook may fill beta for the next step
+                    self._weights = self.annealing.snapshot()
+                    for hook in hooks:
+                        hook(trainer=trainer, loss=loss)
                 interrupted = self.interruption.ends()
                 last = position["batches"] == len(self.feed)
                 due = self.folder and (interrupted or trainer.step % self.folder.every == 0)
@@ -167,6 +173,15 @@ class Loop:
             row["interrupted"] = True
             if totals.count:
                 self._record(row, totals, time.perf_counter() - started)
+            raise
+        except FloatingPointError:  # after which the pair is as it was before
+            raise
+        except Exception:
+            row["failed"] = True
+            if totals.count:
+                # What went wrong first is what a person has to know
+                with contextlib.suppress(FloatingPointError):
+                    self._record(row, totals, time.perf_counter() - started)
             raise
         self._record(row, totals, time.perf_counter() - started)
         self._show(row["epoch"], row["elbo"], refresh=False)

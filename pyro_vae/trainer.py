@@ -129,13 +129,15 @@ class Trainer(Recorded, TrainedPair):
         every: int | None = None,
         keep: int | None = None,
         on_nonfinite: Literal["raise", "skip"] | Skip = "raise",
+        on_interrupt: Literal["raise", "return"] | None = None,
     ) -> Trainer:
         """Train for some more epochs.
 
         Everything is checked before the first step. Ctrl-C and SIGTERM end the run after the step
-        that is running (a second Ctrl-C at once), write a checkpoint where there is a folder for
-        it, and leave a usable trainer, with a row in the history for the part of the epoch that
-        was trained; SIGTERM then ends the process with status 143, unless it has a handler.
+        that is running, write a checkpoint where there is a folder for it, and leave a usable
+        trainer, with a row in the history for the part of the epoch that was trained; SIGTERM
+        then ends the process with status 143, unless it has a handler. A second Ctrl-C waits for
+        the end of the step alone, a third one for nothing.
 
         Within ``ranks.joined()``, in processes that ``torchrun`` started, all train as one: each
         takes its part of every minibatch, the programs run eagerly, and the steps are those of
@@ -175,6 +177,9 @@ class Trainer(Recorded, TrainedPair):
                 at most 10 such steps in an epoch, or ``finite.Skip(limit)``. On a GPU "raise"
                 looks every 100 steps, without waiting for the device in between, and "skip"
                 waits for it at each step.
+            on_interrupt: what Ctrl-C leads to once the run has ended in good order: "raise",
+                ``KeyboardInterrupt``, so that no later cell of a notebook runs; or "return".
+                Default: "raise" under IPython and Jupyter, elsewhere "return".
 
         Returns:
             This trainer.
@@ -189,6 +194,7 @@ class Trainer(Recorded, TrainedPair):
                 the folder; checkpoints from before are as they were.
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
                 names step, site and layer, with the ranges of all distributions.
+            KeyboardInterrupt: after Ctrl-C, see ``on_interrupt``; the trainer is usable.
         """
         call = Call(
             self,
@@ -204,6 +210,7 @@ class Trainer(Recorded, TrainedPair):
             every=every,
             keep=keep,
             on_nonfinite=on_nonfinite,
+            on_interrupt=on_interrupt,
         )
         if call.is_finished:
             self.going_on = None
@@ -228,6 +235,8 @@ class Trainer(Recorded, TrainedPair):
                     tolerated=call.tolerated,
                 )
                 loop.run(call.epochs, call.going_on)
+        if loop.interrupted and call.reraises:
+            raise KeyboardInterrupt
         return self
 
     @classmethod

@@ -459,19 +459,11 @@ def test_the_best_epoch_is_kept_and_told(tmp_path, capsys, no_report):
 
 def test_a_run_without_a_latent_is_told(tmp_path, capsys, no_report):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(40, 6)) + 5)
-    argv = [
-        "train",
-        "--data",
-        str(tmp_path / "a.npy"),
-        *TINY[:-1],
-        "--epochs",
-        "30",
-        "--beta",
-        "9",
-    ]
-    assert main([*argv, "--out", str(tmp_path / "run"), "--patience", "0"]) == 0
+    argv = ["train", "--data", str(tmp_path / "a.npy"), *TINY[:-1], "--out", str(tmp_path / "run")]
+    beta = "--epochs 60 --beta 20 --warm-up 0 --lr 0.03 --patience 0".split()
+    assert main([*argv, *beta]) == 0
     (note,) = [li for li in capsys.readouterr().err.splitlines() if "collapse" in li]
-    assert note.startswith("pyro-vae: note: latent variables collapse: KL in nats after epoch 30")
+    assert note.startswith("pyro-vae: note: latent variables collapse: KL in nats after epoch 60")
     assert "--guide ladder" in note
 
 

@@ -49,7 +49,7 @@ def ended_without(
         history: of the run; it tells of nothing before its fourth epoch.
         points: latent sites at which the guide is a point mass, and has no KL.
     """
-    if len(history) < _EPOCHS or history[-1].get("interrupted"):
+    if len(history) < _EPOCHS or {"interrupted", "failed"} & history[-1].keys():
         return {}
     row = history[-1]
     # Nothing pulls the KL of a site down whose beta is 0

@@ -91,6 +91,7 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
             progress=bar and not args.quiet,
             checkpoint=None if args.checkpoint is None else out / _CHECKPOINTS,
             every=args.checkpoint,
+            on_interrupt="return",
         )
         if not writes:
             return DONE
