@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -61,12 +60,12 @@ def ended_without(
 
 
 def tell_collapsed(trainer: Trainer, points: Collection[str]) -> None:
-    """Say on standard error, once per trainer and site, which latents a run ended without."""
+    """Say, once per trainer and site, which latents a run ended without."""
     found = ended_without(trainer.history, points)
     new = {site: kl for site, kl in found.items() if site not in trainer.told_collapsed}
     if new:
         trainer.told_collapsed.update(new)
-        tqdm.write(complaint(trainer.history[-1], new), file=sys.stderr)
+        tqdm.write(complaint(trainer.history[-1], new))
 
 
 class CollapseWarning(Callback):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import guides, likelihoods, models
 from ..data import DataSplits
@@ -22,6 +24,7 @@ from .messages import kebab
 _BYTES = 6 * 4
 # More are a wish of nobody who left the widths to the shape of the data
 _MOST_BY_DEFAULT = 10**8
+_ROWS = 4096
 
 
 def asked_binarize(args: argparse.Namespace) -> str | None:
@@ -35,14 +38,17 @@ def asked_binarize(args: argparse.Namespace) -> str | None:
 
 def likelihood_for(data: DataSplits) -> type[likelihoods.Likelihood]:
     """The likelihood of values like these, where none was named."""
-    if data.train.binarize:
+    if data.train.binarize or all(((x == 0) | (x == 1)).all() for x in _parts(data)):
         return likelihoods.Bernoulli
-    values = [part.x for part in (data.train, data.test)]
-    if all(((x == 0) | (x == 1)).all() for x in values):
-        return likelihoods.Bernoulli
-    if all(((x >= 0) & (x <= 1)).all() for x in values):
+    if all(((x >= 0) & (x <= 1)).all() for x in _parts(data)):
         return likelihoods.ContinuousBernoulli
     return likelihoods.Gaussian
+
+
+def _parts(data: DataSplits) -> Iterator[Tensor]:
+    """Values of some rows at a time, for those of bytes take four times as much."""
+    for part in (data.train, data.test):
+        yield from (part[i : i + _ROWS].x for i in range(0, len(part), _ROWS))
 
 
 def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -> Any:
@@ -121,7 +127,8 @@ def check_memory(args: argparse.Namespace, data: DataSplits, kind: type, classes
 
 def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
     """Kind, range, likelihood and binarisation of a run, in one line."""
-    x, shape = data.train.x, data.event_shape
+    low, high = zip(*((float(x.min()), float(x.max())) for x in _parts(data)), strict=True)
+    shape = data.event_shape
     kind = "vectors"
     if is_image(shape):
         channels = shape[0] if len(shape) == 3 else 1
@@ -136,5 +143,5 @@ def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
     binarized = how.get(binarize, "no")
     return (
         f"data {data.name}: {len(data.train)} + {len(data.test)} {kind} of shape {shape}, values "
-        f"{float(x.min()):.4g} to {float(x.max()):.4g}; likelihood {name}; binarised: {binarized}"
+        f"{min(low):.4g} to {max(high):.4g}; likelihood {name}; binarised: {binarized}"
     )
