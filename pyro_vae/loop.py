@@ -47,7 +47,7 @@ class Loop:
         tolerated: steps of an epoch that may be left out because they are not finite.
 
     Attributes:
-        interrupted: whether Ctrl-C or SIGTERM ended the run.
+        interrupted: whether Ctrl-C ended the run.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Loop:
                 self._done, self._position = self._done + 1, None
             finished = True
         except KeyboardInterrupt:
-            self.interrupted = True
+            self.interrupted = self.interruption.signal != SIGTERM
             by = "SIGTERM" if self.interruption.signal == SIGTERM else "Ctrl-C"
             steps = self.trainer.step
             if not ranks.rank():
