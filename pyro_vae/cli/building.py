@@ -129,7 +129,7 @@ def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
     """Kind, range, likelihood and binarisation of a run, in one line."""
     low, high = zip(*((float(x.min()), float(x.max())) for x in _parts(data)), strict=True)
     shape = data.event_shape
-    kind = "vectors"
+    kind = "vectors" if len(shape) == 1 else "arrays"
     if is_image(shape):
         channels = shape[0] if len(shape) == 3 else 1
         kind = {1: "grey pictures", 3: "colour pictures"}.get(channels, "pictures")

@@ -92,8 +92,10 @@ examples:
   photographs              pyro-vae train --data photos/ --size 64"""
 
 _EVALUATE = """\
-Print the bound (ELBO), its reconstruction and KL terms, and log p(x) by importance sampling,
-each with its standard error over the data. The data are the test set of the training run
+Print the bound (ELBO), its reconstruction and KL terms, log p(x) by importance sampling, and what
+models without a network achieve that are fitted to the training data: independent ones of each
+element and, beside a density, probabilistic PCA; each with its standard error over the data. The
+data are the test set of the training run
 (run.json beside MODEL.pt tells), unless --data and --split name others."""
 
 _SAMPLE = """\

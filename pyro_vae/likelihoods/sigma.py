@@ -24,8 +24,15 @@ _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def positive(name: str, value: Any, above: float = 0.0) -> float:
-    """``value`` as a float; ``ValueError`` unless it is a finite number above ``above``."""
-    if isinstance(value, bool | str) or not above < value < math.inf:
+    """``value`` as a float; ``ValueError`` unless it is a finite number above ``above``.
+
+    So it must be in single precision, which holds nothing from 1e39 on, nor below 1e-45.
+    """
+    if (
+        isinstance(value, bool | str)
+        or not above < value < math.inf
+        or not 0 < float(torch.tensor(float(value), dtype=torch.float32)) < math.inf
+    ):
         expected = f" above {above:g}" if above else ""
         raise ValueError(f"{name}: expected a positive finite number{expected}, got {value!r}")
     return float(value)
