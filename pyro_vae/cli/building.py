@@ -110,7 +110,7 @@ def check_memory(args: argparse.Namespace, data: DataSplits, kind: type, classes
         model = _model(args, data, _likelihood(args, kind, None), classes)
         try:
             guide = args.guide(model)
-        except RuntimeError:  # one that needs values: about as large as this one, or larger
+        except RuntimeError:  # one that looks at values: about as large as this one, or larger
             guide = guides.BottomUp(model)
         parts = {id(p): p.numel() for module in (model, guide) for p in module.parameters()}
     count, free = sum(parts.values()), free_memory(args.device)
