@@ -8,6 +8,17 @@ import tempfile
 from pathlib import Path
 
 
+def expanded(argument: str, path: str | Path) -> Path:
+    """A path with ``~`` in full; ``ValueError`` for the home of nobody here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{argument}: expected a path, got {str(path)!r}, in the home of a user that this "
+            "machine does not have: write the path in full"
+        ) from error
+
+
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write a file under a temporary name beside it, then rename; an old file stays on failure.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from . import ranks, runs
 from .callbacks import check_callbacks
+from .callbacks.stopping import Patience
 from .data.scale import scale_notice
 from .distributed import check_parallel
 from .feeds import Loaded, Resident, check_source, source, turns
@@ -36,6 +38,7 @@ class Call:
         epochs: of this run, those before it was interrupted among them.
         batch_size: data per step.
         validation: data whose bound is estimated after each epoch, or None.
+        patience: epochs to wait for a better one, or None.
         callbacks: objects with the hooks of ``callbacks.Callback``.
         threads: threads of the CPU, or None.
         progress: whether there is a progress bar.
@@ -43,13 +46,16 @@ class Call:
         every: steps between two checkpoints.
         keep: how many checkpoints stay.
         on_nonfinite: what a step that is not finite leads to.
+        on_interrupt: what Ctrl-C leads to.
 
     Attributes:
         data: the data where the pair is, and in its type.
         validation: likewise, or None.
         epochs: of this run in all.
+        callbacks: those that were given, and what ``patience`` stands for.
         folder: where checkpoints are written, or None.
         tolerated: steps of an epoch that may be left out because they are not finite.
+        reraises: whether ``fit`` ends in a KeyboardInterrupt where Ctrl-C ended the run.
         going_on: what a checkpoint tells of the run that this call finishes, or None.
 
     Raises:
@@ -65,6 +71,7 @@ class Call:
         epochs: int | None,
         batch_size: int | None,
         validation: Any,
+        patience: int | None,
         callbacks: Sequence[Any],
         threads: int | None,
         progress: bool,
@@ -72,6 +79,7 @@ class Call:
         every: int | None,
         keep: int | None,
         on_nonfinite: str | Skip,
+        on_interrupt: str | None,
     ) -> None:
         self.going_on = going_on = None if trainer.going_on is None else trainer.progress
         if going_on is not None:
@@ -80,11 +88,26 @@ class Call:
             checkpoint = trainer.going_on if checkpoint is None else checkpoint
             every = going_on["every"] if every is None else every
             keep = going_on["keep"] if keep is None else keep
+            patience = going_on.get("patience") if patience is None else patience
         batch_size = 128 if batch_size is None else batch_size
-        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        waits = () if patience is None else (("patience", patience),)
+        for name, value in (("epochs", epochs), ("batch_size", batch_size), *waits):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if patience is not None and validation is None:
+            raise ValueError(
+                "patience: expected validation= beside it, whose bound tells the best epoch, got "
+                "None: pass validation=d.test, or leave patience out"
+            )
+        if on_interrupt not in ("raise", "return", None):
+            raise ValueError(
+                f'on_interrupt: expected "raise" or "return", got {on_interrupt!r}: leave it out '
+                "to stop the cells below in a notebook, and to go on in a script"
+            )
+        in_notebook = hasattr(builtins, "__IPYTHON__")
+        self.reraises = on_interrupt == "raise" or (on_interrupt is None and in_notebook)
         check_callbacks(callbacks)
+        self.callbacks = callbacks if patience is None else (*callbacks, Patience(patience))
         check_threads(threads)
         self.epochs, self.tolerated = epochs, limit_of(on_nonfinite)
         self._first = trainer.step == 0
@@ -101,7 +124,8 @@ class Call:
         check_parallel(self._feed, *pair)
         if self.folder is not None:
             runs.check_sources(self.data, self.validation)
-            self.folder.describe(self._feed, self.validation, callbacks)
+            self.folder.describe(self._feed, self.validation, self.callbacks)
+            self.folder.facts["patience"] = patience
             if going_on is not None:
                 self.folder.check_same(going_on, epochs)
         ranks.check_alike(
@@ -110,6 +134,7 @@ class Call:
                 "data": f"{self._feed.count} data, {len(self._feed)} steps in an epoch",
                 "steps before": trainer.step,
                 "validation": validation is not None,
+                "patience": patience,
                 "checkpoint": None if checkpoint is None else str(checkpoint),
                 "every": None if self.folder is None else self.folder.every,
             }

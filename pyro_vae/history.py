@@ -32,10 +32,11 @@ class History(list[dict[str, Any]]):
     over its first batch), ``validation`` with
     ``elbo``, ``elbo_se``, ``objective``, ``reconstruction`` and ``kl`` where there are validation
     data, ``swapped`` on the first epoch after a guide swap, ``interrupted`` on an epoch ended by
-    Ctrl-C or SIGTERM, ``skipped`` with the number of steps that were left out because they were
-    not finite. For a guide that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is
-    -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the row tells
-    its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
+    Ctrl-C or SIGTERM, ``failed`` on one ended by an error, ``skipped`` with the number of steps
+    that were left out because they were not finite, ``kept`` on the epoch whose state a run with
+    ``patience`` ended with. For a guide that is a point mass ``elbo`` is log p(x, z), no bound,
+    ``kl`` is -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the
+    row tells its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
     ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Numbers
     that a module tells by a method ``logged() -> dict[str, float]`` are there too, such as
     ``sigma``.
@@ -65,7 +66,7 @@ class History(list[dict[str, Any]]):
         keys = ["elbo", "objective", "reconstruction", *kl, "validation.elbo", "seconds"]
         keys = [key for key in keys if any(lookup(row, key) is not None for row in last)]
         rows = [
-            [str(row.get("epoch", "")), str(row.get("guide", ""))]
+            [_epoch(row), str(row.get("guide", ""))]
             + ["" if (v := lookup(row, key)) is None else number(v) for key in keys]
             for row in last
         ]
@@ -83,6 +84,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inside) for inside in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _epoch(row: Mapping[str, Any]) -> str:
+    part = next((how for how in ("interrupted", "failed") if row.get(how)), None)
+    return f"{row.get('epoch', '')}" + (f" ({part})" if part else "")
 
 
 def lookup(row: Mapping[str, Any], key: str) -> Any:

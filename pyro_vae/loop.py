@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from signal import SIGTERM
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from . import measurements, ranks, runs, streams
 from .annealing import Annealing
+from .callbacks.collapse import CollapseWarning, tell_collapsed
 from .data import Dataset
 from .feeds import Batch, Loaded, Resident
 from .finite import Guard
@@ -46,6 +48,9 @@ class Loop:
         folder: where checkpoints are written, or None.
         interruption: tells after each step whether the run is to end.
         tolerated: steps of an epoch that may be left out because they are not finite.
+
+    Attributes:
+        interrupted: whether Ctrl-C ended the run.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Loop:
                 svi.model, svi.guide, validation, trainer.elbo, replay=trainer.replays
             )
         self._epochs, self._done, self._possible = 0, 0, True
+        self.interrupted = False
         self._position: dict[str, Any] | None = None
 
     def run(self, epochs: int, going_on: Mapping[str, Any] | None = None) -> None:
@@ -97,6 +103,7 @@ class Loop:
                 self._done, self._position = self._done + 1, None
             finished = True
         except KeyboardInterrupt:
+            self.interrupted = self.interruption.signal != SIGTERM
             by = "SIGTERM" if self.interruption.signal == SIGTERM else "Ctrl-C"
             steps = self.trainer.step
             if not ranks.rank():
@@ -109,6 +116,9 @@ class Loop:
                 measurements.warn_of_few_codes(
                     self.trainer.model, self.trainer.guide, self._encoded
                 )
+            own = any(isinstance(callback, CollapseWarning) for callback in self.callbacks)
+            if not own and not ranks.rank():
+                tell_collapsed(self.trainer, self.points)
 
     def _epoch(self) -> dict[str, Any]:
         trainer = self.trainer
@@ -133,20 +143,21 @@ class Loop:
         )
         try:
             for x, y in batches:
-                self.annealing.set(trainer.step, len(self.feed))
-                loss = self._guard.step(x, y)
-                if self._guard.refused:
-                    self._refused(position, loss, x, y)
-                trainer.step += 1
-                position["batches"] += 1
+                with self.interruption.whole_step():
+                    self.annealing.set(trainer.step, len(self.feed))
+                    loss = self._guard.step(x, y)
+                    if self._guard.refused:
+                        self._refused(position, loss, x, y)
+                    trainer.step += 1
+                    position["batches"] += 1
+                    if not self._guard.refused:
+                        totals.add(loss * len(x) if mean else loss, self.svi.terms)
                 self.bar.update()
-                if not self._guard.refused:
-                    totals.add(loss * len(x) if mean else loss, self.svi.terms)
-                    if hooks:
-                        # Now, because a hook may fill beta for the next step
-                        self._weights = self.annealing.snapshot()
-                        for hook in hooks:
-                            hook(trainer=trainer, loss=loss)
+                if hooks and not self._guard.refused:
+                    # Now, because a hook may fill beta for the next step
+                    self._weights = self.annealing.snapshot()
+                    for hook in hooks:
+                        hook(trainer=trainer, loss=loss)
                 interrupted = self.interruption.ends()
                 last = position["batches"] == len(self.feed)
                 due = self.folder and (interrupted or trainer.step % self.folder.every == 0)
@@ -170,6 +181,15 @@ class Loop:
             row["interrupted"] = True
             if totals.count:
                 self._record(row, totals, time.perf_counter() - started)
+            raise
+        except FloatingPointError:  # after which the pair is as it was before
+            raise
+        except Exception:
+            row["failed"] = True
+            if totals.count:
+                # What went wrong first is what a person has to know
+                with contextlib.suppress(FloatingPointError):
+                    self._record(row, totals, time.perf_counter() - started)
             raise
         self._record(row, totals, time.perf_counter() - started)
         self._show(row["epoch"], row["elbo"], refresh=False)

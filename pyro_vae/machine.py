@@ -55,3 +55,22 @@ def memory() -> int:
         with contextlib.suppress(OSError, ValueError):
             found.append(int(Path(path).read_text()))
     return min(found)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that tensors may still take there, as far as the system tells; None where it does not.
+
+    Example:
+        >>> free_memory(torch.device("cpu")) is None or free_memory(torch.device("cpu")) > 0
+        True
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    found = [memory()]
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        found.append(1024 * int(line.split()[1]))
+    return min(found)

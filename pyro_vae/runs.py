@@ -121,7 +121,7 @@ class RunFolder:
                 f"got {epochs}: leave epochs out to finish it as it was meant to be"
             )
         for name, got in self.facts.items():
-            expected = progress[name]
+            expected = progress.get(name)
             if isinstance(expected, dict) and isinstance(got, dict) and got != expected:
                 key = next(key for key in got if expected.get(key) != got[key])
                 name, expected, got = f"{name}: {key}", expected.get(key), got[key]

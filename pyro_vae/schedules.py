@@ -11,13 +11,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from .recorded import Recorded
 
 
 def check_beta(value: float, where: str = "beta") -> float:
-    """Return ``value`` as a float, or raise if it is negative or not finite."""
+    """Return ``value`` as a float, or raise if it is negative or not finite.
+
+    What single precision cannot hold is infinite to a program.
+    """
     value = float(value)
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value <= torch.finfo(torch.float32).max:
         raise ValueError(f"{where}: expected a finite number >= 0, got {value}")
     return value
 

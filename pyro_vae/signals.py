@@ -24,7 +24,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._received = False
+        self._received = self._within = self._again = False
         self._steps = self._left = 1
         self._asked = time.perf_counter()
 
@@ -48,10 +48,23 @@ class Interruption:
         self.signal = agreed or self.signal
         return agreed > 0
 
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first signal; a second Ctrl-C interrupts at once."""
-        if self._received and number == signal.SIGINT:
+    @contextlib.contextmanager
+    def whole_step(self) -> Iterator[None]:
+        """Let a second Ctrl-C wait, too, so that no step is left half done; not a third one."""
+        self._within = True
+        try:
+            yield
+        finally:
+            self._within = False
+        if self._again:
             raise KeyboardInterrupt
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal; a second Ctrl-C interrupts at once, or after its step."""
+        if self._received and number == signal.SIGINT:
+            if not self._within or self._again:
+                raise KeyboardInterrupt
+            self._again = True
         self._received = True
         if self.signal != signal.SIGTERM:
             self.signal = number

@@ -107,6 +107,8 @@ class Trainer(Recorded, TrainedPair):
         self.seed, self._stream = seed, RandomStream(seed)
         self.history = History()
         self.swapped = self.stopping = False
+        # Latent sites whose collapse was told, once is enough
+        self.told_collapsed: set[str] = set()
         # Where the present run, or the one that a file was read from, is; for ``Loop`` alone
         self.progress: Mapping[str, Any] | None = None
         self.going_on: Path | None = None
@@ -119,6 +121,7 @@ class Trainer(Recorded, TrainedPair):
         epochs: int | None = None,
         batch_size: int | None = None,
         validation: Dataset | DataSplits | Tensor | DataLoader | Any | None = None,
+        patience: int | None = None,
         callbacks: Sequence[Any] = (),
         threads: int | None = None,
         progress: bool = True,
@@ -126,13 +129,15 @@ class Trainer(Recorded, TrainedPair):
         every: int | None = None,
         keep: int | None = None,
         on_nonfinite: Literal["raise", "skip"] | Skip = "raise",
+        on_interrupt: Literal["raise", "return"] | None = None,
     ) -> Trainer:
         """Train for some more epochs.
 
         Everything is checked before the first step. Ctrl-C and SIGTERM end the run after the step
-        that is running (a second Ctrl-C at once), write a checkpoint where there is a folder for
-        it, and leave a usable trainer, with a row in the history for the part of the epoch that
-        was trained; SIGTERM then ends the process with status 143, unless it has a handler.
+        that is running, write a checkpoint where there is a folder for it, and leave a usable
+        trainer, with a row in the history for the part of the epoch that was trained; SIGTERM
+        then ends the process with status 143, unless it has a handler. A second Ctrl-C waits for
+        the end of the step alone, a third one for nothing.
 
         Within ``ranks.joined()``, in processes that ``torchrun`` started, all train as one: each
         takes its part of every minibatch, the programs run eagerly, and the steps are those of
@@ -156,6 +161,10 @@ class Trainer(Recorded, TrainedPair):
             validation: data whose bound is estimated after each epoch, in any of these forms
                 (of ``DataSplits`` the validation set, or else the test set); under a graph it is
                 recorded too, in a long run.
+            patience: keep the epoch with the best objective on the validation data, and end the
+                run when for so many epochs none was better; epochs while beta moves do not
+                count. The history row of the epoch whose state the trainer then has is marked
+                ``kept``. Default: the run has all its epochs, and ends with the last one.
             callbacks: objects with the hooks of ``callbacks.Callback``.
             threads: threads of the CPU in this run; default: torch's present number. On a busy
                 machine one is often the fastest.
@@ -171,6 +180,9 @@ class Trainer(Recorded, TrainedPair):
                 at most 10 such steps in an epoch, or ``finite.Skip(limit)``. On a GPU "raise"
                 looks every 100 steps, without waiting for the device in between, and "skip"
                 waits for it at each step.
+            on_interrupt: what Ctrl-C leads to once the run has ended in good order: "raise",
+                ``KeyboardInterrupt``, so that no later cell of a notebook runs; or "return".
+                Default: "raise" under IPython and Jupyter, elsewhere "return".
 
         Returns:
             This trainer.
@@ -186,6 +198,7 @@ class Trainer(Recorded, TrainedPair):
                 the folder; checkpoints from before are as they were.
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
                 names step, site and layer, with the ranges of all distributions.
+            KeyboardInterrupt: after Ctrl-C, see ``on_interrupt``; the trainer is usable.
 
         Warns:
             UserWarning: data of a scale that a Gaussian likelihood cannot be trained on.
@@ -197,6 +210,7 @@ class Trainer(Recorded, TrainedPair):
             epochs=epochs,
             batch_size=batch_size,
             validation=validation,
+            patience=patience,
             callbacks=callbacks,
             threads=threads,
             progress=progress,
@@ -204,6 +218,7 @@ class Trainer(Recorded, TrainedPair):
             every=every,
             keep=keep,
             on_nonfinite=on_nonfinite,
+            on_interrupt=on_interrupt,
         )
         if call.is_finished:
             self.going_on = None
@@ -220,7 +235,7 @@ class Trainer(Recorded, TrainedPair):
                     annealing,
                     feed,
                     validation=call.validation,
-                    callbacks=callbacks,
+                    callbacks=call.callbacks,
                     bar=bar,
                     points=points,
                     folder=call.folder,
@@ -228,6 +243,8 @@ class Trainer(Recorded, TrainedPair):
                     tolerated=call.tolerated,
                 )
                 loop.run(call.epochs, call.going_on)
+        if loop.interrupted and call.reraises:
+            raise KeyboardInterrupt
         return self
 
     @classmethod

@@ -329,3 +329,47 @@ def test_options_of_a_scheduler():
     t = trainer()
     fit(t, 4, callbacks.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.1))
     assert t.history.column("lr") == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3])
+
+
+# What nothing goes through
+
+
+def collapsing(epochs=4, hung=(), **options):
+    """The data are noise, which no latent explains; beta makes the KL vanish soon."""
+    t = trainer(beta=20.0, lr=3e-2, **options)
+    return t.fit(X, validation=X, epochs=epochs, callbacks=hung, progress=False)
+
+
+def test_a_run_that_ends_without_a_latent_says_so_once(capsys):
+    t = collapsing(20)
+    kl = t.history[-1]["validation"]["kl"]["z1"]
+    assert kl <= 0.05
+    told = capsys.readouterr().out
+    assert told.startswith(f"latent variables collapse: KL in nats after epoch 20: z1 {kl:.2g}.")
+    assert told.count("\n") == 1
+    fit(t, 5, validation=X)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_latent_in_use_is_no_news(capsys):
+    t = trainer(beta=0.01)
+    fit(t, 20, validation=X)
+    assert t.history[-1]["validation"]["kl"]["z1"] > 0.05
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("options", [{"epochs": 3}, {"hung": [callbacks.CollapseWarning(100)]}])
+def test_neither_a_start_nor_a_run_with_a_warning_of_its_own_says_so(options, capsys):
+    collapsing(**options)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_beta_of_zero_collapses_nothing(capsys):
+    t = trainer(beta=0.0, lr=1e-9)
+    for parameter in t.guide.parameters():
+        torch.nn.init.zeros_(parameter)
+    head = t.guide.conditionals["z1"]
+    torch.nn.init.constant_(head.raw_scale.bias, math.log(math.expm1(1 - head.min_scale)))
+    fit(t, 5, validation=X)
+    assert t.history[-1]["validation"]["kl"]["z1"] == pytest.approx(0, abs=1e-3)
+    assert capsys.readouterr().out == ""

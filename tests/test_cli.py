@@ -1,5 +1,6 @@
 import inspect
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_wine
 
 from pyro_vae import (
     Trainer,
@@ -59,12 +61,25 @@ def images(path, n=40, shift=0, labels=True):
     np.savez(path, x=x, **({"y": np.arange(n) % 3 + shift} if labels else {}))
 
 
+def photographs(folder, n, size):
+    """Colour pictures in a folder."""
+    generator = np.random.default_rng(0)
+    Path(folder).mkdir()
+    for i in range(n):
+        pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(Path(folder) / f"{i}.png")
+
+
 def evaluation(out, samples, seed=0, split="test"):
     trainer = load(out / "model.pt")
     splits = data.load("digits", binarize="dynamic")
     torch.manual_seed(seed)
     return diagnostics.evaluate(
-        trainer.model, trainer.guide, getattr(splits, split), importance_samples=samples
+        trainer.model,
+        trainer.guide,
+        getattr(splits, split),
+        reference=splits.train,
+        importance_samples=samples,
     )
 
 
@@ -100,7 +115,8 @@ def test_run_json_and_report_hold_the_evaluation(run):
     recorded = json.loads((run / "run.json").read_text())
     assert recorded["evaluation"]["quantities"] == expected.to_dict()
     assert expected._repr_html_() in (run / "report.html").read_text()
-    assert recorded["data"] == {"source": "digits", "root": None, "binarize": "dynamic"}
+    where = {"source": "digits", "root": None, "binarize": "dynamic", "size": None, "grey": False}
+    assert recorded["data"] == where
     assert recorded["command"].startswith("pyro-vae train --epochs 2")
 
 
@@ -176,7 +192,7 @@ def test_interpolate_gives_the_labels(conditional, tmp_path):
     path = tmp_path / "way.png"
     assert main(["interpolate", str(conditional / "model.pt"), "--out", str(path)]) == 0
     trainer = load(conditional / "model.pt")
-    rows = data.load(conditional.parent / "images.npz", binarize="dynamic").test[:2]
+    rows = data.load(conditional.parent / "images.npz").test[:2]
     ax = plots.interpolation(trainer.model, trainer.guide, *rows.x, y=rows.y)
     assert path.read_bytes() == render(ax)
 
@@ -216,15 +232,16 @@ def test_a_point_mass_has_no_log_likelihood(tmp_path):
     assert "no bound" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("guide", "quantity"), [("delta", "log p(x, z)"), ("bottom-up", "ELBO")])
+@pytest.mark.parametrize(("guide", "quantity"), [("delta", "log p(x, z)"), ("bottom-up", "bound")])
 def test_the_log_says_what_its_numbers_are(guide, quantity, tmp_path, capsys, no_report):
     images(tmp_path / "images.npz")
     argv = ["train", "--data", str(tmp_path / "images.npz"), *TINY[:-1], "--guide", guide]
     assert main([*argv, "--out", str(tmp_path)]) == 0
     (line,) = (li for li in capsys.readouterr().err.splitlines() if li.startswith("epoch 1: "))
     row = load(tmp_path / "model.pt").history[0]
-    numbers = row["elbo"], row["validation"]["elbo"]
-    assert line == "epoch 1: {} {:.2f}, validation {:.2f}".format(quantity, *numbers)
+    numbers = row["validation"]["elbo"], row["elbo"]
+    expected = "epoch 1: {} {:.2f} on held-out data, {:.2f} in training"
+    assert line == expected.format(quantity, *numbers)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "interpolate"])
@@ -256,9 +273,13 @@ def test_names_in_any_spelling(option, text, name):
 
 def test_every_guide_and_likelihood_is_an_option():
     public = {getattr(guides, name) for name in guides.__all__}
-    assert set(options.GUIDES.values()) == {g for g in public if issubclass(g, guides.Guide)} - {
-        guides.Guide
-    }
+    # These need more than a model of the command line
+    other = {guides.Composed, guides.NearestCode, guides.PerDatum, guides.SemiAmortized}
+    assert set(options.GUIDES.values()) == {
+        g for g in public if issubclass(g, guides.Guide)
+    } - other - {guides.Guide}
+    for guide in options.GUIDES.values():
+        guide(models.VAE((4,), 2, likelihood=likelihoods.Gaussian(), hidden=(3,)))
     assert options.GUIDES["bottom-up"] is guides.BottomUp
     assert options.LIKELIHOODS["continuous-bernoulli"] is likelihoods.ContinuousBernoulli
     assert not any(inspect.isabstract(c) for c in options.LIKELIHOODS.values())
@@ -302,9 +323,148 @@ def test_a_log_in_place_of_a_bar(tmp_path, capsys, no_report):
     argv = ["train", "--data", str(tmp_path / "images.npz"), *TINY[:-1], "--out", str(tmp_path)]
     assert main([*argv, "--epochs", "25"]) == 0
     output = capsys.readouterr()
-    epochs = [line.split(":")[0] for line in output.err.splitlines()]
+    kind, *lines = output.err.splitlines()
+    assert kind.startswith("pyro-vae: note: data images.npz: 36 + 4 grey pictures")
+    epochs = [line.split(":")[0] for line in lines if not line.startswith("pyro-vae: note: ")]
     assert epochs == [f"epoch {e}" for e in range(3, 26, 3)]
     assert output.out.splitlines()[-1].startswith("wrote ")
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "likelihood", "told"),
+    [
+        (
+            lambda: np.save("a.npy", np.random.default_rng(0).integers(0, 2, (40, 6)) * 1.0),
+            [],
+            likelihoods.Bernoulli,
+            "vectors of shape (6,), values 0 to 1; likelihood bernoulli; binarised: no",
+        ),
+        (
+            lambda: np.save("a.npy", np.random.default_rng(0).random((40, 6))),
+            [],
+            likelihoods.ContinuousBernoulli,
+            "likelihood continuous-bernoulli; binarised: no",
+        ),
+        (
+            lambda: np.save("a.npy", np.random.default_rng(0).random((40, 6))),
+            ["--likelihood", "bernoulli"],
+            likelihoods.Bernoulli,
+            "likelihood bernoulli; binarised: dynamically, afresh in each batch",
+        ),
+        (
+            lambda: np.save("a.npy", np.random.default_rng(0).random((40, 6))),
+            ["--binarize", "static"],
+            likelihoods.Bernoulli,
+            "likelihood bernoulli; binarised: once",
+        ),
+        (
+            lambda: np.save("a.npy", 9 + np.random.default_rng(0).random((40, 6))),
+            [],
+            likelihoods.Gaussian,
+            "likelihood gaussian (learned-sigma) of standardised columns; binarised: no",
+        ),
+        (
+            lambda: np.save("a.npy", 9 + np.random.default_rng(0).random((40, 6))),
+            ["--no-standardize", "--sigma", "0.5"],
+            likelihoods.Gaussian,
+            "likelihood gaussian (fixed-sigma); binarised: no",
+        ),
+        (
+            lambda: photographs("a", 20, (9, 12)),
+            ["--size", "6x8"],
+            likelihoods.ContinuousBernoulli,
+            "18 + 2 colour pictures of shape (3, 6, 8), values",
+        ),
+        (
+            lambda: photographs("a", 20, (9, 12)),
+            ["--size", "6", "--grey"],
+            likelihoods.ContinuousBernoulli,
+            "18 + 2 grey pictures of shape (1, 6, 6), values",
+        ),
+    ],
+    ids=[
+        "bits",
+        "grey",
+        "bernoulli",
+        "static",
+        "table",
+        "raw table",
+        "colour",
+        "grey photographs",
+    ],
+)
+def test_what_is_trained_is_told_and_fits_the_data(
+    make, options, likelihood, told, tmp_path, monkeypatch, capsys, no_report
+):
+    monkeypatch.chdir(tmp_path)
+    make()
+    source = "a" if Path("a").is_dir() else "a.npy"
+    argv = ["train", "--data", source, *TINY[:-1], "--epochs", "2", *options, "--out", "run"]
+    assert main(argv) == 0
+    output = capsys.readouterr()
+    assert output.err.startswith(f"pyro-vae: note: data {source}: ") and told in output.err
+    assert type(load("run/model.pt").model.likelihood) is likelihood
+    # The first bound that is printed is that on held-out data, in the units of the data
+    recorded = json.loads(Path("run/run.json").read_text())["evaluation"]["quantities"]
+    first = re.search(r"ELBO +(-?[\d.e-]+)", output.err + output.out)
+    assert float(first[1]) == pytest.approx(recorded["ELBO"]["mean"], rel=0.01, abs=0.01)
+    # The other commands find the same data
+    assert main(["evaluate", "run", "--importance-samples", "2"]) == 0
+    assert capsys.readouterr().out.splitlines() == output.out.splitlines()[:-1]
+
+
+def test_a_small_raw_table_ends_above_its_columns(tmp_path, capsys, no_report):
+    """Wine: 160 data of 13 columns, of scales from 0.1 to 300."""
+    np.save(tmp_path / "wine.npy", load_wine().data)
+    argv = ["train", "--data", str(tmp_path / "wine.npy"), "--latents", "4", "--epochs", "150"]
+    out = tmp_path / "run"
+    assert main([*argv, "--hidden", "64", "--quiet", "--out", str(out)]) == 0
+    splits = data.load(tmp_path / "wine.npy")
+    normal = torch.distributions.Normal(splits.train.x.mean(0), splits.train.x.std(0))
+    columns = float(normal.log_prob(splits.test.x).sum(-1).mean())
+    found = json.loads((out / "run.json").read_text())["evaluation"]["quantities"]
+    assert found["independent normal"]["mean"] == pytest.approx(columns, rel=1e-4)
+    assert found["ELBO"]["mean"] > columns + 1
+    drawn = load(out / "model.pt").model.sample(500)
+    distance = (drawn.mean(0) - splits.train.x.mean(0)) / splits.train.x.std(0)
+    assert float(distance.abs().max()) < 0.5
+
+
+def test_the_best_epoch_is_kept_and_told(tmp_path, capsys, no_report):
+    x = np.random.default_rng(0).normal(size=(40, 6)) + 5
+    np.save(tmp_path / "a.npy", x)
+    argv = [
+        "train",
+        "--data",
+        str(tmp_path / "a.npy"),
+        *TINY[:-1],
+        "--lr",
+        "0.05",
+        "--hidden",
+        "64",
+    ]
+    out = ["--out", str(tmp_path / "run"), "--warm-up", "0"]
+    assert main([*argv, *out, "--epochs", "300", "--patience", "7", "--checkpoint", "40"]) == 0
+    history = load(tmp_path / "run" / "model.pt").history
+    (kept,) = [row["epoch"] for row in history if row.get("kept")]
+    assert len(history) == kept + 7 < 300
+    note = f"pyro-vae: note: kept epoch {kept} of {kept + 7}, the best on held-out data"
+    assert note in capsys.readouterr().err.splitlines()
+    assert main(["train", "--resume", str(tmp_path / "run"), "--quiet"]) == 0
+    again = load(tmp_path / "run" / "model.pt").history
+    assert [row.get("kept") for row in again] == [row.get("kept") for row in history]
+    assert main([*argv, *out, "--epochs", "9", "--patience", "0"]) == 0
+    assert len(load(tmp_path / "run" / "model.pt").history) == 9
+
+
+def test_a_run_without_a_latent_is_told(tmp_path, capsys, no_report):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(40, 6)) + 5)
+    argv = ["train", "--data", str(tmp_path / "a.npy"), *TINY[:-1], "--out", str(tmp_path / "run")]
+    beta = "--epochs 60 --beta 20 --warm-up 0 --lr 0.03 --patience 0".split()
+    assert main([*argv, *beta]) == 0
+    (note,) = [li for li in capsys.readouterr().err.splitlines() if "collapse" in li]
+    assert note.startswith("pyro-vae: note: latent variables collapse: KL in nats after epoch 60")
+    assert "--guide ladder" in note
 
 
 BAD_TRAINING = {
@@ -314,6 +474,7 @@ BAD_TRAINING = {
     "negative beta": (["train", "--beta", "-1"], "--beta: expected a finite number of at least 0"),
     "nan beta": (["train", "--beta", "nan"], "got 'nan'"),
     "infinite beta": (["train", "--beta", "inf"], "got 'inf'"),
+    "beta beyond single precision": (["train", "--beta", "1e39"], "got '1e39'"),
     "negative infinite beta": (["train", "--beta", "-inf"], "--beta"),
     "no epochs": (["train", "--epochs", "0"], "--epochs: expected a whole number of at least 1"),
     "zero lr": (["train", "--lr", "0"], "--lr: expected a finite number above 0"),
@@ -325,6 +486,18 @@ BAD_TRAINING = {
         ["train", "--likelihood", "gaussian", "--sigma", "-1"],
         "sigma: expected a positive",
     ),
+    "guide that needs more": (["train", "--guide", "per-datum"], "expected one of bottom-up"),
+    "patience": (["train", "--patience", "-1"], "--patience: expected a whole number"),
+    "standardised bits": (["train", "--standardize"], "--standardize: expected the likelihood"),
+    "size": (["train", "--size", "4x5x6"], "--size: expected height and width in pixels"),
+    "size of an array": (["train", "--data", "real.npy", "--size", "4"], "--size: expected only"),
+    "photographs": (["train", "--data", "photographs"], "with --size 64, or lower --hidden"),
+    "widths": (["train", "--hidden", "999999999"], "--size, --hidden: expected networks for"),
+    "home of nobody": (
+        ["train", "--data", "~nosuchuser/x.npy"],
+        "--data: expected a path, got '~nosuchuser/x.npy'",
+    ),
+    "no UTF-8": (["train", "--out", "\udcff"], "arguments: expected text in UTF-8"),
     "sigma of another": (["train", "--sigma", "1"], "no such option for the likelihood bernoulli"),
     "device": (["train", "--device", "warp"], "--device: expected a device of this machine"),
     "seed": (["train", "--seed", str(2**64)], "--seed: expected a whole number from 0 to"),
@@ -339,8 +512,14 @@ BAD_TRAINING = {
     "inf": (["train", "--data", "inf.npy"], "1 NaN or infinite, the first at x[2, 1]"),
     "objects": (["train", "--data", "objects.npy"], "expected numeric arrays"),
     "no array": (["train", "--data", "text.npy"], "expected numeric arrays"),
-    "out of range": (["train", "--data", "real.npy"], "or use --likelihood gaussian"),
-    "grey": (["train", "--binarize", "none"], "use --likelihood continuous-bernoulli"),
+    "out of range": (
+        ["train", "--data", "real.npy", "--likelihood", "bernoulli"],
+        "or use --likelihood gaussian",
+    ),
+    "grey": (
+        ["train", "--binarize", "none", "--likelihood", "bernoulli"],
+        "use --likelihood continuous-bernoulli",
+    ),
     "grid": (["train", "--likelihood", "categorical"], "pass the data's own --levels"),
     "labels missing": (
         ["train", "--data", "unlabelled.npz", "--conditional"],
@@ -394,6 +573,7 @@ def write_bad_files():
     Path("nothing.pt").touch()
     torch.save({"a": torch.zeros(1)}, "tensors.pt")
     images("unlabelled.npz", labels=False)
+    photographs("photographs", 2, (427, 640))
     images("negative.npz", shift=-1)
     images("gaps.npz", shift=10**12)
     images("shifted.npz", shift=1)
@@ -408,7 +588,8 @@ def assert_one_line(argv, message, folder, capsys):
     assert main(argv) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    lines = output.err.splitlines()
+    # What is trained is told once training begins
+    lines = [li for li in output.err.splitlines() if not li.startswith("pyro-vae: note: data")]
     assert len(lines) == 1, lines
     assert lines[0].startswith("pyro-vae: error: ")
     assert message in lines[0]

@@ -272,6 +272,30 @@ def test_a_picture_that_cannot_be_drawn_is_a_note_in_its_place(digits, tmp_path,
     assert {*COMMON, "Latent map"} <= set(Page(text).headings)
 
 
+def test_banners_of_collapse_and_of_a_pair_that_is_beaten(digits, tmp_path):
+    trainer = fitted(digits, latents=(3, 2), epochs=4)
+    trainer.history[-1]["validation"]["kl"] = {"z1": 3.0, "z2": 0.012}
+    evaluation = diagnostics.evaluate(
+        trainer.model, trainer.guide, digits.test, reference=digits.train, importance_samples=0
+    )
+    write_report(tmp_path / "r.html", trainer, digits, evaluation=evaluation)
+    text = (tmp_path / "r.html").read_text()
+    notes = [part.split("</p>")[0] for part in text.split('<p class="note">')[1:]]
+    assert notes[0].startswith(
+        "Some latent variables collapse: KL in nats after epoch 4: z2 0.012"
+    )
+    assert notes[1] == html.escape(evaluation.remark) + "."
+    assert "independent Bernoulli by " in notes[1]
+    assert "Fitted to the training data, for comparison: independent Bernoulli" in text
+
+
+def test_the_kept_epoch_is_told(digits, tmp_path):
+    trainer = fitted(digits, latents=2)
+    trainer.history[0]["kept"] = True
+    write_report(tmp_path / "r.html", trainer, digits)
+    assert "epoch 1, the best on held-out data, was kept" in (tmp_path / "r.html").read_text()
+
+
 def test_an_old_report_stays_when_a_new_one_fails(digits, tmp_path, monkeypatch):
     path = tmp_path / "r.html"
     path.write_text("old")

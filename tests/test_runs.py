@@ -141,6 +141,10 @@ RUNS = {
         lambda: trainer(lr=0.3),
         {"callbacks": lambda: [callbacks.KeepBest()], "validation": TEST, "epochs": 4},
     ),
+    "patience": (
+        lambda: trainer(lr=0.3, beta=schedules.WarmUp(epochs=1)),
+        {"patience": 2, "validation": TEST, "epochs": 9},
+    ),
     "OneCycleLR": (trainer, {"callbacks": lambda: [one_cycle()]}),
     "ReduceLROnPlateau": (trainer, {"callbacks": lambda: [plateau()], "validation": TEST}),
     "PredictSigma": (

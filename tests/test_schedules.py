@@ -62,7 +62,7 @@ def test_the_rising_part_of_a_cycle_is_a_fraction(ratio):
         Cyclical(steps=4, ratio=ratio)
 
 
-@pytest.mark.parametrize("beta", [-1, -1e-9, math.nan, math.inf])
+@pytest.mark.parametrize("beta", [-1, -1e-9, math.nan, math.inf, 1e39])
 def test_beta_is_finite_and_not_negative(beta):
     for make in (Constant, as_schedule, check_beta):
         with pytest.raises(ValueError, match="beta: expected a finite number >= 0"):

@@ -1,3 +1,4 @@
+import builtins
 import contextlib
 import json
 import multiprocessing
@@ -14,6 +15,7 @@ import torch
 
 from pyro_vae import Trainer, guides, likelihoods
 from pyro_vae.cli import commands, main
+from pyro_vae.infer import SVI
 from pyro_vae.models import VAE
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
@@ -101,6 +103,71 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path):
     fit(t, checkpoint=tmp_path, callbacks=[Send(2, signal.SIGINT, signal.SIGINT)])
     assert t.history[-1]["interrupted"]
     assert Trainer.resume(tmp_path).step == 0, "the step was not finished"
+
+
+def test_a_second_interrupt_within_a_step_lets_it_end(monkeypatch):
+    """Statistics of BatchNorm are those of whole steps: the trainer is as after so many."""
+    t, sent = trainer(), []
+    step = SVI.step
+
+    def interrupted(self, *args, **kwargs):
+        if t.step == 2 and not sent:
+            sent.extend(signal.raise_signal(signal.SIGINT) or n for n in (1, 2))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(SVI, "step", interrupted)
+    fit(t)
+    assert t.step == 3 and t.history[-1]["interrupted"]
+    whole = trainer()
+    fit(whole, callbacks=[Send(3, signal.SIGINT)])
+    assert all(map(torch.equal, values(t), values(whole)))
+
+
+def test_a_third_interrupt_ends_a_step_that_hangs(monkeypatch):
+    t = trainer()
+
+    def hangs(self, *args, **kwargs):
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        pytest.fail("it hangs")
+
+    monkeypatch.setattr(SVI, "step", hangs)
+    fit(t)
+    assert t.step == 0
+
+
+@pytest.mark.parametrize(
+    ("notebook", "asked", "raises"),
+    [(True, None, True), (False, None, False), (True, "return", False), (False, "raise", True)],
+)
+def test_an_interrupt_stops_the_cells_below(notebook, asked, raises, monkeypatch):
+    if notebook:
+        monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
+    t = trainer()
+    expected = pytest.raises(KeyboardInterrupt) if raises else contextlib.nullcontext()
+    with expected:
+        fit(t, callbacks=[Send(2, signal.SIGINT)], on_interrupt=asked)
+    assert t.history[-1]["interrupted"] and t.step == 2
+    assert fit(t, epochs=1).step == 9
+
+
+def test_what_an_interrupt_leads_to_is_checked():
+    with pytest.raises(ValueError, match=r"on_interrupt: expected .* got 'stop'"):
+        fit(trainer(), on_interrupt="stop")
+
+
+def test_an_error_within_an_epoch_leaves_a_marked_row():
+    class Fail:
+        def on_step_end(self, trainer, **kwargs):
+            if trainer.step == 9:
+                raise RuntimeError("mine")
+
+    t = trainer()
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(t, callbacks=[Fail()])
+    assert [row.get("failed") for row in t.history] == [None, True]
+    assert t.history[-1]["step"] == t.step == 9
+    assert "2 (failed)" in t.history._repr_html_()
 
 
 def test_a_handler_of_a_persons_own_is_called_after_the_run():

@@ -3,13 +3,69 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
 
 from .base import Callback
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
+
+THRESHOLD = 0.05
+_ADVICE = (
+    "See print(diagnostics.collapse(model, guide, data)); try warm-up of beta, "
+    "models.VAE(skip=True), handlers.free_bits, a ladder guide or beta < 1"
+)
+# By then a pair that uses its latents has begun to do so
+_EPOCHS = 4
+
+
+def collapsed(row: Mapping[str, Any], threshold: float = THRESHOLD) -> dict[str, float]:
+    """Latent sites of a history row whose KL is at most ``threshold``, and their KL in nats.
+
+    Example:
+        >>> collapsed({"kl": {"z1": 9.0, "z2": 0.01}})
+        {'z2': 0.01}
+    """
+    kl = row.get("validation", row).get("kl", {})
+    return {site: value for site, value in sorted(kl.items()) if value <= threshold}
+
+
+def complaint(row: Mapping[str, Any], kl: Mapping[str, float], advice: str = _ADVICE) -> str:
+    """What to say of collapsed sites after the epoch of a row."""
+    values = ", ".join(f"{site} {value:.2g}" for site, value in kl.items())
+    return f"latent variables collapse: KL in nats after epoch {row['epoch']}: {values}. {advice}"
+
+
+def ended_without(
+    history: Sequence[Mapping[str, Any]], points: Collection[str]
+) -> dict[str, float]:
+    """Latent sites that a run ended without, and their KL in nats.
+
+    Args:
+        history: of the run; it tells of nothing before its fourth epoch.
+        points: latent sites at which the guide is a point mass, and has no KL.
+    """
+    if len(history) < _EPOCHS or {"interrupted", "failed"} & history[-1].keys():
+        return {}
+    row = history[-1]
+    # Nothing pulls the KL of a site down whose beta is 0
+    beta = (
+        row["beta"] if isinstance(row["beta"], Mapping) else dict.fromkeys(row["kl"], row["beta"])
+    )
+    found = collapsed(row)
+    return {s: kl for s, kl in found.items() if s not in points and beta.get(s, 1.0) > 0}
+
+
+def tell_collapsed(trainer: Trainer, points: Collection[str]) -> None:
+    """Say, once per trainer and site, which latents a run ended without."""
+    found = ended_without(trainer.history, points)
+    new = {site: kl for site, kl in found.items() if site not in trainer.told_collapsed}
+    if new:
+        trainer.told_collapsed.update(new)
+        tqdm.write(complaint(trainer.history[-1], new))
 
 
 class CollapseWarning(Callback):
@@ -17,6 +73,7 @@ class CollapseWarning(Callback):
 
     Costs nothing: it reads the KL terms of the history row, those of the validation data where
     there are any. Not every collapse shows in the KL: ``diagnostics.collapse`` looks closer.
+    Without it ``Trainer.fit`` looks at the end of a run, from the fourth epoch on.
 
     Args:
         every: epochs between two looks.
@@ -26,7 +83,7 @@ class CollapseWarning(Callback):
         ValueError: ``every`` below 1, a threshold that is not positive.
     """
 
-    def __init__(self, every: int = 1, *, threshold: float = 0.05) -> None:
+    def __init__(self, every: int = 1, *, threshold: float = THRESHOLD) -> None:
         if every < 1 or not threshold > 0:
             raise ValueError(
                 f"every and threshold: expected at least 1 epoch and a positive number of nats, "
@@ -51,14 +108,8 @@ class CollapseWarning(Callback):
         """Look at the KL of each site in every ``every``-th epoch."""
         if row["epoch"] % self.every:
             return
-        kl = row.get("validation", row)["kl"]
-        low = [s for s, v in sorted(kl.items()) if v <= self.threshold and s not in self._warned]
-        if low:
-            self._warned.update(low)
-            values = ", ".join(f"{s} {kl[s]:.2g}" for s in low)
-            warnings.warn(
-                f"latent variables collapse: KL in nats after epoch {row['epoch']}: {values}. See "
-                "print(diagnostics.collapse(model, guide, data)); try warm-up of beta, "
-                "models.VAE(skip=True), handlers.free_bits, a ladder guide or beta < 1",
-                stacklevel=2,
-            )
+        found = collapsed(row, self.threshold)
+        new = {site: value for site, value in found.items() if site not in self._warned}
+        if new:
+            self._warned.update(new)
+            warnings.warn(complaint(row, new), stacklevel=2)

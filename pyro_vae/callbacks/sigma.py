@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..holds import Hold, is_free
 from ..infer.predictive import mean_squared_error
-from ..likelihoods import PredictedSigma, Sigma
+from ..likelihoods import Gaussian, PredictedSigma, Sigma
 from ..likelihoods.gaussian import Phase
 from .base import Callback
 
@@ -95,6 +95,8 @@ class UpdateSigma(Callback):
         """Freeze sigma."""
         parts = [part for module in trainer.modules() for part in module.modules()]
         self._sigmas = [part for part in parts if isinstance(part, Sigma)]
+        gaussians = [part for part in parts if isinstance(part, Gaussian)]
+        self._scales = {g.noise: g.scale for g in gaussians if g.scale is not None}
         if not self._sigmas:
             raise ValueError(
                 "UpdateSigma: expected a model with a Gaussian likelihood, got none: use "
@@ -119,7 +121,8 @@ class UpdateSigma(Callback):
             trainer.model, trainer.guide, self.data, batch_size=self.batch_size
         )
         for sigma in self._sigmas:
-            sigma.maximise(square)
+            # Sigma is that of standardised data
+            sigma.maximise(square / self._scales.get(sigma, square.new_ones(())).square())
             row.update(sigma.logged())
 
     def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:

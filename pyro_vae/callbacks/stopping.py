@@ -106,5 +106,54 @@ class KeepBest(Callback):
                 parameter.detach().copy_(value)
 
 
+class Patience(KeepBest):
+    """Keep the best epoch on validation data, and end the run when none is better for long.
+
+    What is compared is the objective on the validation data, among epochs of one and the same
+    beta: while beta moves no epoch counts, neither as the best nor as one waited. The history row
+    of the epoch whose state the run ends with has ``kept=True``.
+
+    Args:
+        epochs: epochs to wait.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__("validation.objective")
+        self.epochs = epochs
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Forget earlier runs."""
+        super().on_fit_begin(trainer)
+        self.waited, self._beta = 0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of ``KeepBest``; epochs waited, and the last beta."""
+        return {**super().state_dict(), "waited": self.waited, "beta": self._beta}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on waiting."""
+        super().load_state_dict(state)
+        self.waited, self._beta = state["waited"], state["beta"]
+
+    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+        """Compare with the best epoch so far."""
+        before, self._beta = self._beta, row["beta"]
+        if not trainer.constant_beta and before != self._beta:
+            super().on_fit_begin(trainer)
+            self.waited = 0
+            return
+        super().on_epoch_end(trainer, row)
+        self.waited = 0 if self.best_epoch == row["epoch"] else self.waited + 1
+        if self.waited >= self.epochs:
+            trainer.stop()
+
+    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+        """Put the best state back, and mark its row."""
+        super().on_fit_end(trainer)
+        for row in trainer.history:
+            if row["epoch"] == self.best_epoch:
+                row["kept"] = True
+
+
 def _structure(trainer: Trainer) -> list[Any]:
     return [len(trained(trainer)), *(list(m.state_dict()) for m in trainer.modules())]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import inspect
 import json
 import math
 import re
@@ -12,28 +11,31 @@ import shlex
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import data, diagnostics, experiments, likelihoods, models, plots, ranks, schedules
-from ..callbacks import Callback
+from .. import data, diagnostics, experiments, likelihoods, plots, ranks, schedules
+from ..callbacks import CollapseWarning
+from ..callbacks.collapse import complaint, ended_without
 from ..checkpoint import load
 from ..conditionals import PointMass
 from ..data import Dataset, DataSplits
 from ..diagnostics.evaluation import Evaluation
-from ..files import write_atomically
+from ..files import expanded, write_atomically
 from ..report import render, write_report
 from ..trainer import Trainer
-from . import options
-from .messages import in_options, kebab
+from . import building, options
+from .messages import in_options
 from .values import MODEL
 
 DONE, INTERRUPTED = 0, 130
 _CHECKPOINTS = "checkpoints"
+# How data were read by runs whose records do not tell
+_BEFORE = {"grey": None, "stratify": False}
 _FILES = (MODEL, "history.json", "run.json", "report.html")
 
 
@@ -52,24 +54,30 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
-    likelihood = _likelihood(args)
-    binarize = getattr(args, "binarize", _default_binarize(likelihood))
+    where = {
+        "source": _whereabouts(args.data),
+        "root": None if args.data_root is None else str(args.data_root.resolve()),
+        "binarize": building.asked_binarize(args),
+        "size": args.size,
+        "grey": args.grey,
+        "stratify": getattr(args, "stratify", True),
+    }
     with ranks.in_turn() if args.download else contextlib.nullcontext():
-        splits = _read(args, args.data, args.data_root, binarize)
+        splits = _read(args, {**where, "source": args.data})
+    where["binarize"] = args.binarize if hasattr(args, "binarize") else splits.train.binarize
     steps = math.ceil(len(splits.train) / args.batch_size)
     epochs = args.epochs or max(options.FEWEST_EPOCHS, math.ceil(options.STEPS / steps))
     if resumed:
         trainer = Trainer.resume(args.out / _CHECKPOINTS, device=args.device)
+        patience, over = trainer.progress.get("patience"), trainer.progress["finished"]
     else:
-        trainer = _trainer(args, splits, likelihood, epochs)
-    record = {
-        "command": args.command_line,
-        "data": {
-            "source": _whereabouts(args.data),
-            "root": None if args.data_root is None else str(args.data_root.resolve()),
-            "binarize": binarize,
-        },
-    }
+        trainer, over = _trainer(args, splits, epochs), False
+        patience = math.ceil(options.PATIENCE * epochs)
+        patience = (
+            max(options.LEAST_PATIENCE, patience) if args.patience is None else args.patience
+        )
+    record = {"command": args.command_line, "data": where}
+    kind = "" if args.quiet else building.told(splits, where["binarize"], trainer)
     out = args.out or Path("runs", re.sub(r"\.np[yz]$", "", splits.name))
     with _folder(out) if writes else contextlib.nullcontext():
         bar = sys.stderr.isatty()
@@ -79,20 +87,24 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
         trainer.fit(
             splits.train,
             validation=splits.test,
+            patience=patience or None,
             epochs=epochs,
             batch_size=args.batch_size,
-            callbacks=(_Log(epochs, quiet=bar or args.quiet),),
+            callbacks=(_Log(epochs, kind, quiet=bar or args.quiet),),
             progress=bar and not args.quiet,
             checkpoint=None if args.checkpoint is None else out / _CHECKPOINTS,
             every=args.checkpoint,
+            on_interrupt="return",
         )
         if not writes:
             return DONE
+        if not args.quiet:
+            _tell(trainer)
         model, history, run, report = (out / name for name in _FILES)
         trainer.save(model)
         write_atomically(history, trainer.history.to_json())
         write_atomically(run, json.dumps(record, indent=1))
-        evaluation = _evaluation(args, trainer, splits.test)
+        evaluation = _evaluation(args, trainer, splits.test, splits.train)
         record["evaluation"] = {"seed": args.seed, **_numbers(evaluation)}
         write_atomically(run, json.dumps(record, indent=1))
         write_report(
@@ -107,7 +119,8 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
         print(evaluation)
         print("wrote", ", ".join(str(out / name) for name in _FILES))
     rows = trainer.history
-    return DONE if len(rows) == epochs and not rows[-1].get("interrupted") else INTERRUPTED
+    ended = over or trainer.stopping or len(rows) == epochs
+    return DONE if ended and rows and not rows[-1].get("interrupted") else INTERRUPTED
 
 
 def _recorded(args: argparse.Namespace) -> argparse.Namespace:
@@ -125,6 +138,8 @@ def _recorded(args: argparse.Namespace) -> argparse.Namespace:
         record = json.loads(path.read_text())
         ours = options.parse(shlex.split(record["command"])[1:])
         ours.data, ours.data_root = record["data"]["source"], record["data"]["root"]
+        ours.binarize = record["data"]["binarize"]
+        vars(ours).update({name: record["data"].get(name, old) for name, old in _BEFORE.items()})
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"--resume: expected the --out of a run with --checkpoint, got {folder} without a "
@@ -138,11 +153,42 @@ def _recorded(args: argparse.Namespace) -> argparse.Namespace:
     return ours
 
 
-class _Log(Callback):
-    """About ten lines on the way, for logs, where a progress bar is of no use."""
+def _tell(trainer: Trainer) -> None:
+    """Which epoch was kept, and latents that nothing goes through."""
+    history, notes = trainer.history, []
+    kept = [row["epoch"] for row in history if row.get("kept")]
+    if kept and kept[-1] < len(history):
+        notes.append(f"kept epoch {kept[-1]} of {len(history)}, the best on held-out data")
+    if found := ended_without(history, _points(trainer)):
+        advice = "Try --skip, --guide ladder, a longer --warm-up or a --beta below 1"
+        notes.append(complaint(history[-1], found, advice))
+    for text in notes:
+        _note(text)
 
-    def __init__(self, epochs: int, *, quiet: bool) -> None:
-        self.every, self.quiet = math.ceil(epochs / 10), quiet
+
+def _note(text: str) -> None:
+    print(f"pyro-vae: note: {text}", file=sys.stderr)
+
+
+def _points(trainer: Trainer) -> tuple[str, ...]:
+    """Sites where the guide has no density."""
+    is_point = any(isinstance(module, PointMass) for module in trainer.guide.modules())
+    return trainer.model.latents if is_point else ()
+
+
+class _Log(CollapseWarning):
+    """What is trained, then about ten lines for logs, where a progress bar is of no use.
+
+    What collapses is told here once training has ended.
+    """
+
+    def __init__(self, epochs: int, kind: str, *, quiet: bool) -> None:
+        super().__init__()
+        self.every, self.kind, self.quiet = math.ceil(epochs / 10), kind, quiet
+
+    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+        if self.kind:
+            _note(self.kind)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -153,52 +199,24 @@ class _Log(Callback):
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         if row["epoch"] % self.every == 0 and not self.quiet:
             # A point mass has no density, so that there is no bound
-            point = any(isinstance(module, PointMass) for module in trainer.guide.modules())
             print(
-                f"epoch {row['epoch']}: {'log p(x, z)' if point else 'ELBO'} {row['elbo']:.2f}, "
-                f"validation {row['validation']['elbo']:.2f}",
+                f"epoch {row['epoch']}: {'log p(x, z)' if _points(trainer) else 'bound'} "
+                f"{row['validation']['elbo']:.2f} on held-out data, {row['elbo']:.2f} in training",
                 file=sys.stderr,
             )
 
 
-def _likelihood(args: argparse.Namespace) -> likelihoods.Likelihood:
-    accepted = inspect.signature(args.likelihood.__init__).parameters
-    given = {k: v for k in ("sigma", "levels") if (v := getattr(args, k)) is not None}
-    for name, value in given.items():
-        if name not in accepted:
-            raise ValueError(
-                f"--{name}: expected no such option for the likelihood "
-                f"{kebab(args.likelihood.__name__)}, got {value}: leave it out or choose "
-                "another --likelihood"
-            )
-    return args.likelihood(**given)
-
-
-def _default_binarize(likelihood: Any) -> str | None:
-    return "dynamic" if isinstance(likelihood, likelihoods.Bernoulli) else None
-
-
-def _trainer(
-    args: argparse.Namespace,
-    splits: DataSplits,
-    likelihood: likelihoods.Likelihood,
-    epochs: int,
-) -> Trainer:
-    dense = math.prod(splits.event_shape) <= options.LARGEST_DENSE
+def _trainer(args: argparse.Namespace, splits: DataSplits, epochs: int) -> Trainer:
+    kind = args.likelihood or building.likelihood_for(splits)
+    classes = _classes(splits) if args.conditional else 0
+    building.check_memory(args, splits, kind, classes)
     torch.manual_seed(args.seed)
-    model = models.VAE(
-        splits.event_shape,
-        latents=args.latents,
-        likelihood=likelihood,
-        hidden=getattr(args, "hidden", options.DENSE if dense else None),
-        skip=args.skip,
-        condition=_classes(splits) if args.conditional else 0,
-    )
-    warm_up = math.ceil(epochs / 3) if args.warm_up is None else args.warm_up
+    model, guide = building.pair(args, splits, kind, classes)
+    warm_up = min(options.WARM_UP, math.ceil(epochs / 3)) if args.warm_up is None else args.warm_up
     rises = warm_up > 0 and args.beta > 0
     return Trainer(
         model,
-        args.guide(model),
+        guide,
         beta=schedules.WarmUp(epochs=warm_up, end=args.beta) if rises else args.beta,
         lr=args.lr,
         elbo=args.elbo,
@@ -229,12 +247,15 @@ def _classes(splits: DataSplits) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Print what a trained pair achieves."""
     trainer = _load(args)
-    evaluation = _evaluation(args, trainer, _dataset(args, trainer))
+    splits = _splits(args, trainer)
+    evaluation = _evaluation(args, trainer, getattr(splits, args.split), splits.train)
     print(json.dumps(_numbers(evaluation), indent=1) if args.json else evaluation)
     return DONE
 
 
-def _evaluation(args: argparse.Namespace, trainer: Trainer, dataset: Dataset) -> Evaluation:
+def _evaluation(
+    args: argparse.Namespace, trainer: Trainer, dataset: Dataset, reference: Dataset
+) -> Evaluation:
     few = len(dataset) <= options.MANY_DATA
     samples = options.MANY_SAMPLES if few else options.FEW_SAMPLES
     if args.importance_samples is not None:
@@ -243,11 +264,15 @@ def _evaluation(args: argparse.Namespace, trainer: Trainer, dataset: Dataset) ->
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         evaluation = diagnostics.evaluate(
-            trainer.model, trainer.guide, dataset, importance_samples=samples
+            trainer.model,
+            trainer.guide,
+            dataset,
+            reference=reference,
+            importance_samples=samples,
         )
     if not getattr(args, "quiet", False):
         for warning in caught:
-            print(f"pyro-vae: note: {in_options(str(warning.message))}", file=sys.stderr)
+            _note(in_options(str(warning.message)))
     return evaluation
 
 
@@ -277,7 +302,7 @@ def sample(args: argparse.Namespace) -> int:
 def interpolate(args: argparse.Namespace) -> int:
     """Go from one datum to another, into a picture."""
     trainer = _load(args)
-    dataset = _dataset(args, trainer)
+    dataset = getattr(_splits(args, trainer), args.split)
     rows = [getattr(args, "from"), args.to]
     for option, row in zip(("--from", "--to"), rows, strict=True):
         if row >= len(dataset):
@@ -314,40 +339,49 @@ def _load(args: argparse.Namespace) -> Trainer:
     return trainer
 
 
-def _dataset(args: argparse.Namespace, trainer: Trainer) -> Dataset:
+def _splits(args: argparse.Namespace, trainer: Trainer) -> DataSplits:
     """The data of the training run, or those that the options name."""
-    source, root = args.data, args.data_root
-    binarize = _default_binarize(getattr(trainer.model, "likelihood", None))
-    if source is None:
+    bernoulli = isinstance(getattr(trainer.model, "likelihood", None), likelihoods.Bernoulli)
+    where = {"source": args.data, "binarize": "dynamic" if bernoulli else None}
+    if args.data is None:
         path = args.model.with_name("run.json")
         try:
-            recorded = json.loads(path.read_text())["data"]
-            source, binarize = recorded["source"], recorded["binarize"]
-            root = root or recorded["root"]
+            where = _BEFORE | json.loads(path.read_text())["data"]
+            where["source"], where["binarize"], where["root"]
         except (OSError, ValueError, LookupError, TypeError):
             raise ValueError(
                 f"--data: expected the data to use, got none, and no {path} that tells those of "
                 "the training run: name them with --data"
             ) from None
-    splits = _read(args, source, root, getattr(args, "binarize", binarize))
-    return getattr(splits, args.split)
+    given = {"root": args.data_root, "size": args.size, "grey": args.grey or None}
+    where |= {name: value for name, value in given.items() if value is not None}
+    return _read(args, where | ({"binarize": args.binarize} if "binarize" in args else {}))
 
 
-def _read(
-    args: argparse.Namespace, source: str, root: str | Path | None, binarize: Any
-) -> DataSplits:
+def _read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
+    size = where.get("size")
     try:
         return data.load(
-            source, binarize=binarize, root=root, download=args.download, device=args.device
+            where["source"],
+            binarize=where["binarize"],
+            root=where.get("root"),
+            download=args.download,
+            size=tuple(size) if isinstance(size, list) else size,
+            grey=where.get("grey", False),
+            stratify=where.get("stratify", True),
+            device=args.device,
         )
     except RuntimeError as error:
         if not args.download:
             raise
+        source = where["source"]
         raise OSError(f"--download: {source} could not be fetched: {error}") from error
 
 
 def _whereabouts(source: str) -> str:
-    return source if source in data.NAMES else str(Path(source).expanduser().resolve())
+    return (
+        source if source in data.NAMES or not source else str(expanded("--data", source).resolve())
+    )
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     (r"(?<!\()\blevels=", "--levels"),
     (r"\broot=", "--data-root"),
     (r"^source:", "--data:"),
+    (r"^size:", "--size:"),
+    (r"^root:", "--data-root:"),
     (r"\blower lr, set clip_norm", "lower --lr, set --clip-norm"),
     (r", a tensor, an array or a Dataset will do, too", " will do, too"),
     (r"Trainer\.resume\('(.*)/checkpoints'\)", r"--resume \1"),

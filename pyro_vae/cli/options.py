@@ -23,6 +23,11 @@ DENSE, LARGEST_DENSE = (256, 256), 1024
 MANY_DATA, MANY_SAMPLES, FEW_SAMPLES = 1000, 1000, 100
 
 
+# Third of the epochs, and no more: a small table is memorised while beta is small
+WARM_UP = 50
+PATIENCE, LEAST_PATIENCE = 0.1, 10
+
+
 def _public(module: Any, base: type[_T]) -> dict[str, type[_T]]:
     """Name -> public subclass of ``base`` in ``module``: a new part is an option at once."""
     members = {kebab(name): value for name, value in vars(module).items() if name[0] != "_"}
@@ -33,7 +38,15 @@ def _public(module: Any, base: type[_T]) -> dict[str, type[_T]]:
     }
 
 
-GUIDES = _public(guides, guides.Guide)
+def _needs(cls: type) -> list[str]:
+    """Arguments of a class that have no default."""
+    kinds = (inspect.Parameter.VAR_KEYWORD,)
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
+
+
+# Those that a model of this command line is enough to build
+GUIDES = {n: g for n, g in _public(guides, guides.Guide).items() if _needs(g) == ["vae"]}
 LIKELIHOODS = _public(likelihoods, likelihoods.Likelihood)
 BINARIZE = {"dynamic": "dynamic", "static": "static", "none": None}
 
@@ -59,10 +72,11 @@ E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), in nats per datum, and write into --o
   run.json      the command, the data and the evaluation; tells the other commands the data
   report.html   the evaluation table, curves and pictures in one file that opens offline
 
-Everything is checked before the first step. Ctrl-C ends training early and still writes
-all files, of what there is; a second one ends the program. With --checkpoint a run that was
-interrupted, terminated or killed goes on with --resume FOLDER, to the same numbers; one of
-several processes (torchrun) goes on in as many."""
+Everything is checked before the first step. The epoch with the best bound on held-out data is
+kept, and a run that no longer improves ends early (--patience). Ctrl-C ends training early and
+still writes all files, of what there is; a second one ends the program. With --checkpoint a run
+that was interrupted, terminated or killed goes on with --resume FOLDER, to the same numbers; one
+of several processes (torchrun) goes on in as many."""
 
 _TRAIN_EXAMPLES = """\
 examples:
@@ -74,11 +88,14 @@ examples:
   on 4 GPUs                torchrun --nproc-per-node 4 -m pyro_vae train --device cuda
   grey pixels              pyro-vae train --likelihood continuous-bernoulli
   17 levels of grey        pyro-vae train --likelihood categorical --levels 17
-  a table of numbers       pyro-vae train --data table.npy --likelihood gaussian"""
+  a table of numbers       pyro-vae train --data table.npy
+  photographs              pyro-vae train --data photos/ --size 64"""
 
 _EVALUATE = """\
-Print the bound (ELBO), its reconstruction and KL terms, and log p(x) by importance sampling,
-each with its standard error over the data. The data are the test set of the training run
+Print the bound (ELBO), its reconstruction and KL terms, log p(x) by importance sampling, and what
+models without a network achieve that are fitted to the training data: independent ones of each
+element and, beside a density, probabilistic PCA; each with its standard error over the data. The
+data are the test set of the training run
 (run.json beside MODEL.pt tells), unless --data and --split name others."""
 
 _SAMPLE = """\
@@ -129,6 +146,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         UsageError: an unknown command or option, a missing or a bad value.
         SystemExit: after ``--help``.
     """
+    for argument in argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"arguments: expected text in UTF-8, got {argument!r}: rename the file or folder"
+            ) from None
     args, unknown = _parser().parse_known_args(argv)
     if unknown:
         options = [f"--{name.replace('_', '-')}" for name in vars(args)]
@@ -253,7 +277,22 @@ def _add_data(parser: _Parser, *, default: str | None = None, split: bool = Fals
         help="where data sets are kept (default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae)",
     )
     group.add_argument("--download", action="store_true", help="fetch a data set that is missing")
-    recorded = "as in training" if split else "dynamic for the likelihood bernoulli, else none"
+    group.add_argument(
+        "--size",
+        type=values.pixels,
+        metavar="PIXELS",
+        help="height and width of the images of a folder, such as 64 or 48x64 (default: those of "
+        "the first image); of shapes (default: 32)",
+    )
+    group.add_argument(
+        "--grey", action="store_true", help="turn the images of a folder into one grey channel"
+    )
+    recorded = (
+        "as in training"
+        if split
+        else "dynamic for the likelihood bernoulli and, where none is named, for digits, mnist, "
+        "fashion-mnist, omniglot and shapes; else none"
+    )
     # Without a default value, for None is a choice
     group.add_argument(
         "--binarize",
@@ -301,16 +340,23 @@ def _add_pair(parser: _Parser) -> None:
         "--likelihood",
         type=values.named(LIKELIHOODS),
         metavar="NAME",
-        default=likelihoods.Bernoulli,
         help=f"p(x|z): {', '.join(LIKELIHOODS)}; bernoulli is for 0 and 1, continuous-bernoulli "
         "for [0, 1], gaussian for real numbers, categorical and discretized-logistic for pixels "
-        "k / (levels - 1) (default: bernoulli)",
+        "k / (levels - 1) (default: bernoulli for values 0 and 1, and for what is binarised; "
+        "continuous-bernoulli for others in [0, 1]; gaussian for all others)",
     )
     group.add_argument(
         "--sigma",
         type=values.number_or_word,
         help="standard deviation of the likelihood gaussian: a number, learned, optimal, "
-        "per_pixel or predicted (default: 1)",
+        "per_pixel or predicted (default: learned)",
+    )
+    group.add_argument(
+        "--standardize",
+        action=argparse.BooleanOptionalAction,
+        help="give each column, or pixel, mean 0 and deviation 1 before the networks see it, for "
+        "the likelihood gaussian; samples, pictures and bounds are in the units of the data "
+        "(default: for tables)",
     )
     group.add_argument(
         "--levels",
@@ -335,13 +381,21 @@ def _add_training(parser: _Parser) -> None:
         type=values.not_negative,
         metavar="EPOCHS",
         help="epochs in which beta rises from 0, so that latents do not stay unused; 0 for none "
-        "(default: a third of the epochs)",
+        f"(default: a third of the epochs, at most {WARM_UP})",
     )
     group.add_argument(
         "--epochs",
         type=values.whole(1),
         help=f"passes over the data (default: as many as make {STEPS} steps, at least "
         f"{FEWEST_EPOCHS}; for digits 500)",
+    )
+    group.add_argument(
+        "--patience",
+        type=values.whole(0),
+        metavar="EPOCHS",
+        help="keep the epoch with the best bound on held-out data, and end when for so many "
+        "epochs, at the final beta, none was better; 0 for all epochs, and the last one "
+        f"(default: a tenth of the epochs, at least {LEAST_PATIENCE})",
     )
     group.add_argument(
         "--batch-size", type=values.whole(1), default=128, help="data per step (default: 128)"

@@ -36,7 +36,8 @@ def _real(text: str, at_least: str, fits: Callable[[float], bool]) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or not fits(value):
+    # What single precision cannot hold is infinite to a tensor
+    if not abs(value) <= torch.finfo(torch.float32).max or not fits(value):
         raise ArgumentTypeError(f"expected a finite number {at_least} 0, got {text!r}")
     return value
 
@@ -65,6 +66,19 @@ def hidden(text: str) -> tuple[int, ...] | None:
     """Widths, () for ``linear``, None (the model's own choice) for ``conv``."""
     words: dict[str, tuple[int, ...] | None] = {"linear": (), "conv": None}
     return words[text] if text in words else sizes(text)
+
+
+def pixels(text: str) -> int | tuple[int, int]:
+    """Height and width of a picture, as 48x64, or one number for both."""
+    try:
+        sides = [whole(1)(side) for side in text.lower().split("x")]
+        if len(sides) > 2:
+            raise ArgumentTypeError
+    except ArgumentTypeError:
+        raise ArgumentTypeError(
+            f"expected height and width in pixels such as 48x64, or 64 for both, got {text!r}"
+        ) from None
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def number_or_word(text: str) -> float | str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..files import expanded
 from . import files, sources
 from .dataset import Dataset, DataSplits
 from .given import as_dataset
@@ -119,7 +120,7 @@ def load(
         )
     name, reader = _find(source)
     options = {
-        "root": Path(root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae").expanduser(),
+        "root": expanded("root", root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"),
         "download": download,
         "size": size,
         "grey": grey,
@@ -171,7 +172,7 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
             f"source: expected a name or path, got {source!r}: name a file, a folder, or one of "
             f"{', '.join(NAMES)}"
         )
-    path = Path(source).expanduser()
+    path = expanded("source", source)
     if path.is_dir():
         scans = not sources.has_images(path) and files.scans_in(path)
         reader = files.read_scans if scans else sources.read_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from ..infer.dataset import as_dataset, dataset_terms, matched
 from ..infer.elbo import ELBOTerms, check_possible
 from ..infer.importance import ImportanceEstimate
 from ..infer.traces import measuring
-from .tables import mean_and_error, number
+from .baselines import baselines
+from .tables import mean_and_error, number, with_error
 
 _TRUSTED_PARETO_K = 0.7
 
@@ -35,6 +36,9 @@ class Evaluation:
         levels: number of values of a discrete pixel, None for other data.
         point_masses: latent sites where the guide has no density: then there is no bound, and
             what stands for KL is -log p(z).
+        baselines: name -> log p(x) of a model without a network, (n,), see
+            ``diagnostics.baselines``; empty where none compares with the pair, None without
+            training data to fit them to.
     """
 
     terms: ELBOTerms
@@ -42,6 +46,7 @@ class Evaluation:
     dimensions: int
     levels: int | None = None
     point_masses: tuple[str, ...] = ()
+    baselines: Mapping[str, Tensor] | None = None
 
     @property
     def bound(self) -> str:
@@ -55,6 +60,7 @@ class Evaluation:
             quantities[f"-log p({site})" if site in self.point_masses else f"KL {site}"] = kl
         if self.importance is not None:
             quantities["log p(x)"] = self.importance.log_likelihood
+        quantities |= self.baselines or {}
         rows = [(name, *mean_and_error(v), "nats/datum") for name, v in quantities.items()]
         if self.levels is not None:
             best = self.bound if self.importance is None else "log p(x)"
@@ -66,6 +72,30 @@ class Evaluation:
             if not self.importance.pareto_k.isnan().any():
                 rows.append(("Pareto k above 0.7", 100 * self.untrusted, math.nan, "% of data"))
         return rows
+
+    @property
+    def unbeaten(self) -> dict[str, tuple[float, float]]:
+        """Baselines that the pair does not beat: by how many nats per datum, standard error.
+
+        Compared is log p(x) of each datum, or the bound where that was not estimated.
+        """
+        pair = self.terms.elbo if self.importance is None else self.importance.log_likelihood
+        ahead = {
+            name: mean_and_error(log_p - pair.double())
+            for name, log_p in (self.baselines or {}).items()
+        }
+        return {name: (mean, error) for name, (mean, error) in ahead.items() if mean >= 0}
+
+    @property
+    def remark(self) -> str:
+        """A sentence about the baselines that the pair does not beat; "" where it beats all."""
+        if not self.unbeaten:
+            return ""
+        ahead = " and ".join(f"{name} by {with_error(*by)}" for name, by in self.unbeaten.items())
+        return (
+            f"The pair does not beat models without a network, in nats per datum: {ahead}. More "
+            "data or training, fewer or more latents, or another likelihood may help"
+        )
 
     @property
     def untrusted(self) -> float:
@@ -85,15 +115,20 @@ class Evaluation:
         text = f"{len(self.terms.reconstruction)} data"
         if self.importance is not None:
             text += f", {self.importance.samples} importance samples"
-        return text + "; standard errors are over the data"
+        text += "; standard errors are over the data"
+        if self.baselines:
+            return text
+        why = "without reference=" if self.baselines is None else "for such a pair"
+        return f"{text}; no baselines {why}"
 
     def __str__(self) -> str:
         """The table as text."""
-        lines = [self._header()]
-        for name, mean, se, unit in self.rows():
+        lines, rows = [self._header()], self.rows()
+        width = max(22, *(len(name) for name, *_ in rows))
+        for name, mean, se, unit in rows:
             error = "" if math.isnan(se) else f"+- {number(se)}"
-            lines.append(f"  {name:<22} {number(mean):>10} {error:<11} {unit}")
-        return "\n".join(lines)
+            lines.append(f"  {name:<{width}} {number(mean):>10} {error:<11} {unit}")
+        return "\n".join([*lines, *filter(None, [self.remark])])
 
     __repr__ = __str__
 
@@ -105,7 +140,8 @@ class Evaluation:
             f"<td style='text-align:left'>{unit}</td></tr>"
             for name, mean, se, unit in self.rows()
         )
-        return f"<table><caption>{self._header()}</caption>{body}</table>"
+        remark = f"<p>{html.escape(self.remark)}</p>" if self.remark else ""
+        return f"<table><caption>{self._header()}</caption>{body}</table>{remark}"
 
 
 def evaluate(
@@ -113,6 +149,7 @@ def evaluate(
     guide: Callable,
     data: Dataset | Tensor | tuple[Tensor, Tensor | None],
     *,
+    reference: Dataset | Tensor | tuple[Tensor, Tensor | None] | None = None,
     importance_samples: int = 100,
     batch_size: int = 500,
     chunk_size: int | None = None,
@@ -126,6 +163,9 @@ def evaluate(
         guide: inference program.
         data: a ``Dataset``, a tensor (n, *event_shape), a pair (x, y), or anything else that
             ``data.Dataset`` takes. Dynamic binarisation is drawn once.
+        reference: the training data, ``d.train``, to which an independent model of each element
+            and, beside a density, probabilistic PCA with as many latents are fitted: what the
+            pair has to beat. Default: the table goes without them.
         importance_samples: samples per datum for log p(x); 0 leaves log p(x) out, and so does a
             guide that is a point mass, such as ``guides.Delta``.
         batch_size: data at once.
@@ -136,7 +176,7 @@ def evaluate(
         pixels, the effective sample size and the Pareto k of the importance weights.
 
     Raises:
-        ValueError: data that the model cannot have produced.
+        ValueError: data that the model cannot have produced, a reference of another shape.
 
     Warns:
         UserWarning: Pareto k > 0.7 for more than one datum in ten: log p(x) is underestimated.
@@ -162,12 +202,17 @@ def evaluate(
             estimate = importance(
                 model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size
             )
+        compared = None
+        if reference is not None:
+            train = matched(as_dataset(reference), model, guide)
+            compared = {} if points else baselines(model, guide, x, y, train)
     result = Evaluation(
         terms,
         estimate,
         dimensions=math.prod(x.shape[1:]),
         levels=getattr(getattr(model, "likelihood", None), "levels", None),
         point_masses=points,
+        baselines=compared,
     )
     if not points:
         check_possible(float(terms.elbo.mean()), float(terms.reconstruction.mean()), len(x))

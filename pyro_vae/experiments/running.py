@@ -30,7 +30,9 @@ def parser(name: str, description: str, *, epochs: int) -> argparse.ArgumentPars
         description: what the experiment shows.
         epochs: default of ``--epochs``.
     """
-    result = argparse.ArgumentParser(prog=f"pyro-vae experiment {name}", description=description)
+    result = argparse.ArgumentParser(
+        prog=f"pyro-vae experiment {name}", description=description, allow_abbrev=False
+    )
     result.add_argument("--out", type=Path, default=Path("runs", name), metavar="FOLDER")
     result.add_argument(
         "--epochs", type=whole(1), default=epochs, metavar="N", help=f"default: {epochs}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .. import networks
 from ..conditionals import DiagonalNormal
 from ..distributions import declared
+from ..likelihoods.base import network_inputs
 from ..models import VAE
 from ..programs import Guide, innermost
 
@@ -180,10 +181,11 @@ class BottomUp(Guide):
                     f"given: this guide of {self.latents} conditions on {site!r}, got "
                     f"{tuple(z)}: make it a part of guides.Composed, after one that samples it"
                 )
+        seen = network_inputs(self.model.likelihood, x)
         with pyro.plate("data", len(x), dim=-1):
             for site, conditional in self.conditionals.items():
                 below = self._below[site]
-                context = x if below is None else z[below]
+                context = seen if below is None else z[below]
                 q = conditional(context, *labels)
                 z[site] = pyro.sample(site, declared(q, (self.model.latent_sizes[site],), site))
         return {site: z[site] for site in self.latents}

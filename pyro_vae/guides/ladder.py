@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import networks
 from ..conditionals import DiagonalNormal, precision_weighted
+from ..likelihoods.base import network_inputs
 from ..models import VAE
 from ..programs import Guide
 from .bottom_up import check_vae, encoder_features
@@ -122,7 +123,7 @@ class Ladder(Guide):
 
     def _bottom_up(self, x: Tensor, labels: tuple[Tensor, ...]) -> dict[str, dist.Distribution]:
         proposals: dict[str, dist.Distribution] = {}
-        below = x
+        below = network_inputs(self.model.likelihood, x)
         for site, network in self.networks.items():
             below = network(below, *labels)
             proposals[site] = self.heads[site](below)

@@ -10,6 +10,7 @@ from torch.nn.functional import embedding
 
 from .. import networks
 from ..distributions import OneHotPoint
+from ..likelihoods.base import network_inputs
 from ..models import VQVAE
 from ..networks.grids import GridEncoder
 from ..programs import Guide, Model
@@ -116,7 +117,7 @@ class NearestCode(Guide):
         """
         self.model.check_shape(x)
         codebook = self.model.codebook
-        z_e = self.encoder(x)
+        z_e = self.encoder(network_inputs(self.model.likelihood, x))
         learning = self.training and codebook.training
         if learning:
             codebook.initialize(z_e.detach())

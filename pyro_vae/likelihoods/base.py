@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -64,6 +65,10 @@ class Likelihood(Recorded, nn.Module):
         """E[x | features], what a person looks at."""
         return self(features).mean
 
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the networks of guides see of ``x``: the data as they are."""
+        return x
+
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability.
 
@@ -83,6 +88,12 @@ def feature_shape(likelihood: nn.Module, event_shape: Sequence[int]) -> tuple[in
 def check_values(likelihood: nn.Module, x: Tensor) -> None:
     """Raise ``ValueError`` for data outside of a likelihood's range; any other module: finite."""
     getattr(likelihood, "check", check_finite)(x)
+
+
+def network_inputs(likelihood: Any, x: Tensor) -> Tensor:
+    """What networks see of ``x`` by a likelihood, which may be any module, or None."""
+    inputs = getattr(likelihood, "inputs", None)
+    return x if inputs is None else inputs(x)
 
 
 def span_of(x: Tensor) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..recorded import Recorded
 
 FLOOR = 1e-4
+_LEAST, _MOST = 1e-45, torch.finfo(torch.float32).max
 # From sigma = e^10 on, sigma grows in proportion to its parameter: no exponential overflows
 _LINEAR = 10.0
 # Adam moves each parameter by about its learning rate per step: this often as fast, log sigma
@@ -24,8 +25,11 @@ _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def positive(name: str, value: Any, above: float = 0.0) -> float:
-    """``value`` as a float; ``ValueError`` unless it is a finite number above ``above``."""
-    if isinstance(value, bool | str) or not above < value < math.inf:
+    """``value`` as a float; ``ValueError`` unless it is a finite number above ``above``.
+
+    So it must be in single precision, which holds nothing from 1e39 on, nor below 1e-45.
+    """
+    if isinstance(value, bool | str) or not max(above, _LEAST) < value <= _MOST:
         expected = f" above {above:g}" if above else ""
         raise ValueError(f"{name}: expected a positive finite number{expected}, got {value!r}")
     return float(value)

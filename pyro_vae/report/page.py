@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..callbacks.collapse import complaint, ended_without
 from ..data import DataSplits
 from ..diagnostics.evaluation import Evaluation
 from ..files import write_atomically
@@ -156,6 +157,10 @@ def _notes(run: Run, evaluation: Evaluation | None) -> str:
             "The guide is a point mass: where a curve says ELBO it is log p(x, z), no bound on "
             "log p(x), and where it says KL it is minus log p(z)."
         )
+    if found := ended_without(history, run.sites.point_masses):
+        notes.append(f"Some {complaint(history[-1], found)}.")
+    if evaluation is not None and evaluation.remark:
+        notes.append(evaluation.remark + ".")
     if evaluation is not None and evaluation.untrusted > 0.1:
         notes.append(
             f"log p(x) is probably too low: {100 * evaluation.untrusted:.0f}% of the data have a "
@@ -168,6 +173,7 @@ def _facts(run: Run, command: str) -> str:
     trainer, history = run.trainer, run.trainer.history
     seconds = sum(row.get("seconds", 0.0) for row in history)
     optimizer = name_of(trainer.optimizer_class)
+    kept = [row["epoch"] for row in history if row.get("kept")]
     facts = {
         "command": f"<pre>{html.escape(command)}</pre>" if command else "",
         "data": f"<pre>{html.escape(repr(run.data))}</pre>",
@@ -176,6 +182,7 @@ def _facts(run: Run, command: str) -> str:
         "training": html.escape(
             f"{len(history)} epochs, {trainer.step:,} steps of {optimizer}, learning rate "
             f"{trainer.lr:g}, {seconds:.0f} seconds"
+            + (f"; epoch {kept[-1]}, the best on held-out data, was kept" if kept else "")
         ),
         "beta": html.escape(str(trainer.beta)),
     }
@@ -189,6 +196,9 @@ def _table(evaluation: Evaluation) -> str:
     caption = "Of the test set. The ELBO is the reconstruction minus the KL"
     if evaluation.importance is not None:
         caption += ", a lower bound on log p(x), which is estimated by importance sampling"
+    if evaluation.baselines:
+        names = " and ".join(evaluation.baselines)
+        caption += f". Fitted to the training data, for comparison: {names}"
     return f'<p class="caption">{caption}.</p>{evaluation._repr_html_()}'
 
 

@@ -36,7 +36,7 @@ def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
 
 def arguments(description: str, *, rounds: int) -> argparse.ArgumentParser:
     """The options of every benchmark."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--steps", type=int, default=rounds, help="alternating repetitions")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

@@ -91,7 +91,13 @@ def test_options():
         True,
         "runs/some-name",
     )
-    for bad in (["--epochs", "0"], ["--epochs", "x"], ["--threads", "0"], ["--seeds", "-1"]):
+    for bad in (
+        ["--data", "x"],
+        ["--epochs", "0"],
+        ["--epochs", "x"],
+        ["--threads", "0"],
+        ["--seeds", "-1"],
+    ):
         with pytest.raises(SystemExit):
             parser("some-name", "About.", epochs=7).parse_args(bad)
 

@@ -285,6 +285,8 @@ BAD = [
         lambda: LearnedSigma(initial=1e-5),
         "initial: expected a positive finite number above 0.0001",
     ),
+    (lambda: FixedSigma(1e39), "sigma: expected a positive finite number"),
+    (lambda: FixedSigma(1e-50), "sigma: expected a positive finite number"),
     (lambda: PerPixelSigma(floor=-1.0), "floor: expected a positive finite number"),
     (lambda: OptimalSigma(momentum=0.0), r"momentum: expected a number in \(0, 1\]"),
     (lambda: OptimalSigma(floor=math.nan), "floor: expected a positive finite number"),

@@ -1,0 +1,147 @@
+"""The pair that the options ask for, its likelihood by the data, and whether memory holds it."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import guides, likelihoods, models
+from ..data import DataSplits
+from ..machine import free_memory
+from ..networks import is_image
+from ..programs import Guide
+from ..trainer import Trainer
+from . import options
+from .messages import kebab
+
+# Of each parameter: itself, its gradient, two moments of Adam, and the best epoch's, twice
+_BYTES = 6 * 4
+# More are a wish of nobody who left the widths to the shape of the data
+_MOST_BY_DEFAULT = 10**8
+_ROWS = 4096
+
+
+def asked_binarize(args: argparse.Namespace) -> str | None:
+    """How the data are to be binarised; "auto" where their own default decides."""
+    if "binarize" in args:
+        return args.binarize
+    if args.likelihood is None:
+        return "auto"
+    return "dynamic" if args.likelihood is likelihoods.Bernoulli else None
+
+
+def likelihood_for(data: DataSplits) -> type[likelihoods.Likelihood]:
+    """The likelihood of values like these, where none was named."""
+    if data.train.binarize or all(((x == 0) | (x == 1)).all() for x in _parts(data)):
+        return likelihoods.Bernoulli
+    if all(((x >= 0) & (x <= 1)).all() for x in _parts(data)):
+        return likelihoods.ContinuousBernoulli
+    return likelihoods.Gaussian
+
+
+def _parts(data: DataSplits) -> Iterator[Tensor]:
+    """Values of some rows at a time, for those of bytes take four times as much."""
+    for part in (data.train, data.test):
+        yield from (part[i : i + _ROWS].x for i in range(0, len(part), _ROWS))
+
+
+def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -> Any:
+    accepted = inspect.signature(kind.__init__).parameters
+    given = {k: v for k in ("sigma", "levels") if (v := getattr(args, k)) is not None}
+    for name, value in given.items():
+        if name not in accepted:
+            raise ValueError(
+                f"--{name}: expected no such option for the likelihood {kebab(kind.__name__)}, "
+                f"got {value}: leave it out or choose another --likelihood"
+            )
+    if kind is not likelihoods.Gaussian:
+        if args.standardize:
+            raise ValueError(
+                f"--standardize: expected the likelihood gaussian, got {kebab(kind.__name__)}: "
+                "leave it out or choose --likelihood gaussian"
+            )
+        return kind(**given)
+    given.setdefault("sigma", "learned")
+    if data is None or not _standardizes(args, data):
+        return kind(**given)
+    x = data.train.x.double()
+    scale = x.std(0, correction=0)
+    return kind(**given, loc=x.mean(0), scale=scale.where(scale > 0, 1.0))
+
+
+def _standardizes(args: argparse.Namespace, data: DataSplits) -> bool:
+    return len(data.event_shape) == 1 if args.standardize is None else args.standardize
+
+
+def pair(
+    args: argparse.Namespace, data: DataSplits, kind: type, classes: int
+) -> tuple[models.VAE, Guide]:
+    """Model and guide, from torch's global stream."""
+    model = _model(args, data, _likelihood(args, kind, data), classes)
+    return model, args.guide(model)
+
+
+def _model(
+    args: argparse.Namespace, data: DataSplits, likelihood: Any, classes: int
+) -> models.VAE:
+    dense = math.prod(data.event_shape) <= options.LARGEST_DENSE
+    return models.VAE(
+        data.event_shape,
+        latents=args.latents,
+        likelihood=likelihood,
+        hidden=getattr(args, "hidden", options.DENSE if dense else None),
+        skip=args.skip,
+        condition=classes,
+    )
+
+
+def check_memory(args: argparse.Namespace, data: DataSplits, kind: type, classes: int) -> None:
+    """Raise ``ValueError`` for a pair that memory cannot hold, before any of it is built.
+
+    So it does for networks of a hundred million parameters that were not asked for by --hidden.
+    """
+    with torch.device("meta"):
+        model = _model(args, data, _likelihood(args, kind, None), classes)
+        try:
+            guide = args.guide(model)
+        except RuntimeError:  # one that looks at values: about as large as this one, or larger
+            guide = guides.BottomUp(model)
+        parts = {id(p): p.numel() for module in (model, guide) for p in module.parameters()}
+    count, free = sum(parts.values()), free_memory(args.device)
+    needed = _BYTES * count
+    too_many = "hidden" not in args and count > _MOST_BY_DEFAULT
+    if too_many or (free is not None and needed > free):
+        has = "" if free is None else f", of {free / 2**30:.1f} GiB that are free"
+        raise ValueError(
+            f"--size, --hidden: expected networks for this machine, got {count:,} parameters for "
+            f"data of shape {data.event_shape}, {needed / 2**30:.1f} GiB in training{has}: make "
+            "the pictures of a folder smaller with --size 64, or lower --hidden or --latents"
+        )
+
+
+def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
+    """Kind, range, likelihood and binarisation of a run, in one line."""
+    low, high = zip(*((float(x.min()), float(x.max())) for x in _parts(data)), strict=True)
+    shape = data.event_shape
+    kind = "vectors" if len(shape) == 1 else "arrays"
+    if is_image(shape):
+        channels = shape[0] if len(shape) == 3 else 1
+        kind = {1: "grey pictures", 3: "colour pictures"}.get(channels, "pictures")
+    likelihood = getattr(trainer.model, "likelihood", None)
+    name = kebab(type(likelihood).__name__)
+    if (noise := getattr(likelihood, "noise", None)) is not None:
+        name += f" ({kebab(type(noise).__name__)})"
+    if getattr(likelihood, "scale", None) is not None:
+        name += f" of standardised {'columns' if len(shape) == 1 else 'pixels'}"
+    how = {"dynamic": "dynamically, afresh in each batch", "static": "once"}
+    binarized = how.get(binarize, "no")
+    return (
+        f"data {data.name}: {len(data.train)} + {len(data.test)} {kind} of shape {shape}, values "
+        f"{min(low):.4g} to {max(high):.4g}; likelihood {name}; binarised: {binarized}"
+    )

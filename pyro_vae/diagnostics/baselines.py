@@ -1,0 +1,248 @@
+"""What a pair has to beat: models without a network, fitted to the training data.
+
+Each function returns log p(x) per datum, (n,), in nats and in the units of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import MaskedDistribution, constraints
+from torch import Tensor
+
+from ..data import Dataset
+from ..distributions import ContinuousBernoulli
+from ..infer.traces import observed_sites, trace_pair
+from ..likelihoods.base import network_inputs
+from ..programs import innermost
+
+_ROWS = 4096
+# Beyond so many elements, a covariance is found from so many rows or fewer
+_MOST = 2000
+_MOST_VALUES = 2**26
+
+
+def independent_normal(train: Tensor, x: Tensor) -> Tensor:
+    """A normal distribution of each element, with its mean and variance over the training data.
+
+    An element that never varies there gets the least standard deviation of those that do.
+
+    Args:
+        train: (m, *event_shape), m > 1.
+        x: (n, *event_shape).
+
+    Example:
+        >>> train = torch.tensor([[0.0], [2.0], [4.0]])
+        >>> independent_normal(train, torch.tensor([[2.0]])).exp()  # 1 / sqrt(2 pi 4)
+        tensor([0.1995], dtype=torch.float64)
+    """
+    mean = _mean(train)
+    variance = sum((rows - mean).square().sum(0) for rows in _parts(train)) / (len(train) - 1)
+    varies = variance > 0
+    least = variance[varies].min() if varies.any() else variance.new_ones(())
+    variance = variance.where(varies, least)
+    terms = [((rows - mean).square() / variance).sum(1) for rows in _parts(x)]
+    return -0.5 * (torch.cat(terms) + (2 * math.pi * variance).log().sum())
+
+
+def independent_bernoulli(train: Tensor, x: Tensor) -> Tensor:
+    """A probability of 1 for each element.
+
+    It is the mean over the training data, with half a datum of 0 and of 1 each added.
+
+    Args:
+        train: 0 and 1, or probabilities of 1, (m, *event_shape).
+        x: 0 and 1, (n, *event_shape).
+
+    Example:
+        >>> independent_bernoulli(torch.ones(1, 2), torch.tensor([[1.0, 0.0]])).exp()  # 3/4 1/4
+        tensor([0.1875], dtype=torch.float64)
+    """
+    p = (_mean(train) * len(train) + 0.5) / (len(train) + 1)
+    return torch.cat([rows @ p.log() + (1 - rows) @ (-p).log1p() for rows in _parts(x)])
+
+
+def independent_continuous_bernoulli(train: Tensor, x: Tensor) -> Tensor:
+    """A continuous Bernoulli for each element.
+
+    Its mean is that of the training data, with half a datum of 0 and of 1 each added.
+
+    Args:
+        train: values in [0, 1], (m, *event_shape).
+        x: likewise, (n, *event_shape).
+
+    Example:
+        >>> train = torch.tensor([[0.25], [0.75]])
+        >>> independent_continuous_bernoulli(train, train).exp()  # a mean of 1/2: uniform
+        tensor([1.0000, 1.0000], dtype=torch.float64)
+    """
+    mean = (_mean(train) * len(train) + 0.5) / (len(train) + 1)
+    # The mean of a logit l is at most 1 - 1/l, and at least -1/l
+    high = 1 / mean.minimum(1 - mean)
+    low = -high
+    for _ in range(100):
+        middle = (low + high) / 2
+        below = ContinuousBernoulli(middle).mean < mean
+        low, high = low.where(~below, middle), high.where(below, middle)
+    p = ContinuousBernoulli((low + high) / 2, validate_args=False)
+    return torch.cat([p.log_prob(rows).sum(1) for rows in _parts(x)])
+
+
+def independent_histogram(train: Tensor, x: Tensor, levels: int) -> Tensor:
+    """The frequencies of all levels for each element, and one datum more, shared by all levels.
+
+    Args:
+        train: values k / (levels - 1), (m, *event_shape).
+        x: likewise, (n, *event_shape).
+        levels: number of values.
+
+    Example:
+        >>> train = torch.tensor([[0.0], [0.5], [0.5]])
+        >>> independent_histogram(train, torch.tensor([[0.5]]), levels=3).exp()  # (2 + 1/3) / 4
+        tensor([0.5833], dtype=torch.float64)
+    """
+    elements = train[0].numel()
+    offset = levels * torch.arange(elements, device=train.device)
+    counts = torch.zeros(levels * elements, dtype=torch.float64, device=train.device)
+    for rows in _parts(train):
+        index = ((rows * (levels - 1)).round().long() + offset).flatten()
+        counts += torch.bincount(index, minlength=len(counts))
+    log_p = ((counts + 1 / levels) / (len(train) + 1)).log()
+    return torch.cat(
+        [log_p[(rows * (levels - 1)).round().long() + offset].sum(1) for rows in _parts(x)]
+    )
+
+
+def probabilistic_pca(train: Tensor, x: Tensor, latents: int) -> Tensor | None:
+    """N(mean, W W^T + s^2 I) with W of so many columns, the best that a linear decoder can do.
+
+    With l_1 >= l_2 >= ... the eigenvalues of the covariance of the d elements and q latents, the
+    covariance of the model has l_1, ..., l_q along the same eigenvectors, and in the other d - q
+    directions their mean, s^2. At most d - 1 latents, and m - 2, have a meaning. For more than
+    2,000 elements as many rows are used, evenly spaced.
+
+    Source: "Probabilistic Principal Component Analysis", Tipping, Bishop (1999).
+
+    Args:
+        train: (m, *event_shape).
+        x: (n, *event_shape).
+        latents: q, at least 1.
+
+    Returns:
+        None where there is no such density: one element, few data, or data without noise.
+
+    Example:
+        >>> train = torch.randn(50, 3)
+        >>> exact = torch.distributions.MultivariateNormal(train.mean(0), train.T.cov())
+        >>> log_p = probabilistic_pca(train, train, latents=2)
+        >>> torch.allclose(log_p.float(), exact.log_prob(train), atol=1e-4)
+        True
+    """
+    d = train[0].numel()
+    if d > _MOST:
+        most = max(2, min(_MOST, _MOST_VALUES // d))
+        train = train[:: -(-len(train) // most)]
+    m, mean = len(train), _mean(train)
+    q = min(latents, d - 1, m - 2)
+    if q < 1:
+        return None
+    if d <= m:
+        covariance = sum((r - mean).T @ (r - mean) for r in _parts(train)) / (m - 1)
+        values, vectors = torch.linalg.eigh(covariance)
+    else:
+        centred = torch.cat(list(_parts(train))) - mean
+        values, weights = torch.linalg.eigh(centred @ centred.T / (m - 1))
+        vectors = centred.T @ (weights / ((m - 1) * values.clamp(min=1e-300)).sqrt())
+    total, values, vectors = values.sum(), values[-q:], vectors[:, -q:]
+    noise = (total - values.sum()) / (d - q)
+    if not noise > 1e-12 * values.max():
+        return None
+    log_determinant = values.log().sum() + (d - q) * noise.log()
+    squares = []
+    for rows in _parts(x):
+        along = (rows - mean) @ vectors
+        rest = (rows - mean).square().sum(1) - along.square().sum(1)
+        squares.append((along.square() / values).sum(1) + rest / noise)
+    return -0.5 * (torch.cat(squares) + log_determinant + d * math.log(2 * math.pi))
+
+
+def baselines(
+    model: Callable, guide: Callable, x: Tensor, y: Tensor | None, reference: Dataset
+) -> dict[str, Tensor]:
+    """What the pair has to beat on ``x``: name -> log p(x), (n,).
+
+    Args:
+        model: generative program with one observed site, x.
+        guide: inference program.
+        x: (n, *event_shape).
+        y: (n,) labels, or None.
+        reference: the training data.
+
+    Returns:
+        An independent model of each element, by the model's likelihood; for a density also
+        probabilistic PCA with as many latents. Empty for a model that these do not compare with:
+        of several observed sites, under a mask, or of other counts.
+
+    Raises:
+        ValueError: a reference of another event shape.
+    """
+    if reference.event_shape != tuple(x.shape[1:]):
+        raise ValueError(
+            f"reference: expected training data of the event shape of data, {tuple(x.shape[1:])}, "
+            f"got {reference.event_shape}: pass d.train of the same data set"
+        )
+    trace, _ = trace_pair(model, guide, x[:2], None if y is None else y[:2])
+    site = _only(trace, x[:2])
+    if site is None or len(reference) < 2:
+        return {}
+    p = site["fn"]
+    while hasattr(p, "base_dist"):
+        p = p.base_dist
+    if p.support is constraints.boolean:
+        return {"independent Bernoulli": independent_bernoulli(reference.x, x)}
+    train, _ = reference.batch(torch.arange(len(reference)))
+    if levels := getattr(p, "levels", None):
+        return {"independent histogram": independent_histogram(train, x, levels)}
+    if p.support.is_discrete:
+        return {}
+    if isinstance(p, ContinuousBernoulli):
+        log_p = independent_continuous_bernoulli(train, x)
+        found = {"independent continuous Bernoulli": log_p}
+    else:
+        found = {"independent normal": independent_normal(train, x)}
+    latents = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"]]
+    sizes = [math.prod(s["fn"].event_shape) for s in latents if s["fn"].has_rsample]
+    if sizes:
+        # On what the networks see, so that it knows no more and no less of the scales than they
+        likelihood = getattr(innermost(model), "likelihood", None)
+        seen = (network_inputs(likelihood, values.double()) for values in (train, x))
+        log_p = probabilistic_pca(*seen, sum(sizes))
+        if log_p is not None:
+            scale = getattr(likelihood, "scale", None)
+            if scale is not None:
+                log_p = log_p - scale.double().log().expand(x.shape[1:]).sum()
+            found["probabilistic PCA"] = log_p
+    return found
+
+
+def _only(trace: poutine.Trace, x: Tensor) -> dict[str, Any] | None:
+    """The observed site, where it is one, of all of x."""
+    sites = [trace.nodes[name] for name in observed_sites(trace)]
+    if len(sites) != 1 or sites[0]["mask"] is not None:
+        return None
+    (site,) = sites
+    masked = isinstance(site["fn"], MaskedDistribution)
+    return None if masked or site["value"].numel() != x.numel() else site
+
+
+def _parts(values: Tensor) -> Iterator[Tensor]:
+    """Some rows (k, d) at a time, in double precision."""
+    return (rows.flatten(1).double() for rows in values.split(_ROWS))
+
+
+def _mean(values: Tensor) -> Tensor:
+    return sum(rows.sum(0) for rows in _parts(values)) / len(values)
