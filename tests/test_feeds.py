@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 
 from pyro_vae import Trainer, guides, infer, likelihoods
 from pyro_vae.data import Dataset
-from pyro_vae.feeds import Loaded
+from pyro_vae.feeds import Loaded, Resident, check_source
 from pyro_vae.models import VAE
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -204,6 +204,24 @@ def test_a_bad_loader_is_an_error_before_the_first_step(data, error, message, na
     with pytest.raises(error, match=f"{name}: .*" + re.escape(message)):
         trainer.fit(**{"data": X, name: data}, epochs=1, progress=False)
     assert trainer.step == 0 and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("n", "steps"), [(40, 5), (41, 6), (7, 1)])
+def test_a_resident_epoch_is_each_datum_once_in_as_many_batches_as_its_length(n, steps):
+    feed = Resident(Dataset(torch.arange(float(n))[:, None]), 8)
+    batches = [x for x, _ in feed]
+    assert len(feed) == len(batches) == steps
+    assert sorted(torch.cat(batches).flatten().tolist()) == list(range(n))
+
+
+@pytest.mark.parametrize("row", [0, 9_999, 10_000, 20_001])
+def test_every_row_of_large_data_is_checked(row):
+    vae, _ = pair(likelihood=likelihoods.Bernoulli)
+    x = torch.zeros(20_002, 6)
+    check_source(Dataset(x), "data", vae)
+    x[row, 3] = 0.5
+    with pytest.raises(ValueError, match="data: .*expects only 0 and 1"):
+        check_source(Dataset(x), "data", vae)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
