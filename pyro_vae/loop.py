@@ -86,7 +86,7 @@ class Loop:
             if going_on is not None:
                 self._go_on(going_on)
             self._write()
-            while self._done < epochs and not ranks.agreed(self.trainer.stopping):
+            while self._done < epochs and not self._ends():
                 row = self._epoch()
                 self._measure(row)
                 row.update(ranks.agreed(row))
@@ -102,6 +102,10 @@ class Loop:
             self._call("on_fit_end")
         if finished:
             self._write(finished=True)
+
+    def _ends(self) -> bool:
+        """Whether a callback stopped the run; an epoch that has begun is trained to its end."""
+        return self._position is None and ranks.agreed(self.trainer.stopping)
 
     def _epoch(self) -> dict[str, Any]:
         trainer = self.trainer

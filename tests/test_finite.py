@@ -254,6 +254,53 @@ def test_steps_that_are_left_out_leave_no_trace():
     assert all(math.isfinite(v) for v in t.history.column("elbo"))
 
 
+class Counting(nn.Module):
+    """A decoder that counts its training passes in a buffer of so many numbers."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.inner = nn.Linear(2, 6)
+        self.register_buffer("passes", torch.zeros(size))
+
+    def forward(self, z):
+        if self.training:
+            self.passes += 1
+        return self.inner(z)
+
+
+@pytest.mark.parametrize("size", [1, 2**14, 2**14 + 1])
+def test_steps_that_are_left_out_leave_no_trace_in_buffers_of_any_size(size):
+    t = trainer(Counting(size), norm=None, engine="eager")
+    fit(t, OUTLIER, on_nonfinite="skip")
+    assert t.history.column("skipped") == [1, 1] and t.step == 10
+    assert t.model.decoder.passes.unique().tolist() == [8.0]
+
+
+class BadDraw(nn.Module):
+    """A decoder that adds one random number, and is NaN where it draws its first one again."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.first = nn.Linear(2, 6), None
+
+    def forward(self, z):
+        draw = torch.rand(())
+        if self.training:
+            self.first = draw if self.first is None else self.first
+            draw = torch.where(draw == self.first, torch.nan, draw)
+        return self.inner(z) + draw
+
+
+def test_a_first_step_that_fails_is_looked_at_on_its_own_numbers():
+    """Pyro refuses the NaN with a ``ValueError``; without its checks the same step is not finite.
+
+    On other numbers it would be finite, and the error would be that of a wrong program.
+    """
+    t = trainer(BadDraw(), norm=None, engine="eager")
+    fit(t, on_nonfinite="skip")
+    assert t.history.column("skipped") == [1, None] and t.step == 10
+
+
 def test_a_run_without_bad_steps_is_the_same_and_tells_nothing():
     t, other = fit(trainer(), on_nonfinite="skip"), fit(trainer())
     assert same(state(t), state(other)) and t.history.column("skipped") == [None, None]
