@@ -232,8 +232,11 @@ def test_uniform_codes():
         ({"codes": 0}, "codes: expected a positive integer"),
         ({"code_dim": 2.0}, "code_dim: expected a positive integer"),
         ({"decay": 1.0}, "decay: expected"),
+        ({"decay": -0.1}, "decay: expected"),
         ({"eps": 0.0}, "eps: expected"),
+        ({"eps": math.inf}, "eps: expected"),
         ({"revive": 1.0}, "revive: expected"),
+        ({"revive": -0.1}, "revive: expected"),
     ],
 )
 def test_bad_arguments(arguments, message):

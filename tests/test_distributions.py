@@ -1,10 +1,12 @@
+import itertools
+
 import mpmath
 import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_vae.distributions import GridLogistic, OneHotPoint
+from pyro_vae.distributions import ContinuousBernoulli, GridCategorical, GridLogistic, OneHotPoint
 
 
 def one_hot(*shape, k=4):
@@ -51,7 +53,7 @@ def test_a_grid_logistic_that_is_wide_beside_its_bins_is_exact_in_single_precisi
             return 1 / (1 + mpmath.exp(-(x - loc) / scale))
 
         edges = [cdf(mpmath.mpf(2 * k + 1) / 510) for k in range(255)]
-        expected = [float(mpmath.log(b - a)) for a, b in zip(edges, edges[1:], strict=False)]
+        expected = [float(mpmath.log(b - a)) for a, b in itertools.pairwise(edges)]
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-6, atol=1e-5)
 
 
@@ -66,3 +68,24 @@ def test_a_grid_logistic_draws_by_its_inverse_distribution_function(monkeypatch)
     u = torch.tensor([0.0, 0.5, 1 - 2**-24])
     p = GridLogistic(torch.tensor([0.2, 0.4, 0.6]), torch.full((3,), -200.0), 6)
     torch.testing.assert_close(p.sample(), torch.tensor([0.2, 0.4, 0.6]))
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        ContinuousBernoulli(torch.zeros(2)),
+        GridCategorical(torch.zeros(2, 4)),
+        GridLogistic(torch.zeros(2), torch.zeros(2), 4),
+    ],
+    ids=lambda p: type(p).__name__,
+)
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_values_outside_the_support_are_refused_where_arguments_are_checked(p, value):
+    checked = type(p)(*(getattr(p, name) for name in arguments_of(p)), validate_args=True)
+    with pytest.raises(ValueError, match="value"):
+        checked.log_prob(torch.tensor([0.0, value]))
+
+
+def arguments_of(p):
+    """Names of the arguments of a distribution."""
+    return [*p.arg_constraints, *(["levels"] if isinstance(p, GridLogistic) else [])]

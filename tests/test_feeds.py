@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
-from pyro_vae import Trainer, guides, infer, likelihoods
+from pyro_vae import Trainer, guides, infer, likelihoods, ranks
 from pyro_vae.data import Dataset
 from pyro_vae.feeds import Loaded, Resident, check_source
 from pyro_vae.models import VAE
@@ -162,6 +162,22 @@ def test_a_sampler_is_told_the_epoch_of_the_trainer_before_each_pass():
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("distributed", [True, False])
+def test_the_first_batch_to_look_at_is_that_of_all_processes(distributed, monkeypatch):
+    """As process 0 of two, whose other part of a batch is taken to be 100 more."""
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    monkeypatch.setattr(ranks, "rank", lambda: 0)
+    monkeypatch.setattr(ranks, "agreed", lambda value: value)
+    monkeypatch.setattr(ranks, "part", lambda rows: rows[: len(rows) // 2])
+    monkeypatch.setattr(ranks, "gathered", lambda x: torch.cat([x, x + 100]))
+    sampler = DistributedSampler(X, 2, 0, shuffle=False) if distributed else None
+    feed = Loaded(DataLoader(X, 8, sampler=sampler), torch.device("cpu"), torch.float32)
+    # Every other datum, or the first half of the first eight
+    own = X[:16:2] if distributed else X[:4]
+    assert torch.equal(feed.data.x, torch.cat([own, own + 100]))
+    assert feed.divided and torch.equal(next(iter(feed))[0], own)
+
+
 class _Stream(IterableDataset):
     def __iter__(self):
         return iter(X)
@@ -220,7 +236,7 @@ def test_every_row_of_large_data_is_checked(row):
     x = torch.zeros(20_002, 6)
     check_source(Dataset(x), "data", vae)
     x[row, 3] = 0.5
-    with pytest.raises(ValueError, match="data: .*expects only 0 and 1"):
+    with pytest.raises(ValueError, match=r"data: .*expects only 0 and 1"):
         check_source(Dataset(x), "data", vae)
 
 

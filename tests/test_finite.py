@@ -15,9 +15,9 @@ OUTLIER = X.clone()
 OUTLIER[17, 2] = 1e30
 
 
-def trainer(decoder=None, norm=nn.BatchNorm1d, **options):
+def trainer(decoder=None, norm=nn.BatchNorm1d, sigma="optimal", **options):
     torch.manual_seed(0)
-    likelihood = likelihoods.Gaussian("optimal")
+    likelihood = likelihoods.Gaussian(sigma)
     vae = VAE((6,), 2, likelihood=likelihood, hidden=(8,), norm=norm, decoder=decoder)
     return Trainer(vae, guides.BottomUp(vae), **{"seed": 0, "lr": 1e-2, **options})
 
@@ -292,13 +292,18 @@ class BadDraw(nn.Module):
 
 
 def test_a_first_step_that_fails_is_looked_at_on_its_own_numbers():
-    """Pyro refuses the NaN with a ``ValueError``; without its checks the same step is not finite.
+    """Pyro refuses the NaN; without its checks the same step is not finite.
 
     On other numbers it would be finite, and the error would be that of a wrong program.
     """
-    t = trainer(BadDraw(), norm=None, engine="eager")
-    fit(t, on_nonfinite="skip")
+    t = fit(trainer(BadDraw(), norm=None, sigma=0.5, engine="eager"), on_nonfinite="skip")
     assert t.history.column("skipped") == [1, None] and t.step == 10
+    t = trainer(BadDraw(), norm=None, sigma=0.5, engine="eager")
+    before = [p.detach().clone() for p in t.parameters()]
+    with pytest.raises(FloatingPointError, match="at step 1: lower lr") as caught:
+        fit(t)
+    assert "before step 1" in str(caught.value)
+    assert t.step == 0 and same(t.parameters(), before)
 
 
 def test_a_run_without_bad_steps_is_the_same_and_tells_nothing():
@@ -336,5 +341,11 @@ def test_other_ways_are_refused(value):
         ValueError, match=r"on_nonfinite: expected 'raise', 'skip' or finite\.Skip"
     ):
         fit(trainer(), on_nonfinite=value)
-    with pytest.raises(ValueError, match="limit: expected a whole number"):
-        finite.Skip(0)
+    for limit in (0, -1, True, 2.0, "3"):
+        with pytest.raises(ValueError, match="limit: expected a whole number"):
+            finite.Skip(limit)
+
+
+def test_the_limits_of_the_three_ways():
+    given = ("raise", "skip", finite.Skip(1), finite.Skip(25))
+    assert [finite.limit_of(way) for way in given] == [0, 10, 1, 25]

@@ -52,6 +52,18 @@ def test_tail_is_the_share_of_the_reference_in_thinner_places():
     assert sorted(own.tail.tolist()) == pytest.approx([i / 300 for i in range(1, 301)])
 
 
+def test_the_error_of_the_share_is_its_spread_under_no_difference():
+    """The density stands for itself here: 200 shares of 400 normal numbers among 300 others."""
+    shares = []
+    for _ in range(400):
+        density, reference = torch.randn(400), torch.randn(300)
+        found = diagnostics.Rarity(density, torch.zeros(400), reference, own=False)
+        shares.append(found.thin[0])
+    spread = float(torch.tensor(shares).std())
+    assert found.thin[1] == pytest.approx(spread, rel=0.2)
+    assert f"5 +- {100 * found.thin[1]:.1f}% of it" in found.verdict
+
+
 def test_representative_or_not():
     reference = torch.randn(600, 2)
     same = diagnostics.rarity(model, guide, torch.randn(400, 2), reference=reference)
