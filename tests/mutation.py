@@ -11,7 +11,7 @@ A mutant that survives is a test to write, or changes nothing that a test could 
 listed in ``equivalent_mutants.txt`` with the reason, and does not count. Names of mutants, as
 printed, in place of ``--mutants`` run these again.
 
-    >>> all((ROOT / test).exists() for file in core() for test in tests_of(file))
+    >>> all((ROOT / test).exists() for file in core() for test in its_tests(file))
     True
 """
 
@@ -112,7 +112,7 @@ def core():
     return sorted(str(f.relative_to(package)) for f in found if f.suffix == ".py")
 
 
-def tests_of(file):
+def its_tests(file):
     """Arguments of pytest for a file of the core: the tests of its longest prefix in TESTS."""
     name = max((n for n in TESTS if file == n or file.startswith(f"{n}/")), key=len)
     return [f"pyro_vae/{file}", *(f"tests/{test}" for test in TESTS[name])]
@@ -252,7 +252,7 @@ def main():
                 counts["equivalent"] += 1
                 print(f"equivalent {what}", flush=True)
                 continue
-            tests = tests_of(file)
+            tests = its_tests(file)
             if (key := tuple(tests[1:])) not in seconds:
                 start = time.monotonic()
                 left_out[key] = run(folder, tests, 3600)[1]
