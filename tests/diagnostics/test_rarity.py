@@ -53,7 +53,7 @@ def test_tail_is_the_share_of_the_reference_in_thinner_places():
 
 
 def test_the_error_of_the_share_is_its_spread_under_no_difference():
-    """The density stands for itself here: 200 shares of 400 normal numbers among 300 others."""
+    """Shares of 400 normal numbers among 300 others, 400 times."""
     shares = []
     for _ in range(400):
         density, reference = torch.randn(400), torch.randn(300)
@@ -61,7 +61,9 @@ def test_the_error_of_the_share_is_its_spread_under_no_difference():
         shares.append(found.thin[0])
     spread = float(torch.tensor(shares).std())
     assert found.thin[1] == pytest.approx(spread, rel=0.2)
-    assert f"5 +- {100 * found.thin[1]:.1f}% of it" in found.verdict
+    few = diagnostics.Rarity(density[:4], torch.zeros(4), reference[:4], own=False)
+    # sqrt(0.05 * 0.95 * (1/4 + 1/4))
+    assert "thin as those of 5 +- 15.4% of it" in few.verdict
 
 
 def test_representative_or_not():

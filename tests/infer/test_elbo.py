@@ -329,6 +329,24 @@ def test_bad_data_are_refused(deep):
         elbo_terms(*deep, torch.tensor([[float("nan"), 0, 0, 0, 0, 0]]))
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+def test_values_outside_the_support_of_a_program_of_functions_are_refused(samples):
+    """Their log-probability is finite: only the checks of the first draw see it."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    elbo_terms(model, guide, torch.tensor([0.0, 1.0]), samples=samples)
+    with pytest.raises(ValueError, match="support"):
+        elbo_terms(model, guide, torch.tensor([0.0, 0.5]), samples=samples)
+
+
 @pytest.mark.parametrize("estimator", [TraceELBO(), AnalyticELBO()])
 def test_a_pair_with_other_latents_is_refused(deep, estimator):
     other = VAE((6,), 4, likelihood=Gaussian())
