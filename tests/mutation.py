@@ -89,7 +89,7 @@ TESTS = {
     "infer/latent.py": ["infer/test_latent.py"],
     "infer/optimizers.py": ["infer/test_optimizers.py", "infer/test_svi.py", "test_trainer.py"],
     "infer/posterior.py": _POSTERIOR,
-    "infer/predictive.py": ["models/test_vae.py", "infer/test_latent.py"],
+    "infer/predictive.py": ["likelihoods/test_two_phases.py", "models/test_vae.py"],
     "infer/svi.py": ["infer/test_svi.py", "infer/engine/test_stepping.py", "test_stock_pyro.py"],
     "infer/traces.py": [*_ELBO, "infer/test_importance_weighted.py", "infer/test_importance.py"],
     "likelihoods/optimal.py": [*_SIGMA, "likelihoods/test_likelihoods.py", "test_extremes.py"],
