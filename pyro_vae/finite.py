@@ -112,7 +112,7 @@ class Guard:
                 # Of Pyro's checks, which the first step of a run has
                 warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
                 return self.svi.step(x, y=y)
-        except ValueError:
+        except (ValueError, FloatingPointError):
             self._undo_forward()
             streams.go_to(self.device, self._random)
             with unregistered(), pyro.validation_enabled(False):

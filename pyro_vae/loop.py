@@ -95,7 +95,7 @@ class Loop:
             if going_on is not None:
                 self._go_on(going_on)
             self._write()
-            while self._done < epochs and not ranks.agreed(self.trainer.stopping):
+            while self._done < epochs and not self._ends():
                 row = self._epoch()
                 self._measure(row)
                 row.update(ranks.agreed(row))
@@ -119,6 +119,10 @@ class Loop:
             own = any(isinstance(callback, CollapseWarning) for callback in self.callbacks)
             if not own and not ranks.rank():
                 tell_collapsed(self.trainer, self.points)
+
+    def _ends(self) -> bool:
+        """Whether a callback stopped the run; an epoch that has begun is trained to its end."""
+        return self._position is None and ranks.agreed(self.trainer.stopping)
 
     def _epoch(self) -> dict[str, Any]:
         trainer = self.trainer

@@ -15,6 +15,10 @@ import torch
 
 from .recorded import Recorded
 
+# A step this close to the end of a period, as a part of it, begins the next one: the number of
+# steps of a part of an epoch may be above the whole number it should be
+_ROUNDING = 1e-9
+
 
 def check_beta(value: float, where: str = "beta") -> float:
     """Return ``value`` as a float, or raise if it is negative or not finite.
@@ -154,6 +158,8 @@ class Cyclical(Schedule):
         """Beta at ``step``."""
         period = _length(self.epochs, self.steps, steps_per_epoch)
         position = (step % period) / period
+        if position > 1 - _ROUNDING:
+            position = 0.0
         return self.start + (self.end - self.start) * min(1.0, position / self.ratio)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import Trainer, codebooks, diagnostics, guides, infer, likelihoods, models
+from pyro_vae import Trainer, codebooks, diagnostics, guides, infer, likelihoods, load, models
 from pyro_vae.recorded import decode, encode
 
 
@@ -221,6 +221,41 @@ def test_k_means_finds_the_clusters_of_the_first_batch_once(make):
     assert torch.equal(codebook.weight, before)
 
 
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_codebook_saved_before_its_first_batch_still_waits_for_it(make, tmp_path):
+    fresh, twin = (make(4, 2, initializer=codebooks.KMeans()) for _ in range(2))
+    twin.load_state_dict(fresh.state_dict())
+    assert not twin.initialized
+    z = torch.randn(4, 2)
+    twin.initialize(z)
+    torch.testing.assert_close(twin.weight.detach()[twin.nearest(z)], z)
+    again = make(4, 2, initializer=codebooks.KMeans())
+    again.load_state_dict(twin.state_dict())
+    assert again.initialized
+    # The same through a file
+    vqvae = models.VQVAE((6,), likelihood=likelihoods.Gaussian(), codebook=fresh, hidden=(8,))
+    trainer = Trainer(vqvae, guides.NearestCode(vqvae), seed=0)
+    trainer.save(tmp_path / "new.pt")
+    loaded, x = load(tmp_path / "new.pt"), torch.randn(40, 6)
+    assert not loaded.model.codebook.initialized
+    for t in (trainer, loaded):
+        t.fit(x, epochs=2, progress=False)
+    assert torch.equal(loaded.model.codebook.weight, vqvae.codebook.weight)
+
+
+def test_k_means_counts_stand_for_all_vectors_though_it_uses_256_per_code():
+    codebook = codebooks.MovingAverage(2, 1, initializer=codebooks.KMeans())
+    z = torch.cat([torch.zeros(1500, 1), torch.full((548, 1), 9.0)])
+    codebook.initialize(z)
+    assert float(codebook.counts.sum()) == pytest.approx(2048)
+    order = codebook.nearest(torch.tensor([[0.0], [9.0]]))
+    # Of 512 out of 2048 without replacement, to four standard errors
+    share = 1500 / 2048
+    error = (share * (1 - share) / 512 * (1 - 512 / 2048)) ** 0.5
+    assert float(codebook.counts[order[0]]) / 2048 == pytest.approx(share, abs=4 * error)
+    torch.testing.assert_close(codebook.sums, codebook.weight * codebook.counts[:, None])
+
+
 def test_k_means_with_fewer_points_than_codes_takes_the_points():
     z = torch.randn(3, 2)
     centres, counts = codebooks.KMeans()(z, 7)
@@ -258,7 +293,9 @@ def test_uniform_codes():
         ({"codes": 0}, "codes: expected a positive integer"),
         ({"code_dim": 2.0}, "code_dim: expected a positive integer"),
         ({"decay": 1.0}, "decay: expected"),
+        ({"decay": -0.1}, "decay: expected"),
         ({"eps": 0.0}, "eps: expected"),
+        ({"eps": math.inf}, "eps: expected"),
         ({"revive": 1.0}, "revive: expected codebooks.Unused"),
         ({"revive": -0.1}, "revive: expected"),
     ],

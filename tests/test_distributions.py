@@ -1,9 +1,12 @@
+import itertools
+
+import mpmath
 import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_vae.distributions import GridLogistic, OneHotPoint
+from pyro_vae.distributions import ContinuousBernoulli, GridCategorical, GridLogistic, OneHotPoint
 
 
 def one_hot(*shape, k=4):
@@ -70,3 +73,53 @@ def test_a_grid_logistic_adds_up_to_one_at_every_scale():
         p = GridLogistic(torch.full((104, 1), loc), scales[:, None], 5)
         total = p.log_prob(torch.linspace(0, 1, 5)).exp().sum(-1)
         torch.testing.assert_close(total, torch.ones(104))
+
+
+@pytest.mark.parametrize("log_scale", [2.0, 5.0, 9.0])
+def test_a_grid_logistic_that_is_wide_beside_its_bins_is_exact_in_single_precision(log_scale):
+    """The mass of a bin is a difference of two numbers that agree in all digits of a float."""
+    p = GridLogistic(torch.tensor(0.4), torch.tensor(log_scale), 256)
+    found = p.log_prob(torch.arange(1, 255) / 255)
+    with mpmath.workdps(50):
+        scale, loc = mpmath.exp(log_scale), mpmath.mpf(float(torch.tensor(0.4)))
+
+        def cdf(x):
+            return 1 / (1 + mpmath.exp(-(x - loc) / scale))
+
+        edges = [cdf(mpmath.mpf(2 * k + 1) / 510) for k in range(255)]
+        expected = [float(mpmath.log(b - a)) for a, b in itertools.pairwise(edges)]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-6, atol=1e-5)
+
+
+def test_a_grid_logistic_draws_by_its_inverse_distribution_function(monkeypatch):
+    u = torch.tensor([1e-6, 1e-4, 0.01, 0.3, 0.5, 0.99, 0.9999, 1 - 2**-20])
+    monkeypatch.setattr(torch, "rand", lambda *args, **kwargs: u)
+    p = GridLogistic(torch.full((8,), 0.5), torch.full((8,), 0.03).log(), 256)
+    u = u.double()
+    expected = (0.5 + 0.03 * (u / (1 - u)).log()).clamp(0, 1)
+    assert ((p.sample() - expected).abs() <= 0.5 / 255 + 1e-5).all()
+    # Also where the scale is 0 in single precision, and the uniform number is
+    u = torch.tensor([0.0, 0.5, 1 - 2**-24])
+    p = GridLogistic(torch.tensor([0.2, 0.4, 0.6]), torch.full((3,), -200.0), 6)
+    torch.testing.assert_close(p.sample(), torch.tensor([0.2, 0.4, 0.6]))
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        ContinuousBernoulli(torch.zeros(2)),
+        GridCategorical(torch.zeros(2, 4)),
+        GridLogistic(torch.zeros(2), torch.zeros(2), 4),
+    ],
+    ids=lambda p: type(p).__name__,
+)
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_values_outside_the_support_are_refused_where_arguments_are_checked(p, value):
+    checked = type(p)(*(getattr(p, name) for name in arguments_of(p)), validate_args=True)
+    with pytest.raises(ValueError, match="value"):
+        checked.log_prob(torch.tensor([0.0, value]))
+
+
+def arguments_of(p):
+    """Names of the arguments of a distribution."""
+    return [*p.arg_constraints, *(["levels"] if isinstance(p, GridLogistic) else [])]

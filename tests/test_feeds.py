@@ -16,9 +16,9 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from pyro_vae import Trainer, diagnostics, guides, infer, likelihoods
+from pyro_vae import Trainer, diagnostics, guides, infer, likelihoods, ranks
 from pyro_vae.data import Dataset, DataSplits, load
-from pyro_vae.feeds import Loaded
+from pyro_vae.feeds import Loaded, Resident, check_source
 from pyro_vae.models import VAE
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -169,6 +169,22 @@ def test_a_sampler_is_told_the_epoch_of_the_trainer_before_each_pass():
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("distributed", [True, False])
+def test_the_first_batch_to_look_at_is_that_of_all_processes(distributed, monkeypatch):
+    """As process 0 of two, whose other part of a batch is taken to be 100 more."""
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    monkeypatch.setattr(ranks, "rank", lambda: 0)
+    monkeypatch.setattr(ranks, "agreed", lambda value: value)
+    monkeypatch.setattr(ranks, "part", lambda rows: rows[: len(rows) // 2])
+    monkeypatch.setattr(ranks, "gathered", lambda x: torch.cat([x, x + 100]))
+    sampler = DistributedSampler(X, 2, 0, shuffle=False) if distributed else None
+    feed = Loaded(DataLoader(X, 8, sampler=sampler), torch.device("cpu"), torch.float32)
+    # Every other datum, or the first half of the first eight
+    own = X[:16:2] if distributed else X[:4]
+    assert torch.equal(feed.data.x, torch.cat([own, own + 100]))
+    assert feed.divided and torch.equal(next(iter(feed))[0], own)
+
+
 class _Stream(IterableDataset):
     def __iter__(self):
         return iter(X)
@@ -310,6 +326,24 @@ def test_validation_data_of_splits_come_before_test_data():
     assert rows(found) == rows(fitted(pair(), X, validation=X[8:24]))
     with pytest.raises(TypeError, match=r"got DataSplits 'd' .* pass its .train or its .test"):
         diagnostics.evaluate(found.model, found.guide, splits)
+
+
+@pytest.mark.parametrize(("n", "steps"), [(40, 5), (41, 6), (7, 1)])
+def test_a_resident_epoch_is_each_datum_once_in_as_many_batches_as_its_length(n, steps):
+    feed = Resident(Dataset(torch.arange(float(n))[:, None]), 8)
+    batches = [x for x, _ in feed]
+    assert len(feed) == len(batches) == steps
+    assert sorted(torch.cat(batches).flatten().tolist()) == list(range(n))
+
+
+@pytest.mark.parametrize("row", [0, 9_999, 10_000, 20_001])
+def test_every_row_of_large_data_is_checked(row):
+    vae, _ = pair(likelihood=likelihoods.Bernoulli)
+    x = torch.zeros(20_002, 6)
+    check_source(Dataset(x), "data", vae)
+    x[row, 3] = 0.5
+    with pytest.raises(ValueError, match=r"data: .*expects only 0 and 1"):
+        check_source(Dataset(x), "data", vae)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

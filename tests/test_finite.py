@@ -15,9 +15,9 @@ OUTLIER = X.clone()
 OUTLIER[17, 2] = 1e30
 
 
-def trainer(decoder=None, norm=nn.BatchNorm1d, **options):
+def trainer(decoder=None, norm=nn.BatchNorm1d, sigma="optimal", **options):
     torch.manual_seed(0)
-    likelihood = likelihoods.Gaussian("optimal")
+    likelihood = likelihoods.Gaussian(sigma)
     vae = VAE((6,), 2, likelihood=likelihood, hidden=(8,), norm=norm, decoder=decoder)
     return Trainer(vae, guides.BottomUp(vae), **{"seed": 0, "lr": 1e-2, **options})
 
@@ -263,6 +263,58 @@ def test_steps_that_are_left_out_leave_no_trace():
     assert all(math.isfinite(v) for v in t.history.column("elbo"))
 
 
+class Counting(nn.Module):
+    """A decoder that counts its training passes in a buffer of so many numbers."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.inner = nn.Linear(2, 6)
+        self.register_buffer("passes", torch.zeros(size))
+
+    def forward(self, z):
+        if self.training:
+            self.passes += 1
+        return self.inner(z)
+
+
+@pytest.mark.parametrize("size", [1, 2**14, 2**14 + 1])
+def test_steps_that_are_left_out_leave_no_trace_in_buffers_of_any_size(size):
+    t = trainer(Counting(size), norm=None, engine="eager")
+    fit(t, OUTLIER, on_nonfinite="skip")
+    assert t.history.column("skipped") == [1, 1] and t.step == 10
+    assert t.model.decoder.passes.unique().tolist() == [8.0]
+
+
+class BadDraw(nn.Module):
+    """A decoder that adds one random number, and is NaN where it draws its first one again."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.first = nn.Linear(2, 6), None
+
+    def forward(self, z):
+        draw = torch.rand(())
+        if self.training:
+            self.first = draw if self.first is None else self.first
+            draw = torch.where(draw == self.first, torch.nan, draw)
+        return self.inner(z) + draw
+
+
+def test_a_first_step_that_fails_is_looked_at_on_its_own_numbers():
+    """Pyro refuses the NaN; without its checks the same step is not finite.
+
+    On other numbers it would be finite, and the error would be that of a wrong program.
+    """
+    t = fit(trainer(BadDraw(), norm=None, sigma=0.5, engine="eager"), on_nonfinite="skip")
+    assert t.history.column("skipped") == [1, None] and t.step == 10
+    t = trainer(BadDraw(), norm=None, sigma=0.5, engine="eager")
+    before = [p.detach().clone() for p in t.parameters()]
+    with pytest.raises(FloatingPointError, match="at step 1: lower lr") as caught:
+        fit(t)
+    assert "before step 1" in str(caught.value)
+    assert t.step == 0 and same(t.parameters(), before)
+
+
 def test_a_run_without_bad_steps_is_the_same_and_tells_nothing():
     t, other = fit(trainer(), on_nonfinite="skip"), fit(trainer())
     assert same(state(t), state(other)) and t.history.column("skipped") == [None, None]
@@ -298,5 +350,11 @@ def test_other_ways_are_refused(value):
         ValueError, match=r"on_nonfinite: expected 'raise', 'skip' or finite\.Skip"
     ):
         fit(trainer(), on_nonfinite=value)
-    with pytest.raises(ValueError, match="limit: expected a whole number"):
-        finite.Skip(0)
+    for limit in (0, -1, True, 2.0, "3"):
+        with pytest.raises(ValueError, match="limit: expected a whole number"):
+            finite.Skip(limit)
+
+
+def test_the_limits_of_the_three_ways():
+    given = ("raise", "skip", finite.Skip(1), finite.Skip(25))
+    assert [finite.limit_of(way) for way in given] == [0, 10, 1, 25]

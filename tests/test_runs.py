@@ -73,6 +73,23 @@ def assert_same(one, other):
     assert one[3:] == other[3:]
 
 
+class StopAt:
+    """Ends the run after the epoch of a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, trainer, **kwargs):
+        if trainer.step == self.step:
+            trainer.stop()
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
 def vq():
     torch.manual_seed(0)
     codebook = codebooks.MovingAverage(8, 4, initializer=codebooks.KMeans())
@@ -136,6 +153,10 @@ RUNS = {
             "callbacks": lambda: [callbacks.EarlyStopping("elbo", patience=2, min_delta=0.8)],
             "epochs": 9,
         },
+    ),
+    "stop() within an epoch": (
+        trainer,
+        {"callbacks": lambda: [StopAt(STEPS + 3)], "epochs": 5, "every": 2},
     ),
     "KeepBest": (
         lambda: trainer(lr=0.3),

@@ -17,6 +17,11 @@ TABLES = [
     (WarmUp(steps=4), 1000, {2: 0.5}),
     (Cyclical(steps=4), 1, {0: 0, 1: 0.5, 2: 1, 3: 1, 4: 0, 5: 0.5, 6: 1, 403: 1}),
     (Cyclical(epochs=1, ratio=1), 4, {0: 0, 1: 0.25, 3: 0.75, 4: 0, 7: 0.75}),
+    # Lengths that are no whole number of steps
+    (WarmUp(epochs=0.5), 5, {1: 0.4, 2: 0.8, 3: 1}),
+    (Cyclical(epochs=0.5, ratio=1), 5, {1: 0.4, 2: 0.8, 3: 0.2, 4: 0.6, 5: 0, 8: 0.2}),
+    # 1.1 * 50 is above 55 in floating point
+    (Cyclical(epochs=1.1, ratio=1), 50, {54: 54 / 55, 55: 0, 56: 1 / 55, 110: 0, 5_500_000: 0}),
     (Cyclical(epochs=0.5, ratio=0.25, start=1, end=3), 16, {0: 1, 1: 2, 2: 3, 7: 3, 8: 1, 9: 2}),
 ]
 

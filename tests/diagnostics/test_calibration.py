@@ -19,6 +19,7 @@ def test_a_pair_that_is_right_is_calibrated(linear):
         result.inside, result.standard_error, result.expected, strict=True
     ):
         assert abs(inside - expected) < 4 * error
+    assert result.widths == pytest.approx([0.1 * i for i in range(1, 31)])
     rows = {name: row for name, *row in result.rows()}
     assert rows["within 1 sigma"][2] == pytest.approx(0.6827, abs=1e-4)
     assert rows["within 2 sigma"][2] == pytest.approx(0.9545, abs=1e-4)
@@ -62,9 +63,11 @@ def test_nothing_changes_and_the_numbers_come_again(sigma):
 
 def test_text_html_and_json(linear):
     result = diagnostics.calibration(linear.vae, linear.guide(), linear.data(100))
-    name, inside, _, _ = result.rows()[0]
+    name, inside, error, _ = result.rows()[0]
     assert f"{name}     {100 * inside:.1f} +-" in str(result)
-    assert f"<td>{100 * inside:.1f} %</td>" in result._repr_html_()
+    cells = f"<td>{100 * inside:.1f} %</td><td>&plusmn; {100 * error:.2g}</td>"
+    assert cells + "<td>normal: 68.3 %</td>" in result._repr_html_()
+    assert f"{100 * inside:.1f} +- {100 * error:<5.2g} %   (normal: 68.3 %)" in str(result)
     assert json.loads(json.dumps(result.to_dict()))[name]["fraction"] == inside
     one = diagnostics.calibration(linear.vae, linear.guide(), linear.data(1))
     assert one.to_dict()[name]["standard_error"] is None

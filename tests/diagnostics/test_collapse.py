@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyro_vae import Trainer, callbacks, data, diagnostics, guides, handlers, likelihoods
+from pyro_vae.diagnostics.collapse import Collapse, Information, Units
 from pyro_vae.infer import aggregate
 from pyro_vae.models import VAE
 
@@ -221,7 +222,50 @@ def test_a_site_that_follows_its_prior_has_collapsed_though_its_mean_moves():
     assert float(result.sites["z1"].kl.abs().max()) < 1e-5
 
 
+def result_of(information, spread, variance):
+    """A ``Collapse`` of one site: I of given mean and standard deviation, units of variances."""
+    terms = information + spread * torch.tensor([-1.0, 1.0] * 50, dtype=torch.float64)
+    site = Information(terms, terms, torch.zeros(100, dtype=torch.float64), "I(x; z)")
+    variance = torch.tensor(variance, dtype=torch.float64)
+    units = Units(variance, torch.zeros_like(variance), 0.01)
+    return Collapse({"z": site}, {"z": units}, site)
+
+
+@pytest.mark.parametrize(
+    ("information", "spread", "variance", "collapsed"),
+    [
+        # Two standard errors above half the threshold, where a unit is active
+        (0.0049, 0.0, [0.5, 0.0], True),
+        (0.0051, 0.0, [0.5, 0.0], False),
+        (0.0249, 0.1, [0.5, 0.0], True),
+        (0.0254, 0.1, [0.5, 0.0], False),
+        # or above five times the threshold per unit, where none is
+        (0.099, 0.0, [0.0, 0.0], True),
+        (0.101, 0.0, [0.0, 0.0], False),
+        (0.119, 0.1, [0.0, 0.0], True),
+        (0.121, 0.1, [0.0, 0.0], False),
+    ],
+)
+def test_the_rule_of_the_verdict(information, spread, variance, collapsed):
+    """The standard error of +- ``spread`` over 100 data is spread / sqrt(99)."""
+    result = result_of(information, spread, variance)
+    assert result.collapsed == (("z",) if collapsed else ())
+    assert ("no site collapsed" in result.verdict) is not collapsed
+
+
 # Any pair
+
+
+def test_a_guide_that_runs_under_an_outer_plate_with_wrong_densities():
+    def first_row_only(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(0.9 * x[:, 0], 0.5))
+            pyro.sample("z2", dist.Normal(0.7 * z1.reshape(-1)[: len(x)], 0.6))
+
+    x = torch.randn(30, 1)
+    result = diagnostics.collapse(hierarchy, first_row_only, x)
+    expected = diagnostics.collapse(hierarchy, bottom_up, x)
+    torch.testing.assert_close(result.whole.marginal_kl, expected.whole.marginal_kl)
 
 
 def test_a_guide_that_does_not_broadcast():

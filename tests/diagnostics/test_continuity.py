@@ -41,6 +41,20 @@ def test_the_share_between_is_that_of_the_line():
     assert (Y[found.pairs[:, 0]] != Y[found.pairs[:, 1]]).all()
 
 
+@pytest.mark.parametrize("between", [0, 2, 4])
+@pytest.mark.parametrize("steps", [3, 4])
+def test_a_class_between_the_ends_counts_for_neither_whatever_its_number(between, steps):
+    class Three:
+        def predict(self, rows):
+            left, right = rows[:, 0] < -1, rows[:, 0] > 1
+            return left * 1 + right * 3 + ~(left | right) * between
+
+    found = diagnostics.continuity(model, guide, (X, 2 * Y + 1), Three(), pairs=10, steps=steps)
+    # At -3, 0, 3 or -3, -1 - 1e-9, 1, 3, whichever side of -1 and 1 rounding puts the inner ones
+    assert found.recognised[:, [0, -1]].all()
+    assert steps == 4 or not found.recognised[:, 1].any()
+
+
 def test_a_decoder_without_a_hole_is_recognised_all_the_way():
     def steep(x):
         with pyro.plate("data", len(x)):

@@ -35,6 +35,20 @@ def test_one_unit_per_factor():
     np.testing.assert_allclose(result.importance.sum(0), 1)
 
 
+def test_mutual_information_is_that_of_equal_bins():
+    """Two bins meet at the middle of a unit's range; log 2 is all that a coin can tell."""
+    rng = np.random.default_rng(1)
+    coin = rng.permutation(np.arange(40) % 2).astype(float)
+    codes = np.stack([coin * 5 + rng.random(40), rng.permutation(np.arange(40.0))], 1)
+    found = diagnostics.score_codes(codes, coin[:, None], bins=2, folds=2)
+    upper = codes[:, 1] >= 20
+    counts = np.array([[np.sum((coin == c) & (upper == u)) for u in (0, 1)] for c in (0, 1)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.nan_to_num(counts / 40 * np.log(counts / 40 / 0.25))
+    expected = [[math.log(2)], [terms.sum()]]
+    np.testing.assert_allclose(found.mutual_information, expected, atol=1e-12)
+
+
 def test_codes_that_know_nothing():
     found, _ = scores(RNG.standard_normal((N, 5)))
     for name in ("MIG", "SAP", "DCI disentanglement", "DCI completeness"):

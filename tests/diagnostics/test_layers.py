@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -169,3 +170,11 @@ def test_bad_arguments():
         diagnostics.layers(vae, guide, X[:, :3])
     with pytest.raises(ValueError, match="labels: expected 40 labels"):
         diagnostics.layers(vae, guide, X).plot(Y[:3])
+
+
+def test_a_kl_that_rounds_to_zero_has_no_minus_sign():
+    vae, guide = pair()
+    found = diagnostics.layers(vae, guide, X)
+    kl = torch.full((40,), -0.003)
+    shown = dataclasses.replace(found, layers=(dataclasses.replace(found.layers[0], kl=kl),))
+    assert shown.rows()[0][1] == "0.00 +- 0.00"

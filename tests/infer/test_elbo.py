@@ -127,6 +127,31 @@ def test_masks_are_honoured():
     torch.testing.assert_close(terms.reconstruction, expected)
 
 
+def test_a_masked_latent_has_no_kl():
+    present = torch.tensor([True, False, True])
+    x = torch.randn(3, 2)
+
+    def model(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=present):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=present):
+            return pyro.sample("z", dist.Normal(x + 1, 0.5).to_event(1))
+
+    torch.manual_seed(0)
+    loss, terms = TraceELBO()(model, guide, x)
+    torch.manual_seed(0)
+    z = guide(x)
+    kl = dist.Normal(x + 1, 0.5).log_prob(z) - dist.Normal(0.0, 1.0).log_prob(z)
+    torch.testing.assert_close(terms.kl["z"], kl.sum(-1) * present)
+    likelihood = dist.Normal(z, 1.0).log_prob(x).sum(-1) * present
+    torch.testing.assert_close(terms.reconstruction, likelihood)
+    torch.testing.assert_close(loss, -terms.elbo.sum())
+    assert terms.kl["z"][present].abs().min() > 0.01
+
+
 def test_repr_is_in_mean_nats():
     vae = VAE((2,), 1, likelihood=Gaussian(), hidden=())
     text = repr(elbo_terms(vae, BottomUp(vae), torch.zeros(3, 2)))
@@ -323,6 +348,24 @@ def test_bad_data_are_refused(deep):
         elbo_terms(*deep, torch.zeros(5, 7))
     with pytest.raises(ValueError, match="expected finite values, got 1"):
         elbo_terms(*deep, torch.tensor([[float("nan"), 0, 0, 0, 0, 0]]))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_values_outside_the_support_of_a_program_of_functions_are_refused(samples):
+    """Their log-probability is finite: only the checks of the first draw see it."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    elbo_terms(model, guide, torch.tensor([0.0, 1.0]), samples=samples)
+    with pytest.raises(ValueError, match="support"):
+        elbo_terms(model, guide, torch.tensor([0.0, 0.5]), samples=samples)
 
 
 @pytest.mark.parametrize("estimator", [TraceELBO(), AnalyticELBO()])

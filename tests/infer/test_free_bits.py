@@ -242,6 +242,46 @@ def test_eager_and_graph_are_equal(estimator):
     assert losses[0] == losses[1]
 
 
+def test_where_the_prior_of_a_site_is_sampled_later_the_draw_decides():
+    """Bottom-up, p(z1|z2) moves with the draw of z1: its closed-form KL is not the site's term."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=x[:, 0])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(x[:, 0], 0.5))
+            pyro.sample("z2", dist.Normal(z1, 0.1))
+
+    torch.manual_seed(0)
+    _, terms = infer.TraceELBO()(model, guide, X)
+    kl = {site: float(value.mean()) for site, value in terms.kl.items()}
+    # E[log q(z1) - log p(z1|z2)] = log 2 - 1/2 + 0.1^2 / 2; the closed form has 1/4 more
+    assert kl["z1"] == pytest.approx(math.log(2) - 0.495, abs=0.15)
+    for nats, counted in ((kl["z1"] - 0.01, kl["z1"]), (kl["z1"] + 0.01, kl["z1"] + 0.01)):
+        torch.manual_seed(0)
+        loss, _ = infer.TraceELBO()(model, handlers.free_bits(guide, {"z1": nats}), X)
+        expected = -terms.reconstruction.mean() + kl["z2"] + counted
+        torch.testing.assert_close(loss / len(X), expected)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(("inner", "outer"), [(2.0, 0.5), (0.5, 2.0), ({"z1": 2.0}, 0.5)])
+def test_of_free_bits_on_free_bits_the_larger_amount_counts(estimator, inner, outer):
+    vae, guide = pair(scale=0.1)
+    expected = gradients(estimator, vae, handlers.free_bits(guide, 2.0))
+    plain = gradients(estimator, vae, guide)
+    assert expected[0] != plain[0]
+    nested = handlers.free_bits(handlers.free_bits(guide, inner), outer)
+    loss, terms, found = gradients(estimator, vae, nested)
+    assert torch.equal(loss, expected[0])
+    assert all(map(torch.equal, found, expected[2]))
+    assert torch.equal(terms.elbo, plain[1].elbo)
+
+
 @pytest.mark.parametrize("engine", ["eager", "graph"])
 def test_training_fills_the_free_amount(engine):
     """Data of pure noise: without free bits the KL goes to 0, with them it stays near there."""

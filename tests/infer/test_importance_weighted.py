@@ -124,10 +124,26 @@ class Network(nn.Sequential):
         super().__init__(first, nn.Linear(4, 6))
 
 
-def test_a_model_that_cannot_broadcast_gives_the_same_bound_and_gradients():
+class Flat(nn.Module):
+    """Fixes the number of dimensions, as much code does."""
+
+    def forward(self, z):
+        _, _ = z.shape
+        return z
+
+
+class First(nn.Module):
+    """Runs under a plate of samples, but takes the first of them for all."""
+
+    def forward(self, z):
+        return z if z.dim() == 2 else z[:1].expand_as(z)
+
+
+@pytest.mark.parametrize("unable", [Flat, First])
+def test_a_model_that_cannot_broadcast_gives_the_same_bound_and_gradients(unable):
     options = {"likelihood": likelihoods.Gaussian(0.7), "hidden": (8,)}
     found = []
-    for first in (nn.Identity(), Flat()):
+    for first in (nn.Identity(), unable()):
         torch.manual_seed(0)
         vae = models.VAE((6,), (4, 3), decoder=Network(first), **options)
         guide, x = guides.BottomUp(vae), torch.randn(5, 6)
@@ -138,14 +154,6 @@ def test_a_model_that_cannot_broadcast_gives_the_same_bound_and_gradients():
     assert [vectorised for vectorised, *_ in found] == [True, False]
     for a, b in zip(found[0][1:], found[1][1:], strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-class Flat(nn.Module):
-    """Fixes the number of dimensions, as much code does."""
-
-    def forward(self, z):
-        _, _ = z.shape
-        return z
 
 
 def test_the_ladder_with_batch_norm_broadcasts():

@@ -273,6 +273,16 @@ def test_8_bit_pixels_are_on_the_grid():
         likelihood.check(torch.arange(256, dtype=torch.uint8).float() / 255)
 
 
+@pytest.mark.parametrize("likelihood", [Categorical(4), DiscretizedLogistic(4)], ids=name)
+def test_values_off_the_grid_are_refused_and_rounding_is_not(likelihood):
+    grid = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    for rounding in (1e-6, -1e-6, 5e-3):
+        likelihood.check((grid + rounding).clamp(0, 3) / 3)
+    for step in (0.02, 0.1, -0.3, 0.39, 0.5):
+        with pytest.raises(ValueError, match="that are not all on this grid"):
+            likelihood.check((grid + torch.tensor([0.0, step, 0.0, 0.0])) / 3)
+
+
 @pytest.mark.parametrize("sigma", [0, -1.0, float("inf"), float("nan"), True, "learnt", None])
 def test_gaussian_refuses_a_bad_sigma(sigma):
     with pytest.raises(ValueError, match="sigma: expected a positive finite number"):

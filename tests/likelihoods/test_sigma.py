@@ -189,6 +189,32 @@ def test_sigma_never_falls_below_the_floor_and_its_gradient_never_vanishes(depth
     assert mirrored.item() == pytest.approx(value.item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("depth", [-2.0, -0.5, 0.0, 0.5, 2.0])
+@pytest.mark.parametrize("start", [0.02, 1.0, 30.0])
+def test_the_floor_of_a_predicted_sigma_is_one_of_sigma_whatever_it_starts_at(start, depth):
+    """Below it sigma is reflected: as far above the floor as it would be below."""
+    sigma = PredictedSigma(initial=start, floor=0.01)
+    sigma.feature_shape((3,))
+    h = math.log(0.01 / start) + depth
+    features = torch.stack([torch.zeros(3), torch.full((3,), h)], -1)
+    assert sigma(features).stddev.tolist() == pytest.approx([0.01 * math.exp(abs(depth))] * 3)
+
+
+@pytest.mark.parametrize("start", [torch.tensor(0.5), torch.tensor([0.1, 0.4, 2.0])])
+def test_a_predicted_sigma_logs_sigma_itself_and_not_its_change(start):
+    sigma = PredictedSigma()
+    sigma.feature_shape((3,))
+    sigma.begin_at(start)
+    h = torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 0.5]])
+    for change in (None, h):
+        if change is not None:
+            sigma(torch.stack([torch.zeros(2, 3), change], -1))
+        values = start * (h[:1] if change is None else h).exp()
+        expected = [values.log().mean().exp(), values.min(), values.max()]
+        assert list(sigma.logged().values()) == pytest.approx([float(v) for v in expected])
+        assert float(sigma.value) == pytest.approx(float(expected[0]))
+
+
 def test_a_sigma_at_its_floor_comes_back_as_fast_as_it_went():
     sigma = LearnedSigma(initial=2e-3, floor=1e-3)
     optimizer = torch.optim.SGD(sigma.parameters(), lr=1e-3)

@@ -101,6 +101,27 @@ def test_dimensions_without_spread_do_not_matter(dtype):
     assert (prior().sample((1000,))[:, 1] - 3).abs().max() < 0.01
 
 
+def test_the_covariance_floor_is_added_to_the_diagonal():
+    z = torch.randn(300, 3, dtype=torch.float64) @ torch.randn(3, 3, dtype=torch.float64)
+    z[:, 2] = 5.0
+    for floor in (1e-6, 0.04, 2.0):
+        prior = AggregatePosterior(1, covariance_floor=floor).fit_samples(z)
+        expected = torch.cov(z.T, correction=0) + floor * torch.eye(3)
+        torch.testing.assert_close(prior.scale_tril[0] @ prior.scale_tril[0].T, expected)
+
+
+def test_the_most_likely_of_several_starts_is_kept():
+    """The likelihood of data without clusters has a maximum near almost every start."""
+    z = torch.randn(200, 2, dtype=torch.float64)
+
+    def likelihood(starts, seed):
+        prior = AggregatePosterior(10, initializations=starts, seed=seed).fit_samples(z)
+        return float(prior().log_prob(z).mean())
+
+    gains = [likelihood(6, seed) - likelihood(1, seed) for seed in range(3)]
+    assert min(gains) > -1e-9 and max(gains) > 5e-3
+
+
 def test_it_is_fitted_to_samples_not_to_means(linear):
     """q(z) of the exact posterior under the model's own data is the prior, N(0, I)."""
     prior = AggregatePosterior(1, initializations=1).fit(
