@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pyro
+import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
@@ -133,9 +134,11 @@ class NearestCode(Guide):
             return {"z1": pyro.sample("z1", q, infer={"embedding": straight_through})}
 
     def _factor(self, name: str, cost: Tensor | None) -> None:
-        # A guide's factor is part of log q, so that it is subtracted from the objective
+        # Subtracted from the objective as log q is, but no part of it
         if cost is not None:
-            pyro.factor(f"z1_{name}", cost.flatten(1).sum(1), has_rsample=True)
+            factor = dist.Unit(cost.flatten(1).sum(1), has_rsample=True)
+            infer = {"is_auxiliary": True, "is_penalty": True}
+            pyro.sample(f"z1_{name}", factor, obs=factor.sample(), infer=infer)
 
     def codes(self, x: Tensor) -> Tensor:
         """Numbers of the codes of data, in evaluation mode without gradients.

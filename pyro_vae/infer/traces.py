@@ -241,7 +241,8 @@ class Contributions:
             ValueError: a plate is to the left of that of the data.
         """
         node, plate = self.trace.nodes[site], self._plate(site)
-        left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < plate.dim]
+        first = plate.dim if plate else 0
+        left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < first]
         if len(left) >= len(self.shape):
             raise ValueError(
                 f"site {site!r}: its plate {left[-1].name!r} is to the left of that of the data, "
@@ -301,32 +302,25 @@ def _share(frames: list[CondIndepStackFrame | None]) -> float:
     )
 
 
-def _plates_of_size(
-    site: dict[str, Any], shape: tuple[int, ...]
-) -> tuple[list[CondIndepStackFrame], list[CondIndepStackFrame]]:
-    """The outer plates of samples, and the others that are as large as the data."""
-    # Outermost first: under the plate of samples, the data plate is one of the others
+def _plates_of_size(site: dict[str, Any], shape: tuple[int, ...]) -> list[CondIndepStackFrame]:
+    """The plates of a site that are as large as the data, without the outer ones of samples."""
+    # Outermost first
     frames = [f for f in site["cond_indep_stack"] if f.vectorized]
-    outer = len(shape) - 1
-    return frames[:outer], [f for f in frames[outer:] if f.size == shape[-1]]
+    return [f for f in frames[len(shape) - 1 :] if f.size == shape[-1]]
 
 
 def _shared_plates(trace: Trace, shape: tuple[int, ...]) -> list[str]:
     """Names of the plates as large as the data that are around every site in any such plate."""
-    shared: list[str] | None = None
-    for name, site in trace.nodes.items():
-        if is_random(name, site):
-            names = [f.name for f in _plates_of_size(site, shape)[1]]
-            if names:
-                shared = names if shared is None else [s for s in shared if s in names]
-    return shared or []
+    plates = [_plates_of_size(trace.nodes[s], shape) for s in density_sites(trace)]
+    names = [{f.name for f in around} for around in plates if around]
+    return sorted(set.intersection(*names)) if names else []
 
 
 def _data_plate(
     site: dict[str, Any], shape: tuple[int, ...], shared: Sequence[str] = ()
 ) -> CondIndepStackFrame | None:
     """The data plate of a site: by name, the only one of its size, or that all sites share."""
-    plates = _plates_of_size(site, shape)[1]
+    plates = _plates_of_size(site, shape)
     if named := [f for f in plates if f.name == "data"]:
         return named[0]
     if len(plates) > 1 and (around := [f for f in plates if f.name in shared]):
