@@ -91,7 +91,8 @@ def importance(
 
     Raises:
         ValueError: fewer than one sample or row; data outside the model's range; a guide that
-            does not fit the model.
+            does not fit the model; a plate inside a datum that is subsampled, or that is to the
+            left of the data's around a latent.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
