@@ -133,11 +133,12 @@ class Trainer(Recorded, TrainedPair):
     ) -> Trainer:
         """Train for some more epochs.
 
-        Everything is checked before the first step. Ctrl-C and SIGTERM end the run after the step
-        that is running, write a checkpoint where there is a folder for it, and leave a usable
-        trainer, with a row in the history for the part of the epoch that was trained; SIGTERM
-        then ends the process with status 143, unless it has a handler. A second Ctrl-C waits for
-        the end of the step alone, a third one for nothing.
+        Everything is checked before the first step. Parts in evaluation mode under a module that
+        trains stay in it; what becomes trainable within the run is trained from then on. Ctrl-C
+        and SIGTERM end the run after the step that is running, write a checkpoint where there is
+        a folder for it, and leave a usable trainer, with a row in the history for the part of the
+        epoch that was trained; SIGTERM then ends the process with status 143, unless it has a
+        handler. A second Ctrl-C waits for the end of the step alone, a third one for nothing.
 
         Within ``ranks.joined()``, in processes that ``torchrun`` started, all train as one: each
         takes its part of every minibatch, the programs run eagerly, and the steps are those of
@@ -186,6 +187,10 @@ class Trainer(Recorded, TrainedPair):
 
         Returns:
             This trainer.
+
+        Warns:
+            UntrainedWarning: parameters that got no gradient in a whole epoch, and tensors that
+                the loss depends on but that no optimizer has.
 
         Raises:
             RuntimeError: called by a callback of this trainer's own ``fit``.

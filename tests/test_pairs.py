@@ -16,6 +16,7 @@ from pyro_vae.callbacks import Callback
 from pyro_vae.handlers import corrupt, free_bits, replace_prior, scale_latents
 from pyro_vae.notebook import Panel
 from pyro_vae.programs import Guide, Model
+from pyro_vae.report import page
 from pyro_vae.unwrapping import name_of
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -354,8 +355,13 @@ def test_labels_of_a_data_set_are_nothing_to_programs_that_do_not_take_them():
     assert priors.posterior.posterior_samples(model, guide, (X, Y)).shape == (40, 2)
 
 
-def test_names_are_those_below_all_handlers():
+def test_names_are_those_below_all_handlers(tmp_path, monkeypatch):
     model = vae()
     wrapped = scale_latents(free_bits(guides.Ladder(model), 0.1), 0.5)
     assert name_of(wrapped) == "Ladder"
     assert name_of(functools.partial(z1_alone, 3)) == "z1_alone"
+    monkeypatch.setattr(page, "SECTIONS", ())
+    trainer = fit(Trainer(scale_latents(model, 0.5), wrapped, seed=0))
+    page.write_report(tmp_path / "report.html", trainer, data.load(X))
+    assert "VAE with Ladder</title>" in (tmp_path / "report.html").read_text()
+    assert trainer.history[-1]["guide"] == "Ladder"
