@@ -62,7 +62,10 @@ class PredictSigma(Callback):
         if state["resting"] is not None:
             parameters = self._trainer.parameters()
             resting = tuple(parameters[i] for i in state["resting"])
+            over = all(p.requires_grad for p in resting)
             self.phase = Phase(self._trainer.model, resting)
+            if over or len(self._trainer.history) >= self._until:
+                self.phase.unfreeze()
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
         """Switch, or end the epochs of sigma alone."""
