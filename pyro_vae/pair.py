@@ -21,7 +21,7 @@ from .infer import SVI, check_pair
 from .infer.checks import check_guide
 from .infer.dataset import seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
-from .infer.engine.compiled import AutoCompiled
+from .infer.engine.graph import Graph
 from .infer.optimizers import check_optimizer, fused
 from .infer.svi import Engine, running
 from .precision import Precision, PrecisionName, as_precision
@@ -63,7 +63,7 @@ class TrainedPair:
         optimizer: Callable[..., torch.optim.Optimizer],
         elbo: Literal["trace", "analytic"] | Estimator,
         clip_norm: float | None,
-        engine: Engine | Literal["auto"] | None,
+        engine: Engine | None,
         precision: PrecisionName | Precision,
         device: torch.device | str | None,
     ) -> None:
@@ -75,7 +75,7 @@ class TrainedPair:
         self.optimizer_class, self.clip_norm = optimizer, clip_norm
         self.engine, self.step, self._fitting = engine, 0, False
         as_precision(precision)
-        self._last_step, self._announce = 0, None
+        self._announce = None
         self.elbo, self.precision = elbo, precision
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
@@ -226,15 +226,14 @@ class TrainedPair:
         return self._engine_name != "eager"
 
     def _under_engine(self) -> Callable:
-        engine, after = self._engine_name, _STEPS_BEFORE_A_GRAPH
-        if engine == "auto":
-            return AutoCompiled(
-                self.elbo,
-                remaining=lambda: self._last_step - self.step,
-                after=after,
-                announce=self._announce,
-            )
-        return running(self.elbo, engine, after=after, announce=self._announce)
+        return running(
+            self.elbo, self._engine_name, after=_STEPS_BEFORE_A_GRAPH, announce=self._announce
+        )
+
+    def begin_epoch(self) -> None:
+        """Tell the engine, which compares records with the programs then; for ``Loop``."""
+        if isinstance(self._running, Graph):
+            self._running.begin_epoch(self.step)
 
     def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)

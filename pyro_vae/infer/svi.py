@@ -50,7 +50,11 @@ def running(
         ValueError: an unknown engine.
     """
     if engine not in _ENGINES:
-        raise ValueError(f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}")
+        gone = " (which decided by the clock)" if engine == "auto" else ""
+        raise ValueError(
+            f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}{gone}: "
+            "pass 'graph', or 'compile' for a long run"
+        )
     return _ENGINES[engine](estimator, after, announce)
 
 
@@ -175,6 +179,8 @@ class SVI:
                 loss.backward()
         if not self._checked:
             self._check_gradients()
+            if isinstance(self._fast_loss, Graph):
+                self._fast_loss.step += 1
         if self.accept is not None and not self.accept(loss):
             return loss.detach()
         if self.clip_norm is not None:
