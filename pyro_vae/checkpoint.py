@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,12 @@ def _rebuild(
         arguments["optimizer"] = given["optimizer"]
     if "optimizer" not in arguments:
         raise ValueError("it does not hold its optimizer: pass load(path, optimizer=...) as well")
+    if arguments.get("engine") == "auto":  # of 0.1
+        arguments["engine"] = "graph"
+        warnings.warn(
+            "its engine 'auto' decided by the clock and is gone: it goes on with engine='graph'",
+            stacklevel=4,
+        )
     with limited(values):
         trainer = Trainer(**parts, device=device, **arguments)
     state = content["trainer"]

@@ -142,6 +142,7 @@ class Loop:
         mean = trainer.elbo.reduction == "mean"
         self._weights = None
         row: dict[str, Any] = {"epoch": len(trainer.history) + 1}
+        trainer.begin_epoch()
         self._guard = Guard(
             self.svi, trainer.modules(), trainer.step, self.feed.data.device, self.tolerated
         )

@@ -22,7 +22,7 @@ from .infer.belonging import check_run
 from .infer.checks import check_guide, check_minibatches
 from .infer.dataset import seen_values, usable_device
 from .infer.elbo import Estimator, as_estimator
-from .infer.engine.compiled import AutoCompiled
+from .infer.engine.graph import Graph
 from .infer.optimizers import check_optimizer, fused
 from .infer.svi import Engine, running
 from .infer.trainable import Waiting
@@ -66,7 +66,7 @@ class TrainedPair:
         optimizer: Callable[..., torch.optim.Optimizer],
         elbo: Literal["trace", "analytic"] | Estimator,
         clip_norm: float | None,
-        engine: Engine | Literal["auto"] | None,
+        engine: Engine | None,
         precision: PrecisionName | Precision,
         device: torch.device | str | None,
     ) -> None:
@@ -76,7 +76,7 @@ class TrainedPair:
         self.model, self.guide = model, guide
         self.optimizer_class = optimizer
         self.step, self._fitting, self._svi = 0, False, None
-        self._last_step, self._announce = 0, None
+        self._announce = None
         self.clip_norm, self.engine, self.precision = clip_norm, engine, precision
         self.elbo = elbo
         self.device = None if device is None else usable_device(device)
@@ -137,12 +137,12 @@ class TrainedPair:
             self._svi.clip_norm = clip_norm
 
     @property
-    def engine(self) -> Engine | Literal["auto"] | None:
+    def engine(self) -> Engine | None:
         """How steps run, as it was given; may be assigned between calls of ``fit``."""
         return self._engine
 
     @engine.setter
-    def engine(self, engine: Engine | Literal["auto"] | None) -> None:
+    def engine(self, engine: Engine | None) -> None:
         self._refuse_in_fit("engine", "end the run with trainer.stop()")
         self._engine = engine
 
@@ -284,15 +284,14 @@ class TrainedPair:
         return self._engine_name != "eager"
 
     def _under_engine(self) -> Callable:
-        engine, after = self._engine_name, _STEPS_BEFORE_A_GRAPH
-        if engine == "auto":
-            return AutoCompiled(
-                self.elbo,
-                remaining=lambda: self._last_step - self.step,
-                after=after,
-                announce=self._announce,
-            )
-        return running(self.elbo, engine, after=after, announce=self._announce)
+        return running(
+            self.elbo, self._engine_name, after=_STEPS_BEFORE_A_GRAPH, announce=self._announce
+        )
+
+    def begin_epoch(self) -> None:
+        """Tell the engine, which compares records with the programs then; for ``Loop``."""
+        if isinstance(self._running, Graph):
+            self._running.begin_epoch(self.step)
 
     def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)

@@ -52,9 +52,9 @@ class Trainer(Recorded, TrainedPair):
             estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
-            eager on the CPU, is recorded once a run turns out to be long. "auto" compiles it
-            where the rest of the run is long enough to pay, by an estimate from its steps so far.
-            Default: "graph" for modules, "eager" for plain functions.
+            eager on the CPU, is recorded once a run turns out to be long, and compared with the
+            programs again and again, see ``infer.Graph``. Default: "graph" for modules, "eager"
+            for plain functions.
         precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
             in bfloat16, with parameters, densities, KL terms and codebooks in float32.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
@@ -87,7 +87,7 @@ class Trainer(Recorded, TrainedPair):
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         elbo: Literal["trace", "analytic"] | Estimator = "trace",
         clip_norm: float | None = None,
-        engine: Engine | Literal["auto"] | None = None,
+        engine: Engine | None = None,
         precision: PrecisionName | Precision = "float32",
         seed: int | None = None,
         device: torch.device | str | None = None,
@@ -231,7 +231,6 @@ class Trainer(Recorded, TrainedPair):
         self.stopping, self._announce = False, tqdm.write if progress else None
         with call.held(self) as interruption, self._stream.on(call.data.device):
             feed = call.feed(self.model)
-            self._last_step = self.step + call.epochs_left * len(feed)
             with self._in_training(feed) as (annealing, points), call.bar(feed) as bar:
                 self.going_on = None
                 loop = Loop(

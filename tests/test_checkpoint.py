@@ -542,3 +542,13 @@ def test_compiled_networks_keep_the_names_of_their_tensors(kind, tmp_path):
     own.decoder = kind(own.decoder)
     load(tmp_path / "file.pt", model=own, guide=guide)
     assert digest(own, guide) == digest(t.model, t.guide)
+
+
+def test_a_file_of_the_engine_that_is_gone_goes_on_with_graphs(tmp_path):
+    t = trainer()
+    t.engine = "auto"
+    save(t, tmp_path / "file.pt")
+    with pytest.warns(UserWarning, match="engine 'auto' .* goes on with engine='graph'"):
+        again = load(tmp_path / "file.pt")
+    assert again.engine == "graph"
+    assert digest(again.model, again.guide) == digest(t.model, t.guide)

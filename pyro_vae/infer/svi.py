@@ -58,7 +58,11 @@ def running(
         ValueError: an unknown engine.
     """
     if engine not in _ENGINES:
-        raise ValueError(f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}")
+        gone = " (which decided by the clock)" if engine == "auto" else ""
+        raise ValueError(
+            f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}{gone}: "
+            "pass 'graph', or 'compile' for a long run"
+        )
     if engine != "eager" and isinstance(estimator, StockLoss):
         name = type(estimator.elbo).__name__
         warnings.warn(
@@ -240,6 +244,8 @@ class SVI:
         # Recorded tensors make no module
         if late or (estimate is self.loss and not self._watch.holds()):
             self.take_up(sites.found)
+        if not self._checked and isinstance(self._fast_loss, Graph):
+            self._fast_loss.step += 1
         if self.accept is not None and not self.accept(loss):
             return loss
         if self.clip_norm is not None:

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = timing.arguments(__doc__.splitlines()[0], rounds=3)
     parser.add_argument("--size", type=int, default=60000)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--engine", default="graph", help="eager, graph, compile or auto")
+    parser.add_argument("--engine", default="graph", help="eager, graph or compile")
     parser.add_argument("--epochs", type=int, help="time one fit of so many epochs instead")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)

@@ -20,7 +20,6 @@ TINY = {
     "importance_time": ["--data", "3", "--samples", "400", "--steps", "1"],
     "fit_overhead": ["--batches", "2", "--steps", "2"],
     "growth": ["--values", "1", "--steps", "1"],
-    "engine_choice": ["one-layer", "--steps", "2"],
     "epoch_time": ["--size", "512", "--steps", "1"],
     "old_and_new": [str(HERE.parents[1]), "--engine", "eager", "--steps", "2"],
 }
@@ -126,13 +125,6 @@ def test_other_systems(system, tmp_path):
 @pytest.mark.slow
 def test_compiled_contestants(tmp_path):
     run("step_time", tmp_path / "numbers.json", "--compile")
-
-
-@pytest.mark.slow
-def test_compiling_is_timed_cold_and_warm(tmp_path):
-    _, numbers = run("engine_choice", tmp_path / "numbers.json")
-    (row,) = numbers["rows"]
-    assert row["operations"] > 0 and 0 < row["warm, s"] < row["cold, s"]
 
 
 @pytest.mark.slow

@@ -4,125 +4,92 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 
-from ...recorded import Recorded
+from .places import Cell, Names, Slots
+from .reaching import Reached
 
-_PLAIN = (bool, int, float, str, type(None))
-# Attributes of every nn.Module that decide nothing about the operations that it runs
-_BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
-_CALLED = ("_forward_hooks", "_forward_pre_hooks")
-_BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
-_CHILDREN = ("_modules", "_parameters", "_buffers")
+# Bytes of an array that are compared at each step
+_SMALL = 2**14
 _END = object()
 _requires_grad = operator.attrgetter("requires_grad")
 _hooks = operator.attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
+_inside = operator.attrgetter("cell_contents")
+_bytes = operator.methodcaller("tobytes")
 
 
 class Fingerprint:
-    """The modules of a pair, their tensors and plain attributes.
+    """All that a pair can reach: modules, their tensors, attributes, and more, see ``Reached``.
 
     Args:
-        model: generative program.
-        guide: inference program.
+        programs: model, guide.
+        others: what runs them, such as an estimator, which is looked at too.
 
     Attributes:
         key: hashable, equal for pairs that run the same operations on the same tensors.
         hooked: whether a parameter or a module has hooks on its gradient.
     """
 
-    def __init__(self, model: nn.Module, guide: nn.Module) -> None:
-        self.programs = (model, guide)
-        # What was read: views of containers, and some attributes of each module
-        self._views: list[Collection[Any]] = []
-        self._attributes: list[dict[str, Any]] = []
-        self._readers: list[Callable[[dict[str, Any]], tuple]] = []
-        self._parameters: dict[int, nn.Parameter] = {}
-        self._backward_hooks: list[Collection[Any]] = []
-        self._comparable = True
-        modules = tuple(self._modules())
+    def __init__(self, *programs: nn.Module, others: tuple[Any, ...] = ()) -> None:
+        self.programs = programs
+        reached = Reached(*programs, *others)
+        named = [place for place in reached.places if isinstance(place, Names | Slots)]
+        self._parameters = [t for t in reached.tensors.values() if isinstance(t, nn.Parameter)]
+        self._backward_hooks = reached.backward_hooks
+        self._counted = [place.holder for place in named if place.counted]
+        self._counts = [*map(len, self._counted)]
+        self._holders = [place.holder for place in named]
+        self._readers = [_reader(place) for place in named]
+        self._cells = [p.holder for p in reached.places if isinstance(p, Cell)]
+        views = [
+            view
+            for place in reached.places
+            if not isinstance(place, Names | Slots | Cell)
+            for view in place.view()
+        ]
+        self._empty = [view for view in views if not view]
+        self._views = [view for view in views if view] + [(_END,)]
+        self._arrays = [a for a in reached.arrays.values() if a.nbytes <= _SMALL]
+        self._bytes = [*map(_bytes, self._arrays)]
         self.hooked = self._has_hooks()
-        self.key = (self.hooked, *modules)
-        self._empty = [view for view in self._views if not view]
-        self._views = [view for view in self._views if view] + [(_END,)]
-        self._counts = [*map(len, self._attributes)]
-        self._contents = [*self._read(), _END]
-        self._trainable = [*map(_requires_grad, self._parameters.values())]
+        self._trainable = [*map(_requires_grad, self._parameters)]
+        trainable = [p.requires_grad for p in reached.tensors.values()]
+        self.key = (self.hooked, *trainable, *reached.key)
+        try:
+            self._contents = [*self._read(), _END]
+        except ValueError:  # a variable that is not assigned yet
+            self._contents = [_END]
 
-    def holds(self, model: Callable, guide: Callable) -> bool:
+    def holds(self, *programs: Callable) -> bool:
         """Whether ``key`` is still that of this pair; runs at each step, so in C throughout."""
-        if not self._comparable or self.programs != (model, guide):
+        if self.programs != programs:
             return False
         try:
             return (
-                [*map(len, self._attributes)] == self._counts
-                and [*map(_requires_grad, self._parameters.values())] == self._trainable
+                [*map(len, self._counted)] == self._counts
+                and [*map(_requires_grad, self._parameters)] == self._trainable
                 and self._has_hooks() == self.hooked
                 and not any(map(len, self._empty))
                 and all(map(operator.is_, self._read(), self._contents))
+                and (not self._arrays or [*map(_bytes, self._arrays)] == self._bytes)
             )
-        except KeyError:  # an attribute has gone
+        except (KeyError, AttributeError, ValueError):  # an attribute or a variable has gone
             return False
 
     def _has_hooks(self) -> bool:
-        on_parameters = itertools.chain.from_iterable(map(_hooks, self._parameters.values()))
+        on_parameters = itertools.chain.from_iterable(map(_hooks, self._parameters))
         return any(on_parameters) or any(map(len, self._backward_hooks))
 
     def _read(self) -> Iterator[Any]:
-        attributes = map(operator.call, self._readers, self._attributes)
-        return itertools.chain.from_iterable(itertools.chain(attributes, self._views))
+        attributes = map(operator.call, self._readers, self._holders)
+        contents = itertools.chain.from_iterable(itertools.chain(attributes, self._views))
+        return itertools.chain(map(_inside, self._cells), contents) if self._cells else contents
 
-    def _modules(self) -> Iterator[Any]:
-        stack: list[nn.Module | None] = list(self.programs)
-        seen: set[int] = set()
-        while stack:
-            module = stack.pop()
-            if module is None or id(module) in seen:
-                continue
-            seen.add(id(module))
-            attributes = module.__dict__
-            names = attributes.keys() - _BOOKKEEPING
-            self._attributes.append(attributes)
-            # At least two names (training is one), of which it returns a tuple
-            self._readers.append(operator.itemgetter("_modules", *names))
-            self._views += (attributes[name].values() for name in _CHILDREN)
-            self._views += (attributes[name].values() for name in _CALLED)
-            self._backward_hooks += (attributes[name] for name in _BACKWARD)
-            yield tuple(id(hook) for name in _CALLED for hook in attributes[name].values())
-            stack.extend(attributes["_modules"].values())
-            yield id(module)
-            for parameter in attributes["_parameters"].values():
-                if parameter is not None:
-                    self._parameters[id(parameter)] = parameter
-                yield id(parameter), parameter is not None and parameter.requires_grad
-            yield from map(id, attributes["_buffers"].values())
-            for name in names:
-                value = attributes[name]
-                if isinstance(value, nn.Module):
-                    stack.append(value)
-                else:
-                    yield name, self._guard(value)
 
-    def _guard(self, value: Any) -> Any:
-        """What of a module's attribute decides which operations it runs, hashable."""
-        if isinstance(value, _PLAIN):
-            return value
-        if isinstance(value, tuple | list):
-            self._views.append(value)
-            return tuple(map(self._guard, value))
-        if isinstance(value, Mapping):
-            # Only a dict has a view of its values that tells the truth without a call
-            self._comparable &= isinstance(value, dict)
-            self._watch(value)
-            return tuple((k, self._guard(v)) for k, v in value.items())
-        if isinstance(value, Recorded):
-            self._watch(vars(value))
-            return tuple(self._guard(v) for k, v in vars(value).items() if k != "arguments")
-        return id(value)
-
-    def _watch(self, mapping: Mapping[Any, Any]) -> None:
-        # Live: iterating a view again tells what is in the mapping then
-        self._views += (mapping.keys(), mapping.values())
+def _reader(place: Names | Slots) -> Callable[[Any], tuple]:
+    # Of at least two names, of which these return a tuple
+    make = operator.attrgetter if isinstance(place, Slots) else operator.itemgetter
+    return make(*place.names, *place.names[: max(0, 2 - len(place.names))])

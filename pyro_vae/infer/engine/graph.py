@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,18 +14,45 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from ...registration import unregistered
 from ..elbo import ELBOTerms, Estimator
 from .captured import Capture, Captured, cuda_graph
 from .fingerprint import Fingerprint
-from .rewriting import UNTRACEABLE, recorded
+from .rewriting import recorded
+from .state import Changed, Outcome, State, Tensors, alike
 from .traced import Traced, TracedGradient
 
-_MOST_GRAPHS, _MOST_KEYS = 32, 128
+_MOST_GRAPHS, _MOST_KEYS, _MOST_CHANGES = 32, 128, 3
+# Steps without a comparison before an epoch begins with one; where nobody tells of epochs
+_UNCOMPARED, _UNCOMPARED_ALONE = 100, 200
 # (recorded graph, its inputs) -> what runs on such inputs and returns the same
 Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable]
 _CAPTURES = {"cuda": cuda_graph}
 _COMPILED = 'a network is compiled by itself; leave that out, and engine="compile" compiles it all'
 Replay = Callable[[Tensor, Tensor | None], tuple[Tensor, ELBOTerms]]
+
+
+class _Record:
+    """What replays the steps of one key.
+
+    Args:
+        replay: takes a step.
+        exact: the same without compiler, for comparisons.
+        tensors: what it reads, and may change, besides the data.
+        fingerprint: of the pair, by which all that the key tells of stays alive.
+        step: the last one that was compared with the program.
+    """
+
+    def __init__(
+        self,
+        replay: Replay,
+        exact: Replay,
+        tensors: Sequence[Tensor],
+        fingerprint: Fingerprint,
+        step: int,
+    ) -> None:
+        self.replay, self.exact, self.tensors = replay, exact, tensors
+        self.fingerprint, self.step, self.count = fingerprint, step, 0
 
 
 class Graph:
@@ -40,15 +68,18 @@ class Graph:
 
     On a GPU loss and gradient are launched together, as one CUDA graph.
 
-    A record is replayed once beside the program itself, on the same random numbers, before it is
-    used. A program whose record differs, or that cannot be recorded (control flow on tensor
-    values, score-function sites, hooks on gradients, plain functions, whose globals cannot be
-    watched), runs as it is, with one warning that says why. What is not seen: objects that are
-    neither modules nor plain data and change in place, Python's own random numbers, and hooks on
-    the nodes of autograd.
+    A record is accepted where the program itself, with its backward pass on the same random
+    numbers, gives and leaves behind the same, in every tensor, gradient, attribute and random
+    stream that the pair reaches; else, and where a program reads values of tensors while it is
+    recorded, it runs as it is, with one warning that says why. Recording leaves no trace, except
+    what the program prints and writes to files. Some steps, the 1st, 2nd, 4th, 8th and so on and
+    the first of an epoch after 100 others, are taken by the program, with which the record is
+    compared: state that cannot be watched, such as a clock or what a library holds, ends the
+    record where it shows, with one warning that names the step since which results may differ.
 
     Attributes:
         operations: how many the latest recorded graph has, 0 before.
+        step: steps taken so far.
 
     Args:
         estimator: ``TraceELBO(...)`` or ``AnalyticELBO(...)``.
@@ -80,10 +111,13 @@ class Graph:
     ) -> None:
         self.estimator, self.after = estimator, after
         self.compile, self.capture = compile, capture
-        self._recorded: dict[Any, Replay | None] = {}
+        self._recorded: dict[Any, _Record | None] = {}
         self._calls: collections.Counter[Any] = collections.Counter()
         self._noticed: set[str] = set()
-        self.operations = 0
+        self.operations = self.step = 0
+        # The last step that was compared, and the next one that is to be, whatever its record
+        self._compared, self._next, self._epochs, self._over = 0, math.inf, False, False
+        self._changes = 0
         self._latest: Fingerprint | None = None
         self._number = 0
         self._numbers: dict[Any, int] = {}
@@ -98,8 +132,7 @@ class Graph:
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales, and the terms without them, detached."""
-        replay = self._replay(Traced, model, guide, x, y)
-        return self._as_it_is(model, guide, x, y) if replay is None else replay(x, y)
+        return self._step(Traced, _as_given, model, guide, x, y)
 
     def backward(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
@@ -108,20 +141,42 @@ class Graph:
 
         The loss is detached.
         """
-        replay = self._replay(TracedGradient, model, guide, x, y)
-        loss, terms = self._as_it_is(model, guide, x, y) if replay is None else replay(x, y)
-        if loss.requires_grad:
-            loss.backward()
+        loss, terms = self._step(TracedGradient, _backward, model, guide, x, y)
         return loss.detach(), terms
 
-    def _replay(
+    def begin_epoch(self, step: int) -> None:
+        """Tell that so many steps are taken, and that an epoch begins."""
+        self.step, self._epochs = step, True
+        self._next = step + 1 if step - self._compared >= _UNCOMPARED else math.inf
+
+    def _step(
+        self,
+        kind: type[Traced],
+        finish: Callable[[Tensor, ELBOTerms], tuple[Tensor, ELBOTerms]],
+        model: Callable,
+        guide: Callable,
+        x: Tensor,
+        y: Tensor | None,
+    ) -> tuple[Tensor, ELBOTerms]:
+        self.step += 1
+        record = self._record_of(kind, model, guide, x, y)
+        if record is None:
+            return finish(*self._as_it_is(model, guide, x, y))
+        record.count += 1
+        if not record.count & (record.count - 1) or self.step >= self._next:
+            return self._beside(record, finish, model, guide, x, y)
+        return finish(*record.replay(x, y))
+
+    def _record_of(
         self, kind: type[Traced], model: Callable, guide: Callable, x: Tensor, y: Tensor | None
-    ) -> Replay | None:
-        """What replays such a call, or None where it is to run as it is."""
+    ) -> _Record | None:
+        """The record of such a call, or None where it is to run as it is."""
+        if self._over:
+            return None
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             self._notice("the model or the guide is a plain function, whose state is hidden")
             return None
-        if len(self._calls) > _MOST_KEYS:
+        if len(self._calls) > _MOST_KEYS or self._changes > _MOST_CHANGES:
             self._notice("its modules' attributes change from step to step")
             return None
         number = self._number_of(model, guide)
@@ -142,13 +197,13 @@ class Graph:
     def _number_of(self, model: nn.Module, guide: nn.Module) -> int:
         """A number for all that the fingerprint of a pair holds."""
         if self._latest is None or not self._latest.holds(model, guide):
-            self._latest = Fingerprint(model, guide)
+            self._latest = Fingerprint(model, guide, others=(self.estimator,))
             self._number = self._numbers.setdefault(self._latest.key, len(self._numbers))
         return self._number
 
     def _recorded_now(
         self, key: Any, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None
-    ) -> Replay | None:
+    ) -> _Record | None:
         if key in self._recorded:
             return None
         self._calls[key] += 1
@@ -157,12 +212,16 @@ class Graph:
         if len(self._recorded) >= _MOST_GRAPHS:
             del self._recorded[next(iter(self._recorded))]
         kind, *_ = key
-        replay = self._record(kind(model, guide, self.estimator), x, y)
-        if replay is not None and Fingerprint(model, guide).key != self._latest.key:
-            self._notice("its modules' attributes change when it runs")
-            replay = None
-        self._recorded[key] = replay
-        return replay
+        try:
+            record = self._record(kind(model, guide, self.estimator), x, y)
+        except Changed as change:
+            self._changes += 1
+            if self._changes == 1:  # as of a program that fills a cache when it first runs
+                return None
+            self._notice(str(change))
+            record = None
+        self._recorded[key] = record
+        return record
 
     def _as_it_is(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
@@ -170,45 +229,105 @@ class Graph:
         with pyro.validation_enabled(False):
             return self.estimator(model, guide, x, y)
 
-    def _record(self, traced: Traced, x: Tensor, y: Tensor | None) -> Replay | None:
+    def _beside(
+        self,
+        record: _Record,
+        finish: Callable[[Tensor, ELBOTerms], tuple[Tensor, ELBOTerms]],
+        model: nn.Module,
+        guide: nn.Module,
+        x: Tensor,
+        y: Tensor | None,
+    ) -> tuple[Tensor, ELBOTerms]:
+        """A step by the program itself, with which the record is compared."""
+        state = Tensors([*record.tensors, *_data(x, y)], x.device)
+        found = state.outcome(lambda: _parts(*finish(*record.exact(x, y))))
+        state.restore()
+        loss, terms = finish(*self._as_it_is(model, guide, x, y))
+        expected = state.outcome(lambda: _parts(loss, terms))
+        if alike(found, expected, exactly=x.device.type == "cpu"):
+            self._are_compared(record)
+        else:
+            self._over = True
+            self._recorded.clear()
+            warnings.warn(
+                f"this pair runs eagerly from step {self.step} on, where its record no longer "
+                "gives what the programs give: something that they read changes where it cannot "
+                f"be watched. Results may differ from those of eager steps since step "
+                f"{record.step}, the last one that was compared",
+                stacklevel=4,
+            )
+        return loss, terms
+
+    def _are_compared(self, record: _Record) -> None:
+        record.step = self._compared = self.step
+        self._next = math.inf if self._epochs else self.step + _UNCOMPARED_ALONE
+
+    def _record(self, traced: Traced, x: Tensor, y: Tensor | None) -> _Record | None:
+        """A record, or None with a notice; ``Changed`` where the program changes what it reads."""
         traced.prepare(x, y)
-        data = (x,) if y is None else (x, y)
+        state = State((*traced.programs, self.estimator), _data(x, y), x.device)
         try:
-            with traced.restored(x.device):
-                inputs = (*traced.tensors, *data)
-                graph, constants = recorded(traced, inputs, *traced.rewrites)
-                if type(traced) is TracedGradient and any(c.requires_grad for c in constants):
-                    # Parameters that no module holds: autograd alone finds them
-                    return self._record(Traced(*traced.programs, self.estimator), x, y)
-                run = graph.forward
-                self._check(traced, run, inputs, constants)
-                with traced.replaying():
-                    if self.compile is not None:
-                        run = self.compile(graph, (*inputs, *constants))
-                    run = self._captured(run, traced, data, constants)
-        except UNTRACEABLE as error:
+            with unregistered():
+                record = self._accepted(traced, state, x, y)
+        except Changed:
+            raise
+        except Exception as error:  # recording runs into whatever a program does
             compiled = "dynamo-optimized" in str(error)
             self._notice(_COMPILED if compiled else _reason(error))
             return None
-        self.operations = len(graph.graph.nodes)
+        finally:
+            state.restore()
+        self._are_compared(record)
+        return record
 
-        def replay(x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
-            data = (x,) if y is None else (x, y)
-            # The pair is kept by it, because its identity is part of the key
-            return traced.results(run, (*traced.tensors, *data, *constants))
+    def _accepted(self, traced: Traced, state: State, x: Tensor, y: Tensor | None) -> _Record:
+        """A record that gives, and leaves behind, what the program does.
 
-        return replay
+        Raises:
+            Changed: the program changes what it reads.
+            RuntimeError: it gives something else.
+            Exception: whatever it provokes when it is recorded.
+        """
+        data = _data(x, y)
+        inputs = (*traced.tensors, *data)
+        graph, constants = recorded(traced, inputs, *traced.rewrites)
+        state.restore()
+        if type(traced) is TracedGradient and any(c.requires_grad for c in constants):
+            # Parameters that no module holds: autograd alone finds them
+            return self._accepted(Traced(*traced.programs, self.estimator), state, x, y)
+        state.add(constants)
 
-    def _check(
-        self, traced: Traced, run: Callable, inputs: Sequence[Tensor], constants: Sequence[Tensor]
-    ) -> None:
-        """Raise unless a record gives, and leaves behind, what the program does."""
-        expected = traced.outcome(traced, inputs)
+        def replay_of(run: Callable) -> Replay:
+            def replay(x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
+                # The pair is kept by it, because its identity is part of the key
+                return traced.results(run, (*traced.tensors, *_data(x, y), *constants))
+
+            return replay
+
+        def outcome(run: Callable, check: Callable[[], object] = lambda: None) -> Outcome:
+            left = state.outcome(lambda: _parts(*_backward(*run(x, y))))
+            check()
+            state.restore()
+            return left
+
+        on_cpu = x.device.type == "cpu"
+        expected = outcome(lambda x, y: self._as_it_is(*traced.programs, x, y), state.check)
+        exact = replay = replay_of(graph.forward)
+        if not alike(outcome(exact), expected, exactly=on_cpu):
+            raise RuntimeError("its recorded operations do not leave behind what it leaves itself")
         with traced.replaying():
-            found = traced.outcome(lambda *inputs: run(*inputs, *constants), inputs)
-        same = _equal if inputs[-1].device.type == "cpu" else _close
-        if len(found) != len(expected) or not all(map(same, found, expected)):
-            raise RuntimeError("its recorded operations do not give what it gives itself")
+            run = graph.forward
+            if self.compile is not None:
+                run = self.compile(graph, (*inputs, *constants))
+            run = self._captured(run, traced, data, constants)
+        state.restore()
+        if run != graph.forward:
+            replay = replay_of(run)
+            if not alike(outcome(replay), expected, exactly=False):
+                raise RuntimeError("its compiled operations do not give what it gives itself")
+        self.operations = len(graph.graph.nodes)
+        tensors = (*traced.tensors, *constants)
+        return _Record(replay, exact if on_cpu else replay, tensors, self._latest, self.step)
 
     def _captured(
         self, run: Callable, traced: Traced, data: Sequence[Tensor], constants: Sequence[Tensor]
@@ -228,15 +347,22 @@ class Graph:
             warnings.warn(f"this pair {does}: {reason}", stacklevel=4)
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+def _data(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+    return (x,) if y is None else (x, y)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Up to the order of sums, which no GPU promises."""
-    if not (a.is_floating_point() and a.shape == b.shape):
-        return _equal(a, b)
-    return torch.allclose(a, b, rtol=1e-2, atol=1e-4, equal_nan=True)
+def _parts(loss: Tensor, terms: ELBOTerms) -> tuple[Tensor, ...]:
+    return loss, terms.reconstruction, *terms.kl.values()
+
+
+def _as_given(loss: Tensor, terms: ELBOTerms) -> tuple[Tensor, ELBOTerms]:
+    return loss, terms
+
+
+def _backward(loss: Tensor, terms: ELBOTerms) -> tuple[Tensor, ELBOTerms]:
+    if loss.requires_grad:
+        loss.backward()
+    return loss, terms
 
 
 def _reason(error: Exception) -> str:

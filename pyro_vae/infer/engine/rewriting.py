@@ -13,8 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node, graph_module
 from torch.fx.experimental.proxy_tensor import make_fx
 
-# What tracing raises where a program asks for a value: .item(), if tensor, data-dependent shapes
-UNTRACEABLE = (RuntimeError, NotImplementedError, TypeError, ValueError)
+from .refusing import RefusedOperations, refused_functions
 
 _ATEN = torch.ops.aten
 _DRAWING = torch.Tag.nondeterministic_seeded
@@ -37,6 +36,10 @@ def recorded(
     Returns:
         A graph whose inputs are those of the function and then the tensors that this closed over,
         such as beta, and literals; and these tensors.
+
+    Raises:
+        ValueRead: the function asks for values of tensors, or for sizes that they decide.
+        Exception: whatever a function provokes that cannot be recorded.
     """
     module = _operations(function, inputs)
     made_first, graph = module.forward, module.graph
@@ -56,29 +59,21 @@ def recorded(
     return module, constants
 
 
-def replayed(function: Callable, inputs: Sequence[Tensor]) -> Callable:
-    """``function`` of tensors as a recorded graph for inputs of these shapes; no gradients.
-
-    A function that cannot be recorded comes back as it is. What it draws while it is recorded
-    advances the RNG.
-    """
-    try:
-        graph, constants = recorded(function, inputs)
-    except UNTRACEABLE:
-        return function
-    return lambda *inputs: graph.forward(*inputs, *constants)
-
-
 def _operations(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
     """What ``make_fx`` records, where a ``detach`` stays one.
 
     By default it would be an alias: replays would differentiate through it, and an output that
     torch saves for its own backward, a detached one, would hold itself for ever.
     """
+
+    def refusing(*inputs: Tensor) -> Any:
+        with RefusedOperations(), refused_functions():
+            return function(*inputs)
+
     # One fake mode for the shapes of all results: make_fx would make one for each, which takes as
     # long as all the rest
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        record = make_fx(function, decomposition_table={_ATEN.detach.default: _undecomposed})
+        record = make_fx(refusing, decomposition_table={_ATEN.detach.default: _undecomposed})
         return record(*inputs)
 
 
@@ -91,6 +86,8 @@ def _lifted(module: GraphModule) -> list[Tensor]:
     graph = module.graph
     nodes = [node for node in graph.nodes if node.op == "get_attr"]
     tensors = [getattr(module, node.target) for node in nodes]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise RuntimeError("it holds something else than tensors, such as a random generator")
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in nodes:
         with graph.inserting_after(last):

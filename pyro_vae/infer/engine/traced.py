@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyro
@@ -13,7 +13,6 @@ from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ... import streams
 from ...registration import unregistered
 from ..elbo import ELBOTerms, Estimator
 from .rewriting import drop_detaching, drop_transposing_twice
@@ -48,27 +47,6 @@ class Traced:
     def prepare(self, x: Tensor, y: Tensor | None) -> None:
         """What the estimator does once for a pair, before it runs without checks."""
         self._pair.estimator.prepare(self._pair.model, self._pair.guide, x, y)
-
-    @contextlib.contextmanager
-    def restored(self, device: torch.device) -> Iterator[None]:
-        """Leave tensors and RNG as they are: recording runs the program."""
-        before = [tensor.detach().clone() for tensor in self.tensors]
-        try:
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                yield
-        finally:
-            with torch.no_grad():
-                for tensor, value in zip(self.tensors, before, strict=True):
-                    if not torch.equal(tensor, value):
-                        tensor.copy_(value)
-
-    def outcome(self, run: Callable, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """What a call gives and leaves behind: results, tensors, random streams."""
-        device = inputs[len(self.tensors)].device
-        with self.restored(device):
-            results = [result.detach().clone() for result in run(*inputs)]
-            left = [t.detach().clone() for t in self.tensors]
-            return [*results, *left, *streams.positions(device).values()]
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Of all tensors, x, and y if there is one: loss, reconstruction, KL of each site."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pyro_vae import guides, likelihoods, models
+from pyro_vae import Trainer, guides, likelihoods, models
 from pyro_vae.handlers import corrupt, regularize, scale_latents
 from pyro_vae.infer import SVI, AnalyticELBO, Graph, TraceELBO
 from pyro_vae.infer.engine.traced import Traced, TracedGradient
@@ -356,9 +356,11 @@ def test_plain_functions_run_eagerly_with_a_notice():
         assert_same_loss(graph, lambda x: model(x), guide, x)
 
 
-def test_unknown_engine():
-    with pytest.raises(ValueError, match="engine: expected"):
-        SVI(*one_layer(), engine="fast")
+@pytest.mark.parametrize("engine", ["fast", "auto"])
+def test_unknown_engine(engine):
+    for make in (SVI, Trainer):
+        with pytest.raises(ValueError, match=r"engine: expected .* pass 'graph', or 'compile'"):
+            make(*one_layer(), engine=engine)
 
 
 @pytest.mark.usefixtures("no_notice")
@@ -510,6 +512,8 @@ def test_each_gradient_has_memory_of_its_own_and_its_parameters_layout():
     guide = guides.BottomUp(vae, encoder=Shared())
     graph, x = Graph(TraceELBO()), data(vae)[0]
     assert_equal_to_eager(graph, vae, guide, x)
+    for _ in range(2):  # the first two replays run beside the program, whose gradients stay
+        backward(graph.backward, vae, guide, x)
     trained = [p for p in state(vae, guide) if p.requires_grad]
     assert len({p.grad.untyped_storage().data_ptr() for p in trained}) == len(trained)
     assert all(p.grad.stride() == p.stride() for p in trained)

@@ -1,0 +1,104 @@
+"""Reads of tensors' values while a program is recorded, which a record could not repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+_ATEN = torch.ops.aten
+_DEPENDING = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
+_DRAWING = torch.Tag.nondeterministic_seeded
+# Have read lengths from tensors
+_SIZING = (_ATEN._pack_padded_sequence.default, _ATEN._ctc_loss.default)
+_INDEXED = (_ATEN.index.Tensor, _ATEN._unsafe_index.Tensor)
+# Methods and functions that read values past torch's dispatcher: always, or where one of their
+# arguments but the first is a tensor
+_READING = [(Tensor, name, False) for name in ("tolist", "numpy", "__array__", "__dlpack__")]
+_COUNTING = [(Tensor, "tensor_split", True), (torch, "tensor_split", True)]
+
+
+class ValueRead(RuntimeError):
+    """A program asks for the values of a tensor, or for a size that they decide."""
+
+
+def _refuse(how: str) -> NoReturn:
+    raise ValueRead(f"it reads values of a tensor, or a size that they decide, by {how}")
+
+
+@contextlib.contextmanager
+def refused_functions() -> Iterator[None]:
+    """Raise ``ValueRead`` in this thread where values are read past torch's dispatcher.
+
+    Torch's own switch for functions would not do: layers look at it, and take another way.
+    """
+    recording, before = threading.get_ident(), []
+    for owner, name, counting in (*_READING, *_COUNTING):
+        original = getattr(owner, name)
+
+        def read(
+            *args: Any,
+            _original: Callable = original,
+            _name: str = name,
+            _counting: bool = counting,
+            **kwargs: Any,
+        ) -> Any:
+            given = (*args[1:], *kwargs.values())
+            reads = not _counting or any(isinstance(value, Tensor) for value in given)
+            if reads and threading.get_ident() == recording:
+                _refuse(_name)
+            return _original(*args, **kwargs)
+
+        before.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, functools.wraps(original)(read))
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            if value is None:  # inherited
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+class RefusedOperations(TorchDispatchMode):
+    """Raises ``ValueRead`` at operations whose result or its size is decided by values.
+
+    Tensors that are made while it is on, of numbers that a program holds, are no such values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._constants: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        constant = func is _ATEN.lift_fresh.default or (
+            all(tensor in self._constants for tensor in given) and _DRAWING not in func.tags
+        )
+        if not constant and _depends(func, given):
+            _refuse(str(func).removeprefix("aten."))
+        result = func(*args, **kwargs)
+        if constant:
+            made = (leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            self._constants.update((tensor, True) for tensor in made)
+        elif func._schema.is_mutable:
+            self._constants.clear()
+        return result
+
+
+def _depends(func: Any, given: list[Tensor]) -> bool:
+    if func in _INDEXED:
+        return any(t.dtype in (torch.bool, torch.uint8) for t in given[1:])
+    return func in _SIZING or any(tag in func.tags for tag in _DEPENDING)
