@@ -111,3 +111,11 @@ def test_errors():
         FlowPrior(3).fit_samples(torch.randn(5, 2))
     with pytest.raises(ValueError, match="their latents are NaN or infinite"):
         FlowPrior(2).fit_samples(torch.full((5, 2), math.nan), epochs=1)
+
+
+def test_one_transform_is_a_density_too():
+    prior = FlowPrior(2, transforms=1)
+    axis = torch.linspace(-15, 15, 301)
+    with torch.no_grad():
+        density = prior().log_prob(torch.cartesian_prod(axis, axis)).exp()
+    assert float(density.sum() * 0.1**2) == pytest.approx(1, abs=1e-2)
