@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pyro_vae import Trainer, guides, likelihoods, models
+from pyro_vae import Trainer, codebooks, guides, likelihoods, models
 from pyro_vae.handlers import corrupt, regularize, scale_latents
 from pyro_vae.infer import SVI, AnalyticELBO, Graph, TraceELBO
 from pyro_vae.infer.engine.traced import Traced, TracedGradient
@@ -136,7 +136,10 @@ def penalised():
 
 
 def vector_quantised():
-    vae = models.VQVAE((1, 5, 7), 6, 3, likelihood=likelihoods.ContinuousBernoulli())
+    # Without a start at the first outputs, which values decide on and which is made eagerly
+    codebook = codebooks.MovingAverage(6, 3, initializer=None)
+    likelihood = likelihoods.ContinuousBernoulli()
+    vae = models.VQVAE((1, 5, 7), codebook=codebook, likelihood=likelihood)
     return vae, guides.NearestCode(vae)
 
 
