@@ -115,7 +115,8 @@ def test_run_json_and_report_hold_the_evaluation(run):
     recorded = json.loads((run / "run.json").read_text())
     assert recorded["evaluation"]["quantities"] == expected.to_dict()
     assert expected._repr_html_() in (run / "report.html").read_text()
-    where = {"source": "digits", "root": None, "binarize": "dynamic", "size": None, "grey": False}
+    where = {"source": "digits", "root": None, "binarize": "dynamic", "size": None}
+    where |= {"grey": False, "stratify": True}
     assert recorded["data"] == where
     assert recorded["command"].startswith("pyro-vae train --epochs 2")
 

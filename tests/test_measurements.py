@@ -158,7 +158,6 @@ CASES = {
         GRID,
         lambda n: dist.OneHotCategorical(logits=torch.zeros(n, *GRID)).to_event(2),
     ),
-    "no mean": skipping(lambda m: Untold(m, 1.0).to_event(1), (3,)),
     "infinite mean": skipping(lambda m: dist.Cauchy(m, torch.ones(())).to_event(1), (3,)),
     "scalar": skipping(lambda m: dist.Normal(m, 1.0), ()),
 }
@@ -169,6 +168,12 @@ def test_layers_without_active_units_train_without_the_entry(name):
     trainer = fit(Trainer(*CASES[name], seed=0, engine="eager"), validation=X)
     assert trainer.history.column("active_units") == [None, None]
     assert all("z" in row["validation"]["kl"] for row in trainer.history)
+
+
+def test_units_of_a_guide_without_a_formula_for_its_mean_are_counted_by_draws():
+    programs = skipping(lambda m: Untold(m, 1.0).to_event(1), (3,))
+    trainer = fit(Trainer(*programs, seed=0, engine="eager"), validation=X)
+    assert trainer.history.column("active_units") == [{"z": 0}, {"z": 0}]
 
 
 def test_a_point_mass_has_no_active_units():
