@@ -23,6 +23,7 @@ from .infer import SVI
 from .infer.elbo import check_possible
 from .programs import name_of
 from .signals import Interruption
+from .turns import turn
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -148,6 +149,8 @@ class Loop:
         )
         try:
             for x, y in batches:
+                if turn.wanted:
+                    trainer.give_way()
                 with self.interruption.whole_step():
                     self.annealing.set(trainer.step, len(self.feed))
                     loss = self._guard.step(x, y)

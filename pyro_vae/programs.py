@@ -23,6 +23,7 @@ from .means import ShowMeans, mean_of, stand_in_data
 from .recorded import Recorded
 from .registration import register, unregistered
 from .replacement import ReplacedPrior, check_prior, is_auxiliary, is_latent
+from .turns import turn
 from .unwrapping import check_batch
 from .unwrapping import innermost as innermost
 from .unwrapping import name_of as name_of
@@ -35,15 +36,16 @@ def evaluating(*programs: Any) -> Iterator[None]:
     The model of a guide is in it too, since a guide may run the model's own conditionals.
     """
     modules = [m for p in programs if isinstance(p, nn.Module) for m in _run_by(p)]
-    modes = [(module, module.training) for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        with torch.no_grad(), unregistered():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with turn:
+        modes = [(module, module.training) for module in modules]
+        try:
+            for module in modules:
+                module.training = False
+            with torch.no_grad(), unregistered():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
 
 def _run_by(program: nn.Module) -> Iterator[nn.Module]:

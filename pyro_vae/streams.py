@@ -50,9 +50,10 @@ class RandomStream:
         self.seed = seed
         self._states: dict[str, Tensor] = {}
         self._running: dict[str, torch.Generator] = {}
+        self._outside: dict[str, Tensor] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {"seed": self.seed, "_states": self.states(), "_running": {}}
+        return {"seed": self.seed, "_states": self.states(), "_running": {}, "_outside": {}}
 
     @contextlib.contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
@@ -61,7 +62,7 @@ class RandomStream:
             yield
             return
         self._running = generators(device)
-        outside = {name: g.get_state() for name, g in self._running.items()}
+        self._outside = {name: g.get_state() for name, g in self._running.items()}
         try:
             for name, generator in self._running.items():
                 if name in self._states:
@@ -72,8 +73,22 @@ class RandomStream:
         finally:
             self._states = self.states()
             for name, generator in self._running.items():
-                generator.set_state(outside[name])
+                generator.set_state(self._outside[name])
             self._running = {}
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within ``on``: torch's global stream goes on meanwhile, where it was."""
+        mine = self._running
+        self._states = self.states()
+        for name, generator in mine.items():
+            generator.set_state(self._outside[name])
+        try:
+            yield
+        finally:
+            self._outside = {name: g.get_state() for name, g in mine.items()}
+            for name, generator in mine.items():
+                generator.set_state(self._states[name])
 
     def states(self) -> dict[str, Tensor]:
         """Where the stream is, also while it is in use."""

@@ -27,6 +27,7 @@ from .precision import Precision, PrecisionName
 from .recorded import Recorded
 from .schedules import Schedule
 from .streams import RandomStream
+from .turns import turn
 
 
 class Trainer(Recorded, TrainedPair):
@@ -40,6 +41,11 @@ class Trainer(Recorded, TrainedPair):
     "graph" alike. "compile", other numbers of threads and other machines round sums in another
     order, so that a run departs from the first in its last digits and then step by step; on a
     GPU some sums have no fixed order at all.
+
+    Threads may train, evaluate and sample at once: one at a time runs programs, ``fit`` lets
+    others go first between two steps, and the results are those of one thread after the other,
+    random numbers included (``turns.Turn`` says what that needs of programs run by Pyro alone; a
+    thread that draws from torch's generator by itself meanwhile draws from that of a seeded run).
 
     Args:
         model: generative program.
@@ -229,7 +235,7 @@ class Trainer(Recorded, TrainedPair):
             self.going_on = None
             return self
         self.stopping, self._announce = False, tqdm.write if progress else None
-        with call.held(self) as interruption, self._stream.on(call.data.device):
+        with turn, call.held(self) as interruption, self._stream.on(call.data.device):
             feed = call.feed(self.model)
             with self._in_training(feed) as (annealing, points), call.bar(feed) as bar:
                 self.going_on = None
@@ -250,6 +256,11 @@ class Trainer(Recorded, TrainedPair):
         if loop.interrupted and call.reraises:
             raise KeyboardInterrupt
         return self
+
+    def give_way(self) -> None:
+        """Let other threads run programs now, on torch's global random stream; for ``Loop``."""
+        with self._stream.aside():
+            turn.give_way()
 
     @classmethod
     def resume(

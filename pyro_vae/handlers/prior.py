@@ -13,6 +13,7 @@ from ..programs import Model, evaluating, name_of
 from ..recorded import Recorded
 from ..registration import register
 from ..replacement import ReplacedPrior, check_prior
+from ..turns import turn
 from .wrapping import wrap
 
 
@@ -118,5 +119,5 @@ def _try(model: Any) -> None:
     """Draw one datum, so that a prior that does not fit is refused now."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluating(model):
+    with turn, torch.random.fork_rng(devices), evaluating(model):
         model(size=1, **placeholders(model, 1, device))

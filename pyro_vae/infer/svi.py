@@ -16,6 +16,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from ..registration import unregistered
+from ..turns import turn
 from .belonging import check_run, join
 from .elbo import ELBOTerms, Estimator, TraceELBO
 from .engine.compiled import Compiler
@@ -166,12 +167,13 @@ class SVI:
             UntrainedWarning: after the first step, parameters that got no gradient, and tensors
                 that the loss depends on but that no optimizer has.
         """
-        if self.optimizer is None:
-            self.prepare(x, y=y)
-        loss = self._step(x, y)
-        untrained = () if self._checked else self._untrained(loss, x, y)
-        self._checked = True
-        self.waiting.step()
+        with turn:
+            if self.optimizer is None:
+                self.prepare(x, y=y)
+            loss = self._step(x, y)
+            untrained = () if self._checked else self._untrained(loss, x, y)
+            self._checked = True
+            self.waiting.step()
         if untrained:
             warnings.warn(
                 f"nothing trains {listed(untrained)}, on which the loss depends: declare the "
@@ -196,7 +198,7 @@ class SVI:
         join(self.model, self.guide)
         run = run_pair if isinstance(self.loss, StockLoss) else self.loss
         # Shapes are compared here, also where Pyro's validation is off
-        with Sites() as sites, measuring(self.model, self.guide, device=x.device):
+        with turn, Sites() as sites, measuring(self.model, self.guide, device=x.device):
             with validation_enabled(True):
                 run(self.model, self.guide, x, y)
         self.take_up(sites.found)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..labels import accepts_labels as accepts_labels
 from ..labels import label_arguments
 from ..programs import evaluating, is_auxiliary, is_latent
+from ..turns import turn
 from ..unwrapping import check_batch
 from .auxiliary import is_joint
 from .belonging import check_belonging
@@ -376,5 +377,5 @@ def measuring(*programs: Callable, device: torch.device) -> Iterator[None]:
 def undisturbed(*programs: Callable, device: torch.device) -> Iterator[None]:
     """Leave no trace: evaluation mode, no gradients, RNG restored afterwards."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluating(*programs):
+    with turn, torch.random.fork_rng(devices), evaluating(*programs):
         yield
