@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 _PASSED, _LIMIT = 0, 30.0
 
-_STOCK = ["test_stock_pyro.py", "test_linear_gaussian.py"]
+_SITES = ["infer/test_contributions.py", "infer/test_against_stock.py"]
+_STOCK = [*_SITES, "test_stock_pyro.py", "test_linear_gaussian.py"]
 _ELBO = ["infer/test_elbo.py", *_STOCK, "handlers/test_wrapping.py"]
 _SIGMA = ["likelihoods/test_sigma.py", "likelihoods/test_sigma_training.py"]
 _POSTERIOR = [
@@ -46,6 +47,7 @@ TESTS = {
     "annealing.py": ["test_annealing.py", "test_trainer.py"],
     "codebooks.py": ["test_codebooks.py", "guides/test_nearest_code.py", "models/test_vqvae.py"],
     "conditionals.py": ["test_conditionals.py", "test_contract.py"],
+    "diagnostics/baselines.py": ["diagnostics/test_baselines.py"],
     "diagnostics/calibration.py": ["diagnostics/test_calibration.py"],
     "diagnostics/codebook_use.py": ["diagnostics/test_codebook_use.py"],
     "diagnostics/collapse.py": ["diagnostics/test_collapse.py"],
@@ -64,6 +66,7 @@ TESTS = {
         "diagnostics/test_layers.py",
         "diagnostics/test_collapse.py",
     ],
+    "diagnostics/two_samples.py": ["diagnostics/test_rarity.py"],
     "distributions.py": [
         "test_distributions.py",
         "likelihoods/test_likelihoods.py",
@@ -74,7 +77,9 @@ TESTS = {
     "finite.py": ["test_finite.py"],
     "handlers": ["handlers", "infer/test_free_bits.py", "test_regularizers.py"],
     "infer/aggregate.py": ["diagnostics/test_collapse.py", "priors/test_mixtures.py"],
+    "infer/auxiliary.py": ["guides/test_autoguides.py"],
     "infer/batchnorm.py": ["infer/test_batchnorm.py"],
+    "infer/belonging.py": ["test_pairs.py"],
     "infer/checks.py": ["infer/test_checks.py", "test_feeds.py", "guides"],
     "infer/comparison.py": ["infer/test_comparison.py"],
     "infer/dataset.py": ["infer/test_dataset_terms.py", "test_feeds.py", "test_extremes.py"],
@@ -87,14 +92,26 @@ TESTS = {
     "infer/importance.py": ["infer/test_importance.py", "diagnostics/test_evaluation.py"],
     "infer/importance_weighted.py": ["infer/test_importance_weighted.py", *_STOCK],
     "infer/latent.py": ["infer/test_latent.py"],
+    "infer/leaves.py": ["infer/test_svi.py"],
     "infer/optimizers.py": ["infer/test_optimizers.py", "infer/test_svi.py", "test_trainer.py"],
     "infer/posterior.py": _POSTERIOR,
     "infer/predictive.py": ["likelihoods/test_two_phases.py", "models/test_vae.py"],
+    "infer/shapes.py": ["infer/test_shapes.py", "guides/test_autoguides.py"],
+    "infer/stock.py": ["infer/test_stock.py"],
     "infer/svi.py": ["infer/test_svi.py", "infer/engine/test_stepping.py", "test_stock_pyro.py"],
     "infer/traces.py": [*_ELBO, "infer/test_importance_weighted.py", "infer/test_importance.py"],
+    "infer/trainable.py": ["infer/test_svi.py", "test_trainer.py"],
     "likelihoods/optimal.py": [*_SIGMA, "likelihoods/test_likelihoods.py", "test_extremes.py"],
     "likelihoods/sigma.py": [*_SIGMA, "likelihoods/test_two_phases.py"],
-    "likelihoods": ["likelihoods/test_likelihoods.py", *_SIGMA, "test_extremes.py"],
+    "likelihoods/support.py": ["likelihoods/test_support.py"],
+    "likelihoods": [
+        "likelihoods/test_likelihoods.py",
+        "likelihoods/test_own.py",
+        "likelihoods/test_standardized.py",
+        *_SIGMA,
+        "test_extremes.py",
+    ],
+    "means.py": ["test_means.py"],
     "priors/aggregate.py": ["priors/test_aggregate.py"],
     "priors/code_prior.py": ["priors/test_code_prior.py"],
     "priors/flow.py": ["priors/test_flow_prior.py"],
