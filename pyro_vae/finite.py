@@ -87,15 +87,7 @@ class Guard:
         self._at_once = device.type == "cpu" or limit > 0
         self._step = self._first = step
         self._pending: list[Tensor] = []
-        self._buffers = list({id(b): b for m in modules for b in m.buffers()}.values())
-        # Batch normalisation changes its buffers without a trace in their version
-        self._small = [b.numel() <= _SMALL for b in self._buffers]
-        self._versions = [-1] * len(self._buffers)
-        self._before = [b.clone() for b in self._buffers]
-        self._often = [
-            [tensor for tensor, small in zip(tensors, self._small, strict=True) if small]
-            for tensors in (self._before, self._buffers)
-        ]
+        self._hold_buffers()
         self._random: dict[str, Tensor] = {}
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._copied = self._held = 0
@@ -123,8 +115,32 @@ class Guard:
             self.bad_step = self._step
             return loss.detach()
 
+    def _hold_buffers(self) -> None:
+        """Find the buffers, and where each of them lies: a program may put another one there."""
+        inner = dict.fromkeys(m for module in self.modules for m in module.modules())
+        self._places = [
+            (m._buffers, name, b) for m in inner for name, b in m._buffers.items() if b is not None
+        ]
+        self._buffers = list({id(b): b for *_, b in self._places}.values())
+        # Batch normalisation changes its buffers without a trace in their version
+        self._small = [b.numel() <= _SMALL for b in self._buffers]
+        self._versions = [-1] * len(self._buffers)
+        self._before = [b.clone() for b in self._buffers]
+        self._often = [
+            [tensor for tensor, small in zip(tensors, self._small, strict=True) if small]
+            for tensors in (self._before, self._buffers)
+        ]
+
+    def _put_back(self) -> None:
+        """Have the buffers again that a forward pass has replaced."""
+        for holder, name, buffer in self._places:
+            if holder.get(name) is not buffer:
+                holder[name] = buffer
+
     def _remember(self) -> None:
         """Keep what a forward pass changes: buffers and random streams."""
+        if any(holder.get(name) is not buffer for holder, name, buffer in self._places):
+            self._hold_buffers()
         if self._at_once:
             self._random = streams.positions(self.device)
         if self._often[0]:
@@ -203,6 +219,7 @@ class Guard:
         if (self._at_once and self._finite_parameters()) or not self._copies:
             self._undo_forward()
             return f"as they were before step {self.bad_step}"
+        self._put_back()
         for tensor, copy in self._copies:
             tensor.copy_(copy)
         for parameter in self._fresh:
@@ -211,6 +228,7 @@ class Guard:
 
     @torch.no_grad()
     def _undo_forward(self) -> None:
+        self._put_back()
         for i, buffer in enumerate(self._buffers):
             if buffer._version != self._versions[i] or self._small[i]:
                 buffer.copy_(self._before[i])

@@ -45,11 +45,11 @@ def mean_of(distribution: Any, site: str) -> Tensor:
         mean = distribution.mean
     except NotImplementedError:
         mean = _average(distribution)
-    if mean.isnan().any():
+    if not mean.isfinite().all():
         raise ValueError(
             f"site {site!r}: expected a distribution that has a mean, got a {type(base).__name__} "
-            "whose mean is NaN: show draws, such as infer.reconstruct(..., sample=True), "
-            "encode(x).sample or decode(z).sample(), or use another distribution"
+            "whose mean is NaN or infinite: show draws, such as infer.reconstruct(..., "
+            "sample=True), encode(x).sample or decode(z).sample(), or use another distribution"
         )
     return mean
 

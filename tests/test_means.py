@@ -85,7 +85,7 @@ def test_a_guide_whose_mean_does_not_exist_says_so():
 
     guide, x = guides.BottomUp(vae, conditionals={"z1": Heavy()}), torch.randn(5, 6)
     for use in (lambda: guide.encode(x), lambda: infer.reconstruct(vae, guide, x)):
-        with pytest.raises(ValueError, match=r"site 'z1': .* a Cauchy whose mean is NaN: show dr"):
+        with pytest.raises(ValueError, match=r"site 'z1': .* a Cauchy whose mean is NaN or inf"):
             use()
 
 
@@ -108,7 +108,7 @@ def test_a_likelihood_without_a_mean_is_an_error_and_no_picture(name):
         lambda: plots.uncertainty(vae, guide, x),
         lambda: infer.traverse(vae, guide, x[0], site="z1"),
     ):
-        with pytest.raises(ValueError, match=rf"site 'x': .* a {name} whose mean is NaN: show"):
+        with pytest.raises(ValueError, match=rf"site 'x': .* a {name} whose mean is NaN or inf"):
             use()
     # What the message says to do
     assert vae.sample(3).isfinite().all()

@@ -94,6 +94,12 @@ class _Regularize(Recorded):
                 "pyro.plate('data', len(x))"
             )
         outer = q.batch_shape[:-1]
+        if outer and not isinstance(self.regularizer, Regularizer):
+            # Told to be of batch shape (n,): such a guide runs on a row per sample
+            raise ValueError(
+                f"regularize: expected q of batch shape (n,), got {tuple(q.batch_shape)}, which "
+                "only a regularizers.Regularizer takes: make the penalty one, over (..., n)"
+            )
         penalty = _Penalty(self.regularizer, q, z, (*outer, 1) if outer else ())
         infer = {"is_auxiliary": True, "is_penalty": True}
         pyro.sample(self.name, penalty, obs=penalty.rsample(), infer=infer)

@@ -37,7 +37,9 @@ def names_of(tensors: list[Tensor], **programs: Callable) -> list[str]:
         programs: a model and a guide by their roles.
 
     Returns:
-        A name per tensor, such as "guide.layers[0].weight"; its shape where it is not found.
+        A name per tensor, such as "guide.layers[0].weight"; its shape for a parameter that is not
+        found. Other tensors that are not found are made by the programs when they run, such as
+        the input of a gradient penalty, and are left out.
     """
     wanted, names = {id(t) for t in tensors}, {}
     for role, program in programs.items():
@@ -46,7 +48,11 @@ def names_of(tensors: list[Tensor], **programs: Callable) -> list[str]:
         for name, tensor in _tensors(program, root, _DEPTH, set()):
             if id(tensor) in wanted:
                 names.setdefault(id(tensor), name)
-    return [names.get(id(t), f"a tensor of shape {tuple(t.shape)}") for t in tensors]
+    return [
+        names.get(id(t), f"a parameter of shape {tuple(t.shape)}")
+        for t in tensors
+        if id(t) in names or isinstance(t, nn.Parameter)
+    ]
 
 
 def _tensors(value: Any, name: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Tensor]]:

@@ -94,6 +94,26 @@ def test_the_importance_weighted_bound_loses_the_mean_penalty_of_its_particles(
         torch.testing.assert_close(got, plain + more, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("particles", [1, 2, 5])
+def test_a_function_of_the_data_counts_once_whatever_the_particles(linear, particles):
+    """It takes q of batch shape (n,), as told, and gives one number: no part of it is lost."""
+    x, guide = linear.data(7), linear.guide(shift=0.3, widen=1.4)
+
+    def penalty(q, z):
+        return q.mean.square().sum(-1).mean()
+
+    estimator = ImportanceWeightedELBO(particles, "mean")
+    programs = guide, regularize(guide, penalty)
+    draws = torch.stack(
+        [torch.stack([estimator(linear.vae, p, x)[0] for p in programs]) for _ in range(300)]
+    ).detach()
+    plain, penalised = draws.unbind(1)
+    error = (draws.var(0).sum() / len(draws)).sqrt()
+    expected = penalty(guide.conditionals["z1"](x), None).detach()
+    assert expected > 10 * error
+    assert abs(penalised.mean() - plain.mean() - expected) < 4 * error
+
+
 def test_the_importance_weighted_bound_of_a_guide_that_cannot_broadcast(linear):
     """The penalty is that of all rows, which for the moments is that of the data."""
 

@@ -177,7 +177,10 @@ class Graph:
             self._notice("the model or the guide is a plain function, whose state is hidden")
             return None
         if len(self._calls) > _MOST_KEYS or self._changes > _MOST_CHANGES:
-            self._notice("its modules' attributes change from step to step")
+            numbers = {number for _, number, *_ in self._calls}
+            shapes = self._changes <= _MOST_CHANGES and len(numbers) <= _MOST_KEYS // 2
+            what = "the shapes of its batches" if shapes else "its modules' attributes"
+            self._notice(f"{what} change from step to step")
             return None
         number = self._number_of(model, guide)
         if self._latest.hooked:
@@ -266,6 +269,9 @@ class Graph:
         """A record, or None with a notice; ``Changed`` where the program changes what it reads."""
         traced.prepare(x, y)
         state = State((*traced.programs, self.estimator), _data(x, y), x.device)
+        if state.unwatched is not None:
+            self._notice(f"it reaches {state.unwatched}, whose contents cannot be watched")
+            return None
         try:
             with unregistered():
                 record = self._accepted(traced, state, x, y)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import array
 import collections
+import collections.abc
 import functools
+import io
 import itertools
+import queue
 import random
 import sys
 import sysconfig
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -29,7 +34,16 @@ _GLOBAL = ("_global_forward_hooks", "_global_forward_pre_hooks")
 _GLOBAL_BACKWARD = ("_global_backward_hooks", "_global_backward_pre_hooks")
 # What stands in every class and says nothing
 _OF_CLASSES = frozenset(vars(type("_", (), {}))) | {"__slots__", "__annotations__"}
-_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+_NAMESPACES = (
+    types.SimpleNamespace,
+    argparse.Namespace,
+    collections.UserDict,
+    collections.UserList,
+    queue.Queue,
+    threading.local,
+)
+# Contents that change without a trace: no record keeps them, and nothing puts them back
+_UNWATCHED = (array.array, bytearray, collections.abc.Iterator, queue.SimpleQueue)
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 _OURS = frozenset(("torch", "pyro", "pyro_vae", "numpy"))
 # More objects that are no modules are not looked into, and longer collections neither
@@ -49,6 +63,8 @@ class Reached:
         places: where references lie.
         tensors, arrays, generators: by identity, as they were met.
         backward_hooks: collections of hooks on the gradients of modules.
+        unwatched: what there is whose contents nothing can watch or put back, or None.
+        long: collections that are not looked into.
         key: hashable, equal where all contents are equal; objects that are not looked into count
             by their identity.
     """
@@ -58,6 +74,8 @@ class Reached:
         self.tensors: dict[int, Tensor] = {}
         self.arrays: dict[int, np.ndarray] = {}
         self.generators: dict[int, Any] = {}
+        self.unwatched: str | None = None
+        self.long: list[Any] = []
         self.backward_hooks = [getattr(torch_module, name) for name in _GLOBAL_BACKWARD]
         self._numbers: dict[int, int] = {}
         # What is still to be visited, how, and where it was met
@@ -87,6 +105,8 @@ class Reached:
             return (kind, *map(self._token, value))
         visit = self._visitor(value)
         if visit is None:
+            if isinstance(value, _UNWATCHED) and not isinstance(value, io.IOBase):
+                self.unwatched = f"a {kind.__name__} in {self._within}"
             return id(value)
         number = self._numbers.get(id(value))
         if number is None:
@@ -166,6 +186,8 @@ class Reached:
         if len(value) <= _LONGEST:
             kind = Entries if isinstance(value, Mapping) else Place
             self._add(kind(value, f"a {type(value).__name__} in {self._within}"))
+        else:
+            self.long.append(value)
         if hasattr(value, "__dict__"):
             self._object(value)
 

@@ -56,6 +56,8 @@ class Repeated:
     def _accepted(self, inputs: Sequence[Tensor]) -> _Replay | None:
         """A record, unless the function cannot be recorded, or leaves something else behind."""
         state = State(self.programs, inputs, inputs[0].device)
+        if state.unwatched is not None:
+            return None
         try:
             graph, constants = recorded(self.function, inputs)
             state.restore()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import random
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,8 @@ class State(Tensors):
         self._roots, self._reached = tuple(roots), Reached(*roots)
         self._contents = [place.read() for place in self._reached.places]
         self._arrays = [array.copy() for array in self._reached.arrays.values()]
+        self.unwatched = self._reached.unwatched
+        self._long = [(c, copy.copy(c)) for c in self._reached.long]
         self._generators = [*self._reached.generators.values(), *_GLOBAL]
         self._positions = _positions_of(self._generators)
         stored = pyro.get_param_store()._params.values()
@@ -104,6 +108,9 @@ class State(Tensors):
         for place, contents in zip(self._reached.places, self._contents, strict=True):
             if not _same(place.read(), contents):
                 place.write(contents)
+        for held, contents in self._long:
+            if not _same_contents(held, contents):
+                _write(held, contents)
         for array, value in zip(self._reached.arrays.values(), self._arrays, strict=True):
             if not _same_bytes(array, value):
                 np.copyto(array, value)
@@ -115,6 +122,9 @@ class State(Tensors):
         """Raise ``Changed`` where anything but a tensor differs from what it was."""
         if pickle.dumps(_positions_of(self._generators)) != pickle.dumps(self._positions):
             raise Changed("it draws random numbers from other streams than torch's global one")
+        for held, contents in self._long:
+            if not _same_contents(held, contents):
+                raise Changed(f"what it reads changes when it runs: a long {type(held).__name__}")
         if Reached(*self._roots).key == self._reached.key:
             return
         differing = (
@@ -158,6 +168,23 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
 
 def _same(first: list[Any], second: list[Any]) -> bool:
     return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))
+
+
+def _parts_of(collection: Any) -> list[Any]:
+    values = collection.values() if isinstance(collection, Mapping) else ()
+    return [*collection, *values]
+
+
+def _same_contents(first: Any, second: Any) -> bool:
+    return _same(_parts_of(first), _parts_of(second))
+
+
+def _write(collection: Any, contents: Any) -> None:
+    if isinstance(collection, types.MappingProxyType):
+        return
+    collection.clear()
+    add = collection.extend if hasattr(collection, "extend") else collection.update
+    add(contents)
 
 
 def _same_bytes(first: np.ndarray, second: np.ndarray) -> bool:
