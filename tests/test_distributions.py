@@ -123,3 +123,18 @@ def test_values_outside_the_support_are_refused_where_arguments_are_checked(p, v
 def arguments_of(p):
     """Names of the arguments of a distribution."""
     return [*p.arg_constraints, *(["levels"] if isinstance(p, GridLogistic) else [])]
+
+
+@pytest.mark.parametrize("logit", [-0.05, -1e-3, 1e-3, 0.02, 0.05, 0.1, 2.0])
+def test_moments_of_a_continuous_bernoulli_near_zero(logit):
+    """Of e^(l x) / Z on [0, 1], where the formulas cancel and series stand in for them."""
+    p = ContinuousBernoulli(torch.tensor(logit, dtype=torch.float64))
+    with mpmath.workdps(40):
+        value = mpmath.mpf(float(p.logits))
+        total, first, second = (
+            mpmath.quad(lambda x, k=k: x**k * mpmath.exp(value * x), [0, 1]) for k in range(3)
+        )
+        mean = first / total
+        expected = float(mean), float(second / total - mean**2)
+    assert float(p.mean) == pytest.approx(expected[0], rel=1e-11)
+    assert float(p.variance) == pytest.approx(expected[1], rel=1e-9)
