@@ -190,8 +190,6 @@ class Loop:
             if totals.count:
                 self._record(row, totals, time.perf_counter() - started)
             raise
-        except FloatingPointError:  # after which the pair is as it was before
-            raise
         except Exception:
             row["failed"] = True
             if totals.count:
