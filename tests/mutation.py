@@ -37,6 +37,7 @@ _SITES = ["infer/test_contributions.py", "infer/test_against_stock.py"]
 _STOCK = [*_SITES, "test_stock_pyro.py", "test_linear_gaussian.py"]
 _ELBO = ["infer/test_elbo.py", *_STOCK, "handlers/test_wrapping.py"]
 _SIGMA = ["likelihoods/test_sigma.py", "likelihoods/test_sigma_training.py"]
+_SVI = ["infer/test_svi.py", "infer/test_shapes.py"]
 _POSTERIOR = [
     "infer/test_dataset_terms.py",
     "infer/test_latent.py",
@@ -98,7 +99,7 @@ TESTS = {
     "infer/predictive.py": ["likelihoods/test_two_phases.py", "models/test_vae.py"],
     "infer/shapes.py": ["infer/test_shapes.py", "guides/test_autoguides.py"],
     "infer/stock.py": ["infer/test_stock.py"],
-    "infer/svi.py": ["infer/test_svi.py", "infer/engine/test_stepping.py", "test_stock_pyro.py"],
+    "infer/svi.py": [*_SVI, "infer/engine/test_stepping.py", "test_stock_pyro.py"],
     "infer/traces.py": [*_ELBO, "infer/test_importance_weighted.py", "infer/test_importance.py"],
     "infer/trainable.py": ["infer/test_svi.py", "test_trainer.py"],
     "likelihoods/optimal.py": [*_SIGMA, "likelihoods/test_likelihoods.py", "test_extremes.py"],

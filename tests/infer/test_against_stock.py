@@ -145,7 +145,11 @@ def test_a_subsampled_plate_is_outside_of_the_weights():
 
 def test_plates_that_are_subsampled_otherwise_are_refused():
     for model, guide, message in (
-        (programs.subsampled, programs.plain_guide, "site 'z' of the guide: its data plate count"),
+        (
+            programs.subsampled,
+            programs.plain_guide,
+            r"site 'z' of the guide: its data plate counts 1 times, that of site '\w+' of the model",
+        ),
         (programs.sub_right, programs.sub_right_guide, "site 'z': its data plate is subsampled"),
     ):
         with pytest.raises(ValueError, match=message):
