@@ -17,8 +17,8 @@ from . import (
     regularizers,
     schedules,
 )
-from .checkpoint import load, save
-from .trainer import Trainer
+from .training.saving import load, save
+from .training.trainer import Trainer
 
 __all__ = [
     "Trainer",

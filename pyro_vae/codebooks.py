@@ -16,9 +16,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.functional import embedding
 
 from . import ranks
-from .holds import Hold
+from .ground.recorded import Recorded
 from .networks import is_whole
-from .recorded import Recorded
+from .programs.freezing import Hold
 
 _PASSED = 10
 _HALF = (torch.float16, torch.bfloat16)

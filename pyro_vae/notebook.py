@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 
 from . import plots
 from .data import DataSplits
-from .history import lookup
+from .ground.streams import RandomStream
+from .ground.tables import lookup
 from .infer import GuideComparison, compare_guides, reconstruct
-from .infer.dataset import matched
-from .infer.traces import measuring
-from .labels import label_arguments
 from .plots.drawing import ShownOnce, grid_axes
-from .programs import Guide, Model
-from .streams import RandomStream
-from .trainer import Trainer
+from .programs.labels import label_arguments
+from .programs.placing import matched
+from .programs.program import Guide, Model
+from .programs.running import measuring
+from .training.trainer import Trainer
 
 if TYPE_CHECKING:
     import ipywidgets

@@ -14,7 +14,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from .recorded import Recorded
+from .ground.recorded import Recorded
 
 
 class Regularizer(Recorded, nn.Module):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .recorded import Recorded
+from .ground.recorded import Recorded
 
 # A step this close to the end of a period, as a part of it, begins the next one: the number of
 # steps of a part of an epoch may be above the whole number it should be

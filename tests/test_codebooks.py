@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pyro_vae import Trainer, codebooks, diagnostics, guides, infer, likelihoods, load, models
-from pyro_vae.recorded import decode, encode
+from pyro_vae.ground.recorded import decode, encode
 
 
 def brute_force(z, codes):

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae.conditionals import StandardNormal
+from pyro_vae.conditionals.normal import StandardNormal
 from pyro_vae.regularizers import DIP, DIP2, MMD
 
 

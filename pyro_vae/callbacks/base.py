@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from ..history import lookup
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
-
+from ..ground.tables import lookup
 
 HOOKS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end")
+
+
+class Training(Protocol):
+    """What a callback may see of a ``Trainer``, and change.
+
+    Attributes:
+        model: generative program.
+        guide: inference program.
+        history: a dict per epoch.
+        step: optimizer steps taken so far.
+        lr: the learning rate, which may be assigned.
+        told_collapsed: latent sites whose collapse was told.
+    """
+
+    model: Callable
+    guide: Callable
+    history: list[dict[str, Any]]
+    step: int
+    lr: float
+    told_collapsed: set[str]
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The torch optimizer of the present pair."""
+
+    @property
+    def constant_beta(self) -> bool:
+        """Whether beta is a number, or numbers per site, for good."""
+
+    def modules(self) -> list[nn.Module]:
+        """Model and guide, where they are modules."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters of model and guide; those that both hold twice."""
+
+    def stop(self) -> None:
+        """End the present run after this epoch."""
 
 
 class Callback:
@@ -29,16 +64,16 @@ class Callback:
         ...         print(row["epoch"], row["elbo"])
     """
 
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Before the first step; ``trainer.optimizer`` exists."""
 
-    def on_step_end(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_step_end(self, trainer: Training, **kwargs: Any) -> None:
         """After each optimizer step; reading a loss here waits for the device."""
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """After each epoch, with its history row."""
 
-    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """After the last epoch, also when Ctrl-C or a callback ended the run."""
 
 
@@ -62,7 +97,7 @@ def check_callbacks(callbacks: Any) -> None:
             )
 
 
-def default_monitor(trainer: Trainer) -> str:
+def default_monitor(trainer: Training) -> str:
     """What a run is to raise: its own objective, or the bound while beta changes."""
     return "validation.objective" if trainer.constant_beta else "validation.elbo"
 
@@ -78,6 +113,6 @@ def monitored(row: dict[str, Any], monitor: str) -> float:
     return float(value)
 
 
-def trained(trainer: Trainer) -> list[torch.Tensor]:
+def trained(trainer: Training) -> list[torch.Tensor]:
     """All that is trained, ``pyro.param`` sites of plain functions among it."""
     return [p for group in trainer.optimizer.param_groups for p in group["params"]]

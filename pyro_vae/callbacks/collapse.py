@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm.auto import tqdm
 
-from .base import Callback
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+from .base import Callback, Training
 
 THRESHOLD = 0.05
 _ADVICE = (
@@ -59,7 +56,7 @@ def ended_without(
     return {s: kl for s, kl in found.items() if s not in points and beta.get(s, 1.0) > 0}
 
 
-def tell_collapsed(trainer: Trainer, points: Collection[str]) -> None:
+def tell_collapsed(trainer: Training, points: Collection[str]) -> None:
     """Say, once per trainer and site, which latents a run ended without."""
     found = ended_without(trainer.history, points)
     new = {site: kl for site, kl in found.items() if site not in trainer.told_collapsed}
@@ -92,7 +89,7 @@ class CollapseWarning(Callback):
         self.every, self.threshold = every, threshold
         self._warned: set[str] = set()
 
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Forget the sites of earlier runs."""
         self._warned = set()
 
@@ -104,7 +101,7 @@ class CollapseWarning(Callback):
         """Name no site again."""
         self._warned = set(state["warned"])
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Look at the KL of each site in every ``every``-th epoch."""
         if row["epoch"] % self.every:
             return

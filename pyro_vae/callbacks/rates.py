@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .base import Callback, monitored
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+from .base import Callback, Training, monitored
 
 
 class LRScheduler(Callback):
@@ -32,7 +29,7 @@ class LRScheduler(Callback):
         self.factory, self.monitor = functools.partial(factory, **options), monitor
         self.scheduler: Any = None
 
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Attach to this run's optimizer and go on where the last run stopped."""
         state = None if self.scheduler is None else self.scheduler.state_dict()
         rates = [group["lr"] for group in trainer.optimizer.param_groups]
@@ -50,6 +47,6 @@ class LRScheduler(Callback):
         """Go on where the scheduler stopped."""
         self.scheduler.load_state_dict(dict(state))
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """One step of the scheduler."""
         self.scheduler.step(*(() if self.monitor is None else (monitored(row, self.monitor),)))

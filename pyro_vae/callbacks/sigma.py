@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..holds import Hold, is_free
 from ..infer.predictive import mean_squared_error
 from ..likelihoods import Gaussian, PredictedSigma, Sigma
 from ..likelihoods.gaussian import Phase
-from .base import Callback
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+from ..programs.freezing import Hold, is_free
+from .base import Callback, Training
 
 
 class PredictSigma(Callback):
@@ -47,7 +44,7 @@ class PredictSigma(Callback):
         self.phase: Phase | None = None
         self._until = 0
 
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Know the parameters."""
         self._trainer = weakref.proxy(trainer)
 
@@ -67,7 +64,7 @@ class PredictSigma(Callback):
             if over or len(self._trainer.history) >= self._until:
                 self.phase.unfreeze()
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Switch, or end the epochs of sigma alone."""
         likelihood, epoch = trainer.model.likelihood, row["epoch"]
         if epoch >= self.after and not isinstance(likelihood.noise, PredictedSigma):
@@ -94,7 +91,7 @@ class UpdateSigma(Callback):
     def __init__(self, data: Any, *, batch_size: int = 1000) -> None:
         self.data, self.batch_size = data, batch_size
 
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Freeze sigma."""
         parts = [part for module in trainer.modules() for part in module.modules()]
         self._sigmas = [part for part in parts if isinstance(part, Sigma)]
@@ -118,7 +115,7 @@ class UpdateSigma(Callback):
         before, self._hold = self._hold, Hold(parameters[i] for i in state["frozen"])
         before.release()
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Set sigma, and tell it in the history row."""
         square = mean_squared_error(
             trainer.model, trainer.guide, self.data, batch_size=self.batch_size
@@ -128,12 +125,12 @@ class UpdateSigma(Callback):
             sigma.maximise(square / self._scales.get(sigma, square.new_ones(())).square())
             row.update(sigma.logged())
 
-    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """Let sigma train again."""
         self._hold.release()
 
 
-def _numbers(trainer: Trainer, chosen: Iterable[nn.Parameter]) -> list[int]:
+def _numbers(trainer: Training, chosen: Iterable[nn.Parameter]) -> list[int]:
     """Where parameters are among those of a trainer."""
     every = trainer.parameters()
     return [next(i for i, p in enumerate(every) if p is parameter) for parameter in chosen]

@@ -5,12 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .base import Callback, default_monitor, monitored, trained
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+from .base import Callback, Training, default_monitor, monitored, trained
 
 
 class EarlyStopping(Callback):
@@ -28,7 +25,7 @@ class EarlyStopping(Callback):
     ) -> None:
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
 
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Start to wait anew."""
         self.best, self.waited = -math.inf, 0
 
@@ -40,7 +37,7 @@ class EarlyStopping(Callback):
         """Go on waiting."""
         self.best, self.waited = state["best"], state["waited"]
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best bound so far."""
         value = monitored(row, self.monitor or default_monitor(trainer))
         if value > self.best + self.min_delta:
@@ -68,7 +65,7 @@ class KeepBest(Callback):
     def __init__(self, monitor: str | None = None) -> None:
         self.monitor = monitor
 
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Forget earlier runs."""
         self.best, self.best_epoch, self._state, self._names = -math.inf, None, None, None
 
@@ -86,7 +83,7 @@ class KeepBest(Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self._state, self._names = state["state"], state["names"]
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Copy the state if this is the best epoch."""
         value = monitored(row, self.monitor or default_monitor(trainer))
         if self._state is not None and _structure(trainer) != self._names:
@@ -96,7 +93,7 @@ class KeepBest(Callback):
             states = [copy.deepcopy(m.state_dict()) for m in trainer.modules()]
             self._state = states, [p.detach().clone() for p in trained(trainer)]
 
-    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """Put the best state back."""
         if self._state is not None and _structure(trainer) == self._names:
             states, values = self._state
@@ -121,7 +118,7 @@ class Patience(KeepBest):
         super().__init__("validation.objective")
         self.epochs = epochs
 
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Forget earlier runs."""
         super().on_fit_begin(trainer)
         self.waited, self._beta = 0, None
@@ -135,7 +132,7 @@ class Patience(KeepBest):
         super().load_state_dict(state)
         self.waited, self._beta = state["waited"], state["beta"]
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best epoch so far."""
         before, self._beta = self._beta, row["beta"]
         if not trainer.constant_beta and before != self._beta:
@@ -147,7 +144,7 @@ class Patience(KeepBest):
         if self.waited >= self.epochs:
             trainer.stop()
 
-    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """Put the best state back, and mark its row."""
         super().on_fit_end(trainer)
         for row in trainer.history:
@@ -155,5 +152,5 @@ class Patience(KeepBest):
                 row["kept"] = True
 
 
-def _structure(trainer: Trainer) -> list[Any]:
+def _structure(trainer: Training) -> list[Any]:
     return [len(trained(trainer)), *(list(m.state_dict()) for m in trainer.modules())]

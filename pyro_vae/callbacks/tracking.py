@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .base import Callback
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+from .base import Callback, Training
 
 
 class TensorBoard(Callback):
@@ -40,12 +37,12 @@ class TensorBoard(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to do."""
 
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
+    def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Write one row."""
         for tag, value in _scalars(row):
             self.writer.add_scalar(tag, value, row["epoch"])
 
-    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
+    def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """Flush to disk."""
         self.writer.flush()
 

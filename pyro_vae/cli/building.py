@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .. import guides, likelihoods, models
 from ..data import DataSplits
-from ..machine import free_memory
+from ..ground.machine import free_memory
 from ..networks import is_image
-from ..programs import Guide
-from ..trainer import Trainer
+from ..programs.program import Guide
+from ..training.trainer import Trainer
 from . import options
 from .messages import kebab
 

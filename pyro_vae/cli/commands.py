@@ -21,13 +21,13 @@ from torch import Tensor
 from .. import data, diagnostics, experiments, likelihoods, plots, ranks, schedules
 from ..callbacks import CollapseWarning
 from ..callbacks.collapse import complaint, ended_without
-from ..checkpoint import load
-from ..conditionals import PointMass
+from ..conditionals.normal import PointMass
 from ..data import Dataset, DataSplits
 from ..diagnostics.evaluation import Evaluation
-from ..files import expanded, write_atomically
+from ..ground.files import expanded, write_atomically
 from ..report import render, write_report
-from ..trainer import Trainer
+from ..training.saving import load
+from ..training.trainer import Trainer
 from . import building, options
 from .messages import in_options
 from .values import MODEL

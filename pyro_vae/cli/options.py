@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from .. import data, experiments, guides, likelihoods
-from ..precision import PRECISIONS
+from ..training.precision import PRECISIONS
 from . import values
 from .messages import kebab
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageOps
 
-from ..machine import memory
+from ..ground.machine import memory
 
 Background = str | tuple[int, int, int]
 # Numbers of a picture that nobody chose a size for; a decoder of more is hardly ever meant

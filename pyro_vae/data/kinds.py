@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from ..machine import memory
+from ..ground.machine import memory
 from .images import as_pixels
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..files import expanded
+from ..ground.files import expanded
 from . import files, sources
 from .dataset import Dataset, DataSplits
 from .given import as_dataset

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..distributions import ContinuousBernoulli
-from ..infer.traces import observed_sites, trace_pair
 from ..likelihoods.base import network_inputs
-from ..programs import innermost
+from ..programs.running import trace_pair
+from ..programs.sites import observed_sites
+from ..programs.unwrapping import innermost
 
 _ROWS = 4096
 # Beyond so many elements, a covariance is found from so many rows or fewer

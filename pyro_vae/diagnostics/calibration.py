@@ -12,10 +12,11 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from ..data import Dataset
-from ..infer.checks import check_data
-from ..infer.dataset import as_dataset, matched
+from ..data.given import as_dataset
 from ..infer.predictive import predicted
-from ..infer.traces import measuring
+from ..programs.checks import check_data
+from ..programs.placing import matched
+from ..programs.running import measuring
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

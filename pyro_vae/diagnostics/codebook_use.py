@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.given import as_dataset
 from ..guides import NearestCode
-from ..infer.checks import check_data
-from ..infer.dataset import as_dataset, matched
-from ..infer.traces import measuring
 from ..models import VQVAE
+from ..programs.checks import check_data
+from ..programs.placing import matched
+from ..programs.running import measuring
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..infer.dataset import as_dataset, matched
+from ..data.given import as_dataset
+from ..ground.tables import html_table, mean_and_error, text_table, with_error
 from ..infer.latent import decode_mean
-from ..infer.traces import label_arguments, measuring
-from ..programs import encode
-from .tables import html_table, mean_and_error, text_table, with_error
+from ..programs.coding import encode
+from ..programs.labels import label_arguments
+from ..programs.placing import matched
+from ..programs.running import measuring
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from ..data import Dataset
-from ..infer.dataset import as_dataset, matched
-from ..infer.traces import label_arguments, measuring
-from ..programs import encode
-from .tables import html_table, text_table, with_error
+from ..data.given import as_dataset
+from ..ground.tables import html_table, text_table, with_error
+from ..programs.coding import encode
+from ..programs.labels import label_arguments
+from ..programs.placing import matched
+from ..programs.running import measuring
 
 _CODES_AT_ONCE = 4096
 _TREES = 50

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.given import as_dataset
+from ..ground.tables import mean_and_error, number, with_error
 from ..infer import check_pair, importance
-from ..infer.checks import check_data
-from ..infer.dataset import as_dataset, dataset_terms, matched
-from ..infer.elbo import ELBOTerms, check_possible
 from ..infer.importance import ImportanceEstimate
-from ..infer.traces import measuring
+from ..infer.objectives.elbo import ELBOTerms, check_possible
+from ..infer.terms import dataset_terms
+from ..programs.checks import check_data
+from ..programs.placing import matched
+from ..programs.running import measuring
 from .baselines import baselines
-from .tables import mean_and_error, number, with_error
 
 _TRUSTED_PARETO_K = 0.7
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from ..data import Dataset, DataSplits
-from ..files import write_atomically
-from ..programs import evaluating
+from ..ground.files import write_atomically
+from ..programs.modes import evaluating
 
 _FORMAT = "pyro_vae classifier features 1"
 _BATCH = 128

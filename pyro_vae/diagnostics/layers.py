@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.given import as_dataset
 from ..infer import check_pair
-from ..infer.checks import check_data
-from ..infer.dataset import as_dataset, dataset_terms, matched
 from ..infer.posterior import ACTIVE, active, posterior_means
-from ..infer.traces import measuring
+from ..infer.terms import dataset_terms
+from ..programs.checks import check_data
+from ..programs.placing import matched
+from ..programs.running import measuring
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.given import as_dataset
+from ..ground.tables import html_table, text_table, with_error
 from ..infer import importance
-from ..infer.checks import check_data
-from ..infer.dataset import as_dataset, dataset_terms, matched
-from ..infer.traces import measuring
+from ..infer.terms import dataset_terms
+from ..programs.checks import check_data
+from ..programs.placing import matched
+from ..programs.running import measuring
 from .rarity import log_density
-from .tables import html_table, text_table, with_error
 
 Data = Dataset | Tensor | tuple[Tensor, Tensor | None]
 

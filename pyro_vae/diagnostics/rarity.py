@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.given import as_dataset
+from ..ground.tables import html_table, mean_and_error, number, text_table, with_error
 from ..infer import check_pair
 from ..infer.aggregate import draw, log_aggregate
-from ..infer.checks import check_data
-from ..infer.dataset import as_dataset, matched
-from ..infer.traces import measuring
-from .tables import html_table, mean_and_error, number, text_table, with_error
+from ..programs.checks import check_data
+from ..programs.placing import matched
+from ..programs.running import measuring
 from .two_samples import LEVEL, Comparison, compare
 
 _TAIL = 0.05

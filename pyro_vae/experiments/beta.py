@@ -17,9 +17,9 @@ import torch
 from .. import data, diagnostics, guides, likelihoods, models, plots
 from ..cli.values import whole
 from ..data import Dataset
-from ..infer.dataset import dataset_terms
+from ..infer.terms import dataset_terms
 from ..plots.drawing import COLORS, new_axes
-from ..trainer import Trainer
+from ..training.trainer import Trainer
 from .running import Results, markdown, number, over_seeds, parser, trained
 
 NAME = "beta"

@@ -28,7 +28,7 @@ from .. import (
 )
 from ..data import Dataset, DataSplits
 from ..plots.drawing import new_axes
-from ..trainer import Trainer
+from ..training.trainer import Trainer
 from .running import parser
 
 NAME = "gallery"

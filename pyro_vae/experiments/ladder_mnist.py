@@ -18,7 +18,6 @@ from torch import nn
 
 from .. import (
     callbacks,
-    checkpoint,
     data,
     diagnostics,
     guides,
@@ -32,7 +31,8 @@ from .. import (
 from ..cli.values import whole
 from ..data import DataSplits
 from ..infer.posterior import active, posterior_means
-from ..trainer import Trainer
+from ..training import saving as checkpoint
+from ..training.trainer import Trainer
 from .running import Results, markdown, number, parser, trained
 
 NAME = "ladder-mnist"

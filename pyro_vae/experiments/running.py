@@ -15,11 +15,12 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from .. import checkpoint, plots
+from .. import plots
 from ..cli.values import whole
 from ..data import Dataset
-from ..files import write_atomically
-from ..trainer import Trainer
+from ..ground.files import write_atomically
+from ..training import saving as checkpoint
+from ..training.trainer import Trainer
 
 
 def parser(name: str, description: str, *, epochs: int) -> argparse.ArgumentParser:

@@ -30,7 +30,7 @@ from .. import (
 from ..cli.values import whole
 from ..data import DataSplits
 from ..infer import reconstruct
-from ..trainer import Trainer
+from ..training.trainer import Trainer
 from .running import Results, markdown, number, over_seeds, parser, sheet, trained
 
 NAME = "sigma"

@@ -15,22 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import (
-    codebooks,
-    data,
-    diagnostics,
-    guides,
-    handlers,
-    likelihoods,
-    models,
-    priors,
-)
+from .. import codebooks, data, diagnostics, guides, handlers, likelihoods, models, priors
 from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.recorded import Recorded
 from ..infer import reconstruct
 from ..networks.grids import GridDecoder, GridEncoder, grid_shape
-from ..recorded import Recorded
-from ..trainer import Trainer
+from ..training.trainer import Trainer
 from .running import Results, markdown, number, over_seeds, parser, sheet, trained
 
 NAME = "vq"

@@ -1,6 +1,7 @@
 """Inference programs."""
 
-from ..programs import Encoding, Guide
+from ..programs.coding import Encoding
+from ..programs.program import Guide
 from .bottom_up import BottomUp
 from .composed import Composed
 from .delta import Delta

@@ -8,11 +8,12 @@ import pyro
 from torch import Tensor, nn
 
 from .. import networks
-from ..conditionals import DiagonalNormal
+from ..conditionals.normal import DiagonalNormal
 from ..distributions import declared
 from ..likelihoods.base import network_inputs
 from ..models import VAE
-from ..programs import Guide, innermost
+from ..programs.program import Guide
+from ..programs.unwrapping import innermost
 
 
 def check_vae(vae: VAE) -> None:

@@ -7,7 +7,7 @@ import contextlib
 from pyro import poutine
 from torch import Tensor, nn
 
-from ..programs import Guide
+from ..programs.program import Guide
 
 
 class Composed(Guide):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..conditionals import PointMass
+from ..conditionals.normal import PointMass
 from .bottom_up import BottomUp
 
 

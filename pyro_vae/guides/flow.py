@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from .. import networks
-from ..flows import AutoregressiveFlow
+from ..conditionals.flow import AutoregressiveFlow
 from ..models import VAE
 from .bottom_up import BottomUp
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from torch import nn
 
 from .. import networks
-from ..conditionals import FullNormal
+from ..conditionals.normal import FullNormal
 from ..models import VAE
 from .bottom_up import BottomUp
 

@@ -9,10 +9,10 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from .. import networks
-from ..conditionals import DiagonalNormal, precision_weighted
+from ..conditionals.normal import DiagonalNormal, precision_weighted
 from ..likelihoods.base import network_inputs
 from ..models import VAE
-from ..programs import Guide
+from ..programs.program import Guide
 from .bottom_up import check_vae, encoder_features
 
 

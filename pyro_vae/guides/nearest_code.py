@@ -14,7 +14,7 @@ from ..distributions import OneHotPoint
 from ..likelihoods.base import network_inputs
 from ..models import VQVAE
 from ..networks.grids import GridEncoder
-from ..programs import Guide, Model
+from ..programs.program import Guide, Model
 
 
 class NearestCode(Guide):

@@ -15,11 +15,14 @@ from torch.distributions import biject_to
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .. import networks
-from ..labels import placeholders
-from ..means import FillWithMeans, stand_in_data
 from ..models import VAE
-from ..programs import Guide, check_tensor, evaluating, is_latent
-from ..registration import unregistered
+from ..programs.labels import placeholders
+from ..programs.means import FillWithMeans, stand_in_data
+from ..programs.modes import evaluating
+from ..programs.program import Guide
+from ..programs.registration import unregistered
+from ..programs.sites import is_latent
+from ..programs.values import check_tensor
 from .bottom_up import check_vae
 
 _WEYL, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685

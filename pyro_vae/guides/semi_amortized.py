@@ -12,9 +12,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from .. import networks
-from ..labels import label_arguments, placeholders
-from ..means import FillWithMeans
-from ..programs import Guide, evaluating, is_latent
+from ..programs.labels import label_arguments, placeholders
+from ..programs.means import FillWithMeans
+from ..programs.modes import evaluating
+from ..programs.program import Guide
+from ..programs.sites import is_latent
 
 Offsets = dict[str, tuple[Tensor, Tensor]]
 

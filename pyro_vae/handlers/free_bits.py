@@ -8,8 +8,8 @@ from typing import Any
 
 from pyro.poutine.messenger import Messenger
 
-from ..programs import is_latent
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
+from ..programs.sites import is_latent
 from .wrapping import check_known, wrap
 
 

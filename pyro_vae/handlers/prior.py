@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..labels import placeholders
-from ..programs import Model, evaluating, name_of
-from ..recorded import Recorded
-from ..registration import register
-from ..replacement import ReplacedPrior, check_prior
-from ..turns import turn
+from ..ground.recorded import Recorded
+from ..ground.turns import turn
+from ..programs.labels import placeholders
+from ..programs.modes import evaluating
+from ..programs.program import Model
+from ..programs.registration import register
+from ..programs.replacement import ReplacedPrior, check_prior
+from ..programs.unwrapping import name_of
 from .wrapping import wrap
 
 

@@ -14,8 +14,10 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..programs import Model, innermost, is_auxiliary, is_latent
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
+from ..programs.program import Model
+from ..programs.sites import is_auxiliary, is_latent
+from ..programs.unwrapping import innermost
 from ..regularizers import Regularizer
 from .wrapping import wrap
 

@@ -13,8 +13,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from ..programs import Guide, Model, Program, is_auxiliary, is_latent
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
+from ..programs.program import Guide, Model, Program
+from ..programs.sites import is_auxiliary, is_latent
 from ..schedules import check_beta
 
 Beta = float | Tensor | Mapping[str, float | Tensor]

@@ -1,17 +1,18 @@
 """From a model/guide pair and data to numbers."""
 
-from ..programs import Encoding, decode, encode, evaluating
+from ..programs.checks import PairSummary, check_pair
+from ..programs.coding import Encoding, decode, encode
+from ..programs.modes import evaluating
 from .batchnorm import recalibrate_batchnorm
-from .checks import PairSummary, check_pair
 from .comparison import GuideComparison, GuideResult, compare_guides
-from .elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
 from .engine.graph import Graph
+from .engine.svi import SVI
+from .engine.trainable import UntrainedWarning
 from .importance import ImportanceEstimate, importance, log_likelihood
-from .importance_weighted import ImportanceWeightedELBO
 from .latent import grid_2d, interpolate, reconstruct, traverse
+from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
+from .objectives.importance_weighted import ImportanceWeightedELBO
 from .predictive import mean_squared_error
-from .svi import SVI
-from .trainable import UntrainedWarning
 
 __all__ = [
     "SVI",

@@ -12,16 +12,11 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
-from .auxiliary import refuse_auxiliary
+from ..programs.labels import label_arguments
+from ..programs.reading import Contributions
+from ..programs.running import trace_pair
+from ..programs.sites import density_sites, latent_sites, point_masses, refuse_auxiliary
 from .engine.repeated import Checked
-from .traces import (
-    Contributions,
-    density_sites,
-    label_arguments,
-    latent_sites,
-    point_masses,
-    trace_pair,
-)
 
 # Latent values, (pair of data) x (unit), whose density is taken at once
 _PAIRED_VALUES = 2**22

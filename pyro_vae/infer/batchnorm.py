@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data import Dataset
-from ..registration import unregistered
-from .dataset import as_dataset, matched
-from .traces import measuring, trace_pair
+from ..data.given import as_dataset
+from ..programs.placing import matched
+from ..programs.registration import unregistered
+from ..programs.running import measuring, trace_pair
 
 # What torch and networks.normalization say of one datum
 _SINGLE = re.compile("more than 1 value per channel|at least 2 data per batch")

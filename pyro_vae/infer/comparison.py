@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..programs import training
-from .checks import check_data, check_guide, check_pair
-from .dataset import as_dataset, dataset_terms, matched
-from .elbo import ELBOTerms
+from ..data.given import as_dataset
+from ..programs.checks import check_data, check_guide, check_pair
+from ..programs.modes import training
+from ..programs.placing import matched
+from ..programs.running import measuring
+from .engine.svi import SVI
 from .importance import ImportanceEstimate, importance
-from .svi import SVI
-from .traces import measuring
+from .objectives.elbo import ELBOTerms
+from .terms import dataset_terms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

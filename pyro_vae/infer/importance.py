@@ -12,20 +12,21 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ..programs import as_labels, check_tensor
-from ..unwrapping import few, is_autoguide
-from .auxiliary import SAMPLES, is_joint
-from .checks import check_data, check_pair
-from .engine.repeated import Repeated
-from .traces import (
-    Contributions,
+from ..programs.checks import check_data, check_pair
+from ..programs.labels import as_labels, label_arguments
+from ..programs.reading import Contributions
+from ..programs.running import measuring
+from ..programs.sites import (
+    SAMPLES,
     auxiliary_sites,
     density_sites,
-    label_arguments,
+    is_joint,
     latent_sites,
-    measuring,
     point_masses,
 )
+from ..programs.unwrapping import few, is_autoguide
+from ..programs.values import check_tensor
+from .engine.repeated import Repeated
 
 # Rows of latents drawn at once, from one encoding per datum or from one per row. Fixed, so that
 # the draws do not depend on chunk_size.

@@ -8,11 +8,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from .. import programs
-from ..means import stand_in_data
-from ..programs import as_labels, check_tensor, checked_labels, encode, encode_means
-from .belonging import check_belonging
-from .traces import accepts_labels, label_arguments, latent_sites, measuring
+from ..programs import program as programs
+from ..programs.belonging import check_belonging
+from ..programs.coding import encode, encode_means
+from ..programs.labels import accepts_labels, as_labels, checked_labels, label_arguments
+from ..programs.means import stand_in_data
+from ..programs.running import measuring
+from ..programs.sites import latent_sites
+from ..programs.values import check_tensor
 
 
 def reconstruct(

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs import encode_means
-from ..unwrapping import is_autoguide
-from .traces import label_arguments, measuring
+from ..programs.coding import encode_means
+from ..programs.labels import label_arguments
+from ..programs.running import measuring
+from ..programs.unwrapping import is_autoguide
 
 ACTIVE = 0.01
 

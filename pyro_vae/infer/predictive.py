@@ -8,9 +8,11 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..data import Dataset
-from ..means import mean_of
-from .dataset import as_dataset, matched
-from .traces import measuring, observed_sites, trace_pair
+from ..data.given import as_dataset
+from ..programs.means import mean_of
+from ..programs.placing import matched
+from ..programs.running import measuring, trace_pair
+from ..programs.sites import observed_sites
 
 
 def predicted(

@@ -11,8 +11,8 @@ from pyro import poutine
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ..registration import register
-from .traces import label_arguments
+from ..programs.labels import label_arguments
+from ..programs.registration import register
 
 
 class StockOptimizer(torch.optim.Optimizer):

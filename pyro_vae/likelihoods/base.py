@@ -8,9 +8,9 @@ from typing import Any
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from ..programs import check_finite
-from ..recorded import Recorded
-from .support import check_support
+from ..ground.recorded import Recorded
+from ..programs.support import check_support
+from ..programs.values import check_finite
 
 
 class Likelihood(Recorded, nn.Module):

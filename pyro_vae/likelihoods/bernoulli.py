@@ -6,7 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from .. import distributions
-from ..programs import check_finite
+from ..programs.values import check_finite
 from .base import Likelihood, span_of
 
 

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
 
 FLOOR = 1e-4
 _LEAST, _MOST = 1e-45, torch.finfo(torch.float32).max

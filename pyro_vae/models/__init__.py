@@ -1,6 +1,6 @@
 """Generative programs."""
 
-from ..programs import Model
+from ..programs.program import Model
 from .pixel_decoder import Autoregressive, PixelDecoder
 from .vae import VAE
 from .vqvae import VQVAE

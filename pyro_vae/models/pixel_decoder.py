@@ -11,8 +11,8 @@ from pyro.distributions import Distribution, TorchDistribution, constraints
 from torch import Tensor, nn
 
 from .. import networks
-from ..masked import PixelCNN
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
+from ..networks.masked import PixelCNN
 
 
 class Autoregressive(TorchDistribution):

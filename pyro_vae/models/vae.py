@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import networks
-from ..conditionals import DiagonalNormal, HandOver, StandardNormal
+from ..conditionals.hand_over import HandOver
+from ..conditionals.normal import DiagonalNormal, StandardNormal
 from ..distributions import declared
 from ..likelihoods import Likelihood
 from ..likelihoods.base import check_values, feature_shape
-from ..programs import Model
+from ..programs.program import Model
 
 
 def _sizes(argument: str, value: int | Sequence[int]) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ Every network takes its inputs as positional tensors with any number of leading 
 inputs after the first are vectors (labels, latents) that broadcast against it.
 """
 
+from ..ground.arguments import is_whole, sizes
 from .activations import LeakyReLU
 from .arguments import (
     Activation,
@@ -11,9 +12,7 @@ from .arguments import (
     check_activation,
     hidden_per_layer,
     hidden_widths,
-    is_whole,
     output_shape,
-    sizes,
 )
 from .convolutional import ConvDecoder, ConvEncoder
 from .defaults import decoder, encoder, is_image

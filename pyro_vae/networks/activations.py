@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
 
 
 class LeakyReLU(Recorded):

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..programs import evaluating
+from ..ground.arguments import sizes
+from ..programs.modes import evaluating
 
 Activation = Callable[[], nn.Module]
+
+
 Hidden = int | Sequence[int] | Sequence[Sequence[int]]
-
-
-def is_whole(value: Any) -> bool:
-    """Whether this is an integer, NumPy's too, and no truth value."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def sizes(argument: str, value: int | Iterable[int]) -> tuple[int, ...]:
-    """One positive integer or several, as a tuple.
-
-    Raises:
-        ValueError: anything else.
-
-    Example:
-        >>> sizes("latents", 3), sizes("hidden", [400, 400])
-        ((3,), (400, 400))
-    """
-    items = tuple(value) if isinstance(value, Iterable) else (value,)
-    if not all(is_whole(item) and item > 0 for item in items):
-        raise ValueError(
-            f"{argument}: expected positive integers, got {value!r}: pass one such as 20, or "
-            "several such as (64, 32)"
-        )
-    return tuple(int(item) for item in items)
 
 
 def check_activation(activation: Activation) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
 from .arguments import Activation
 from .normalization import Norm, normalized
 

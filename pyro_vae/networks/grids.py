@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
 from .arguments import Activation
 
 

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..guides import NearestCode
-from ..infer.traces import measuring
-from ..means import mean_of
 from ..models import VQVAE
 from ..priors import CodePrior
-from ..programs import check_tensor
+from ..programs.means import mean_of
+from ..programs.running import measuring
+from ..programs.values import check_tensor
 from .drawing import grid_axes
 from .pictures import images
 

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from ..data import Dataset
-from ..infer.traces import label_arguments
-from ..means import stand_in_data
-from ..programs import checked_labels
+from ..programs.labels import checked_labels, label_arguments
+from ..programs.means import stand_in_data
 
 # "Accessible Color Sequences for Data Visualization", Petroff (2021): told apart by colour-blind
 # readers and in this order.

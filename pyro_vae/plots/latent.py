@@ -12,9 +12,11 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..infer import grid_2d, interpolate, traverse
-from ..infer.traces import label_arguments, latent_sites, measuring, observed_sites
-from ..means import ShowMeans, mean_of
-from ..programs import as_labels, check_tensor
+from ..programs.labels import as_labels, label_arguments
+from ..programs.means import ShowMeans, mean_of
+from ..programs.running import measuring
+from ..programs.sites import latent_sites, observed_sites
+from ..programs.values import check_tensor
 from .drawing import grid_axes, run_on_zeros, shown, spaced, vector_site
 
 _MOST_UNITS = 10

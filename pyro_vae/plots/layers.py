@@ -13,10 +13,12 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from ..infer.traces import label_arguments, latent_sites, observed_sites
-from ..means import mean_of, stand_in_data
-from ..programs import as_labels, check_tensor, checked_labels, evaluating
-from ..unwrapping import name_of
+from ..programs.labels import as_labels, checked_labels, label_arguments
+from ..programs.means import mean_of, stand_in_data
+from ..programs.modes import evaluating
+from ..programs.sites import latent_sites, observed_sites
+from ..programs.unwrapping import name_of
+from ..programs.values import check_tensor
 from .drawing import grid_axes, new_axes, shown
 from .scatter import draw_points
 

@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..data.given import as_dataset
 from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
-from ..infer.dataset import as_dataset, matched
-from ..infer.traces import accepts_labels, measuring, observed_sites
-from ..means import mean_of
-from ..programs import as_labels, check_tensor, innermost
-from ..unwrapping import name_of
+from ..programs.labels import accepts_labels, as_labels
+from ..programs.means import mean_of
+from ..programs.placing import matched
+from ..programs.running import measuring
+from ..programs.sites import observed_sites
+from ..programs.unwrapping import innermost, name_of
+from ..programs.values import check_tensor
 from .drawing import grid_axes, is_image, rows_of, run_on_zeros, stacked
 
 

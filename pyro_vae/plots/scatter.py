@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.given import as_dataset
 from ..infer import encode
-from ..infer.dataset import as_dataset, matched
-from ..infer.traces import label_arguments, measuring
+from ..programs.labels import label_arguments
+from ..programs.placing import matched
+from ..programs.running import measuring
 from .drawing import COLORS, MARKERS, new_axes, rows_of, shown, vector_site
 
 _ENCODED_AT_ONCE = 4096

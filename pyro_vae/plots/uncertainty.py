@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from ..infer.traces import label_arguments, measuring
-from ..means import mean_of
-from ..programs import as_labels, check_tensor, decode, encode
+from ..programs.coding import decode, encode
+from ..programs.labels import as_labels, label_arguments
+from ..programs.means import mean_of
+from ..programs.running import measuring
+from ..programs.values import check_tensor
 from .drawing import COLORS, draw_grid, grid_size, is_image, new_axes, value_range
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ A prior is a module whose ``forward()`` returns a distribution; ``handlers.repla
 at the top latent of any model, and ``model.sample(n, prior=...)`` draws from it once.
 """
 
-from ..conditionals import StandardNormal
+from ..conditionals.normal import StandardNormal
 from .aggregate import AggregatePosterior
 from .code_prior import CodePrior
 from .flow import FlowPrior

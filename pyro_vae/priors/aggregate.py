@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
 from .posterior import check_latents, posterior_samples
 
 

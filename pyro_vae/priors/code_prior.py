@@ -14,11 +14,12 @@ from tqdm.auto import tqdm
 
 from ..data import Dataset
 from ..data.given import as_dataset
-from ..masked import PixelCNN
+from ..ground.recorded import Recorded
+from ..ground.streams import RandomStream
 from ..models import VQVAE
-from ..programs import Guide, evaluating
-from ..recorded import Recorded
-from ..streams import RandomStream
+from ..networks.masked import PixelCNN
+from ..programs.modes import evaluating
+from ..programs.program import Guide
 
 _BATCH = 1000
 _SECONDS_BEFORE_A_BAR = 2

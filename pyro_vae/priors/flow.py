@@ -10,9 +10,9 @@ from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
+from ..conditionals.flow import FlowDistribution
 from ..data import Dataset
-from ..flows import FlowDistribution
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
 from .posterior import fit_latents, posterior_samples
 
 

@@ -11,7 +11,7 @@ from pyro.distributions import MixtureSameFamily
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..recorded import Recorded
+from ..ground.recorded import Recorded
 
 
 class MixturePrior(Recorded, nn.Module):

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..data.given import as_dataset
-from ..infer.belonging import check_belonging
-from ..labels import label_arguments
-from ..programs import Model, evaluating, is_latent
-from ..unwrapping import check_batch
+from ..programs.belonging import check_belonging
+from ..programs.labels import label_arguments
+from ..programs.modes import evaluating
+from ..programs.program import Model
+from ..programs.sites import is_latent
+from ..programs.unwrapping import check_batch
 
 _BATCH = 1000
 

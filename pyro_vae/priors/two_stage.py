@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import constraints, kl_divergence
 
 from .. import networks
-from ..conditionals import DiagonalNormal, StandardNormal
+from ..conditionals.normal import DiagonalNormal, StandardNormal
 from ..data import Dataset
+from ..ground.recorded import Recorded
 from ..guides import BottomUp
 from ..models import VAE
-from ..recorded import Recorded
 from .posterior import fit_latents, posterior_samples
 
 

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from ..callbacks.collapse import complaint, ended_without
 from ..data import DataSplits
 from ..diagnostics.evaluation import Evaluation
-from ..files import write_atomically
+from ..ground.files import write_atomically
 from ..infer import check_pair
-from ..trainer import Trainer
-from ..unwrapping import name_of
+from ..programs.unwrapping import name_of
+from ..training.trainer import Trainer
 from .sections import SECTIONS, Run, Section, render
 
 _CSS_PIXELS_PER_INCH = 96

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from .. import plots
 from ..data import Dataset, DataSplits
 from ..infer import PairSummary
-from ..labels import accepts_labels
 from ..networks import is_image
 from ..plots.drawing import shown
-from ..trainer import Trainer
+from ..programs.labels import accepts_labels
+from ..training.trainer import Trainer
 
 _DPI = 144
 _DRAWN = 64

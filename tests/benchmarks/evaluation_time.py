@@ -25,12 +25,12 @@ from torch import Tensor
 
 from pyro_vae import diagnostics, infer
 from pyro_vae.data import Dataset
-from pyro_vae.infer.dataset import dataset_terms
 from pyro_vae.infer.engine.repeated import CALLS_BEFORE_A_GRAPH, Checked
 from pyro_vae.infer.engine.rewriting import recorded
 from pyro_vae.infer.posterior import posterior_means
-from pyro_vae.infer.traces import measuring
-from pyro_vae.measurements import Validation
+from pyro_vae.infer.terms import dataset_terms
+from pyro_vae.programs.running import measuring
+from pyro_vae.training.validation import Validation
 
 Run = Callable[[], Any]
 

@@ -9,7 +9,7 @@ from pyro_vae.guides import BottomUp, Composed, Flow, FullCovariance, Ladder
 from pyro_vae.handlers import corrupt
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
-from pyro_vae.programs import Guide
+from pyro_vae.programs.program import Guide
 
 
 def model(latents=(5, 4, 3), **kwargs):

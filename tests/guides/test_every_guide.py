@@ -9,7 +9,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
-import pyro_vae.pair
+import pyro_vae.training.pair
 from pyro_vae import Trainer, guides, infer, load
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE

@@ -6,7 +6,7 @@ from pyro.distributions.transforms import AffineAutoregressive
 from torch import nn
 
 from pyro_vae import infer
-from pyro_vae.flows import AutoregressiveFlow
+from pyro_vae.conditionals.flow import AutoregressiveFlow
 from pyro_vae.guides import BottomUp, Flow
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE

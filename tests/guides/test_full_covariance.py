@@ -4,7 +4,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae import Trainer, diagnostics, infer, recorded
+from pyro_vae import Trainer, diagnostics, infer
+from pyro_vae.ground import recorded
 from pyro_vae.guides import BottomUp, FullCovariance
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from pyro_vae import Trainer, load
-from pyro_vae.conditionals import DiagonalNormal
+from pyro_vae.conditionals.normal import DiagonalNormal
 from pyro_vae.guides import BottomUp, Ladder
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer import SVI, AnalyticELBO, TraceELBO, elbo_terms, importance

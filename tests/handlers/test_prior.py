@@ -12,13 +12,13 @@ from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae import Trainer, infer, load
-from pyro_vae.conditionals import StandardNormal
+from pyro_vae.conditionals.normal import StandardNormal
+from pyro_vae.ground.recorded import Recorded
 from pyro_vae.guides import BottomUp, Delta, Ladder
 from pyro_vae.handlers import replace_prior, scale_latents
 from pyro_vae.infer import AnalyticELBO
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE, Model
-from pyro_vae.recorded import Recorded
 
 MEAN, SD = torch.tensor([1.0, -0.5]), torch.tensor([0.6, 1.4])
 

@@ -8,12 +8,12 @@ from pyro import poutine
 from torch import nn
 
 from pyro_vae import Trainer, infer
-from pyro_vae.conditionals import StandardNormal
+from pyro_vae.conditionals.normal import StandardNormal
+from pyro_vae.ground.recorded import Recorded
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import replace_prior
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
-from pyro_vae.recorded import Recorded
 
 MEAN, SD = torch.tensor([1.0, -0.5]), torch.tensor([0.6, 1.4])
 

@@ -12,7 +12,7 @@ from stock_programs import CASES, Case, D, N
 
 from pyro_vae.infer import AnalyticELBO, ImportanceWeightedELBO, TraceELBO, log_likelihood
 from pyro_vae.infer.importance import _draw, _log_density, repeated
-from pyro_vae.infer.traces import trace_pair
+from pyro_vae.programs.running import trace_pair
 
 PARTICLES = 3
 

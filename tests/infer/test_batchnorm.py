@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pyro_vae import Trainer, guides, likelihoods, models
-from pyro_vae.conditionals import DiagonalNormal
+from pyro_vae.conditionals.normal import DiagonalNormal
 from pyro_vae.data import Dataset
 from pyro_vae.infer import elbo_terms, recalibrate_batchnorm
 

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.conditionals import DiagonalNormal
+from pyro_vae.conditionals.normal import DiagonalNormal
 from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import corrupt, scale_latents

@@ -9,11 +9,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_vae import Trainer, guides, handlers, infer, load
-from pyro_vae.likelihoods import (
-    Gaussian,
-    LearnedSigma,
-    OptimalSigma,
-)
+from pyro_vae.likelihoods import Gaussian, LearnedSigma, OptimalSigma
 from pyro_vae.models import VAE
 
 NAMES = ["learned", "optimal", "per_pixel", "predicted"]

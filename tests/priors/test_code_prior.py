@@ -4,16 +4,7 @@ import math
 import pytest
 import torch
 
-from pyro_vae import (
-    Trainer,
-    diagnostics,
-    guides,
-    handlers,
-    infer,
-    likelihoods,
-    load,
-    models,
-)
+from pyro_vae import Trainer, diagnostics, guides, handlers, infer, likelihoods, load, models
 from pyro_vae.priors import CodePrior
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from ...registration import unregistered
-from ..elbo import ELBOTerms, Estimator
+from ...programs.registration import unregistered
+from ..objectives.elbo import ELBOTerms, Estimator
 from .captured import Capture, Captured, cuda_graph
 from .fingerprint import Fingerprint
 from .rewriting import recorded

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from ...conditionals import HandOver
-from ...recorded import Recorded
+from ...conditionals.hand_over import HandOver
+from ...ground.recorded import Recorded
 from .places import BOOKKEEPING, Attributes, Cell, Children, Entries, Names, OfClass, Place, Slots
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pyro
 from torch import Tensor, nn
 
-from ... import streams
+from ...ground import streams
 from .rewriting import recorded
 from .state import State, Tensors, alike
 

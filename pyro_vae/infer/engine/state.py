@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from ... import streams
+from ...ground import streams
 from .reaching import Reached
 
 # Python's and NumPy's streams that need no generator; both have names for their own instance

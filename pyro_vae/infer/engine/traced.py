@@ -13,8 +13,8 @@ from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ...registration import unregistered
-from ..elbo import ELBOTerms, Estimator
+from ...programs.registration import unregistered
+from ..objectives.elbo import ELBOTerms, Estimator
 from .rewriting import drop_detaching, drop_transposing_twice
 
 

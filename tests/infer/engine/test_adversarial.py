@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import Trainer, guides, infer, likelihoods, models, pair
+from pyro_vae import Trainer, guides, infer, likelihoods, models
 from pyro_vae.infer.engine import repeated
 from pyro_vae.infer.engine.repeated import Checked, Repeated
+from pyro_vae.training import pair
 
 importance = sys.modules["pyro_vae.infer.importance"]
 PROGRAMS = programs_stateful.PROGRAMS | programs_unusual.PROGRAMS

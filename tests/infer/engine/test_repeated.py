@@ -14,9 +14,9 @@ from torch import nn
 from pyro_vae import diagnostics, guides, handlers, infer, likelihoods, models
 from pyro_vae.data import Dataset
 from pyro_vae.infer.aggregate import log_aggregate
-from pyro_vae.infer.dataset import dataset_terms
 from pyro_vae.infer.engine import repeated
 from pyro_vae.infer.engine.repeated import Checked, Repeated
+from pyro_vae.infer.terms import dataset_terms
 
 X = torch.rand(23, 6, generator=torch.Generator().manual_seed(1)).round()
 Y = torch.arange(23) % 3

@@ -1,0 +1,1 @@
+"""What the house stands on: torch and Python alone."""

@@ -1,0 +1,179 @@
+"""Objects that remember the arguments they were built from, so that a file can rebuild them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import numbers
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+
+from . import names
+
+
+class Recorded:
+    """Base class whose instances keep their constructor's arguments in ``arguments``.
+
+    Example:
+        >>> class Point(Recorded):
+        ...     def __init__(self, x, y=0):
+        ...         self.x, self.y = x, y
+        >>> Point(3).arguments
+        {'x': 3}
+    """
+
+    arguments: dict[str, Any]
+    # What an argument means in files from before it was there, for each that is always written
+    absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Record the call before ``__init__`` runs; a bad call is left to ``__init__``."""
+        self = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        try:
+            bound = signature.bind_partial(self, *args, **kwargs).arguments
+        except TypeError:
+            bound = {}
+        arguments = dict(bound)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(name, {}))
+        arguments.pop("self", None)
+        for name in _known(cls, cls.absent):
+            arguments.setdefault(name, signature.parameters[name].default)
+        # nn.Module.__setattr__ would register modules among the arguments as children
+        object.__setattr__(self, "arguments", arguments)
+        return self
+
+    @classmethod
+    def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that a file names, and what it means by those that it does not name.
+
+        Where a default has changed since some version wrote files, here is the one before.
+        """
+        return arguments
+
+
+# Classes that a file may name besides Recorded ones: nothing else is ever imported for it.
+_TORCH_NAMESPACES = ("torch.nn", "torch.optim", "torch.optim.lr_scheduler")
+_TORCH_BASES = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+
+
+def _torch_class(namespace: str, name: str) -> type | None:
+    # A namespace also holds modules, functions and what it imported itself
+    found = getattr(importlib.import_module(namespace), name, None)
+    return found if inspect.isclass(found) and issubclass(found, _TORCH_BASES) else None
+
+
+def _torch_name(value: Any) -> str | None:
+    if not inspect.isclass(value):
+        return None
+    for namespace in _TORCH_NAMESPACES:
+        if _torch_class(namespace, value.__name__) is value:
+            return f"{namespace}.{value.__name__}"
+    return None
+
+
+def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
+    """Turn a constructor argument into JSON-able data; an object met twice is written once.
+
+    Args:
+        value: number, string, sequence, mapping, ``Recorded`` object or torch class.
+        where: name of the argument, for the error.
+        seen: ids of the ``Recorded`` objects already written; shared by the parts of one file.
+
+    Raises:
+        TypeError: for anything else, naming the argument and the way out.
+    """
+    seen = {} if seen is None else seen
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, torch.Tensor) and value.dim() == 0:
+        return value.item()
+    if isinstance(value, tuple | list | torch.Size):
+        return [encode(v, f"{where}[{i}]", seen) for i, v in enumerate(value)]
+    if isinstance(value, Recorded):
+        if id(value) in seen:
+            return {"$ref": seen[id(value)]}
+        arguments = {k: encode(v, f"{where}.{k}", seen) for k, v in value.arguments.items()}
+        seen[id(value)] = len(seen)
+        return {
+            "$class": names.name_of(type(value)),
+            "$id": seen[id(value)],
+            "arguments": arguments,
+        }
+    if name := _torch_name(value):
+        return {"$torch": name}
+    if isinstance(value, Mapping):
+        return {str(k): encode(v, f"{where}[{k!r}]", seen) for k, v in value.items()}
+    raise TypeError(
+        f"{where}: expected a value that JSON can hold, got {type(value).__name__}. "
+        "Save the tensors only with save(trainer, path, arguments=False), and load them into a "
+        "pair that you build yourself with load(path, model=..., guide=...)"
+    )
+
+
+def _recorded_classes(cls: type = Recorded) -> dict[str, type]:
+    found = {names.name_of(cls): cls}
+    for sub in cls.__subclasses__():
+        found.update(_recorded_classes(sub))
+    return found
+
+
+def _known(cls: type, arguments: Iterable[str]) -> list[str]:
+    return [name for name in arguments if name in inspect.signature(cls.__init__).parameters]
+
+
+def _build(cls: type, arguments: dict[str, Any]) -> Any:
+    """Call ``cls`` as it was called: the items of a ``*parts`` one by one."""
+    for name in _known(cls, cls.absent):
+        arguments.setdefault(name, cls.absent[name])
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    return cls(*arguments.pop(several, ()), **arguments)
+
+
+def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
+    """Rebuild what ``encode`` wrote; only ``Recorded`` and torch classes are ever constructed.
+
+    Args:
+        value: JSON data.
+        built: objects by id; shared by the parts of one file.
+
+    Raises:
+        ValueError: a class that this process does not know, or a reference to nothing.
+    """
+    built = {} if built is None else built
+    if isinstance(value, list):
+        return tuple(decode(v, built) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        if value["$ref"] not in built:
+            raise ValueError(f"file refers to object {value['$ref']!r}, which it does not hold")
+        return built[value["$ref"]]
+    if "$torch" in value:
+        namespace, _, name = str(value["$torch"]).rpartition(".")
+        found = _torch_class(namespace, name) if namespace in _TORCH_NAMESPACES else None
+        if found is None:
+            raise ValueError(f"file names {value['$torch']!r}, which is not a torch class")
+        return found
+    if "$class" in value:
+        name = names.current(value["$class"])
+        cls = _recorded_classes().get(name)
+        if cls is None:
+            raise ValueError(
+                f"file needs the class {value['$class']!r}: import the module that defines it "
+                "before loading"
+            )
+        given = names.renamed(name, value["arguments"])
+        arguments = {k: decode(v, built) for k, v in given.items()}
+        result = _build(cls, cls.of_file(arguments))
+        built[value["$id"]] = result
+        return result
+    return {k: decode(v, built) for k, v in value.items()}

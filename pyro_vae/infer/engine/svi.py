@@ -1,0 +1,288 @@
+"""Stochastic variational inference with one torch optimizer over all parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import pyro
+import pyro.infer
+import torch
+from pyro.infer.util import validation_enabled
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+
+from ...ground.turns import turn
+from ...programs.belonging import check_run, join
+from ...programs.registration import unregistered
+from ...programs.running import measuring
+from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
+from ..stock import StockLoss, StockOptimizer, as_loss, run_pair
+from .compiled import Compiler
+from .graph import Graph
+from .leaves import leaves, names_of
+from .optimizers import OptimizerFactory, check_optimizer, fused
+from .stepping import Stepper
+from .trainable import Sites, UntrainedWarning, Waiting, Watch, listed, named_parameters
+
+Engine = Literal["eager", "graph", "compile"]
+
+
+_ENGINES: dict[str, Callable[..., Callable]] = {
+    "eager": lambda estimator, after, announce: estimator,
+    "graph": lambda estimator, after, announce: Graph(estimator, after=after),
+    "compile": lambda estimator, after, announce: Graph(
+        estimator, compile=Compiler(announce), after=after
+    ),
+}
+
+
+def running(
+    estimator: Estimator,
+    engine: Engine,
+    *,
+    after: int = 0,
+    announce: Callable[[str], object] | None = None,
+) -> Callable:
+    """An estimator under an engine.
+
+    Args:
+        estimator: ``TraceELBO(...)`` or another one.
+        engine: as in ``SVI``.
+        after: steps that run eagerly before a graph is recorded.
+        announce: is told how long compiling took, as in ``Compiler``.
+
+    Raises:
+        ValueError: an unknown engine.
+    """
+    if engine not in _ENGINES:
+        gone = " (which decided by the clock)" if engine == "auto" else ""
+        raise ValueError(
+            f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}{gone}: "
+            "pass 'graph', or 'compile' for a long run"
+        )
+    if engine != "eager" and isinstance(estimator, StockLoss):
+        name = type(estimator.elbo).__name__
+        warnings.warn(
+            f"{name} runs eagerly, not as a graph: pass loss=TraceELBO() with engine={engine!r}",
+            stacklevel=3,
+        )
+        return estimator
+    return _ENGINES[engine](estimator, after, announce)
+
+
+class SVI:
+    """The contract of ``pyro.infer.SVI`` with one fused torch optimizer for all parameters.
+
+    The loss and its gradient are those of ``pyro.infer.Trace_ELBO``: minus the ELBO, summed over
+    the data (``reduction="mean"`` in the estimator: nats per datum).
+
+    Args:
+        model: generative program: an ``nn.Module`` or a function with ``pyro.param`` sites.
+        guide: inference program.
+        optimizer: makes a torch optimizer from a list of parameters, for example
+            ``functools.partial(torch.optim.Adam, lr=1e-3)``. Default: fused Adam, 1e-3. Those of
+            ``pyro.optim`` work too: one optimizer per parameter, which is slower.
+        loss: ``TraceELBO()``, ``AnalyticELBO()`` or ``ImportanceWeightedELBO(10)``; or one of
+            ``pyro.infer``, such as ``Trace_ELBO()``: it runs eagerly and gives no ``terms``.
+        clip_norm: clip the total gradient norm to this value, if given.
+        engine: "eager" runs the programs at each step, as Pyro does; "graph" runs them once and
+            replays the recorded tensors of loss and gradient, bit for bit the same, on a GPU as
+            one CUDA graph; "compile" passes these through the compiler of ``torch.compile``,
+            which takes seconds to minutes, told to the logger "pyro_vae", and gives the same up
+            to rounding. Or an estimator that runs already under an engine, such as
+            ``Graph(loss)``, to share it.
+
+    Raises:
+        ValueError: an unknown engine.
+        TypeError: an optimizer or a loss of another kind.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> _ = torch.manual_seed(0)
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> svi = SVI(vae, guides.BottomUp(vae))
+        >>> x = torch.zeros(5, 6)
+        >>> first = svi.step(x)
+        >>> for _ in range(50):
+        ...     last = svi.step(x)
+        >>> bool(last < first)
+        True
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        optimizer: OptimizerFactory | PyroOptim | None = None,
+        loss: Estimator | pyro.infer.ELBO | None = None,
+        *,
+        clip_norm: float | None = None,
+        engine: Engine | Callable = "eager",
+    ) -> None:
+        """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
+        self.model, self.guide = model, guide
+        self.optimizer_factory = self._factory(optimizer or fused(torch.optim.Adam, lr=1e-3))
+        self.loss = as_loss(TraceELBO() if loss is None else loss)
+        self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
+        self.clip_norm = clip_norm
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._stepper: Stepper | None = None
+        # Decides from loss and gradients whether the optimizer is to take the step
+        self.accept: Callable[[Tensor], bool] | None = None
+        self._checked = False
+        self._watch: Watch | None = None
+        self.waiting = Waiting(1)
+        self.terms: ELBOTerms | None = None
+
+    def _factory(self, optimizer: OptimizerFactory | PyroOptim) -> OptimizerFactory:
+        if isinstance(optimizer, PyroOptim):
+            modules = [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
+            return functools.partial(StockOptimizer, inner=optimizer, modules=modules)
+        check_optimizer(optimizer)
+        return optimizer
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The modules' trainable parameters, each once, in order."""
+        return [p for _, p in named_parameters(model=self.model, guide=self.guide)]
+
+    def step(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
+        """One gradient step.
+
+        What becomes trainable after the first step is trained from then on: parameters that are
+        unfrozen, networks that are replaced, ``pyro.param`` sites that come later.
+
+        Args:
+            x: (n, *event_shape).
+            y: (n,) labels for a conditional pair.
+
+        Returns:
+            The loss before the step, a 0-d tensor (``float(loss)`` waits for the device). The
+            terms of the bound are left in ``self.terms``; None for a loss of ``pyro.infer``.
+
+        Warns:
+            UntrainedWarning: after the first step, parameters that got no gradient, and tensors
+                that the loss depends on but that no optimizer has.
+        """
+        with turn:
+            if self.optimizer is None:
+                self.prepare(x, y=y)
+            loss = self._step(x, y)
+            untrained = () if self._checked else self._untrained(loss, x, y)
+            self._checked = True
+            self.waiting.step()
+        if untrained:
+            warnings.warn(
+                f"nothing trains {listed(untrained)}, on which the loss depends: declare the "
+                "module to Pyro (pyro.module(name, module)), or hold it in a program that is an "
+                "nn.Module; or freeze it with requires_grad_(False)",
+                UntrainedWarning,
+                stacklevel=2,
+            )
+        return loss.detach()
+
+    def prepare(self, x: Tensor, *, y: Tensor | None = None) -> None:
+        """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
+
+        Args:
+            x: any data (n, *event_shape), to find the ``pyro.param`` sites of plain functions.
+            y: (n,) labels for a conditional pair.
+
+        Raises:
+            ValueError: the pair has no trainable parameter.
+        """
+        check_run(self.model, self.guide, x, y)
+        join(self.model, self.guide)
+        run = run_pair if isinstance(self.loss, StockLoss) else self.loss
+        # Shapes are compared here, also where Pyro's validation is off
+        with turn, Sites() as sites, measuring(self.model, self.guide, device=x.device):
+            with validation_enabled(True):
+                run(self.model, self.guide, x, y)
+        self.take_up(sites.found)
+
+    def take_up(self, sites: Mapping[str, Tensor]) -> None:
+        """Let the optimizer have what is trainable and not yet in it.
+
+        Args:
+            sites: trainable ``pyro.param`` sites by name, besides the modules' parameters.
+        """
+        held = set() if self.optimizer is None else set(map(id, self._all()))
+        found = dict(named_parameters(model=self.model, guide=self.guide))
+        known = held.union(map(id, found.values()))
+        found |= {name: p for name, p in sites.items() if id(p) not in known}
+        new = {name: p for name, p in found.items() if id(p) not in held}
+        self._watch = Watch(self.model, self.guide)
+        if self.optimizer is None:
+            if not new:
+                raise ValueError(
+                    "the pair has no trainable parameters: are all of them frozen "
+                    "(requires_grad=False), or held by a module that the program does not "
+                    "register?"
+                )
+            self.optimizer = self.optimizer_factory(list(new.values()))
+        elif new:
+            _join(self.optimizer, self.optimizer_factory(list(new.values())))
+        # Those with a state have had a gradient in another run
+        self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
+
+    def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
+        if self._watch is None or not self._watch.holds():
+            self.take_up({})
+        for parameter in self._all():
+            parameter.grad = None
+        # The first step runs the programs with all of Pyro's checks
+        checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
+        with unregistered(), checks, Sites() as sites:
+            estimate = self._fast_loss if self._checked else self.loss
+            if backward := getattr(estimate, "backward", None):
+                loss, self.terms = backward(self.model, self.guide, x, y)
+            else:
+                loss, self.terms = estimate(self.model, self.guide, x, y)
+                loss.backward()
+        late = sites.found and not {*map(id, sites.found.values())} <= {*map(id, self._all())}
+        # Recorded tensors make no module
+        if late or (estimate is self.loss and not self._watch.holds()):
+            self.take_up(sites.found)
+        if not self._checked and isinstance(self._fast_loss, Graph):
+            self._fast_loss.step += 1
+        if self.accept is not None and not self.accept(loss):
+            return loss
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
+        if self._stepper is None or self._stepper.optimizer is not self.optimizer:
+            self._stepper = Stepper(self.optimizer)
+        self._stepper()
+        return loss
+
+    def _all(self) -> Iterable[Tensor]:
+        return (p for group in self.optimizer.param_groups for p in group["params"])
+
+    def _untrained(self, loss: Tensor, *data: Tensor | None) -> list[str]:
+        """Names of the tensors that the loss depends on and the optimizer does not have."""
+        held = set(map(id, (*self._all(), *data)))
+        others = [leaf for leaf in leaves(loss) if id(leaf) not in held]
+        return names_of(others, model=self.model, guide=self.guide)
+
+    def evaluate_loss(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
+        """The loss of ``step`` without a step and without any change of state.
+
+        Args:
+            x: (n, *event_shape).
+            y: (n,) labels for a conditional pair.
+
+        Returns:
+            The loss, a 0-d tensor, in evaluation mode; the RNG is restored.
+        """
+        with measuring(self.model, self.guide, device=x.device):
+            return self.loss(self.model, self.guide, x, y)[0]
+
+
+def _join(optimizer: torch.optim.Optimizer, other: torch.optim.Optimizer) -> None:
+    """Give an optimizer the parameters of another, with their state, group by group."""
+    groups, others = optimizer.param_groups, other.param_groups
+    for i, group in enumerate(others):
+        groups[i if len(groups) == len(others) else 0]["params"].extend(group["params"])
+    optimizer.state.update(other.state)

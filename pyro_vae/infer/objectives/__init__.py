@@ -1,0 +1,1 @@
+"""Estimators of the bound, from the traces of a pair."""

@@ -1,0 +1,388 @@
+"""The evidence lower bound of a pair: its terms per site and per datum, and two estimators."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer.util import is_validation_enabled, validation_enabled
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ...ground.recorded import Recorded
+from ...programs.broadcasting import check_shapes, warn_enumerated
+from ...programs.checks import check_data
+from ...programs.labels import as_labels
+from ...programs.reading import Contributions
+from ...programs.running import measuring, trace_pair
+from ...programs.sites import (
+    auxiliary_sites,
+    check_observed,
+    density_sites,
+    is_masked,
+    is_point_mass,
+    is_random,
+    latent_sites,
+    observed_sites,
+    without_rsample,
+)
+from ...programs.values import check_tensor
+from ..engine.repeated import Checked
+from ..stock import instead_of
+from .free_bits import clamp_free_sites
+
+
+@dataclass(frozen=True)
+class ELBOTerms:
+    """The terms of log p(x) >= E_q[log p(x|z)] - sum_i KL_i, in nats per datum.
+
+    Attributes:
+        reconstruction: log-probability of the observed sites, (n,).
+        kl: latent site -> its KL term, (n,); a factor of the guide, which is part of log q, has a
+            term of its own.
+    """
+
+    reconstruction: Tensor
+    kl: dict[str, Tensor]
+
+    @property
+    def elbo(self) -> Tensor:
+        """The bound itself, without any beta, (n,)."""
+        return self.reconstruction - sum(self.kl.values())
+
+    def __repr__(self) -> str:
+        """Means over the data."""
+        kl = ", ".join(f"KL({site}) {float(v.mean()):.2f}" for site, v in self.kl.items())
+        return (
+            f"ELBOTerms of {len(self.reconstruction)} data, mean nats: elbo "
+            f"{float(self.elbo.mean()):.2f}, reconstruction "
+            f"{float(self.reconstruction.mean()):.2f}, {kl}"
+        )
+
+
+def check_possible(elbo: float, reconstruction: float, n: int) -> bool:
+    """Warn of a bound that is above what the likelihood allows, by more than chance.
+
+    As E_q[p(z) / q(z)] = 1 at each draw, the sum of log q - log p over any number of draws is
+    below -t with a probability of at most e^-t, by Markov's inequality; here t = 20.
+
+    Args:
+        elbo: mean estimate of the bound over ``n`` data, in nats.
+        reconstruction: that of log p(x|z).
+        n: number of data.
+
+    Returns:
+        Whether it is possible.
+
+    Warns:
+        UserWarning: the densities of the latents are no densities, or lost to rounding.
+    """
+    # Rounding may add up to a little per datum
+    possible = n * (elbo - reconstruction) <= 20 + 1e-3 * n
+    if not possible:
+        warnings.warn(
+            f"the bound, {elbo:.4g} nats, is above E[log p(x|z)], {reconstruction:.4g}, which "
+            "densities of the latents do not allow: rounding errors, or a program that is not "
+            "normalised. Lower lr, set clip_norm, or bound the scales of the guide",
+            stacklevel=3,
+        )
+    return possible
+
+
+class Estimator(Recorded):
+    """``estimator(model, guide, x, y) -> (loss, terms)``: minus the objective, differentiable.
+
+    Args:
+        reduction: "sum" over the data, as Pyro does, or "mean": nats per datum.
+    """
+
+    def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction: expected 'sum' or 'mean', got {reduction!r}")
+        self.reduction = reduction
+
+    def __call__(
+        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    ) -> tuple[Tensor, ELBOTerms]:
+        """Loss with the pair's scales (beta), and the terms without them, detached."""
+        n = len(x)
+        model_trace, guide_trace = trace_pair(model, guide, x, y)
+        check_observed(model_trace)
+        if is_validation_enabled():
+            check_shapes(model_trace, guide_trace, n)
+            warn_enumerated(guide_trace)
+        p, q = Contributions(model_trace, (n,)), Contributions(guide_trace, (n,))
+        free = clamp_free_sites(p, q, n)
+        model_trace.compute_log_prob(is_random)
+        loss = -self._objective(model_trace, guide_trace)
+        if free is not None:
+            loss = loss + free
+        with torch.no_grad():
+            terms = self._terms(p, q)
+        return (loss / n if self.reduction == "mean" else loss), terms
+
+    def prepare(
+        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    ) -> None:
+        """Settle what cannot be settled while a graph is recorded; nothing by default."""
+
+    @abstractmethod
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        """The objective, summed over the data."""
+
+    @abstractmethod
+    def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
+        """The site's KL term, (n,), without scale."""
+
+    def _terms(self, p: Contributions, q: Contributions) -> ELBOTerms:
+        parts = [p(s) for s in observed_sites(p.trace)]
+        reconstruction = functools.reduce(operator.add, parts).detach()
+        latents = latent_sites(p.trace)
+        kl = {
+            s: self._kl(s, p, q) if s in latents else q(s)
+            for s in sorted(density_sites(q.trace), key=lambda s: s not in latents)
+        }
+        for aux, site in auxiliary_sites(q.trace).items():
+            kl[site] = kl[site] + kl.pop(aux).reshape(p.shape)
+        return ELBOTerms(reconstruction, kl)
+
+
+class TraceELBO(Estimator):
+    """The estimator of ``pyro.infer.Trace_ELBO`` with one sample: log p(x, z) - log q(z|x).
+
+    Every KL term is log q(z_i) - log p(z_i) at the sample. Sites that cannot be reparametrised
+    get Pyro's score-function estimator.
+
+    Source: "Automated Variational Inference in Probabilistic Programming", Wingate, Weber (2013).
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> loss, terms = TraceELBO()(vae, guides.BottomUp(vae), torch.zeros(5, 6))
+        >>> bool(torch.isclose(loss, -terms.elbo.sum()))
+        True
+    """
+
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        if without_rsample(guide_trace):
+            guide_trace.compute_score_parts()
+            pruned = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
+            loss, surrogate = Trace_ELBO()._differentiable_loss_particle(*pruned)
+            return -(surrogate + (loss - surrogate.detach()))
+        guide_trace.compute_log_prob(is_random)
+        return _log_prob(model_trace) - _log_prob(guide_trace)
+
+    def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
+        return q(site) - p(site)
+
+
+def _log_prob(trace: Trace) -> Tensor | float:
+    """The log-probability of all sites, as Pyro sums it but without a start of zero."""
+    sums = [site["log_prob_sum"] for name, site in trace.nodes.items() if is_random(name, site)]
+    return functools.reduce(operator.add, sums) if sums else 0.0
+
+
+class AnalyticELBO(Estimator):
+    """The bound with closed-form KL terms, for normals 1/2 sum(mu^2 + sigma^2 - ln sigma^2 - 1).
+
+    Valid for a site whose prior p(z_i|parents) is fixed before z_i is sampled in the guide: one
+    latent layer, or a guide that samples in the model's order (top-down).
+
+    Source: "Auto-Encoding Variational Bayes", Kingma, Welling (2014), appendix B.
+
+    Raises:
+        ValueError: when called on a pair with a site where the closed form is wrong (a bottom-up
+            hierarchy, a mask, another scale in the guide than in the model), does not exist, or
+            has no gradient (a guide whose draws are not reparametrised; without gradients its
+            value is right).
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> _, terms = AnalyticELBO()(vae, guides.BottomUp(vae), torch.zeros(5, 6))
+        >>> bool((terms.kl["z1"] >= 0).all())
+        True
+    """
+
+    def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        self._check_order(latent_sites(model_trace), latent_sites(guide_trace))
+        if torch.is_grad_enabled() and (sites := without_rsample(guide_trace)):
+            raise ValueError(
+                f"site {sites[0]!r}: elbo='analytic' has no gradient through what is not "
+                f"reparametrised, here {type(guide_trace.nodes[sites[0]]['fn']).__name__}: use "
+                "elbo='trace'"
+            )
+        objective = sum(model_trace.nodes[s]["log_prob_sum"] for s in observed_sites(model_trace))
+        latents = latent_sites(model_trace)
+        for site in latents:
+            self._check_scales(site, model_trace, guide_trace)
+            kl = self._closed_form(site, model_trace, guide_trace)
+            objective = objective - (kl * guide_trace.nodes[site]["scale"]).sum()
+        nodes = guide_trace.nodes
+        others = [s for s, node in nodes.items() if is_random(s, node) and s not in latents]
+        guide_trace.compute_log_prob(lambda name, _: name in others)
+        return objective - sum(nodes[s]["log_prob_sum"] for s in others) if others else objective
+
+    def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
+        return q.sum(site, self._closed_form(site, p.trace, q.trace))
+
+    @staticmethod
+    def _closed_form(site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        q, p = guide_trace.nodes[site], model_trace.nodes[site]
+        if is_masked(q) or is_masked(p):
+            raise ValueError(f"site {site!r}: elbo='analytic' knows no masks, use elbo='trace'")
+        try:
+            # Pyro calls -log p(z) the KL of a point mass
+            if is_point_mass(q["fn"]):
+                raise NotImplementedError
+            return kl_divergence(q["fn"], p["fn"])
+        except NotImplementedError:
+            raise ValueError(
+                f"site {site!r}: there is no closed-form KL between {type(q['fn']).__name__} and "
+                f"{type(p['fn']).__name__}, use elbo='trace'"
+            ) from None
+
+    @staticmethod
+    def _check_scales(site: str, model_trace: Trace, guide_trace: Trace) -> None:
+        p, q = (trace.nodes[site]["scale"] for trace in (model_trace, guide_trace))
+        # As Pyro does: what has to look at a tensor is checked with the first step only
+        if isinstance(p, Tensor) or isinstance(q, Tensor):
+            equal = not is_validation_enabled() or bool((torch.as_tensor(p) == q).all())
+        else:
+            equal = math.isclose(p, q)
+        if not equal:
+            raise ValueError(
+                f"site {site!r}: elbo='analytic' needs one scale for model and guide, got {p} and "
+                f"{q}: scale both alike, or use elbo='trace'"
+            )
+
+    @staticmethod
+    def _check_order(model_order: list[str], guide_order: list[str]) -> None:
+        for i, site in enumerate(model_order):
+            later = set(guide_order[guide_order.index(site) :])
+            parents = [s for s in model_order[:i] if s in later]
+            if parents:
+                raise ValueError(
+                    f"site {site!r}: elbo='analytic' is wrong here, because the guide samples "
+                    f"{parents[0]!r}, which the prior of {site!r} may depend on, after {site!r}: "
+                    "use elbo='trace', or a guide that samples in the model's order "
+                    f"{tuple(model_order)}"
+                )
+
+
+def elbo_terms(
+    model: Callable,
+    guide: Callable,
+    x: Tensor,
+    *,
+    y: Tensor | None = None,
+    samples: int = 1,
+    estimator: Estimator | None = None,
+) -> ELBOTerms:
+    """The terms of the evidence lower bound for each datum, without changing any state.
+
+    elbo = E_q[log p(x|z)] - sum_i KL_i, each expectation estimated with ``samples`` draws. Any
+    beta of the pair is left out: this is the bound itself. Evaluation mode is used and the RNG is
+    restored afterwards, so that a second call gives the same numbers; for other draws change the
+    seed or ``samples``. Many draws cost little of Pyro: those after the first run without its
+    checks, and after a hundred as recorded tensors, bit for bit the same.
+
+    Sites that a guide marks ``is_auxiliary`` count in the KL of the latent that is drawn from
+    them; where an autoguide draws the latents of all data as one, each datum gets an equal part.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (n, *event_shape).
+        y: (n,) labels for a conditional pair.
+        samples: draws per datum.
+        estimator: ``TraceELBO()`` (default) or ``AnalyticELBO()``.
+
+    Returns:
+        ``ELBOTerms``: elbo (n,), reconstruction (n,), kl {site: (n,)}, in nats.
+
+    Raises:
+        ValueError: data of the wrong shape or range, a guide that does not fit the model.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=(3, 2), likelihood=likelihoods.Gaussian())
+        >>> terms = elbo_terms(vae, guides.BottomUp(vae), torch.zeros(5, 6), samples=10)
+        >>> terms.elbo.shape, sorted(terms.kl)
+        (torch.Size([5]), ['z1', 'z2'])
+    """
+    if samples < 1:
+        raise ValueError(f"samples: expected at least 1, got {samples}")
+    check_tensor(x)
+    y = None if y is None else as_labels(y, len(x), x.device)
+    check_data(model, x, y)
+    # Whatever Pyro's own switch: what follows the first draw relies on its checks
+    with measuring(model, guide, device=x.device), validation_enabled(True):
+        return Drawing(model, guide, estimator)(x, y, samples)
+
+
+class Drawing:
+    """Draws the terms of a pair for batch after batch, in the current mode, advancing the RNG.
+
+    The first draw for a batch runs with all of Pyro's checks, the others replay the recorded
+    tensors where there are many.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        estimator: as in ``elbo_terms``.
+    """
+
+    def __init__(
+        self, model: Callable, guide: Callable, estimator: Estimator | None = None
+    ) -> None:
+        self.model, self.guide, self.estimator = model, guide, estimator or TraceELBO()
+        self._sites: list[str] = []
+        self._again = Checked(self._once, model, guide)
+
+    def __call__(
+        self, x: Tensor, y: Tensor | None, samples: int = 1, *, checked: bool = False
+    ) -> ELBOTerms:
+        """Means over ``samples`` draws; ``checked`` tells that the model can produce the data."""
+        data = (x,) if y is None else (x, y)
+        first = self._again if checked else self._once
+        draws = [first(*data), *(self._again(*data) for _ in range(samples - 1))]
+        if samples == 1:
+            reconstruction, *kl = draws[0]
+        else:
+            reconstruction, *kl = (torch.stack(d).mean(0) for d in zip(*draws, strict=True))
+        return ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)))
+
+    def _once(self, *data: Tensor) -> tuple[Tensor, ...]:
+        terms = self.estimator(self.model, self.guide, *data)[1]
+        self._sites[:] = terms.kl
+        return terms.reconstruction, *terms.kl.values()
+
+
+def as_estimator(elbo: str | Estimator) -> Estimator:
+    """An estimator as it is; "trace" and "analytic" as one that averages over the data."""
+    if isinstance(elbo, Estimator):
+        return elbo
+    estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
+    if isinstance(elbo, ELBO):
+        raise TypeError(
+            f"elbo: expected an estimator of pyro_vae, which gives the terms of the bound, got "
+            f"{type(elbo).__name__}: {instead_of(elbo)}"
+        )
+    if isinstance(elbo, type):
+        raise TypeError(
+            f"elbo: expected an object, got the class {elbo.__name__}: pass {elbo.__name__}(...)"
+        )
+    if elbo not in estimators:
+        raise ValueError(f"elbo: expected {' or '.join(map(repr, estimators))}, got {elbo!r}")
+    return estimators[elbo](reduction="mean")

@@ -1,0 +1,80 @@
+"""Sites under ``handlers.free_bits``: their KL counts only above a free amount."""
+
+from __future__ import annotations
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ...programs.reading import Contributions, masked
+from ...programs.sites import is_masked, is_point_mass, latent_sites, refuse_auxiliary
+
+
+def clamp_free_sites(p: Contributions, q: Contributions, n: int) -> Tensor | None:
+    """Replace the KL of every site below its free amount by that amount, as a constant.
+
+    The site's scale becomes 0 in both traces, so that its log-probabilities leave the objective
+    with a gradient of exactly 0; above its free amount nothing changes, bit for bit. To be called
+    before the traces' log-probabilities are computed. Which side a site is on is decided by its
+    KL averaged over the batch: the closed form where it is valid, else log q - log p at the draw.
+
+    Args:
+        p: of the trace of the model replayed against the guide.
+        q: of the trace of the guide; with k samples per datum the KL is averaged over them, too.
+        n: data in the batch.
+
+    Returns:
+        The sum over the data of beta times the free amount of the sites below it, a 0-d tensor to
+        subtract from the objective; None where no site has a free amount.
+    """
+    constant = None
+    for site in latent_sites(q.trace):
+        if site not in p.trace.nodes:
+            continue
+        in_q, in_p = q.trace.nodes[site], p.trace.nodes[site]
+        free = max(in_q.get("free_bits", 0.0), in_p.get("free_bits", 0.0))
+        if free == 0:
+            continue
+        refuse_auxiliary(q.trace, "free_bits")
+        with torch.no_grad():
+            kl = _mean_kl(site, p, q)
+            counts = (kl > free).to(kl.dtype)
+            amount = (1 - counts) * free * n * _per_datum_scale(in_q["scale"]) / q.inside(site)
+        in_q["scale"], in_p["scale"] = in_q["scale"] * counts, in_p["scale"] * counts
+        constant = amount if constant is None else constant + amount
+    return constant
+
+
+def _per_datum_scale(scale: Tensor | float) -> Tensor | float:
+    return scale.mean() if isinstance(scale, Tensor) and scale.dim() else scale
+
+
+def _mean_kl(site: str, p: Contributions, q: Contributions) -> Tensor:
+    """The KL in nats per datum, averaged over the batch."""
+    in_q, in_p = q.trace.nodes[site], p.trace.nodes[site]
+    closed = not (
+        _prior_sampled_later(site, p.trace, q.trace)
+        or is_masked(in_q)
+        or is_masked(in_p)
+        or is_point_mass(in_q["fn"])
+        or q.shape != p.shape
+    )
+    if closed:
+        try:
+            return q.sum(site, kl_divergence(in_q["fn"], in_p["fn"])).mean()
+        except NotImplementedError:
+            pass
+    # The trace's own log-probabilities come later, with the scale that is settled here
+    log_q, log_p = (
+        side.sum(site, masked(node["fn"].log_prob(node["value"]), node)).mean()
+        for side, node in ((q, in_q), (p, in_p))
+    )
+    return log_q - log_p
+
+
+def _prior_sampled_later(site: str, model_trace: Trace, guide_trace: Trace) -> bool:
+    """Whether the guide samples a possible parent of the site's prior after the site."""
+    model_order, guide_order = latent_sites(model_trace), latent_sites(guide_trace)
+    later = guide_order[guide_order.index(site) + 1 :]
+    return any(parent in later for parent in model_order[: model_order.index(site)])

@@ -1,0 +1,228 @@
+"""The importance-weighted bound as an objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ...programs.broadcasting import check_shapes, warn_enumerated
+from ...programs.labels import label_arguments
+from ...programs.reading import Contributions
+from ...programs.running import measuring
+from ...programs.sites import (
+    check_observed,
+    check_sites,
+    density_sites,
+    is_penalty,
+    is_random,
+    latent_sites,
+    observed_sites,
+    without_rsample,
+)
+from ...programs.unwrapping import check_batch, few
+from ..importance import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
+from .elbo import ELBOTerms, TraceELBO
+from .free_bits import clamp_free_sites
+
+
+class ImportanceWeightedELBO(TraceELBO):
+    """A tighter bound from ``particles`` samples z_1..z_k of q(z|x) per datum.
+
+    log p(x) >= E[log 1/k sum_j w_j], log w_j = log p(x|z_j) + sum_i beta_i (log p_i - log q_i),
+    with p_i and q_i the densities of the i-th latent site. Beta (and any ``poutine.scale``) thus
+    sits inside the log-weights; at beta = 1 they are log p(x, z_j) - log q(z_j|x). One particle
+    is ``TraceELBO`` to the last bit; the bound rises with k to log p(x).
+
+    The terms that it returns beside the loss are those of the ELBO, without beta, averaged over
+    the particles: ``elbo`` is a k-sample estimate of E_q[log p(x|z)] - sum_i KL_i. In a trainer's
+    history only ``objective`` is the importance-weighted bound.
+
+    The guide encodes each datum once and draws k samples under an outer plate, where the model
+    runs, too; a program that cannot broadcast runs on data repeated k times instead. Sites that
+    cannot be reparametrised get the score function, weighted with the datum's bound. A data plate
+    that is subsampled multiplies the bound by N/n, outside the logarithm. Under
+    ``handlers.free_bits`` a site below its free amount leaves the weights, and beta times that
+    amount is taken off the bound; a penalty of ``handlers.regularize`` is taken off, averaged over
+    the particles.
+
+    Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016); "Ladder
+    Variational Autoencoders", Sonderby et al. (2016) for beta and for fine-tuning with 10.
+
+    Args:
+        particles: samples per datum, k.
+        reduction: "sum" over the data, as Pyro does, or "mean": nats per datum.
+
+    Raises:
+        ValueError: fewer than one particle; when called, a guide that is a point mass, a plate
+            inside a datum that is subsampled.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> loss, terms = ImportanceWeightedELBO(10)(vae, guides.BottomUp(vae), torch.zeros(5, 6))
+        >>> bool(-loss > terms.elbo.sum())
+        True
+    """
+
+    def __init__(self, particles: int, reduction: Literal["sum", "mean"] = "sum") -> None:
+        """Check the number of particles."""
+        super().__init__(reduction)
+        if not isinstance(particles, Integral) or isinstance(particles, bool) or particles < 1:
+            raise ValueError(
+                f"particles: expected a whole number of at least 1, got {particles!r}: pass the "
+                "samples per datum, such as 10"
+            )
+        self.particles = int(particles)
+        self._vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_vectorised"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _vectorised=WeakKeyDictionary())
+
+    def prepare(
+        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    ) -> None:
+        """Find out, once per program, whether it can run on many samples of one datum."""
+        if guide in self._vectorised and model in self._vectorised:
+            return
+        check_batch(guide, len(x))
+        with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
+            x, y = few(guide, x, y)
+            self._vectorised[guide] = can_broadcast(guide, x, y)
+            self._vectorised[model] = self._vectorised[guide] and _model_can(model, guide, x, y)
+
+    def __call__(
+        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    ) -> tuple[Tensor, ELBOTerms]:
+        """Loss with the pair's scales inside the weights, and the ELBO's terms, detached."""
+        if self.particles == 1:
+            return super().__call__(model, guide, x, y)
+        self.prepare(model, guide, x, y)
+        k, n = self.particles, len(x)
+        vectorised = self._vectorised[guide]
+        q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
+        both = vectorised and self._vectorised[model]
+        p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
+        check_sites(latent_sites(p_trace), latent_sites(q_trace))
+        check_observed(p_trace)
+        p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
+        free = clamp_free_sites(p, q, n)
+        for trace in (p_trace, q_trace):
+            trace.compute_log_prob(is_random)
+        log_p, log_q = (
+            sum(side.weight(s).reshape(k, n) for s in density_sites(side.trace)) for side in (p, q)
+        )
+        if is_validation_enabled():
+            check_shapes(p_trace, q_trace, p_shape[-1])
+            warn_enumerated(q_trace)
+        bound = (log_p - log_q).logsumexp(0) - math.log(k)
+        for site in without_rsample(q_trace):
+            score = q(site).reshape(k, n).sum(0)
+            bound = bound + bound.detach() * (score - score.detach())
+        share = _subsampled(p, q)
+        loss = -bound.sum() if share == 1 else -share * bound.sum()
+        for site in observed_sites(q_trace):
+            if is_penalty(q_trace.nodes[site]):
+                loss = loss + q_trace.nodes[site]["log_prob_sum"] / k
+        if free is not None:
+            loss = loss + free
+        with torch.no_grad():
+            terms = self._averaged(p, q)
+        return (loss / n if self.reduction == "mean" else loss), terms
+
+    def _averaged(self, p: Contributions, q: Contributions) -> ELBOTerms:
+        def mean(value: Tensor) -> Tensor:
+            return value.reshape(self.particles, -1).mean(0)
+
+        k_terms = self._terms(p, q)
+        return ELBOTerms(mean(k_terms.reconstruction), {s: mean(v) for s, v in k_terms.kl.items()})
+
+    def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
+        return q(site).reshape(p.shape) - p(site)
+
+
+def _subsampled(p: Contributions, q: Contributions) -> float:
+    """N/n of the data plate, which is outside the weights and has to be that of all sites.
+
+    Raises:
+        ValueError: sites with another N/n, or on a row per sample.
+    """
+    shares = {
+        (name, s): side.subsampled(s)
+        for name, side in (("model", p), ("guide", q))
+        for s in density_sites(side.trace)
+    }
+    (first, share), *_ = shares.items()
+    for (name, site), other in shares.items():
+        if other != share:
+            raise ValueError(
+                f"site {site!r} of the {name}: its data plate counts {other:g} times, that of "
+                f"site {first[1]!r} of the {first[0]} {share:g} times: subsample in model and "
+                "guide alike"
+            )
+    if share != 1 and len(p.shape) == 1:
+        raise ValueError(
+            f"site {first[1]!r}: its data plate is subsampled, which needs programs that run "
+            "under an outer plate of samples: use pyro.plate('data', len(x)) without a subsample"
+        )
+    return share
+
+
+def _model_trace(
+    model: Callable,
+    q: Trace,
+    x: Tensor,
+    y: Tensor | None,
+    k: int,
+    *,
+    drawn: bool,
+    vectorised: bool,
+) -> tuple[Trace, tuple[int, ...]]:
+    """The model's trace at the latents of ``q``, and the shape of its log-probabilities.
+
+    Args:
+        model: generative program.
+        q: trace of the guide with ``k`` samples per datum.
+        x: (n, *event_shape).
+        y: (n,) labels for a conditional pair.
+        k: samples per datum.
+        drawn: whether the latents in ``q`` are (k, n, ...), else (k * n, ...).
+        vectorised: run the model under the plate of samples, else on a row per sample.
+    """
+    if vectorised:
+        with samples_plate(k):
+            replayed = poutine.replay(model, trace=q)
+            return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (k, len(x))
+    rows, read = Trace(), Contributions(q, (k, len(x)))
+    for site in latent_sites(q):
+        value = read.value(site).flatten(0, 1) if drawn else q.nodes[site]["value"]
+        rows.add_node(site, **{**q.nodes[site], "value": value})
+    x, y = repeated(x, y, k)
+    replayed = poutine.replay(model, trace=rows)
+    return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (len(x),)
+
+
+def _model_can(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) -> bool:
+    """Whether the model gives the same densities under the plate as on a row per sample."""
+    k, densities = 3, []
+    q, _ = guide_trace(guide, x, y, k, vectorised=True)
+    for vectorised in (True, False):
+        try:
+            p = Contributions(*_model_trace(model, q, x, y, k, drawn=True, vectorised=vectorised))
+            log_p = sum(p.weight(s) for s in density_sites(p.trace))
+        except CANNOT_BROADCAST:
+            return False
+        densities.append(log_p.flatten())
+    return torch.allclose(*densities, rtol=1e-3, atol=1e-3)

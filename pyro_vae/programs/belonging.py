@@ -1,0 +1,134 @@
+"""Which model a guide belongs to: the one that it was built for, or trained with since."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..ground.references import WeakReference
+from .labels import label_arguments
+from .modes import evaluating
+from .program import Guide
+from .unwrapping import innermost, name_of
+
+_TRAINED_WITH = "trained_with"
+_ADVICE = (
+    "build the guide with this model; or copy, pickle and average both together, such as "
+    "copy.deepcopy((model, guide))"
+)
+# guide -> models with which it was told not to belong to them
+_told: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[nn.Module]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def join(model: Callable, guide: Callable) -> None:
+    """Take down that a guide is trained with a model; copies of the two together know it, too."""
+    model, guide = innermost(model), innermost(guide)
+    if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
+        return
+    for part in [guide, *_parts(guide)]:
+        if _model_of(part) is not model:
+            # Past nn.Module, which need not know
+            object.__setattr__(part, _TRAINED_WITH, WeakReference(model))
+
+
+def check_borrowed(model: Callable, guide: Callable) -> None:
+    """Raise ``ValueError`` for a guide that uses tensors of another model than this one."""
+    for part in _strangers(model, guide):
+        used = _tensors(part.model).keys() & _tensors(part).keys()
+        used |= _tensors(*part.borrowed_modules).keys()
+        if not used <= _tensors(model).keys():
+            raise _foreign(model, part)
+
+
+def check_run(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> None:
+    """The same for one that does not say so: modules of another model run while it does."""
+    check_borrowed(model, guide)
+    ran: list[nn.Module] = []
+    for part in _strangers(model, guide):
+        held = _tensors(model).keys()
+        foreign = [m for m in part.model.modules() if not _tensors(m).keys() <= held]
+        hooks = [m.register_forward_pre_hook(lambda m, _: ran.append(m)) for m in foreign]
+        try:
+            with evaluating(model, guide), poutine.block(), torch.random.fork_rng(devices=[]):
+                guide(x, **label_arguments(guide, y))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if ran:
+            raise _foreign(model, part)
+
+
+def check_belonging(model: Callable, *guides: Callable) -> None:
+    """Raise for a guide that uses another model's tensors; tell, once, of one trained with it.
+
+    Models with the same weights are one and the same here.
+    """
+    model = innermost(model)
+    if not isinstance(model, nn.Module):
+        return
+    for guide in map(innermost, guides):
+        if not isinstance(guide, nn.Module):
+            continue
+        check_borrowed(model, guide)
+        own = _model_of(next(iter(_parts(guide)), guide))
+        told = _told.get(guide, ())
+        if own is None or own in model.modules() or model in told or _same(model, own):
+            continue
+        _told.setdefault(guide, weakref.WeakSet()).add(model)
+        warnings.warn(
+            f"this {name_of(guide)} belongs to another {name_of(own)} than it is evaluated with, "
+            f"whose posterior it does not approximate: {_ADVICE}",
+            stacklevel=5,
+        )
+
+
+def _foreign(model: Callable, guide: Guide) -> ValueError:
+    return ValueError(
+        f"guide: this {name_of(guide)} uses modules of the model that it was built for, which is "
+        f"another one than this {name_of(model)}: {_ADVICE}"
+    )
+
+
+def _parts(guide: nn.Module) -> Iterator[Guide]:
+    return (part for part in guide.modules() if isinstance(part, Guide))
+
+
+def _strangers(model: Callable, guide: Callable) -> list[Guide]:
+    """Parts of a guide that were built for another model."""
+    inner, guide = innermost(model), innermost(guide)
+    if not (isinstance(inner, nn.Module) and isinstance(guide, nn.Module)):
+        return []
+    return [
+        part
+        for part in _parts(guide)
+        if part is innermost(part) and innermost(part.model) not in inner.modules()
+    ]
+
+
+def _model_of(guide: nn.Module) -> nn.Module | None:
+    trained_with = getattr(guide, _TRAINED_WITH, lambda: None)()
+    model = innermost(getattr(guide, "model", None)) if trained_with is None else trained_with
+    return model if isinstance(model, nn.Module) else None
+
+
+def _tensors(*modules: nn.Module) -> dict[int, Tensor]:
+    return {id(t): t for m in modules for t in itertools.chain(m.parameters(), m.buffers())}
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether all tensors are equal."""
+    mine, others = one.state_dict(), other.state_dict()
+    return mine.keys() == others.keys() and all(map(_equal, mine.values(), others.values()))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a.shape == b.shape and a.device == b.device and torch.equal(a, b)

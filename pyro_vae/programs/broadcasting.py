@@ -1,0 +1,97 @@
+"""What is compared once, wherever the traces of a pair are first read."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine import Trace
+
+from .sites import is_auxiliary, is_random, latent_sites, observed_sites
+
+
+def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
+    """Compare value, distribution and plates of every site of a pair.
+
+    torch broadcasts a value against a distribution of another shape, and counts it as often.
+    That no dimension is left undeclared is seen by ``per_datum``, which reads the densities.
+
+    Args:
+        model_trace: trace of the model replayed against the guide.
+        guide_trace: trace of the guide.
+        n: data in the batch.
+
+    Raises:
+        ValueError: a site whose value has not the shape of its distribution; data that the guide
+            observes as well; a site of the model that is marked as the guide's alone.
+    """
+    if marked := [s for s, site in model_trace.nodes.items() if is_auxiliary(site)]:
+        raise ValueError(
+            f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
+            "only the guide has: remove the mark"
+        )
+    theirs = _data_sites(guide_trace)
+    if both := [s for s in _data_sites(model_trace) if s in theirs]:
+        raise ValueError(
+            f"guide: expected one that draws latents given the data, it observes {both[0]!r} as "
+            "the model does, which would count against the model: run poutine.block(model, "
+            f"hide=[{both[0]!r}]) in the guide"
+        )
+    for trace in (model_trace, guide_trace):
+        for name, site in trace.nodes.items():
+            if is_random(name, site) and _is_compared(site):
+                _check_shape(name, site, n)
+
+
+def warn_enumerated(guide_trace: Trace) -> None:
+    """Tell that sites which are marked for enumeration are drawn, as ``Trace_ELBO`` does."""
+    marked = [
+        s for s in latent_sites(guide_trace) if guide_trace.nodes[s]["infer"].get("enumerate")
+    ]
+    if marked:
+        warnings.warn(
+            f"sites {marked} are configured for enumeration, which these estimators do not do: "
+            "they are drawn, with a score-function gradient; remove config_enumerate, or use "
+            "pyro.infer.TraceEnum_ELBO to sum them out",
+            stacklevel=2,
+        )
+
+
+def _data_sites(trace: Trace) -> list[str]:
+    return [s for s in observed_sites(trace) if _is_compared(trace.nodes[s])]
+
+
+def _is_compared(site: dict[str, Any]) -> bool:
+    """Whether a site has a value of its own: neither ``pyro.deterministic`` nor a factor."""
+    known = isinstance(site["fn"], TorchDistributionMixin)
+    recorded = site["infer"].get("_deterministic", False)
+    return known and not recorded and site["fn"].event_shape != (0,)
+
+
+def _check_shape(name: str, site: dict[str, Any], n: int) -> None:
+    fn, got = site["fn"], tuple(getattr(site["value"], "shape", ()))
+    event = tuple(fn.event_shape)
+    # One number may be observed for all data
+    if got == () == event:
+        return
+    plates = [f for f in site["cond_indep_stack"] if f.vectorized]
+    batch = [1] * max([0, *(-f.dim - len(fn.batch_shape) for f in plates)]) + [*fn.batch_shape]
+    for plate in plates:
+        # A handler between two plates keeps the outer one from the distribution
+        batch[plate.dim] = plate.size if batch[plate.dim] == 1 else batch[plate.dim]
+    expected = (*batch, *event)
+    over_data = [f for f in plates if f.size == n]
+    over_data.sort(key=lambda f: f.name != "data")
+    least = len(event) - (over_data[0].dim if over_data else -1)
+    # Data may be the same under each of a plate to their left
+    if got == expected or (len(got) >= least and got == expected[len(expected) - len(got) :]):
+        return
+    raise ValueError(
+        f"site {name!r}: expected a value of shape {expected}, from the batch shape "
+        f"{tuple(fn.batch_shape)} and event shape {event} of its {type(fn).__name__} and its "
+        f"plates {[f.name for f in plates]}, got {got}, which torch would broadcast, so that data "
+        "count more than once: give the distribution parameters of the value's shape (or the "
+        "value the distribution's, with squeeze, unsqueeze or expand), and declare the dimensions "
+        "of one datum with .to_event"
+    )

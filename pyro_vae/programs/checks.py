@@ -1,0 +1,206 @@
+"""Checking a model and a guide against each other and the data, before any training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from .belonging import check_borrowed
+from .broadcasting import check_shapes, warn_enumerated
+from .labels import as_labels, label_arguments
+from .program import Guide, Model
+from .reading import Contributions
+from .running import naming_overflow, trace_pair, undisturbed
+from .sites import (
+    check_observed,
+    check_sites,
+    density_sites,
+    latent_sites,
+    observed_sites,
+    point_masses,
+)
+from .support import fixed_support, refuse_outside
+from .unwrapping import check_batch, few, is_autoguide, name_of
+from .values import check_finite, check_tensor
+
+
+@dataclass(frozen=True)
+class PairSummary:
+    """What ``check_pair`` found.
+
+    Attributes:
+        latents: latent site -> event shape of one datum's value, in the model's sampling order.
+        observed: observed sites of the model.
+        guide_order: latent sites in the guide's sampling order.
+        point_masses: those where the guide has no density, so that there is no bound.
+    """
+
+    latents: dict[str, tuple[int, ...]]
+    observed: tuple[str, ...]
+    guide_order: tuple[str, ...]
+    point_masses: tuple[str, ...]
+
+
+def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
+    """Raise ``ValueError`` for data that the model cannot have produced.
+
+    Checks all of ``x`` and ``y``: emptiness, shape, NaN and infinity, the likelihood's range,
+    labels. Programs without a ``check_data`` of their own are checked for finite values, and
+    for the support of sites that observe ``x`` itself. Raises ``TypeError`` unless ``x`` is a
+    tensor.
+    """
+    check_tensor(x)
+    if len(x) == 0:
+        raise ValueError(f"x: expected at least one datum, got shape {tuple(x.shape)}")
+    if y is not None and len(y) != len(x):
+        raise ValueError(f"y: expected {len(x)} labels, one per datum, got {len(y)}")
+    if hasattr(model, "check_data"):
+        model.check_data(x)
+        if hasattr(model, "label_features"):
+            model.label_features(y, len(x))
+    else:
+        check_finite(x)
+        _check_observed(model, x, y)
+
+
+def _check_observed(model: Callable, x: Tensor, y: Tensor | None) -> None:
+    """Raise for data outside of the support of a site that observes them as they are."""
+    few, labels = x[:2], {} if y is None else label_arguments(model, y[:2])
+
+    def traced() -> poutine.Trace:
+        return poutine.trace(model).get_trace(few, **labels)
+
+    try:
+        with undisturbed(model, device=x.device), pyro.validation_enabled(True):
+            traces = traced(), traced()
+    except Exception:  # what is wrong with the program is told when the pair is checked
+        return
+    for site in observed_sites(traces[0]):
+        value = traces[0].nodes[site]["value"]
+        if isinstance(value, Tensor) and value.shape == few.shape and bool((value == few).all()):
+            fns = [trace.nodes[site]["fn"] for trace in traces]
+            if (support := fixed_support(lambda fns=fns: fns)) is not None:
+                refuse_outside(support, x, f"site {site!r}")
+
+
+_SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}
+
+
+def check_guide(model: Callable, guide: Callable) -> None:
+    """Raise for what is known without data; ``check_pair`` runs the programs later."""
+    for name, program in (("model", model), ("guide", guide)):
+        if not callable(program):
+            raise TypeError(
+                f"{name}: expected a Pyro program, an nn.Module or a function, got {program!r}: "
+                f"pass one, such as {_SUCH_AS[name]}"
+            )
+        if isinstance(program, type):
+            raise TypeError(
+                f"{name}: expected a Pyro program, got the class {program.__name__}: pass "
+                f"{program.__name__}({'model' if name == 'guide' else '...'})"
+            )
+    check_borrowed(model, guide)
+    if not (isinstance(model, Model) and isinstance(guide, Guide)):
+        return
+    built, here = (
+        f"data {m.event_shape} and latents {m.latent_sizes}" for m in (guide.model, model)
+    )
+    if built != here:
+        raise ValueError(
+            f"guide: it was built for another model, of {built}; this one has {here}: build it "
+            "with this model"
+        )
+
+
+def check_minibatches(guide: Callable) -> None:
+    """Raise ``ValueError`` for a guide that cannot be trained on shuffled minibatches."""
+    if is_autoguide(guide):
+        raise ValueError(
+            f"guide: {name_of(guide)} has parameters for each datum by its place in the batch, "
+            "which changes from epoch to epoch: use guides.PerDatum(vae, x), which is AutoNormal "
+            "with rows found by their values, or infer.SVI with all data in each step"
+        )
+
+
+def check_pair(
+    model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None
+) -> PairSummary:
+    """Check a pair against each other and a few data, without changing any state.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (n, *event_shape); the first two are run, all of them by an autoguide.
+        y: (n,) labels for a conditional pair.
+
+    Returns:
+        ``PairSummary`` with the latent and the observed sites.
+
+    Raises:
+        ValueError: a latent missing in the guide or unknown to the model, unequal shapes, a site
+            outside the data plate, no observed site, data outside the likelihood's range, a model
+            that needs labels without them.
+        FloatingPointError: a distribution whose parameters are NaN or infinite for these data.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> check_pair(vae, guides.BottomUp(vae), torch.zeros(5, 6)).latents
+        {'z1': (2,)}
+    """
+    check_tensor(x)
+    check_batch(guide, len(x))
+    y = None if y is None else as_labels(y, len(x), x.device)
+    x, y = few(guide, x, y)
+    n = len(x)
+    with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with naming_overflow():
+            model_trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+        try:
+            with naming_overflow():
+                guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        except Exception as error:
+            if isinstance(guide, Guide) and guide.model is not getattr(model, "program", model):
+                raise ValueError(
+                    f"guide: it was built for another model, of data {guide.model.event_shape} "
+                    f"and latents {guide.model.latent_sizes}: build it with this model ({error})"
+                ) from error
+            raise
+        in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
+        check_sites(in_model, in_guide)
+        for site in in_model:
+            shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"site {site!r}: the model's value has shape {shapes[0]} for {n} data, the "
+                    f"guide's {shapes[1]}: build the guide for this model"
+                )
+        model_trace, guide_trace = trace_pair(model, guide, x, y)
+        check_observed(model_trace)
+        check_shapes(model_trace, guide_trace, n)
+        observed = observed_sites(model_trace)
+        for trace in (model_trace, guide_trace):
+            read = Contributions(trace, (n,))
+            for site in density_sites(trace):
+                node = trace.nodes[site]
+                if read(site).isnan().any():
+                    raise ValueError(
+                        f"site {site!r}: its log-probability is NaN for a "
+                        f"{type(node['fn']).__name__} with values {_span(node['value'])}: check "
+                        "parameters and data"
+                    )
+    warn_enumerated(guide_trace)
+    latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
+    return PairSummary(latents, tuple(observed), tuple(in_guide), tuple(point_masses(guide_trace)))
+
+
+def _span(value: Tensor) -> str:
+    value = torch.as_tensor(value).float()
+    return f"from {float(value.min()):.4g} to {float(value.max()):.4g}"

@@ -1,0 +1,172 @@
+"""Latents of data, and data of latents: what a guide encodes and a model decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from ..data.given import as_dataset
+from .labels import checked_labels, label_arguments
+from .means import ShowMeans, mean_of, stand_in_data
+from .modes import evaluating
+from .sites import is_auxiliary, is_latent
+from .unwrapping import check_batch
+from .values import check_finite
+
+
+def decode(
+    model: Any,
+    z: Mapping[str, Tensor],
+    *,
+    x: Tensor | None = None,
+    y: Tensor | Sequence[int] | int | None = None,
+) -> Distribution:
+    """The distribution of the observed site given latents; latents not given take their mean.
+
+    Args:
+        model: a generative program with one observed site when it is given ``x``.
+        z: site -> tensor (n, *latent shape).
+        x: (n, *event) where the program needs it; the result does not depend on it.
+        y: labels (n,), or one label for all, for a conditional model.
+
+    Returns:
+        p(x|z), batch shape (n,).
+
+    Raises:
+        ValueError: an unknown site, latents that are not finite, labels that do not fit, a latent
+            that is not given and has no mean.
+    """
+    return _decoded(model, z, x, y)["fn"]
+
+
+def decode_mean(
+    model: Any,
+    z: Mapping[str, Tensor],
+    *,
+    x: Tensor | None = None,
+    y: Tensor | Sequence[int] | int | None = None,
+) -> Tensor:
+    """E[x|z], ``decode(model, z, x=x, y=y).mean``, as ``mean_of`` finds it: (n, *event).
+
+    Raises:
+        ValueError: as ``decode``; a p(x|z) that has no mean.
+    """
+    observed = _decoded(model, z, x, y)
+    return mean_of(observed["fn"], observed["name"])
+
+
+def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> dict[str, Any]:
+    first = next(iter(z.values()))
+    size = len(first)
+    for site, value in z.items():
+        check_finite(value, f"z[{site!r}]")
+    y = checked_labels(model, y, size, first.device)
+    kwargs: dict[str, Any] = label_arguments(model, y)
+    if x is None:
+        kwargs["size"] = size
+    args = () if x is None else (x,)
+    with evaluating(model), ShowMeans(), stand_in_data():
+        trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
+    unknown = [name for name in z if name not in trace.nodes]
+    if unknown:
+        raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
+    return _observation(trace, given=z)
+
+
+def _observation(trace: poutine.Trace, given: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The data site of a trace whose latents in ``given`` were conditioned on."""
+    # A program run without data has its data site last, sampled like a latent.
+    sites = [
+        site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and name not in given
+        and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic", False)
+    ]
+    observed = [site for site in sites if site["is_observed"]]
+    return (observed or sites)[-1]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Means and samples of q(z|x) per latent site, each (n, size).
+
+    Where a distribution has no formula for its mean, as a flow, it is that of 1,000 draws, always
+    the same ones; for a ``Categorical`` it is the most probable category.
+    """
+
+    mean: dict[str, Tensor]
+    sample: dict[str, Tensor]
+
+
+def encode(guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
+    """Means and samples of the approximate posterior, for any guide.
+
+    The mean of a layer is its conditional mean given the *means* of the layers that the guide
+    samples before it; the samples are one joint draw, which advances torch's global RNG.
+
+    Args:
+        guide: an inference program.
+        x: (n, *event), finite, a tensor or anything that ``data.Dataset`` takes; values outside
+            the likelihood's range, such as grey pixels for a binary likelihood, are encoded as
+            they are.
+        y: labels (n,), or one label for all, for a conditional guide.
+
+    Returns:
+        ``Encoding`` with a tensor (n, *latent shape) per site.
+
+    Raises:
+        TypeError: ``x`` holds no data.
+        ValueError: data of the wrong shape or dtype or not finite, labels that do not fit, a
+            distribution that has no mean, such as a Cauchy.
+    """
+    x, arguments = _encodable(guide, x, y)
+    with evaluating(guide):
+        drawn = poutine.trace(guide).get_trace(x, **arguments)
+        return Encoding(mean=_means(guide, x, arguments), sample=_latents(drawn))
+
+
+def encode_means(
+    guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None
+) -> dict[str, Tensor]:
+    """``encode(guide, x, y=y).mean`` in half the time: nothing is drawn."""
+    x, arguments = _encodable(guide, x, y)
+    with evaluating(guide):
+        return _means(guide, x, arguments)
+
+
+def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """The guide's arguments, data and others, once all are found to fit."""
+    if not isinstance(x, Tensor):
+        data = as_dataset(x, "x")
+        data.check_classes(guide, getattr(guide, "model", None))
+        x, y = data.x, data.y if y is None else y
+        like = next(guide.parameters(), None) if isinstance(guide, nn.Module) else None
+        x = x if like is None else x.to(like)
+    check_batch(guide, len(x))
+    model = getattr(guide, "model", None)
+    if hasattr(model, "check_shape"):
+        model.check_shape(x)
+        check_finite(x)
+    y = checked_labels(model, y, len(x), x.device)
+    return x, label_arguments(guide, y)
+
+
+def _means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    with ShowMeans():
+        return _latents(poutine.trace(guide).get_trace(x, **arguments))
+
+
+def _latents(trace: poutine.Trace) -> dict[str, Tensor]:
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if is_latent(site) and not is_auxiliary(site)
+    }

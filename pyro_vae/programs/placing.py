@@ -1,0 +1,59 @@
+"""Where programs and data are: devices, floating types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Dataset
+
+
+def device_of(*programs: Callable, default: torch.device) -> torch.device:
+    """The device of the first parameter of the programs, ``default`` where there is none."""
+    return next((p.device for p in _parameters(programs)), default)
+
+
+def dtype_of(*programs: Callable, default: torch.dtype) -> torch.dtype:
+    """The floating type of the programs' first parameter, ``default`` where there is none."""
+    return next((p.dtype for p in _parameters(programs) if p.is_floating_point()), default)
+
+
+def _parameters(programs: Iterable[Callable]) -> Iterator[nn.Parameter]:
+    return (p for m in programs if isinstance(m, nn.Module) for p in m.parameters())
+
+
+def matched(
+    data: Dataset, *programs: Callable, device: torch.device | str | None = None
+) -> Dataset:
+    """``data`` on the device and in the floating dtype of the programs' first parameter.
+
+    Args:
+        data: any data set.
+        programs: models and guides; functions have no parameters of their own.
+        device: where to put the data in place of the programs' device.
+    """
+    data.check_classes(*programs)
+    dtype = dtype_of(*programs, default=data.dtype)
+    data = data.to(device or device_of(*programs, default=data.device))
+    return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """A device that torch can use here; ``ValueError`` for any other."""
+    try:
+        probe = torch.zeros(1, device=device)
+        # A device such as "meta" has tensors without values
+        probe.item()
+        return probe.device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(
+            f"device: expected one that torch can use here, such as 'cpu', got {str(device)!r} "
+            f"({str(error).splitlines()[0].split(',')[0]})"
+        ) from error
+
+
+def seen_values(data: Dataset) -> Tensor:
+    """What the likelihood may see, without drawing: 0 and 1 under dynamic binarisation."""
+    return data.x.round() if data.binarize else data.x

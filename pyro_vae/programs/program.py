@@ -1,0 +1,182 @@
+"""What every model and guide is: an ``nn.Module`` whose ``forward`` is a Pyro program."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pyro import poutine
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from ..ground.recorded import Recorded
+from .coding import Encoding, decode, encode
+from .labels import checked_labels, label_arguments
+from .means import mean_of
+from .modes import evaluating
+from .registration import register
+from .replacement import ReplacedPrior, check_prior
+
+
+class Program(Recorded, nn.Module):
+    """An ``nn.Module`` whose ``forward`` is a Pyro program, trainable by stock Pyro."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Register this instance's parameters with Pyro, then run the program."""
+        register(self)
+        return super().__call__(*args, **kwargs)
+
+    def _repr_html_(self) -> str:
+        """What ``print`` shows, for notebooks."""
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    def _count(self) -> str:
+        total = sum(p.numel() for p in self.parameters())
+        frozen = sum(p.numel() for p in self.parameters() if not p.requires_grad)
+        return f"{total:,} parameters" + (f" ({frozen:,} frozen)" if frozen else "")
+
+
+class Model(Program):
+    """A generative program p(x, z): ``model(x=None, *, y=None, size=None)``.
+
+    Attributes:
+        event_shape: shape of one datum.
+        latent_sizes: latent site -> its size, in sampling order (top first).
+    """
+
+    event_shape: tuple[int, ...]
+    latent_sizes: dict[str, int]
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """Latent sites in sampling order, top first."""
+        return tuple(self.latent_sizes)
+
+    def _refuse_labels(self, y: Any) -> None:
+        if y is not None and getattr(self, "condition", None) == 0:
+            raise ValueError(
+                "y: expected none, as this model is not conditional on labels, got "
+                f"{type(y).__name__}: leave y out, or build the model with condition=k"
+            )
+
+    def sample(
+        self,
+        n: int,
+        *,
+        y: Tensor | Sequence[int] | int | None = None,
+        mean: bool = False,
+        prior: Callable | None = None,
+    ) -> Tensor:
+        """Draw from the generative model by ancestral sampling.
+
+        Args:
+            n: number of data.
+            y: labels (n,), or one label for all, for a conditional model.
+            mean: return the means of p(x|z) for drawn z in place of drawn x.
+            prior: a module of ``priors`` from which the top latent is drawn in place of p(zL).
+
+        Returns:
+            (n, *event_shape).
+
+        Raises:
+            TypeError: ``prior`` is nothing that returns a distribution.
+            ValueError: n < 1, labels that do not fit, labels for a model without condition, a
+                prior that is not fitted yet or does not fit.
+        """
+        if n < 1:
+            raise ValueError(f"n: expected at least 1, got {n}")
+        self._refuse_labels(y)
+        parameter = next(self.parameters(), None)
+        y = checked_labels(self, y, n, None if parameter is None else parameter.device)
+        other = contextlib.nullcontext()
+        if prior is not None:
+            check_prior(prior)
+            other = ReplacedPrior(prior, self.latents[0])
+        with evaluating(self, prior), other:
+            trace = poutine.trace(self).get_trace(size=n, **label_arguments(self, y))
+        site = trace.nodes["x"]
+        return mean_of(site["fn"], "x") if mean else site["value"]
+
+    def decode(
+        self,
+        z: Tensor | Mapping[str, Tensor],
+        *,
+        y: Tensor | Sequence[int] | int | None = None,
+    ) -> Distribution:
+        """The observation distribution p(x|z), in evaluation mode and without gradients.
+
+        Args:
+            z: (n, size) for a model with one latent layer, or site -> (n, size); layers that are
+                not given are filled with their conditional means.
+            y: labels (n,), or one label for all, for a conditional model.
+
+        Returns:
+            A distribution of batch shape (n,) and event shape ``event_shape``.
+
+        Raises:
+            ValueError: unknown site, wrong size, unequal n, a tensor for many layers, values that
+                are not finite, labels that do not fit, labels for a model without condition.
+        """
+        self._refuse_labels(y)
+        if isinstance(z, Tensor):
+            if len(self.latents) != 1:
+                raise ValueError(
+                    f"z: a tensor is enough for one latent layer, this model has {self.latents}: "
+                    f"pass a mapping such as {{{self.latents[0]!r}: z}}"
+                )
+            z = {self.latents[0]: z}
+        if not z:
+            raise ValueError(f"z: expected at least one of {self.latents}, got an empty mapping")
+        for site, value in z.items():
+            if site not in self.latent_sizes:
+                raise ValueError(f"z: unknown site {site!r}, the model has {self.latents}")
+            if value.dim() != 2 or value.shape[-1] != self.latent_sizes[site]:
+                raise ValueError(
+                    f"z[{site!r}]: expected shape (n, {self.latent_sizes[site]}), "
+                    f"got {tuple(value.shape)}"
+                )
+        if len({len(value) for value in z.values()}) > 1:
+            raise ValueError(f"z: unequal n, got { {s: len(v) for s, v in z.items()} }")
+        first = next(iter(z.values()))
+        # With data at hand nothing is drawn, which may be slow (a pixel at a time) or random
+        x = next(self.parameters(), first).new_zeros(len(first), *self.event_shape)
+        return decode(self, z, x=x, y=y)
+
+
+class Guide(Program):
+    """An inference program q(z|x): ``guide(x, *, y=None)``, built for a model.
+
+    Attributes:
+        model: the generative program that it was built for (not a child: its parameters are
+            the model's own).
+        latents: the latent sites that it covers, in sampling order.
+    """
+
+    model: Model
+    latents: tuple[str, ...]
+
+    def __init__(self, model: Model) -> None:
+        """Keep ``model`` at hand without making its parameters the guide's."""
+        super().__init__()
+        object.__setattr__(self, "model", model)
+
+    @property
+    def borrowed_modules(self) -> tuple[nn.Module, ...]:
+        """The modules of ``model`` that it runs: with another model it means nothing."""
+        return ()
+
+    def encode(self, x: Any, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
+        """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.
+
+        The samples are draws, which advance torch's global RNG.
+
+        Args:
+            x: (n, *event_shape), finite, a tensor or anything that ``data.Dataset`` takes.
+            y: labels (n,), or one label for all, for a conditional model.
+
+        Returns:
+            ``Encoding`` whose ``mean`` and ``sample`` map a site to a tensor (n, size).
+        """
+        return encode(self, x, y=y)

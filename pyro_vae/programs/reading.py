@@ -1,0 +1,202 @@
+"""What each site of a trace contributes to a density, datum by datum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from torch import Tensor
+
+from .sites import density_sites, is_joint
+
+
+class Contributions:
+    """What each site of a trace contributes to log p or log q, per datum.
+
+    Every estimator reads this. Called with a site it is the site's log-probability where no mask
+    hides it, observations, latents and factors alike, without any ``poutine.scale`` (beta) and
+    without the N/n of a data plate that is subsampled; a plate inside a datum that is subsampled
+    keeps its N/n, which makes the sum unbiased.
+
+    Args:
+        trace: of a model or of a guide.
+        shape: (n,), or (k, n) under an outer plate of k samples.
+
+    Raises:
+        ValueError: a scale or a mask of another shape than the plates of its site.
+    """
+
+    def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
+        self.trace, self.shape = trace, shape
+        self._shared = _shared_plates(trace, shape)
+        for site in density_sites(trace):
+            _check_shapes(site, trace.nodes[site])
+
+    def __call__(self, site: str) -> Tensor:
+        """Of ``shape``; the log-probability is computed unless the trace has it."""
+        node = self._computed(site)
+        return self.sum(site, masked(node["unscaled_log_prob"], node))
+
+    def density(self, site: str) -> Tensor:
+        """The same where it is exact, as a weight needs it.
+
+        Raises:
+            ValueError: a plate inside a datum is subsampled.
+        """
+        self._refuse_subsampling(site)
+        return self(site)
+
+    def weight(self, site: str) -> Tensor:
+        """``density`` times the site's ``poutine.scale``."""
+        self._refuse_subsampling(site)
+        total = self._summed(site, self._computed(site)["log_prob"])
+        share = self.subsampled(site)
+        return total if share == 1 else total / share
+
+    def sum(self, site: str, value: Tensor) -> Tensor:
+        """A quantity of the site, of its batch shape, as ``shape``."""
+        total, inside = self._summed(site, value), self.inside(site)
+        return total if inside == 1 else total * inside
+
+    def subsampled(self, site: str) -> float:
+        """N/n of the data plate at a site; 1 where the plate is not subsampled."""
+        return _share([self._plate(site)])
+
+    def inside(self, site: str) -> float:
+        """N/n of the plates inside a datum at a site, subsampled or not."""
+        frames = self.trace.nodes[site]["cond_indep_stack"]
+        plate = self._plate(site)
+        return _share([f for f in frames if f is not plate])
+
+    def value(self, site: str) -> Tensor:
+        """The value of a latent site, whose first dimensions are those of ``shape``.
+
+        Raises:
+            ValueError: a plate is to the left of that of the data.
+        """
+        node, plate = self.trace.nodes[site], self._plate(site)
+        first = plate.dim if plate else 0
+        left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < first]
+        if len(left) >= len(self.shape):
+            raise ValueError(
+                f"site {site!r}: its plate {left[-1].name!r} is to the left of that of the data, "
+                "whose dimension has to be the first of a latent here: give it a dim to the right"
+            )
+        return node["value"]
+
+    def _plate(self, site: str) -> CondIndepStackFrame | None:
+        return _data_plate(self.trace.nodes[site], self.shape, self._shared)
+
+    def _summed(self, site: str, value: Tensor) -> Tensor:
+        node = self.trace.nodes[site]
+        if is_joint(node):
+            # Equal parts of what belongs to all data alike
+            return (value.sum() / self.shape[-1]).expand(self.shape)
+        return per_datum(value, node, self.shape, self._shared)
+
+    def _computed(self, site: str) -> dict[str, Any]:
+        node = self.trace.nodes[site]
+        if "unscaled_log_prob" not in node:
+            self.trace.compute_log_prob(lambda name, _: name == site)
+        return node
+
+    def _refuse_subsampling(self, site: str) -> None:
+        if self.inside(site) != 1:
+            raise ValueError(
+                f"site {site!r}: a plate inside the datum is subsampled, so that its density is "
+                "an estimate, and weights with one are no bound: use elbo='trace', or the whole "
+                "plate"
+            )
+
+
+def _check_shapes(site: str, node: dict[str, Any]) -> None:
+    """Raise ``ValueError`` where scale or mask do not have the shape of the site's plates."""
+    batch = node["fn"].batch_shape
+    for what in ("scale", "mask"):
+        given = node[what]
+        if isinstance(given, Tensor) and given.dim():
+            sizes = zip(reversed(given.shape), reversed(batch), strict=False)
+            if given.dim() > len(batch) or any(a not in (1, b) for a, b in sizes):
+                raise ValueError(
+                    f"site {site!r}: expected a {what} of the shape of its plates, "
+                    f"{tuple(batch)}, got {tuple(given.shape)}: mask elements with "
+                    "Distribution.mask before .to_event"
+                )
+
+
+def masked(log_prob: Tensor, site: dict[str, Any]) -> Tensor:
+    """Log-probabilities of a site, 0 where its mask hides them, without ``poutine.scale``."""
+    return scale_and_mask(log_prob, 1.0, site["mask"])
+
+
+def _share(frames: list[CondIndepStackFrame | None]) -> float:
+    """By how much subsampling in these plates scales log-probabilities."""
+    return math.prod(
+        f.full_size / f.size for f in frames if f is not None and f.full_size not in (None, f.size)
+    )
+
+
+def _plates_of_size(site: dict[str, Any], shape: tuple[int, ...]) -> list[CondIndepStackFrame]:
+    """The plates of a site that are as large as the data, without the outer ones of samples."""
+    # Outermost first
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized]
+    return [f for f in frames[len(shape) - 1 :] if f.size == shape[-1]]
+
+
+def _shared_plates(trace: Trace, shape: tuple[int, ...]) -> list[str]:
+    """Names of the plates as large as the data that are around every site in any such plate."""
+    plates = [_plates_of_size(trace.nodes[s], shape) for s in density_sites(trace)]
+    names = [{f.name for f in around} for around in plates if around]
+    return sorted(set.intersection(*names)) if names else []
+
+
+def _data_plate(
+    site: dict[str, Any], shape: tuple[int, ...], shared: Sequence[str] = ()
+) -> CondIndepStackFrame | None:
+    """The data plate of a site: by name, the only one of its size, or that all sites share."""
+    plates = _plates_of_size(site, shape)
+    if named := [f for f in plates if f.name == "data"]:
+        return named[0]
+    if len(plates) > 1 and (around := [f for f in plates if f.name in shared]):
+        plates = around
+    if len(plates) > 1:
+        raise ValueError(
+            f"site {site['name']!r}: the plates {', '.join(repr(f.name) for f in plates)} are all "
+            f"as large as the data ({shape[-1]}): name the plate of the data 'data'"
+        )
+    return plates[0] if plates else None
+
+
+def per_datum(
+    value: Tensor, site: dict[str, Any], shape: tuple[int, ...], shared: Sequence[str] = ()
+) -> Tensor:
+    """Sum a site's log-probability (or KL) over every dimension but those of the data plate.
+
+    Args:
+        value: log-probability of the site, its batch shape.
+        site: the trace's node, whose plates name the dimensions.
+        shape: (n,), or (k, n) under an outer plate of k samples.
+        shared: names of plates that may be that of the data where several have its size.
+
+    Raises:
+        ValueError: the site is not in a plate of size n, or it is not told which plate is that
+            of the data.
+    """
+    plate = _data_plate(site, shape, shared)
+    data_dim = plate.dim if plate else -1
+    keep = [data_dim - i for i in range(len(shape))][::-1]
+    others = [d for d in range(-value.dim(), 0) if d not in keep]
+    inside = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+    undeclared = [d for d in others if d not in inside and value.shape[d] > 1]
+    total = value.sum(others) if others else value
+    if undeclared or tuple(total.shape) != shape:
+        raise ValueError(
+            f"site {site['name']!r}: expected log-probabilities of shape {shape}, one per datum, "
+            f"got {tuple(value.shape)}: sample it inside pyro.plate('data', len(x)) and declare "
+            "its other dimensions with .to_event"
+        )
+    return total

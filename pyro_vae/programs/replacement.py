@@ -1,0 +1,59 @@
+"""Another distribution at the top latent site of a generative program while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+
+from ..distributions import as_pyro
+from .sites import is_latent
+
+
+def check_prior(prior: Any) -> None:
+    """Raise for what cannot be a prior, and for one that is yet to be fitted."""
+    if not callable(prior):
+        raise TypeError(
+            f"prior: expected a module that returns a distribution, got {prior!r}: pass one of "
+            "priors, such as priors.AggregatePosterior().fit(model, guide, data)"
+        )
+    if check_fitted := getattr(prior, "check_fitted", None):
+        check_fitted()
+
+
+class ReplacedPrior(Messenger):
+    """Give one latent site the distribution ``prior()`` in place of the program's own.
+
+    Args:
+        prior: returns a distribution of the site's event shape, without context.
+        site: name of the site; None for the first latent that the program samples.
+
+    Raises:
+        ValueError: when run, a prior of another event shape, or a site that never came.
+    """
+
+    def __init__(self, prior: Callable, site: str | None = None) -> None:
+        super().__init__()
+        self.prior, self.site = prior, site
+        self.found: str | None = None
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if self.found or (msg["name"] != self.site if self.site else not is_latent(msg)):
+            return
+        self.found = msg["name"]
+        own, prior = msg["fn"], as_pyro(self.prior(), msg["name"])
+        if prior.event_shape != own.event_shape:
+            raise ValueError(
+                f"site {msg['name']!r}: expected a prior of event shape {tuple(own.event_shape)}, "
+                f"got {tuple(prior.event_shape)}: build or fit the prior for this model"
+            )
+        # The plates of the program have expanded its own distribution already
+        msg["fn"] = prior.expand(own.batch_shape)
+
+    def __exit__(self, *error: Any) -> None:
+        """Raise ``ValueError`` if the program has no such site."""
+        super().__exit__(*error)
+        if self.found is None and error[0] is None:
+            site = "latent site" if self.site is None else f"latent site {self.site!r}"
+            raise ValueError(f"prior: the program has no {site} whose prior could be replaced")

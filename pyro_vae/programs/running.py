@@ -1,0 +1,76 @@
+"""Running a pair, with and without traces left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ..ground.turns import turn
+from .belonging import check_belonging
+from .labels import label_arguments
+from .modes import evaluating
+from .sites import check_sites, latent_sites
+from .unwrapping import check_batch
+
+# What torch says about parameters outside their range
+_REFUSED = re.compile(
+    r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
+)
+
+
+_NOT_FINITE = re.compile(r"\b(nan|inf)\b")
+
+
+def trace_pair(
+    model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+) -> tuple[Trace, Trace]:
+    """Traces of the model, replayed against the guide, and of the guide.
+
+    Raises:
+        ValueError: latent sites of one that the other does not have.
+        FloatingPointError: a distribution whose parameters are NaN or infinite.
+    """
+    check_batch(guide, len(x))
+    with naming_overflow():
+        guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
+    check_sites(latent_sites(model_trace), latent_sites(guide_trace))
+    return model_trace, guide_trace
+
+
+@contextlib.contextmanager
+def naming_overflow() -> Iterator[None]:
+    """A distribution of NaN or infinite parameters is an overflow, with something to do about."""
+    try:
+        yield
+    except ValueError as error:
+        found = _REFUSED.match(str(error))
+        if found is None or not _NOT_FINITE.search(str(error)):
+            raise
+        raise FloatingPointError(
+            f"{found['parameter']} of a {found['distribution']} became NaN or infinite: rescale "
+            "data of very large values, lower lr, set clip_norm, or bound the scales"
+        ) from error
+
+
+@contextlib.contextmanager
+def measuring(*programs: Callable, device: torch.device) -> Iterator[None]:
+    """Evaluate a model with guides: ``undisturbed``, once they are found to belong together."""
+    check_belonging(*programs)
+    with undisturbed(*programs, device=device):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed(*programs: Callable, device: torch.device) -> Iterator[None]:
+    """Leave no trace: evaluation mode, no gradients, RNG restored afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with turn, torch.random.fork_rng(devices), evaluating(*programs):
+        yield

@@ -1,0 +1,36 @@
+"""What data may be, whatever the program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ..data import Dataset, DataSplits
+
+
+def check_tensor(x: Any, name: str = "x") -> None:
+    """Raise ``TypeError`` unless data are a tensor."""
+    if not isinstance(x, Tensor):
+        if isinstance(x, DataSplits | Dataset):
+            advice = "its .test.x" if isinstance(x, DataSplits) else "its .x"
+        elif isinstance(x, TensorDataset):
+            advice = "its .tensors[0]"
+        elif np.ndim(x) < 2 and isinstance(x, np.ndarray | list | tuple):
+            advice = "torch.from_numpy(numpy.array(..., dtype='float32'))"
+        else:
+            advice = "data.Dataset(...).x"
+        raise TypeError(
+            f"{name}: expected a tensor (n, ...), got {type(x).__name__}: pass {advice}"
+        )
+
+
+def check_finite(value: Tensor, name: str = "x") -> None:
+    """Raise ``ValueError`` if any entry is NaN or infinite."""
+    if not (finite := value.isfinite()).all():
+        raise ValueError(
+            f"{name}: expected finite values, got {int((~finite).sum())} NaN or infinite: "
+            "remove or fill these entries"
+        )

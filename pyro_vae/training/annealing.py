@@ -1,0 +1,103 @@
+"""Beta during a run: schedules, and the 0-d tensors by which the programs are scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..handlers import scale_latents
+from ..schedules import Constant, Schedule, as_schedule, check_beta
+
+
+class Annealing:
+    """Beta of a run, one for all latent sites or one per site.
+
+    Args:
+        beta: a number >= 0, a schedule, a 0-d tensor (read at each step, never written), or a
+            mapping from site to one of these.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: a number that is negative or not finite, a tensor with dimensions.
+
+    Example:
+        >>> from pyro_vae.schedules import WarmUp
+        >>> annealing = Annealing({"z1": WarmUp(steps=4), "z2": 2.0})
+        >>> annealing.start(torch.device("cpu"))
+        >>> annealing.set(step=1, steps_per_epoch=10)
+        >>> annealing.values()
+        {'z1': 0.25, 'z2': 2.0}
+    """
+
+    def __init__(self, beta: float | Schedule | Tensor | Mapping[str, Any]) -> None:
+        items = beta if isinstance(beta, Mapping) else {None: beta}
+        self.schedules: dict[str | None, Schedule | Tensor] = {
+            site: _schedule(value, "beta" if site is None else f"beta[{site!r}]")
+            for site, value in items.items()
+        }
+        self.weights: dict[str | None, Tensor] = {}
+
+    @property
+    def constant(self) -> bool:
+        """Whether every beta is a number that stays."""
+        return all(isinstance(s, Constant) for s in self.schedules.values())
+
+    def check(self, latents: Sequence[str]) -> None:
+        """Raise ``ValueError`` for a site that is not among ``latents``."""
+        unknown = [s for s in self.schedules if s is not None and s not in latents]
+        if unknown:
+            raise ValueError(
+                f"beta: the model has no latent site {unknown[0]!r}, it has {tuple(latents)}"
+            )
+
+    def start(self, device: torch.device) -> None:
+        """Make the tensors."""
+        self.weights = {
+            site: s if isinstance(s, Tensor) else torch.zeros((), device=device)
+            for site, s in self.schedules.items()
+        }
+        self._last: dict[str | None, float] = {}
+
+    def set(self, step: int, steps_per_epoch: int) -> None:
+        """Fill the tensors with the values of ``step``."""
+        for site, schedule in self.schedules.items():
+            if isinstance(schedule, Schedule):
+                value = schedule(step, steps_per_epoch)
+                if value != self._last.get(site):
+                    self.weights[site].fill_(value)
+                    self._last[site] = value
+
+    def scale(self, program: Callable) -> Callable:
+        """The program with its latent sites scaled; as it is where beta is 1 for good."""
+        if self.schedules.get(None) == Constant(1.0):
+            return program
+        return scale_latents(program, self.weights.get(None, self.weights))
+
+    def snapshot(self) -> dict[str | None, Tensor]:
+        """The weights as they are now, on the device: reading them is left for later."""
+        return {site: weight.clone() for site, weight in self.weights.items()}
+
+    def values(
+        self, weights: Mapping[str | None, Tensor] | None = None
+    ) -> float | dict[str, float]:
+        """The values of a snapshot, by default those now, as numbers: one, or one per site."""
+        values = {site: float(weight) for site, weight in (weights or self.weights).items()}
+        return values.get(None, values)
+
+
+def _schedule(value: Any, where: str) -> Schedule | Tensor:
+    if isinstance(value, Schedule | Real):
+        return as_schedule(value, where)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{where}: expected a number, a schedule, a 0-d tensor, or a mapping from site to one "
+            f"of them, got {value!r}"
+        )
+    if value.dim():
+        raise ValueError(f"{where}: expected a 0-d tensor, got shape {tuple(value.shape)}")
+    check_beta(value, where)
+    return value

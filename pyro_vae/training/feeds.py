@@ -1,0 +1,340 @@
+"""Where the minibatches of a run come from."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from .. import ranks
+from ..data import Dataset, DataSplits
+from ..data.checks import as_values
+from ..data.given import as_dataset
+from ..programs.checks import check_data
+from ..programs.placing import device_of, dtype_of, matched, seen_values
+from ..programs.values import check_finite
+
+Batch = tuple[Tensor, Tensor | None]
+Divide = Callable[[list[Any]], list[Any]]
+_CHECKED_AT_ONCE = 10_000
+
+
+class Resident:
+    """Minibatches of data that lie on the device, in a new random order each epoch.
+
+    In a run of several processes each gets its part of every minibatch.
+
+    Args:
+        data: n data.
+        batch_size: data per step; the last batch may be shorter.
+    """
+
+    def __init__(self, data: Dataset, batch_size: int) -> None:
+        self.data, self.batch_size = data, batch_size
+
+    @property
+    def count(self) -> int:
+        """Data in an epoch."""
+        return len(self.data)
+
+    @property
+    def last(self) -> int:
+        """Data in the last batch of an epoch."""
+        return self.count % self.batch_size or self.batch_size
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return math.ceil(self.count / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
+        order = ranks.same(torch.randperm(self.count, device=self.data.device))
+        return (self.data.batch(ranks.part(rows)) for rows in order.split(self.batch_size))
+
+
+def parts(batches: list[Any]) -> list[Any]:
+    """This process's part of every batch, for training.
+
+    Raises:
+        ValueError: a batch with fewer data than there are processes.
+    """
+    if (least := min(map(len, batches), default=ranks.size())) < ranks.size():
+        raise ValueError(
+            f"expected a datum of every batch for {ranks.size()} processes, got a batch of "
+            f"{least}: choose another batch_size, or drop_last=True"
+        )
+    return [ranks.part(batch) for batch in batches]
+
+
+def turns(batches: list[Any]) -> list[Any]:
+    """Whole batches, those of this process, where nobody waits for the others."""
+    return batches[ranks.rank() :: ranks.size()]
+
+
+class Loaded:
+    """Minibatches of a ``torch.utils.data.DataLoader``, for data that do not fit on the device.
+
+    A batch is a tensor x (b, *event_shape), or a pair (x, y) with integer labels y (b,); ``uint8``
+    is divided by 255, on the device. For a GPU the next batch is copied while the present one is
+    trained on, where the loader has ``pin_memory=True``.
+
+    A run of several processes takes the same loader in each of them. Process 0 draws the order;
+    each process loads and collates its part of every batch. Where the loader has a
+    ``DistributedSampler`` each process already has batches of its own, which together are one
+    batch, and nothing is divided (data that it repeats, to give all equally many, count twice).
+    Before each pass the sampler's ``set_epoch`` is called, where it has one.
+
+    Args:
+        loader: decides on order, batch size and workers; ``shuffle=True`` draws a new order each
+            epoch, from its ``generator`` where it has one, else from torch's global RNG.
+        device: where the batches shall be.
+        dtype: floating type of x.
+        divide: of a list of batches, each a list of indices, what this process loads; ``parts``
+            or ``turns``.
+        epoch: number of the first pass.
+        check: raises for a batch, given its number from 1, that the model cannot have produced;
+            called for those of the first pass, where one process trains.
+
+    Attributes:
+        divided: whether each process of a run sees a part of the data only.
+
+    Raises:
+        ValueError: a loader that does not tell how many batches it gives, or gives none; one
+            whose ``DistributedSampler`` is not for the processes of this run.
+        TypeError: batches of another form; in a run of several processes, a loader without
+            indices to divide.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        divide: Divide = parts,
+        epoch: int = 0,
+        check: Callable[[int, Batch], None] | None = None,
+    ) -> None:
+        self.loader, self.device, self.dtype, self._check = loader, device, dtype, check
+        self._begun: Iterator[Any] | None = None
+        inner = getattr(loader.batch_sampler, "sampler", None)
+        found = (loader.sampler, loader.batch_sampler, inner)
+        self._samplers = list({id(sampler): sampler for sampler in found}.values())
+        self._epoch = epoch
+        try:
+            self._steps = len(loader)
+        except TypeError as error:
+            raise ValueError(
+                "a DataLoader that tells how many batches it gives was expected, got one of an "
+                f"{type(loader.dataset).__name__} without length: give this a __len__"
+            ) from error
+        if not self._steps:
+            raise ValueError("a DataLoader with at least one batch was expected, got none")
+        self.divided, self._in_turn = False, divide is turns
+        if ranks.size() > 1:
+            self._divide(divide)
+
+    def _divide(self, divide: Divide) -> None:
+        """Let this process load its part; raise where there are no parts."""
+        loader = self.loader
+        for sampler in self._samplers:
+            # As DistributedSampler: each process already has other data
+            if hasattr(sampler, "num_replicas") and hasattr(sampler, "rank"):
+                if (sampler.rank, sampler.num_replicas) != (ranks.rank(), ranks.size()):
+                    raise ValueError(
+                        f"a {type(sampler).__name__} of rank {ranks.rank()} of {ranks.size()} "
+                        f"was expected, got rank {sampler.rank} of {sampler.num_replicas}: make "
+                        "it within ranks.joined()"
+                    )
+                self.divided, self._in_turn = True, False
+                return
+        stream = isinstance(loader.dataset, IterableDataset)
+        if stream or loader.batch_sampler is None:
+            got = f"a stream, {type(loader.dataset).__name__}" if stream else "batch_size=None"
+            raise TypeError(
+                "a DataLoader with batches of indices was expected, which several processes "
+                f"divide, got one of {got}: give it a data set with __getitem__ and a batch_size, "
+                "or train in one process"
+            )
+        # Each process needs a batch to look at
+        self.divided = divide is not turns or self._steps >= ranks.size()
+        if self.divided:
+            self.loader = _divided(loader, divide)
+
+    @property
+    def count(self) -> int | None:
+        """Data in an epoch; None where the loader's data set does not tell."""
+        try:
+            return len(self.loader.dataset)
+        except (TypeError, NotImplementedError):
+            return None
+
+    @property
+    def batch_size(self) -> int | None:
+        """Data per step; None where the loader's sampler decides."""
+        return self.loader.batch_size
+
+    @property
+    def last(self) -> int | None:
+        """Data in the last batch of an epoch; None where the loader does not tell."""
+        size, count = self.loader.batch_size, self.count
+        if size is None or count is None:
+            return None
+        return size if self.loader.drop_last else count % size or size
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The data of the first batch, in all processes, with which the first pass begins."""
+        batches = self._pass()
+        first = next(batches)
+        self._begun = itertools.chain([first], batches)
+        x, y = self._placed(first)
+        if self.divided and not self._in_turn:
+            x, y = ranks.gathered(x), None if y is None else ranks.gathered(y)
+        return Dataset(x, y, channels="first")
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch of x (b, *event_shape) and y (b,) or None."""
+        batches, self._begun = self._begun or self._pass(), None
+        check, self._check = self._check, None
+        placed = self._ahead(batches) if self.device.type == "cuda" else map(self._placed, batches)
+        # An error in one process would let the others wait
+        if check is None or ranks.size() > 1:
+            return placed
+        return (check(number, batch) or batch for number, batch in enumerate(placed, 1))
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """As ``Dataset.batches``, but the loader decides on the size."""
+        return iter(self)
+
+    def _pass(self) -> Iterator[Any]:
+        for sampler in self._samplers:
+            if set_epoch := getattr(sampler, "set_epoch", None):
+                set_epoch(self._epoch)
+        self._epoch += 1
+        return iter(self.loader)
+
+    def _ahead(self, batches: Iterable[Any]) -> Iterator[Batch]:
+        copying = torch.cuda.Stream(self.device)
+
+        def staged() -> Iterator[tuple[Batch, torch.cuda.Event]]:
+            for batch in batches:
+                with torch.cuda.stream(copying):
+                    result = self._placed(batch), copying.record_event()
+                yield result
+
+        pipeline = staged()
+        upcoming = next(pipeline, None)
+        while upcoming is not None:
+            (x, y), copied = upcoming
+            upcoming = next(pipeline, None)
+            training = torch.cuda.current_stream(self.device)
+            training.wait_event(copied)
+            for tensor in (x,) if y is None else (x, y):
+                tensor.record_stream(training)
+            yield x, y
+
+    def _placed(self, batch: Any) -> Batch:
+        parts = (batch,) if isinstance(batch, Tensor) else batch
+        tensors = isinstance(parts, tuple | list) and all(isinstance(p, Tensor) for p in parts)
+        if not tensors or len(parts) not in (1, 2):
+            if isinstance(batch, Mapping):
+                got = f"a dict of {', '.join(map(repr, batch))}"
+            else:
+                inside = f" of {', '.join(type(p).__name__ for p in batch)}"
+                got = type(batch).__name__ + (inside if isinstance(batch, tuple | list) else "")
+            raise TypeError(
+                f"expected a batch x or (x, y) of tensors from the DataLoader, got {got}: let its "
+                "data set or its collate_fn return these"
+            )
+        x, *y = (part.to(self.device, non_blocking=True) for part in parts)
+        return as_values(x).to(self.dtype), y[0].long() if y else None
+
+
+class _Divided(Sampler):
+    """What this process loads of the batches that process 0 draws."""
+
+    def __init__(self, batches: Iterable[Any], divide: Divide) -> None:
+        self.batches, self.divide = batches, divide
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.divide(ranks.agreed(None if ranks.rank() else list(self.batches)))
+
+
+def _divided(loader: DataLoader, divide: Divide) -> DataLoader:
+    """The loader with other batches; a copy, so that classes derived from DataLoader stay."""
+    new = copy.copy(loader)
+    vars(new).update(batch_sampler=_Divided(loader.batch_sampler, divide), _iterator=None)
+    if ranks.rank():
+        # Its seed is the same in all processes: workers would draw the same numbers in each
+        new.generator = None
+    return new
+
+
+def source(
+    data: Any,
+    name: str,
+    model: Callable,
+    guide: Callable,
+    *,
+    device: torch.device | None,
+    divide: Divide = parts,
+    epoch: int = 0,
+) -> Dataset | Loaded:
+    """Data in any form that ``Trainer.fit`` takes, where the pair is and in its type.
+
+    Args:
+        data: a ``DataLoader``; ``DataSplits``, of which the training set, or for validation that
+            set or else the test set, is meant; or anything that ``as_dataset`` takes.
+        name: the argument, for errors.
+        model: generative program.
+        guide: inference program.
+        device: where to put the data in place of the pair's device.
+        divide: how several processes share a ``DataLoader``, see ``Loaded``.
+        epoch: number of its first pass.
+    """
+    if isinstance(data, DataSplits):
+        data = data.train if name == "data" else data.validation or data.test
+    if not isinstance(data, DataLoader):
+        return matched(as_dataset(data, name), model, guide, device=device)
+    device = device or device_of(model, guide, default=torch.device("cpu"))
+    try:
+        dtype = dtype_of(model, guide, default=torch.float32)
+        check = partial(_check_batch, name, model)
+        return Loaded(data, device, dtype, divide=divide, epoch=epoch, check=check)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _check_batch(name: str, model: Callable, number: int, batch: Batch) -> None:
+    check = check_data if hasattr(model, "check_data") else lambda _, x, y: check_finite(x)
+    try:
+        check(model, *batch)
+    except ValueError as error:
+        raise ValueError(f"{name}: batch {number} of the DataLoader: {error}") from error
+
+
+def check_source(data: Dataset | Loaded, name: str, model: Callable) -> None:
+    """Raise for data, or a first batch, that the model cannot have produced."""
+    try:
+        data = data.data if isinstance(data, Loaded) else data
+        # By parts, since 8-bit data take four times their memory as numbers
+        for start in range(0, len(data), _CHECKED_AT_ONCE):
+            part = data[start : start + _CHECKED_AT_ONCE]
+            check_data(model, seen_values(part), part.y)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from error

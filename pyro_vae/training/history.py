@@ -1,0 +1,84 @@
+"""The record of a training run: one plain dict per epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..ground.tables import html_table, lookup, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_ROWS = 5
+
+
+class History(list[dict[str, Any]]):
+    """A list of JSON-able dicts, one per epoch, in nats per datum.
+
+    Keys: ``epoch`` and ``step`` (counted from 1 over all calls of ``fit``), ``elbo`` (without
+    beta), ``objective`` (with beta), ``reconstruction``, ``kl`` per site, ``beta`` of the last
+    step, ``lr``, ``guide``, ``frozen`` (the guide alone was trained), ``seconds``,
+    ``active_units`` per site of vectors (units whose posterior mean has a variance above 0.01
+    over the validation data, or over the first 1000 of the training data; of a ``DataLoader``
+    over its first batch), ``validation`` with
+    ``elbo``, ``elbo_se``, ``objective``, ``reconstruction`` and ``kl`` where there are validation
+    data, ``swapped`` on the first epoch after a guide swap, ``interrupted`` on an epoch ended by
+    Ctrl-C or SIGTERM, ``failed`` on one ended by an error, ``skipped`` with the number of steps
+    that were left out because they were not finite, ``kept`` on the epoch whose state a run with
+    ``patience`` ended with. For a guide that is a point mass ``elbo`` is log p(x, z), no bound,
+    ``kl`` is -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the
+    row tells its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
+    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Numbers
+    that a module tells by a method ``logged() -> dict[str, float]`` are there too, such as
+    ``sigma``.
+
+    Example:
+        >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])
+        >>> history.column("validation.elbo")
+        [-9.5]
+    """
+
+    def column(self, key: str) -> list[Any]:
+        """The values of a dotted key such as "validation.elbo"; None where a row lacks it."""
+        return [lookup(row, key) for row in self]
+
+    def plot(self) -> Figure:
+        """Training curves: bound, KL per site, beta."""
+        from .. import plots
+
+        return plots.history(self)
+
+    def _repr_html_(self) -> str:
+        """The last epochs as a table, for notebooks; in text a history is the list that it is."""
+        last = self[-_ROWS:]
+        kl = dict.fromkeys(f"kl.{site}" for row in last for site in row.get("kl", ()))
+        keys = ["elbo", "objective", "reconstruction", *kl, "validation.elbo", "seconds"]
+        keys = [key for key in keys if any(lookup(row, key) is not None for row in last)]
+        rows = [
+            [_epoch(row), str(row.get("guide", ""))]
+            + ["" if (v := lookup(row, key)) is None else number(v) for key in keys]
+            for row in last
+        ]
+        caption = f"last {len(last)} of {len(self)} epochs, nats per datum"
+        return html_table(caption, ["epoch", "guide", *keys], rows)
+
+    def to_json(self) -> str:
+        """The rows as JSON text; null for what is NaN or infinite, which JSON does not have."""
+        return json.dumps(_finite(list(self)), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inside) for inside in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _epoch(row: Mapping[str, Any]) -> str:
+    part = next((how for how in ("interrupted", "failed") if row.get(how)), None)
+    return f"{row.get('epoch', '')}" + (f" ({part})" if part else "")

@@ -1,0 +1,117 @@
+"""What the steps of an epoch found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ranks
+
+if TYPE_CHECKING:
+    from ..infer import ELBOTerms
+
+
+def logged(modules: Iterable[nn.Module]) -> dict[str, float]:
+    """What modules, and those inside them, tell by a method ``logged() -> dict[str, float]``.
+
+    Raises:
+        FloatingPointError: one of them is NaN or infinite, as after a step of infinite gradient.
+    """
+    every = {id(part): part for module in modules for part in module.modules()}.values()
+    tellers = [tell for part in every if callable(tell := getattr(part, "logged", None))]
+    told = {name: value for tell in tellers for name, value in tell().items()}
+    for name, value in told.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} became NaN or infinite in the last step: lower lr, set clip_norm, or "
+                "bound the scales"
+            )
+    return told
+
+
+class Totals:
+    """What the steps of an epoch found, kept on the device: reading it waits for it.
+
+    Args:
+        step: optimizer steps before this epoch.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step, self.count = step, 0
+        self._sites: tuple[str, ...] = ()
+        self._steps: list[Tensor] = []
+
+    def add(self, loss: Tensor, terms: ELBOTerms) -> None:
+        """Add a step: its loss, summed over the data, and the terms of its bound."""
+        self.count += len(terms.reconstruction)
+        self._sites = tuple(terms.kl)
+        parts = (terms.reconstruction, *terms.kl.values())
+        self._steps.append(torch.stack([-loss, *(part.sum() for part in parts)]))
+
+    def combine(self) -> None:
+        """Add up the steps of all processes of the run."""
+        if self._steps:
+            self._steps = list(ranks.total(torch.stack(self._steps)))
+            self.count = int(ranks.total(torch.tensor(self.count, device=self._steps[0].device)))
+
+    def state(self) -> dict[str, Any]:
+        """What has been added so far, as a file can hold it."""
+        steps = torch.stack(self._steps).cpu() if self._steps else None
+        return {"step": self.step, "count": self.count, "sites": list(self._sites), "steps": steps}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Totals:
+        """What ``state`` gave."""
+        totals = cls(state["step"])
+        totals.count, totals._sites = state["count"], tuple(state["sites"])
+        totals._steps = [] if state["steps"] is None else list(state["steps"])
+        return totals
+
+    def blamed(self, loss: Tensor, terms: ELBOTerms) -> str | None:
+        """What of a step's bound is NaN or infinite; None where all is finite."""
+        named = {"reconstruction of the observed sites": terms.reconstruction} | {
+            f"KL of site {site!r}": kl for site, kl in terms.kl.items()
+        }
+        bad = [name for name, value in named.items() if not bool(value.isfinite().all())]
+        return " and ".join(bad) or (None if bool(loss.isfinite()) else "objective")
+
+    def blamed_at(self, step: int) -> str | None:
+        """What of an earlier step's bound is NaN or infinite."""
+        index = step - 1 - self.step
+        finite = self._steps[index].isfinite().tolist() if index < len(self._steps) else [True]
+        bad = [name for name, ok in zip(self._names(), finite[1:], strict=False) if not ok]
+        return " and ".join(bad) or (None if finite[0] else "objective")
+
+    def _names(self) -> list[str]:
+        kl = (f"KL of site {site!r}" for site in self._sites)
+        return ["reconstruction of the observed sites", *kl]
+
+    def means(self) -> dict[str, Any]:
+        """The four quantities of a history row, per datum.
+
+        Raises:
+            FloatingPointError: NaN or infinity at some step; the message names step and sites.
+        """
+        # In double, whose sums over an epoch do not overflow
+        steps = torch.stack(self._steps).cpu().double()
+        if not (finite := steps.isfinite()).all():
+            raise FloatingPointError(self._complaint(finite.tolist()))
+        objective, reconstruction, *kl = (steps.sum(0) / self.count).tolist()
+        return {
+            "elbo": reconstruction - sum(kl),
+            "objective": objective,
+            "reconstruction": reconstruction,
+            "kl": dict(zip(self._sites, kl, strict=True)),
+        }
+
+    def _complaint(self, finite: list[list[bool]]) -> str:
+        first = next(i for i, step in enumerate(finite) if not all(step))
+        bad = [n for n, ok in zip(self._names(), finite[first][1:], strict=True) if not ok]
+        return (
+            f"{' and '.join(bad or ['objective'])} became NaN or infinite at step "
+            f"{self.step + first + 1}: lower lr, set clip_norm, or bound the scales"
+        )

@@ -1,0 +1,407 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..data import Dataset, DataSplits
+from ..ground.recorded import Recorded
+from ..ground.streams import RandomStream
+from ..ground.turns import turn
+from ..infer.engine.optimizers import recordable
+from ..infer.engine.svi import Engine
+from ..infer.objectives.elbo import Estimator
+from ..programs.belonging import join
+from ..schedules import Schedule
+from . import runs
+from .guard import Skip
+from .history import History
+from .loop import Loop
+from .pair import TrainedPair
+from .plan import Call
+from .precision import Precision, PrecisionName
+
+
+class Trainer(Recorded, TrainedPair):
+    """Train a model/guide pair by stochastic variational inference.
+
+    Each step ascends E_q[log p(x|z)] - sum_i beta_i KL_i, in nats per datum, averaged over a
+    minibatch, with the estimator of ``pyro.infer.Trace_ELBO``.
+
+    With the same seed, initial weights, data, machine and number of threads, two runs have the
+    same history bit for bit on the CPU (apart from ``seconds``), under the engines "eager" and
+    "graph" alike. "compile", other numbers of threads and other machines round sums in another
+    order, so that a run departs from the first in its last digits and then step by step; on a
+    GPU some sums have no fixed order at all.
+
+    Threads may train, evaluate and sample at once: one at a time runs programs, ``fit`` lets
+    others go first between two steps, and the results are those of one thread after the other,
+    random numbers included (``turns.Turn`` says what that needs of programs run by Pyro alone; a
+    thread that draws from torch's generator by itself meanwhile draws from that of a seeded run).
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        beta: weight of the KL: a number >= 0, a schedule, a 0-d tensor that you may fill in
+            place, or a mapping from site to one of these.
+        lr: learning rate.
+        optimizer: a class of ``torch.optim``, or any callable ``optimizer(parameters, lr=...)``.
+        elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), or an
+            estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
+        clip_norm: clip the total gradient norm to this value, if given.
+        engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
+            eager on the CPU, is recorded once a run turns out to be long, and compared with the
+            programs again and again, see ``infer.Graph``. Default: "graph" for modules, "eager"
+            for plain functions.
+        precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
+            in bfloat16, with parameters, densities, KL terms and codebooks in float32.
+        seed: seed of this trainer's own random stream (data order, binarisation, latents);
+            None draws from torch's global stream.
+        device: move model, guide and data there; default: leave the pair where it is.
+
+    Attributes:
+        history: list of plain dicts, one per epoch; ``history.plot()``.
+        step: optimizer steps taken so far.
+        swapped: whether the guide was swapped after the last epoch.
+        stopping: whether the present run ends after this epoch, see ``stop``.
+        going_on: folder of the interrupted run that the next ``fit`` finishes, see ``resume``.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> trainer = Trainer(vae, guides.BottomUp(vae), seed=0)
+        >>> trainer = trainer.fit(torch.randn(64, 6), epochs=2, progress=False)
+        >>> [row["epoch"] for row in trainer.history]
+        [1, 2]
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        *,
+        beta: float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor] = 1.0,
+        lr: float = 1e-3,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        elbo: Literal["trace", "analytic"] | Estimator = "trace",
+        clip_norm: float | None = None,
+        engine: Engine | None = None,
+        precision: PrecisionName | Precision = "float32",
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            guide,
+            beta=beta,
+            lr=lr,
+            optimizer=optimizer,
+            elbo=elbo,
+            clip_norm=clip_norm,
+            engine=engine,
+            precision=precision,
+            device=device,
+        )
+        self.seed, self._stream = seed, RandomStream(seed)
+        self.history = History()
+        self.swapped = self.stopping = False
+        # Latent sites whose collapse was told, once is enough
+        self.told_collapsed: set[str] = set()
+        # Where the present run, or the one that a file was read from, is; for ``Loop`` alone
+        self.progress: Mapping[str, Any] | None = None
+        self.going_on: Path | None = None
+        self.written: dict[Path, str] = {}
+
+    def fit(
+        self,
+        data: Dataset | DataSplits | Tensor | tuple[Tensor, Tensor | None] | DataLoader | Any,
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        validation: Dataset | DataSplits | Tensor | DataLoader | Any | None = None,
+        patience: int | None = None,
+        callbacks: Sequence[Any] = (),
+        threads: int | None = None,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+        every: int | None = None,
+        keep: int | None = None,
+        on_nonfinite: Literal["raise", "skip"] | Skip = "raise",
+        on_interrupt: Literal["raise", "return"] | None = None,
+    ) -> Trainer:
+        """Train for some more epochs.
+
+        Everything is checked before the first step. Parts in evaluation mode under a module that
+        trains stay in it; what becomes trainable within the run is trained from then on. Ctrl-C
+        and SIGTERM end the run after the step that is running, write a checkpoint where there is
+        a folder for it, and leave a usable trainer, with a row in the history for the part of the
+        epoch that was trained; SIGTERM then ends the process with status 143, unless it has a
+        handler. A second Ctrl-C waits for the end of the step alone, a third one for nothing.
+
+        Within ``ranks.joined()``, in processes that ``torchrun`` started, all train as one: each
+        takes its part of every minibatch, the programs run eagerly, and the steps are those of
+        one process with the whole minibatch, up to random draws. They are given the same
+        arguments. A ``DataLoader`` loads its part of each of its batches in each process; with a
+        ``torch.utils.data.DistributedSampler`` its batches are taken as they are, so that a step
+        has ``batch_size`` data times the processes, and ``set_epoch`` is called for you.
+        Validation by a ``DataLoader`` is divided as well, batch by batch. Process 0 writes the
+        checkpoints, for all; a signal to any process ends all after the same step.
+
+        Args:
+            data: a ``Dataset``, ``DataSplits`` (its training set), a tensor (n, *event_shape), a
+                pair (x, y), or anything else that ``data.Dataset`` takes, which lie on the
+                device; a data set of torch, of which each item is read once; or, for data that
+                do not fit there or are new in each epoch, a ``torch.utils.data.DataLoader`` of
+                batches x or (x, y), of which those of the first epoch are checked.
+            epochs: passes over the data. After ``resume``: of the interrupted call in all, by
+                default as many as it was to have.
+            batch_size: data per step; the last batch of an epoch may be shorter. Default: 128,
+                or that of the interrupted call. A ``DataLoader`` has its own.
+            validation: data whose bound is estimated after each epoch, in any of these forms
+                (of ``DataSplits`` the validation set, or else the test set); under a graph it is
+                recorded too, in a long run.
+            patience: keep the epoch with the best objective on the validation data, and end the
+                run when for so many epochs none was better; epochs while beta moves do not
+                count. The history row of the epoch whose state the trainer then has is marked
+                ``kept``. Default: the run has all its epochs, and ends with the last one.
+            callbacks: objects with the hooks of ``callbacks.Callback``.
+            threads: threads of the CPU in this run; default: torch's present number. On a busy
+                machine one is often the fastest.
+            progress: show a progress bar.
+            checkpoint: a folder, made where it is missing, to write checkpoints into: before the
+                first step, every so many steps, where the run is interrupted, and at its end.
+                Each is written whole or not at all, so that ``Trainer.resume`` goes on from the
+                last one however the process ended. Default: none, or after ``resume`` its folder.
+            every: steps between two checkpoints. Default: 1000.
+            keep: how many checkpoints stay, the latest. Default: 3.
+            on_nonfinite: what a loss, gradient or parameter that is NaN or infinite leads to:
+                "raise", with model, guide and optimizer as in their last finite state; or "skip",
+                at most 10 such steps in an epoch, or ``finite.Skip(limit)``. On a GPU "raise"
+                looks every 100 steps, without waiting for the device in between, and "skip"
+                waits for it at each step.
+            on_interrupt: what Ctrl-C leads to once the run has ended in good order: "raise",
+                ``KeyboardInterrupt``, so that no later cell of a notebook runs; or "return".
+                Default: "raise" under IPython and Jupyter, elsewhere "return".
+
+        Returns:
+            This trainer.
+
+        Warns:
+            UntrainedWarning: parameters that got no gradient in a whole epoch, and tensors that
+                the loss depends on but that no optimizer has.
+
+        Raises:
+            RuntimeError: called by a callback of this trainer's own ``fit``.
+            ValueError: bad data, a model and guide that do not fit each other or the data, a
+                folder with the run of another trainer, or after ``resume`` other data; in a run
+                of several processes, other arguments in one of them, or too few data in a batch.
+            TypeError: with ``checkpoint``, a callback or a part that no file can hold; in a run
+                of several processes, a ``DataLoader`` over a stream, or a plain function.
+            OSError: the folder cannot be written to, the disk is full, or another run is using
+                the folder; checkpoints from before are as they were.
+            FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
+                names step, site and layer, with the ranges of all distributions.
+            KeyboardInterrupt: after Ctrl-C, see ``on_interrupt``; the trainer is usable.
+
+        Warns:
+            UserWarning: data of a scale that a Gaussian likelihood cannot be trained on.
+        """
+        self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
+        call = Call(
+            self,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation=validation,
+            patience=patience,
+            callbacks=callbacks,
+            threads=threads,
+            progress=progress,
+            checkpoint=checkpoint,
+            every=every,
+            keep=keep,
+            on_nonfinite=on_nonfinite,
+            on_interrupt=on_interrupt,
+        )
+        if call.is_finished:
+            self.going_on = None
+            return self
+        self.stopping, self._announce = False, tqdm.write if progress else None
+        with turn, call.held(self) as interruption, self._stream.on(call.data.device):
+            feed = call.feed(self.model)
+            with self._in_training(feed) as (annealing, points), call.bar(feed) as bar:
+                self.going_on = None
+                loop = Loop(
+                    self,
+                    self._svi,
+                    annealing,
+                    feed,
+                    validation=call.validation,
+                    callbacks=call.callbacks,
+                    bar=bar,
+                    points=points,
+                    folder=call.folder,
+                    interruption=interruption,
+                    tolerated=call.tolerated,
+                )
+                loop.run(call.epochs, call.going_on)
+        if loop.interrupted and call.reraises:
+            raise KeyboardInterrupt
+        return self
+
+    def give_way(self) -> None:
+        """Let other threads run programs now, on torch's global random stream; for ``Loop``."""
+        with self._stream.aside():
+            turn.give_way()
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | Path,
+        *,
+        model: Callable | None = None,
+        guide: Callable | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        device: torch.device | str | None = None,
+    ) -> Trainer:
+        """The trainer of an interrupted run, whose next ``fit`` goes on where it stopped.
+
+        With the same data, validation data and callbacks, ``fit`` finishes the call that was
+        interrupted, also in the middle of an epoch; epochs, batch size and folder need not be
+        given again. On the same machine, with as many threads, everything is then as if the run
+        had not been interrupted, bit for bit, except ``seconds`` in the history: parameters,
+        buffers, optimizer, schedules, random numbers, data order and the callbacks' states.
+        Several processes go on in the same number, all of which read the folder; for more than
+        two, sums over them may be rounded in another order once they go on. With
+        ``seed=None`` torch's global stream goes on where that of the run was. Of a call that
+        was finished nothing is left to do, unless ``fit`` is given more epochs; after
+        ``swap_guide`` a new call begins. Two things are the caller's: a 0-d tensor given as beta
+        has become a number (assign ``beta`` again to fill it in place), and states of guides that
+        were swapped out are not in the file. ``engine="compile"`` rounds otherwise once it
+        is compiled, at another step after ``resume``.
+
+        Args:
+            folder: what ``fit`` got as ``checkpoint``.
+            model: your own model, where the file holds tensors only; see ``load``.
+            guide: your own guide, likewise.
+            optimizer: the optimizer, where the file could not hold it.
+            device: where to go on; default: the CPU.
+
+        Returns:
+            A trainer. Where the newest checkpoint is damaged, that of the one before, with a
+            warning.
+
+        Raises:
+            FileNotFoundError: no checkpoints there.
+            ValueError: none of them can be read.
+
+        Example:
+            >>> import tempfile
+            >>> from pyro_vae import guides, likelihoods, models
+            >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+            >>> x = torch.randn(64, 6)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     trainer = Trainer(vae, guides.BottomUp(vae), seed=0)
+            ...     _ = trainer.fit(x, epochs=2, progress=False, checkpoint=folder)
+            ...     again = Trainer.resume(folder).fit(x, epochs=3, progress=False)
+            >>> [row["epoch"] for row in again.history]
+            [1, 2, 3]
+        """
+        return runs.resume(folder, model=model, guide=guide, optimizer=optimizer, device=device)
+
+    def stop(self) -> None:
+        """End the present run after this epoch; for callbacks."""
+        self.stopping = True
+
+    def swap_guide(self, guide: Callable, *, freeze_model: bool = False) -> Trainer:
+        """Continue with another guide; the model keeps its weights and its optimizer state.
+
+        A guide that comes back finds its own optimizer state again.
+
+        Args:
+            guide: inference program for the same model.
+            freeze_model: train the guide alone until the next swap: the model's parameters get
+                ``requires_grad=False``, those that a guide borrows among them, and ``fit`` runs
+                the model in evaluation mode, so that no buffer changes. The next swap without it
+                thaws exactly these parameters; what you froze yourself stays frozen.
+
+        Returns:
+            This trainer.
+
+        Raises:
+            TypeError: ``freeze_model`` for a plain function, a guide that is none.
+            ValueError: a guide that does not fit the model, or uses another one's modules. The
+                guide from before then stays.
+            RuntimeError: called by a callback within ``fit``.
+        """
+        self._swap(guide, freeze_model=freeze_model)
+        self.progress = self.going_on = None
+        self.swapped = bool(self.history)
+        return self
+
+    def save(self, path: str | Path, *, arguments: bool = True) -> None:
+        """Write model, guide, optimizer, history and random state to one file; see ``save``."""
+        from .saving import save
+
+        save(self, path, arguments=arguments)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs besides model and guide: tensors, and plain data in "plain"."""
+        self._keep_moments()
+        return {
+            "run": self.progress,
+            "moments": [self._moments.get(p) for p in self.parameters()],
+            "random": self._stream.states(),
+            "plain": {
+                "arguments": {
+                    "beta": self.beta,
+                    "lr": self.lr,
+                    "optimizer": recordable(self.optimizer_class),
+                    "elbo": self.elbo,
+                    "clip_norm": self.clip_norm,
+                    "engine": self.engine,
+                    "precision": self.precision,
+                    "seed": self.seed,
+                },
+                "history": list(self.history),
+                "step": self.step,
+                "swapped": self.swapped,
+                "frozen": self._freezing.names,
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        plain = state["plain"]
+        self.history, self.step = History(plain["history"]), plain["step"]
+        self.swapped = plain["swapped"]
+        if (frozen := plain.get("frozen")) is not None:
+            self._freezing.freeze(self.model, frozen)
+        self._stream.load(state["random"])
+        self.progress = state.get("run")
+        if self.step:
+            join(self.model, self.guide)
+        for parameter, moments in zip(self.parameters(), state["moments"], strict=True):
+            if moments is not None:
+                self._moments[parameter] = moments
+
+    def __repr__(self) -> str:
+        """Model, guide and how far training went."""
+        last = f", elbo {self.history[-1]['elbo']:.2f}" if self.history else ""
+        return (
+            f"Trainer after {len(self.history)} epochs, {self.step} steps{last}\n"
+            f"{self.model!r}\n{self.guide!r}"
+        )
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks, and the last epochs."""
+        last = self.history._repr_html_() if self.history else ""
+        return f"<pre>{html.escape(repr(self))}</pre>{last}"

@@ -1,0 +1,164 @@
+"""What a trainer measures after each epoch."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ranks
+from ..codebooks import Codebook
+from ..data import Dataset
+from ..ground import streams
+from ..infer.engine.graph import Graph
+from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH
+from ..infer.objectives.elbo import ELBOTerms, Estimator
+from ..infer.posterior import active, posterior_means
+from ..programs.coding import encode
+from ..programs.running import measuring
+from .feeds import Loaded
+
+_ROWS = 1000
+
+
+class Validation:
+    """The bound of a pair on the same data, epoch after epoch, for rows of the history.
+
+    The first epoch runs the programs with all of Pyro's checks. Later ones replay recorded
+    tensors once that pays, bit for bit the same; a batch whose terms are NaN or infinite runs
+    again with the checks. No state changes.
+
+    Where each process of a run has a part of the data, the bound is that of all.
+
+    Args:
+        model: generative program, scaled by beta.
+        guide: inference program, scaled by beta.
+        data: n data.
+        estimator: what is trained with.
+        replay: whether to record the pair at all.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        data: Dataset | Loaded,
+        estimator: Estimator,
+        *,
+        replay: bool = True,
+    ) -> None:
+        self.pair, self.data, self.estimator, self.replay = (model, guide), data, estimator, replay
+        self._graph = _Quiet(estimator, after=CALLS_BEFORE_A_GRAPH)
+        self._checked = False
+
+    def __call__(self) -> dict[str, Any]:
+        """The row of the present epoch.
+
+        Returns:
+            ``elbo`` with its standard error ``elbo_se``, ``reconstruction`` and ``kl`` per site,
+            all without beta; ``objective``, what the estimator raises, with beta. Nats per datum.
+        """
+        estimate = self._again if self._checked and self.replay else self._once
+        rows = max(1, _ROWS // getattr(self.estimator, "particles", 1))
+        total, terms = 0.0, []
+        with measuring(*self.pair, device=self.data.device):
+            for x, y in self.data.batches(rows):
+                loss, part = estimate(x, y)
+                total -= float(loss) * (len(x) if self.estimator.reduction == "mean" else 1)
+                terms.append(part)
+        self._checked = True
+        if isinstance(self.data, Loaded) and self.data.divided:
+            # Not by what adds tensors up: processes may have unequal numbers of batches
+            told = ranks.each((total, [_on_cpu(t) for t in terms]))
+            total, terms = sum(t for t, _ in told), [t for _, part in told for t in part]
+        kl = {s: float(_joined([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
+        elbo = _joined([t.elbo for t in terms])
+        return {
+            "elbo": float(elbo.mean()),
+            "objective": total / len(elbo),
+            "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
+            "reconstruction": float(_joined([t.reconstruction for t in terms]).mean()),
+            "kl": kl,
+        }
+
+    def _once(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
+        return self.estimator(*self.pair, x, y)
+
+    def _again(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
+        before = streams.positions(x.device)
+        loss, terms = self._graph(*self.pair, x, y)
+        if loss.isfinite() and terms.elbo.isfinite().all():
+            return loss, terms
+        streams.go_to(x.device, before)
+        return self._once(x, y)
+
+
+class _Quiet(Graph):
+    """Training tells already why a pair cannot be recorded."""
+
+    def _notice(self, *reasons: str) -> None:
+        pass
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One value for each datum, in double, whose sums do not overflow."""
+    return torch.cat(list(parts)).cpu().double()
+
+
+def _on_cpu(terms: ELBOTerms) -> ELBOTerms:
+    return ELBOTerms(terms.reconstruction.cpu(), {s: kl.cpu() for s, kl in terms.kl.items()})
+
+
+def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) -> dict[str, int]:
+    """The number of active units per latent site of vectors, for a row of the history.
+
+    Args:
+        guide: inference program.
+        data: at least two data.
+        without: sites to leave out.
+
+    Returns:
+        site -> units whose posterior mean has a variance above 0.01 over the data. Empty where
+        that is not defined: a guide whose distributions tell no mean, too few data.
+    """
+    if len(data) < 2:
+        return {}
+    try:
+        means = posterior_means(guide, data)
+    except (
+        Exception
+    ):  # whatever a program provokes that cannot run on means: it trains all the same
+        return {}
+    return {
+        site: int(active(mean).sum())
+        for site, mean in means.items()
+        if site not in without and mean.dim() == 2 and mean.isfinite().all()
+    }
+
+
+def warn_of_few_codes(model: Any, guide: Any, data: Dataset) -> None:
+    """Warn where a tenth of a codebook's codes or less stand for data.
+
+    Args:
+        model: generative program, with a codebook or without.
+        guide: inference program.
+        data: n data, of which at most a thousand are looked at.
+    """
+    if not isinstance(codebook := getattr(model, "codebook", None), Codebook):
+        return
+    with measuring(model, guide, device=data.device):
+        x, _ = data[:_ROWS].batch(torch.arange(min(len(data), _ROWS), device=data.device))
+        index = encode(guide, x).sample["z1"].argmax(-1)
+    used, usable = len(index.unique()), min(codebook.codes, index.numel())
+    if used <= max(1, usable // 10) < usable:
+        warnings.warn(
+            f"the codebook collapses: {used} of {usable} codes that could stand for data do. See "
+            "print(diagnostics.codebook(model, guide, data)); start the codes by "
+            "initializer=codebooks.KMeans(), revive those without use by "
+            "codebooks.MovingAverage(codes, dim, revive=codebooks.Unused()), or lower lr",
+            stacklevel=4,
+        )
