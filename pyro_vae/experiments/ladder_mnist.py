@@ -31,7 +31,7 @@ from .. import (
 from ..cli.values import whole
 from ..data import DataSplits
 from ..infer.posterior import active, posterior_means
-from ..training import saving as checkpoint
+from ..training.saving import load
 from ..training.trainer import Trainer
 from .running import Results, markdown, number, parser, trained
 
@@ -196,8 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fine_tune(args: Any, path: Path, splits: DataSplits, start: Path) -> Trainer:
     """The paper's second phase: 10 importance samples, a learning rate that falls by steps."""
     if path.exists():
-        return checkpoint.load(path, device=args.device)
-    epochs, trainer = args.fine_tune, checkpoint.load(start, device=args.device)
+        return load(path, device=args.device)
+    epochs, trainer = args.fine_tune, load(start, device=args.device)
     trainer.elbo = infer.ImportanceWeightedELBO(PARTICLES, "mean")
     decay = callbacks.LRScheduler(
         torch.optim.lr_scheduler.StepLR, step_size=max(1, round(epochs / 10)), gamma=0.75

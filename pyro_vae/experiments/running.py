@@ -19,7 +19,7 @@ from .. import plots
 from ..cli.values import whole
 from ..data import Dataset
 from ..ground.files import write_atomically
-from ..training import saving as checkpoint
+from ..training.saving import load
 from ..training.trainer import Trainer
 
 
@@ -133,7 +133,7 @@ def trained(
         every: epochs between checkpoints.
         fit: further arguments of ``Trainer.fit``.
     """
-    trainer = checkpoint.load(path) if path.exists() else build()
+    trainer = load(path) if path.exists() else build()
     while (done := len(trainer.history)) < epochs:
         trainer.fit(data, epochs=min(every, epochs - done), **fit)
         trainer.save(path)

@@ -14,7 +14,7 @@ class Turn:
     ``sample``, ``encode``, ``decode``), so that threads can serve a model, or train several,
     with the results of one thread. A run of training holds it from its first step to its last and
     lets others go first between two steps. Pyro itself knows nothing of it: a thread that calls
-    ``poutine.trace`` or ``pyro.sample`` on its own needs ``with pyro_vae.turns.turn:`` around it.
+    ``poutine.trace`` or ``pyro.sample`` on its own needs ``with ground.turns.turn:`` around it.
 
     Example:
         >>> turn = Turn()

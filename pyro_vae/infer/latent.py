@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..programs import program as programs
+from ..programs import coding
 from ..programs.belonging import check_belonging
 from ..programs.coding import encode, encode_means
 from ..programs.labels import accepts_labels, as_labels, checked_labels, label_arguments
@@ -79,7 +79,7 @@ def decode_mean(
         y: (n,) labels for a conditional model.
     """
     x = like.new_zeros(len(next(iter(z.values()))), *like.shape[1:])
-    return programs.decode_mean(model, z, x=x, **label_arguments(model, y))
+    return coding.decode_mean(model, z, x=x, **label_arguments(model, y))
 
 
 def interpolate(

@@ -55,7 +55,7 @@ def limit_of(on_nonfinite: Literal["raise", "skip"] | Skip) -> int:
     limits = {"raise": 0, "skip": LIMIT}
     if not isinstance(on_nonfinite, str) or on_nonfinite not in limits:
         raise ValueError(
-            f"on_nonfinite: expected 'raise', 'skip' or finite.Skip(limit), got {on_nonfinite!r}"
+            f"on_nonfinite: expected 'raise', 'skip' or training.Skip(limit), got {on_nonfinite!r}"
         )
     return limits[on_nonfinite]
 

@@ -22,11 +22,11 @@ from ..infer import SVI
 from ..infer.objectives.elbo import check_possible
 from ..programs.unwrapping import name_of
 from . import runs
-from . import validation as measurements
 from .annealing import Annealing
 from .feeds import Batch, Loaded, Resident
 from .guard import Guard
 from .totals import Totals, logged
+from .validation import Validation, active_units, warn_of_few_codes
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -79,7 +79,7 @@ class Loop:
         self._bound = "log p(x, z)" if points else "elbo"
         self.folder, self.interruption, self.tolerated = folder, interruption, tolerated
         if validation is not None:
-            self._validate = measurements.Validation(
+            self._validate = Validation(
                 svi.model, svi.guide, validation, trainer.elbo, replay=trainer.replays
             )
         self._epochs, self._done, self._possible = 0, 0, True
@@ -117,9 +117,7 @@ class Loop:
         if finished:
             self._write(finished=True)
             if len(self.trainer.history) >= _EPOCHS_BEFORE_A_WARNING and not ranks.rank():
-                measurements.warn_of_few_codes(
-                    self.trainer.model, self.trainer.guide, self._encoded
-                )
+                warn_of_few_codes(self.trainer.model, self.trainer.guide, self._encoded)
             own = any(isinstance(callback, CollapseWarning) for callback in self.callbacks)
             if not own and not ranks.rank():
                 tell_collapsed(self.trainer, self.points)
@@ -283,7 +281,7 @@ class Loop:
         trainer = self.trainer
         if self.validation is not None:
             row["validation"] = self._validate()
-        units = measurements.active_units(trainer.guide, self._encoded, without=self.points)
+        units = active_units(trainer.guide, self._encoded, without=self.points)
         if units:
             row["active_units"] = units
 

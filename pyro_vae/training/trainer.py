@@ -44,8 +44,8 @@ class Trainer(Recorded, TrainedPair):
 
     Threads may train, evaluate and sample at once: one at a time runs programs, ``fit`` lets
     others go first between two steps, and the results are those of one thread after the other,
-    random numbers included (``turns.Turn`` says what that needs of programs run by Pyro alone; a
-    thread that draws from torch's generator by itself meanwhile draws from that of a seeded run).
+    random numbers included (``ground.turns.Turn`` says what that needs of programs run by Pyro
+    alone; a thread that draws from torch's generator by itself draws from that of a seeded run).
 
     Args:
         model: generative program.
@@ -184,7 +184,7 @@ class Trainer(Recorded, TrainedPair):
             keep: how many checkpoints stay, the latest. Default: 3.
             on_nonfinite: what a loss, gradient or parameter that is NaN or infinite leads to:
                 "raise", with model, guide and optimizer as in their last finite state; or "skip",
-                at most 10 such steps in an epoch, or ``finite.Skip(limit)``. On a GPU "raise"
+                at most 10 such steps in an epoch, or ``training.Skip(limit)``. On a GPU "raise"
                 looks every 100 steps, without waiting for the device in between, and "skip"
                 waits for it at each step.
             on_interrupt: what Ctrl-C leads to once the run has ended in good order: "raise",

@@ -9,7 +9,7 @@ from torch import nn
 
 from pyro_vae import Trainer, guides, infer, likelihoods
 from pyro_vae.models import VAE
-from pyro_vae.training import guard as finite
+from pyro_vae.training.guard import Guard, Skip, limit_of
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
 OUTLIER = X.clone()
@@ -167,13 +167,13 @@ def test_the_error_leaves_the_trainer_usable_and_the_pair_registered_nowhere():
 @pytest.fixture
 def late(monkeypatch):
     """Look as on a GPU."""
-    original = finite.Guard.__init__
+    original = Guard.__init__
 
     def init(self, *args):
         original(self, *args)
         self._at_once = False
 
-    monkeypatch.setattr(finite.Guard, "__init__", init)
+    monkeypatch.setattr(Guard, "__init__", init)
 
 
 def check_late(t, x):
@@ -219,7 +219,7 @@ def test_no_step_on_a_gpu_waits_for_it():
     t = trainer(device="cuda", engine="eager")
     fit(t)
     x = X[:8].cuda()
-    guard = finite.Guard(t._svi, t.modules(), t.step, x.device, 0)
+    guard = Guard(t._svi, t.modules(), t.step, x.device, 0)
     guard.step(x, None)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -334,7 +334,7 @@ def test_a_run_without_bad_steps_is_the_same_and_tells_nothing():
 
 def test_the_limit_of_an_epoch():
     def run(limit):
-        return fit(trainer(Root(7), engine="eager"), on_nonfinite=finite.Skip(limit), epochs=2)
+        return fit(trainer(Root(7), engine="eager"), on_nonfinite=Skip(limit), epochs=2)
 
     with pytest.raises(FloatingPointError, match="at step 10:"):
         run(2)
@@ -359,14 +359,14 @@ def test_a_run_with_steps_left_out_goes_on_from_its_checkpoints(tmp_path):
 @pytest.mark.parametrize("value", ["ignore", 3, None])
 def test_other_ways_are_refused(value):
     with pytest.raises(
-        ValueError, match=r"on_nonfinite: expected 'raise', 'skip' or finite\.Skip"
+        ValueError, match=r"on_nonfinite: expected 'raise', 'skip' or training\.Skip"
     ):
         fit(trainer(), on_nonfinite=value)
     for limit in (0, -1, True, 2.0, "3"):
         with pytest.raises(ValueError, match="limit: expected a whole number"):
-            finite.Skip(limit)
+            Skip(limit)
 
 
 def test_the_limits_of_the_three_ways():
-    given = ("raise", "skip", finite.Skip(1), finite.Skip(25))
-    assert [finite.limit_of(way) for way in given] == [0, 10, 1, 25]
+    given = ("raise", "skip", Skip(1), Skip(25))
+    assert [limit_of(way) for way in given] == [0, 10, 1, 25]

@@ -111,7 +111,7 @@ def test_measuring_changes_no_state(monkeypatch, binarize):
         encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
         guide = guides.BottomUp(vae, encoder=encoder)
         if skip:
-            monkeypatch.setattr("pyro_vae.training.validation.active_units", lambda *a, **k: {})
+            monkeypatch.setattr("pyro_vae.training.loop.active_units", lambda *a, **k: {})
         trainer = fit(Trainer(vae, guide, seed=0), d, 3)
         assert skip or "active_units" in trainer.history[-1]
         runs.append([*vae.state_dict().values(), *guide.state_dict().values()])
