@@ -1,5 +1,11 @@
 """The processes of one run on many devices, and what they tell each other.
 
+Several processes train one pair, from data or a ``DataLoader``, and go on from checkpoints as one
+process does::
+
+    torchrun --nproc-per-node 2 -m pyro_vae train --data digits --checkpoint 500 --out runs/two
+
+A script that ``torchrun`` starts does the same with its ``Trainer.fit`` within ``joined()``.
 A process alone is a run of one: every function here then returns what it was given.
 """
 

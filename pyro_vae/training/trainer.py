@@ -59,8 +59,8 @@ class Trainer(Recorded, TrainedPair):
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
             eager on the CPU, is recorded once a run turns out to be long, and compared with the
-            programs again and again, see ``infer.Graph``. Default: "graph" for modules, "eager"
-            for plain functions.
+            programs again and again, see ``infer.Graph``; "compile" pays in a long run. Default:
+            "graph" for modules, "eager" for plain functions.
         precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
             in bfloat16, with parameters, densities, KL terms and codebooks in float32.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
@@ -274,7 +274,8 @@ class Trainer(Recorded, TrainedPair):
     ) -> Trainer:
         """The trainer of an interrupted run, whose next ``fit`` goes on where it stopped.
 
-        With the same data, validation data and callbacks, ``fit`` finishes the call that was
+        A run may have been killed, interrupted by Ctrl-C or SIGTERM, or out of disk space. With
+        the same data, validation data and callbacks, ``fit`` finishes the call that was
         interrupted, also in the middle of an epoch; epochs, batch size and folder need not be
         given again. On the same machine, with as many threads, everything is then as if the run
         had not been interrupted, bit for bit, except ``seconds`` in the history: parameters,
@@ -287,6 +288,9 @@ class Trainer(Recorded, TrainedPair):
         has become a number (assign ``beta`` again to fill it in place), and states of guides that
         were swapped out are not in the file. ``engine="compile"`` rounds otherwise once it
         is compiled, at another step after ``resume``.
+
+        On the command line ``pyro-vae train --checkpoint 500 --out runs/mine ...`` writes
+        checkpoints, and ``pyro-vae train --resume runs/mine`` goes on.
 
         Args:
             folder: what ``fit`` got as ``checkpoint``.
@@ -310,7 +314,9 @@ class Trainer(Recorded, TrainedPair):
             >>> x = torch.randn(64, 6)
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     trainer = Trainer(vae, guides.BottomUp(vae), seed=0)
-            ...     _ = trainer.fit(x, epochs=2, progress=False, checkpoint=folder)
+            ...     _ = trainer.fit(
+            ...         x, epochs=2, batch_size=8, progress=False, checkpoint=folder, every=5
+            ...     )
             ...     again = Trainer.resume(folder).fit(x, epochs=3, progress=False)
             >>> [row["epoch"] for row in again.history]
             [1, 2, 3]
