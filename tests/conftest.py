@@ -10,6 +10,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from pyro_vae.guides import BottomUp
+from pyro_vae.infer import Graph
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 
@@ -25,6 +26,19 @@ def isolated():
         yield
     pyro.clear_param_store()
     plt.close("all")
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs that are made while the test runs, whoever holds them."""
+    made, init = [], Graph.__init__
+
+    def noted(self, *args, **options):
+        made.append(self)
+        init(self, *args, **options)
+
+    monkeypatch.setattr(Graph, "__init__", noted)
+    return made
 
 
 class LinearGaussian:

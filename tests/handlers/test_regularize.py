@@ -125,7 +125,7 @@ def test_the_importance_weighted_bound_of_a_guide_that_cannot_broadcast(linear):
     x, losses, estimator = linear.data(7), [], ImportanceWeightedELBO(5, "mean")
     for program in (guide, regularize(guide, DIP(3.0))):
         estimator.prepare(linear.vae, program, x)
-        assert not estimator._vectorised[program]
+        assert not estimator.vectorised[program]
         torch.manual_seed(3)
         losses.append(estimator(linear.vae, program, x)[0])
     penalty = DIP(3.0)(dist.Normal(x[:, :2], 1.0).to_event(1), None)

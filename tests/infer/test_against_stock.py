@@ -126,7 +126,7 @@ def test_importance_has_the_weights_of_the_bound(case):
     estimator, x = ImportanceWeightedELBO(PARTICLES), data()
     loss, _, _ = ours(estimator, case)
     torch.manual_seed(3)
-    vectorised = estimator._vectorised[case.guide]
+    vectorised = estimator.vectorised[case.guide]
     with torch.no_grad():
         z, log_q = _draw(case.guide, x, None, PARTICLES, vectorised=vectorised)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}

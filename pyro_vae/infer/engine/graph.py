@@ -122,6 +122,11 @@ class Graph:
         self._number = 0
         self._numbers: dict[Any, int] = {}
 
+    @property
+    def records(self) -> int:
+        """How many graphs it holds now."""
+        return sum(record is not None for record in self._recorded.values())
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
         """One without records, which belong to their pair."""
         estimator = copy.deepcopy(self.estimator, memo)

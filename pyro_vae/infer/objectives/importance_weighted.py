@@ -58,6 +58,9 @@ class ImportanceWeightedELBO(TraceELBO):
     Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016); "Ladder
     Variational Autoencoders", Sonderby et al. (2016) for beta and for fine-tuning with 10.
 
+    Attributes:
+        vectorised: of each program that it has run, whether it runs under the outer plate.
+
     Args:
         particles: samples per datum, k.
         reduction: "sum" over the data, as Pyro does, or "mean": nats per datum.
@@ -83,25 +86,25 @@ class ImportanceWeightedELBO(TraceELBO):
                 "samples per datum, such as 10"
             )
         self.particles = int(particles)
-        self._vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
+        self.vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_vectorised"}
+        return {k: v for k, v in self.__dict__.items() if k != "vectorised"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _vectorised=WeakKeyDictionary())
+        self.__dict__.update(state, vectorised=WeakKeyDictionary())
 
     def prepare(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> None:
         """Find out, once per program, whether it can run on many samples of one datum."""
-        if guide in self._vectorised and model in self._vectorised:
+        if guide in self.vectorised and model in self.vectorised:
             return
         check_batch(guide, len(x))
         with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
             x, y = few(guide, x, y)
-            self._vectorised[guide] = can_broadcast(guide, x, y)
-            self._vectorised[model] = self._vectorised[guide] and _model_can(model, guide, x, y)
+            self.vectorised[guide] = can_broadcast(guide, x, y)
+            self.vectorised[model] = self.vectorised[guide] and _model_can(model, guide, x, y)
 
     def __call__(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
@@ -111,9 +114,9 @@ class ImportanceWeightedELBO(TraceELBO):
             return super().__call__(model, guide, x, y)
         self.prepare(model, guide, x, y)
         k, n = self.particles, len(x)
-        vectorised = self._vectorised[guide]
+        vectorised = self.vectorised[guide]
         q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
-        both = vectorised and self._vectorised[model]
+        both = vectorised and self.vectorised[model]
         p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
         check_sites(latent_sites(p_trace), latent_sites(q_trace))
         check_observed(p_trace)

@@ -89,7 +89,7 @@ def test_beta_and_learning_rate_change_without_another_capture(device, where):
 
         batches = [(x.to(device), y) for x, y in [data(pair[0])] * 8]
         found.append((*steps(svi, batches, change), *state(*pair)))
-    assert len(engine._recorded) == 1
+    assert engine.records == 1
     assert_close(*found, device)
 
 

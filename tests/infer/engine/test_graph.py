@@ -256,7 +256,7 @@ class TestNeverStale:
         for value in (0.5, 0.0, 4.0):
             beta.fill_(value)
             assert_equal_to_eager(graph, model, guide, x)
-        assert len(graph._recorded) == 2, "a tensor is read by reference"
+        assert graph.records == 2, "a tensor is read by reference"
 
     def test_beta_changed_in_a_mapping(self):
         beta = {"z1": 0.5}
@@ -372,7 +372,7 @@ def test_a_run_is_long_before_it_is_recorded():
     x = data(model)[0]
     for calls, recorded in ((1, 0), (2, 0), (3, 1), (4, 1)):
         assert_same_loss(graph, model, guide, x)
-        assert len(graph._recorded) == recorded, f"after {calls} calls"
+        assert graph.records == recorded, f"after {calls} calls"
 
 
 @pytest.mark.usefixtures("no_notice")
@@ -381,7 +381,7 @@ def test_the_number_of_graphs_is_bounded(monkeypatch):
     graph, (model, guide) = Graph(TraceELBO()), one_layer()
     for n in (1, 2, 3, 4, 5, 1):
         assert_same_loss(graph, model, guide, data(model, n)[0])
-    assert len(graph._recorded) == 3
+    assert graph.records == 3
 
 
 class Counting(nn.Module):
@@ -492,7 +492,7 @@ def test_data_of_another_layout():
 def test_a_copy_has_no_records():
     graph, (model, guide) = Graph(TraceELBO()), one_layer()
     graph(model, guide, data(model)[0])
-    assert not copy.deepcopy(graph)._recorded
+    assert copy.deepcopy(graph).records == 0
 
 
 class Shared(nn.Module):

@@ -190,7 +190,7 @@ def test_under_the_importance_weighted_bound_where_nothing_broadcasts():
     estimator = infer.ImportanceWeightedELBO(3)
     free = handlers.free_bits(guide, 40.0)
     estimator.prepare(model, free, X)
-    assert not estimator._vectorised[free]
+    assert not estimator.vectorised[free]
     torch.manual_seed(3)
     loss, _ = estimator(model, free, X)
     torch.manual_seed(3)
