@@ -1,5 +1,6 @@
 """Every test: its own random stream, an empty param store, validation on, one thread."""
 
+import collections
 import math
 
 import matplotlib
@@ -30,11 +31,11 @@ def isolated():
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """The graphs that are made while the test runs, whoever holds them."""
-    made, init = [], Graph.__init__
+    """The graphs that are made while the test runs, whoever holds them, by class."""
+    made, init = collections.defaultdict(list), Graph.__init__
 
     def noted(self, *args, **options):
-        made.append(self)
+        made[type(self)].append(self)
         init(self, *args, **options)
 
     monkeypatch.setattr(Graph, "__init__", noted)

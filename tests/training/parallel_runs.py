@@ -17,7 +17,7 @@ from torch import nn
 
 from pyro_vae import Trainer, data, guides, likelihoods, models, ranks
 from pyro_vae.callbacks import Callback
-from pyro_vae.ground import files, signals
+from pyro_vae.ground import signals
 
 GREY = data.Dataset(
     torch.rand(50, 6, generator=torch.Generator().manual_seed(1)), binarize="dynamic"
@@ -57,7 +57,7 @@ def outcome(t):
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in t.history]
     states = [m for p in t.parameters() for m in t.optimizer.state[p].values()]
     tensors = [v for module in t.modules() for v in module.state_dict().values()]
-    tensors = [v.clone() for v in (*tensors, *states, *t._stream.states().values())]
+    tensors = [v.clone() for v in (*tensors, *states, *t.state_dict()["random"].values())]
     return {"tensors": tensors, "rows": rows, "step": t.step}
 
 
@@ -90,21 +90,21 @@ def interrupted(folder, number, rank):
 
 def full_disk(folder):
     """The disk of process 0 has room for two checkpoints."""
-    replace, written = files._replace, []
+    replace, written = os.replace, []
 
-    def fail(path, content):
-        written.append(path)
+    def fail(path, target):
+        written.append(target)
         if len(written) > 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(path, content)
+        replace(path, target)
 
-    files._replace, t = fail, trainer()
+    os.replace, t = fail, trainer()
     try:
         fit(t, checkpoint=folder, every=EVERY)
     except OSError as error:
         told = [error.errno, str(error), t.step, len(written)]
     finally:
-        files._replace = replace
+        os.replace = replace
     return told, outcome(Trainer.resume(folder).fit(GREY, progress=False))
 
 

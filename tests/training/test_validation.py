@@ -25,7 +25,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer.posterior import active, posterior_means
 from pyro_vae.models import VAE, VQVAE
-from pyro_vae.training.validation import Validation, _Quiet, active_units
+from pyro_vae.training.validation import Validation, active_units
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
 
@@ -241,29 +241,20 @@ def vqvae():
 
 
 @pytest.mark.parametrize("make", [lambda: (*pair((3, 2)), X, None), ladder, conditional, vqvae])
-def test_validation_is_the_same_epoch_after_epoch_whether_it_replays_or_not(early, make):
+def test_validation_is_the_same_epoch_after_epoch_whether_it_replays_or_not(early, make, graphs):
     histories, states = [], []
     for engine in ("graph", "eager"):
         model, guide, x, y = make()
         trainer = Trainer(model, guide, seed=0, beta=schedules.WarmUp(epochs=4), engine=engine)
-        graphs = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_Quiet, "_recorded_now", watched(_Quiet._recorded_now, graphs))
-            fit(trainer, (x, y), 5, validation=Dataset(x, y))
-        assert any(any(g._recorded.values()) for g in graphs) == (engine == "graph")
+        graphs.clear()
+        fit(trainer, (x, y), 5, validation=Dataset(x, y))
+        validating = [g for kind in graphs.keys() - {infer.Graph} for g in graphs[kind]]
+        assert any(g.records for g in validating) == (engine == "graph")
         histories.append([row["validation"] for row in trainer.history])
         states.append([*model.state_dict().values(), *guide.state_dict().values()])
     assert histories[0] == histories[1]
     assert len({row["elbo"] for row in histories[0]}) == 5  # the weights of the epoch
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
-
-
-def watched(method, seen):
-    def record(self, *arguments):
-        seen.append(self)
-        return method(self, *arguments)
-
-    return record
 
 
 def test_a_guide_that_comes_later_is_the_one_validated(early):
@@ -295,12 +286,13 @@ def test_a_pair_that_cannot_be_recorded_is_told_of_once(early):
     assert len(trainer.history.column("validation")) == 4
 
 
-def test_what_is_refused_in_a_later_epoch_is_refused_in_a_replay(early):
+def test_what_is_refused_in_a_later_epoch_is_refused_in_a_replay(early, graphs):
     vae, guide = pair()
     validate = Validation(vae, guide, Dataset(X), infer.TraceELBO())
     for _ in range(4):
         validate()
-    assert any(validate._graph._recorded.values())
+    [[graph]] = graphs.values()
+    assert graph.records
     with torch.no_grad():
         guide.conditionals["z1"].loc.bias.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="loc of a Normal became NaN"):
@@ -320,14 +312,14 @@ def test_nothing_keeps_a_validated_pair_alive(early):
 
 
 @pytest.mark.parametrize("engine", ["eager", "graph"])
-def test_fine_tuning_goes_on_with_the_same_weights_and_moments(engine):
+def test_fine_tuning_goes_on_with_the_same_weights_and_moments(engine, graphs):
     vae, guide = pair((3, 2))
     trainer = fit(Trainer(vae, guide, seed=0, lr=1e-2, engine=engine))
     before = {p: int(s["step"]) for p, s in trainer.optimizer.state.items()}
     trainer.elbo = infer.ImportanceWeightedELBO(10, reduction="mean")
     decay = callbacks.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.75)
     fit(trainer, epochs=60, validation=X, callbacks=[decay])
-    assert engine == "eager" or any(trainer._running._recorded.values())
+    assert engine == "eager" or graphs[infer.Graph][-1].records
     assert all(int(trainer.optimizer.state[p]["step"]) == s + 180 for p, s in before.items())
     first, last = trainer.history[1], trainer.history[-1]
     assert (first.get("particles"), last["particles"]) == (None, 10)
@@ -338,12 +330,12 @@ def test_fine_tuning_goes_on_with_the_same_weights_and_moments(engine):
     assert rates[:5] == pytest.approx([1e-2, 1e-2, 1e-2, 1e-2, 7.5e-3])
 
 
-def test_engines_give_the_same_fine_tuning():
+def test_engines_give_the_same_fine_tuning(graphs):
     def history(engine):
         trainer = fit(Trainer(*pair((3, 2)), seed=0, engine=engine), epochs=1)
         trainer.elbo = infer.ImportanceWeightedELBO(5, reduction="mean")
         fit(trainer, epochs=60)
-        assert engine == "eager" or any(trainer._running._recorded.values())
+        assert engine == "eager" or graphs[infer.Graph][-1].records
         return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
 
     assert history("graph") == history("eager")

@@ -99,7 +99,7 @@ def test_a_difference_ends_the_record_with_one_warning_that_names_the_step(hidde
     assert equal[:11].all() and not equal[11:16].any()
     (told,) = [str(w.message) for w in caught]
     assert "runs eagerly from step 17 on" in told and "since step 9," in told
-    assert graphs[-1].records == 0
+    assert graphs[Graph][-1].records == 0
 
 
 def test_a_trainer_names_its_own_steps(hidden, monkeypatch):
