@@ -8,9 +8,8 @@ import collections
 import copy
 
 import pytest
-import test_graph
 import torch
-from test_graph import batch_norm, conditional, data, ladder, one_layer, state
+from pairs import PAIRS, batch_norm, conditional, data, ladder, one_layer, state
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -165,7 +164,7 @@ class OnTheCPU(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("build", test_graph.PAIRS)
+@pytest.mark.parametrize("build", PAIRS)
 def test_on_a_gpu_no_program_waits_for_it_or_computes_elsewhere(build):
     """Shapes and devices alone are computed here, for which torch needs no GPU.
 

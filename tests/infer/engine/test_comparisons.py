@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from pairs import one_layer, state
 from programs_stateful import Between
-from test_graph import one_layer, state
 
 from pyro_vae import Trainer, guides
 from pyro_vae.infer import SVI, Graph, TraceELBO
