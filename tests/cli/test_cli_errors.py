@@ -7,11 +7,7 @@ import pytest
 import torch
 from small import TINY, images, photographs
 
-from pyro_vae import (
-    likelihoods,
-    models,
-    save,
-)
+from pyro_vae import likelihoods, models, save
 from pyro_vae.cli import commands, main
 from pyro_vae.infer import SVI
 
@@ -86,7 +82,6 @@ BAD_TRAINING = {
     "output in a file": (["train", "--out", "real.npy/run"], "--out: expected a folder that can"),
     "output is a file": (["train", "--out", "real.npy"], "--out: expected a folder that can"),
 }
-
 BAD_USE = {
     "no model": (["evaluate"], "required: MODEL.pt"),
     "missing model": (["evaluate", "absent.pt"], "absent.pt"),

@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 from small import TINY, images, photographs
 
-from pyro_vae import (
-    guides,
-    likelihoods,
-    load,
-    models,
-    schedules,
-)
+from pyro_vae import guides, likelihoods, load, models, schedules
 from pyro_vae.cli import main, options
 
 

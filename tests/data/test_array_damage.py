@@ -55,7 +55,6 @@ def header(shape, descr="<f4"):
 
 
 HUGE = 10**15
-
 BROKEN = {
     "objects": lambda p: np.save(p, np.array([{1: 2}], dtype=object), allow_pickle=True),
     "huge": lambda p: save_npy(p, header((HUGE, 8)), bytes(64)),

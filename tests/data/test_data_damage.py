@@ -15,7 +15,6 @@ from pyro_vae.data import load
 from pyro_vae.data.images import read_images
 
 RNG = np.random.default_rng(0)
-
 PIXELS = RNG.integers(0, 256, (6, 8, 3)).astype(np.uint8)
 
 

@@ -1,71 +1,28 @@
-import errno
 import functools
-import io
-import multiprocessing
-import os
-import random
-import shutil
-import time
 
 import pytest
 import torch
+from checkpointed import (
+    GREY,
+    STEPS,
+    TEST,
+    Break,
+    Stop,
+    X,
+    assert_same,
+    broken,
+    checkpoints,
+    copy_of_one,
+    fit,
+    ladder,
+    on,
+    outcome,
+    trainer,
+    vae,
+)
 from torch import nn
 
-from pyro_vae import (
-    Trainer,
-    callbacks,
-    codebooks,
-    data,
-    guides,
-    likelihoods,
-    load,
-    models,
-    schedules,
-)
-from pyro_vae.models import VAE
-from pyro_vae.storage.sealed import seal
-from pyro_vae.training import runs
-
-X = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
-GREY = data.Dataset(X.sigmoid(), binarize="dynamic")
-TEST = X[:20] + 0.1
-STEPS = 7  # per epoch, of 8 data, the last of 2
-
-
-def vae(latents=2, likelihood=None, **options):
-    torch.manual_seed(0)
-    likelihood = likelihood or likelihoods.Gaussian("learned")
-    return VAE((6,), latents, likelihood=likelihood, **{"hidden": (8,), **options})
-
-
-def trainer(model=None, guide=guides.BottomUp, **options):
-    model = model or vae()
-    return Trainer(model, guide(model), **{"seed": 0, "lr": 1e-2, **options})
-
-
-def fit(t, x=X, **options):
-    return t.fit(x, **{"epochs": 3, "batch_size": 8, "progress": False, **options})
-
-
-def on(t, x=X, **options):
-    return t.fit(x, progress=False, **options)
-
-
-def outcome(t):
-    """All that a run leaves: tensors of the pair and of the optimizer, history, random streams."""
-    tensors = [v.clone() for module in t.modules() for v in module.state_dict().values()]
-    state = t.state_dict()
-    moments = [torch.as_tensor(v).clone() for m in state["moments"] for v in (m or {}).values()]
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in t.history]
-    frozen = [p.requires_grad for p in t.parameters()]
-    return tensors, moments, list(state["random"].values()), rows, t.step, t.lr, frozen
-
-
-def assert_same(one, other):
-    for first, second in zip(one[:3], other[:3], strict=True):
-        assert len(first) == len(second)
-        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert one[3:] == other[3:]
+from pyro_vae import Trainer, callbacks, codebooks, guides, likelihoods, load, models, schedules
 
 
 class StopAt:
@@ -94,7 +51,7 @@ def vq():
 
 
 IMAGES = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-ladder = functools.partial(vae, (3, 2), hidden=((8,), (8,)), norm=nn.BatchNorm1d)
+
 momentum = functools.partial(torch.optim.SGD, momentum=0.9)
 one_cycle = functools.partial(
     callbacks.LRScheduler, torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=9
@@ -181,16 +138,6 @@ def dropout():
     return nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.3), nn.Linear(8, 6))
 
 
-def checkpoints(folder):
-    return sorted(folder.glob("step-*.pt"))
-
-
-def copy_of_one(path, folder):
-    folder.mkdir()
-    shutil.copy(path, folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_goes_on_to_the_last_bit_from_every_checkpoint(name, tmp_path):
     build, options = RUNS[name]
@@ -268,33 +215,6 @@ def test_the_last_checkpoints_are_kept_and_nothing_else(tmp_path):
     assert on(plain, epochs=1, batch_size=8).step == 4 * STEPS, "load begins a run of its own"
 
 
-class Stop(Exception):
-    pass
-
-
-class Break(callbacks.Callback):
-    """Raise at a step."""
-
-    def __init__(self, at, error=Stop):
-        self.at, self.error = at, error
-
-    def on_step_end(self, trainer, **kwargs):
-        if trainer.step == self.at:
-            raise self.error
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
-
-
-def broken(folder, at=12, **options):
-    with pytest.raises(Stop):
-        fit(trainer(), checkpoint=folder, callbacks=[Break(at)], every=3, **options)
-    return [Break(10**9)]
-
-
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path):
     expected = outcome(fit(trainer()))
     hooks = broken(tmp_path)
@@ -370,179 +290,6 @@ def test_bad_numbers(option, tmp_path):
         fit(trainer(), **{option: 5})
 
 
-# Folders
-
-
-def test_the_run_of_another_trainer_is_not_overwritten(tmp_path):
-    fit(trainer(), checkpoint=tmp_path)
-    before = {p.name: p.read_bytes() for p in checkpoints(tmp_path)}
-    for other in (trainer(), load(checkpoints(tmp_path)[-1])):
-        with pytest.raises(ValueError, match=r"holds the run of another .*Trainer.resume\("):
-            fit(other, checkpoint=tmp_path)
-    assert {p.name: p.read_bytes() for p in checkpoints(tmp_path)} == before
-
-
-def test_a_run_that_went_on_elsewhere_is_not_overwritten(tmp_path):
-    hooks = broken(tmp_path)
-    late = Trainer.resume(tmp_path)
-    on(Trainer.resume(tmp_path), callbacks=hooks)
-    with pytest.raises(ValueError, match=r"up to step-000000021\.pt"):
-        on(late, callbacks=hooks)
-
-
-def test_two_runs_in_one_folder_of_one_process(tmp_path):
-    class Second(Break):
-        def on_step_end(self, **kwargs):
-            with pytest.raises(BlockingIOError, match=f"in use by another run .*{os.getpid()}"):
-                fit(trainer(), checkpoint=tmp_path)
-
-    fit(trainer(), checkpoint=tmp_path, callbacks=[Second(0)], epochs=1)
-
-
-def child(target, *args):
-    process = multiprocessing.get_context("fork").Process(target=target, args=args)
-    process.start()
-    return process
-
-
-def endless(folder):
-    fit(trainer(), checkpoint=folder, epochs=10**6)
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
-def test_a_folder_in_use_by_another_process_and_then_by_a_dead_one(tmp_path):
-    process = child(endless, tmp_path)
-    try:
-        wait_for(lambda: checkpoints(tmp_path))
-        with pytest.raises(BlockingIOError, match=f"in use by another run .process {process.pid}"):
-            fit(trainer(), checkpoint=tmp_path)
-    finally:
-        process.kill()
-        process.join()
-    on(Trainer.resume(tmp_path), epochs=1)
-
-
-def test_a_folder_that_was_copied_is_still_in_use(tmp_path):
-    class Copy(Break):
-        def on_step_end(self, trainer, **kwargs):
-            if trainer.step != 1:
-                return
-            shutil.copytree(tmp_path / "run", tmp_path / "copy")
-            process = child(busy, tmp_path / "run")
-            process.join()
-            assert process.exitcode == 0
-
-    fit(trainer(), checkpoint=tmp_path / "run", callbacks=[Copy(0)], epochs=1)
-    # Not held by those that were forked meanwhile
-    fit(Trainer.resume(tmp_path / "run"), callbacks=[Copy(0)], epochs=2)
-
-
-def busy(folder):
-    # As a new process would: what this one has locked itself is of its parent
-    runs._locked.clear()
-    with pytest.raises(BlockingIOError, match="in use by another run"):
-        fit(trainer(), checkpoint=folder)
-
-
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks(code, tmp_path, monkeypatch):
-    expected = outcome(fit(trainer()))
-
-    def flock(handle, how):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(runs.fcntl, "flock", flock)
-    t = trainer()
-    with pytest.warns(UserWarning, match="this file system has no locks .*folder of its own"):
-        fit(t, checkpoint=tmp_path)
-    assert_same(outcome(t), expected)
-
-
-def test_a_newest_checkpoint_of_a_newer_format_is_kept_and_told(tmp_path):
-    expected = outcome(fit(trainer()))
-    hooks = broken(tmp_path)
-    newest = checkpoints(tmp_path)[-1]
-    value = torch.load(newest, weights_only=True)
-    value["version"] += 1
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    newest.write_bytes(seal(buffer.getvalue()))
-    written = newest.read_bytes()
-    with pytest.warns(UserWarning, match="newer pyro_vae.*going on from step-000000006.pt"):
-        t = Trainer.resume(tmp_path)
-    assert newest.read_bytes() == written
-    with pytest.warns(UserWarning, match="newer pyro_vae.* kept as newer-step-000000009.pt"):
-        on(t, callbacks=hooks)
-    assert_same(outcome(t), expected)
-    assert (tmp_path / "newer-step-000000009.pt").read_bytes() == written
-    assert on(Trainer.resume(tmp_path), callbacks=hooks).step == t.step
-
-
-def test_a_newest_checkpoint_nested_without_end_gives_way(tmp_path):
-    hooks = broken(tmp_path)
-    newest = checkpoints(tmp_path)[-1]
-    value = torch.load(newest, weights_only=True)
-    value["trainer"]["run"]["states"].append(value)
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    newest.write_bytes(seal(buffer.getvalue()))
-    with pytest.warns(UserWarning, match="nested more than.*going on from step-000000006.pt"):
-        assert Trainer.resume(tmp_path).step == 6
-    assert hooks
-
-
-def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "run").write_text("")
-    with pytest.raises(OSError, match="checkpoint: expected a folder that can be written to"):
-        fit(trainer(), checkpoint=tmp_path / "run")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
-def test_a_read_only_folder(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(OSError, match="checkpoint: expected a folder that can be written to"):
-        fit(trainer(), checkpoint=tmp_path / "run")
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_disk_that_fills_up(code, tmp_path, monkeypatch):
-    """The write fails; one error tells so, and the run goes on from the checkpoint before."""
-    expected, written, replace = outcome(fit(trainer())), [], os.replace
-
-    def fail(path, target):
-        written.append(target)
-        if len(written) > 3:
-            raise OSError(code, os.strerror(code))
-        replace(path, target)
-
-    monkeypatch.setattr(os, "replace", fail)
-    t = trainer()
-    with pytest.raises(OSError, match=r"checkpoint: .*step-000000006\.pt is still good") as caught:
-        fit(t, checkpoint=tmp_path, every=3)
-    assert caught.value.errno == code and t.step == 9 and len(written) == 4
-    monkeypatch.undo()
-    assert_same(outcome(on(Trainer.resume(tmp_path))), expected)
-
-
-def test_what_an_interrupted_write_left_is_cleared_away(tmp_path):
-    hooks = broken(tmp_path)
-    (tmp_path / ".step-000000012.pt.abc").write_bytes(b"half")
-    on(Trainer.resume(tmp_path), callbacks=hooks)
-    assert not list(tmp_path.glob(".step*"))
-
-
-def test_a_folder_without_checkpoints(tmp_path):
-    for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(FileNotFoundError, match="expected a folder with checkpoints"):
-            Trainer.resume(folder)
-
-
 def test_a_pair_of_functions_is_refused_before_it_trains(tmp_path):
     import pyro
     import pyro.distributions as dist
@@ -562,68 +309,3 @@ def test_a_pair_of_functions_is_refused_before_it_trains(tmp_path):
     with pytest.raises(TypeError, match="model: a plain function keeps its parameters"):
         fit(t, checkpoint=tmp_path)
     assert t.step == 0
-
-
-# Killed processes
-
-
-def often(folder):
-    """Train, or go on; to be killed."""
-    t = Trainer.resume(folder) if checkpoints(folder) else trainer(ladder(), guides.Ladder)
-    fit(t, epochs=12, checkpoint=folder, every=1)
-
-
-def wait_for_another(before, folder, process):
-    wait_for(lambda: checkpoints(folder)[-1:] != before[-1:] or not process.is_alive())
-
-
-def killed(folder, moments):
-    """Go on again and again, killed each time after a random while, then to the end."""
-    kills = 0
-    for moment in moments:
-        process = child(often, folder)
-        # Not before it writes, so that each life gets a little further
-        wait_for_another(checkpoints(folder), folder, process)
-        time.sleep(moment)
-        kills += process.is_alive()
-        process.kill()
-        process.join()
-    process = child(often, folder)
-    process.join()
-    assert process.exitcode == 0
-    return kills
-
-
-def check_killed(folder, moments):
-    expected = outcome(fit(trainer(ladder(), guides.Ladder), epochs=12))
-    kills = killed(folder, moments)
-    t = Trainer.resume(folder)
-    assert_same(outcome(t), expected)
-    return kills
-
-
-def test_a_run_killed_three_times_ends_as_if_it_had_not_been(tmp_path):
-    moments = random.Random(0)
-    assert check_killed(tmp_path, [moments.uniform(0, 0.05) for _ in range(3)]) == 3
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_thirty_random_moments_of_its_life(tmp_path):
-    """Each of 30 runs is killed once anywhere, one more 30 times, within writes among others."""
-    moments = random.Random(1)
-    expected = outcome(fit(trainer(ladder(), guides.Ladder), epochs=12))
-    started = time.monotonic()
-    often(tmp_path / "whole")
-    whole, kills = time.monotonic() - started, 0
-    for i in range(30):
-        folder = tmp_path / str(i)
-        process = child(often, folder)
-        time.sleep(moments.uniform(0, 1.2 * whole))
-        kills += process.is_alive()
-        process.kill()
-        process.join()
-        often(folder)
-        t = Trainer.resume(folder)
-        assert_same(outcome(t), expected)
-    assert kills > 15
-    check_killed(tmp_path / "many", [moments.uniform(0, 0.03) for _ in range(30)])
