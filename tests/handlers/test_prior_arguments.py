@@ -5,29 +5,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from test_prior import MEAN, Learned
 from torch import nn
 
 from pyro_vae import Trainer, infer
 from pyro_vae.conditionals.normal import StandardNormal
-from pyro_vae.ground.recorded import Recorded
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import replace_prior
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
-
-MEAN, SD = torch.tensor([1.0, -0.5]), torch.tensor([0.6, 1.4])
-
-
-class Learned(Recorded, nn.Module):
-    """N(mean, diag sd^2) with trainable parameters."""
-
-    def __init__(self, size=2):
-        super().__init__()
-        self.mean = nn.Parameter(MEAN.clone() if size == 2 else torch.zeros(size))
-        self.log_sd = nn.Parameter(SD.log().clone() if size == 2 else torch.zeros(size))
-
-    def forward(self):
-        return dist.Normal(self.mean, self.log_sd.exp()).to_event(1)
 
 
 class Unfitted(nn.Module):

@@ -7,32 +7,10 @@ import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from test_sigma import KINDS, MODELS, NAMES, built, pair
 
-from pyro_vae import Trainer, guides, handlers, infer, load
+from pyro_vae import Trainer, handlers, infer, load
 from pyro_vae.likelihoods import Gaussian, LearnedSigma, OptimalSigma
-from pyro_vae.models import VAE
-
-NAMES = ["learned", "optimal", "per_pixel", "predicted"]
-KINDS = [0.5, *NAMES]
-MODELS = {
-    "vector": ((6,), 3, {"hidden": (8,)}),
-    "skip": ((6,), (3, 2), {"hidden": (8,), "skip": True}),
-    "image": ((1, 8, 8), 3, {}),
-    "skip image": ((7, 5), (3, 2, 2), {"skip": True}),
-}
-
-
-def pair(sigma, model="vector"):
-    event_shape, latents, options = MODELS[model]
-    vae = VAE(event_shape, latents, likelihood=Gaussian(sigma), **options)
-    return vae, guides.BottomUp(vae)
-
-
-def built(sigma, event_shape=(4,)):
-    """A likelihood as a model of this event shape has it, and features of three data."""
-    likelihood = Gaussian(sigma)
-    shape = likelihood.feature_shape(event_shape)
-    return likelihood, torch.randn(3, *shape)
 
 
 def state(*modules):

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import resource
 import signal
 
@@ -99,3 +100,13 @@ def branches(value):
         for key in list(value) if isinstance(value, dict) else range(len(value)):
             yield value, key
             yield from branches(value[key])
+
+
+class Touch:
+    """Pickled, a call that creates a folder when it is unpickled."""
+
+    def __init__(self, path, call=os.mkdir):
+        self.path, self.call = str(path), call
+
+    def __reduce__(self):
+        return self.call, (self.path,)

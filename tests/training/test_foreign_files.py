@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 import torch
+from damaged import Touch
 from saved import fit, trainer, vae
 from torch import nn
 
@@ -28,16 +29,6 @@ def describe(content, change):
     description = json.loads(content["json"])
     change(description)
     content["json"] = json.dumps(description)
-
-
-class Touch:
-    """Pickled, a call that creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
 
 
 @pytest.fixture

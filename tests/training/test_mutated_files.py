@@ -11,20 +11,10 @@ import zipfile
 
 import pytest
 import torch
-from damaged import HUGE, X, archive, branches, content, described, guarded, loaded, whole
+from damaged import HUGE, Touch, X, archive, branches, content, described, guarded, loaded, whole
 
 from pyro_vae import Trainer
 from pyro_vae.storage.sealed import seal
-
-
-class Touch:
-    """Pickled, a call that creates a folder when it is unpickled."""
-
-    def __init__(self, path, call=os.mkdir):
-        self.path, self.call = str(path), call
-
-    def __reduce__(self):
-        return self.call, (self.path,)
 
 
 def flipped(rng, data):
