@@ -17,6 +17,8 @@ from pyro_vae.models import VAE
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+# Of several, no two can be searched for doctests
+collect_ignore_glob = ["*conftest.py"]
 
 
 @pytest.fixture(autouse=True)
