@@ -105,7 +105,7 @@ def test_files_are_read_with_weights_only(path, monkeypatch):
 
 
 CHANGES = {
-    "newer": (lambda c: c.update(version=3), "newer pyro_vae .*upgrade"),
+    "newer": (lambda c: c.update(version=4), "newer pyro_vae .*upgrade"),
     "shape": (
         lambda c: c["modules"]["guide"].update({"conditionals.z1.loc.bias": torch.zeros(9)}),
         "its guide does not fit: .*z1.loc.bias",
