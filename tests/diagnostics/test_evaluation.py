@@ -7,7 +7,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from shown import as_html
 from torch import nn
 
 from pyro_vae import data, diagnostics, guides, handlers, infer, likelihoods
@@ -217,7 +216,7 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
 def test_print_and_html_show_the_same_numbers():
     x = torch.randint(4, (30, 6)) / 3
     result = quiet(*pair(likelihood=likelihoods.Categorical(4)), x)
-    text, html = str(result), as_html(result)
+    text, html = str(result), result._repr_html_()
     body = text.splitlines()[1:]
     cells = [
         re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", html)
@@ -236,7 +235,7 @@ def test_print_and_html_show_the_same_numbers():
 
 def test_names_of_sites_are_escaped_in_html():
     terms = infer.ELBOTerms(torch.zeros(2), {"<z>": torch.ones(2)})
-    html = as_html(diagnostics.Evaluation(terms, None, dimensions=1))
+    html = diagnostics.Evaluation(terms, None, dimensions=1)._repr_html_()
     assert "KL &lt;z&gt;" in html and "<z>" not in html
 
 

@@ -6,7 +6,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from shown import as_html
 from torch import nn
 
 from pyro_vae import data, diagnostics, guides, infer, likelihoods
@@ -84,7 +83,7 @@ def test_nothing_changes():
 def test_tables():
     vae, guide = pair((6, 2))
     found = diagnostics.layers(vae, guide, X)
-    text, page = str(found), as_html(found)
+    text, page = str(found), found._repr_html_()
     assert repr(found) == text and text.startswith("40 data; standard errors")
     for layer in found:
         error = float(layer.kl.std()) / math.sqrt(40)

@@ -3,7 +3,6 @@ import math
 
 import pytest
 import torch
-from shown import as_html
 from test_rarity import guide, model
 
 from pyro_vae import diagnostics, guides, infer, likelihoods, models
@@ -58,7 +57,7 @@ def test_text_html_and_json():
     )
     area = found.auroc["b"]["KL"][0]
     assert f"{area:.2f}" in str(found) and "b (6)" in str(found)
-    assert "&lt;a&gt; (5)" in as_html(found) and "<a>" not in as_html(found)
+    assert "&lt;a&gt; (5)" in found._repr_html_() and "<a>" not in found._repr_html_()
     assert json.loads(json.dumps(found.to_dict()))["b"]["KL"]["auroc"] == area
 
 

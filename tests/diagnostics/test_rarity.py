@@ -5,7 +5,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from shown import as_html
 
 from pyro_vae import Trainer, data, diagnostics, guides, likelihoods
 from pyro_vae.diagnostics import two_samples
@@ -99,7 +98,7 @@ def test_a_class_that_the_reference_lacks_is_named():
     assert "not representative of the reference (p = 0.001), which has too few like d< (" in str(
         found
     )
-    assert "d&lt;" in as_html(found)
+    assert "d&lt;" in found._repr_html_()
     rows = diagnostics.rarity(model, guide, x, reference=reference).verdict
     assert "too few like rows " in rows
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from shown import as_html
 
 from pyro_vae import Trainer, guides, likelihoods
 from pyro_vae.cli import commands, main
@@ -168,7 +167,7 @@ def test_an_error_within_an_epoch_leaves_a_marked_row():
         fit(t, callbacks=[Fail()])
     assert [row.get("failed") for row in t.history] == [None, True]
     assert t.history[-1]["step"] == t.step == 9
-    assert "2 (failed)" in as_html(t.history)
+    assert "2 (failed)" in t.history._repr_html_()
 
 
 def test_a_handler_of_a_persons_own_is_called_after_the_run():

@@ -6,7 +6,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from shown import as_html
 from torch import nn
 
 from pyro_vae import data, guides, infer, likelihoods
@@ -144,7 +143,7 @@ def test_tables():
     vae, first = pair()
     built = {"a < b": first, "map": guides.Delta(vae)}
     found = compare_guides(vae, built, X, importance_samples=5)
-    text, page = str(found), as_html(found)
+    text, page = str(found), found._repr_html_()
     assert repr(found) == text
     head = found.rows()[0]
     assert head[:4] == ["guide", "ELBO", "log p(x)", "inference gap"]

@@ -9,7 +9,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
-from shown import as_html
 from torch import nn
 
 from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, models, plots, schedules
@@ -108,7 +107,7 @@ def test_the_page_holds_the_numbers_of_the_evaluation(page):
     for name, mean, *_ in evaluation.rows():
         assert f">{name}<" in cells
         assert f">{mean:.2f}<" in cells or abs(mean) < 0.1
-    assert as_html(evaluation) in text
+    assert evaluation._repr_html_() in text
 
 
 def test_the_page_tells_what_was_trained(page):
