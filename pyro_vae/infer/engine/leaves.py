@@ -41,6 +41,8 @@ def names_of(tensors: list[Tensor], **programs: Callable) -> list[str]:
         found. Other tensors that are not found are made by the programs when they run, such as
         the input of a gradient penalty, and are left out.
     """
+    if not tensors:
+        return []
     wanted, names = {id(t) for t in tensors}, {}
     for role, program in programs.items():
         program = innermost(program)

@@ -150,7 +150,7 @@ class SVI:
         return [p for _, p in named_parameters(model=self.model, guide=self.guide)]
 
     def step(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
-        """One gradient step.
+        """One gradient step: ``gradient``, then ``update``.
 
         What becomes trainable after the first step is trained from then on: parameters that are
         unfrozen, networks that are replaced, ``pyro.param`` sites that come later.
@@ -168,21 +168,52 @@ class SVI:
                 that the loss depends on but that no optimizer has.
         """
         with turn:
-            if self.optimizer is None:
-                self.prepare(x, y=y)
-            loss = self._step(x, y)
-            untrained = () if self._checked else self._untrained(loss, x, y)
-            self._checked = True
-            self.waiting.step()
-        if untrained:
-            warnings.warn(
-                f"nothing trains {listed(untrained)}, on which the loss depends: declare the "
-                "module to Pyro (pyro.module(name, module)), or hold it in a program that is an "
-                "nn.Module; or freeze it with requires_grad_(False)",
-                UntrainedWarning,
-                stacklevel=2,
-            )
-        return loss.detach()
+            loss = self._gradient(x, y)
+            if self.accept is None or self.accept(loss):
+                self.update()
+        return loss
+
+    def gradient(self, x: Tensor, *, y: Tensor | None = None) -> tuple[Tensor, ELBOTerms | None]:
+        """The first half of ``step``: the gradient of the loss, in ``grad`` of each parameter.
+
+        Between the halves the gradient can be looked at, or changed; without ``update`` no
+        parameter moves. What has become trainable is in the optimizer from here on.
+
+        Args:
+            x: (n, *event_shape).
+            y: (n,) labels for a conditional pair.
+
+        Returns:
+            The loss, a 0-d tensor, and the terms of the bound, as in ``self.terms``; both are
+            detached.
+
+        Warns:
+            UntrainedWarning: as ``step``.
+
+        Example:
+            >>> from pyro_vae import guides, likelihoods, models
+            >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+            >>> svi = SVI(vae, guides.BottomUp(vae))
+            >>> loss, terms = svi.gradient(torch.zeros(5, 6))
+            >>> if loss.isfinite():
+            ...     svi.update()
+        """
+        with turn:
+            return self._gradient(x, y), self.terms
+
+    def update(self) -> None:
+        """The second half of ``step``: clip the gradients, and let the optimizer take its step.
+
+        Raises:
+            RuntimeError: before the first ``gradient``.
+        """
+        if self.optimizer is None:
+            raise RuntimeError("update: expected a gradient, got none yet: call gradient(x) first")
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
+        if self._stepper is None or self._stepper.optimizer is not self.optimizer:
+            self._stepper = Stepper(self.optimizer)
+        self._stepper()
 
     def prepare(self, x: Tensor, *, y: Tensor | None = None) -> None:
         """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
@@ -228,7 +259,9 @@ class SVI:
         # Those with a state have had a gradient in another run
         self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
 
-    def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def _gradient(self, x: Tensor, y: Tensor | None) -> Tensor:
+        if self.optimizer is None:
+            self.prepare(x, y=y)
         if self._watch is None or not self._watch.holds():
             self.take_up({})
         for parameter in self._all():
@@ -246,25 +279,29 @@ class SVI:
         # Recorded tensors make no module
         if late or (estimate is self.loss and not self._watch.holds()):
             self.take_up(sites.found)
-        if not self._checked and isinstance(self._fast_loss, Graph):
-            self._fast_loss.step += 1
-        if self.accept is not None and not self.accept(loss):
-            return loss
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
-        if self._stepper is None or self._stepper.optimizer is not self.optimizer:
-            self._stepper = Stepper(self.optimizer)
-        self._stepper()
-        return loss
+        if not self._checked:
+            self._checked = True
+            if isinstance(self._fast_loss, Graph):
+                self._fast_loss.step += 1
+            self._tell_untrained(loss, x, y)
+        self.waiting.step()
+        return loss.detach()
 
     def _all(self) -> Iterable[Tensor]:
         return (p for group in self.optimizer.param_groups for p in group["params"])
 
-    def _untrained(self, loss: Tensor, *data: Tensor | None) -> list[str]:
-        """Names of the tensors that the loss depends on and the optimizer does not have."""
+    def _tell_untrained(self, loss: Tensor, *data: Tensor | None) -> None:
+        """Warn of the tensors that the loss depends on and the optimizer does not have."""
         held = set(map(id, (*self._all(), *data)))
         others = [leaf for leaf in leaves(loss) if id(leaf) not in held]
-        return names_of(others, model=self.model, guide=self.guide)
+        if names := names_of(others, model=self.model, guide=self.guide):
+            warnings.warn(
+                f"nothing trains {listed(names)}, on which the loss depends: declare the "
+                "module to Pyro (pyro.module(name, module)), or hold it in a program that is an "
+                "nn.Module; or freeze it with requires_grad_(False)",
+                UntrainedWarning,
+                stacklevel=4,
+            )
 
     def evaluate_loss(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
         """The loss of ``step`` without a step and without any change of state.

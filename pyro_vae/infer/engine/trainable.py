@@ -108,7 +108,7 @@ class Waiting:
                 "are until a step reaches them: use them in the program, or freeze them with "
                 "requires_grad_(False)",
                 UntrainedWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
