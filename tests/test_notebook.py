@@ -73,11 +73,11 @@ def test_each_model_has_a_run_and_guides_of_its_own():
 
 def test_the_picture_shows_the_chosen_pair_and_changes_nothing():
     p = panel(images=5).train(1).choose(guide="ladder")
-    before, rng, stream = state(p), torch.get_rng_state(), p.trainer._stream.states()["cpu"]
+    before, rng, stream = state(p), torch.get_rng_state(), p.trainer.state.stream.states()["cpu"]
     figure = p.show()
     again = p.show()
     assert torch.equal(rng, torch.get_rng_state())
-    assert torch.equal(stream, p.trainer._stream.states()["cpu"])
+    assert torch.equal(stream, p.trainer.state.stream.states()["cpu"])
     assert all(torch.equal(v, before[k]) for k, v in state(p).items())
     assert [ax.get_title() for ax in figure.axes[1:]] == ["bound", "KL per site", "beta"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [

@@ -69,7 +69,8 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
     epochs = args.epochs or max(options.FEWEST_EPOCHS, math.ceil(options.STEPS / steps))
     if resumed:
         trainer = Trainer.resume(args.out / _CHECKPOINTS, device=args.device)
-        patience, over = trainer.progress.get("patience"), trainer.progress["finished"]
+        run = trainer.state.run
+        patience, over = run.facts["patience"], run.finished
     else:
         trainer, over = _trainer(args, splits, epochs), False
         patience = math.ceil(options.PATIENCE * epochs)

@@ -279,7 +279,7 @@ class Dataset:
         return new
 
     def _draw(self, stored: Tensor) -> Tensor:
-        x = as_values(stored)
+        x = stored if stored.is_floating_point() else as_values(stored)
         return (torch.rand_like(x) < x).to(x.dtype) if self.binarize else x
 
 

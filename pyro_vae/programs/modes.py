@@ -36,7 +36,7 @@ def _run_by(program: nn.Module) -> Iterator[nn.Module]:
     for module in program.modules():
         yield module
         # A guide's model is no child of it
-        if isinstance(model := getattr(module, "model", None), nn.Module):
+        if isinstance(model := vars(module).get("model"), nn.Module):
             yield from model.modules()
 
 

@@ -271,9 +271,7 @@ def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], int]:
     return content, values
 
 
-def _claims(
-    container: Any, known: dict[int, tuple[int, int]], depth: int = 0
-) -> tuple[int, int]:
+def _claims(container: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
     """What nested containers claim, looked at once where they are shared.
 
     Returns:

@@ -57,7 +57,8 @@ class Resident:
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
         order = ranks.same(torch.randperm(self.count, device=self.data.device))
-        return (self.data.batch(ranks.part(rows)) for rows in order.split(self.batch_size))
+        rows = order.split(self.batch_size)
+        return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))
 
 
 def parts(batches: list[Any]) -> list[Any]:

@@ -92,19 +92,27 @@ class Guard:
         self._random: dict[str, Tensor] = {}
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._copied = self._held = 0
-        svi.accept = self._accept
+        self._generators = streams.generators(device)
+        self._several = ranks.size() > 1
 
     def step(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """``svi.step``, which leaves the optimizer alone where ``refused`` is set."""
+        """A gradient, and an update with it unless it is ``refused``; returns the loss."""
         self.refused = False
         self._remember()
         if self._step > self._first:
-            return self.svi.step(x, y=y)
+            loss, _ = self.svi.gradient(x, y=y)
+        else:
+            loss = self._first_gradient(x, y)
+        if not self.refused and self._accepts(loss):
+            self.svi.update()
+        return loss
+
+    def _first_gradient(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """With all of Pyro's checks, which refuse some numbers that are not finite."""
         try:
             with warnings.catch_warnings():
-                # Of Pyro's checks, which the first step of a run has
                 warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
-                return self.svi.step(x, y=y)
+                return self.svi.gradient(x, y=y)[0]
         except (ValueError, FloatingPointError):
             self._undo_forward()
             streams.go_to(self.device, self._random)
@@ -143,7 +151,7 @@ class Guard:
         if any(holder.get(name) is not buffer for holder, name, buffer in self._places):
             self._hold_buffers()
         if self._at_once:
-            self._random = streams.positions(self.device)
+            self._random = {name: g.get_state() for name, g in self._generators.items()}
         if self._often[0]:
             torch._foreach_copy_(*self._often)
         for i, buffer in enumerate(self._buffers):
@@ -152,12 +160,12 @@ class Guard:
                     self._before[i].copy_(buffer)
                 self._versions[i] = buffer._version
 
-    def _accept(self, loss: Tensor) -> bool:
+    def _accepts(self, loss: Tensor) -> bool:
         self._step += 1
-        parameters = list(self._parameters())
+        parameters = self._parameters()
         gradients = [grad for p in parameters if (grad := p.grad) is not None]
         seen = _sum([loss.detach(), *gradients])
-        if self.limit > 0 and ranks.size() > 1:
+        if self.limit > 0 and self._several:
             # A step is left out by all processes, or by none
             seen = ranks.total(seen)
         if not self._at_once:
@@ -190,8 +198,8 @@ class Guard:
     def _finite_parameters(self) -> bool:
         return math.isfinite(_sum([p.detach() for p in self._parameters()]).item())
 
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        return (p for group in self.svi.optimizer.param_groups for p in group["params"])
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.svi.optimizer.param_groups for p in group["params"]]
 
     def _state(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Tensors that a step changes, and their values before this one's forward pass."""
@@ -210,7 +218,7 @@ class Guard:
             copy.copy_(value)
         self._copies = [(tensor, copy) for (tensor, _), copy in zip(state, old, strict=True)]
         self._copied = self._step
-        parameters = list(self._parameters())
+        parameters = self._parameters()
         self._held = len(parameters)
         self._fresh = [p for p in parameters if not self.svi.optimizer.state.get(p)]
 

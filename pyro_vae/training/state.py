@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ranks
-from ..ground.arguments import is_whole
 from ..ground import streams
+from ..ground.arguments import is_whole
 from ..ground.streams import RandomStream
 from ..programs.freezing import Freezing
 from .history import History

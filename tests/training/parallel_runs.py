@@ -57,7 +57,7 @@ def outcome(t):
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in t.history]
     states = [m for p in t.parameters() for m in t.optimizer.state[p].values()]
     tensors = [v for module in t.modules() for v in module.state_dict().values()]
-    tensors = [v.clone() for v in (*tensors, *states, *t._stream.states().values())]
+    tensors = [v.clone() for v in (*tensors, *states, *t.state.stream.states().values())]
     return {"tensors": tensors, "rows": rows, "step": t.step}
 
 

@@ -78,10 +78,10 @@ def equal(a, b):
 
 
 def moments(trainer, program):
-    trainer._keep_moments()
+    kept = trainer.state.moments
+    kept.keep(trainer.optimizer)
     return [
-        {k: torch.as_tensor(v).clone() for k, v in trainer._moments[p].items()}
-        for p in program.parameters()
+        {k: torch.as_tensor(v).clone() for k, v in kept[p].items()} for p in program.parameters()
     ]
 
 
@@ -96,7 +96,7 @@ def test_a_frozen_model_is_the_same_to_the_last_bit(guide, engine):
     start = [p.detach().clone() for p in own]
     trainer.swap_guide(second, freeze_model=True)
     fit(trainer, 120 if engine == "graph" else 2, validation=X)
-    assert engine == "eager" or any(trainer._running._recorded.values())
+    assert engine == "eager" or any(trainer.steps.running._recorded.values())
     assert equal(before, state(vae))
     assert not any(torch.equal(p, q) for p, q in zip(start, own, strict=True))
     torch.testing.assert_close(moments(trainer, vae), kept, rtol=0, atol=0)
@@ -158,7 +158,7 @@ def test_a_guide_that_comes_back_goes_on_where_it_stopped():
     # As if the other guide had never been there, but for the random numbers that it took
     twin = trained(*pair())
     assert equal(state(vae), state(twin.model)) and equal(state(first), state(twin.guide))
-    trainer._stream.load(twin._stream.states())
+    trainer.state.stream.load(twin.state.stream.states())
     torch.testing.assert_close(moments(trainer, first), kept, rtol=0, atol=0)
     torch.testing.assert_close(moments(trainer, vae), of_model, rtol=0, atol=0)
     assert [row["elbo"] for row in fit(trainer).history[-2:]] == [

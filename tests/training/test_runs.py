@@ -22,11 +22,10 @@ from pyro_vae import (
     models,
     schedules,
 )
-from pyro_vae.data import Dataset
 from pyro_vae.ground import files
 from pyro_vae.models import VAE
+from pyro_vae.storage import folder as folders
 from pyro_vae.storage.sealed import seal
-from pyro_vae.training import runs
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
 GREY = data.Dataset(X.sigmoid(), binarize="dynamic")
@@ -56,14 +55,13 @@ def on(t, x=X, **options):
 def outcome(t):
     """All that a run leaves: tensors of the pair and of the optimizer, history, random streams."""
     tensors = [v.clone() for module in t.modules() for v in module.state_dict().values()]
-    moments = [
-        torch.as_tensor(v).clone()
-        for p in t.parameters()
-        for v in ({} if t.optimizer is None else t.optimizer.state.get(p, {})).values()
-    ]
+    kept = t.state.moments
+    kept.keep(t.optimizer)
+    moments = [v for p in t.parameters() for v in kept.get(p, {}).values()]
+    moments = [torch.as_tensor(v).clone() for v in moments]
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in t.history]
     frozen = [p.requires_grad for p in t.parameters()]
-    return tensors, moments, list(t._stream.states().values()), rows, t.step, t.lr, frozen
+    return tensors, moments, list(t.state.stream.states().values()), rows, t.step, t.lr, frozen
 
 
 def assert_same(one, other):
@@ -218,8 +216,6 @@ def test_a_run_goes_on_to_the_last_bit_from_every_checkpoint(name, tmp_path):
         assert again.step == steps[i]
         validation = {k: v for k, v in options.items() if k == "validation"}
         on(again, x, callbacks=hooks(), **validation)
-        if steps[i] == t.step:
-            again._make_svi(x if isinstance(x, Dataset) else Dataset(x), 1)
         assert_same(outcome(again), expected)
 
 
@@ -452,7 +448,7 @@ def test_a_folder_that_was_copied_is_still_in_use(tmp_path):
 
 def busy(folder):
     # As a new process would: what this one has locked itself is of its parent
-    runs._locked.clear()
+    folders._locked.clear()
     with pytest.raises(BlockingIOError, match="in use by another run"):
         fit(trainer(), checkpoint=folder)
 
@@ -464,7 +460,7 @@ def test_a_file_system_without_locks(code, tmp_path, monkeypatch):
     def flock(handle, how):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(runs.fcntl, "flock", flock)
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
     t = trainer()
     with pytest.warns(UserWarning, match="this file system has no locks .*folder of its own"):
         fit(t, checkpoint=tmp_path)
@@ -605,7 +601,6 @@ def check_killed(folder, moments):
     expected = outcome(fit(trainer(ladder(), guides.Ladder), epochs=12))
     kills = killed(folder, moments)
     t = Trainer.resume(folder)
-    t._make_svi(Dataset(X), 1)
     assert_same(outcome(t), expected)
     return kills
 
@@ -632,7 +627,6 @@ def test_a_run_killed_at_thirty_random_moments_of_its_life(tmp_path):
         process.join()
         often(folder)
         t = Trainer.resume(folder)
-        t._make_svi(Dataset(X), 1)
         assert_same(outcome(t), expected)
     assert kills > 15
     check_killed(tmp_path / "many", [moments.uniform(0, 0.03) for _ in range(30)])

@@ -735,7 +735,7 @@ def test_engines_give_the_same_history_to_the_last_bit():
         trainer.fit(x, epochs=30, batch_size=32, progress=False)
         trainer.swap_guide(guides.BottomUp(vae, hidden=(8,)))
         trainer.fit(x, epochs=30, batch_size=32, progress=False)
-        assert engine == "eager" or trainer._running._recorded, "the run was recorded"
+        assert engine == "eager" or trainer.steps.running._recorded, "the run was recorded"
         return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
 
     assert history("graph") == history("eager")
@@ -814,5 +814,5 @@ def test_double_precision():
         trainer = Trainer(vae, guide, seed=0).fit(
             given, validation=given, epochs=1, batch_size=20, progress=False
         )
-        assert trainer._svi.terms.elbo.dtype == torch.float64
+        assert trainer.steps.svi.terms.elbo.dtype == torch.float64
         assert math.isfinite(trainer.history[0]["validation"]["elbo"])

@@ -216,7 +216,7 @@ def test_validation_objective_is_the_importance_weighted_bound(linear):
 @pytest.fixture
 def early(monkeypatch):
     monkeypatch.setattr("pyro_vae.training.validation.CALLS_BEFORE_A_GRAPH", 1)
-    monkeypatch.setattr("pyro_vae.training.pair._STEPS_BEFORE_A_GRAPH", 1)
+    monkeypatch.setattr("pyro_vae.training.step._STEPS_BEFORE_A_GRAPH", 1)
     monkeypatch.setattr("pyro_vae.training.validation._ROWS", 9)
 
 
@@ -327,7 +327,7 @@ def test_fine_tuning_goes_on_with_the_same_weights_and_moments(engine):
     trainer.elbo = infer.ImportanceWeightedELBO(10, reduction="mean")
     decay = callbacks.LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.75)
     fit(trainer, epochs=60, validation=X, callbacks=[decay])
-    assert engine == "eager" or any(trainer._running._recorded.values())
+    assert engine == "eager" or any(trainer.steps.running._recorded.values())
     assert all(int(trainer.optimizer.state[p]["step"]) == s + 180 for p, s in before.items())
     first, last = trainer.history[1], trainer.history[-1]
     assert (first.get("particles"), last["particles"]) == (None, 10)
@@ -343,7 +343,7 @@ def test_engines_give_the_same_fine_tuning():
         trainer = fit(Trainer(*pair((3, 2)), seed=0, engine=engine), epochs=1)
         trainer.elbo = infer.ImportanceWeightedELBO(5, reduction="mean")
         fit(trainer, epochs=60)
-        assert engine == "eager" or any(trainer._running._recorded.values())
+        assert engine == "eager" or any(trainer.steps.running._recorded.values())
         return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
 
     assert history("graph") == history("eager")
