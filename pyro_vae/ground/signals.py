@@ -26,6 +26,7 @@ class Interruption:
         self.signal: int | None = None
         self._received = self._within = self._again = False
         self._steps = self._left = 1
+        self._several = ranks.size() > 1
         self._asked = time.perf_counter()
 
     def ends(self) -> bool:
@@ -34,7 +35,7 @@ class Interruption:
         Several processes end after the same step. They agree on it about every tenth of a second,
         for that takes them as long as a small step.
         """
-        if ranks.size() == 1:
+        if not self._several:
             return self.signal is not None
         self._left -= 1
         if self._left:

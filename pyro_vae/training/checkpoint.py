@@ -112,8 +112,11 @@ def load(
             )
         with file.limited():
             trainer = make(**modules, device=device, **arguments)
-        # An optimizer of the user's own keeps what it likes
-        trainer.take_up(plain, file.tensors, known=optimizer is None)
+        try:
+            # An optimizer of the user's own keeps what it likes
+            trainer.take_up(plain, file.tensors, known=optimizer is None)
+        except ValueError as error:
+            raise ValueError(f"{error}: {archive.DAMAGED}") from error
         return trainer
 
 

@@ -176,8 +176,9 @@ class Loop:
                     totals.add(loss * len(x) if mean else loss, step.svi.terms)
             bar.update()
             if hooks and not guard.refused:
-                # Now, because a hook may fill beta for the next step
-                self._weights = annealing.snapshot()
+                if not annealing.constant:
+                    # Now, because a hook may fill beta for the next step
+                    self._weights = annealing.snapshot()
                 for hook in hooks:
                     hook(trainer=self.trainer, loss=loss)
             interrupted = interruption.ends()

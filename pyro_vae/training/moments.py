@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 _WRONG = "wrong"
+# What an option of an optimizer is that a file holds
+_PLAIN = bool | int | float | str | None | Tensor
 
 
 class Moments(WeakIdKeyDictionary):
@@ -86,16 +88,18 @@ def groups_of(
         {
             # What a pair no longer has, such as a sigma that is predicted now, is never updated
             "parameters": [number[id(p)] for p in group["params"] if id(p) in number],
-            **{k: list(v) if isinstance(v, tuple) else v for k, v in group.items() if _kept(k, v)},
+            **{
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in group.items()
+                if isinstance(value, _PLAIN) or (isinstance(value, tuple) and _are_plain(value))
+            },
         }
         for group in optimizer.param_groups
     ]
 
 
-def _kept(key: str, value: Any) -> bool:
-    plain = bool | int | float | str | None | Tensor
-    values = value if isinstance(value, tuple) else (value,)
-    return key != "params" and all([isinstance(v, plain) for v in values])
+def _are_plain(values: tuple[Any, ...]) -> bool:
+    return all([isinstance(value, _PLAIN) for value in values])
 
 
 def restore_groups(

@@ -234,6 +234,7 @@ class TrainedPair:
 
     def _keep_optimizer(self) -> None:
         """Have its moments, and its learning rate, for the next one."""
-        if self.optimizer is not None:
-            self._replace(lr=self.lr)
+        if self.steps is not None:
+            if self.lr != self._objective.lr:
+                self._replace(lr=self.lr)
             self.state.moments.keep(self.optimizer)
