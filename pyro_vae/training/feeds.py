@@ -41,6 +41,11 @@ class Resident:
         self.data, self.batch_size = data, batch_size
 
     @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self.data.device
+
+    @property
     def count(self) -> int:
         """Data in an epoch."""
         return len(self.data)

@@ -122,7 +122,7 @@ class Loop:
     def _epoch(self) -> dict[str, Any]:
         state, run = self.state, self.run
         if run.position is None:
-            run.position = Position(streams.positions(self.feed.data.device), Totals(state.step))
+            run.position = Position(streams.positions(self.feed.device), Totals(state.step))
         totals = run.position.totals
         started = time.perf_counter() - run.position.seconds
         row: dict[str, Any] = {"epoch": len(state.history) + 1}
@@ -214,7 +214,7 @@ class Loop:
 
     def _batches(self, position: Position) -> Iterator[Batch]:
         """An epoch's batches, without those that the interrupted run has had."""
-        device, taken = self.feed.data.device, position.batches
+        device, taken = self.feed.device, position.batches
         now = streams.positions(device)
         streams.go_to(device, position.random)
         batches = iter(self.feed)
@@ -270,7 +270,7 @@ class Loop:
             return
         parameters = self.trainer.parameters()
         run = self.run.plain(
-            self.feed.data.device,
+            self.feed.device,
             {
                 "buffers": _hidden_buffers(self.step.modules),
                 "optimizer": groups_of(self.step.optimizer, parameters),
@@ -296,7 +296,7 @@ class Loop:
                 buffer.copy_(value)
         batches = 0 if run.position is None else run.position.batches
         self.plan.bar.update(run.done * len(self.feed) + batches)
-        streams.go_to(self.feed.data.device, run.random)
+        streams.go_to(self.feed.device, run.random)
         run.found = {}
 
 

@@ -61,7 +61,7 @@ class Step:
     ) -> None:
         self.objective, self.state = objective, state
         self.modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
-        self.device = feed.data.device
+        self.device = feed.device
         self.first = x, y = first(feed.data)
         summary = check_pair(model, guide, x, y=y)
         self.points = tuple(summary.point_masses)

@@ -230,7 +230,7 @@ class Trainer(Recorded, TrainedPair):
         if plan.run.finished:
             self.state.run = None
             return self
-        with turn, plan.held(self.state), self.state.stream.on(plan.feed.data.device):
+        with turn, plan.held(self.state), self.state.stream.on(plan.feed.device):
             plan.check_data(self.model, first=self.step == 0)
             with self._in_training(plan) as step, plan.shown():
                 interrupted = Loop(self, plan, step)()
