@@ -125,6 +125,12 @@ def _recorded_classes(cls: type = Recorded) -> dict[str, type]:
     return found
 
 
+def takes(cls: type, argument: str) -> bool:
+    """Whether the constructor of a class takes an argument of this name."""
+    parameters = inspect.signature(cls.__init__).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def _known(cls: type, arguments: Iterable[str]) -> list[str]:
     return [name for name in arguments if name in inspect.signature(cls.__init__).parameters]
 

@@ -16,6 +16,7 @@ from torch.nn.functional import embedding
 from .. import networks
 from ..codebooks import Codebook, MovingAverage, UniformCodes
 from ..distributions import as_pyro, declared
+from ..ground.recorded import takes
 from ..likelihoods import Likelihood
 from ..networks.grids import GridDecoder, grid_shape
 from ..programs.coding import decode
@@ -119,7 +120,8 @@ class VQVAE(DecoderModel):
                     f"{name}: expected the codebook's {getattr(codebook, name)}, got {value}: "
                     f"leave out {name}, or build the codebook with it"
                 )
-        self.arguments["codebook"] = codebook
+        if takes(type(self), "codebook"):
+            self.arguments["codebook"] = codebook
         self.codebook, self.likelihood = codebook, likelihood
         self.codes, self.code_dim = codebook.codes, codebook.code_dim
         self.grid_shape = self._grid_shape(grid, own=decoder is not None)
@@ -136,10 +138,10 @@ class VQVAE(DecoderModel):
     @classmethod
     def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         """With the codebook that 0.1 built where its files name none."""
-        if arguments.get("codebook") is not None:
+        if arguments.get("codebook") is not None or not takes(cls, "codebook"):
             return arguments
         sizes = [arguments.get("codes") or 512, arguments.get("code_dim") or 64]
-        codebook = MovingAverage(*sizes, **MovingAverage.of_file({}))
+        codebook = MovingAverage(*sizes, **MovingAverage.absent)
         return {**arguments, "codebook": codebook}
 
     @property
