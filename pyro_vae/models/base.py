@@ -31,12 +31,11 @@ class DecoderModel(Model):
         """Number of elements of one datum."""
         return math.prod(self.event_shape)
 
-    @property
-    def _features(self) -> tuple[int, ...]:
+    def _feature_shape(self) -> tuple[int, ...]:
         return feature_shape(self.likelihood, self.event_shape)
 
     def _check_decoder(self, *inputs: Sequence[int]) -> None:
-        features = self._features
+        features = self._feature_shape()
         got = networks.output_shape(self.decoder, *inputs, argument="decoder")
         if got != features:
             raise ValueError(

@@ -87,8 +87,9 @@ def predict_sigma(model: DecoderModel, head: nn.Module, freeze: Iterable[nn.Modu
     check_replaceable(model)
     likelihood, decoder = model.likelihood, model.decoder
     before = likelihood.noise
+    gone = set(before.parameters())
     given = dict.fromkeys(p for part in freeze for p in part.parameters() if is_free(p))
-    resting = tuple(p for p in given if p not in set(before.parameters()))
+    resting = tuple(p for p in given if p not in gone)
     after = PredictedSigma(floor=before.floor or min(FLOOR, float(before.value.min()) / 10))
     after.feature_shape(model.event_shape)
     after.to(before.value).begin_at(before.value)

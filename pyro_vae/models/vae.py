@@ -119,7 +119,7 @@ class VAE(DecoderModel):
             self.conditionals[site] = given[site] if site in given else self._conditional(site)
         self.likelihood = likelihood
         if decoder is None:
-            self.decoder = self._default_decoder(self._features)
+            self.decoder = self._default_decoder(self._feature_shape())
         else:
             self.decoder = decoder
             labels = [(condition,)] if condition else []

@@ -166,7 +166,7 @@ class VQVAE(DecoderModel):
         if self.convolutional:
             return GridDecoder(
                 self.code_dim,
-                self._features,
+                self._feature_shape(),
                 event_dim=len(self.event_shape),
                 channels=self.channels,
                 blocks=self.blocks,
@@ -174,7 +174,7 @@ class VQVAE(DecoderModel):
             )
         widths = tuple(reversed(networks.hidden_widths(self.hidden)))
         inputs = (*self.grid_shape, self.code_dim)
-        return networks.MLP(inputs, widths, self._features, activation=self.activation)
+        return networks.MLP(inputs, widths, self._feature_shape(), activation=self.activation)
 
     def _check_prior(self) -> None:
         expected, got = (
