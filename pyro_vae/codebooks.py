@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyro.distributions as dist
@@ -54,8 +54,7 @@ class UniformCodes(_AtLeastSingle):
 
     def forward(self) -> dist.Distribution:
         """The distribution, batch shape (), event shape (*grid_shape, codes)."""
-        p_z = dist.OneHotCategorical(logits=self.logits)
-        return p_z.to_event(self.logits.dim() - 1)
+        return dist.OneHotCategorical(logits=self.logits).to_event(self.logits.dim() - 1)
 
 
 class KMeans(Recorded):
@@ -152,7 +151,7 @@ class Codebook(_AtLeastSingle):
     """
 
     weight: Tensor
-    _unnamed: dict[str, Any] = {"initializer": None}
+    absent = MappingProxyType({"initializer": None})
 
     def __init__(
         self, codes: int, code_dim: int, *, initializer: KMeans | None = _K_MEANS
@@ -166,16 +165,9 @@ class Codebook(_AtLeastSingle):
             raise TypeError(
                 f"initializer: expected an object such as codebooks.KMeans(), got {initializer!r}"
             )
-        self.arguments["initializer"] = initializer
         self.codes, self.code_dim = int(codes), int(code_dim)
         self.initializer, self.initialized, self.frozen = initializer, initializer is None, False
         self._hold = Hold(())
-
-    @classmethod
-    def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """With what files of 0.1 mean where they do not name an argument."""
-        known = inspect.signature(cls.__init__).parameters
-        return {k: v for k, v in cls._unnamed.items() if k in known} | arguments
 
     def _first(self) -> Tensor:
         return torch.empty(self.codes, self.code_dim).uniform_(-1 / self.codes, 1 / self.codes)
@@ -326,7 +318,7 @@ class MovingAverage(Codebook):
                 [5.]])
     """
 
-    _unnamed = {"initializer": None, "revive": 0.5}
+    absent = MappingProxyType({"initializer": None, "revive": 0.5})
 
     def __init__(
         self,
@@ -351,7 +343,6 @@ class MovingAverage(Codebook):
                 "revive: expected codebooks.Unused(batches), or a part of a code's share in "
                 f"[0, 1), got {revive!r}: 0 never revives a code"
             )
-        self.arguments["revive"] = revive
         self.decay, self.eps, self.revive = decay, eps, revive
         self.register_buffer("weight", self._first())
         self.register_buffer("counts", torch.ones(self.codes))

@@ -145,7 +145,7 @@ def sigma(bench: Bench) -> Figure:
     """Data, what is decoded from them, and how sure the decoder is of each pixel."""
     model = bench.vae(sigma="learned")
     trainer = bench.fit(model, guides.BottomUp(model), bench.splits.train)
-    phase = model.likelihood.predict_sigma(freeze=trainer.modules())
+    phase = model.predict_sigma(freeze=trainer.modules())
     trainer.fit(bench.splits.train, epochs=max(1, bench.epochs // 5), progress=False)
     phase.unfreeze()
     return plots.uncertainty(model, trainer.guide, bench.splits.test.x[:8])

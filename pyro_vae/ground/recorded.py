@@ -128,6 +128,12 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
     )
 
 
+def takes(cls: type, argument: str) -> bool:
+    """Whether the constructor of a class takes an argument of this name."""
+    parameters = inspect.signature(cls.__init__).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def _build(cls: type, arguments: dict[str, Any]) -> Any:
     """Call ``cls`` as it was called: the items of a ``*parts`` one by one."""
     several = ()

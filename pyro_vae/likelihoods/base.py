@@ -54,9 +54,6 @@ class Likelihood(Recorded, nn.Module):
         """
         return tuple(event_shape)
 
-    def attach(self, model: nn.Module) -> None:
-        """Take notice of the model that has just been built with this likelihood."""
-
     def forward(self, features: Tensor) -> dist.Distribution:
         """The distribution: batch shape (n, ...) and event shape make up (n, *event_shape)."""
         raise NotImplementedError

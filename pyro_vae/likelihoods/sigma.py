@@ -239,7 +239,7 @@ class PerPixelSigma(_TrainedSigma):
 class PredictedSigma(_Bounded):
     """sigma_k(z) = start_k exp(h_k(z)): the decoder gives a second number h_k per element.
 
-    ``Gaussian.predict_sigma`` switches to it from a sigma that has been learnt.
+    ``vae.predict_sigma()`` switches to it from a sigma that has been learnt.
 
     Source: "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin, Roberts,
     Trigoni, Clark (2019), for learning one sigma first.
