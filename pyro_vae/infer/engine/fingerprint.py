@@ -1,4 +1,4 @@
-"""What of a pair decides which operations it runs, and whether that is still the same."""
+"""Whether a pair is still what it was: what it trains, and what decides the operations it runs."""
 
 from __future__ import annotations
 
@@ -87,6 +87,35 @@ class Fingerprint:
         attributes = map(operator.call, self._readers, self._holders)
         contents = itertools.chain.from_iterable(itertools.chain(attributes, self._views))
         return itertools.chain(map(_inside, self._cells), contents) if self._cells else contents
+
+
+class Watch:
+    """Tells whether modules hold, or train, other parameters than when it was made.
+
+    Args:
+        programs: a model and a guide; plain functions are left out.
+    """
+
+    def __init__(self, *programs: Callable) -> None:
+        modules = list(
+            dict.fromkeys(m for p in programs if isinstance(p, nn.Module) for m in p.modules())
+        )
+        # Live: iterating a view again tells what the module holds then
+        views = [v for m in modules for v in (m._modules.values(), m._parameters.values())]
+        self._empty = [view for view in views if not view]
+        self._views = [view for view in views if view] + [(_END,)]
+        self._contents = [*itertools.chain.from_iterable(self._views)]
+        self._parameters = [p for m in modules for p in m._parameters.values() if p is not None]
+        self._trainable = [*map(_requires_grad, self._parameters)]
+
+    def holds(self) -> bool:
+        """Whether all is as it was; runs at each step, so in C throughout."""
+        now = itertools.chain.from_iterable(self._views)
+        return (
+            not any(map(len, self._empty))
+            and all(map(operator.is_, now, self._contents))
+            and [*map(_requires_grad, self._parameters)] == self._trainable
+        )
 
 
 def _reader(place: Names | Slots) -> Callable[[Any], tuple]:
