@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...programs.registration import unregistered
 from ..objectives.elbo import Estimator
+from .internals import tree_leaves, tree_map_only
 from .rewriting import drop_detaching, drop_transposing_twice
 
 
@@ -42,7 +42,7 @@ class Traced:
     kept: int | None = None
 
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
-        self.programs, self._pair = (model, guide), _Pair(model, guide, estimator)
+        self.programs, self._pair = (model, guide), Pair(model, guide, estimator)
         named = {**dict(self._pair.named_parameters()), **dict(self._pair.named_buffers())}
         self._names, self.tensors = tuple(named), tuple(named.values())
         self.sites: list[str] = []
@@ -60,7 +60,8 @@ class Traced:
     def _bound(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         held = dict(zip(self._names, tensors, strict=False))
         x, *y = tensors[len(self._names) :]
-        result = torch.func.functional_call(self._pair, held, (x, y[0] if y else None))
+        with unregistered(), pyro.validation_enabled(False):
+            result = torch.func.functional_call(self._pair, held, (x, y[0] if y else None))
         loss, reconstruction, kl = result
         self.sites = list(kl)
         return loss, reconstruction, *kl.values()
@@ -119,14 +120,20 @@ class _StoppedGradients(TorchFunctionMode):
         return tree_map_only(Tensor, Tensor.detach, result)
 
 
-class _Pair(nn.Module):
-    """Model and guide under one module, so that the tensors of both can be passed in."""
+class Pair(nn.Module):
+    """Model and guide under one module, and tensors alone for the loss and its terms.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        estimator: ``TraceELBO(...)`` or another one.
+    """
 
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
         super().__init__()
         self.model, self.guide, self.estimator = model, guide, estimator
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        with unregistered(), pyro.validation_enabled(False):
-            loss, terms = self.estimator(self.model, self.guide, x, y)
+        """Loss, reconstruction, and KL by site."""
+        loss, terms = self.estimator(self.model, self.guide, x, y)
         return loss, terms.reconstruction, terms.kl

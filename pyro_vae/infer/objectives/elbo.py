@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled, validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -37,6 +36,7 @@ from ...programs.sites import (
     without_rsample,
 )
 from ...programs.values import check_tensor
+from ..engine.internals import surrogate
 from ..engine.repeated import Checked
 from ..stock import instead_of
 from .free_bits import clamp_free_sites
@@ -176,9 +176,7 @@ class TraceELBO(Estimator):
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
-            pruned = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
-            loss, surrogate = Trace_ELBO()._differentiable_loss_particle(*pruned)
-            return -(surrogate + (loss - surrogate.detach()))
+            return -surrogate(model_trace, guide_trace)
         guide_trace.compute_log_prob(is_random)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
