@@ -12,11 +12,11 @@ import pyro.distributions as dist
 import torch
 from sklearn.cluster import KMeans as _KMeans
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.functional import embedding
 
 from . import ranks
 from .ground.recorded import Recorded
+from .infer.engine.internals import is_recording
 from .networks import is_whole
 from .programs.freezing import Hold
 
@@ -203,7 +203,7 @@ class Codebook(_AtLeastSingle):
         """
         if self.initialized or self.frozen:
             return
-        if get_proxy_mode() is not None:
+        if is_recording():
             raise RuntimeError("the codebook takes its first codes from this batch")
         with torch.autocast(z.device.type, enabled=False):
             z = ranks.gathered(z.reshape(-1, self.code_dim).to(self.weight.dtype))

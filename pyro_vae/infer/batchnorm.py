@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data import Dataset
 from ..data.given import as_dataset
+from ..ground.internals import BatchNorm
 from ..programs.placing import matched
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
@@ -71,7 +71,7 @@ def recalibrate_batchnorm(
         raise ValueError(f"data: expected at least 2 for a variance, got {len(data)}")
     rows = dict.fromkeys(norms, 0)
 
-    def weigh(norm: _BatchNorm, inputs: tuple[Any, ...]) -> None:
+    def weigh(norm: BatchNorm, inputs: tuple[Any, ...]) -> None:
         new = inputs[0].numel() // inputs[0].shape[1]
         rows[norm] += new
         norm.momentum = new / rows[norm]
@@ -112,7 +112,7 @@ def check_single(
         batch_size: data per step.
     """
     modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
-    if not any(isinstance(m, _BatchNorm) and m.training for p in modules for m in p.modules()):
+    if not any(isinstance(m, BatchNorm) and m.training for p in modules for m in p.modules()):
         return
     buffers = [(b, b.clone()) for p in modules for b in p.buffers()]
     devices = [x.device] if x.device.type == "cuda" else []
@@ -134,10 +134,10 @@ def check_single(
             buffer.copy_(value)
 
 
-def _norms(*programs: Callable) -> list[_BatchNorm]:
+def _norms(*programs: Callable) -> list[BatchNorm]:
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
     return [
         m
         for m in dict.fromkeys(modules)
-        if isinstance(m, _BatchNorm) and m.running_mean is not None
+        if isinstance(m, BatchNorm) and m.running_mean is not None
     ]

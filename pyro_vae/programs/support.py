@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint, independent, real
 
+from ..ground.internals import unchecked
+
 # Real numbers that are rates, scales and probabilities as well
 _FEATURES = (0.5, 0.75)
 
@@ -54,8 +56,7 @@ def fixed_support(make: Callable[[], Sequence[object]]) -> Constraint | None:
 
 def _unchecked(distribution: object) -> bool:
     base = getattr(distribution, "base_dist", None)
-    asked_for = vars(distribution).get("_validate_args") is False
-    return asked_for or (base is not None and _unchecked(base))
+    return unchecked(distribution) or (base is not None and _unchecked(base))
 
 
 def _alike(one: object, other: object) -> bool:

@@ -9,6 +9,8 @@ from pyro.infer.autoguide import AutoGuide, AutoMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ..ground.internals import prototype_frames
+
 
 def innermost(program: Any) -> Any:
     """The program below all handlers, Pyro's own among them."""
@@ -59,7 +61,7 @@ def check_batch(guide: Any, n: int) -> None:
             f"guide: {name_of(guide)} runs the model itself, data included, so that their density "
             "would be part of the guide's: use an autoguide such as AutoNormal, or guides.PerDatum"
         )
-    frames = innermost(guide)._prototype_frames
+    frames = prototype_frames(innermost(guide))
     sizes = [frame.size for frame in frames.values()]
     if sizes and n not in sizes:
         raise ValueError(

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..ground import streams
+from ..ground.internals import version
 from ..infer import SVI
+from ..infer.engine.internals import buffers, copy_each, norm_of_each
 from ..programs.registration import unregistered
 from ..programs.running import trace_pair
 
@@ -128,7 +130,7 @@ class Guard:
         """Find the buffers, and where each of them lies: a program may put another one there."""
         inner = dict.fromkeys(m for module in self.modules for m in module.modules())
         self._places = [
-            (m._buffers, name, b) for m in inner for name, b in m._buffers.items() if b is not None
+            (buffers(m), name, b) for m in inner for name, b in buffers(m).items() if b is not None
         ]
         self._buffers = list({id(b): b for *_, b in self._places}.values())
         # Batch normalisation changes its buffers without a trace in their version
@@ -153,12 +155,12 @@ class Guard:
         if self._at_once:
             self._random = {name: g.get_state() for name, g in self._generators.items()}
         if self._often[0]:
-            torch._foreach_copy_(*self._often)
+            copy_each(*self._often)
         for i, buffer in enumerate(self._buffers):
-            if self._versions[i] != buffer._version:
+            if self._versions[i] != version(buffer):
                 if not self._small[i]:
                     self._before[i].copy_(buffer)
-                self._versions[i] = buffer._version
+                self._versions[i] = version(buffer)
 
     def _accepts(self, loss: Tensor) -> bool:
         self._step += 1
@@ -239,7 +241,7 @@ class Guard:
     def _undo_forward(self) -> None:
         self._put_back()
         for i, buffer in enumerate(self._buffers):
-            if buffer._version != self._versions[i] or self._small[i]:
+            if version(buffer) != self._versions[i] or self._small[i]:
                 buffer.copy_(self._before[i])
         self._versions = [-1] * len(self._buffers)
 
@@ -321,7 +323,7 @@ def _sum(tensors: Sequence[Tensor]) -> Tensor:
         return torch.zeros(())
     if tensors[0].device.type == "cpu":
         return torch.stack([*map(torch.sum, tensors)]).sum()
-    return torch.stack(torch._foreach_norm(tensors)).sum()
+    return torch.stack(norm_of_each(tensors)).sum()
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -22,11 +22,12 @@ from ...programs.running import measuring
 from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
 from ..stock import StockLoss, StockOptimizer, as_loss, run_pair
 from .compiled import Compiler
+from .fingerprint import Watch
 from .graph import Graph
 from .leaves import leaves, names_of
 from .optimizers import OptimizerFactory, check_optimizer, fused
 from .stepping import Stepper
-from .trainable import Sites, UntrainedWarning, Waiting, Watch, listed, named_parameters
+from .trainable import Sites, UntrainedWarning, Waiting, listed, named_parameters
 
 Engine = Literal["eager", "graph", "compile"]
 
@@ -135,6 +136,7 @@ class SVI:
         self.accept: Callable[[Tensor], bool] | None = None
         self._checked = False
         self._watch: Watch | None = None
+        self._sites = Sites()
         self.waiting = Waiting(1)
         self.terms: ELBOTerms | None = None
 
@@ -264,28 +266,40 @@ class SVI:
             self.prepare(x, y=y)
         if self._watch is None or not self._watch.holds():
             self.take_up({})
-        for parameter in self._all():
-            parameter.grad = None
-        # The first step runs the programs with all of Pyro's checks
-        checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
-        with unregistered(), checks, Sites() as sites:
-            estimate = self._fast_loss if self._checked else self.loss
-            if backward := getattr(estimate, "backward", None):
-                loss, self.terms = backward(self.model, self.guide, x, y)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        estimate, found = self._fast_loss if self._checked else self.loss, self._sites.found
+        found.clear()
+        with self._sites:
+            if isinstance(estimate, Graph):
+                loss, self.terms = estimate.backward(self.model, self.guide, x, y)
             else:
-                loss, self.terms = estimate(self.model, self.guide, x, y)
-                loss.backward()
-        late = sites.found and not {*map(id, sites.found.values())} <= {*map(id, self._all())}
+                loss, self.terms = self._run(estimate, x, y)
+        late = found and not {*map(id, found.values())} <= {*map(id, self._all())}
         # Recorded tensors make no module
         if late or (estimate is self.loss and not self._watch.holds()):
-            self.take_up(sites.found)
+            self.take_up(found)
         if not self._checked:
             self._checked = True
             if isinstance(self._fast_loss, Graph):
                 self._fast_loss.step += 1
             self._tell_untrained(loss, x, y)
-        self.waiting.step()
+        if self.waiting.parameters:
+            self.waiting.step()
         return loss.detach()
+
+    def _run(
+        self, estimate: Callable, x: Tensor, y: Tensor | None
+    ) -> tuple[Tensor, ELBOTerms | None]:
+        # The first step runs the programs with all of Pyro's checks
+        checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
+        with unregistered(), checks:
+            if backward := getattr(estimate, "backward", None):
+                return backward(self.model, self.guide, x, y)
+            loss, terms = estimate(self.model, self.guide, x, y)
+            loss.backward()
+            return loss, terms
 
     def _all(self) -> Iterable[Tensor]:
         return (p for group in self.optimizer.param_groups for p in group["params"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 import warnings
 from abc import abstractmethod
@@ -12,12 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled, validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
@@ -29,17 +26,17 @@ from ...programs.sites import (
     auxiliary_sites,
     check_observed,
     density_sites,
-    is_masked,
-    is_point_mass,
     is_random,
     latent_sites,
     observed_sites,
     without_rsample,
 )
 from ...programs.values import check_tensor
+from ..engine.internals import surrogate
 from ..engine.repeated import Checked
 from ..stock import instead_of
 from .free_bits import clamp_free_sites
+from .kl import check_order, check_scales, closed_form
 
 
 @dataclass(frozen=True)
@@ -176,9 +173,7 @@ class TraceELBO(Estimator):
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
-            pruned = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
-            loss, surrogate = Trace_ELBO()._differentiable_loss_particle(*pruned)
-            return -(surrogate + (loss - surrogate.detach()))
+            return -surrogate(model_trace, guide_trace)
         guide_trace.compute_log_prob(is_random)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
@@ -215,7 +210,7 @@ class AnalyticELBO(Estimator):
     """
 
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        self._check_order(latent_sites(model_trace), latent_sites(guide_trace))
+        check_order(model_trace, guide_trace)
         if torch.is_grad_enabled() and (sites := without_rsample(guide_trace)):
             raise ValueError(
                 f"site {sites[0]!r}: elbo='analytic' has no gradient through what is not "
@@ -225,7 +220,7 @@ class AnalyticELBO(Estimator):
         objective = sum(model_trace.nodes[s]["log_prob_sum"] for s in observed_sites(model_trace))
         latents = latent_sites(model_trace)
         for site in latents:
-            self._check_scales(site, model_trace, guide_trace)
+            check_scales(site, model_trace, guide_trace)
             kl = self._closed_form(site, model_trace, guide_trace)
             objective = objective - (kl * guide_trace.nodes[site]["scale"]).sum()
         nodes = guide_trace.nodes
@@ -238,46 +233,10 @@ class AnalyticELBO(Estimator):
 
     @staticmethod
     def _closed_form(site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        q, p = guide_trace.nodes[site], model_trace.nodes[site]
-        if is_masked(q) or is_masked(p):
-            raise ValueError(f"site {site!r}: elbo='analytic' knows no masks, use elbo='trace'")
         try:
-            # Pyro calls -log p(z) the KL of a point mass
-            if is_point_mass(q["fn"]):
-                raise NotImplementedError
-            return kl_divergence(q["fn"], p["fn"])
-        except NotImplementedError:
-            raise ValueError(
-                f"site {site!r}: there is no closed-form KL between {type(q['fn']).__name__} and "
-                f"{type(p['fn']).__name__}, use elbo='trace'"
-            ) from None
-
-    @staticmethod
-    def _check_scales(site: str, model_trace: Trace, guide_trace: Trace) -> None:
-        p, q = (trace.nodes[site]["scale"] for trace in (model_trace, guide_trace))
-        # As Pyro does: what has to look at a tensor is checked with the first step only
-        if isinstance(p, Tensor) or isinstance(q, Tensor):
-            equal = not is_validation_enabled() or bool((torch.as_tensor(p) == q).all())
-        else:
-            equal = math.isclose(p, q)
-        if not equal:
-            raise ValueError(
-                f"site {site!r}: elbo='analytic' needs one scale for model and guide, got {p} and "
-                f"{q}: scale both alike, or use elbo='trace'"
-            )
-
-    @staticmethod
-    def _check_order(model_order: list[str], guide_order: list[str]) -> None:
-        for i, site in enumerate(model_order):
-            later = set(guide_order[guide_order.index(site) :])
-            parents = [s for s in model_order[:i] if s in later]
-            if parents:
-                raise ValueError(
-                    f"site {site!r}: elbo='analytic' is wrong here, because the guide samples "
-                    f"{parents[0]!r}, which the prior of {site!r} may depend on, after {site!r}: "
-                    "use elbo='trace', or a guide that samples in the model's order "
-                    f"{tuple(model_order)}"
-                )
+            return closed_form(site, model_trace, guide_trace)
+        except NotImplementedError as error:
+            raise ValueError(f"site {site!r}: {error}, use elbo='trace'") from None
 
 
 def elbo_terms(
