@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,8 +15,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.functional import embedding
 
 from . import ranks
+from .ground.arguments import positive, whole
 from .ground.recorded import Recorded
-from .networks import is_whole
 from .programs.freezing import Hold
 
 _PASSED = 10
@@ -115,9 +114,7 @@ class Unused(Recorded):
     """
 
     def __init__(self, batches: int = 10) -> None:
-        if not is_whole(batches) or batches < 1:
-            raise ValueError(f"batches: expected a positive integer, got {batches!r}")
-        self.batches = int(batches)
+        self.batches = whole("batches", batches)
 
     def __call__(self, idle: Tensor, outputs: float | Tensor) -> Tensor:
         """Which codes are dead, (codes,).
@@ -159,15 +156,12 @@ class Codebook(_AtLeastSingle):
     ) -> None:
         """Draw the first vectors."""
         super().__init__()
-        for name, value in (("codes", codes), ("code_dim", code_dim)):
-            if not is_whole(value) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        self.codes, self.code_dim = whole("codes", codes), whole("code_dim", code_dim)
         if initializer is not None and not callable(initializer):
             raise TypeError(
                 f"initializer: expected an object such as codebooks.KMeans(), got {initializer!r}"
             )
         self.arguments["initializer"] = initializer
-        self.codes, self.code_dim = int(codes), int(code_dim)
         self.initializer, self.initialized, self.frozen = initializer, initializer is None, False
         self._hold = Hold(())
 
@@ -344,8 +338,7 @@ class MovingAverage(Codebook):
             raise ValueError(
                 f"decay: expected a number in [0, 1), got {decay!r}: the usual is .99"
             )
-        if not 0 < eps < math.inf:
-            raise ValueError(f"eps: expected a positive number, got {eps!r}: the usual is 1e-5")
+        positive("eps", eps, advice="the usual is 1e-5")
         if not (isinstance(revive, Unused) or 0 <= revive < 1):
             raise ValueError(
                 "revive: expected codebooks.Unused(batches), or a part of a code's share in "

@@ -15,8 +15,9 @@ import matplotlib.pyplot as plt
 import torch
 
 from .. import data, diagnostics, guides, likelihoods, models, plots
-from ..cli.values import whole
 from ..data import Dataset
+from ..ground.parsing import whole
+from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
@@ -38,8 +39,7 @@ def build(
     device: str | None,
 ) -> Trainer:
     """The trainer of one beta: perceptrons of two hidden layers, Adam at 1e-3."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         vae = models.VAE(
             event_shape, latents, likelihood=likelihoods.Bernoulli(), hidden=(width, width)
         )

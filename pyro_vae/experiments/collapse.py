@@ -14,8 +14,9 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from .. import data, diagnostics, guides, likelihoods, models
-from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.parsing import whole
+from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
@@ -55,8 +56,7 @@ def build(
     cell: dict[str, Any], *, seed: int, width: int, event_shape: Sequence[int], device: str | None
 ) -> Trainer:
     """The trainer of one cell: Adam at 1e-3, no warm-up, total gradient norm at most 5."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         size, skip, depth = cell["latents"], bool(cell["skip"]), cell["depth"]
         decoder, hidden = None, (width,) * depth
         if cell["decoder"] == "PixelCNN":

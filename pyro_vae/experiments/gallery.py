@@ -27,6 +27,7 @@ from .. import (
     schedules,
 )
 from ..data import Dataset, DataSplits
+from ..ground.streams import forked
 from ..plots.drawing import new_axes
 from ..training.trainer import Trainer
 from .running import parser
@@ -231,8 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.epochs, count = 1, 500
     splits = DataSplits(splits.name, splits.train[:count], splits.test[:2000])
     for name in args.systems:
-        with torch.random.fork_rng():
-            torch.manual_seed(args.seeds[0])
+        with forked(seed=args.seeds[0]):
             save(PICTURES[name](Bench(splits, args.epochs)), args.out / f"{name}.png")
     return 0
 

@@ -28,8 +28,9 @@ from .. import (
     plots,
     schedules,
 )
-from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.parsing import whole
+from ..ground.streams import forked
 from ..infer.posterior import active, posterior_means
 from ..training.saving import load
 from ..training.trainer import Trainer
@@ -87,8 +88,7 @@ def build(
     device: str | None = None,
 ) -> Trainer:
     """The trainer of one system: the paper's widths, leaky rectifiers, Adam at 1e-3, warm-up."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         vae = models.VAE(
             event_shape,
             LATENTS[:layers],
@@ -105,8 +105,7 @@ def build(
 def recalibrate(trainer: Trainer, splits: DataSplits) -> None:
     """BatchNorm's statistics in one pass over the training data, as the reference evaluates."""
     if any(isinstance(m, nn.BatchNorm1d) for p in trainer.modules() for m in p.modules()):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with forked(splits.train.device, 0):
             infer.recalibrate_batchnorm(trainer.model, trainer.guide, splits.train)
 
 

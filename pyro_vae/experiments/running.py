@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import plots
-from ..cli.values import whole
 from ..data import Dataset
 from ..ground.files import write_atomically
+from ..ground.parsing import whole
 from ..training.saving import load
 from ..training.trainer import Trainer
 

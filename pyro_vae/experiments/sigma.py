@@ -27,9 +27,11 @@ from .. import (
     priors,
     regularizers,
 )
-from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.parsing import whole
+from ..ground.streams import forked
 from ..infer import reconstruct
+from ..programs.placing import device_of
 from ..training.trainer import Trainer
 from .running import Results, markdown, number, over_seeds, parser, sheet, trained
 
@@ -81,8 +83,7 @@ def build(
     system: System, *, seed: int = 0, event_shape: Sequence[int] = (1, 28, 28), device: Any = None
 ) -> Trainer:
     """The trainer of one system: the same networks for all, Adam at 1e-3."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         sigma = system.sigma() if callable(system.sigma) else system.sigma
         likelihood = likelihoods.Gaussian(sigma)
         vae = models.VAE(event_shape, LATENTS, likelihood=likelihood, hidden=HIDDEN)
@@ -100,17 +101,15 @@ def measure(
     """
     model, guide, test = trainer.model, trainer.guide, splits.test
     numbers = diagnostics.evaluate(model, guide, test, importance_samples=0).to_dict()
-    device = next(model.parameters()).device
+    device = device_of(model)
     mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(model, guide, splits.train)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(device, seed):
         drawn = {
             f"z from {name}": model.sample(32, mean=True, prior=prior)
             for name, prior in {"N(0, I)": None, "mixture": mixture}.items()
         }
     sheet(picture, drawn)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(device, seed):
         images = {
             "reconstructions": reconstruct(model, guide, test.x.to(device)),
             "samples, N(0, I)": model.sample(len(test), mean=True),

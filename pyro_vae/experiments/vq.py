@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import codebooks, data, diagnostics, guides, handlers, likelihoods, models, priors
-from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.parsing import whole
 from ..ground.recorded import Recorded
+from ..ground.streams import forked
 from ..infer import reconstruct
 from ..networks.grids import GridDecoder, GridEncoder, grid_shape
+from ..programs.placing import device_of
 from ..training.trainer import Trainer
 from .running import Results, markdown, number, over_seeds, parser, sheet, trained
 
@@ -73,8 +75,7 @@ def build(
 ) -> Trainer:
     """The trainer of one system: discretised logistic pixels, Adam at 1e-3, beta 1."""
     likelihood = likelihoods.DiscretizedLogistic()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         if system in CODEBOOKS:
             codebook = CODEBOOKS[system]()
             model = models.VQVAE(event_shape, likelihood=likelihood, codebook=codebook)
@@ -102,13 +103,12 @@ def measure(
     into ``picture``.
     """
     model, guide, test = trainer.model, trainer.guide, splits.test
-    device = next(model.parameters()).device
+    device = device_of(model)
     row: dict[str, Any] = {"bits/dim": _bits(model, guide, test), "codes used": None}
     parts = test.x.split(_ROWS)
     decoded = torch.cat([reconstruct(model, guide, x.to(device)).cpu() for x in parts])
     row["squared error"] = float(((decoded - test.x.cpu()) ** 2).flatten(1).sum(1).mean())
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(device, seed):
         if isinstance(guide, guides.NearestCode):
             use = diagnostics.codebook(model, guide, splits.train)
             row["codes used"], row["perplexity"] = use.used, use.perplexity

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .. import networks
 from ..conditionals.normal import DiagonalNormal
 from ..distributions import declared
+from ..ground.arguments import known
 from ..likelihoods.base import network_inputs
 from ..models import VAE
 from ..programs.program import Guide
@@ -57,8 +58,7 @@ def covered_sites(vae: VAE, sites: Sequence[str] | None) -> tuple[str, ...]:
             f"[{bottom_up[0]!r}]"
         )
     for site in named:
-        if site not in bottom_up:
-            raise ValueError(f"sites: unknown site {site!r}, the model has {bottom_up}")
+        known("sites", site, bottom_up)
     return tuple(site for site in bottom_up if site in named)
 
 
@@ -120,8 +120,7 @@ class BottomUp(Guide):
         widths = networks.hidden_per_layer(hidden, layers) if hidden is not None else vae.hidden
         given = dict(conditionals or {})
         for site in given:
-            if site not in self.latents:
-                raise ValueError(f"conditionals: unknown site {site!r}, expected {self.latents}")
+            known("conditionals", site, self.latents)
         if encoder is not None and "z1" not in self.latents:
             raise ValueError(f"encoder: it is that of 'z1', this guide covers {self.latents}")
         self.conditionals = nn.ModuleDict()

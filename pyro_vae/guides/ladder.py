@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import networks
 from ..conditionals.normal import DiagonalNormal, precision_weighted
+from ..ground.arguments import known
 from ..likelihoods.base import network_inputs
 from ..models import VAE
 from ..programs.program import Guide
@@ -71,9 +72,8 @@ class Ladder(Guide):
         """Build the bottom-up networks and their heads; every parameter exists from here on."""
         check_vae(vae)
         super().__init__(vae)
-        if upward not in ("activations", "means"):
-            raise ValueError(f"upward: expected 'activations' or 'means', got {upward!r}")
-        self.upward, self.latents = upward, vae.latents
+        self.upward = known("upward", upward, ("activations", "means"))
+        self.latents = vae.latents
         layers = len(vae.latents)
         widths = networks.hidden_per_layer(hidden, layers) if hidden is not None else vae.hidden
         self.networks, self.heads = nn.ModuleDict(), nn.ModuleDict()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 
+from ..ground.arguments import at_least
 from ..ground.recorded import Recorded
 from ..programs.sites import is_latent
 from .wrapping import check_known, wrap
@@ -24,8 +24,7 @@ class _FreeBits(Recorded, Messenger):
                 raise TypeError(
                     f"{where}: expected a number, or a mapping from site to one, got {value!r}"
                 )
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{where}: expected a finite number >= 0, got {value}")
+            at_least(where, value)
         self.nats = nats
         self._seen: set[str] = set()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from ..ground.arguments import at_least, known
 from ..ground.recorded import Recorded
 from ..programs.program import Guide, Model, Program
 from ..programs.sites import is_auxiliary, is_latent
@@ -83,12 +82,7 @@ def wrap(program: Callable, effect: Any) -> Any:
 def check_known(given: Mapping[str, Any], seen: set[str], argument: str) -> None:
     """Raise ``ValueError`` for a site in ``given`` that a program did not run, by its name."""
     for site in given:
-        if site not in seen:
-            close = difflib.get_close_matches(site, seen, 1) or sorted(seen)
-            raise ValueError(
-                f"{argument}: the program has no latent site {site!r}, did you mean "
-                f"{' or '.join(map(repr, close))}?"
-            )
+        known(argument, site, sorted(seen))
 
 
 class _ScaleLatents(Recorded, Messenger):
@@ -176,9 +170,7 @@ class _Corrupt(Recorded):
     """Call a program with a corrupted input."""
 
     def __init__(self, noise: float | Callable[[Tensor], Tensor]) -> None:
-        if not callable(noise) and not 0 <= noise < math.inf:
-            raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
-        self.noise = noise
+        self.noise = noise if callable(noise) else at_least("noise", noise)
 
     def apply(self, program: Callable, x: Tensor, **kwargs: Any) -> Any:
         return program(corrupted(x, self.noise), **kwargs)

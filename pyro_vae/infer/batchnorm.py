@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data import Dataset
 from ..data.given import as_dataset
+from ..ground.arguments import whole
+from ..ground.streams import forked
 from ..programs.placing import matched
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
@@ -64,8 +66,7 @@ def recalibrate_batchnorm(
             "model and guide: expected batch normalisation with running statistics, found none: "
             "such a pair needs no recalibration"
         )
-    if batch_size < 2:
-        raise ValueError(f"batch_size: expected at least 2, got {batch_size}")
+    whole("batch_size", batch_size, 2)
     data = matched(as_dataset(data), model, guide)
     if len(data) < 2:
         raise ValueError(f"data: expected at least 2 for a variance, got {len(data)}")
@@ -115,9 +116,8 @@ def check_single(
     if not any(isinstance(m, _BatchNorm) and m.training for p in modules for m in p.modules()):
         return
     buffers = [(b, b.clone()) for p in modules for b in p.buffers()]
-    devices = [x.device] if x.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), torch.no_grad(), unregistered():
+        with forked(x.device), torch.no_grad(), unregistered():
             trace_pair(model, guide, x, y)
     except ValueError as error:
         if not _SINGLE.search(str(error)):

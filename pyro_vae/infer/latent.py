@@ -8,6 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..ground.arguments import known, whole
 from ..programs import coding
 from ..programs.belonging import check_belonging
 from ..programs.coding import encode, encode_means
@@ -109,8 +110,7 @@ def interpolate(
     Raises:
         ValueError: fewer than 2 steps, ends that are not single data.
     """
-    if steps < 2:
-        raise ValueError(f"steps: expected at least 2, got {steps}")
+    whole("steps", steps, 2)
     _check_single(model, start, "start")
     _check_single(model, end, "end")
     if start.shape != end.shape:
@@ -163,8 +163,7 @@ def traverse(
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
     labels = None if y is None else as_labels(y, 1, x.device)
     mean = _means(guide, x[None], labels)
-    if site not in mean:
-        raise ValueError(f"site: the guide has {tuple(mean)}, got {site!r}")
+    known("site", site, mean)
     dims = list(range(mean[site].shape[-1])) if dims is None else list(dims)
     order = list(_prior_draw(model, x[None], labels))
     held = {s: mean[s] for s in order[: order.index(site) + 1]}
@@ -216,8 +215,7 @@ def grid_2d(
     z = torch.stack([first.flatten(), second.flatten()], -1)
     labels = None if y is None or not accepts_labels(model) else as_labels(y, len(z), like.device)
     drawn = _prior_draw(model, like, None if labels is None else labels[:1])
-    if site not in drawn:
-        raise ValueError(f"site: the model has {tuple(drawn)}, got {site!r}")
+    known("site", site, drawn)
     if drawn[site].shape != (1, 2):
         raise ValueError(
             f"site {site!r}: expected two units, the model has {tuple(drawn[site].shape[1:])}"

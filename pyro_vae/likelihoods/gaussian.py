@@ -10,12 +10,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..ground.arguments import positive
 from ..ground.references import WeakReference
 from ..programs.freezing import Hold, is_free
 from ..programs.values import check_finite
 from .base import Likelihood, span_of
 from .optimal import OptimalSigma
-from .sigma import FLOOR, FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma, positive
+from .sigma import FLOOR, FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma
 
 if TYPE_CHECKING:
     from ..models import VAE

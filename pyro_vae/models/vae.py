@@ -14,8 +14,11 @@ from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
 from ..distributions import declared
+from ..ground.arguments import known
+from ..ground.streams import forked
 from ..likelihoods import Likelihood
 from ..likelihoods.base import check_values, feature_shape
+from ..programs.placing import like
 from ..programs.program import Model
 
 
@@ -117,8 +120,7 @@ class VAE(Model):
 
         given = dict(top_down or {})
         for site in given:
-            if site not in self.latent_sizes:
-                raise ValueError(f"top_down: unknown site {site!r}, the model has {self.latents}")
+            known("top_down", site, self.latents)
         self.conditionals = nn.ModuleDict()
         for site in self.latents:
             self.conditionals[site] = given[site] if site in given else self._conditional(site)
@@ -153,11 +155,11 @@ class VAE(Model):
             The new network, of the architecture of a default decoder.
         """
         # The bound of the next evaluation is to see the same random numbers as that of the last
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             head = self._default_decoder(self.event_shape)
         for parameter in head.output_layer.parameters():
             nn.init.zeros_(parameter)
-        head.to(next(self.decoder.parameters(), self.one_hot)).train(self.decoder.training)
+        head.to(like(self.decoder, default=self.one_hot)).train(self.decoder.training)
         self.decoder = networks.MeanAndLogSigma(self.decoder, head)
         self.arguments["decoder"] = self.decoder
         self._check_decoder((*self.event_shape, 2))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..conditionals.flow import FlowDistribution
 from ..data import Dataset
+from ..ground.arguments import whole
 from ..ground.recorded import Recorded
 from .posterior import fit_latents, posterior_samples
 
@@ -51,10 +52,8 @@ class FlowPrior(Recorded, nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if size < 2:
-            raise ValueError(f"size: expected at least 2, got {size}: use priors.MixturePrior")
-        if transforms < 1:
-            raise ValueError(f"transforms: expected at least 1, got {transforms}")
+        whole("size", size, 2, advice="use priors.MixturePrior")
+        whole("transforms", transforms)
         if not hidden or min(hidden) < size:
             raise ValueError(f"hidden: expected widths of at least size={size}, got {hidden}")
         self.size, self.seed = size, seed

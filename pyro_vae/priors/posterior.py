@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from pyro import poutine
@@ -12,9 +11,12 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..data.given import as_dataset
+from ..ground.arguments import known
+from ..ground.streams import forked
 from ..programs.belonging import check_belonging
 from ..programs.labels import label_arguments
 from ..programs.modes import evaluating
+from ..programs.placing import matched
 from ..programs.program import Model
 from ..programs.sites import is_latent
 from ..programs.unwrapping import check_batch
@@ -53,22 +55,16 @@ def posterior_samples(
         >>> posterior_samples(vae, guides.BottomUp(vae), torch.zeros(5, 6)).shape
         torch.Size([5, 2])
     """
-    data = as_dataset(data)
-    parameters = [p for m in (guide, model) if isinstance(m, nn.Module) for p in m.parameters()]
-    if parameters:
-        data = data.to(parameters[0].device)
+    data = matched(as_dataset(data), guide, model)
     check_belonging(model, guide)
     parts = []
-    with evaluating(model, guide), seeded(seed, data.device):
+    with evaluating(model, guide), forked(data.device, seed):
         for x, y in data.batches(_BATCH):
-            x = x.to(parameters[0].dtype) if parameters else x
             check_batch(guide, len(x))
             site = site or _top(model, x, y)
             trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
             sites = [name for name, node in trace.nodes.items() if is_latent(node)]
-            if site not in sites:
-                raise ValueError(f"site: the guide has no latent site {site!r}, it has {sites}")
-            parts.append(trace.nodes[site]["value"])
+            parts.append(trace.nodes[known("site", site, sites)]["value"])
     if parts[0].dim() != 2:
         raise ValueError(
             f"site {site!r}: expected vectors (n, size), got {tuple(parts[0].shape)}: these "
@@ -88,14 +84,6 @@ def check_latents(z: Tensor) -> None:
     """Raise ``ValueError`` for latents that are not finite."""
     if not z.isfinite().all():
         raise ValueError("data: their latents are NaN or infinite: check the guide")
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """A random stream of its own; the global one is as it was afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def ascend(
@@ -167,6 +155,6 @@ def fit_latents(
     if z.shape[1:] != (prior.size,):
         raise ValueError(f"data: expected latents of size {prior.size}, got {z.shape[-1]}")
     prior.to(z)
-    with seeded(prior.seed, z.device):
+    with forked(z.device, prior.seed):
         ascend(prior, objective, z, epochs=epochs, batch_size=batch_size, lr=lr)
     prior.fitted_on.fill_(len(z))

@@ -14,6 +14,7 @@ from torch.distributions import constraints, kl_divergence
 from .. import networks
 from ..conditionals.normal import DiagonalNormal, StandardNormal
 from ..data import Dataset
+from ..ground.arguments import whole
 from ..ground.recorded import Recorded
 from ..guides import BottomUp
 from ..models import VAE
@@ -94,10 +95,8 @@ class TwoStage(Recorded, nn.Module):
     ) -> None:
         super().__init__()
         latents = size if latents is None else latents
-        for name, value in (("size", size), ("latents", latents)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        self.size, self.latents, self.seed = size, latents, seed
+        self.size, self.latents = whole("size", size), whole("latents", latents)
+        self.seed = seed
         widths = networks.sizes("hidden", hidden)
         up, down = networks.MLP((size,), widths), networks.MLP((latents,), widths[::-1])
         self.top = StandardNormal(latents)

@@ -9,12 +9,13 @@ from typing import Any
 from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.given import as_dataset
 from .labels import checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
+from .placing import matched
 from .sites import is_auxiliary, is_latent
 from .unwrapping import check_batch
 from .values import check_finite
@@ -73,8 +74,7 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> d
     args = () if x is None else (x,)
     with evaluating(model), ShowMeans(), stand_in_data():
         trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
-    unknown = [name for name in z if name not in trace.nodes]
-    if unknown:
+    if unknown := [name for name in z if name not in trace.nodes]:
         raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
     return _observation(trace, given=z)
 
@@ -145,11 +145,8 @@ def encode_means(
 def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """The guide's arguments, data and others, once all are found to fit."""
     if not isinstance(x, Tensor):
-        data = as_dataset(x, "x")
-        data.check_classes(guide, getattr(guide, "model", None))
+        data = matched(as_dataset(x, "x"), guide, getattr(guide, "model", None))
         x, y = data.x, data.y if y is None else y
-        like = next(guide.parameters(), None) if isinstance(guide, nn.Module) else None
-        x = x if like is None else x.to(like)
     check_batch(guide, len(x))
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):

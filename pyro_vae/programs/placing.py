@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
 
+_CPU = torch.device("cpu")
 
-def device_of(*programs: Callable, default: torch.device) -> torch.device:
-    """The device of the first parameter of the programs, ``default`` where there is none."""
-    return next((p.device for p in _parameters(programs)), default)
+
+def like(*programs: Callable, default: Tensor | None = None) -> Any:
+    """The first floating parameter of the programs, ``default`` where there is none."""
+    found = (p for m in programs if isinstance(m, nn.Module) for p in m.parameters())
+    return next((p for p in found if p.is_floating_point()), default)
+
+
+def device_of(*programs: Callable, default: torch.device = _CPU) -> torch.device:
+    """The device of the programs' first parameter, ``default`` where there is none."""
+    return default if (found := like(*programs)) is None else found.device
 
 
 def dtype_of(*programs: Callable, default: torch.dtype) -> torch.dtype:
     """The floating type of the programs' first parameter, ``default`` where there is none."""
-    return next((p.dtype for p in _parameters(programs) if p.is_floating_point()), default)
-
-
-def _parameters(programs: Iterable[Callable]) -> Iterator[nn.Parameter]:
-    return (p for m in programs if isinstance(m, nn.Module) for p in m.parameters())
+    return default if (found := like(*programs)) is None else found.dtype
 
 
 def matched(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint, independent, real
 
+from ..ground.streams import forked
+
 # Real numbers that are rates, scales and probabilities as well
 _FEATURES = (0.5, 0.75)
 
@@ -42,7 +44,7 @@ def fixed_support(make: Callable[[], Sequence[object]]) -> Constraint | None:
     with a program is told when it is run.
     """
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(True):
+        with forked(), torch.no_grad(), pyro.validation_enabled(True):
             distributions = make()
             if any(_unchecked(d) for d in distributions):
                 return None

@@ -19,6 +19,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from ...ground.arguments import whole
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import check_data
@@ -321,8 +322,7 @@ def elbo_terms(
         >>> terms.elbo.shape, sorted(terms.kl)
         (torch.Size([5]), ['z1', 'z2'])
     """
-    if samples < 1:
-        raise ValueError(f"samples: expected at least 1, got {samples}")
+    whole("samples", samples)
     check_tensor(x)
     y = None if y is None else as_labels(y, len(x), x.device)
     check_data(model, x, y)
