@@ -34,7 +34,7 @@ from ..ground.streams import forked
 from ..infer.posterior import active, posterior_means
 from ..training.saving import load
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, parser, trained
+from .running import Results, deviating, first, markdown, number, parser, shared, told, trained
 
 NAME = "ladder-mnist"
 EPOCHS = 2000
@@ -143,12 +143,11 @@ def figures(trainer: Trainer, path: Callable[[str], Path]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=256)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options.add_argument(
         "--layers", type=int, nargs="+", choices=range(1, 6), default=[1, 2, 3, 4, 5]
     )
-    options.add_argument("--batch-size", type=whole(1), default=256)
     options.add_argument("--importance-samples", type=whole(1), default=5000)
     options.add_argument(
         "--fine-tune",
@@ -165,15 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = data.load("mnist", binarize="dynamic", root=args.data_root, device=args.device)
     if args.quick:
         args.epochs, args.importance_samples, args.layers = 3, 50, [1, 2]
-        splits = DataSplits(splits.name, splits.train[:2000], splits.test[:200])
-    settings = {
-        "epochs": args.epochs,
-        "batch size": args.batch_size,
-        "importance samples": args.importance_samples,
-        "training data": len(splits.train),
-        "test data": len(splits.test),
-    }
-    results = Results(args.out, settings)
+        splits = first(splits, 2000, 200)
+    common = shared(args, splits) | {"importance samples": args.importance_samples}
+    results = Results(args.out, common)
     for name in args.systems:
         for layers in args.layers:
             for seed in args.seeds:
@@ -188,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     trainer = _fine_tune(args, results.path(tuned, ".pt"), splits, start)
                     _measure(args, results, splits, tuned, trainer)
     if rows := results.rows():
-        results.publish(table(rows, settings))
+        results.publish(table(rows, common))
     return 0
 
 
@@ -270,9 +263,7 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         for row in rows
     ]
     header = ["system", "layers", "ELBO", "log p(x)", "KL of z1 / z2 / ...", "active units"]
-    text = ", ".join(f"{name} {value}" for name, value in settings.items())
-    deviations = "".join(f"- {line}\n" for line in DEVIATIONS)
     return (
-        f"{markdown(header, lines)}\n\nNats per datum on the test set; {text}.\n\n"
-        f"What differs from the paper's recipe:\n\n{deviations}"
+        f"{markdown(header, lines)}\n\nNats per datum on the test set; {told(settings)}.\n\n"
+        + deviating(DEVIATIONS)
     )

@@ -28,12 +28,22 @@ from .. import (
     regularizers,
 )
 from ..data import DataSplits
-from ..ground.parsing import whole
 from ..ground.streams import forked
 from ..infer import reconstruct
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, sheet, trained
+from .running import (
+    Results,
+    first,
+    markdown,
+    number,
+    over_seeds,
+    parser,
+    shared,
+    sheet,
+    told,
+    trained,
+)
 
 NAME = "sigma"
 EPOCHS, LATENTS, HIDDEN = 100, 16, (400, 400)
@@ -130,27 +140,20 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=128)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options.add_argument("--data", choices=("mnist", "fashion-mnist"), default="mnist")
-    options.add_argument("--batch-size", type=whole(1), default=128)
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
     classifier_steps = 2000
     if args.quick:
         args.epochs, classifier_steps = 2, 50
-        splits = DataSplits(splits.name, splits.train[:1000], splits.test[:200])
+        splits = first(splits, 1000, 200)
     features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
-    settings = {
-        "data": args.data,
-        "epochs": args.epochs,
-        "batch size": args.batch_size,
-        "training data": len(splits.train),
-        "test data": len(splits.test),
-        "accuracy of the classifier": round(features.accuracy, 4),
-    }
-    results = Results(args.out, settings)
+    accuracy = {"accuracy of the classifier": round(features.accuracy, 4)}
+    common = {"data": args.data, **shared(args, splits), **accuracy}
+    results = Results(args.out, common)
     for name in args.systems:
         for seed in args.seeds:
             key = {"system": name, "seed": seed}
@@ -162,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             results.row(key, compute)
     if rows := results.rows():
-        results.publish(table(rows, settings))
+        results.publish(table(rows, common))
     return 0
 
 
@@ -203,10 +206,9 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         ]
         for row in over_seeds(rows, ["system"])
     ]
-    text = ", ".join(f"{name} {value}" for name, value in settings.items())
     return (
         f"{markdown(['system', 'seeds', *columns, 'sigma'], lines)}\n\nELBO in nats per datum on "
         "the test data; the others are Frechet distances to the test data in the features of a "
-        f"classifier trained on the labels, comparable in this table only; {text}; sigma is at "
-        "least a grey level, 1/255, where it differs between pixels.\n"
+        f"classifier trained on the labels, comparable in this table only; {told(settings)}; "
+        "sigma is at least a grey level, 1/255, where it differs between pixels.\n"
     )

@@ -24,7 +24,18 @@ from ..infer import reconstruct
 from ..networks.grids import GridDecoder, GridEncoder, grid_shape
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, sheet, trained
+from .running import (
+    Results,
+    first,
+    markdown,
+    number,
+    over_seeds,
+    parser,
+    shared,
+    sheet,
+    told,
+    trained,
+)
 
 NAME = "vq"
 EPOCHS = 50
@@ -145,31 +156,25 @@ def _samples(model: Any, count: int, prior: Any) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=128)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options.add_argument("--data", choices=("mnist", "fashion-mnist", "cifar10"), default="mnist")
-    options.add_argument("--batch-size", type=whole(1), default=128)
     options.add_argument("--prior-epochs", type=whole(1), default=30)
     options.add_argument("--count", type=whole(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
-    splits = DataSplits(splits.name, splits.train[: args.count], splits.test)
+    splits = first(splits, args.count)
     classifier_steps = 2000
     if args.quick:
         args.epochs, args.prior_epochs, classifier_steps = 2, 1, 50
-        splits = DataSplits(splits.name, splits.train[:1000], splits.test[:200])
+        splits = first(splits, 1000, 200)
     features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
-    settings = {
-        "data": args.data,
-        "epochs": args.epochs,
+    common = {"data": args.data, **shared(args, splits)} | {
         "epochs of the prior": args.prior_epochs,
-        "batch size": args.batch_size,
-        "training data": len(splits.train),
-        "test data": len(splits.test),
         "accuracy of the classifier": round(features.accuracy, 4),
     }
-    results = Results(args.out, settings)
+    results = Results(args.out, common)
     for system in args.systems:
         for seed in args.seeds:
             key = {"system": system, "seed": seed}
@@ -188,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             results.row(key, compute)
     if rows := results.rows():
-        results.publish(table(rows, settings))
+        results.publish(table(rows, common))
     return 0
 
 
@@ -213,11 +218,10 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         for row in over_seeds(rows, ["system"])
     ]
     header = ["system", "seeds", *(title for title, _ in columns.values())]
-    text = ", ".join(f"{name} {value}" for name, value in settings.items())
     return (
         f"{markdown(header, lines)}\n\nBits/dim are upper bounds for the test data, under the "
         "prior of training and under one learned afterwards; the squared error is that of "
         "reconstructions, summed over pixels in [0, 1]; then Frechet distances to the test data "
         "in the features of a classifier trained on the labels, comparable in this table only; "
-        f"{text}.\n"
+        f"{told(settings)}.\n"
     )

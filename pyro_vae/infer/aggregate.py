@@ -17,6 +17,7 @@ from ..programs.reading import Contributions
 from ..programs.running import trace_pair
 from ..programs.sites import density_sites, latent_sites, point_masses, refuse_auxiliary
 from .engine.repeated import Checked
+from .importance import CANNOT_BROADCAST, repeated
 
 # Latent values, (pair of data) x (unit), whose density is taken at once
 _PAIRED_VALUES = 2**22
@@ -200,8 +201,7 @@ def _repeated(
     rows, columns = len(next(iter(z.values()))), len(x)
     given = {s: value.repeat_interleave(columns, 0) for s, value in z.items()}
     given |= {s: value.repeat(rows, *(1,) * (value.dim() - 1)) for s, value in parents.items()}
-    x = x.repeat(rows, *(1,) * (x.dim() - 1))
-    trace = _conditioned(guide, x, None if y is None else y.repeat(rows), given)
+    trace = _conditioned(guide, *repeated(x, y, rows), given)
     flat = _densities(trace, sites, (rows * columns,))
     return {s: value.reshape(rows, columns) for s, value in flat.items()}
 
@@ -235,7 +235,7 @@ def _crosses(
     held = {s: value[:2] for s, value in parents.items()}
     try:
         found = _crossed(guide, x, y, rows, held, sites)
-    except (RuntimeError, ValueError, IndexError, NotImplementedError):
+    except CANNOT_BROADCAST:
         return False
     expected = _repeated(guide, x, y, rows, held, sites)
     return all(torch.allclose(found[s], expected[s], rtol=1e-3, atol=1e-3) for s in sites)

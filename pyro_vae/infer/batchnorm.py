@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data import Dataset
-from ..data.given import as_dataset
 from ..ground.arguments import whole
 from ..ground.streams import forked
 from ..programs.placing import matched
@@ -67,7 +66,7 @@ def recalibrate_batchnorm(
             "such a pair needs no recalibration"
         )
     whole("batch_size", batch_size, 2)
-    data = matched(as_dataset(data), model, guide)
+    data = matched(data, model, guide)
     if len(data) < 2:
         raise ValueError(f"data: expected at least 2 for a variance, got {len(data)}")
     rows = dict.fromkeys(norms, 0)

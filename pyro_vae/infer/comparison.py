@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..data.given import as_dataset
 from ..ground.arguments import whole
 from ..ground.streams import forked
 from ..programs.checks import check_data, check_guide, check_pair
@@ -237,7 +236,7 @@ def compare_guides(
     whole("importance_samples", importance_samples)
     for guide in guides.values():
         check_guide(model, guide)
-    data = matched(as_dataset(data), model, *guides.values())
+    data = matched(data, model, *guides.values())
     results = {}
     with measuring(model, *guides.values(), device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))

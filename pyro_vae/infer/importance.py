@@ -105,7 +105,7 @@ def importance(
     """
     whole("samples", samples)
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     if chunk_size is None:
         chunk_size = max(1, 2**20 // math.prod(x.shape[1:]))
     whole("chunk_size", chunk_size)

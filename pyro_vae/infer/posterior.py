@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs.coding import encode_means
+from ..programs.encoding import encode_means
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
 from ..programs.unwrapping import is_autoguide

@@ -19,7 +19,7 @@ from ..distributions import as_pyro, declared
 from ..likelihoods import Likelihood
 from ..likelihoods.base import check_values, feature_shape
 from ..networks.grids import GridDecoder, grid_shape
-from ..programs.coding import decode
+from ..programs.encoding import decode
 from ..programs.program import Model
 from .vae import VAE
 

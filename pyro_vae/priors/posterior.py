@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
 from ..ground.arguments import known
 from ..ground.streams import forked
 from ..programs.belonging import check_belonging
@@ -55,7 +53,7 @@ def posterior_samples(
         >>> posterior_samples(vae, guides.BottomUp(vae), torch.zeros(5, 6)).shape
         torch.Size([5, 2])
     """
-    data = matched(as_dataset(data), guide, model)
+    data = matched(data, guide, model)
     check_belonging(model, guide)
     parts = []
     with evaluating(model, guide), forked(data.device, seed):
@@ -84,77 +82,3 @@ def check_latents(z: Tensor) -> None:
     """Raise ``ValueError`` for latents that are not finite."""
     if not z.isfinite().all():
         raise ValueError("data: their latents are NaN or infinite: check the guide")
-
-
-def ascend(
-    module: nn.Module,
-    objective: Callable[[Tensor], Tensor],
-    z: Tensor,
-    *,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-) -> float:
-    """Fit a module's parameters to latents by Adam, its rate falling to zero as a cosine.
-
-    Args:
-        module: what is trained.
-        objective: rows of z (b, size) -> what is maximised, per row (b,).
-        z: (n, size).
-        epochs: passes over z.
-        batch_size: rows per step.
-        lr: learning rate at the start.
-
-    Returns:
-        Mean of the objective over the last epoch.
-    """
-    check_latents(z)
-    parameters = list(module.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    mean = 0.0
-    for _ in range(epochs):
-        total = torch.zeros((), dtype=z.dtype, device=z.device)
-        for rows in torch.randperm(len(z), device=z.device).split(batch_size):
-            value = objective(z[rows])
-            gradients = torch.autograd.grad(-value.mean(), parameters)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
-            optimizer.step()
-            total += value.detach().sum()
-        schedule.step()
-        mean = float(total) / len(z)
-        if math.isnan(mean):
-            raise FloatingPointError("the fit of the prior became NaN: use a smaller lr")
-    optimizer.zero_grad(set_to_none=True)
-    return mean
-
-
-def fit_latents(
-    prior: nn.Module,
-    objective: Callable[[Tensor], Tensor],
-    z: Tensor,
-    *,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-) -> None:
-    """Raise the mean of ``objective`` over latents, and take down on how many.
-
-    Args:
-        prior: with ``size``, ``seed`` and a buffer ``fitted_on``.
-        objective: from rows of latents to a tensor (rows,).
-        z: (n, size).
-        epochs: passes over the latents.
-        batch_size: latents per step.
-        lr: learning rate of Adam, which falls to zero.
-
-    Raises:
-        ValueError: latents of another size.
-    """
-    if z.shape[1:] != (prior.size,):
-        raise ValueError(f"data: expected latents of size {prior.size}, got {z.shape[-1]}")
-    prior.to(z)
-    with forked(z.device, prior.seed):
-        ascend(prior, objective, z, epochs=epochs, batch_size=batch_size, lr=lr)
-    prior.fitted_on.fill_(len(z))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..data.given import as_dataset
 
 _CPU = torch.device("cpu")
 
@@ -30,15 +31,20 @@ def dtype_of(*programs: Callable, default: torch.dtype) -> torch.dtype:
 
 
 def matched(
-    data: Dataset, *programs: Callable, device: torch.device | str | None = None
+    data: Any,
+    *programs: Callable,
+    name: str = "data",
+    device: torch.device | str | None = None,
 ) -> Dataset:
     """``data`` on the device and in the floating dtype of the programs' first parameter.
 
     Args:
-        data: any data set.
+        data: anything that ``as_dataset`` takes.
         programs: models and guides; functions have no parameters of their own.
+        name: what errors call the data.
         device: where to put the data in place of the programs' device.
     """
+    data = as_dataset(data, name)
     data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..ground.arguments import known, whole
 from ..ground.recorded import Recorded
-from .coding import Encoding, decode, encode
+from .encoding import Encoding, decode, encode
 from .labels import checked_labels, label_arguments
 from .means import mean_of
 from .modes import evaluating

@@ -142,8 +142,8 @@ def test_unreliable_importance_sampling_is_one_note(run, capsys, monkeypatch):
 
 
 def test_default_importance_samples_are_fewer_for_more_data(run, capsys, monkeypatch):
-    monkeypatch.setattr(options, "MANY_SAMPLES", 4)
-    monkeypatch.setattr(options, "FEW_SAMPLES", 3)
+    monkeypatch.setattr(groups, "MANY_SAMPLES", 4)
+    monkeypatch.setattr(groups, "FEW_SAMPLES", 3)
     for split, expected in (("test", 4), ("train", 3)):
         assert main(["evaluate", str(run / "model.pt"), "--json", "--split", split]) == 0
         assert json.loads(capsys.readouterr().out)["importance_samples"] == expected

@@ -324,7 +324,7 @@ def elbo_terms(
     """
     whole("samples", samples)
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     check_data(model, x, y)
     # Whatever Pyro's own switch: what follows the first draw relies on its checks
     with measuring(model, guide, device=x.device), validation_enabled(True):

@@ -11,7 +11,6 @@ from pyro.distributions import Distribution
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ..data.given import as_dataset
 from .labels import checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
@@ -145,7 +144,7 @@ def encode_means(
 def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """The guide's arguments, data and others, once all are found to fit."""
     if not isinstance(x, Tensor):
-        data = matched(as_dataset(x, "x"), guide, getattr(guide, "model", None))
+        data = matched(x, guide, getattr(guide, "model", None), name="x")
         x, y = data.x, data.y if y is None else y
     check_batch(guide, len(x))
     model = getattr(guide, "model", None)
