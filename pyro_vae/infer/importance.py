@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ..ground.arguments import whole
+from ..programs.autoguides import few, is_autoguide
 from ..programs.checks import check_data, check_pair
 from ..programs.labels import as_labels, label_arguments
 from ..programs.reading import Contributions
@@ -25,7 +26,6 @@ from ..programs.sites import (
     latent_sites,
     point_masses,
 )
-from ..programs.unwrapping import few, is_autoguide
 from ..programs.values import check_tensor
 from .engine.repeated import Repeated
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from ..data import Dataset
 from ..ground.arguments import known
 from ..ground.streams import forked
+from ..programs.autoguides import check_batch
 from ..programs.belonging import check_belonging
 from ..programs.labels import label_arguments
 from ..programs.modes import evaluating
 from ..programs.placing import matched
 from ..programs.program import Model
 from ..programs.sites import is_latent
-from ..programs.unwrapping import check_batch
 
 _BATCH = 1000
 

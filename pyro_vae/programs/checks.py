@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from .autoguides import check_batch, few, is_autoguide
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .labels import as_labels, label_arguments
@@ -25,7 +26,7 @@ from .sites import (
     point_masses,
 )
 from .support import check_observed_support
-from .unwrapping import check_batch, few, is_autoguide, name_of
+from .unwrapping import name_of
 from .values import check_finite, check_tensor
 
 

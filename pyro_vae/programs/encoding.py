@@ -11,12 +11,12 @@ from pyro.distributions import Distribution
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from .autoguides import check_batch
 from .labels import checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
 from .placing import matched
 from .sites import is_auxiliary, is_latent
-from .unwrapping import check_batch
 from .values import check_finite
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..ground.streams import forked
 from ..ground.turns import turn
+from .autoguides import check_batch
 from .belonging import check_belonging
 from .labels import label_arguments
 from .modes import evaluating
 from .sites import check_sites, latent_sites
-from .unwrapping import check_batch
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(

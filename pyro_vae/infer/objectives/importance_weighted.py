@@ -15,6 +15,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ...ground.arguments import whole
+from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.labels import label_arguments
 from ...programs.reading import Contributions
@@ -29,7 +30,6 @@ from ...programs.sites import (
     observed_sites,
     without_rsample,
 )
-from ...programs.unwrapping import check_batch, few
 from ..importance import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
 from .elbo import ELBOTerms, TraceELBO
 from .free_bits import clamp_free_sites
