@@ -21,7 +21,7 @@ from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, shared, told, trained
+from .running import Results, markdown, number, over_seeds, parser, shared, told
 
 NAME = "beta"
 EPOCHS = 100
@@ -86,22 +86,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for beta in args.betas:
         for seed in args.seeds:
             key = {"beta": beta, "seed": seed}
-            trainer = trained(
-                results.path(key, ".pt"),
-                functools.partial(
-                    build,
-                    beta,
-                    seed=seed,
-                    latents=args.latents,
-                    width=args.width,
-                    event_shape=splits.event_shape,
-                    device=args.device,
-                ),
-                splits.train,
-                epochs=args.epochs,
-                batch_size=args.batch_size,
-                progress=args.progress,
+            make = functools.partial(
+                build,
+                beta,
+                seed=seed,
+                latents=args.latents,
+                width=args.width,
+                event_shape=splits.event_shape,
+                device=args.device,
             )
+            trainer = results.train(key, make, splits.train, args)
             results.row(key, functools.partial(measure, trainer, splits.test, folds))
             sheet = plots.traversals(
                 trainer.model, trainer.guide, splits.test.x[0], data=splits.test.x

@@ -20,18 +20,7 @@ from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
-from .running import (
-    Results,
-    deviating,
-    first,
-    markdown,
-    number,
-    over_seeds,
-    parser,
-    shared,
-    told,
-    trained,
-)
+from .running import Results, deviating, first, markdown, number, over_seeds, parser, shared, told
 
 NAME = "collapse"
 EPOCHS = 100
@@ -133,12 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 event_shape=splits.event_shape,
                 device=args.device,
             )
-            fit = {"batch_size": args.batch_size, "progress": args.progress}
-            path = results.path(key, ".pt")
 
-            def compute(path: Any = path, make: Any = make, fit: Any = fit) -> dict[str, Any]:
-                trainer = trained(path, make, splits.train, epochs=args.epochs, **fit)
-                return measure(trainer, splits)
+            def compute(key: Any = key, make: Any = make) -> dict[str, Any]:
+                return measure(results.train(key, make, splits.train, args), splits)
 
             results.row(key, compute)
     rows = results.rows()

@@ -34,7 +34,7 @@ from ..ground.streams import forked
 from ..infer.posterior import active, posterior_means
 from ..training.saving import load
 from ..training.trainer import Trainer
-from .running import Results, deviating, first, markdown, number, parser, shared, told, trained
+from .running import Results, deviating, first, markdown, number, parser, shared, told
 
 NAME = "ladder-mnist"
 EPOCHS = 2000
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for layers in args.layers:
             for seed in args.seeds:
                 key = {"system": name, "layers": layers, "seed": seed}
-                trainer = _train(args, results.path(key, ".pt"), splits, key)
+                trainer = _train(args, results, splits, key)
                 if args.train_only:
                     continue
                 _measure(args, results, splits, key, trainer)
@@ -223,23 +223,17 @@ def _guides(system: str, guide: guides.Guide) -> dict[str, guides.Guide]:
     return named
 
 
-def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Trainer:
-    return trained(
-        path,
-        lambda: build(
-            SYSTEMS[key["system"]],
-            key["layers"],
-            epochs=args.epochs,
-            seed=key["seed"],
-            event_shape=splits.event_shape,
-            device=args.device,
-        ),
-        splits.train,
+def _train(args: Any, results: Results, splits: DataSplits, key: dict[str, Any]) -> Trainer:
+    make = functools.partial(
+        build,
+        SYSTEMS[key["system"]],
+        key["layers"],
         epochs=args.epochs,
-        batch_size=args.batch_size,
-        validation=splits.test[:1000],
-        progress=args.progress,
+        seed=key["seed"],
+        event_shape=splits.event_shape,
+        device=args.device,
     )
+    return results.train(key, make, splits.train, args, validation=splits.test[:1000])
 
 
 def _rank(system: str, order: Sequence[str]) -> tuple[int, str]:

@@ -129,6 +129,18 @@ class Results:
             write_atomically(path, json.dumps(row, indent=1))
         return json.loads(path.read_text())
 
+    def train(
+        self,
+        key: Mapping[str, Any],
+        build: Callable[[], Trainer],
+        data: Dataset,
+        args: argparse.Namespace,
+        **fit: Any,
+    ) -> Trainer:
+        """The trainer of the row of this key, as ``trained``, by the options of ``parser``."""
+        fit = {"batch_size": args.batch_size, "progress": args.progress, **fit}
+        return trained(self.path(key, ".pt"), build, data, epochs=args.epochs, **fit)
+
     def path(self, key: Mapping[str, Any], suffix: str) -> Path:
         """A file that belongs to the row of this key, such as its checkpoint."""
         name = "-".join(str(value) for value in key.values())

@@ -32,18 +32,7 @@ from ..ground.streams import forked
 from ..infer import reconstruct
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import (
-    Results,
-    first,
-    markdown,
-    number,
-    over_seeds,
-    parser,
-    shared,
-    sheet,
-    told,
-    trained,
-)
+from .running import Results, first, markdown, number, over_seeds, parser, shared, sheet, told
 
 NAME = "sigma"
 EPOCHS, LATENTS, HIDDEN = 100, 16, (400, 400)
@@ -159,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             key = {"system": name, "seed": seed}
 
             def compute(key: dict[str, Any] = key) -> dict[str, Any]:
-                trainer = _train(args, results.path(key, ".pt"), splits, key)
+                trainer = _train(args, results, splits, key)
                 picture = results.path(key, ".png")
                 return measure(trainer, splits, features, key["seed"], picture)
 
@@ -169,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Trainer:
+def _train(args: Any, results: Results, splits: DataSplits, key: dict[str, Any]) -> Trainer:
     system, epochs = SYSTEMS[key["system"]], args.epochs
     hooks = []
     if system.two_phases:
@@ -177,19 +166,12 @@ def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Tr
         # is so small that a step of the mean costs thousands of nats
         first = max(1, 3 * epochs // 4)
         hooks.append(callbacks.PredictSigma(first, alone=epochs - first))
-    return trained(
-        path,
-        functools.partial(
-            build, system, seed=key["seed"], event_shape=splits.event_shape, device=args.device
-        ),
-        splits.train,
-        epochs=epochs,
-        # What is frozen for a while would stay so in a file
-        every=epochs if system.two_phases else 10,
-        batch_size=args.batch_size,
-        callbacks=hooks,
-        progress=args.progress,
+    make = functools.partial(
+        build, system, seed=key["seed"], event_shape=splits.event_shape, device=args.device
     )
+    # What is frozen for a while would stay so in a file
+    every = epochs if system.two_phases else 10
+    return results.train(key, make, splits.train, args, every=every, callbacks=hooks)
 
 
 def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:

@@ -24,18 +24,7 @@ from ..infer import reconstruct
 from ..networks.grids import GridDecoder, GridEncoder, grid_shape
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import (
-    Results,
-    first,
-    markdown,
-    number,
-    over_seeds,
-    parser,
-    shared,
-    sheet,
-    told,
-    trained,
-)
+from .running import Results, first, markdown, number, over_seeds, parser, shared, sheet, told
 
 NAME = "vq"
 EPOCHS = 50
@@ -181,14 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             make = functools.partial(
                 build, system, seed=seed, event_shape=splits.event_shape, device=args.device
             )
-            fit = {"batch_size": args.batch_size, "progress": args.progress}
 
-            def compute(
-                key: dict[str, Any] = key, make: Any = make, fit: dict[str, Any] = fit
-            ) -> dict[str, Any]:
-                path, picture = (results.path(key, suffix) for suffix in (".pt", ".png"))
-                trainer = trained(path, make, splits.train, epochs=args.epochs, **fit)
-                rest = (features, args.prior_epochs, key["seed"], picture)
+            def compute(key: dict[str, Any] = key, make: Any = make) -> dict[str, Any]:
+                trainer = results.train(key, make, splits.train, args)
+                rest = (features, args.prior_epochs, key["seed"], results.path(key, ".png"))
                 return measure(trainer, splits, *rest)
 
             results.row(key, compute)
