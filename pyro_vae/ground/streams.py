@@ -44,15 +44,15 @@ def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Itera
         >>> with forked(seed=0):
         ...     _ = torch.rand(())
     """
-    device = torch.device(device)
-    before = positions(device)
+    before = [(g, g.get_state()) for g in generators(torch.device(device)).values()]
     try:
         if seed is not None:
-            for generator in generators(device).values():
+            for generator, _ in before:
                 generator.manual_seed(seed)
         yield
     finally:
-        go_to(device, before)
+        for generator, state in before:
+            generator.set_state(state)
 
 
 class RandomStream:

@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data import Dataset
 from ..ground.arguments import whole
-from ..ground.streams import forked
 from ..programs.placing import matched
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
+from .engine.state import Tensors
 
 # What torch and networks.normalization say of one datum
 _SINGLE = re.compile("more than 1 value per channel|at least 2 data per batch")
@@ -114,9 +114,9 @@ def check_single(
     modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
     if not any(isinstance(m, _BatchNorm) and m.training for p in modules for m in p.modules()):
         return
-    buffers = [(b, b.clone()) for p in modules for b in p.buffers()]
+    before = Tensors((b for p in modules for b in p.buffers()), x.device)
     try:
-        with forked(x.device), torch.no_grad(), unregistered():
+        with torch.no_grad(), unregistered():
             trace_pair(model, guide, x, y)
     except ValueError as error:
         if not _SINGLE.search(str(error)):
@@ -129,8 +129,7 @@ def check_single(
             f"{advice}, or to a DataLoader drop_last=True"
         ) from error
     finally:
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        before.restore()
 
 
 def _norms(*programs: Callable) -> list[_BatchNorm]:

@@ -141,13 +141,12 @@ class PixelCNN(Recorded, nn.Module):
     ) -> None:
         """Build all layers."""
         super().__init__()
-        numbers = {"channels": channels, "outputs": outputs, "width": width, "layers": layers}
-        for name, value in numbers.items():
-            whole(name, value)
+        self.channels, self.outputs = whole("channels", channels), whole("outputs", outputs)
+        whole("width", width)
+        whole("layers", layers)
         if not is_whole(kernel) or kernel < 3 or kernel % 2 == 0:
             raise ValueError(f"kernel: expected an odd number of at least 3, got {kernel!r}")
         self.context = whole("context", context, 0, advice="pass its channels, 0 for none")
-        self.channels, self.outputs = int(channels), int(outputs)
         self.layers = nn.ModuleList(
             _GatedLayer(
                 channels if i == 0 else width,

@@ -16,8 +16,12 @@ _CPU = torch.device("cpu")
 
 def like(*programs: Callable, default: Tensor | None = None) -> Any:
     """The first floating parameter of the programs, ``default`` where there is none."""
-    found = (p for m in programs if isinstance(m, nn.Module) for p in m.parameters())
-    return next((p for p in found if p.is_floating_point()), default)
+    for program in programs:
+        if isinstance(program, nn.Module):
+            for parameter in program.parameters():
+                if parameter.is_floating_point():
+                    return parameter
+    return default
 
 
 def device_of(*programs: Callable, default: torch.device = _CPU) -> torch.device:
