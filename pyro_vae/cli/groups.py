@@ -164,7 +164,7 @@ def add_pair(parser: Any) -> None:
     )
     group.add_argument(
         "--levels",
-        type=values.whole(2, 2**16),
+        type=values.integer(2, 2**16),
         help="values of a discrete pixel: 256 for 8 bits, 17 for digits (default: 256)",
     )
     group.add_argument(
@@ -190,20 +190,20 @@ def add_training(parser: Any) -> None:
     )
     group.add_argument(
         "--epochs",
-        type=values.whole(1),
+        type=values.integer(1),
         help=f"passes over the data (default: as many as make {STEPS} steps, at least "
         f"{FEWEST_EPOCHS}; for digits 500)",
     )
     group.add_argument(
         "--patience",
-        type=values.whole(0),
+        type=values.integer(0),
         metavar="EPOCHS",
         help="keep the epoch with the best bound on held-out data, and end when for so many "
         "epochs, at the final beta, none was better; 0 for all epochs, and the last one "
         f"(default: a tenth of the epochs, at least {LEAST_PATIENCE})",
     )
     group.add_argument(
-        "--batch-size", type=values.whole(1), default=128, help="data per step (default: 128)"
+        "--batch-size", type=values.integer(1), default=128, help="data per step (default: 128)"
     )
     group.add_argument(
         "--lr", type=values.positive, default=2e-3, help="learning rate of Adam (default: 0.002)"
@@ -229,7 +229,7 @@ def add_importance(parser: Any) -> None:
     """How log p(x) is estimated."""
     parser.add_argument(
         "--importance-samples",
-        type=values.whole(0),
+        type=values.integer(0),
         metavar="N",
         help=f"draws per datum for log p(x), 0 to leave it out (default: {MANY_SAMPLES}, "
         f"for more than {MANY_DATA} data {FEW_SAMPLES})",
@@ -252,7 +252,7 @@ def add_common(parser: Any) -> None:
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--seed",
-        type=values.whole(0, 2**63 - 1),
+        type=values.integer(0, 2**63 - 1),
         default=0,
         help="of all that is random (default: 0)",
     )
@@ -261,6 +261,6 @@ def add_common(parser: Any) -> None:
     )
     group.add_argument(
         "--threads",
-        type=values.whole(1, 1024),
+        type=values.integer(1, 1024),
         help="threads of the CPU (default: torch's choice)",
     )

@@ -142,7 +142,7 @@ def _parser() -> _Parser:
     group.add_argument("--quiet", action="store_true", help="print nothing but errors")
     group.add_argument(
         "--checkpoint",
-        type=values.whole(1),
+        type=values.integer(1),
         metavar="STEPS",
         help="write a checkpoint into the folder checkpoints of --out every so many steps, and "
         "when the run is interrupted",
@@ -167,10 +167,10 @@ def _parser() -> _Parser:
 
     sample = commands.add_parser("sample", help="draw new data", description=_SAMPLE)
     groups.add_model(sample)
-    sample.add_argument("-n", type=values.whole(1), default=64, help="how many (default: 64)")
+    sample.add_argument("-n", type=values.integer(1), default=64, help="how many (default: 64)")
     sample.add_argument(
         "--label",
-        type=values.whole(0),
+        type=values.integer(0),
         help="class to draw, of a conditional model (default: all)",
     )
     sample.add_argument(
@@ -186,13 +186,13 @@ def _parser() -> _Parser:
     for name, default, brief in (("--from", 0, "first"), ("--to", 1, "last")):
         interpolate.add_argument(
             name,
-            type=values.whole(0),
+            type=values.integer(0),
             default=default,
             metavar="ROW",
             help=f"{brief} datum (default: {default})",
         )
     interpolate.add_argument(
-        "--steps", type=values.whole(2), default=10, help="data in the row (default: 10)"
+        "--steps", type=values.integer(2), default=10, help="data in the row (default: 10)"
     )
     groups.add_picture(interpolate, "interpolation.png")
     groups.add_data(interpolate, split=True)

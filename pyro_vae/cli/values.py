@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..ground.arguments import guess
-from ..ground.parsing import whole
+from ..ground.parsing import integer
 from ..programs.placing import usable_device
 
 _T = TypeVar("_T")
@@ -46,7 +46,7 @@ def positive(text: str) -> float:
 def sizes(text: str) -> tuple[int, ...]:
     """Whole numbers of at least 1, separated by commas."""
     try:
-        return tuple(whole(1)(size.strip()) for size in text.split(","))
+        return tuple(integer(1)(size.strip()) for size in text.split(","))
     except ArgumentTypeError:
         raise ArgumentTypeError(
             f"expected one size or more, such as 20 or 64,32,16, got {text!r}"
@@ -62,7 +62,7 @@ def hidden(text: str) -> tuple[int, ...] | None:
 def pixels(text: str) -> int | tuple[int, int]:
     """Height and width of a picture, as 48x64, or one number for both."""
     try:
-        sides = [whole(1)(side) for side in text.lower().split("x")]
+        sides = [integer(1)(side) for side in text.lower().split("x")]
         if len(sides) > 2:
             raise ArgumentTypeError
     except ArgumentTypeError:

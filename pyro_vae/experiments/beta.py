@@ -16,7 +16,7 @@ import torch
 
 from .. import data, diagnostics, guides, likelihoods, models, plots
 from ..data import Dataset
-from ..ground.parsing import whole
+from ..ground.parsing import integer
 from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..plots.drawing import COLORS, new_axes
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure each beta; write the table, the curve and a sheet of traversals each."""
     options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=64)
     options.add_argument("--betas", type=float, nargs="+", default=list(BETAS))
-    options.add_argument("--latents", type=whole(1), default=10)
-    options.add_argument("--width", type=whole(1), default=400, help="hidden width, default 400")
-    options.add_argument("--count", type=whole(1), default=20000, help="sprites, default 20000")
+    options.add_argument("--latents", type=integer(1), default=10)
+    options.add_argument("--width", type=integer(1), default=400, help="hidden width, default 400")
+    options.add_argument("--count", type=integer(1), default=20000, help="sprites, default 20000")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     size, folds = 32, 5

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .. import data, diagnostics, guides, likelihoods, models
 from ..data import DataSplits
-from ..ground.parsing import whole
+from ..ground.parsing import integer
 from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..plots.drawing import COLORS, new_axes
@@ -96,11 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--decoders", nargs="+", choices=("MLP", "PixelCNN"), default=["MLP", "PixelCNN"]
     )
-    options.add_argument("--latents", type=whole(1), nargs="+", default=list(LATENTS))
-    options.add_argument("--depths", type=whole(1), nargs="+", default=list(DEPTHS))
-    options.add_argument("--layers", type=whole(1), default=8, help="masked layers, default 8")
-    options.add_argument("--width", type=whole(1), default=1024, help="hidden width, default 1024")
-    options.add_argument("--count", type=whole(1), help="training data, default all")
+    options.add_argument("--latents", type=integer(1), nargs="+", default=list(LATENTS))
+    options.add_argument("--depths", type=integer(1), nargs="+", default=list(DEPTHS))
+    options.add_argument("--layers", type=integer(1), default=8, help="masked layers, default 8")
+    options.add_argument(
+        "--width", type=integer(1), default=1024, help="hidden width, default 1024"
+    )
+    options.add_argument("--count", type=integer(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load("mnist", binarize="static", root=args.data_root, device=args.device)

@@ -29,7 +29,7 @@ from .. import (
     schedules,
 )
 from ..data import DataSplits
-from ..ground.parsing import whole
+from ..ground.parsing import integer
 from ..ground.streams import forked
 from ..infer.posterior import active, posterior_means
 from ..training.saving import load
@@ -148,10 +148,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--layers", type=int, nargs="+", choices=range(1, 6), default=[1, 2, 3, 4, 5]
     )
-    options.add_argument("--importance-samples", type=whole(1), default=5000)
+    options.add_argument("--importance-samples", type=integer(1), default=5000)
     options.add_argument(
         "--fine-tune",
-        type=whole(0),
+        type=integer(0),
         default=0,
         metavar="N",
         help="further epochs on the importance-weighted bound, as rows +FT (default: 0)",

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import plots
 from ..data import Dataset, DataSplits
 from ..ground.files import write_atomically
-from ..ground.parsing import whole
+from ..ground.parsing import integer
 from ..training.saving import load
 from ..training.trainer import Trainer
 
@@ -39,18 +39,18 @@ def parser(
     )
     result.add_argument("--out", type=Path, default=Path("runs", name), metavar="FOLDER")
     result.add_argument(
-        "--epochs", type=whole(1), default=epochs, metavar="N", help=f"default: {epochs}"
+        "--epochs", type=integer(1), default=epochs, metavar="N", help=f"default: {epochs}"
     )
     result.add_argument(
-        "--seeds", type=whole(0), nargs="+", default=[0], metavar="SEED", help="default: 0"
+        "--seeds", type=integer(0), nargs="+", default=[0], metavar="SEED", help="default: 0"
     )
     result.add_argument("--quick", action="store_true", help="a small run that shows the way")
-    result.add_argument("--threads", type=whole(1), default=torch.get_num_threads(), metavar="N")
+    result.add_argument("--threads", type=integer(1), default=torch.get_num_threads(), metavar="N")
     result.add_argument("--device", help="such as cuda; default: the CPU")
     result.add_argument("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
     result.add_argument("--progress", action="store_true", help="show a progress bar")
     if batch_size is not None:
-        result.add_argument("--batch-size", type=whole(1), default=batch_size)
+        result.add_argument("--batch-size", type=integer(1), default=batch_size)
     return result
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import codebooks, data, diagnostics, guides, handlers, likelihoods, models, priors
 from ..data import DataSplits
-from ..ground.parsing import whole
+from ..ground.parsing import integer
 from ..ground.recorded import Recorded
 from ..ground.streams import forked
 from ..infer import reconstruct
@@ -148,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=128)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options.add_argument("--data", choices=("mnist", "fashion-mnist", "cifar10"), default="mnist")
-    options.add_argument("--prior-epochs", type=whole(1), default=30)
-    options.add_argument("--count", type=whole(1), help="training data, default all")
+    options.add_argument("--prior-epochs", type=integer(1), default=30)
+    options.add_argument("--count", type=integer(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)

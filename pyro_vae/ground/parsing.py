@@ -9,11 +9,11 @@ from collections.abc import Callable
 _MOST = 10**9
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
     """A parser of whole numbers from ``least`` to ``most``, by default as far as memory goes.
 
     Example:
-        >>> whole(1)("20")
+        >>> integer(1)("20")
         20
     """
     expected = f"of at least {least}" if most is None else f"from {least} to {most}"
