@@ -19,6 +19,9 @@ from ..programs.sites import density_sites, latent_sites, point_masses, refuse_a
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
 
+# Latent site -> tensor
+Values = dict[str, Tensor]
+
 # Latent values, (pair of data) x (unit), whose density is taken at once
 _PAIRED_VALUES = 2**22
 _MOST_COLUMNS = 2048
@@ -35,9 +38,9 @@ class Draws:
         model_order: latent sites in the model's sampling order.
     """
 
-    z: dict[str, Tensor]
-    log_q: dict[str, Tensor]
-    log_p: dict[str, Tensor]
+    z: Values
+    log_q: Values
+    log_p: Values
     model_order: tuple[str, ...]
 
 
@@ -79,11 +82,11 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
 def pair_densities(
     guide: Callable,
     data: Dataset,
-    z: dict[str, Tensor],
+    z: Values,
     *,
-    parents: dict[str, Tensor] | None = None,
+    parents: Values | None = None,
     sites: list[str] | None = None,
-) -> Iterator[tuple[slice, slice, dict[str, Tensor]]]:
+) -> Iterator[tuple[slice, slice, Values]]:
     """Log q(z_i|x_j) for all pairs of latents i and data j, block by block.
 
     Args:
@@ -125,7 +128,7 @@ def pair_densities(
 def log_aggregate(
     guide: Callable,
     data: Dataset,
-    z: dict[str, Tensor],
+    z: Values,
     *,
     own: Tensor | None = None,
     leave_one_out: bool = False,
@@ -173,13 +176,8 @@ class Total:
 
 
 def _crossed(
-    guide: Callable,
-    x: Tensor,
-    y: Tensor | None,
-    z: dict[str, Tensor],
-    parents: dict[str, Tensor],
-    sites: list[str],
-) -> dict[str, Tensor]:
+    guide: Callable, x: Tensor, y: Tensor | None, z: Values, parents: Values, sites: list[str]
+) -> Values:
     """Densities (rows, columns) from one run: the data along the plate, the latents outside."""
     shape = (len(next(iter(z.values()))), len(x))
     given = {s: value[:, None] for s, value in z.items()}
@@ -190,13 +188,8 @@ def _crossed(
 
 
 def _repeated(
-    guide: Callable,
-    x: Tensor,
-    y: Tensor | None,
-    z: dict[str, Tensor],
-    parents: dict[str, Tensor],
-    sites: list[str],
-) -> dict[str, Tensor]:
+    guide: Callable, x: Tensor, y: Tensor | None, z: Values, parents: Values, sites: list[str]
+) -> Values:
     """The same for a guide that does not broadcast: each pair is a row of its own."""
     rows, columns = len(next(iter(z.values()))), len(x)
     given = {s: value.repeat_interleave(columns, 0) for s, value in z.items()}
@@ -206,29 +199,19 @@ def _repeated(
     return {s: value.reshape(rows, columns) for s, value in flat.items()}
 
 
-def _conditioned(
-    guide: Callable, x: Tensor, y: Tensor | None, z: dict[str, Tensor]
-) -> poutine.Trace:
+def _conditioned(guide: Callable, x: Tensor, y: Tensor | None, z: Values) -> poutine.Trace:
     conditioned = poutine.condition(guide, data=z)
     trace = poutine.trace(conditioned).get_trace(x, **label_arguments(guide, y))
     refuse_auxiliary(trace, "the aggregate posterior")
     return trace
 
 
-def _densities(
-    trace: poutine.Trace, sites: list[str], shape: tuple[int, ...]
-) -> dict[str, Tensor]:
+def _densities(trace: poutine.Trace, sites: list[str], shape: tuple[int, ...]) -> Values:
     read = Contributions(trace, shape)
     return {s: read.density(s) for s in sites}
 
 
-def _crosses(
-    guide: Callable,
-    data: Dataset,
-    z: dict[str, Tensor],
-    parents: dict[str, Tensor],
-    sites: list[str],
-) -> bool:
+def _crosses(guide: Callable, data: Dataset, z: Values, parents: Values, sites: list[str]) -> bool:
     """Whether the guide gives the right densities when latents are held under an outer plate."""
     x, y = data[:2].x, None if data.y is None else data.y[:2]
     rows = {s: value[:3] for s, value in z.items()}

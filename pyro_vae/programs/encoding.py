@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from .autoguides import check_batch
-from .labels import checked_labels, label_arguments
+from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
 from .placing import matched
@@ -21,11 +21,7 @@ from .values import check_finite
 
 
 def decode(
-    model: Any,
-    z: Mapping[str, Tensor],
-    *,
-    x: Tensor | None = None,
-    y: Tensor | Sequence[int] | int | None = None,
+    model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Labels = None
 ) -> Distribution:
     """The distribution of the observed site given latents; latents not given take their mean.
 
@@ -46,11 +42,7 @@ def decode(
 
 
 def decode_mean(
-    model: Any,
-    z: Mapping[str, Tensor],
-    *,
-    x: Tensor | None = None,
-    y: Tensor | Sequence[int] | int | None = None,
+    model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Labels = None
 ) -> Tensor:
     """E[x|z], ``decode(model, z, x=x, y=y).mean``, as ``mean_of`` finds it: (n, *event).
 
@@ -105,7 +97,7 @@ class Encoding:
     sample: dict[str, Tensor]
 
 
-def encode(guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
+def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
     """Means and samples of the approximate posterior, for any guide.
 
     The mean of a layer is its conditional mean given the *means* of the layers that the guide
@@ -132,9 +124,7 @@ def encode(guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None)
         return Encoding(mean=_means(guide, x, arguments), sample=_latents(drawn))
 
 
-def encode_means(
-    guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None
-) -> dict[str, Tensor]:
+def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:
     """``encode(guide, x, y=y).mean`` in half the time: nothing is drawn."""
     x, arguments = _encodable(guide, x, y)
     with evaluating(guide):

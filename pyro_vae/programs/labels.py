@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from ..data.labels import as_integers
 from .unwrapping import innermost
+
+# What a person may pass for y: labels of all data, or one for all
+Labels = Tensor | np.ndarray | Sequence[int] | int | None
 
 
 def accepts_labels(program: Callable) -> bool:
@@ -36,7 +39,7 @@ def placeholders(
     return label_arguments(program, torch.zeros(n, dtype=torch.long, device=device))
 
 
-def as_labels(y: Any, n: int, device: torch.device | None) -> Tensor | None:
+def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     """Labels as ``int64`` (n,) on ``device``, from n of them, also (n, 1), or from one for all.
 
     None stays None.

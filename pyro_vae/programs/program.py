@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro import poutine
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..ground.arguments import known, whole
 from ..ground.recorded import Recorded
 from .encoding import Encoding, decode, encode
-from .labels import checked_labels, label_arguments
+from .labels import Labels, checked_labels, label_arguments
 from .means import mean_of
 from .modes import evaluating
 from .placing import device_of, like
@@ -64,12 +64,7 @@ class Model(Program):
             )
 
     def sample(
-        self,
-        n: int,
-        *,
-        y: Tensor | Sequence[int] | int | None = None,
-        mean: bool = False,
-        prior: Callable | None = None,
+        self, n: int, *, y: Labels = None, mean: bool = False, prior: Callable | None = None
     ) -> Tensor:
         """Draw from the generative model by ancestral sampling.
 
@@ -99,12 +94,7 @@ class Model(Program):
         site = trace.nodes["x"]
         return mean_of(site["fn"], "x") if mean else site["value"]
 
-    def decode(
-        self,
-        z: Tensor | Mapping[str, Tensor],
-        *,
-        y: Tensor | Sequence[int] | int | None = None,
-    ) -> Distribution:
+    def decode(self, z: Tensor | Mapping[str, Tensor], *, y: Labels = None) -> Distribution:
         """The observation distribution p(x|z), in evaluation mode and without gradients.
 
         Args:
@@ -166,7 +156,7 @@ class Guide(Program):
         """The modules of ``model`` that it runs: with another model it means nothing."""
         return ()
 
-    def encode(self, x: Any, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
+    def encode(self, x: Any, *, y: Labels = None) -> Encoding:
         """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.
 
         The samples are draws, which advance torch's global RNG.
