@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import distributions
 from ..ground.arguments import whole
-from ..programs.values import check_finite
-from .base import Likelihood, span_of
+from ..programs.values import check_finite, span_of
+from .base import Likelihood
 
 
 class _Discrete(Likelihood):

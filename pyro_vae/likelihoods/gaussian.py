@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..ground.arguments import positive
 from ..ground.references import WeakReference
 from ..programs.freezing import Hold, is_free
-from ..programs.values import check_finite
-from .base import Likelihood, span_of
+from ..programs.values import check_finite, span_of
+from .base import Likelihood
 from .optimal import OptimalSigma
 from .sigma import FLOOR, FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma
 

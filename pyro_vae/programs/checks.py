@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from pyro import poutine
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from .sites import (
 )
 from .support import check_observed_support
 from .unwrapping import name_of
-from .values import check_finite, check_tensor
+from .values import check_finite, check_tensor, span_of
 
 
 @dataclass(frozen=True)
@@ -173,14 +172,9 @@ def check_pair(
                 if read(site).isnan().any():
                     raise ValueError(
                         f"site {site!r}: its log-probability is NaN for a "
-                        f"{type(node['fn']).__name__} with values {_span(node['value'])}: check "
+                        f"{type(node['fn']).__name__} with {span_of(node['value'])}: check "
                         "parameters and data"
                     )
     warn_enumerated(guide_trace)
     latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
     return PairSummary(latents, tuple(observed), tuple(in_guide), tuple(point_masses(guide_trace)))
-
-
-def _span(value: Tensor) -> str:
-    value = torch.as_tensor(value).float()
-    return f"from {float(value.min()):.4g} to {float(value.max()):.4g}"

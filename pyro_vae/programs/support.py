@@ -17,6 +17,7 @@ from ..ground.turns import turn
 from .labels import label_arguments
 from .modes import evaluating
 from .sites import observed_sites
+from .values import span_of
 
 # Real numbers that are rates, scales and probabilities as well
 _FEATURES = (0.5, 0.75)
@@ -113,13 +114,9 @@ def _refuse_outside(support: Constraint, x: Tensor, name: str) -> None:
     outside = ~support.check(x)
     if outside.any():
         first = x[outside][0]
-        got = f"{float(first):.4g}" if first.ndim == 0 else "one of " + _span(first)
+        got = f"{float(first):.4g}" if first.ndim == 0 else "one of " + span_of(first)
         raise ValueError(
             f"x: {name} gives probability to {support!r}, got {int(outside.sum())} "
             f"outside, the first {got}: round, clip or leave out what is no such value, or use a "
             "likelihood for these data"
         )
-
-
-def _span(x: Tensor) -> str:
-    return f"values from {float(x.min()):.4g} to {float(x.max()):.4g}"
