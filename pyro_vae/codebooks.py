@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from . import ranks
+from .ground.arguments import positive, whole
 from .ground.recorded import Recorded
 from .infer.engine.internals import is_recording
-from .networks import is_whole
 from .programs.freezing import Hold
 
 _PASSED = 10
@@ -114,9 +113,7 @@ class Unused(Recorded):
     """
 
     def __init__(self, batches: int = 10) -> None:
-        if not is_whole(batches) or batches < 1:
-            raise ValueError(f"batches: expected a positive integer, got {batches!r}")
-        self.batches = int(batches)
+        self.batches = whole("batches", batches)
 
     def __call__(self, idle: Tensor, outputs: float | Tensor) -> Tensor:
         """Which codes are dead, (codes,).
@@ -158,14 +155,11 @@ class Codebook(_AtLeastSingle):
     ) -> None:
         """Draw the first vectors."""
         super().__init__()
-        for name, value in (("codes", codes), ("code_dim", code_dim)):
-            if not is_whole(value) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        self.codes, self.code_dim = whole("codes", codes), whole("code_dim", code_dim)
         if initializer is not None and not callable(initializer):
             raise TypeError(
                 f"initializer: expected an object such as codebooks.KMeans(), got {initializer!r}"
             )
-        self.codes, self.code_dim = int(codes), int(code_dim)
         self.initializer, self.initialized, self.frozen = initializer, initializer is None, False
         self._hold = Hold(())
 
@@ -336,8 +330,7 @@ class MovingAverage(Codebook):
             raise ValueError(
                 f"decay: expected a number in [0, 1), got {decay!r}: the usual is .99"
             )
-        if not 0 < eps < math.inf:
-            raise ValueError(f"eps: expected a positive number, got {eps!r}: the usual is 1e-5")
+        positive("eps", eps, advice="the usual is 1e-5")
         if not (isinstance(revive, Unused) or 0 <= revive < 1):
             raise ValueError(
                 "revive: expected codebooks.Unused(batches), or a part of a code's share in "

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..ground.arguments import whole
 from ..infer.predictive import mean_squared_error
 from ..likelihoods import Gaussian, PredictedSigma, Sigma
 from ..models.sigma import Phase, check_replaceable
@@ -39,11 +40,7 @@ class PredictSigma(Callback):
     """
 
     def __init__(self, after: int, *, alone: int = 0) -> None:
-        if after < 1 or alone < 0:
-            raise ValueError(
-                f"after and alone: expected at least 1 and 0 epochs, got {after} and {alone}"
-            )
-        self.after, self.alone = after, alone
+        self.after, self.alone = whole("after", after), whole("alone", alone, 0)
         self.phase: Phase | None = None
         self._until = 0
 

@@ -13,7 +13,7 @@ from ..data import Dataset
 from ..data.given import as_dataset
 from ..ground.tables import html_table, mean_and_error, text_table, with_error
 from ..infer.latent import decode_mean
-from ..programs.coding import encode
+from ..programs.encoding import encode
 from ..programs.labels import label_arguments
 from ..programs.placing import matched
 from ..programs.running import measuring

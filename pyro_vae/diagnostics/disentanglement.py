@@ -13,7 +13,7 @@ import torch
 from ..data import Dataset
 from ..data.given import as_dataset
 from ..ground.tables import html_table, text_table, with_error
-from ..programs.coding import encode
+from ..programs.encoding import encode
 from ..programs.labels import label_arguments
 from ..programs.placing import matched
 from ..programs.running import measuring

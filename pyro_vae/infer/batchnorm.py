@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..ground.arguments import whole
 from ..ground.internals import BatchNorm
 from ..programs.placing import matched
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
+from .engine.state import Tensors
 
 # What torch and networks.normalization say of one datum
 _SINGLE = re.compile("more than 1 value per channel|at least 2 data per batch")
@@ -64,9 +65,8 @@ def recalibrate_batchnorm(
             "model and guide: expected batch normalisation with running statistics, found none: "
             "such a pair needs no recalibration"
         )
-    if batch_size < 2:
-        raise ValueError(f"batch_size: expected at least 2, got {batch_size}")
-    data = matched(as_dataset(data), model, guide)
+    whole("batch_size", batch_size, 2)
+    data = matched(data, model, guide)
     if len(data) < 2:
         raise ValueError(f"data: expected at least 2 for a variance, got {len(data)}")
     rows = dict.fromkeys(norms, 0)
@@ -114,10 +114,9 @@ def check_single(
     modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
     if not any(isinstance(m, BatchNorm) and m.training for p in modules for m in p.modules()):
         return
-    buffers = [(b, b.clone()) for p in modules for b in p.buffers()]
-    devices = [x.device] if x.device.type == "cuda" else []
+    before = Tensors((b for p in modules for b in p.buffers()), x.device)
     try:
-        with torch.random.fork_rng(devices), torch.no_grad(), unregistered():
+        with torch.no_grad(), unregistered():
             trace_pair(model, guide, x, y)
     except ValueError as error:
         if not _SINGLE.search(str(error)):
@@ -130,8 +129,7 @@ def check_single(
             f"{advice}, or to a DataLoader drop_last=True"
         ) from error
     finally:
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        before.restore()
 
 
 def _norms(*programs: Callable) -> list[BatchNorm]:

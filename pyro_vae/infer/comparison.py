@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..ground.arguments import whole
+from ..ground.streams import forked
 from ..programs.checks import check_data, check_guide, check_pair
 from ..programs.modes import training
 from ..programs.placing import matched
@@ -232,11 +233,10 @@ def compare_guides(
             f"guides: expected a mapping from name to guide, got {guides!r}: pass "
             '{"bottom-up": guide}'
         )
-    if importance_samples < 1:
-        raise ValueError(f"importance_samples: expected at least 1, got {importance_samples}")
+    whole("importance_samples", importance_samples)
     for guide in guides.values():
         check_guide(model, guide)
-    data = matched(as_dataset(data), model, *guides.values())
+    data = matched(data, model, *guides.values())
     results = {}
     with measuring(model, *guides.values(), device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))
@@ -269,8 +269,7 @@ def _times(
             with contextlib.suppress(TypeError, RuntimeError):
                 runs[name] = SVI(*copy.deepcopy((model, guide)))
     times: dict[str, list[float]] = {name: [] for name in guides}
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), warnings.catch_warnings(action="ignore"):
+    with forked(x.device), warnings.catch_warnings(action="ignore"):
         for _ in range(_WARM_UP + _STEPS):
             for name, svi in list(runs.items()):
                 try:

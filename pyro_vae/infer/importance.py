@@ -12,6 +12,8 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..ground.arguments import whole
+from ..programs.autoguides import few, is_autoguide
 from ..programs.checks import check_data, check_pair
 from ..programs.labels import as_labels, label_arguments
 from ..programs.reading import Contributions
@@ -24,7 +26,6 @@ from ..programs.sites import (
     latent_sites,
     point_masses,
 )
-from ..programs.unwrapping import few, is_autoguide
 from ..programs.values import check_tensor
 from .engine.repeated import Repeated
 
@@ -102,14 +103,12 @@ def importance(
         >>> estimate.log_likelihood.shape
         torch.Size([5])
     """
-    if samples < 1:
-        raise ValueError(f"samples: expected at least 1, got {samples}")
+    whole("samples", samples)
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     if chunk_size is None:
         chunk_size = max(1, 2**20 // math.prod(x.shape[1:]))
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
+    whole("chunk_size", chunk_size)
     check_data(model, x, y)
     check_pair(model, guide, x, y=y)
     block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))

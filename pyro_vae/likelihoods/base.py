@@ -91,8 +91,3 @@ def network_inputs(likelihood: Any, x: Tensor) -> Tensor:
     """What networks see of ``x`` by a likelihood, which may be any module, or None."""
     inputs = getattr(likelihood, "inputs", None)
     return x if inputs is None else inputs(x)
-
-
-def span_of(x: Tensor) -> str:
-    """Least and largest value, for errors."""
-    return f"values from {float(x.min()):.4g} to {float(x.max()):.4g}"

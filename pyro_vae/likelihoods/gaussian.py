@@ -9,10 +9,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..programs.values import check_finite
-from .base import Likelihood, span_of
+from ..ground.arguments import positive
+from ..programs.values import check_finite, span_of
+from .base import Likelihood
 from .optimal import OptimalSigma
-from .sigma import FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma, positive
+from .sigma import FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma
 
 _NAMES: dict[str, type[Sigma]] = {
     "learned": LearnedSigma,

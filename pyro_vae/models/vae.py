@@ -13,6 +13,8 @@ from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
 from ..distributions import declared
+from ..ground.arguments import known
+from ..ground.streams import forked
 from ..likelihoods import Likelihood
 from .base import DecoderModel, check_likelihood
 from .sigma import Phase, predict_sigma
@@ -112,8 +114,7 @@ class VAE(DecoderModel):
 
         given = dict(top_down or {})
         for site in given:
-            if site not in self.latent_sizes:
-                raise ValueError(f"top_down: unknown site {site!r}, the model has {self.latents}")
+            known("top_down", site, self.latents)
         self.conditionals = nn.ModuleDict()
         for site in self.latents:
             self.conditionals[site] = given[site] if site in given else self._conditional(site)
@@ -168,7 +169,7 @@ class VAE(DecoderModel):
             rests 4 tensors, 42 numbers: decoder.mean
         """
         # The bound of the next evaluation is to see the same random numbers as that of the last
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             head = self._default_decoder(self.event_shape)
         return predict_sigma(self, head, freeze)
 

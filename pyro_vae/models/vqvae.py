@@ -19,7 +19,7 @@ from ..distributions import as_pyro, declared
 from ..ground.recorded import takes
 from ..likelihoods import Likelihood
 from ..networks.grids import GridDecoder, grid_shape
-from ..programs.coding import decode
+from ..programs.encoding import decode
 from .base import DecoderModel, check_likelihood
 
 _SITE = "z1"

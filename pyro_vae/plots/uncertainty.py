@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from ..programs.coding import decode, encode
+from ..programs.encoding import decode, encode
 from ..programs.labels import as_labels, label_arguments
 from ..programs.means import mean_of
 from ..programs.running import measuring

@@ -6,11 +6,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyro
-import torch
 from pyro import poutine
 from torch import Tensor
 
+from .autoguides import check_batch, few, is_autoguide
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .labels import as_labels, label_arguments
@@ -25,9 +24,9 @@ from .sites import (
     observed_sites,
     point_masses,
 )
-from .support import fixed_support, refuse_outside
-from .unwrapping import check_batch, few, is_autoguide, name_of
-from .values import check_finite, check_tensor
+from .support import check_observed_support
+from .unwrapping import name_of
+from .values import check_finite, check_tensor, span_of
 
 
 @dataclass(frozen=True)
@@ -66,27 +65,7 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
             model.label_features(y, len(x))
     else:
         check_finite(x)
-        _check_observed(model, x, y)
-
-
-def _check_observed(model: Callable, x: Tensor, y: Tensor | None) -> None:
-    """Raise for data outside of the support of a site that observes them as they are."""
-    few, labels = x[:2], {} if y is None else label_arguments(model, y[:2])
-
-    def traced() -> poutine.Trace:
-        return poutine.trace(model).get_trace(few, **labels)
-
-    try:
-        with undisturbed(model, device=x.device), pyro.validation_enabled(True):
-            traces = traced(), traced()
-    except Exception:  # what is wrong with the program is told when the pair is checked
-        return
-    for site in observed_sites(traces[0]):
-        value = traces[0].nodes[site]["value"]
-        if isinstance(value, Tensor) and value.shape == few.shape and bool((value == few).all()):
-            fns = [trace.nodes[site]["fn"] for trace in traces]
-            if (support := fixed_support(lambda fns=fns: fns)) is not None:
-                refuse_outside(support, x, f"site {site!r}")
+        check_observed_support(model, x, y)
 
 
 _SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}
@@ -156,7 +135,7 @@ def check_pair(
     """
     check_tensor(x)
     check_batch(guide, len(x))
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     x, y = few(guide, x, y)
     n = len(x)
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
@@ -193,14 +172,9 @@ def check_pair(
                 if read(site).isnan().any():
                     raise ValueError(
                         f"site {site!r}: its log-probability is NaN for a "
-                        f"{type(node['fn']).__name__} with values {_span(node['value'])}: check "
+                        f"{type(node['fn']).__name__} with {span_of(node['value'])}: check "
                         "parameters and data"
                     )
     warn_enumerated(guide_trace)
     latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
     return PairSummary(latents, tuple(observed), tuple(in_guide), tuple(point_masses(guide_trace)))
-
-
-def _span(value: Tensor) -> str:
-    value = torch.as_tensor(value).float()
-    return f"from {float(value.min()):.4g} to {float(value.max()):.4g}"

@@ -11,19 +11,18 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..ground.streams import forked
 from ..ground.turns import turn
+from .autoguides import check_batch
 from .belonging import check_belonging
 from .labels import label_arguments
 from .modes import evaluating
 from .sites import check_sites, latent_sites
-from .unwrapping import check_batch
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
     r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
 )
-
-
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
@@ -71,6 +70,5 @@ def measuring(*programs: Callable, device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def undisturbed(*programs: Callable, device: torch.device) -> Iterator[None]:
     """Leave no trace: evaluation mode, no gradients, RNG restored afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with turn, torch.random.fork_rng(devices), evaluating(*programs):
+    with turn, forked(device), evaluating(*programs):
         yield

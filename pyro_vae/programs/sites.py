@@ -13,40 +13,49 @@ from pyro.poutine.util import site_is_subsample
 SAMPLES = "importance_samples"
 
 
+def is_random(name: str, site: dict[str, Any]) -> bool:
+    """Whether a site of a trace has a log-probability of its own: no subsample of a plate."""
+    return site["type"] == "sample" and not site_is_subsample(site)
+
+
+def is_latent(site: Mapping[str, Any]) -> bool:
+    """Whether a trace's node or a handler's message is a latent sample site."""
+    return (
+        site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic", False)
+    )
+
+
+def is_auxiliary(site: Mapping[str, Any]) -> bool:
+    """Whether a latent site is marked as one that only the guide has."""
+    return is_latent(site) and bool(site["infer"].get("is_auxiliary", False))
+
+
 def is_joint(site: dict[str, Any]) -> bool:
     """Whether an auxiliary site is one draw for all data, outside of their plate."""
     return is_auxiliary(site) and all(f.name == SAMPLES for f in site["cond_indep_stack"])
 
 
-def refuse_auxiliary(trace: Trace, purpose: str) -> None:
-    """Raise ``ValueError`` where a guide's density of its latents is hidden behind other sites."""
-    if auxiliary := [name for name, site in trace.nodes.items() if is_auxiliary(site)]:
-        raise ValueError(
-            f"site {auxiliary[0]!r}: {purpose} needs densities of the latents themselves, got a "
-            "guide that draws them by way of this auxiliary site: use an amortised guide such as "
-            "guides.BottomUp, or guides.PerDatum in place of an autoguide"
-        )
+def is_penalty(site: dict[str, Any]) -> bool:
+    """Whether a site is no part of a density: only the objective has it."""
+    return site["infer"].get("is_penalty", False)
 
 
-def check_sites(in_model: list[str], in_guide: list[str]) -> None:
-    """Raise ``ValueError`` unless both programs have the same latent sites."""
-    problems = [
-        f"latent site {s!r} of the model is missing in the guide (it has {in_guide})"
-        for s in in_model
-        if s not in in_guide
-    ] + [
-        f"site {s!r} of the guide is no latent site of the model (it has {in_model})"
-        for s in in_guide
-        if s not in in_model
-    ]
-    if problems:
-        advice = ". Name the sites alike, or build it for this model"
-        if partly := [s for s in in_model if s not in in_guide and s.endswith("_unobserved")]:
-            advice = (
-                f". {partly[0]!r} is what obs_mask= leaves unobserved: draw it in the guide under "
-                "the same mask, or observe under poutine.mask(mask=...) in place of obs_mask="
-            )
-        raise ValueError("guide: " + "; ".join(problems) + advice)
+def is_masked(site: dict[str, Any]) -> bool:
+    """Whether some of a site's log-probabilities may not count."""
+    distribution = site["fn"]
+    while hasattr(distribution, "base_dist") and not isinstance(distribution, MaskedDistribution):
+        distribution = distribution.base_dist
+    return site["mask"] is not None or isinstance(distribution, MaskedDistribution)
+
+
+def is_point_mass(distribution: Any) -> bool:
+    """Whether a distribution is a ``Delta``, however its dimensions were declared."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
 
 
 def latent_sites(trace: Trace) -> list[str]:
@@ -84,26 +93,10 @@ def observed_sites(trace: Trace) -> list[str]:
     ]
 
 
-def check_observed(model_trace: Trace) -> None:
-    """Raise ``ValueError`` for a model without an observed site."""
-    if not observed_sites(model_trace):
-        raise ValueError("model: it observes nothing: pass obs=x to the data's sample site")
-
-
 def density_sites(trace: Trace) -> list[str]:
     """Sites whose log-probabilities add up to a program's own: all but penalties on a guide."""
     counted = {*observed_sites(trace), *latent_sites(trace), *auxiliary_sites(trace)}
     return [s for s, site in trace.nodes.items() if s in counted and not is_penalty(site)]
-
-
-def is_penalty(site: dict[str, Any]) -> bool:
-    """Whether a site is no part of a density: only the objective has it."""
-    return site["infer"].get("is_penalty", False)
-
-
-def is_random(name: str, site: dict[str, Any]) -> bool:
-    """Whether a site of a trace has a log-probability of its own: no subsample of a plate."""
-    return site["type"] == "sample" and not site_is_subsample(site)
 
 
 def without_rsample(trace: Trace) -> list[str]:
@@ -125,31 +118,38 @@ def point_masses(trace: Trace) -> list[str]:
     ]
 
 
-def is_point_mass(distribution: Any) -> bool:
-    """Whether a distribution is a ``Delta``, however its dimensions were declared."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta)
+def check_sites(in_model: list[str], in_guide: list[str]) -> None:
+    """Raise ``ValueError`` unless both programs have the same latent sites."""
+    problems = [
+        f"latent site {s!r} of the model is missing in the guide (it has {in_guide})"
+        for s in in_model
+        if s not in in_guide
+    ] + [
+        f"site {s!r} of the guide is no latent site of the model (it has {in_model})"
+        for s in in_guide
+        if s not in in_model
+    ]
+    if problems:
+        advice = ". Name the sites alike, or build it for this model"
+        if partly := [s for s in in_model if s not in in_guide and s.endswith("_unobserved")]:
+            advice = (
+                f". {partly[0]!r} is what obs_mask= leaves unobserved: draw it in the guide under "
+                "the same mask, or observe under poutine.mask(mask=...) in place of obs_mask="
+            )
+        raise ValueError("guide: " + "; ".join(problems) + advice)
 
 
-def is_masked(site: dict[str, Any]) -> bool:
-    """Whether some of a site's log-probabilities may not count."""
-    distribution = site["fn"]
-    while hasattr(distribution, "base_dist") and not isinstance(distribution, MaskedDistribution):
-        distribution = distribution.base_dist
-    return site["mask"] is not None or isinstance(distribution, MaskedDistribution)
+def check_observed(model_trace: Trace) -> None:
+    """Raise ``ValueError`` for a model without an observed site."""
+    if not observed_sites(model_trace):
+        raise ValueError("model: it observes nothing: pass obs=x to the data's sample site")
 
 
-def is_latent(site: Mapping[str, Any]) -> bool:
-    """Whether a trace's node or a handler's message is a latent sample site."""
-    return (
-        site["type"] == "sample"
-        and not site["is_observed"]
-        and not site_is_subsample(site)
-        and not site["infer"].get("_deterministic", False)
-    )
-
-
-def is_auxiliary(site: Mapping[str, Any]) -> bool:
-    """Whether a latent site is marked as one that only the guide has."""
-    return is_latent(site) and bool(site["infer"].get("is_auxiliary", False))
+def refuse_auxiliary(trace: Trace, purpose: str) -> None:
+    """Raise ``ValueError`` where a guide's density of its latents is hidden behind other sites."""
+    if auxiliary := [name for name, site in trace.nodes.items() if is_auxiliary(site)]:
+        raise ValueError(
+            f"site {auxiliary[0]!r}: {purpose} needs densities of the latents themselves, got a "
+            "guide that draws them by way of this auxiliary site: use an amortised guide such as "
+            "guides.BottomUp, or guides.PerDatum in place of an autoguide"
+        )

@@ -18,7 +18,7 @@ from ..infer.engine.graph import Graph
 from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, checked
 from ..infer.objectives.elbo import ELBOTerms, Estimator
 from ..infer.posterior import active, posterior_means
-from ..programs.coding import encode
+from ..programs.encoding import encode
 from ..programs.running import measuring
 from .feeds import Loaded
 

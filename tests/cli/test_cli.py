@@ -25,7 +25,7 @@ from pyro_vae import (
     save,
     schedules,
 )
-from pyro_vae.cli import commands, main, options
+from pyro_vae.cli import commands, groups, main, options, training
 from pyro_vae.infer import SVI
 from pyro_vae.report import render
 
@@ -52,7 +52,7 @@ def conditional(tmp_path_factory):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(commands, "write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr(training, "write_report", lambda *args, **kwargs: None)
 
 
 def images(path, n=40, shift=0, labels=True):
@@ -142,8 +142,8 @@ def test_unreliable_importance_sampling_is_one_note(run, capsys, monkeypatch):
 
 
 def test_default_importance_samples_are_fewer_for_more_data(run, capsys, monkeypatch):
-    monkeypatch.setattr(options, "MANY_SAMPLES", 4)
-    monkeypatch.setattr(options, "FEW_SAMPLES", 3)
+    monkeypatch.setattr(groups, "MANY_SAMPLES", 4)
+    monkeypatch.setattr(groups, "FEW_SAMPLES", 3)
     for split, expected in (("test", 4), ("train", 3)):
         assert main(["evaluate", str(run / "model.pt"), "--json", "--split", split]) == 0
         assert json.loads(capsys.readouterr().out)["importance_samples"] == expected
@@ -276,14 +276,14 @@ def test_every_guide_and_likelihood_is_an_option():
     public = {getattr(guides, name) for name in guides.__all__}
     # These need more than a model of the command line
     other = {guides.Composed, guides.NearestCode, guides.PerDatum, guides.SemiAmortized}
-    assert set(options.GUIDES.values()) == {
+    assert set(groups.GUIDES.values()) == {
         g for g in public if issubclass(g, guides.Guide)
     } - other - {guides.Guide}
-    for guide in options.GUIDES.values():
+    for guide in groups.GUIDES.values():
         guide(models.VAE((4,), 2, likelihood=likelihoods.Gaussian(), hidden=(3,)))
-    assert options.GUIDES["bottom-up"] is guides.BottomUp
-    assert options.LIKELIHOODS["continuous-bernoulli"] is likelihoods.ContinuousBernoulli
-    assert not any(inspect.isabstract(c) for c in options.LIKELIHOODS.values())
+    assert groups.GUIDES["bottom-up"] is guides.BottomUp
+    assert groups.LIKELIHOODS["continuous-bernoulli"] is likelihoods.ContinuousBernoulli
+    assert not any(inspect.isabstract(c) for c in groups.LIKELIHOODS.values())
 
 
 def test_the_data_of_the_run_are_found_from_elsewhere(tmp_path, monkeypatch, capsys, no_report):
@@ -471,7 +471,7 @@ def test_a_run_without_a_latent_is_told(tmp_path, capsys, no_report):
 BAD_TRAINING = {
     "no command": ([], "required: COMMAND"),
     "unknown command": (["trian"], "invalid choice: 'trian'"),
-    "unknown option": (["train", "--latnets", "3"], "did you mean --latents?"),
+    "unknown option": (["train", "--latnets", "3"], "did you mean '--latents'?"),
     "negative beta": (["train", "--beta", "-1"], "--beta: expected a finite number of at least 0"),
     "nan beta": (["train", "--beta", "nan"], "got 'nan'"),
     "infinite beta": (["train", "--beta", "inf"], "got 'inf'"),
@@ -481,8 +481,8 @@ BAD_TRAINING = {
     "zero lr": (["train", "--lr", "0"], "--lr: expected a finite number above 0"),
     "latents": (["train", "--latents", "8,x"], "such as 20 or 64,32,16, got '8,x'"),
     "hidden": (["train", "--hidden", "-4"], "--hidden: expected"),
-    "guide": (["train", "--guide", "botom-up"], "did you mean bottom-up?"),
-    "likelihood": (["train", "--likelihood", "gausian"], "did you mean gaussian?"),
+    "guide": (["train", "--guide", "botom-up"], "did you mean 'bottom-up'?"),
+    "likelihood": (["train", "--likelihood", "gausian"], "did you mean 'gaussian'?"),
     "sigma": (
         ["train", "--likelihood", "gaussian", "--sigma", "-1"],
         "sigma: expected a positive",
@@ -500,7 +500,7 @@ BAD_TRAINING = {
     ),
     "no UTF-8": (["train", "--out", "\udcff"], "arguments: expected text in UTF-8"),
     "sigma of another": (["train", "--sigma", "1"], "no such option for the likelihood bernoulli"),
-    "device": (["train", "--device", "warp"], "--device: expected a device of this machine"),
+    "device": (["train", "--device", "warp"], "--device: expected one that torch can use here"),
     "seed": (["train", "--seed", str(2**64)], "--seed: expected a whole number from 0 to"),
     "analytic": (["train", "--latents", "4,2", "--elbo", "analytic"], "use elbo='trace'"),
     "divergence": (["train", "--lr", "1e30", "--epochs", "1"], "lower --lr, set --clip-norm"),

@@ -16,6 +16,7 @@ from pyro.infer.util import is_validation_enabled, validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ...ground.arguments import whole
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import check_data
@@ -280,10 +281,9 @@ def elbo_terms(
         >>> terms.elbo.shape, sorted(terms.kl)
         (torch.Size([5]), ['z1', 'z2'])
     """
-    if samples < 1:
-        raise ValueError(f"samples: expected at least 1, got {samples}")
+    whole("samples", samples)
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     check_data(model, x, y)
     # Whatever Pyro's own switch: what follows the first draw relies on its checks
     with measuring(model, guide, device=x.device), validation_enabled(True):

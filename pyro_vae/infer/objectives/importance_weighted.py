@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -15,6 +14,8 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ...ground.arguments import whole
+from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.labels import label_arguments
 from ...programs.reading import Contributions
@@ -29,7 +30,6 @@ from ...programs.sites import (
     observed_sites,
     without_rsample,
 )
-from ...programs.unwrapping import check_batch, few
 from ..importance import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
 from .elbo import ELBOTerms, TraceELBO
 from .free_bits import clamp_free_sites
@@ -77,12 +77,8 @@ class ImportanceWeightedELBO(TraceELBO):
     def __init__(self, particles: int, reduction: Literal["sum", "mean"] = "sum") -> None:
         """Check the number of particles."""
         super().__init__(reduction)
-        if not isinstance(particles, Integral) or isinstance(particles, bool) or particles < 1:
-            raise ValueError(
-                f"particles: expected a whole number of at least 1, got {particles!r}: pass the "
-                "samples per datum, such as 10"
-            )
-        self.particles = int(particles)
+        advice = "pass the samples per datum, such as 10"
+        self.particles = whole("particles", particles, advice=advice)
         self._vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
