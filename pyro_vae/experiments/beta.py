@@ -17,8 +17,8 @@ import torch
 from .. import data, diagnostics, guides, likelihoods, models, plots
 from ..cli.values import whole
 from ..data import Dataset
+from ..ground.drawing import COLORS, new_axes
 from ..infer.terms import dataset_terms
-from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
 from .running import Results, markdown, number, over_seeds, parser, trained
 

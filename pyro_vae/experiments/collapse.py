@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from .. import data, diagnostics, guides, likelihoods, models
 from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.drawing import COLORS, new_axes
 from ..infer.terms import dataset_terms
-from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
 from .running import Results, markdown, number, over_seeds, parser, trained
 

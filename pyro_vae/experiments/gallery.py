@@ -27,7 +27,7 @@ from .. import (
     schedules,
 )
 from ..data import Dataset, DataSplits
-from ..plots.drawing import new_axes
+from ..ground.drawing import new_axes
 from ..training.trainer import Trainer
 from .running import parser
 

@@ -1,12 +1,10 @@
-"""What the pictures share: figures, grids of data, labels of rows and columns."""
+"""What pictures of data share: grids with labels of rows and columns, runs of the programs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-import matplotlib
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -19,53 +17,9 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from ..data import Dataset
+from ..ground.drawing import new_axes, shown
 from ..programs.labels import checked_labels, label_arguments
 from ..programs.means import stand_in_data
-
-# "Accessible Color Sequences for Data Visualization", Petroff (2021): told apart by colour-blind
-# readers and in this order.
-COLORS = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
-)
-MARKERS = "os^D"
-
-
-class ShownOnce(Figure):
-    """A figure that a notebook shows once, also where it is the value of a cell."""
-
-    def _ipython_display_(self) -> None:
-        # The inline backend shows every open figure after a cell, on top of the cell's value.
-        if "inline" in matplotlib.get_backend():
-            plt.close(self)
-        raise NotImplementedError  # makes IPython go on to its own formatters of figures
-
-
-def new_axes(rows: int, columns: int, size: tuple[float, float]) -> list[Axes]:
-    """Axes of a new figure of ``size`` (width, height) inches, row by row."""
-    # "constrained" clips the labels beside images, which keep their aspect; "compressed" does not.
-    _, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="compressed", FigureClass=ShownOnce
-    )
-    return list(axes.flat)
-
-
-def shown(text: object) -> str:
-    r"""A name that matplotlib shows as it is: no dollar begins a formula, all is Unicode.
-
-    Example:
-        >>> print(shown("2$ or 3$"))
-        2\$ or 3\$
-    """
-    return str(text).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:

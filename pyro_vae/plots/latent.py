@@ -11,13 +11,14 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from ..ground.drawing import shown
 from ..infer import grid_2d, interpolate, traverse
 from ..programs.labels import as_labels, label_arguments
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import latent_sites, observed_sites
 from ..programs.values import check_tensor
-from .drawing import grid_axes, run_on_zeros, shown, spaced, vector_site
+from .drawing import grid_axes, run_on_zeros, spaced, vector_site
 
 _MOST_UNITS = 10
 

@@ -13,13 +13,14 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
+from ..ground.drawing import new_axes, shown
 from ..programs.labels import as_labels, checked_labels, label_arguments
 from ..programs.means import mean_of, stand_in_data
 from ..programs.modes import evaluating
 from ..programs.sites import latent_sites, observed_sites
 from ..programs.unwrapping import name_of
 from ..programs.values import check_tensor
-from .drawing import grid_axes, new_axes, shown
+from .drawing import grid_axes
 from .scatter import draw_points
 
 _MOST_COLUMNS = 3
