@@ -108,9 +108,9 @@ def calibration(result: Any, *, ax: Axes | None = None) -> Axes:
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
     ax.plot(result.expected, result.inside, color=COLORS[0], label="this pair")
     for w, inside, expected in zip(result.widths, result.inside, result.expected, strict=True):
-        if w in _MARKED:
+        if marker := _MARKED.get(float(w)):
             label = f"within {w:g} sigma: {100 * inside:.1f} %"
-            ax.plot(expected, inside, _MARKED[w], color=COLORS[0], label=label, clip_on=False)
+            ax.plot(expected, inside, marker, color=COLORS[0], label=label, clip_on=False)
     ax.set_xlabel("expected inside, normal distribution")
     ax.set_ylabel("inside")
     ax.set_xlim(0, 1)
