@@ -128,9 +128,8 @@ class Collapse(Tabular):
             active, size = sum(u.active for u in units), sum(map(len, units))
             error = math.sqrt(sum(u.error**2 for u in units))
             text = f"{active} of {size}" + (f" +- {number(error)}" if error >= 0.005 else "")
-            kl, information, marginal = (
-                Cell.estimate(*mean_and_error(v))
-                for v in (found.kl, found.mutual_information, found.marginal_kl)
+            kl, information, marginal = map(
+                mean_and_error, (found.kl, found.mutual_information, found.marginal_kl)
             )
             counted = Cell(text, {"": active, "of": size, "error": error})
             rows.append((name, kl, information, found.name, marginal, counted))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..ground.tables import Cell, Table, Tabular, mean_and_error
+from ..ground.tables import Table, Tabular, mean_and_error
 from ..infer.latent import decode_mean
 from ..programs.coding import encode
 from ..programs.examining import examined
@@ -64,7 +64,7 @@ class Continuity(Tabular):
         return Table(
             f"share taken for the class of an end, {pairs} pairs in {steps} steps",
             ("point", "recognised"),
-            [(name, Cell.estimate(*found)) for name, found in rows.items()],
+            list(rows.items()),
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..data import Dataset
-from ..ground.tables import Cell, Table, Tabular
+from ..ground.tables import Cell, Table, Tabular, mean_and_error
 from ..programs.coding import encode
 from ..programs.examining import examined
 from ..programs.labels import label_arguments
@@ -43,9 +43,10 @@ class Disentanglement(Tabular):
         """Per score its mean and the number of each factor."""
         rows = []
         for name, found in self.scores.items():
-            per = [Cell(f"{v:.2f}", {"": float(v)}) for v in self.per_factor.get(name, ())]
-            none = [Cell("", {})] * (len(self.factor_names) - len(per))
-            rows.append((name, Cell.estimate(*found), *per, *none))
+            per = self.per_factor.get(name)
+            none = [None] * len(self.factor_names)
+            cells = none if per is None else [Cell(f"{v:.2f}", {"": float(v)}) for v in per]
+            rows.append((name, found, *cells))
         units, factors = self.importance.shape
         return Table(
             f"{units} units against {factors} factors; 1: each factor is one unit; 0: none is",
@@ -198,9 +199,8 @@ def score_codes(
         scores[name] = float(per_factor[name].mean()), error
     found = [_dci(codes, factors, fold == f, is_category, seed) for f in range(folds)]
     for name in ("disentanglement", "completeness", "informativeness"):
-        means = [np.mean(part[name]) for part in found]
-        error = float(np.std(means, ddof=1)) / math.sqrt(folds)
-        scores[f"DCI {name}"] = float(np.mean(means)), error
+        means = np.array([part[name].mean() for part in found])
+        scores[f"DCI {name}"] = mean_and_error(torch.from_numpy(means))
         if name != "disentanglement":
             per_factor[f"DCI {name}"] = np.mean([part[name] for part in found], 0)
     information = _mutual_information(codes, factors, bins)

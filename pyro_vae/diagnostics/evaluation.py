@@ -113,12 +113,7 @@ class Evaluation(Tabular):
     def table(self) -> Table:
         """Quantities with their standard errors and units."""
         rows = [
-            (
-                name,
-                Cell.plain(mean),
-                Cell("" if math.isnan(se) else f"+- {number(se)}", {"": se}),
-                unit,
-            )
+            (name, mean, Cell("" if math.isnan(se) else f"+- {number(se)}", {"": se}), unit)
             for name, mean, se, unit in self.rows()
         ]
         return Table(

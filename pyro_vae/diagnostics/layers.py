@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -89,15 +89,17 @@ class Layers(Tabular, Sequence[Layer]):
         for layer in self.layers:
             ratios = [float(r) for r in layer.explained_variance_ratio]
             shares = " ".join(f"{r:.0%}" for r in ratios[:_SHOWN_RATIOS])
-            rest = sum(ratios[_SHOWN_RATIOS:])
-            shares += f" (others {rest:.0%})" if len(ratios) > _SHOWN_RATIOS else ""
+            numbers: dict[Any, float] = dict(enumerate(ratios[:_SHOWN_RATIOS], start=1))
+            if len(ratios) > _SHOWN_RATIOS:
+                numbers["others"] = sum(ratios[_SHOWN_RATIOS:])
+                shares += f" (others {numbers['others']:.0%})"
             active = int(layer.active.sum())
             rows.append(
                 (
                     f"{layer.site} (-log p)" if layer.site in self.point_masses else layer.site,
                     Cell.estimate(*mean_and_error(layer.kl), two_decimals),
                     Cell(f"{active} of {layer.size}", {"": active, "of": layer.size}),
-                    Cell(shares, dict(enumerate(ratios, start=1))),
+                    Cell(shares, numbers),
                 )
             )
         return Table(

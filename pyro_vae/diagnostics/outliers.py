@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..ground.tables import Cell, Table, Tabular
+from ..ground.tables import Table, Tabular
 from ..infer import importance
 from ..infer.terms import dataset_terms
 from ..programs.examining import examined
@@ -41,7 +41,7 @@ class Outliers(Tabular):
             f"outliers against {len(self.scores['normal']['KL'])} data that belong; 0.5: chance",
             ("AUROC", *(f"{kind} ({len(self.scores[kind]['KL'])})" for kind in self.auroc)),
             [
-                (score, *(Cell.estimate(*found[score]) for found in self.auroc.values()))
+                (score, *(found[score] for found in self.auroc.values()))
                 for score in self.scores["normal"]
             ],
         )

@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..ground.tables import (
-    Cell,
-    Table,
-    Tabular,
-    mean_and_error,
-    number,
-    standard_error,
-    with_error,
-)
+from ..ground.tables import Table, Tabular, mean_and_error, number, standard_error, with_error
 from ..infer.aggregate import draw, log_aggregate
 from ..programs.examining import examined
 from ..programs.running import measuring
@@ -127,8 +119,7 @@ class Rarity(Tabular):
         rows = []
         for name, values in sets.items():
             quantiles = values.quantile(torch.tensor([0.05, 0.5, 0.95]).to(values)).tolist()
-            mean = Cell.estimate(*mean_and_error(values))
-            rows.append((name, mean, *map(Cell.plain, quantiles)))
+            rows.append((name, mean_and_error(values), *quantiles))
         header = ("log q(z), nats", "mean", "5%", "median", "95%")
         return Table(self.verdict, header, rows)
 

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), float(standard_error(values))
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """What a table shows in one place, and the numbers that it stands for.
 
     Attributes:
@@ -69,14 +70,19 @@ class Cell(NamedTuple):
     numbers: Mapping[str, Any]
 
     @classmethod
-    def plain(cls, value: float) -> Cell:
-        """A number by itself."""
-        return cls(number(value), {"": value})
-
-    @classmethod
     def estimate(cls, mean: float, error: float, form: Callable[[float], str] = number) -> Cell:
         """A number with its standard error."""
         return cls(with_error(mean, error, form), {"": mean, "error": error})
+
+    @classmethod
+    def of(cls, value: Cell | str | float | tuple[float, float] | None) -> Cell:
+        """Text, a number, a number with its standard error, or nothing."""
+        if isinstance(value, Cell):
+            return value
+        if isinstance(value, tuple):
+            return cls.estimate(*value)
+        numbers = {} if value is None else {"": value}
+        return cls(value or "" if isinstance(value, str | None) else number(value), numbers)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ class Table:
     Attributes:
         caption: what the numbers are of.
         header: names of the columns.
-        rows: names and numbers, a row per line.
+        rows: text, numbers, pairs of a number and its standard error, None for nothing, or other
+            cells; a row per line.
         notes: sentences below.
         units: of each column, behind its name; () for none.
         line: how a line is printed, a format of all cells, where text and notebooks go without
@@ -94,7 +101,7 @@ class Table:
         left: columns that notebooks and text align to the left. The first one is in text.
 
     Example:
-        >>> table = Table("20 data", ["site", "KL"], [["z_1", Cell.estimate(1.25, 0.5)]])
+        >>> table = Table("20 data", ["site", "KL"], [["z_1", (1.25, 0.5)]])
         >>> print(table)
         20 data
           site           KL
@@ -109,7 +116,7 @@ class Table:
 
     caption: str
     header: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[Cell | str | float | tuple[float, float] | None]]
     notes: Sequence[str] = ()
     units: Sequence[str] = ()
     line: str = ""
@@ -117,7 +124,7 @@ class Table:
 
     def texts(self) -> list[list[str]]:
         """The rows as they are read."""
-        return [[c.text if isinstance(c, Cell) else c for c in row] for row in self.rows]
+        return [[Cell.of(cell).text for cell in row] for row in self.rows]
 
     def _head(self) -> list[str]:
         units = self.units or [""] * len(self.header)
@@ -164,16 +171,14 @@ class Table:
             raise ImportError(
                 "pandas: a frame needs it: pip install pandas, or use to_markdown() or to_latex()"
             ) from error
-        found = []
-        for row in self.rows:
-            cells = [c.numbers if isinstance(c, Cell) else {"": c} for c in row]
-            found.append(
-                {
-                    f"{name} {what}".rstrip(): value
-                    for name, numbers in zip(self.header, cells, strict=True)
-                    for what, value in numbers.items()
-                }
-            )
+        found = [
+            {
+                f"{name} {what}".rstrip(): value
+                for name, cell in zip(self.header, row, strict=True)
+                for what, value in Cell.of(cell).numbers.items()
+            }
+            for row in self.rows
+        ]
         frame = pandas.DataFrame(found, columns=None if found else list(self.header))
         return frame.set_index(self.header[0])
 

@@ -63,8 +63,11 @@ class History(list[dict[str, Any]], Tabular):
         keys = ["elbo", "objective", "reconstruction", *kl, "validation.elbo", "seconds"]
         keys = [key for key in keys if any(lookup(row, key) is not None for row in last)]
         rows = [
-            [Cell(_epoch(row), {"": row.get("epoch")}), str(row.get("guide", ""))]
-            + [Cell("", {}) if (v := lookup(row, key)) is None else Cell.plain(v) for key in keys]
+            [
+                Cell(_epoch(row), {"": row.get("epoch")}),
+                str(row.get("guide", "")),
+                *(lookup(row, key) for key in keys),
+            ]
             for row in last
         ]
         caption = f"last {len(last)} of {len(self)} epochs, nats per datum"

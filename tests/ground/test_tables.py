@@ -80,7 +80,7 @@ def test_signs_of_latex_are_escaped():
     table = tables.Table(
         "50% of a_b & #1",
         ["name", "$"],
-        [["[a]{\\}\n~^", tables.Cell.estimate(-1.5, 0.25)], ["a-1 <|>", "2e-05"]],
+        [["[a]{\\}\n~^", (-1.5, 0.25)], ["a-1 <|>", "2e-05"]],
         ["5%"],
     )
     assert (
@@ -117,8 +117,8 @@ def test_signs_of_markdown_are_escaped():
 def test_a_frame_has_columns_for_all_numbers_of_a_cell():
     pytest.importorskip("pandas")
     rows = [
-        ["z1", tables.Cell("1 of 2", {"": 1, "of": 2}), tables.Cell.estimate(0.5, 0.1)],
-        ["z2", tables.Cell("-", {}), tables.Cell.plain(0.25)],
+        ["z1", tables.Cell("1 of 2", {"": 1, "of": 2}), (0.5, 0.1)],
+        ["z2", tables.Cell("-", {}), 0.25],
     ]
     frame = tables.Table("", ["site", "active", "KL"], rows).to_frame()
     assert list(frame.columns) == ["active", "active of", "KL", "KL error"]
