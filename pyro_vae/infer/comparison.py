@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, or_none, two_decimals
-from ..programs.checks import check_guide
 from ..programs.examining import examined
 from ..programs.modes import training
 from .comparison_picture import guide_comparison
@@ -202,8 +201,6 @@ def compare_guides(
         )
     if importance_samples < 1:
         raise ValueError(f"importance_samples: expected at least 1, got {importance_samples}")
-    for guide in guides.values():
-        check_guide(model, guide)
     results = {}
     with examined(data, model, *guides.values()) as (data, pairs):
         x, y = data.x, data.y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
@@ -193,13 +193,13 @@ def spaced(values: Iterable[float], most: int = 10) -> list[str]:
 
 
 def run_on_zeros(
-    model: Callable, x: Tensor, y: Tensor | None, *, given: Trace | None = None
+    model: Callable, x: Tensor, y: Tensor | None, *, given: Mapping[str, Tensor] | None = None
 ) -> Trace:
-    """The trace of a model on zeros of the shape of ``x``, with latents from the trace ``given``.
+    """The trace of a model on zeros of the shape of ``x``, with the latents that are ``given``.
 
     Its latents and p(x|z) are those for ``x``, which may be grey where the likelihood is binary.
     """
-    program = model if given is None else poutine.replay(model, trace=given)
+    program = poutine.condition(model, data=given or {})
     y = checked_labels(model, y, len(x), x.device)
     with stand_in_data():
         return poutine.trace(program).get_trace(torch.zeros_like(x), **label_arguments(model, y))

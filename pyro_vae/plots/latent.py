@@ -181,8 +181,8 @@ def _unit_kl(
     """The site that is meant, and the mean KL of each of its units over data, (size,)."""
     with ShowMeans():
         q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
-    p = run_on_zeros(model, x, y, given=q)
-    site = vector_site({s: q.nodes[s]["value"] for s in latent_sites(q)}, site)
+    z = {s: q.nodes[s]["value"] for s in latent_sites(q)}
+    p, site = run_on_zeros(model, x, y, given=z), vector_site(z, site)
     q_mean, q_variance = _moments(q.nodes[site]["fn"], site)
     p_mean, p_variance = _moments(p.nodes[site]["fn"], site)
     ratio = q_variance / p_variance

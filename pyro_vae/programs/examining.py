@@ -11,7 +11,7 @@ import torch
 from ..data import Dataset
 from ..data.given import as_dataset
 from .belonging import check_belonging
-from .checks import PairSummary, check_data, check_pair
+from .checks import PairSummary, check_data, check_guide, check_pair
 from .placing import matched
 from .running import undisturbed
 
@@ -33,8 +33,11 @@ def examined(
         found of each guide.
 
     Raises:
+        TypeError: a class or another object in place of a program.
         ValueError: data that the model cannot have produced, a guide that does not fit.
     """
+    for guide in guides:
+        check_guide(model, guide)
     data = matched(as_dataset(data), model, *guides)
     # Not by measuring, which would make the warning of strangers one call deeper
     check_belonging(model, *guides)
