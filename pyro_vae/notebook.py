@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from . import plots
 from .data import DataSplits
 from .ground.arguments import at_least, known
+from .ground.drawing import ShownOnce
 from .ground.streams import RandomStream
 from .ground.tables import lookup
 from .infer import GuideComparison, compare_guides, reconstruct
-from .plots.drawing import ShownOnce, grid_axes
+from .plots.drawing import grid_axes
 from .programs.labels import label_arguments
 from .programs.placing import matched
 from .programs.program import Guide, Model

@@ -16,10 +16,10 @@ import torch
 
 from .. import data, diagnostics, guides, likelihoods, models, plots
 from ..data import Dataset
+from ..ground.drawing import COLORS, new_axes
 from ..ground.parsing import integer
 from ..ground.streams import forked
 from ..infer.terms import dataset_terms
-from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
 from .running import Results, markdown, number, over_seeds, parser, shared, told
 

@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator
 
 from .. import data, diagnostics, guides, likelihoods, models
 from ..data import DataSplits
+from ..ground.drawing import COLORS, new_axes
 from ..ground.parsing import integer
 from ..ground.streams import forked
 from ..infer.terms import dataset_terms
-from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
 from .running import Results, deviating, first, markdown, number, over_seeds, parser, shared, told
 

@@ -27,8 +27,8 @@ from .. import (
     schedules,
 )
 from ..data import Dataset, DataSplits
+from ..ground.drawing import new_axes
 from ..ground.streams import forked
-from ..plots.drawing import new_axes
 from ..training.trainer import Trainer
 from .running import first, parser
 

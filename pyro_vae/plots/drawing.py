@@ -1,12 +1,10 @@
-"""What the pictures share: figures, grids of data, labels of rows and columns."""
+"""What pictures of data share: grids with labels of rows and columns, runs of the programs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import matplotlib
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -19,53 +17,9 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from ..data import Dataset
+from ..ground.drawing import new_axes, shown
 from ..programs.labels import checked_labels, label_arguments
 from ..programs.means import stand_in_data
-
-# "Accessible Color Sequences for Data Visualization", Petroff (2021): told apart by colour-blind
-# readers and in this order.
-COLORS = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
-)
-MARKERS = "os^D"
-
-
-class ShownOnce(Figure):
-    """A figure that a notebook shows once, also where it is the value of a cell."""
-
-    def _ipython_display_(self) -> None:
-        # The inline backend shows every open figure after a cell, on top of the cell's value.
-        if "inline" in matplotlib.get_backend():
-            plt.close(self)
-        raise NotImplementedError  # makes IPython go on to its own formatters of figures
-
-
-def new_axes(rows: int, columns: int, size: tuple[float, float]) -> list[Axes]:
-    """Axes of a new figure of ``size`` (width, height) inches, row by row."""
-    # "constrained" clips the labels beside images, which keep their aspect; "compressed" does not.
-    _, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="compressed", FigureClass=ShownOnce
-    )
-    return list(axes.flat)
-
-
-def shown(text: object) -> str:
-    r"""A name that matplotlib shows as it is: no dollar begins a formula, all is Unicode.
-
-    Example:
-        >>> print(shown("2$ or 3$"))
-        2\$ or 3\$
-    """
-    return str(text).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -239,13 +193,13 @@ def spaced(values: Iterable[float], most: int = 10) -> list[str]:
 
 
 def run_on_zeros(
-    model: Callable, x: Tensor, y: Tensor | None, *, given: Trace | None = None
+    model: Callable, x: Tensor, y: Tensor | None, *, given: Mapping[str, Tensor] | None = None
 ) -> Trace:
-    """The trace of a model on zeros of the shape of ``x``, with latents from the trace ``given``.
+    """The trace of a model on zeros of the shape of ``x``, with the latents that are ``given``.
 
     Its latents and p(x|z) are those for ``x``, which may be grey where the likelihood is binary.
     """
-    program = model if given is None else poutine.replay(model, trace=given)
+    program = poutine.condition(model, data=given or {})
     y = checked_labels(model, y, len(x), x.device)
     with stand_in_data():
         return poutine.trace(program).get_trace(torch.zeros_like(x), **label_arguments(model, y))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -11,15 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from ..ground.drawing import COLORS, new_axes
 from ..programs.encoding import decode, encode
 from ..programs.labels import as_labels, label_arguments
 from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
-from .drawing import COLORS, draw_grid, grid_size, is_image, new_axes, value_range
+from .drawing import draw_grid, grid_size, is_image, value_range
 
-if TYPE_CHECKING:
-    from ..diagnostics.calibration import Calibration
+# Widths in sigma that have a point on the curve
+_MARKED = {1: "o", 2: "s"}
 
 
 def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None) -> Figure:
@@ -81,13 +82,15 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
     return axes[0].figure
 
 
-def calibration(result: Calibration, *, ax: Axes | None = None) -> Axes:
+def calibration(result: Any, *, ax: Axes | None = None) -> Axes:
     """Draw the fraction of elements within w sigma against that of a normal distribution.
 
     Above the diagonal sigma is too large, below it too small.
 
     Args:
-        result: what ``diagnostics.calibration`` found.
+        result: what ``diagnostics.calibration`` found, or other numbers by the same names:
+            ``widths`` w, (k,), and for each ``inside``, the fraction of the elements within
+            w sigma, and ``expected``, that of a normal distribution.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
@@ -104,9 +107,10 @@ def calibration(result: Calibration, *, ax: Axes | None = None) -> Axes:
         (ax,) = new_axes(1, 1, (4.2, 4.0))
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
     ax.plot(result.expected, result.inside, color=COLORS[0], label="this pair")
-    for (name, inside, _, expected), marker in zip(result.rows(), "os", strict=True):
-        label = f"{name}: {100 * inside:.1f} %"
-        ax.plot(expected, inside, marker, color=COLORS[0], label=label, clip_on=False)
+    for w, inside, expected in zip(result.widths, result.inside, result.expected, strict=True):
+        if marker := _MARKED.get(float(w)):
+            label = f"within {w:g} sigma: {100 * inside:.1f} %"
+            ax.plot(expected, inside, marker, color=COLORS[0], label=label, clip_on=False)
     ax.set_xlabel("expected inside, normal distribution")
     ax.set_ylabel("inside")
     ax.set_xlim(0, 1)
