@@ -29,7 +29,6 @@ from .stock import instead_of
 from .traces import (
     Contributions,
     auxiliary_sites,
-    check_observed,
     density_sites,
     is_masked,
     is_point_mass,
@@ -117,7 +116,6 @@ class Estimator(Recorded):
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         n = len(x)
         model_trace, guide_trace = trace_pair(model, guide, x, y)
-        check_observed(model_trace)
         if is_validation_enabled():
             check_shapes(model_trace, guide_trace, n)
             warn_enumerated(guide_trace)

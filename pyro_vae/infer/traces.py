@@ -46,6 +46,7 @@ def trace_pair(
         guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
+    check_observed(model_trace)
     check_sites(latent_sites(model_trace), latent_sites(guide_trace))
     return model_trace, guide_trace
 

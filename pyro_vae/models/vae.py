@@ -266,7 +266,7 @@ class VAE(Model):
         if x.dtype != self.one_hot.dtype:
             raise ValueError(
                 f"site 'x': got {x.dtype} data for a model of {self.one_hot.dtype}: use "
-                f"x.to({self.one_hot.dtype}), or convert the model"
+                f"x.to({self.one_hot.dtype}), or convert model and guide, .to({x.dtype})"
             )
 
     def forward(

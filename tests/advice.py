@@ -1,0 +1,93 @@
+"""Messages that advise: where they stand, what provokes them, and what follows their advice."""
+
+import ast
+import functools
+import re
+import tempfile
+import warnings
+from pathlib import Path
+
+import pyro
+import pytest
+
+import pyro_vae
+
+PACKAGE = Path(pyro_vae.__file__).parent
+_VERBS = (
+    "add|begin|bound|build|call|choose|check|convert|copy|declare|drop|end|fill|freeze|give|go on|hold|"
+    "import|join|leave|let|load|lower|make|mask|name|number|pass|pip install|print|put|raise|read|"
+    "remove|rename|rescale|reshape|return|round|run|sample|save|scale|see|set|show|start|"
+    "subsample|take|train|try|turn|upgrade|use|warm|wrap|write"
+)
+_REMEDY = re.compile(
+    rf"(^|[:;,.]\s+|\bor |[Ff]or .{{3,16}} )({_VERBS})\b(?! and |:| center| right)"
+    r"|did you mean|the usual is|needs a guide|such as guides\.",
+    re.IGNORECASE,
+)
+
+
+def texts(node):
+    """Outermost strings of a tree that are no documentation, as (line, pattern)."""
+    if isinstance(node, ast.JoinedStr):
+        parts = [re.escape(v.value) if isinstance(v, ast.Constant) else ".*?" for v in node.values]
+        yield node.lineno, "".join(parts)
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, str) and len(node.value) > 8:
+            yield node.lineno, re.escape(node.value)
+    elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        for child in ast.iter_child_nodes(node):
+            if not (isinstance(child, ast.keyword) and child.arg in ("help", "description")):
+                yield from texts(child)
+
+
+def advice(tree):
+    """Patterns of all texts that say what to do, as (line, pattern)."""
+    for line, pattern in texts(tree):
+        if "\\ " in pattern and _REMEDY.search(re.sub(r"\\(.)", r"\1", pattern)):
+            yield line, pattern
+
+
+class Cases(list):
+    """Functions of a folder that yield what provokes a message, and what follows its advice."""
+
+    def __call__(self, case):
+        self.append(case)
+        return case
+
+    def test(self):
+        @pytest.mark.parametrize("case", self, ids=lambda case: case.__name__)
+        def test(case):
+            messages(case)
+
+        return test
+
+
+@functools.cache
+def messages(case):
+    """What the provocations of a case say; all that they advise is done, in silence."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for provoke, *follows in case(Path(folder)):
+            found.append(said(provoke))
+            # None, where an advice names no call
+            for follow in filter(None, follows):
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("error")
+                        follow()
+                except Exception as error:
+                    raise AssertionError(f"the advice of {found[-1]!r} failed") from error
+    return found
+
+
+def said(call):
+    """The message of what a call raises or warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            call()
+        except (Exception, SystemExit) as error:
+            return str(error)
+    raise AssertionError("nothing was said")
