@@ -14,10 +14,10 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 _VERBS = (
-    "add|begin|bound|build|call|choose|check|convert|copy|declare|drop|end|fill|freeze|give|go on|hold|"
-    "import|join|leave|let|load|lower|make|mask|name|number|pass|pip install|print|put|raise|read|"
-    "remove|rename|rescale|reshape|return|round|run|sample|save|scale|see|set|show|start|"
-    "subsample|take|train|try|turn|upgrade|use|warm|wrap|write"
+    "add|ask|begin|bound|build|call|choose|check|convert|copy|declare|draw|drop|end|fill|freeze|"
+    "give|go on|hold|import|join|leave|let|load|lower|make|mask|name|number|observe|pass|"
+    "pip install|print|put|raise|read|remove|rename|rescale|reshape|return|round|run|sample|save|"
+    "scale|see|set|show|start|subsample|take|train|try|turn|upgrade|use|warm|wrap|write"
 )
 _REMEDY = re.compile(
     rf"(^|[:;,.]\s+|\bor |[Ff]or .{{3,16}} )({_VERBS})\b(?! and |:| center| right)"
