@@ -14,7 +14,7 @@ import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
 _VERBS = (
-    "add|ask|begin|bound|build|call|choose|check|convert|copy|declare|draw|drop|end|fill|freeze|"
+    "add|ask|begin|bound|build|call|choose|check|convert|copy|create|declare|draw|drop|end|fill|freeze|"
     "give|go on|hold|import|join|leave|let|load|lower|make|mask|name|number|observe|pass|"
     "pip install|print|put|raise|read|remove|rename|rescale|reshape|return|round|run|sample|save|"
     "scale|see|set|show|start|subsample|take|train|try|turn|upgrade|use|warm|wrap|write"
@@ -83,11 +83,12 @@ def messages(case):
 
 
 def said(call):
-    """The message of what a call raises or warns of."""
+    """The message of what a call raises or warns of, or the text that it returns."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            call()
+            if isinstance(text := call(), str):
+                return text
         except (Exception, SystemExit) as error:
             return str(error)
     raise AssertionError("nothing was said")
