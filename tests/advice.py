@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.util
 import re
 import tempfile
 import warnings
@@ -13,6 +14,9 @@ import pytest
 import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
+WITHOUT_TABLES = not any(importlib.util.find_spec(name) for name in ("pandas", "polars"))
+# Of messages about tables alone
+OF_TABLES = ("columns of numbers", "column of text or labels")
 _VERBS = (
     "add|ask|begin|bound|build|call|choose|check|convert|copy|create|declare|draw|drop|end|fill|freeze|"
     "give|go on|hold|import|join|leave|let|load|lower|make|mask|name|number|observe|pass|"
@@ -27,13 +31,12 @@ _REMEDY = re.compile(
 
 
 def texts(node):
-    """Outermost strings of a tree that are no documentation, as (line, pattern)."""
+    """Outermost strings of a tree that are no documentation, as (line, its fixed parts)."""
     if isinstance(node, ast.JoinedStr):
-        parts = [re.escape(v.value) if isinstance(v, ast.Constant) else ".*?" for v in node.values]
-        yield node.lineno, "".join(parts)
+        yield node.lineno, [v.value if isinstance(v, ast.Constant) else "" for v in node.values]
     elif isinstance(node, ast.Constant):
         if isinstance(node.value, str) and len(node.value) > 8:
-            yield node.lineno, re.escape(node.value)
+            yield node.lineno, [node.value]
     elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
         for child in ast.iter_child_nodes(node):
             if not (isinstance(child, ast.keyword) and child.arg in ("help", "description")):
@@ -41,10 +44,29 @@ def texts(node):
 
 
 def advice(tree):
-    """Patterns of all texts that say what to do, as (line, pattern)."""
-    for line, pattern in texts(tree):
-        if "\\ " in pattern and _REMEDY.search(re.sub(r"\\(.)", r"\1", pattern)):
-            yield line, pattern
+    """The texts of a tree that say what to do."""
+    for line, parts in texts(tree):
+        if " " in (text := "{}".join(parts)) and _REMEDY.search(text):
+            yield line, parts
+
+
+def unsaid(wanted, said):
+    """The texts, by where they stand, that are in no message; those of absent packages are not."""
+    found = []
+    for where, parts in wanted:
+        absent = WITHOUT_TABLES and any(t in part for t in OF_TABLES for part in parts)
+        if not absent and not any(_says(message, parts) for message in said):
+            found.append(f"{where} {'{}'.join(parts)}")
+    return found
+
+
+def _says(message, parts):
+    at = 0
+    for part in parts:
+        if (at := message.find(part, at)) < 0:
+            return False
+        at += len(part)
+    return True
 
 
 class Cases(list):

@@ -131,7 +131,7 @@ def collapse(tmp):
 
     yield (
         strong,
-        lambda: run(beta=schedules.WarmUp(epochs=1000, end=300.0)),
+        lambda: run(beta=schedules.WarmUp(epochs=10**5, end=300.0)),
         lambda: run(beta=0.5),
         lambda: strong(wrap=free),
         lambda: run(kind=guides.Ladder, latents=[2, 2], skip=True, beta=0.5),

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -134,8 +135,10 @@ def ascend(
             total += value.detach().sum()
         schedule.step()
         mean = float(total) / len(z)
-        if math.isnan(mean):
-            raise FloatingPointError("the fit of the prior became NaN: use a smaller lr")
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                "the fit of the prior became NaN or infinite: use a smaller lr"
+            )
     optimizer.zero_grad(set_to_none=True)
     return mean
 
@@ -165,6 +168,7 @@ def fit_latents(
     if z.shape[1:] != (prior.size,):
         raise ValueError(f"data: expected latents of size {prior.size}, got {z.shape[-1]}")
     prior.to(z)
-    with seeded(prior.seed, z.device):
+    # What is NaN is told by its epoch
+    with seeded(prior.seed, z.device), pyro.validation_enabled(False):
         ascend(prior, objective, z, epochs=epochs, batch_size=batch_size, lr=lr)
     prior.fitted_on.fill_(len(z))
