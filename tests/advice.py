@@ -36,7 +36,7 @@ def texts(node):
         yield node.lineno, [v.value if isinstance(v, ast.Constant) else "" for v in node.values]
     elif isinstance(node, ast.Constant):
         if isinstance(node.value, str) and len(node.value) > 8:
-            yield node.lineno, [node.value]
+            yield node.lineno, re.split(r"\{\d\}", node.value)
     elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
         for child in ast.iter_child_nodes(node):
             if not (isinstance(child, ast.keyword) and child.arg in ("help", "description")):
