@@ -121,12 +121,13 @@ def check_single(
     except ValueError as error:
         if not _SINGLE.search(str(error)):
             raise
-        better = next(b for b in range(batch_size + 1, batch_size + 4) if count % b != 1)
-        advice = f"pass batch_size={better}" if count > 1 else "add data"
+        # None where there is but one datum
+        better = next((b for b in range(batch_size + 1, count + 1) if count % b != 1), None)
+        by_size = f"pass batch_size={better}, or to a DataLoader drop_last=True"
         raise ValueError(
             f"batch_size: expected batches of two data or more, from which batch normalisation "
             f"takes mean and variance, got a last batch of one of {count} data by {batch_size}: "
-            f"{advice}, or to a DataLoader drop_last=True"
+            f"{by_size if better else 'add data'}"
         ) from error
     finally:
         before.restore()

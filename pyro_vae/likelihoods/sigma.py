@@ -76,7 +76,8 @@ class Sigma(Recorded, nn.Module):
         return self._logged(*values.exp().tolist(), many=log_sigma.dim() > 0)
 
     def _logged(self, mean: float, least: float, most: float, *, many: bool) -> dict[str, float]:
-        if least < 1.1 * self.floor and self not in _warned:
+        # A floor that was raised is meant to be reached
+        if least < 1.1 * self.floor <= 1.1 * FLOOR and self not in _warned:
             _warned.add(self)
             warnings.warn(
                 f"sigma has reached its floor {self.floor:g}: the decoder reproduces "

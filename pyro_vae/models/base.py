@@ -61,7 +61,7 @@ class DecoderModel(Model):
         if x.dtype != self.one_hot.dtype:
             raise ValueError(
                 f"site 'x': got {x.dtype} data for a model of {self.one_hot.dtype}: use "
-                f"x.to({self.one_hot.dtype}), or convert the model"
+                f"x.to({self.one_hot.dtype}), or convert model and guide, .to({x.dtype})"
             )
 
     def _check_given(self, x: Tensor) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Self
 
+import pyro
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +70,7 @@ class FittedPrior(Recorded, nn.Module):
 
         Raises:
             ValueError: latents of another size.
-            FloatingPointError: the bound became NaN.
+            FloatingPointError: the bound became NaN or infinite.
         """
         z = posterior_samples(model, guide, data, seed=self.seed)
         return self.fit_samples(z, epochs=epochs, batch_size=batch_size, lr=lr)
@@ -82,7 +83,8 @@ class FittedPrior(Recorded, nn.Module):
             raise ValueError(f"data: expected latents of size {self.size}, got {z.shape[-1]}")
         check_latents(z)
         self.to(z)
-        with forked(z.device, self.seed):
+        # What is NaN is told by its epoch
+        with forked(z.device, self.seed), pyro.validation_enabled(False):
             self._ascend(z.detach(), epochs, batch_size, lr)
         self.fitted_on.fill_(len(z))
         return self
@@ -101,6 +103,8 @@ class FittedPrior(Recorded, nn.Module):
                 optimizer.step()
                 total += value.detach().sum()
             schedule.step()
-            if math.isnan(float(total)):
-                raise FloatingPointError("the fit of the prior became NaN: use a smaller lr")
+            if not math.isfinite(float(total)):
+                raise FloatingPointError(
+                    "the fit of the prior became NaN or infinite: use a smaller lr"
+                )
         optimizer.zero_grad(set_to_none=True)

@@ -153,6 +153,7 @@ def check_pair(
                 ) from error
             raise
         in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
+        check_observed(model_trace)
         check_sites(in_model, in_guide)
         for site in in_model:
             shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
@@ -162,7 +163,6 @@ def check_pair(
                     f"guide's {shapes[1]}: build the guide for this model"
                 )
         model_trace, guide_trace = trace_pair(model, guide, x, y)
-        check_observed(model_trace)
         check_shapes(model_trace, guide_trace, n)
         observed = observed_sites(model_trace)
         for trace in (model_trace, guide_trace):

@@ -25,7 +25,6 @@ from ...programs.reading import Contributions
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import (
     auxiliary_sites,
-    check_observed,
     density_sites,
     is_random,
     latent_sites,
@@ -115,7 +114,6 @@ class Estimator(Recorded):
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         n = len(x)
         model_trace, guide_trace = trace_pair(model, guide, x, y)
-        check_observed(model_trace)
         if is_validation_enabled():
             check_shapes(model_trace, guide_trace, n)
             warn_enumerated(guide_trace)

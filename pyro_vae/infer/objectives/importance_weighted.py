@@ -111,8 +111,8 @@ class ImportanceWeightedELBO(TraceELBO):
         q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
         both = vectorised and self._vectorised[model]
         p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
-        check_sites(latent_sites(p_trace), latent_sites(q_trace))
         check_observed(p_trace)
+        check_sites(latent_sites(p_trace), latent_sites(q_trace))
         p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
         free = clamp_free_sites(p, q, n)
         for trace in (p_trace, q_trace):
