@@ -16,12 +16,12 @@ from test_advice_training import X, fit
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pyro_vae import Trainer, callbacks, load, ranks, save
+from pyro_vae import Trainer, callbacks, load, save
 from pyro_vae.ground.files import expanded
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
-from pyro_vae.storage import folder as folders
+from pyro_vae.storage.folder import fcntl
 
 cases = Cases()
 
@@ -198,7 +198,7 @@ def folders(tmp):
     def flock(handle, how):
         raise OSError(errno.ENOLCK, "no locks")
 
-    without = mock.patch.object(folders.fcntl, "flock", flock)
+    without = mock.patch.object(fcntl, "flock", flock)
     yield without(lambda: fit(checkpoint=tmp / "unlocked")), lambda: fit(checkpoint=tmp / "own")
     loader = DataLoader(X)
 
@@ -242,16 +242,9 @@ def going_on(tmp):
         lambda: fit(load(newest("other")), 2 * X, epochs=2),
     )
     several = begun(tmp / "several")
-    several.progress = {**several.progress, "others": [several.progress["random"]]}
-    second = ranks.World(0, 2, torch.device("cpu"))
-    folder = folders.RunFolder(tmp / "several")
-    yield (
-        lambda: several.fit(X, progress=False),
-        mock.patch.object(ranks, "_world", second)(
-            lambda: folder.check_same(several.progress, epochs=2)
-        ),
-        lambda: fit(load(newest("several"))),
-    )
+    several.state.run.processes = 2
+    # Runs of several processes go on in test_parallel_runs.py
+    yield lambda: several.fit(X, progress=False), lambda: fit(load(newest("several")))
     full = tmp / "full"
     disk = mock.patch.object(os, "fsync", side_effect=OSError(errno.ENOSPC, "No space left"))
 
