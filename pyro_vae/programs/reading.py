@@ -26,14 +26,18 @@ class Contributions:
         trace: of a model or of a guide.
         shape: (n,), or (k, n) under an outer plate of k samples.
 
+    Attributes:
+        sites: those that the density consists of.
+
     Raises:
         ValueError: a scale or a mask of another shape than the plates of its site.
     """
 
     def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
-        self.trace, self.shape = trace, shape
-        self._shared = _shared_plates(trace, shape)
-        for site in density_sites(trace):
+        self.trace, self.shape, self.sites = trace, shape, density_sites(trace)
+        self._shared = _shared_plates([trace.nodes[s] for s in self.sites], shape)
+        self._plates: dict[str, CondIndepStackFrame | None] = {}
+        for site in self.sites:
             _check_shapes(site, trace.nodes[site])
 
     def __call__(self, site: str) -> Tensor:
@@ -89,14 +93,16 @@ class Contributions:
         return node["value"]
 
     def _plate(self, site: str) -> CondIndepStackFrame | None:
-        return _data_plate(self.trace.nodes[site], self.shape, self._shared)
+        if site not in self._plates:
+            self._plates[site] = _data_plate(self.trace.nodes[site], self.shape, self._shared)
+        return self._plates[site]
 
     def _summed(self, site: str, value: Tensor) -> Tensor:
         node = self.trace.nodes[site]
         if is_joint(node):
             # Equal parts of what belongs to all data alike
             return (value.sum() / self.shape[-1]).expand(self.shape)
-        return per_datum(value, node, self.shape, self._shared)
+        return _around(self._plate(site), value, node, self.shape)
 
     def _computed(self, site: str) -> dict[str, Any]:
         node = self.trace.nodes[site]
@@ -147,9 +153,9 @@ def _plates_of_size(site: dict[str, Any], shape: tuple[int, ...]) -> list[CondIn
     return [f for f in frames[len(shape) - 1 :] if f.size == shape[-1]]
 
 
-def _shared_plates(trace: Trace, shape: tuple[int, ...]) -> list[str]:
+def _shared_plates(sites: list[dict[str, Any]], shape: tuple[int, ...]) -> list[str]:
     """Names of the plates as large as the data that are around every site in any such plate."""
-    plates = [_plates_of_size(trace.nodes[s], shape) for s in density_sites(trace)]
+    plates = [_plates_of_size(site, shape) for site in sites]
     names = [{f.name for f in around} for around in plates if around]
     return sorted(set.intersection(*names)) if names else []
 
@@ -171,22 +177,27 @@ def _data_plate(
     return plates[0] if plates else None
 
 
-def per_datum(
-    value: Tensor, site: dict[str, Any], shape: tuple[int, ...], shared: Sequence[str] = ()
-) -> Tensor:
+def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
     """Sum a site's log-probability (or KL) over every dimension but those of the data plate.
 
     Args:
         value: log-probability of the site, its batch shape.
         site: the trace's node, whose plates name the dimensions.
         shape: (n,), or (k, n) under an outer plate of k samples.
-        shared: names of plates that may be that of the data where several have its size.
 
     Raises:
         ValueError: the site is not in a plate of size n, or it is not told which plate is that
             of the data.
     """
-    plate = _data_plate(site, shape, shared)
+    return _around(_data_plate(site, shape), value, site, shape)
+
+
+def _around(
+    plate: CondIndepStackFrame | None,
+    value: Tensor,
+    site: dict[str, Any],
+    shape: tuple[int, ...],
+) -> Tensor:
     data_dim = plate.dim if plate else -1
     keep = [data_dim - i for i in range(len(shape))][::-1]
     others = [d for d in range(-value.dim(), 0) if d not in keep]

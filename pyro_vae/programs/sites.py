@@ -61,7 +61,9 @@ def is_point_mass(distribution: Any) -> bool:
 def latent_sites(trace: Trace) -> list[str]:
     """Latent sites in the order in which the program samples them, auxiliary ones left out."""
     return [
-        name for name, site in trace.nodes.items() if is_latent(site) and not is_auxiliary(site)
+        name
+        for name, site in trace.nodes.items()
+        if is_latent(site) and not site["infer"].get("is_auxiliary", False)
     ]
 
 
@@ -95,8 +97,13 @@ def observed_sites(trace: Trace) -> list[str]:
 
 def density_sites(trace: Trace) -> list[str]:
     """Sites whose log-probabilities add up to a program's own: all but penalties on a guide."""
-    counted = {*observed_sites(trace), *latent_sites(trace), *auxiliary_sites(trace)}
-    return [s for s, site in trace.nodes.items() if s in counted and not is_penalty(site)]
+    return [
+        name
+        for name, site in trace.nodes.items()
+        if is_random(name, site)
+        and not site["infer"].get("_deterministic", False)
+        and not is_penalty(site)
+    ]
 
 
 def without_rsample(trace: Trace) -> list[str]:

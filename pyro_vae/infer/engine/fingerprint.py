@@ -99,9 +99,8 @@ class Watch:
     """
 
     def __init__(self, *programs: Callable) -> None:
-        modules = list(
-            dict.fromkeys(m for p in programs if isinstance(p, nn.Module) for m in p.modules())
-        )
+        trees = [p.modules() for p in programs if isinstance(p, nn.Module)]
+        modules = list(dict.fromkeys(itertools.chain(*trees)))
         # Live: iterating a view again tells what the module holds then
         held = [of(m) for m in modules for of in (internals.children, internals.parameters)]
         views = [contents.values() for contents in held]

@@ -85,7 +85,7 @@ class _Group:
         self.suits = (
             len(kinds) == 1
             and _kind(options) == _PLAIN
-            and all("step" in state for state in self._states)
+            and all(map(operator.contains, self._states, itertools.repeat("step")))
             and not any(isinstance(number, Tensor) for number in numbers)
         )
         if self.suits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import pyro
@@ -301,8 +301,8 @@ class SVI:
             loss.backward()
             return loss, terms
 
-    def _all(self) -> Iterable[Tensor]:
-        return (p for group in self.optimizer.param_groups for p in group["params"])
+    def _all(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def _tell_untrained(self, loss: Tensor, *data: Tensor | None) -> None:
         """Warn of the tensors that the loss depends on and the optimizer does not have."""

@@ -25,7 +25,6 @@ from ...programs.reading import Contributions
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import (
     auxiliary_sites,
-    density_sites,
     is_random,
     latent_sites,
     observed_sites,
@@ -146,7 +145,7 @@ class Estimator(Recorded):
         latents = latent_sites(p.trace)
         kl = {
             s: self._kl(s, p, q) if s in latents else q(s)
-            for s in sorted(density_sites(q.trace), key=lambda s: s not in latents)
+            for s in sorted(q.sites, key=lambda s: s not in latents)
         }
         for aux, site in auxiliary_sites(q.trace).items():
             kl[site] = kl[site] + kl.pop(aux).reshape(p.shape)

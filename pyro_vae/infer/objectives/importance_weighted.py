@@ -23,7 +23,6 @@ from ...programs.running import measuring
 from ...programs.sites import (
     check_observed,
     check_sites,
-    density_sites,
     is_penalty,
     is_random,
     latent_sites,
@@ -117,9 +116,7 @@ class ImportanceWeightedELBO(TraceELBO):
         free = clamp_free_sites(p, q, n)
         for trace in (p_trace, q_trace):
             trace.compute_log_prob(is_random)
-        log_p, log_q = (
-            sum(side.weight(s).reshape(k, n) for s in density_sites(side.trace)) for side in (p, q)
-        )
+        log_p, log_q = (sum(side.weight(s).reshape(k, n) for s in side.sites) for side in (p, q))
         if is_validation_enabled():
             check_shapes(p_trace, q_trace, p_shape[-1])
             warn_enumerated(q_trace)
@@ -158,7 +155,7 @@ def _subsampled(p: Contributions, q: Contributions) -> float:
     shares = {
         (name, s): side.subsampled(s)
         for name, side in (("model", p), ("guide", q))
-        for s in density_sites(side.trace)
+        for s in side.sites
     }
     (first, share), *_ = shares.items()
     for (name, site), other in shares.items():
@@ -217,7 +214,7 @@ def _model_can(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) ->
     for vectorised in (True, False):
         try:
             p = Contributions(*_model_trace(model, q, x, y, k, drawn=True, vectorised=vectorised))
-            log_p = sum(p.weight(s) for s in density_sites(p.trace))
+            log_p = sum(p.weight(s) for s in p.sites)
         except CANNOT_BROADCAST:
             return False
         densities.append(log_p.flatten())
