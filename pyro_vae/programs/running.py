@@ -26,11 +26,6 @@ _REFUSED = re.compile(
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
-def traced(program: Callable, x: Tensor, y: Tensor | None = None) -> Trace:
-    """What a program does with data, and with labels where it takes them."""
-    return poutine.trace(program).get_trace(x, **label_arguments(program, y))
-
-
 def trace_pair(
     model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
 ) -> tuple[Trace, Trace]:
@@ -42,10 +37,16 @@ def trace_pair(
     """
     check_batch(guide, len(x))
     with naming_overflow():
-        guide_trace = traced(guide, x, y)
-        model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+        guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
     check_sites(latent_sites(model_trace), latent_sites(guide_trace))
     return model_trace, guide_trace
+
+
+def traced(program: Callable, x: Tensor, y: Tensor | None = None) -> Trace:
+    """What a program does with data, and with labels where it takes them."""
+    return poutine.trace(program).get_trace(x, **label_arguments(program, y))
 
 
 @contextlib.contextmanager
