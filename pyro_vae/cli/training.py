@@ -149,15 +149,13 @@ def _recorded(args: argparse.Namespace) -> argparse.Namespace:
 
 def _tell(trainer: Trainer) -> None:
     """Which epoch was kept, and latents that nothing goes through."""
-    history, notes = trainer.history, []
+    history = trainer.history
     kept = [row["epoch"] for row in history if row.get("kept")]
     if kept and kept[-1] < len(history):
-        notes.append(f"kept epoch {kept[-1]} of {len(history)}, the best on held-out data")
+        note(f"kept epoch {kept[-1]} of {len(history)}, the best on held-out data")
     if found := ended_without(history, _points(trainer)):
         advice = "Try --skip, --guide ladder, a longer --warm-up or a --beta below 1"
-        notes.append(complaint(history[-1], found, advice))
-    for text in notes:
-        note(text)
+        note(complaint(history[-1], found, advice))
 
 
 def _points(trainer: Trainer) -> tuple[str, ...]:

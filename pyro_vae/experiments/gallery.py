@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.epochs, count = 1, 500
     splits = first(splits, count, 2000)
     for name in args.systems:
-        with forked(seed=args.seeds[0]):
+        with forked(splits.train.device, args.seeds[0]):
             save(PICTURES[name](Bench(splits, args.epochs)), args.out / f"{name}.png")
     return 0
 

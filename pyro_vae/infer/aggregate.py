@@ -12,9 +12,8 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs.labels import label_arguments
 from ..programs.reading import Contributions
-from ..programs.running import trace_pair
+from ..programs.running import trace_pair, traced
 from ..programs.sites import density_sites, latent_sites, point_masses, refuse_auxiliary
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
@@ -201,7 +200,7 @@ def _repeated(
 
 def _conditioned(guide: Callable, x: Tensor, y: Tensor | None, z: Values) -> poutine.Trace:
     conditioned = poutine.condition(guide, data=z)
-    trace = poutine.trace(conditioned).get_trace(x, **label_arguments(guide, y))
+    trace = traced(conditioned, x, y)
     refuse_auxiliary(trace, "the aggregate posterior")
     return trace
 

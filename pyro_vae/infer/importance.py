@@ -15,9 +15,9 @@ from torch import Tensor
 from ..ground.arguments import whole
 from ..programs.autoguides import few, is_autoguide
 from ..programs.checks import check_data, check_pair
-from ..programs.labels import as_labels, label_arguments
+from ..programs.labels import as_labels
 from ..programs.reading import Contributions
-from ..programs.running import measuring
+from ..programs.running import measuring, traced
 from ..programs.sites import (
     SAMPLES,
     auxiliary_sites,
@@ -199,11 +199,11 @@ def guide_trace(
     """
     if vectorised:
         with samples_plate(k):
-            trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+            trace = traced(guide, x, y)
         shape: tuple[int, ...] = (k, len(x))
     else:
         x, y = repeated(x, y, k)
-        trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        trace = traced(guide, x, y)
         shape = (len(x),)
     if points := point_masses(trace):
         raise ValueError(
@@ -294,7 +294,7 @@ def _log_weights(
 def _log_density(program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
     """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
     conditioned = poutine.condition(program, data=z)
-    trace = poutine.trace(conditioned).get_trace(x, **label_arguments(program, y))
+    trace = traced(conditioned, x, y)
     read = Contributions(trace, (len(x),))
     return sum((read.density(s) for s in density_sites(trace)), start=x.new_zeros(len(x)))
 

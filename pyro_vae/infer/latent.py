@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from ..ground.arguments import known, whole
@@ -14,7 +13,7 @@ from ..programs.belonging import check_belonging
 from ..programs.encoding import encode, encode_means
 from ..programs.labels import accepts_labels, as_labels, checked_labels, label_arguments
 from ..programs.means import stand_in_data
-from ..programs.running import measuring
+from ..programs.running import measuring, traced
 from ..programs.sites import latent_sites
 from ..programs.values import check_tensor
 
@@ -181,7 +180,7 @@ def _prior_draw(model: Callable, like: Tensor, y: Tensor | None) -> dict[str, Te
     x = like.new_zeros(1, *like.shape[1:])
     y = checked_labels(model, y, 1, x.device)
     with measuring(model, device=x.device), stand_in_data():
-        trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+        trace = traced(model, x, y)
     return {site: trace.nodes[site]["value"] for site in latent_sites(trace)}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
@@ -13,10 +12,10 @@ from ..ground.arguments import known
 from ..ground.streams import forked
 from ..programs.autoguides import check_batch
 from ..programs.belonging import check_belonging
-from ..programs.labels import label_arguments
 from ..programs.modes import evaluating
 from ..programs.placing import matched
 from ..programs.program import Model
+from ..programs.running import traced
 from ..programs.sites import is_latent
 
 _BATCH = 1000
@@ -60,7 +59,7 @@ def posterior_samples(
         for x, y in data.batches(_BATCH):
             check_batch(guide, len(x))
             site = site or _top(model, x, y)
-            trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+            trace = traced(guide, x, y)
             sites = [name for name, node in trace.nodes.items() if is_latent(node)]
             parts.append(trace.nodes[known("site", site, sites)]["value"])
     if parts[0].dim() != 2:
@@ -74,7 +73,7 @@ def posterior_samples(
 def _top(model: Callable, x: Tensor, y: Tensor | None) -> str:
     if isinstance(model, Model):
         return model.latents[0]
-    trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+    trace = traced(model, x, y)
     return next(name for name, node in trace.nodes.items() if is_latent(node))
 
 

@@ -6,16 +6,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyro import poutine
 from torch import Tensor
 
 from .autoguides import check_batch, few, is_autoguide
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
-from .labels import as_labels, label_arguments
+from .labels import as_labels
 from .program import Guide, Model
 from .reading import Contributions
-from .running import naming_overflow, trace_pair, undisturbed
+from .running import naming_overflow, trace_pair, traced, undisturbed
 from .sites import (
     check_observed,
     check_sites,
@@ -141,10 +140,10 @@ def check_pair(
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with naming_overflow():
-            model_trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+            model_trace = traced(model, x, y)
         try:
             with naming_overflow():
-                guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+                guide_trace = traced(guide, x, y)
         except Exception as error:
             if isinstance(guide, Guide) and guide.model is not getattr(model, "program", model):
                 raise ValueError(

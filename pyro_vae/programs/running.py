@@ -45,6 +45,11 @@ def trace_pair(
     return model_trace, guide_trace
 
 
+def traced(program: Callable, x: Tensor, y: Tensor | None = None) -> Trace:
+    """What a program does with data, and with labels where it takes them."""
+    return poutine.trace(program).get_trace(x, **label_arguments(program, y))
+
+
 @contextlib.contextmanager
 def naming_overflow() -> Iterator[None]:
     """A distribution of NaN or infinite parameters is an overflow, with something to do about."""

@@ -367,5 +367,7 @@ def test_the_callback_warns_once_and_only_of_the_collapsed_site():
 
 
 def test_the_callback_refuses_nonsense():
-    with pytest.raises(ValueError, match="every and threshold"):
+    with pytest.raises(ValueError, match="every: expected a whole number of at least 1, got 0"):
         callbacks.CollapseWarning(every=0)
+    with pytest.raises(ValueError, match="threshold: expected a positive finite number, got 0"):
+        callbacks.CollapseWarning(threshold=0)
