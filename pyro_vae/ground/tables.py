@@ -81,8 +81,9 @@ class Cell:
             return value
         if isinstance(value, tuple):
             return cls.estimate(*value)
-        numbers = {} if value is None else {"": value}
-        return cls(value or "" if isinstance(value, str | None) else number(value), numbers)
+        if value is None:
+            return cls("", {})
+        return cls(value if isinstance(value, str) else number(value), {"": value})
 
 
 @dataclass(frozen=True)
