@@ -174,6 +174,7 @@ def evaluate(
         UserWarning: Pareto k > 0.7 for more than one datum in ten: log p(x) is underestimated.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import guides, likelihoods, models
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
         >>> result = evaluate(vae, guides.BottomUp(vae), torch.zeros(5, 6), importance_samples=0)

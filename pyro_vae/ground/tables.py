@@ -81,8 +81,9 @@ class Cell:
             return value
         if isinstance(value, tuple):
             return cls.estimate(*value)
-        numbers = {} if value is None else {"": value}
-        return cls(value or "" if isinstance(value, str | None) else number(value), numbers)
+        if value is None:
+            return cls("", {})
+        return cls(value if isinstance(value, str) else number(value), {"": value})
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Table:
             line = "".join(f"  {{:{s}{w}}}" for s, w in zip(sides, widths, strict=True))
         return "\n".join([self.caption, *(line.format(*c).rstrip() for c in lines), *self.notes])
 
-    def _repr_html_(self) -> str:
+    def to_html(self) -> str:
         """The same for notebooks and reports, everything escaped."""
 
         def cells(tag: str, line: Sequence[str]) -> str:
@@ -156,6 +157,8 @@ class Table:
             body += cells("td", row)
         below = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return f"<table><caption>{html.escape(self.caption)}</caption>{body}</table>{below}"
+
+    _repr_html_ = to_html
 
     def to_frame(self) -> pandas.DataFrame:
         """The numbers as a ``pandas.DataFrame``; the first column is its index.
@@ -224,8 +227,12 @@ class Tabular:
         return str(self.table())
 
     def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-        return self.table()._repr_html_()
+        """The table for notebooks."""
+        return self.to_html()
+
+    def to_html(self) -> str:
+        """The table for pages, everything escaped."""
+        return self.table().to_html()
 
     def to_frame(self) -> pandas.DataFrame:
         """The numbers of the table as a ``pandas.DataFrame``, see ``Table.to_frame``."""

@@ -136,11 +136,11 @@ def _label(
     axis.set_ticks([frame + i * step + (cell - 1) / 2 for i in shown], [labels[i] for i in shown])
 
 
-def add_scale(drawn: AxesImage, axes: Sequence[Axes]) -> None:
+def add_scale(drawn: AxesImage, axes: Sequence[Axes], label: str = "value") -> None:
     """The colour scale of a heat-map beside its axes; images have none."""
     if drawn.get_array().ndim == 2:
         axes[0].figure.colorbar(
-            drawn, ax=axes, label="value", fraction=0.05, pad=0.02, ticks=MaxNLocator(4)
+            drawn, ax=axes, label=label, fraction=0.05, pad=0.02, ticks=MaxNLocator(4)
         )
 
 
@@ -169,19 +169,29 @@ def grid_axes(
     return ax
 
 
-def stacked(rows: dict[str, Tensor]) -> Figure:
-    """A figure with one row of data under another, label -> (n, *event)."""
+def stacked(rows: Mapping[str, Tensor], heat: Mapping[str, Tensor] | None = None) -> Figure:
+    """A figure with one row of data under another, label -> (n, *event).
+
+    Those of ``heat``, values from 0 upwards and of one channel, have a colour scale each.
+    """
+    heat = heat or {}
     first = next(iter(rows.values()))
     image = is_image(first.shape[1:])
     columns = len(first) if image else 1
     width, height = grid_size(first.shape[1:], 1 if image else len(first), columns)
-    axes = new_axes(len(rows), 1, (width + 1.3, min(10.0, (height + 0.15) * len(rows) + 0.2)))
-    span = value_range(rows.values())
-    for ax, (label, x) in zip(axes, rows.items(), strict=True):
-        drawn = draw_grid(ax, x, columns, row_labels=[label] if image else (), span=span)
+    number, drawn = len(rows) + len(heat), []
+    size = width + (1.9 if heat else 1.3), min(10.0, (height + 0.15) * number + 0.2)
+    axes = new_axes(number, 1, size)
+    shared = value_range(rows.values())
+    for ax, (label, x) in zip(axes, [*rows.items(), *heat.items()], strict=True):
+        span, cmap = ((0.0, float(x.max())), "magma") if label in heat else (shared, None)
+        labels = [label] if image else ()
+        drawn.append(draw_grid(ax, x, columns, row_labels=labels, span=span, cmap=cmap))
         if not image:
             ax.set_title(shown(label), fontsize="medium")
-    add_scale(drawn, axes)
+    add_scale(drawn[0], axes[: len(rows)])
+    for ax, label, own in zip(axes[len(rows) :], heat, drawn[len(rows) :], strict=True):
+        add_scale(own, [ax], label)
     return axes[0].figure
 
 

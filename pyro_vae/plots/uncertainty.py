@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from ..ground.drawing import COLORS, new_axes
@@ -17,7 +17,7 @@ from ..programs.labels import as_labels, label_arguments
 from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
-from .drawing import draw_grid, grid_size, is_image, value_range
+from .drawing import stacked
 
 # Widths in sigma that have a point on the curve
 _MARKED = {1: "o", 2: "s"}
@@ -55,31 +55,9 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         z = encode(guide, x, **label_arguments(guide, y)).mean
         p = decode(model, z, x=torch.zeros_like(x), **label_arguments(model, y))
         mean, sigma = mean_of(p, "x"), p.stddev
-    image = is_image(x.shape[1:])
-    columns = len(x) if image else 1
-    width, height = grid_size(x.shape[1:], 1 if image else len(x), columns)
-    rows = {"data": x, "mean": mean, "sigma(z)": sigma}
-    axes = new_axes(3, 1, (width + 1.9, min(10.0, (height + 0.15) * 3 + 0.2)))
-    span = value_range([x, mean])
-    for ax, (label, values) in zip(axes[:2], list(rows.items())[:2], strict=True):
-        drawn = draw_grid(ax, values, columns, row_labels=[label] if image else (), span=span)
-    if not image:
-        axes[0].figure.colorbar(drawn, ax=axes[:2], label="value", ticks=MaxNLocator(4))
     if sigma.dim() == 4:
         sigma = sigma.square().mean(1).sqrt()
-    drawn = draw_grid(
-        axes[2],
-        sigma,
-        columns,
-        row_labels=["sigma(z)"] if image else (),
-        span=(0.0, float(sigma.max())),
-        cmap="magma",
-    )
-    axes[2].figure.colorbar(drawn, ax=axes[2], label="sigma(z)", ticks=MaxNLocator(4))
-    if not image:
-        for ax, label in zip(axes, rows, strict=True):
-            ax.set_title(label, fontsize="medium")
-    return axes[0].figure
+    return stacked({"data": x, "mean": mean}, {"sigma(z)": sigma})
 
 
 def calibration(result: Any, *, ax: Axes | None = None) -> Axes:

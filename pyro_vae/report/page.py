@@ -198,7 +198,7 @@ def _table(evaluation: Evaluation) -> str:
     if evaluation.baselines:
         names = " and ".join(evaluation.baselines)
         caption += f". Fitted to the training data, for comparison: {names}"
-    return f'<p class="caption">{caption}.</p>{evaluation._repr_html_()}'
+    return f'<p class="caption">{caption}.</p>{evaluation.to_html()}'
 
 
 def _figures(section: Section, run: Run) -> list[str]:

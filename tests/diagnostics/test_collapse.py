@@ -329,7 +329,7 @@ def test_bad_input(guide, x, options, message):
 def test_text_html_and_figure_show_the_same():
     vae = VAE((6,), (3, 2), likelihood=likelihoods.Gaussian(), hidden=(4,))
     result = diagnostics.collapse(vae, guides.BottomUp(vae), torch.randn(50, 6))
-    text, html = str(result), result._repr_html_()
+    text, html = str(result), result.to_html()
     assert text.startswith(result.verdict) and repr(result) == text
     assert f"log N = {math.log(50):.2f}" in text and f"log N = {math.log(50):.2f}" in html
     kl = result.whole.kl

@@ -167,7 +167,7 @@ def test_an_error_within_an_epoch_leaves_a_marked_row():
         fit(t, callbacks=[Fail()])
     assert [row.get("failed") for row in t.history] == [None, True]
     assert t.history[-1]["step"] == t.step == 9
-    assert "2 (failed)" in t.history._repr_html_()
+    assert "2 (failed)" in t.history.to_html()
 
 
 def test_a_handler_of_a_persons_own_is_called_after_the_run():

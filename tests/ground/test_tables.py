@@ -49,7 +49,7 @@ def test_tables_as_text_and_html():
         "  all       1",
         "c & d",
     ]
-    html = table._repr_html_()
+    html = table.to_html()
     assert "a &lt; b" in html and "c &amp; d" in html
     assert "<tr><th>site</th><th>KL</th></tr>" in html
     assert "<tr><td>z1</td><td>12.30</td></tr><tr><td>all</td><td>1</td></tr>" in html
@@ -60,8 +60,8 @@ def test_columns_to_the_left_and_units_in_the_header():
     table = tables.Table("", ["name", "KL"], rows, units=["", "nats"], left=[1])
     assert str(table).splitlines()[1:] == ["  name  KL, nats", "  a     1", "  bcd   12"]
     left = " style='text-align:left'"
-    assert f"<tr><td>a</td><td{left}>1</td></tr>" in table._repr_html_()
-    assert f"<tr><th>name</th><th{left}>KL, nats</th></tr>" in table._repr_html_()
+    assert f"<tr><td>a</td><td{left}>1</td></tr>" in table.to_html()
+    assert f"<tr><th>name</th><th{left}>KL, nats</th></tr>" in table.to_html()
     assert "| name | KL, nats |" in table.to_markdown()
     assert r"name & KL, nats \\" in table.to_latex() and "{ll}" in table.to_latex()
 
@@ -70,9 +70,7 @@ def test_lines_of_a_table_without_a_header():
     rows = [["one", tables.Cell("{1}", {"": 0.01})]]
     table = tables.Table("of", ["what", "how"], rows, units=["", "%"], line="{:>5}: {}%")
     assert str(table) == "of\n  one: {1}%"
-    assert "<caption>of</caption><tr><td>one</td><td>{1} %</td></tr></table>" in (
-        table._repr_html_()
-    )
+    assert "<caption>of</caption><tr><td>one</td><td>{1} %</td></tr></table>" in (table.to_html())
     assert "| what | how, % |" in table.to_markdown() and "| one | {1} |" in table.to_markdown()
 
 

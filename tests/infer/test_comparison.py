@@ -143,7 +143,7 @@ def test_tables():
     vae, first = pair()
     built = {"a < b": first, "map": guides.Delta(vae)}
     found = compare_guides(vae, built, X, importance_samples=5)
-    text, page = str(found), found._repr_html_()
+    text, page = str(found), found.to_html()
     assert repr(found) == text
     head = found.rows()[0]
     assert head[:4] == ["guide", "ELBO", "log p(x)", "inference gap"]

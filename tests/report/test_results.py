@@ -90,6 +90,10 @@ def shown():
         }
 
 
+def in_notebook(value):
+    return value._repr_html_()
+
+
 TABLES = [
     "evaluate",
     "collapse",
@@ -109,48 +113,49 @@ RESULTS = [*TABLES, "frechet_distance", "history"]
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_has_the_numbers_of_its_text(shown, name):
-    page = Page(shown[name]._repr_html_())
-    assert shown[name]._repr_html_().startswith("<table>")
+    page = Page(in_notebook(shown[name]))
+    assert in_notebook(shown[name]).startswith("<table>")
+    assert shown[name].to_html() == in_notebook(shown[name])
     assert page.text.count("+-") == str(shown[name]).count("+-")
     assert numbers(page.text) == numbers(str(shown[name]))
 
 
 @pytest.mark.parametrize("name", ["model", "guide", "vqvae", "wrapped"])
 def test_a_program_is_shown_as_it_is_printed(shown, name):
-    page = shown[name]._repr_html_()
+    page = in_notebook(shown[name])
     assert Page(page).open == [] and "".join(Page(page).words) == repr(shown[name])
     assert page.startswith("<pre>")
 
 
 def test_a_history_is_its_last_epochs(shown):
     history = shown["history"]
-    rows = re.findall(r"<tr>(.*?)</tr>", history._repr_html_())
+    rows = re.findall(r"<tr>(.*?)</tr>", in_notebook(history))
     head, *body = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
     assert [row[0] for row in body] == ["3", "4", "5", "6", "7"]
     last = dict(zip(head, body[-1], strict=True))
     assert last["guide"] == "Ladder"
     for key in ("elbo", "kl.z1", "kl.z2", "validation.elbo"):
         assert float(last[key]) == pytest.approx(history.column(key)[-1], abs=0.006, rel=0.05)
-    assert "last 5 of 7 epochs" in history._repr_html_()
+    assert "last 5 of 7 epochs" in in_notebook(history)
     assert repr(history) == repr(list(history))
 
 
 def test_a_trainer_is_its_pair_and_its_last_epochs(shown):
-    page = shown["trainer"]._repr_html_()
+    page = in_notebook(shown["trainer"])
     assert Page(page).words[0] == repr(shown["trainer"])
-    assert shown["history"]._repr_html_() in page
+    assert in_notebook(shown["history"]) in page
     new = Trainer(shown["model"], shown["guide"])
-    assert "".join(Page(new._repr_html_()).words) == repr(new)
+    assert "".join(Page(in_notebook(new)).words) == repr(new)
 
 
 def test_histories_of_other_programs_and_empty_ones():
-    assert "elbo" not in History([{"epoch": 1}])._repr_html_()
-    assert Page(History()._repr_html_()).text.startswith("last 0 of 0")
+    assert "elbo" not in in_notebook(History([{"epoch": 1}]))
+    assert Page(in_notebook(History())).text.startswith("last 0 of 0")
 
 
 def test_everything_is_escaped_and_takes_the_colours_of_the_theme(shown):
     for name, value in shown.items():
-        page = value._repr_html_()
+        page = in_notebook(value)
         assert not re.search(r"color|background|<font|<style", page), name
         assert not re.search(r"<(?:a|first|kind|ladder)>", page), name
 
