@@ -16,9 +16,9 @@ PACKAGE = "pyro_vae"
 # A file imports only from floors before its own, and from its own
 FLOORS = (
     *("ranks", "distributions", "ground", "data", "programs", "schedules", "regularizers"),
-    *("networks", "likelihoods", "handlers", "conditionals", "codebooks", "infer", "storage"),
+    *("networks", "conditionals", "likelihoods", "handlers", "infer", "codebooks", "storage"),
     *("models", "guides", "priors", "plots", "diagnostics", "callbacks", "training", "report"),
-    *("notebook", "estimators", "experiments", "cli", "__main__", "__init__"),
+    *("notebook", "experiments", "cli", "__main__", "__init__"),
 )
 MOST_FLAT, MOST_LINES, MOST_PRIVATE = 9, 400, 40
 

@@ -175,7 +175,8 @@ class VAE(DecoderModel):
 
     def _sees(self, layer: int) -> list[str]:
         """Latents that the conditional of ``layer`` (0 is x) sees, the nearest first."""
-        above = [f"z{i}" for i in range(layer + 1, len(self.latent_sizes) + 1)]
+        # From the top on, as they are named
+        above = [*self.latent_sizes][: len(self.latent_sizes) - layer][::-1]
         return above if self.skip else above[:1]
 
     def _context_size(self, layer: int) -> int:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pyro import poutine
 from torch import Tensor
 
 from .autoguides import check_batch, few, is_autoguide
@@ -14,11 +15,10 @@ from .broadcasting import check_shapes, warn_enumerated
 from .labels import as_labels
 from .program import Guide, Model
 from .reading import Contributions
-from .running import naming_overflow, trace_pair, traced, undisturbed
+from .running import naming_overflow, traced, undisturbed
 from .sites import (
     check_observed,
     check_sites,
-    density_sites,
     latent_sites,
     observed_sites,
     point_masses,
@@ -161,12 +161,14 @@ def check_pair(
                     f"site {site!r}: the model's value has shape {shapes[0]} for {n} data, the "
                     f"guide's {shapes[1]}: build the guide for this model"
                 )
-        model_trace, guide_trace = trace_pair(model, guide, x, y)
+        with naming_overflow():
+            model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+        check_observed(model_trace)
         check_shapes(model_trace, guide_trace, n)
         observed = observed_sites(model_trace)
         for trace in (model_trace, guide_trace):
             read = Contributions(trace, (n,))
-            for site in density_sites(trace):
+            for site in read.sites:
                 node = trace.nodes[site]
                 if read(site).isnan().any():
                     raise ValueError(

@@ -13,9 +13,22 @@ from pyro.poutine.util import site_is_subsample
 SAMPLES = "importance_samples"
 
 
-def is_random(name: str, site: dict[str, Any]) -> bool:
-    """Whether a site of a trace has a log-probability of its own: no subsample of a plate."""
-    return site["type"] == "sample" and not site_is_subsample(site)
+def random_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Sites that have a log-probability of their own: no subsample of a plate."""
+    found = {}
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            found[name] = site
+    return found
+
+
+def compute_log_probs(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Have the log-probabilities of ``random_sites``, which are returned."""
+    found = random_sites(trace)
+    # Called as (name, site): None, which is false, for a subsample
+    others = dict.fromkeys(trace.nodes.keys() - found.keys())
+    trace.compute_log_prob(others.get)
+    return found
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:
@@ -30,7 +43,9 @@ def is_latent(site: Mapping[str, Any]) -> bool:
 
 def is_auxiliary(site: Mapping[str, Any]) -> bool:
     """Whether a latent site is marked as one that only the guide has."""
-    return is_latent(site) and bool(site["infer"].get("is_auxiliary", False))
+    return (
+        site["type"] == "sample" and site["infer"].get("is_auxiliary", False) and is_latent(site)
+    )
 
 
 def is_joint(site: dict[str, Any]) -> bool:
@@ -62,8 +77,18 @@ def latent_sites(trace: Trace) -> list[str]:
     """Latent sites in the order in which the program samples them, auxiliary ones left out."""
     return [
         name
-        for name, site in trace.nodes.items()
-        if is_latent(site) and not site["infer"].get("is_auxiliary", False)
+        for name, site in random_sites(trace).items()
+        if not (site["is_observed"] or site["infer"].get("_deterministic", False))
+        and not site["infer"].get("is_auxiliary", False)
+    ]
+
+
+def marked_sites(trace: Trace) -> list[str]:
+    """Latent sites that are marked ``is_auxiliary``."""
+    return [
+        name
+        for name, site in random_sites(trace).items()
+        if site["infer"].get("is_auxiliary", False) and is_latent(site)
     ]
 
 
@@ -73,8 +98,7 @@ def auxiliary_sites(trace: Trace) -> dict[str, str]:
     That is the latent of a name that the site's extends, as autoguides do, else the next one that
     is sampled, else the last.
     """
-    auxiliary = [name for name, site in trace.nodes.items() if is_auxiliary(site)]
-    if not auxiliary:
+    if not (auxiliary := marked_sites(trace)):
         return {}
     found, latents, order = {}, latent_sites(trace), list(trace.nodes)
     for aux in auxiliary:
@@ -88,10 +112,8 @@ def observed_sites(trace: Trace) -> list[str]:
     """Observed sites, factors among them; what ``pyro.deterministic`` records is none."""
     return [
         name
-        for name, site in trace.nodes.items()
-        if is_random(name, site)
-        and site["is_observed"]
-        and not site["infer"].get("_deterministic", False)
+        for name, site in random_sites(trace).items()
+        if site["is_observed"] and not site["infer"].get("_deterministic", False)
     ]
 
 
@@ -99,10 +121,9 @@ def density_sites(trace: Trace) -> list[str]:
     """Sites whose log-probabilities add up to a program's own: all but penalties on a guide."""
     return [
         name
-        for name, site in trace.nodes.items()
-        if is_random(name, site)
-        and not site["infer"].get("_deterministic", False)
-        and not is_penalty(site)
+        for name, site in random_sites(trace).items()
+        if not site["infer"].get("_deterministic", False)
+        and not site["infer"].get("is_penalty", False)
     ]
 
 
@@ -154,7 +175,7 @@ def check_observed(model_trace: Trace) -> None:
 
 def refuse_auxiliary(trace: Trace, purpose: str) -> None:
     """Raise ``ValueError`` where a guide's density of its latents is hidden behind other sites."""
-    if auxiliary := [name for name, site in trace.nodes.items() if is_auxiliary(site)]:
+    if auxiliary := marked_sites(trace):
         raise ValueError(
             f"site {auxiliary[0]!r}: {purpose} needs densities of the latents themselves, got a "
             "guide that draws them by way of this auxiliary site: use an amortised guide such as "

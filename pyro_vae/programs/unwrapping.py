@@ -10,17 +10,15 @@ from pyro.poutine.messenger import Messenger
 
 def innermost(program: Any) -> Any:
     """The program below all handlers, Pyro's own among them."""
-    while (below := _below(program)) is not None:
-        program = below
-    return program
-
-
-def _below(program: Any) -> Any:
-    if hasattr(program, "program"):
-        return program.program
-    arguments = program.args if isinstance(program, functools.partial) else ()
-    # What poutine.scale(program, ...) and its like return
-    return arguments[1] if len(arguments) == 2 and isinstance(arguments[0], Messenger) else None
+    while True:
+        arguments = program.args if isinstance(program, functools.partial) else ()
+        # What poutine.scale(program, ...) and its like return
+        if len(arguments) == 2 and isinstance(arguments[0], Messenger):
+            program = arguments[1]
+        elif getattr(program, "program", None) is not None:
+            program = program.program
+        else:
+            return program
 
 
 def name_of(program: Any) -> str:

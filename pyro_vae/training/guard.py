@@ -128,7 +128,7 @@ class Guard:
 
     def _hold_buffers(self) -> None:
         """Find the buffers, and where each of them lies: a program may put another one there."""
-        inner = dict.fromkeys(m for module in self.modules for m in module.modules())
+        inner = dict.fromkeys([m for module in self.modules for m in module.modules()])
         self._places = [
             (buffers(m), name, b) for m in inner for name, b in buffers(m).items() if b is not None
         ]
@@ -203,16 +203,19 @@ class Guard:
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.svi.optimizer.param_groups for p in group["params"]]
 
-    def _state(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _state(self) -> list[tuple[Tensor, Tensor]]:
         """Tensors that a step changes, and their values before this one's forward pass."""
+        changed: list[Any] = []
         for parameter in self._parameters():
-            yield parameter.data, parameter.data
-            state = self.svi.optimizer.state.get(parameter, {})
-            yield from ((v, v) for v in state.values() if isinstance(v, Tensor))
-        yield from zip(self._buffers, self._before, strict=True)
+            changed += (parameter.data, *self.svi.optimizer.state.get(parameter, {}).values())
+        tensors = [value for value in changed if isinstance(value, Tensor)]
+        return [
+            *zip(tensors, tensors, strict=True),
+            *zip(self._buffers, self._before, strict=True),
+        ]
 
     def _copy(self) -> None:
-        state = list(self._state())
+        state = self._state()
         old = [copy for _, copy in self._copies]
         if [c.shape for c in old] != [tensor.shape for tensor, _ in state]:
             old = [torch.empty_like(tensor) for tensor, _ in state]

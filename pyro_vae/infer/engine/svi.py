@@ -149,7 +149,7 @@ class SVI:
 
     def parameters(self) -> list[nn.Parameter]:
         """The modules' trainable parameters, each once, in order."""
-        return [p for _, p in named_parameters(model=self.model, guide=self.guide)]
+        return [*named_parameters(model=self.model, guide=self.guide).values()]
 
     def step(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
         """One gradient step: ``gradient``, then ``update``.
@@ -243,7 +243,7 @@ class SVI:
             sites: trainable ``pyro.param`` sites by name, besides the modules' parameters.
         """
         held = set() if self.optimizer is None else set(map(id, self._all()))
-        found = dict(named_parameters(model=self.model, guide=self.guide))
+        found = named_parameters(model=self.model, guide=self.guide)
         known = held.union(map(id, found.values()))
         found |= {name: p for name, p in sites.items() if id(p) not in known}
         new = {name: p for name, p in found.items() if id(p) not in held}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -32,15 +32,15 @@ class Sites(Messenger):
             self.found[msg["name"]] = parameter
 
 
-def named_parameters(**programs: Callable) -> Iterator[tuple[str, nn.Parameter]]:
+def named_parameters(**programs: Callable) -> dict[str, nn.Parameter]:
     """The modules' trainable parameters, each once, under the role of the first that holds it."""
-    seen: set[int] = set()
+    found: dict[int, tuple[str, nn.Parameter]] = {}
     for role, program in programs.items():
         if isinstance(program, nn.Module):
             for name, parameter in program.named_parameters():
-                if parameter.requires_grad and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield f"{role}.{name}", parameter
+                if parameter.requires_grad:
+                    found.setdefault(id(parameter), (f"{role}.{name}", parameter))
+    return dict(found.values())
 
 
 class Waiting:

@@ -25,9 +25,10 @@ from ...programs.reading import Contributions
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import (
     auxiliary_sites,
-    is_random,
+    compute_log_probs,
     latent_sites,
     observed_sites,
+    random_sites,
     without_rsample,
 )
 from ...programs.values import check_tensor
@@ -118,7 +119,7 @@ class Estimator(Recorded):
             warn_enumerated(guide_trace)
         p, q = Contributions(model_trace, (n,)), Contributions(guide_trace, (n,))
         free = clamp_free_sites(p, q, n)
-        model_trace.compute_log_prob(is_random)
+        compute_log_probs(model_trace)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:
             loss = loss + free
@@ -172,7 +173,7 @@ class TraceELBO(Estimator):
         if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
             return -surrogate(model_trace, guide_trace)
-        guide_trace.compute_log_prob(is_random)
+        compute_log_probs(guide_trace)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
@@ -181,7 +182,7 @@ class TraceELBO(Estimator):
 
 def _log_prob(trace: Trace) -> Tensor | float:
     """The log-probability of all sites, as Pyro sums it but without a start of zero."""
-    sums = [site["log_prob_sum"] for name, site in trace.nodes.items() if is_random(name, site)]
+    sums = [site["log_prob_sum"] for site in random_sites(trace).values()]
     return functools.reduce(operator.add, sums) if sums else 0.0
 
 
@@ -222,7 +223,7 @@ class AnalyticELBO(Estimator):
             kl = self._closed_form(site, model_trace, guide_trace)
             objective = objective - (kl * guide_trace.nodes[site]["scale"]).sum()
         nodes = guide_trace.nodes
-        others = [s for s, node in nodes.items() if is_random(s, node) and s not in latents]
+        others = [s for s in random_sites(guide_trace) if s not in latents]
         guide_trace.compute_log_prob(lambda name, _: name in others)
         return objective - sum(nodes[s]["log_prob_sum"] for s in others) if others else objective
 

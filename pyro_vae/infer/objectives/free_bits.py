@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ...programs.reading import Contributions, masked
+from ...programs.reading import Contributions
 from ...programs.sites import latent_sites, refuse_auxiliary
 from .kl import closed_form, sampled_later
 
@@ -59,7 +60,9 @@ def _mean_kl(site: str, p: Contributions, q: Contributions) -> Tensor:
             return q.sum(site, closed_form(site, p.trace, q.trace)).mean()
     # The trace's own log-probabilities come later, with the scale that is settled here
     log_q, log_p = (
-        side.sum(site, masked(node["fn"].log_prob(node["value"]), node)).mean()
+        side.sum(
+            site, scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
+        ).mean()
         for side, node in ((q, in_q), (p, in_p))
     )
     return log_q - log_p

@@ -23,8 +23,8 @@ from ...programs.running import measuring
 from ...programs.sites import (
     check_observed,
     check_sites,
+    compute_log_probs,
     is_penalty,
-    is_random,
     latent_sites,
     observed_sites,
     without_rsample,
@@ -115,7 +115,7 @@ class ImportanceWeightedELBO(TraceELBO):
         p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
         free = clamp_free_sites(p, q, n)
         for trace in (p_trace, q_trace):
-            trace.compute_log_prob(is_random)
+            compute_log_probs(trace)
         log_p, log_q = (sum(side.weight(s).reshape(k, n) for s in side.sites) for side in (p, q))
         if is_validation_enabled():
             check_shapes(p_trace, q_trace, p_shape[-1])
