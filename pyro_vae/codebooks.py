@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import warnings
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from sklearn.cluster import KMeans as _KMeans
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.functional import embedding
 
 from . import ranks
+from .ground.arguments import positive, whole
 from .ground.recorded import Recorded
-from .networks import is_whole
+from .infer.engine.internals import is_recording
 from .programs.freezing import Hold
 
 _PASSED = 10
@@ -54,8 +53,7 @@ class UniformCodes(_AtLeastSingle):
 
     def forward(self) -> dist.Distribution:
         """The distribution, batch shape (), event shape (*grid_shape, codes)."""
-        p_z = dist.OneHotCategorical(logits=self.logits)
-        return p_z.to_event(self.logits.dim() - 1)
+        return dist.OneHotCategorical(logits=self.logits).to_event(self.logits.dim() - 1)
 
 
 class KMeans(Recorded):
@@ -115,9 +113,7 @@ class Unused(Recorded):
     """
 
     def __init__(self, batches: int = 10) -> None:
-        if not is_whole(batches) or batches < 1:
-            raise ValueError(f"batches: expected a positive integer, got {batches!r}")
-        self.batches = int(batches)
+        self.batches = whole("batches", batches)
 
     def __call__(self, idle: Tensor, outputs: float | Tensor) -> Tensor:
         """Which codes are dead, (codes,).
@@ -152,30 +148,20 @@ class Codebook(_AtLeastSingle):
     """
 
     weight: Tensor
-    _unnamed: dict[str, Any] = {"initializer": None}
+    absent = MappingProxyType({"initializer": None})
 
     def __init__(
         self, codes: int, code_dim: int, *, initializer: KMeans | None = _K_MEANS
     ) -> None:
         """Draw the first vectors."""
         super().__init__()
-        for name, value in (("codes", codes), ("code_dim", code_dim)):
-            if not is_whole(value) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        self.codes, self.code_dim = whole("codes", codes), whole("code_dim", code_dim)
         if initializer is not None and not callable(initializer):
             raise TypeError(
                 f"initializer: expected an object such as codebooks.KMeans(), got {initializer!r}"
             )
-        self.arguments["initializer"] = initializer
-        self.codes, self.code_dim = int(codes), int(code_dim)
         self.initializer, self.initialized, self.frozen = initializer, initializer is None, False
         self._hold = Hold(())
-
-    @classmethod
-    def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """With what files of 0.1 mean where they do not name an argument."""
-        known = inspect.signature(cls.__init__).parameters
-        return {k: v for k, v in cls._unnamed.items() if k in known} | arguments
 
     def _first(self) -> Tensor:
         return torch.empty(self.codes, self.code_dim).uniform_(-1 / self.codes, 1 / self.codes)
@@ -211,7 +197,7 @@ class Codebook(_AtLeastSingle):
         """
         if self.initialized or self.frozen:
             return
-        if get_proxy_mode() is not None:
+        if is_recording():
             raise RuntimeError("the codebook takes its first codes from this batch")
         with torch.autocast(z.device.type, enabled=False):
             z = ranks.gathered(z.reshape(-1, self.code_dim).to(self.weight.dtype))
@@ -326,7 +312,7 @@ class MovingAverage(Codebook):
                 [5.]])
     """
 
-    _unnamed = {"initializer": None, "revive": 0.5}
+    absent = MappingProxyType({"initializer": None, "revive": 0.5})
 
     def __init__(
         self,
@@ -344,14 +330,12 @@ class MovingAverage(Codebook):
             raise ValueError(
                 f"decay: expected a number in [0, 1), got {decay!r}: the usual is .99"
             )
-        if not 0 < eps < math.inf:
-            raise ValueError(f"eps: expected a positive number, got {eps!r}: the usual is 1e-5")
+        positive("eps", eps, advice="the usual is 1e-5")
         if not (isinstance(revive, Unused) or 0 <= revive < 1):
             raise ValueError(
                 "revive: expected codebooks.Unused(batches), or a part of a code's share in "
                 f"[0, 1), got {revive!r}: 0 never revives a code"
             )
-        self.arguments["revive"] = revive
         self.decay, self.eps, self.revive = decay, eps, revive
         self.register_buffer("weight", self._first())
         self.register_buffer("counts", torch.ones(self.codes))

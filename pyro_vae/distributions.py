@@ -65,7 +65,9 @@ def declared(
         >>> declared(noise, (3, 2)).event_shape
         torch.Size([3, 2])
     """
-    result = as_pyro(distribution, site)
+    result = distribution
+    if not isinstance(result, TorchDistributionMixin):
+        result = as_pyro(result, site)
     missing = len(event_shape) - result.event_dim
     if 0 < missing <= len(result.batch_shape):
         result = result.to_event(missing)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import html
 import io
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,12 @@ from matplotlib.figure import Figure
 
 from . import plots
 from .data import DataSplits
+from .ground.arguments import at_least, known
+from .ground.drawing import ShownOnce
 from .ground.streams import RandomStream
 from .ground.tables import lookup
 from .infer import GuideComparison, compare_guides, reconstruct
-from .plots.drawing import ShownOnce, grid_axes
+from .plots.drawing import grid_axes
 from .programs.labels import label_arguments
 from .programs.placing import matched
 from .programs.program import Guide, Model
@@ -154,9 +154,9 @@ class Panel:
         """
         before = self._model, self._guide, self._beta, self._freeze
         if model is not None:
-            self._model = _known(model, self.models, "model")
+            self._model = known("model", model, self.models)
         if guide is not None:
-            self._guide = _known(guide, self.factories, "guide")
+            self._guide = known("guide", guide, self.factories)
         if beta is not None:
             self._beta = beta
         if freeze_model is not None:
@@ -170,8 +170,7 @@ class Panel:
 
     def _settle(self) -> None:
         """Bring the trainer of the chosen model to what is chosen."""
-        if not (isinstance(self._beta, int | float) and 0 <= self._beta < math.inf):
-            raise ValueError(f"beta: expected a number >= 0, got {self._beta!r}")
+        at_least("beta", self._beta)
         if self._guide not in self.guides:
             with RandomStream(self.seed).on(torch.device("cpu")):
                 self.guides[self._guide] = self.factories[self._guide](self.model)
@@ -265,14 +264,6 @@ class Panel:
     def __repr__(self) -> str:
         """What is chosen and how far training went."""
         return f"Panel({self.status})"
-
-
-def _known(name: str, names: Mapping[str, Any], argument: str) -> str:
-    if name in names:
-        return name
-    close = difflib.get_close_matches(str(name), names, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{argument}: expected one of {', '.join(names)}, got {name!r}{guess}")
 
 
 def _png(figure: Figure) -> bytes:

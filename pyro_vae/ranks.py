@@ -176,7 +176,7 @@ def check_alike(facts: Mapping[str, Any]) -> None:
     told = each(facts)
     for name in told[0]:
         values = [process[name] for process in told]
-        if any(value != values[0] for value in values):
+        if values != values[:1] * len(values):
             raise ValueError(
                 f"{name}: expected the same in all {size()} processes, got "
                 f"{', '.join(map(repr, values))}: call fit alike in each of them"

@@ -6,7 +6,6 @@ loses, in nats per datum, for this batch.
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -14,6 +13,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from .ground.arguments import at_least
 from .ground.recorded import Recorded
 
 
@@ -31,12 +31,6 @@ class Regularizer(Recorded, nn.Module):
         Returns:
             (...), weighted, in nats per datum.
         """
-
-
-def _check_weight(name: str, value: float) -> float:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
-    return value
 
 
 def _rows(value: Tensor, q: Distribution) -> Tensor:
@@ -74,9 +68,9 @@ class DIP(Regularizer):
 
     def __init__(self, off_diagonal: float = 10.0, diagonal: float | None = None) -> None:
         super().__init__()
-        self.off_diagonal = _check_weight("off_diagonal", off_diagonal)
+        self.off_diagonal = at_least("off_diagonal", off_diagonal)
         diagonal = self._DIAGONAL * off_diagonal if diagonal is None else diagonal
-        self.diagonal = _check_weight("diagonal", diagonal)
+        self.diagonal = at_least("diagonal", diagonal)
 
     def covariance(self, q: Distribution) -> Tensor:
         """C of a batch, (..., d, d)."""
@@ -174,7 +168,7 @@ class MMD(Regularizer):
         super().__init__()
         if not scales or not min(scales) > 0:
             raise ValueError(f"scales: expected positive numbers, got {scales!r}")
-        self.weight, self.scales = _check_weight("weight", weight), tuple(scales)
+        self.weight, self.scales = at_least("weight", weight), tuple(scales)
         self.prior = prior
 
     def forward(self, q: Distribution, z: Tensor) -> Tensor:

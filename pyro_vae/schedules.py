@@ -8,11 +8,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
-
+from .ground.arguments import at_least, positive
 from .ground.recorded import Recorded
 
 # A step this close to the end of a period, as a part of it, begins the next one: the number of
@@ -25,10 +23,7 @@ def check_beta(value: float, where: str = "beta") -> float:
 
     What single precision cannot hold is infinite to a program.
     """
-    value = float(value)
-    if not 0 <= value <= torch.finfo(torch.float32).max:
-        raise ValueError(f"{where}: expected a finite number >= 0, got {value}")
-    return value
+    return at_least(where, value)
 
 
 class Schedule(Recorded):
@@ -48,9 +43,7 @@ def _check_length(name: str, epochs: float | None, steps: int | None) -> None:
         raise ValueError(
             f"{name}: expected one of epochs= and steps=, got epochs={epochs}, steps={steps}"
         )
-    length = steps if epochs is None else epochs
-    if not length > 0 or not math.isfinite(length):
-        raise ValueError(f"{name}: expected a positive finite length, got {length}")
+    positive(name, steps if epochs is None else epochs)
 
 
 @dataclass(frozen=True)

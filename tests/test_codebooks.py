@@ -290,8 +290,8 @@ def test_uniform_codes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"codes": 0}, "codes: expected a positive integer"),
-        ({"code_dim": 2.0}, "code_dim: expected a positive integer"),
+        ({"codes": 0}, "codes: expected a whole number of at least 1"),
+        ({"code_dim": 2.0}, "code_dim: expected a whole number of at least 1"),
         ({"decay": 1.0}, "decay: expected"),
         ({"decay": -0.1}, "decay: expected"),
         ({"eps": 0.0}, "eps: expected"),
@@ -309,7 +309,7 @@ def test_bad_arguments(arguments, message):
 
 @pytest.mark.parametrize("batches", [0, 1.5, True])
 def test_bad_numbers_of_batches(batches):
-    with pytest.raises(ValueError, match="batches: expected a positive integer"):
+    with pytest.raises(ValueError, match="batches: expected a whole number of at least 1"):
         codebooks.Unused(batches)
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import Trainer, data, guides, infer, likelihoods, schedules
+from pyro_vae import Trainer, data, guides, likelihoods, schedules
 from pyro_vae.models import VAE
+from pyro_vae.programs.placing import usable_device
 
 IMAGE = (1, 8, 8)
 
@@ -146,4 +147,4 @@ def test_devices_without_values_are_refused():
     for device in ("meta", "hpu", "nonsense"):
         with pytest.raises(ValueError, match=f"device: expected one .*got '{device}'"):
             Trainer(vae, guides.BottomUp(vae), device=device)
-    assert infer.dataset.usable_device("cpu") == torch.device("cpu")
+    assert usable_device("cpu") == torch.device("cpu")

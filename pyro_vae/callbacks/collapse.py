@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..ground.arguments import positive, whole
 from .base import Callback, Training
 
 THRESHOLD = 0.05
@@ -81,12 +82,7 @@ class CollapseWarning(Callback):
     """
 
     def __init__(self, every: int = 1, *, threshold: float = THRESHOLD) -> None:
-        if every < 1 or not threshold > 0:
-            raise ValueError(
-                f"every and threshold: expected at least 1 epoch and a positive number of nats, "
-                f"got {every} and {threshold}"
-            )
-        self.every, self.threshold = every, threshold
+        self.every, self.threshold = whole("every", every), positive("threshold", threshold)
         self._warned: set[str] = set()
 
     def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:

@@ -9,15 +9,17 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..ground.arguments import whole
 from ..infer.predictive import mean_squared_error
 from ..likelihoods import Gaussian, PredictedSigma, Sigma
-from ..likelihoods.gaussian import Phase
+from ..models.sigma import Phase, check_replaceable
 from ..programs.freezing import Hold, is_free
+from ..programs.unwrapping import name_of
 from .base import Callback, Training
 
 
 class PredictSigma(Callback):
-    """Switch to sigma(z) once one sigma has been learnt: ``vae.likelihood.predict_sigma()``.
+    """Switch to sigma(z) once one sigma has been learnt: ``vae.predict_sigma()``.
 
     The bound is unchanged at the switch; the parameters that train from then on are printed, and
     kept in ``phase``. Where elements hardly vary, such as the border of an image, sigma(z) becomes
@@ -32,21 +34,26 @@ class PredictSigma(Callback):
         alone: epochs in which sigma(z) alone is trained, all else frozen, before all are.
 
     Raises:
-        ValueError: fewer than 1 epoch before the switch, or fewer than 0 alone.
+        TypeError: when training begins, a model without ``predict_sigma``.
+        ValueError: fewer than 1 epoch before the switch, or fewer than 0 alone; when training
+            begins, a model that cannot go on to sigma(z).
     """
 
     def __init__(self, after: int, *, alone: int = 0) -> None:
-        if after < 1 or alone < 0:
-            raise ValueError(
-                f"after and alone: expected at least 1 and 0 epochs, got {after} and {alone}"
-            )
-        self.after, self.alone = after, alone
+        self.after, self.alone = whole("after", after), whole("alone", alone, 0)
         self.phase: Phase | None = None
         self._until = 0
 
     def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
-        """Know the parameters."""
+        """Know the parameters, and that the model can switch or has."""
         self._trainer = weakref.proxy(trainer)
+        if not hasattr(trainer.model, "predict_sigma"):
+            raise TypeError(
+                "PredictSigma: expected a model with predict_sigma, got "
+                f"{name_of(trainer.model)}: use models.VAE"
+            )
+        if not _predicts(trainer.model):
+            check_replaceable(trainer.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Which parameters rest, and until when."""
@@ -66,10 +73,10 @@ class PredictSigma(Callback):
 
     def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Switch, or end the epochs of sigma alone."""
-        likelihood, epoch = trainer.model.likelihood, row["epoch"]
-        if epoch >= self.after and not isinstance(likelihood.noise, PredictedSigma):
+        epoch = row["epoch"]
+        if epoch >= self.after and not _predicts(trainer.model):
             rest = trainer.modules() if self.alone else ()
-            self.phase = likelihood.predict_sigma(freeze=rest)
+            self.phase = trainer.model.predict_sigma(freeze=rest)
             self._until = epoch + self.alone
             tqdm.write(f"epoch {epoch}: sigma is predicted from here on\n{self.phase}")
         elif self.phase is not None and epoch == self._until:
@@ -128,6 +135,10 @@ class UpdateSigma(Callback):
     def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """Let sigma train again."""
         self._hold.release()
+
+
+def _predicts(model: Any) -> bool:
+    return isinstance(getattr(model.likelihood, "noise", None), PredictedSigma)
 
 
 def _numbers(trainer: Training, chosen: Iterable[nn.Parameter]) -> list[int]:

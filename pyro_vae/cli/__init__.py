@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import matplotlib
 import torch
 
-from .commands import COMMANDS, INTERRUPTED
+from .commands import COMMANDS
 from .messages import in_options
 from .options import parse
+from .values import INTERRUPTED
 
 __all__ = ["main"]
 

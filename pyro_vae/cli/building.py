@@ -17,7 +17,7 @@ from ..ground.machine import free_memory
 from ..networks import is_image
 from ..programs.program import Guide
 from ..training.trainer import Trainer
-from . import options
+from . import groups
 from .messages import kebab
 
 # Of each parameter: itself, its gradient, two moments of Adam, and the best epoch's, twice
@@ -90,12 +90,12 @@ def pair(
 def _model(
     args: argparse.Namespace, data: DataSplits, likelihood: Any, classes: int
 ) -> models.VAE:
-    dense = math.prod(data.event_shape) <= options.LARGEST_DENSE
+    dense = math.prod(data.event_shape) <= groups.LARGEST_DENSE
     return models.VAE(
         data.event_shape,
         latents=args.latents,
         likelihood=likelihood,
-        hidden=getattr(args, "hidden", options.DENSE if dense else None),
+        hidden=getattr(args, "hidden", groups.DENSE if dense else None),
         skip=args.skip,
         condition=classes,
     )

@@ -3,291 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import math
-import re
-import shlex
-import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import data, diagnostics, experiments, likelihoods, plots, ranks, schedules
-from ..callbacks import CollapseWarning
-from ..callbacks.collapse import complaint, ended_without
-from ..conditionals.normal import PointMass
-from ..data import Dataset, DataSplits
-from ..diagnostics.evaluation import Evaluation
-from ..ground.files import expanded, write_atomically
-from ..report import render, write_report
-from ..training.saving import load
-from ..training.trainer import Trainer
-from . import building, options
-from .messages import in_options
-from .values import MODEL
-
-DONE, INTERRUPTED = 0, 130
-_CHECKPOINTS = "checkpoints"
-# How data were read by runs whose records do not tell
-_BEFORE = {"grey": None, "stratify": False}
-_FILES = (MODEL, "history.json", "run.json", "report.html")
-
-
-def train(args: argparse.Namespace) -> int:
-    """Train a pair and write its checkpoint, history, record and report.
-
-    Of several processes that ``torchrun`` started all train, and the first one writes.
-    """
-    resumed = args.resume is not None
-    if resumed:
-        args = _recorded(args)
-    with ranks.joined(args.device) as world:
-        args.device = world.device
-        args.quiet = args.quiet or world.rank > 0
-        return _train(args, resumed=resumed, writes=world.rank == 0)
-
-
-def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
-    where = {
-        "source": _whereabouts(args.data),
-        "root": None if args.data_root is None else str(args.data_root.resolve()),
-        "binarize": building.asked_binarize(args),
-        "size": args.size,
-        "grey": args.grey,
-        "stratify": getattr(args, "stratify", True),
-    }
-    with ranks.in_turn() if args.download else contextlib.nullcontext():
-        splits = _read(args, {**where, "source": args.data})
-    where["binarize"] = args.binarize if hasattr(args, "binarize") else splits.train.binarize
-    steps = math.ceil(len(splits.train) / args.batch_size)
-    epochs = args.epochs or max(options.FEWEST_EPOCHS, math.ceil(options.STEPS / steps))
-    if resumed:
-        trainer = Trainer.resume(args.out / _CHECKPOINTS, device=args.device)
-        patience, over = trainer.progress.get("patience"), trainer.progress["finished"]
-    else:
-        trainer, over = _trainer(args, splits, epochs), False
-        patience = math.ceil(options.PATIENCE * epochs)
-        patience = (
-            max(options.LEAST_PATIENCE, patience) if args.patience is None else args.patience
-        )
-    record = {"command": args.command_line, "data": where}
-    kind = "" if args.quiet else building.told(splits, where["binarize"], trainer)
-    out = args.out or Path("runs", re.sub(r"\.np[yz]$", "", splits.name))
-    with _folder(out) if writes else contextlib.nullcontext():
-        bar = sys.stderr.isatty()
-        if args.checkpoint is not None and writes and not resumed:
-            (out / _CHECKPOINTS).mkdir(exist_ok=True)
-            write_atomically(out / _CHECKPOINTS / "run.json", json.dumps(record, indent=1))
-        trainer.fit(
-            splits.train,
-            validation=splits.test,
-            patience=patience or None,
-            epochs=epochs,
-            batch_size=args.batch_size,
-            callbacks=(_Log(epochs, kind, quiet=bar or args.quiet),),
-            progress=bar and not args.quiet,
-            checkpoint=None if args.checkpoint is None else out / _CHECKPOINTS,
-            every=args.checkpoint,
-            on_interrupt="return",
-        )
-        if not writes:
-            return DONE
-        if not args.quiet:
-            _tell(trainer)
-        model, history, run, report = (out / name for name in _FILES)
-        trainer.save(model)
-        write_atomically(history, trainer.history.to_json())
-        write_atomically(run, json.dumps(record, indent=1))
-        evaluation = _evaluation(args, trainer, splits.test, splits.train)
-        record["evaluation"] = {"seed": args.seed, **_numbers(evaluation)}
-        write_atomically(run, json.dumps(record, indent=1))
-        write_report(
-            report,
-            trainer,
-            splits,
-            evaluation=evaluation,
-            command=args.command_line,
-            seed=args.seed,
-        )
-    if not args.quiet:
-        print(evaluation)
-        print("wrote", ", ".join(str(out / name) for name in _FILES))
-    rows = trainer.history
-    ended = over or trainer.stopping or len(rows) == epochs
-    return DONE if ended and rows and not rows[-1].get("interrupted") else INTERRUPTED
-
-
-def _recorded(args: argparse.Namespace) -> argparse.Namespace:
-    """The options of the run that is to go on; of ours only how it is shown and computed."""
-    folder: Path = args.resume
-    plain = vars(options.parse(["train", "--resume", str(folder)]))
-    given = {name for name, value in vars(args).items() if plain.get(name) != value}
-    if others := sorted(given - {"quiet", "threads", "download", "command_line"}):
-        raise ValueError(
-            f"--resume: expected no --{others[0].replace('_', '-')} beside it, since a run goes "
-            "on with the options that it began with: leave it out"
-        )
-    path = folder / _CHECKPOINTS / "run.json"
-    try:
-        record = json.loads(path.read_text())
-        ours = options.parse(shlex.split(record["command"])[1:])
-        ours.data, ours.data_root = record["data"]["source"], record["data"]["root"]
-        ours.binarize = record["data"]["binarize"]
-        vars(ours).update({name: record["data"].get(name, old) for name, old in _BEFORE.items()})
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"--resume: expected the --out of a run with --checkpoint, got {folder} without a "
-            f"{path.relative_to(folder)} that tells its options: begin it with --checkpoint STEPS"
-        ) from error
-    ours.out, ours.resume, ours.command_line = folder, folder, record["command"]
-    ours.quiet, ours.download = args.quiet or ours.quiet, args.download or ours.download
-    if args.threads is None and ours.threads is not None:
-        torch.set_num_threads(ours.threads)
-    ours.data_root = None if ours.data_root is None else Path(ours.data_root)
-    return ours
-
-
-def _tell(trainer: Trainer) -> None:
-    """Which epoch was kept, and latents that nothing goes through."""
-    history, notes = trainer.history, []
-    kept = [row["epoch"] for row in history if row.get("kept")]
-    if kept and kept[-1] < len(history):
-        notes.append(f"kept epoch {kept[-1]} of {len(history)}, the best on held-out data")
-    if found := ended_without(history, _points(trainer)):
-        advice = "Try --skip, --guide ladder, a longer --warm-up or a --beta below 1"
-        notes.append(complaint(history[-1], found, advice))
-    for text in notes:
-        _note(text)
-
-
-def _note(text: str) -> None:
-    print(f"pyro-vae: note: {text}", file=sys.stderr)
-
-
-def _points(trainer: Trainer) -> tuple[str, ...]:
-    """Sites where the guide has no density."""
-    is_point = any(isinstance(module, PointMass) for module in trainer.guide.modules())
-    return trainer.model.latents if is_point else ()
-
-
-class _Log(CollapseWarning):
-    """What is trained, then about ten lines for logs, where a progress bar is of no use.
-
-    What collapses is told here once training has ended.
-    """
-
-    def __init__(self, epochs: int, kind: str, *, quiet: bool) -> None:
-        super().__init__()
-        self.every, self.kind, self.quiet = math.ceil(epochs / 10), kind, quiet
-
-    def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
-        if self.kind:
-            _note(self.kind)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-    def on_epoch_end(self, trainer: Trainer, row: dict[str, Any], **kwargs: Any) -> None:
-        if row["epoch"] % self.every == 0 and not self.quiet:
-            # A point mass has no density, so that there is no bound
-            print(
-                f"epoch {row['epoch']}: {'log p(x, z)' if _points(trainer) else 'bound'} "
-                f"{row['validation']['elbo']:.2f} on held-out data, {row['elbo']:.2f} in training",
-                file=sys.stderr,
-            )
-
-
-def _trainer(args: argparse.Namespace, splits: DataSplits, epochs: int) -> Trainer:
-    kind = args.likelihood or building.likelihood_for(splits)
-    classes = _classes(splits) if args.conditional else 0
-    building.check_memory(args, splits, kind, classes)
-    torch.manual_seed(args.seed)
-    model, guide = building.pair(args, splits, kind, classes)
-    warm_up = min(options.WARM_UP, math.ceil(epochs / 3)) if args.warm_up is None else args.warm_up
-    rises = warm_up > 0 and args.beta > 0
-    return Trainer(
-        model,
-        guide,
-        beta=schedules.WarmUp(epochs=warm_up, end=args.beta) if rises else args.beta,
-        lr=args.lr,
-        elbo=args.elbo,
-        clip_norm=args.clip_norm,
-        precision=args.precision,
-        seed=args.seed,
-        device=args.device,
-    )
-
-
-def _classes(splits: DataSplits) -> int:
-    labels = [part.y for part in (splits.train, splits.test)]
-    if any(y is None for y in labels):
-        raise ValueError(
-            f"--conditional: expected data with labels, got {splits.name} without: add y to the "
-            ".npz file, put the images into class folders, or leave --conditional out"
-        )
-    y = torch.cat(labels)
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= max(len(y), len(splits.labels)):
-        raise ValueError(
-            f"--conditional: expected labels from 0 on, fewer than data, got {low} to {high} for "
-            f"{len(y)} data: number the classes 0, 1, ..."
-        )
-    return max(high + 1, len(splits.labels))
+from .. import experiments, plots
+from ..ground.files import write_atomically
+from ..report import render
+from . import inputs, measuring
+from .training import train
+from .values import DONE
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Print what a trained pair achieves."""
-    trainer = _load(args)
-    splits = _splits(args, trainer)
-    evaluation = _evaluation(args, trainer, getattr(splits, args.split), splits.train)
-    print(json.dumps(_numbers(evaluation), indent=1) if args.json else evaluation)
+    trainer = inputs.trainer_of(args)
+    splits = inputs.splits_of(args, trainer)
+    evaluation = measuring.evaluation(args, trainer, getattr(splits, args.split), splits.train)
+    print(json.dumps(measuring.numbers(evaluation), indent=1) if args.json else evaluation)
     return DONE
-
-
-def _evaluation(
-    args: argparse.Namespace, trainer: Trainer, dataset: Dataset, reference: Dataset
-) -> Evaluation:
-    few = len(dataset) <= options.MANY_DATA
-    samples = options.MANY_SAMPLES if few else options.FEW_SAMPLES
-    if args.importance_samples is not None:
-        samples = args.importance_samples
-    torch.manual_seed(args.seed)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        evaluation = diagnostics.evaluate(
-            trainer.model,
-            trainer.guide,
-            dataset,
-            reference=reference,
-            importance_samples=samples,
-        )
-    if not getattr(args, "quiet", False):
-        for warning in caught:
-            _note(in_options(str(warning.message)))
-    return evaluation
-
-
-def _numbers(evaluation: Evaluation) -> dict[str, Any]:
-    importance = evaluation.importance
-    return {
-        "data": len(evaluation.terms.reconstruction),
-        "importance_samples": 0 if importance is None else importance.samples,
-        "quantities": evaluation.to_dict(),
-    }
 
 
 def sample(args: argparse.Namespace) -> int:
     """Draw from a trained model into a picture."""
-    model = _load(args).model
+    model = inputs.trainer_of(args).model
     classes = getattr(model, "condition", 0)
     if args.label is not None and args.label >= classes:
         expected = f"a class from 0 to {classes - 1}" if classes else "no label for this model"
@@ -301,8 +44,8 @@ def sample(args: argparse.Namespace) -> int:
 
 def interpolate(args: argparse.Namespace) -> int:
     """Go from one datum to another, into a picture."""
-    trainer = _load(args)
-    dataset = getattr(_splits(args, trainer), args.split)
+    trainer = inputs.trainer_of(args)
+    dataset = getattr(inputs.splits_of(args, trainer), args.split)
     rows = [getattr(args, "from"), args.to]
     for option, row in zip(("--from", "--to"), rows, strict=True):
         if row >= len(dataset):
@@ -327,83 +70,6 @@ def _draw(args: argparse.Namespace, draw: Callable[[], Any]) -> int:
     write_atomically(path, render(draw(), path.suffix[1:].lower()))
     print("wrote", path)
     return DONE
-
-
-def _load(args: argparse.Namespace) -> Trainer:
-    trainer = load(args.model, device=args.device)
-    if not isinstance(trainer, Trainer):
-        raise ValueError(
-            f"{args.model}: expected the file of a trainer, got that of a "
-            f"{type(trainer).__name__}: write one with trainer.save(path)"
-        )
-    return trainer
-
-
-def _splits(args: argparse.Namespace, trainer: Trainer) -> DataSplits:
-    """The data of the training run, or those that the options name."""
-    bernoulli = isinstance(getattr(trainer.model, "likelihood", None), likelihoods.Bernoulli)
-    where = {"source": args.data, "binarize": "dynamic" if bernoulli else None}
-    if args.data is None:
-        path = args.model.with_name("run.json")
-        try:
-            where = _BEFORE | json.loads(path.read_text())["data"]
-            where["source"], where["binarize"], where["root"]
-        except (OSError, ValueError, LookupError, TypeError):
-            raise ValueError(
-                f"--data: expected the data to use, got none, and no {path} that tells those of "
-                "the training run: name them with --data"
-            ) from None
-    given = {"root": args.data_root, "size": args.size, "grey": args.grey or None}
-    where |= {name: value for name, value in given.items() if value is not None}
-    return _read(args, where | ({"binarize": args.binarize} if "binarize" in args else {}))
-
-
-def _read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
-    size = where.get("size")
-    try:
-        return data.load(
-            where["source"],
-            binarize=where["binarize"],
-            root=where.get("root"),
-            download=args.download,
-            size=tuple(size) if isinstance(size, list) else size,
-            grey=where.get("grey", False),
-            stratify=where.get("stratify", True),
-            device=args.device,
-        )
-    except RuntimeError as error:
-        if not args.download:
-            raise
-        source = where["source"]
-        raise OSError(f"--download: {source} could not be fetched: {error}") from error
-
-
-def _whereabouts(source: str) -> str:
-    return (
-        source if source in data.NAMES or not source else str(expanded("--data", source).resolve())
-    )
-
-
-@contextlib.contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """A folder that can be written to; where it is new and stays empty, it goes again."""
-    new = [p for p in (path, *path.parents) if not p.exists()]
-    try:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise OSError(
-                f"--out: expected a folder that can be written to, got {path} "
-                f"({error.strerror}): choose another one"
-            ) from error
-        yield path
-    except BaseException:
-        for created in new:
-            with contextlib.suppress(OSError):
-                created.rmdir()
-        raise
 
 
 def experiment(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 
@@ -46,3 +47,8 @@ def in_options(message: str) -> str:
     for pattern, option in _OPTIONS:
         message = re.sub(pattern, option, message)
     return message
+
+
+def note(text: str) -> None:
+    """Tell something that is no result and no error."""
+    print(f"pyro-vae: note: {text}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from argparse import ArgumentTypeError
@@ -13,22 +12,14 @@ from typing import TypeVar
 import torch
 from matplotlib.figure import Figure
 
+from ..ground.arguments import guess
+from ..ground.parsing import integer
+from ..programs.placing import usable_device
+
 _T = TypeVar("_T")
-_MOST = 10**9
 MODEL = "model.pt"
-
-
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """A parser of whole numbers from ``least`` to ``most``, by default as far as memory goes."""
-    expected = f"of at least {least}" if most is None else f"from {least} to {most}"
-
-    def parse(text: str) -> int:
-        fits = re.fullmatch(r"[+-]?\d{1,20}", text) is not None
-        if not fits or not least <= int(text) <= (_MOST if most is None else most):
-            raise ArgumentTypeError(f"expected a whole number {expected}, got {text!r}")
-        return int(text)
-
-    return parse
+# Exit statuses
+DONE, INTERRUPTED = 0, 130
 
 
 def _real(text: str, at_least: str, fits: Callable[[float], bool]) -> float:
@@ -55,7 +46,7 @@ def positive(text: str) -> float:
 def sizes(text: str) -> tuple[int, ...]:
     """Whole numbers of at least 1, separated by commas."""
     try:
-        return tuple(whole(1)(size.strip()) for size in text.split(","))
+        return tuple(integer(1)(size.strip()) for size in text.split(","))
     except ArgumentTypeError:
         raise ArgumentTypeError(
             f"expected one size or more, such as 20 or 64,32,16, got {text!r}"
@@ -71,7 +62,7 @@ def hidden(text: str) -> tuple[int, ...] | None:
 def pixels(text: str) -> int | tuple[int, int]:
     """Height and width of a picture, as 48x64, or one number for both."""
     try:
-        sides = [whole(1)(side) for side in text.lower().split("x")]
+        sides = [integer(1)(side) for side in text.lower().split("x")]
         if len(sides) > 2:
             raise ArgumentTypeError
     except ArgumentTypeError:
@@ -92,14 +83,9 @@ def number_or_word(text: str) -> float | str:
 def device(text: str) -> torch.device:
     """A device that this machine has."""
     try:
-        found = torch.device(text)
-        torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentTypeError(
-            f"expected a device of this machine such as cpu, got {text!r}: {reason}"
-        ) from None
-    return found
+        return usable_device(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error).removeprefix("device: ")) from None
 
 
 def model(text: str) -> Path:
@@ -119,9 +105,8 @@ def named(table: Mapping[str, _T]) -> Callable[[str], _T]:
 
     def parse(text: str) -> _T:
         if plain(text) not in names:
-            close = difflib.get_close_matches(text.lower(), table, n=1)
-            guess = f"; did you mean {close[0]}?" if close else ""
-            raise ArgumentTypeError(f"expected one of {', '.join(table)}, got {text!r}{guess}")
+            meant = guess(text, table)
+            raise ArgumentTypeError(f"expected one of {', '.join(table)}, got {text!r}{meant}")
         return table[names[plain(text)]]
 
     return parse

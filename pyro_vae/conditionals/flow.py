@@ -11,6 +11,7 @@ from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
 from .. import networks
+from ..ground.arguments import whole
 from ..ground.recorded import Recorded
 from .normal import DiagonalNormal
 
@@ -89,8 +90,7 @@ class AutoregressiveFlow(Recorded, nn.Module):
     ) -> None:
         """Build the base and each step's network."""
         super().__init__()
-        if not networks.is_whole(steps) or steps < 1:
-            raise ValueError(f"steps: expected a positive integer, got {steps!r}")
+        whole("steps", steps)
         if size < 2:
             raise ValueError(
                 "size: an autoregressive flow over one latent is affine, that is a normal, got "

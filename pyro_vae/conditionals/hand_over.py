@@ -10,6 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..ground.internals import version
+
 
 class HandOver:
     """Distributions that one program evaluated and the other is to use, once each.
@@ -53,5 +55,5 @@ class HandOver:
 
 def _mode(module: nn.Module, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
     # A tensor changed in place keeps its identity, but not its version
-    versions = tuple(None if t.is_inference() else t._version for t in tensors)
+    versions = tuple(None if t.is_inference() else version(t) for t in tensors)
     return module.training, torch.is_grad_enabled(), versions

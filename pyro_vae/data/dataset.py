@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ground.arguments import whole
 from . import checks
 from .checks import as_values
 from .labels import as_integers, renumbered
@@ -172,11 +173,7 @@ class Dataset:
             >>> [len(x) for x, _ in Dataset(torch.zeros(5, 2)).batches(2)]
             [2, 2, 1]
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(
-                f"batch_size: expected an integer >= 1, got {batch_size!r}: "
-                "use len(dataset) for one batch of everything"
-            )
+        whole("batch_size", batch_size, advice="use len(dataset) for one batch of everything")
         arrange = torch.randperm if shuffle else torch.arange
         rows = arrange(len(self), device=self.device)
         return (self.batch(index) for index in rows.split(batch_size))
@@ -279,7 +276,7 @@ class Dataset:
         return new
 
     def _draw(self, stored: Tensor) -> Tensor:
-        x = as_values(stored)
+        x = stored if stored.is_floating_point() else as_values(stored)
         return (torch.rand_like(x) < x).to(x.dtype) if self.binarize else x
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import importlib.util
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,22 +29,27 @@ _PARTS = ("_train", "_test", "_val")
 
 def read_file(path: Path, *, channels: Channels = None) -> Splits:
     """What a file of a suffix in ``READERS`` holds."""
-    reader = READERS[path.suffix.lower()]
+    suffix = path.suffix.lower()
+    with _reading(path, *_EXPECTED.get(suffix, ("a whole file", "Write it anew"))):
+        found = READERS[suffix](path)
+    if isinstance(found, Mapping):
+        return _parts(found, path, channels)
+    return (as_dataset(found, str(path), channels=channels),)
+
+
+@contextlib.contextmanager
+def _reading(path: Path, expected: str, remedy: str) -> Iterator[None]:
     try:
-        found = reader(path)
+        yield
     except ImportError as error:
         raise ValueError(
             f"{path}: expected {error.name} to be installed, which reads {path.suffix} files: "
             f"pip install {error.name}, or save the array with numpy.save"
         ) from error
     except Exception as error:  # whatever a broken file provokes in the readers
-        expected, remedy = _EXPECTED.get(path.suffix.lower(), ("a whole file", "write it anew"))
         raise ValueError(
             f"{path}: expected {expected}, got: {str(error) or type(error).__name__}. {remedy}"
         ) from error
-    if isinstance(found, Mapping):
-        return _parts(found, path, channels)
-    return (as_dataset(found, str(path), channels=channels),)
 
 
 def _parts(arrays: Mapping[str, Any], path: Path, channels: Channels) -> Splits:
@@ -210,18 +216,8 @@ def read_scans(path: Path) -> Splits:
     """Files .dcm or .nii of a folder, each one datum (1, ...) of the same shape."""
     arrays = []
     for file in scans_in(path):
-        try:
+        with _reading(file, "a scan", "Remove or replace it"):
             arrays.append(_SCANS[_scan(file)](file))
-        except ImportError as error:
-            raise ValueError(
-                f"{path}: expected {error.name} to be installed, which reads such files: pip "
-                f"install {error.name}"
-            ) from error
-        except Exception as error:  # whatever a broken file provokes in the readers
-            raise ValueError(
-                f"{file}: expected a scan, got: {str(error) or type(error).__name__}. Remove or "
-                "replace it"
-            ) from error
     return (Dataset(kinds.array(arrays, "x")[:, None]),)
 
 

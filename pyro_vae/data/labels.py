@@ -55,14 +55,14 @@ def as_integers(value: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
 
 def _numbered(value: Any) -> tuple[Any, tuple[str, ...]]:
     """Categories and text as numbers, with their names; all else as it is."""
+    if isinstance(value, Tensor):
+        return value, ()
     if kinds.is_a(value, "pandas", "Series", "Categorical"):
         categories = getattr(value, "cat", value)
         if hasattr(categories, "codes"):
             codes = np.asarray(categories.codes)
             _all_there(codes < 0)
             return codes, tuple(map(str, categories.categories))
-    if isinstance(value, Tensor):
-        return value, ()
     found = kinds.array(value, "y")
     if isinstance(found, Tensor) or found.dtype.kind not in "UOT":
         return found, ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..ground.arguments import guess
 from ..ground.files import expanded
 from . import files, sources
 from .dataset import Dataset, DataSplits
@@ -189,10 +189,9 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
             f"source: expected a file or folder, got {path}, which is not there "
             f"(seen from {Path.cwd()}): check the path"
         )
-    close = difflib.get_close_matches(source.lower(), NAMES, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ":"
     raise ValueError(
-        f"source: expected a path or one of {', '.join(NAMES)}, got {source!r}{guess} "
+        f"source: expected a path or one of {', '.join(NAMES)}, got {source!r}"
+        f"{guess(source, NAMES) or ':'} "
         "A folder, a file, a tensor, an array or a Dataset will do, too"
     )
 

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..ground.arguments import whole
 from .dataset import Dataset
 
 SHAPES = ("square", "ellipse", "heart")
@@ -55,11 +56,7 @@ def render_shapes(factors: Tensor, size: int = 32) -> Tensor:
                 [0, 1, 1, 1, 1, 1, 1, 0],
                 [0, 1, 1, 1, 1, 1, 1, 0]], dtype=torch.int32)
     """
-    if not isinstance(size, int) or size < 8:
-        raise ValueError(
-            f"size: expected an int of at least 8 pixels for square pictures of sprites, got "
-            f"{size!r}: 32 and 64 are usual"
-        )
+    whole("size", size, 8, advice="pass the pixels of a side, 32 and 64 are usual")
     if factors.ndim != 2 or factors.shape[1] != len(FACTORS):
         raise ValueError(
             f"factors: expected shape (n, 5) with columns {', '.join(FACTORS)}, got "

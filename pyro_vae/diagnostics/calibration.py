@@ -12,11 +12,9 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..ground.tables import Cell, Table, Tabular, or_none, standard_error
 from ..infer.predictive import predicted
-from ..programs.checks import check_data
-from ..programs.placing import matched
-from ..programs.running import measuring
+from ..programs.examining import examined
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
 _WIDTHS = tuple(i / 10 for i in range(1, 31))
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Tabular):
     """Fractions of elements within w sigma(z) of the mean; ``print`` it, or ``plot()``.
 
     Attributes:
@@ -63,11 +61,7 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: quantity -> fraction, standard error, expected fraction."""
         return {
-            name: {
-                "fraction": inside,
-                "standard_error": None if math.isnan(se) else se,
-                "expected": expected,
-            }
+            name: {"fraction": inside, "standard_error": or_none(se), "expected": expected}
             for name, inside, se, expected in self.rows()
         }
 
@@ -77,29 +71,25 @@ class Calibration:
 
         return plots.calibration(self, ax=ax)
 
-    def _header(self) -> str:
-        return f"{self.data} data of {self.elements} elements; standard errors are over the data"
-
-    def __str__(self) -> str:
-        """The table as text."""
-        lines = [self._header()]
-        for name, inside, se, expected in self.rows():
-            error = "" if math.isnan(se) else f"+- {100 * se:.2g}"
-            normal = f"(normal: {100 * expected:.1f} %)"
-            lines.append(f"  {name:<16} {100 * inside:>6.1f} {error:<8} %   {normal}")
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-        body = "".join(
-            f"<tr><td style='text-align:left'>{name}</td><td>{100 * inside:.1f} %</td>"
-            f"<td>{'' if math.isnan(se) else f'&plusmn; {100 * se:.2g}'}</td>"
-            f"<td>normal: {100 * expected:.1f} %</td></tr>"
+    def table(self) -> Table:
+        """For 1 and 2 sigma the fraction inside and that of a normal distribution."""
+        rows = [
+            (
+                name,
+                Cell(f"{100 * inside:.1f}", {"": inside}),
+                Cell("" if math.isnan(se) else f"+- {100 * se:.2g}", {"": se}),
+                Cell(f"normal: {100 * expected:.1f} %", {"": expected}),
+            )
             for name, inside, se, expected in self.rows()
+        ]
+        return Table(
+            f"{self.data} data of {self.elements} elements; standard errors are over the data",
+            ("width", "inside", "standard error", "expected"),
+            rows,
+            units=("", "%", "", ""),
+            line="  {:<16} {:>6} {:<8} %   ({})",
+            left=(0,),
         )
-        return f"<table><caption>{self._header()}</caption>{body}</table>"
 
 
 def calibration(
@@ -138,11 +128,9 @@ def calibration(
           within 1 sigma    100.0 +- 0     %   (normal: 68.3 %)
           within 2 sigma    100.0 +- 0     %   (normal: 95.4 %)
     """
-    data = matched(as_dataset(data), model, guide)
     per_datum = []
-    with measuring(model, guide, device=data.device):
+    with examined(data, model, guide) as (data, _):
         for x, y in data.batches(batch_size):
-            check_data(model, x, y)
             p = predicted(model, guide, x, y)
             base = p
             while hasattr(base, "base_dist"):
@@ -156,12 +144,10 @@ def calibration(
             widths = torch.tensor(_WIDTHS, dtype=score.dtype, device=score.device)
             per_datum.append(torch.stack([(score <= w).double().mean(1) for w in widths], 1))
     inside = torch.cat(per_datum)
-    n = len(inside)
-    error = inside.std(0) / math.sqrt(n) if n > 1 else torch.full((len(_WIDTHS),), math.nan)
     return Calibration(
         widths=_WIDTHS,
         inside=tuple(inside.mean(0).tolist()),
-        standard_error=tuple(error.tolist()),
-        data=n,
+        standard_error=tuple(standard_error(inside).tolist()),
+        data=len(inside),
         elements=math.prod(data.event_shape),
     )

@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..ground.tables import Cell, Table, Tabular
 from ..guides import NearestCode
 from ..models import VQVAE
-from ..programs.checks import check_data
-from ..programs.placing import matched
-from ..programs.running import measuring
+from ..programs.examining import examined
 
 
-@dataclass(frozen=True)
-class CodebookUse:
+@dataclass(frozen=True, repr=False)
+class CodebookUse(Tabular):
     """How often each code stands for data; ``print`` it, or read the parts.
 
     Attributes:
@@ -51,17 +49,29 @@ class CodebookUse:
         p = self.counts.double() / self.counts.sum()
         return float(torch.special.entr(p).sum().exp())
 
-    def rows(self) -> list[tuple[str, str]]:
-        """The table: quantity and value."""
-        positions = int(self.counts.sum()) // self.data
-        most = float(self.counts.max() / self.counts.sum())
-        return [
-            ("codes used", f"{self.used} of {self.codes} ({100 * self.used / self.codes:.1f}%)"),
-            ("perplexity", f"{self.perplexity:.1f}"),
-            ("entropy", f"{math.log(self.perplexity):.3f} of {math.log(self.codes):.3f} nats"),
-            ("commonest code", f"{int(self.counts.argmax())} ({100 * most:.1f}% of positions)"),
-            ("positions per datum", str(positions)),
-        ]
+    def table(self) -> Table:
+        """Codes used, perplexity, entropy, the commonest code, positions."""
+        used, entropy = 100 * self.used / self.codes, math.log(self.perplexity)
+        common, positions = int(self.counts.argmax()), int(self.counts.sum()) // self.data
+        most = 100 * float(self.counts.max() / self.counts.sum())
+        rows = {
+            "codes used": (self.used, f"{self.used} of {self.codes} ({used:.1f}%)"),
+            "perplexity": (self.perplexity, f"{self.perplexity:.1f}"),
+            "entropy": (entropy, f"{entropy:.3f} of {math.log(self.codes):.3f} nats"),
+            "commonest code": (common, f"{common} ({most:.1f}% of positions)"),
+            "positions per datum": (positions, str(positions)),
+        }
+        return Table(
+            f"codes of {self.data} data",
+            ("quantity", "value"),
+            [(name, Cell(text, {"": value})) for name, (value, text) in rows.items()],
+            line="  {:<20} {}",
+            left=(0,),
+        )
+
+    def rows(self) -> list[list[str]]:
+        """The table as text: quantity and value."""
+        return self.table().texts()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: numbers of the table, and the counts."""
@@ -72,21 +82,6 @@ class CodebookUse:
             "data": self.data,
             "counts": self.counts.tolist(),
         }
-
-    def __str__(self) -> str:
-        """The table as text."""
-        lines = [f"codes of {self.data} data"]
-        return "\n".join(lines + [f"  {name:<20} {value}" for name, value in self.rows()])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-        body = "".join(
-            f"<tr><td style='text-align:left'>{name}</td><td>{value}</td></tr>"
-            for name, value in self.rows()
-        )
-        return f"<table><caption>codes of {self.data} data</caption>{body}</table>"
 
 
 def codebook(
@@ -122,11 +117,9 @@ def codebook(
     """
     if not hasattr(model, "codebook"):
         raise TypeError(f"model: expected a models.VQVAE, got {type(model).__name__}")
-    data = matched(as_dataset(data), model, guide)
-    counts = torch.zeros(model.codes, dtype=torch.long, device=data.device)
-    with measuring(model, guide, device=data.device):
+    with examined(data, model, guide) as (data, _):
+        counts = torch.zeros(model.codes, dtype=torch.long, device=data.device)
         for x, _ in data.batches(batch_size):
-            check_data(model, x)
             index = guide.encode(x).sample["z1"].argmax(-1)
             counts += index.flatten().bincount(minlength=model.codes)
     return CodebookUse(counts.cpu(), len(data))

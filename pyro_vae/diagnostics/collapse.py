@@ -11,14 +11,10 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
-from ..ground.tables import html_table, mean_and_error, number, text_table, with_error
-from ..infer import check_pair
+from ..ground.tables import Cell, Table, Tabular, mean_and_error, number
 from ..infer.aggregate import Draws, Total, draw, pair_densities
 from ..infer.posterior import mean_variance, posterior_means
-from ..programs.checks import check_data
-from ..programs.placing import matched
-from ..programs.running import measuring
+from ..programs.examining import examined
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,13 +40,6 @@ class Information:
     mutual_information: Tensor
     marginal_kl: Tensor
     name: str
-
-    def rows(self) -> list[str]:
-        """Means with their standard errors."""
-        return [
-            with_error(*mean_and_error(v))
-            for v in (self.kl, self.mutual_information, self.marginal_kl)
-        ]
 
 
 @dataclass(frozen=True)
@@ -84,8 +73,8 @@ class Units:
         return len(self.variance)
 
 
-@dataclass(frozen=True)
-class Collapse:
+@dataclass(frozen=True, repr=False)
+class Collapse(Tabular):
     """What ``collapse`` found; ``print`` it, ``plot()`` it, or read the parts.
 
     Attributes:
@@ -130,20 +119,21 @@ class Collapse:
             f"{number(information)} nats about x; {_REMEDIES}"
         )
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["site", "KL", "mutual information", "", "marginal KL", "active units"]
+    def table(self) -> Table:
+        """Per site and for the whole: the three terms, and the active units."""
+        header = ("site", "KL", "mutual information", "", "marginal KL", "active units")
         rows = []
         for name, found in {**self.sites, "all": self.whole}.items():
-            if name in self.units:
-                units = [self.units[name]]
-            else:
-                units = list(self.units.values())
+            units = [self.units[name]] if name in self.units else list(self.units.values())
+            active, size = sum(u.active for u in units), sum(map(len, units))
             error = math.sqrt(sum(u.error**2 for u in units))
-            kl, information, marginal = found.rows()
-            active = f"{sum(u.active for u in units)} of {sum(map(len, units))}"
-            active += f" +- {number(error)}" if error >= 0.005 else ""
-            rows.append([name, kl, information, found.name, marginal, active])
-        return header, rows
+            text = f"{active} of {size}" + (f" +- {number(error)}" if error >= 0.005 else "")
+            kl, information, marginal = map(
+                mean_and_error, (found.kl, found.mutual_information, found.marginal_kl)
+            )
+            counted = Cell(text, {"": active, "of": size, "error": error})
+            rows.append((name, kl, information, found.name, marginal, counted))
+        return Table(self.verdict, header, rows, self._notes())
 
     def _notes(self) -> list[str]:
         threshold = next(iter(self.units.values())).threshold
@@ -155,16 +145,6 @@ class Collapse:
         if float(self.whole.mutual_information.mean()) > self.cap - 1:
             notes[1] += ", which it has reached: it is at least this; use more data"
         return notes
-
-    def __str__(self) -> str:
-        """Verdict and table as text."""
-        return "\n".join([self.verdict, text_table(*self._table()), *self._notes()])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """Verdict and table for notebooks and reports."""
-        return html_table(self.verdict, *self._table(), notes=self._notes())
 
     def plot(self) -> Figure:
         """Draw KL = I + marginal KL per site, and the variance of each unit's mean."""
@@ -264,14 +244,9 @@ def collapse(
     """
     if not threshold > 0:
         raise ValueError(f"threshold: expected a positive variance, got {threshold}")
-    data = matched(as_dataset(data), model, guide)
-    if len(data) < 2:
-        raise ValueError("data: expected at least 2 data to compare with each other, got 1")
-    with measuring(model, guide, device=data.device):
-        x, y = data.batch(torch.arange(len(data), device=data.device))
-        check_data(model, x, y)
-        check_pair(model, guide, x, y=y)
-        data = Dataset(x, y, channels="first")
+    with examined(data, model, guide) as (data, _):
+        if len(data) < 2:
+            raise ValueError("data: expected at least 2 data to compare with each other, got 1")
         draws = draw(model, guide, data, batch_size)
         aggregates, names = _aggregates(guide, data, draws)
         means = posterior_means(guide, data, batch_size=batch_size)

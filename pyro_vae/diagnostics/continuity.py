@@ -10,17 +10,15 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
-from ..ground.tables import html_table, mean_and_error, text_table, with_error
+from ..ground.tables import Table, Tabular, mean_and_error
 from ..infer.latent import decode_mean
-from ..programs.coding import encode
+from ..programs.encoding import encode
+from ..programs.examining import examined
 from ..programs.labels import label_arguments
-from ..programs.placing import matched
-from ..programs.running import measuring
 
 
-@dataclass(frozen=True)
-class Continuity:
+@dataclass(frozen=True, repr=False)
+class Continuity(Tabular):
     """How much of the decoded way between two data a classifier knows; ``print`` it.
 
     Attributes:
@@ -53,8 +51,9 @@ class Continuity:
         ratio = float(between.mean() / ends.mean())
         return ratio, mean_and_error(between - ratio * ends)[1] / float(ends.mean())
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        steps = self.recognised.shape[1]
+    def table(self) -> Table:
+        """Shares that are recognised, with standard errors over the pairs."""
+        pairs, steps = self.recognised.shape
         middle = self.recognised[:, steps // 2].double()
         rows = {
             "between the ends": self.share,
@@ -62,21 +61,11 @@ class Continuity:
             "at the ends": self.ends,
             "between / at the ends": self.relative,
         }
-        return ["point", "recognised"], [[k, with_error(*v)] for k, v in rows.items()]
-
-    def _caption(self) -> str:
-        pairs, steps = self.recognised.shape
-        return f"share taken for the class of an end, {pairs} pairs in {steps} steps"
-
-    def __str__(self) -> str:
-        """The table as text."""
-        return f"{self._caption()}\n{text_table(*self._table())}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-        return html_table(self._caption(), *self._table())
+        return Table(
+            f"share taken for the class of an end, {pairs} pairs in {steps} steps",
+            ("point", "recognised"),
+            list(rows.items()),
+        )
 
 
 def continuity(
@@ -121,15 +110,16 @@ def continuity(
         >>> continuity(vae, guides.BottomUp(vae), (x, y), pairs=20).share[0]
         1.0
     """
-    data = matched(as_dataset(data), model, guide)
-    if data.y is None or len(data.y.unique()) < 2:
-        raise ValueError("data: expected labels of at least two classes, to tell the ends apart")
     if steps < 3 or pairs < 1:
         raise ValueError(
             f"steps and pairs: expected at least 3 steps and 1 pair, got {steps} and {pairs}"
         )
-    with measuring(model, guide, device=data.device):
-        x, y = data.batch(torch.arange(len(data), device=data.device))
+    with examined(data, model, guide) as (data, _):
+        if data.y is None or len(data.y.unique()) < 2:
+            raise ValueError(
+                "data: expected labels of at least two classes, to tell the ends apart"
+            )
+        x, y = data.x, data.y
         rows = _pairs(y.cpu(), pairs, seed).to(data.device)
         if classifier is None:
             classifier = _forest(x, y, seed)

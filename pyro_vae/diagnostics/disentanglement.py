@@ -11,19 +11,17 @@ import numpy as np
 import torch
 
 from ..data import Dataset
-from ..data.given import as_dataset
-from ..ground.tables import html_table, text_table, with_error
-from ..programs.coding import encode
+from ..ground.tables import Cell, Table, Tabular, mean_and_error
+from ..programs.encoding import encode
+from ..programs.examining import examined
 from ..programs.labels import label_arguments
-from ..programs.placing import matched
-from ..programs.running import measuring
 
 _CODES_AT_ONCE = 4096
 _TREES = 50
 
 
-@dataclass(frozen=True)
-class Disentanglement:
+@dataclass(frozen=True, repr=False)
+class Disentanglement(Tabular):
     """Scores of codes against known factors, 1 for one unit per factor; ``print`` it.
 
     Attributes:
@@ -41,27 +39,20 @@ class Disentanglement:
     importance: np.ndarray
     factor_names: tuple[str, ...]
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
+    def table(self) -> Table:
+        """Per score its mean and the number of each factor."""
         rows = []
         for name, found in self.scores.items():
             per = self.per_factor.get(name)
-            cells = [""] * len(self.factor_names) if per is None else [f"{v:.2f}" for v in per]
-            rows.append([name, with_error(*found), *cells])
-        return ["score", "mean", *self.factor_names], rows
-
-    def _caption(self) -> str:
+            none = [None] * len(self.factor_names)
+            cells = none if per is None else [Cell(f"{v:.2f}", {"": float(v)}) for v in per]
+            rows.append((name, found, *cells))
         units, factors = self.importance.shape
-        return f"{units} units against {factors} factors; 1: each factor is one unit; 0: none is"
-
-    def __str__(self) -> str:
-        """The table as text."""
-        return f"{self._caption()}\n{text_table(*self._table())}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-        return html_table(self._caption(), *self._table())
+        return Table(
+            f"{units} units against {factors} factors; 1: each factor is one unit; 0: none is",
+            ("score", "mean", *self.factor_names),
+            rows,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: score -> mean and standard error."""
@@ -107,22 +98,21 @@ def disentanglement(
         >>> sorted(disentanglement(vae, guides.BottomUp(vae), d, folds=2).scores)[-2:]
         ['MIG', 'SAP']
     """
-    data = matched(as_dataset(data), model, guide)
-    if data.factors is None:
-        raise ValueError(
-            "data: expected a Dataset with factors, got none: use data.shapes(), or pass your own "
-            "with Dataset(x, factors=..., factor_names=...)"
-        )
+    with examined(data, model, guide) as (data, _):
+        if data.factors is None:
+            raise ValueError(
+                "data: expected a Dataset with factors, got none: use data.shapes(), or pass your "
+                "own with Dataset(x, factors=..., factor_names=...)"
+            )
+        parts = [
+            encode(guide, x, **label_arguments(guide, y)).mean
+            for x, y in data.batches(_CODES_AT_ONCE)
+        ]
     names = data.factor_names
     if categorical is None:
         labels = data.factors.new_full((len(data),), math.nan) if data.y is None else data.y
         equal = [bool((labels == column).all()) for column in data.factors.T]
         categorical = [name for name, same in zip(names, equal, strict=True) if same]
-    with measuring(model, guide, device=data.device):
-        parts = [
-            encode(guide, x, **label_arguments(guide, y)).mean
-            for x, y in data.batches(_CODES_AT_ONCE)
-        ]
     sites = list(parts[0]) if site is None else [site]
     if sites[0] not in parts[0]:
         raise ValueError(f"site: expected one of {tuple(parts[0])}, got {site!r}")
@@ -209,9 +199,8 @@ def score_codes(
         scores[name] = float(per_factor[name].mean()), error
     found = [_dci(codes, factors, fold == f, is_category, seed) for f in range(folds)]
     for name in ("disentanglement", "completeness", "informativeness"):
-        means = [np.mean(part[name]) for part in found]
-        error = float(np.std(means, ddof=1)) / math.sqrt(folds)
-        scores[f"DCI {name}"] = float(np.mean(means)), error
+        means = np.array([part[name].mean() for part in found])
+        scores[f"DCI {name}"] = mean_and_error(torch.from_numpy(means))
         if name != "disentanglement":
             per_factor[f"DCI {name}"] = np.mean([part[name] for part in found], 0)
     information = _mutual_information(codes, factors, bins)

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import html
 import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..data import Dataset
 from ..data.given import as_dataset
-from ..ground.tables import mean_and_error, number, with_error
-from ..infer import check_pair, importance
+from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, or_none, with_error
+from ..infer import importance
 from ..infer.importance import ImportanceEstimate
 from ..infer.objectives.elbo import ELBOTerms, check_possible
 from ..infer.terms import dataset_terms
-from ..programs.checks import check_data
+from ..programs.examining import examined
 from ..programs.placing import matched
-from ..programs.running import measuring
 from .baselines import baselines
 
 _TRUSTED_PARETO_K = 0.7
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Tabular):
     """Bound, its terms and log p(x) over a data set; ``print`` it, or read the parts.
 
     Attributes:
@@ -109,9 +106,24 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: quantity -> mean, standard error, unit."""
         return {
-            name: {"mean": mean, "standard_error": None if math.isnan(se) else se, "unit": unit}
+            name: {"mean": mean, "standard_error": or_none(se), "unit": unit}
             for name, mean, se, unit in self.rows()
         }
+
+    def table(self) -> Table:
+        """Quantities with their standard errors and units."""
+        rows = [
+            (name, mean, Cell("" if math.isnan(se) else f"+- {number(se)}", {"": se}), unit)
+            for name, mean, se, unit in self.rows()
+        ]
+        return Table(
+            self._header(),
+            ("quantity", "mean", "standard error", "unit"),
+            rows,
+            notes=[self.remark] if self.remark else (),
+            line=f"  {{:<{max(22, *(len(name) for name, *_ in rows))}}} {{:>10}} {{:<11}} {{}}",
+            left=(0, 3),
+        )
 
     def _header(self) -> str:
         text = f"{len(self.terms.reconstruction)} data"
@@ -122,28 +134,6 @@ class Evaluation:
             return text
         why = "without reference=" if self.baselines is None else "for such a pair"
         return f"{text}; no baselines {why}"
-
-    def __str__(self) -> str:
-        """The table as text."""
-        lines, rows = [self._header()], self.rows()
-        width = max(22, *(len(name) for name, *_ in rows))
-        for name, mean, se, unit in rows:
-            error = "" if math.isnan(se) else f"+- {number(se)}"
-            lines.append(f"  {name:<{width}} {number(mean):>10} {error:<11} {unit}")
-        return "\n".join([*lines, *filter(None, [self.remark])])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-        body = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{number(mean)}</td>"
-            f"<td>{'' if math.isnan(se) else '&plusmn; ' + number(se)}</td>"
-            f"<td style='text-align:left'>{unit}</td></tr>"
-            for name, mean, se, unit in self.rows()
-        )
-        remark = f"<p>{html.escape(self.remark)}</p>" if self.remark else ""
-        return f"<table><caption>{self._header()}</caption>{body}</table>{remark}"
 
 
 def evaluate(
@@ -184,6 +174,7 @@ def evaluate(
         UserWarning: Pareto k > 0.7 for more than one datum in ten: log p(x) is underestimated.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import guides, likelihoods, models
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
         >>> result = evaluate(vae, guides.BottomUp(vae), torch.zeros(5, 6), importance_samples=0)
@@ -192,13 +183,9 @@ def evaluate(
     """
     if importance_samples < 0:
         raise ValueError(f"importance_samples: expected at least 0, got {importance_samples}")
-    data = matched(as_dataset(data), model, guide)
-    with measuring(model, guide, device=data.device):
-        x, y = data.batch(torch.arange(len(data), device=data.device))
-        check_data(model, x, y)
-        points = check_pair(model, guide, x, y=y).point_masses
-        fixed = Dataset(x, y, channels="first")
-        terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
+    with examined(data, model, guide) as (data, (pair,)):
+        x, y, points = data.x, data.y, pair.point_masses
+        terms = dataset_terms(model, guide, data, batch_size=batch_size)
         estimate = None
         if importance_samples and not points:
             estimate = importance(

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset, DataSplits
+from ..ground.tables import Cell, Table, Tabular
 from .features import ClassifierFeatures
 
 _BATCH = 500
 
 
-@dataclass(frozen=True)
-class FrechetDistance:
+@dataclass(frozen=True, repr=False)
+class FrechetDistance(Tabular):
     """A Frechet distance and how it was measured; ``float(...)`` is the number.
 
     Attributes:
@@ -42,12 +43,27 @@ class FrechetDistance:
         """The distance."""
         return self.value
 
+    @property
+    def _protocol(self) -> str:
+        size = "not resized" if self.resize is None else f"resized to {self.resize}"
+        return f"{self.values}, {size}, {self.dimensions} features of {self.features}"
+
+    def table(self) -> Table:
+        """The number and how many data it was measured with, under its protocol."""
+        cells = {
+            "Frechet distance": Cell(f"{self.value:.4g}", {"": self.value}),
+            "generated": Cell(str(self.generated), {"": self.generated}),
+            "real": Cell(str(self.real), {"": self.real}),
+        }
+        return Table(
+            f"real data {self.split}, {self._protocol}", list(cells), [list(cells.values())]
+        )
+
     def __repr__(self) -> str:
         """The number with its protocol."""
-        size = "not resized" if self.resize is None else f"resized to {self.resize}"
         return (
             f"Frechet distance {self.value:.4g}: {self.generated} generated against {self.real} "
-            f"{self.split}, {self.values}, {size}, {self.dimensions} features of {self.features}"
+            f"{self.split}, {self._protocol}"
         )
 
 

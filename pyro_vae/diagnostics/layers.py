@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import html
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
-from ..infer import check_pair
+from ..ground.tables import Cell, Table, Tabular, mean_and_error, two_decimals
 from ..infer.posterior import ACTIVE, active, posterior_means
 from ..infer.terms import dataset_terms
-from ..programs.checks import check_data
-from ..programs.placing import matched
-from ..programs.running import measuring
+from ..programs.examining import examined
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,8 +52,8 @@ class Layer:
         return self.means.shape[1]
 
 
-@dataclass(frozen=True)
-class Layers(Sequence[Layer]):
+@dataclass(frozen=True, repr=False)
+class Layers(Tabular, Sequence[Layer]):
     """The layers of a pair, the one next to the data first; ``print`` it or index it by site.
 
     Attributes:
@@ -88,53 +83,37 @@ class Layers(Sequence[Layer]):
         """Number of layers."""
         return len(self.layers)
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """The table: site, KL with standard error, active units, explained variance ratios."""
+    def table(self) -> Table:
+        """Per layer its KL, active units, and shares of the variance of its components."""
         rows = []
         for layer in self.layers:
-            n = len(layer.kl)
-            error = float(layer.kl.double().std()) / math.sqrt(n) if n > 1 else math.nan
-            kl = f"{round(float(layer.kl.mean()), 2) + 0.0:.2f}"  # no minus zero
-            kl += "" if math.isnan(error) else f" +- {error:.2f}"
-            ratios = layer.explained_variance_ratio
-            shares = " ".join(f"{float(r):.0%}" for r in ratios[:_SHOWN_RATIOS])
-            rest = float(ratios[_SHOWN_RATIOS:].sum())
-            shares += f" (others {rest:.0%})" if len(ratios) > _SHOWN_RATIOS else ""
-            name = f"{layer.site} (-log p)" if layer.site in self.point_masses else layer.site
-            rows.append((name, kl, f"{int(layer.active.sum())} of {layer.size}", shares))
-        return rows
-
-    def _header(self) -> str:
-        return (
+            ratios = [float(r) for r in layer.explained_variance_ratio]
+            shares = " ".join(f"{r:.0%}" for r in ratios[:_SHOWN_RATIOS])
+            numbers: dict[Any, float] = dict(enumerate(ratios[:_SHOWN_RATIOS], start=1))
+            if len(ratios) > _SHOWN_RATIOS:
+                numbers["others"] = sum(ratios[_SHOWN_RATIOS:])
+                shares += f" (others {numbers['others']:.0%})"
+            active = int(layer.active.sum())
+            rows.append(
+                (
+                    f"{layer.site} (-log p)" if layer.site in self.point_masses else layer.site,
+                    Cell.estimate(*mean_and_error(layer.kl), two_decimals),
+                    Cell(f"{active} of {layer.size}", {"": active, "of": layer.size}),
+                    Cell(shares, numbers),
+                )
+            )
+        return Table(
             f"{len(self.layers[0].kl)} data; standard errors are over the data; a unit is active "
-            f"where the variance of its posterior mean over the data is above {self.threshold:g}"
+            f"where the variance of its posterior mean over the data is above {self.threshold:g}",
+            ("layer", "KL", "active units", "variance of the principal components"),
+            rows,
+            units=("", "nats/datum", "", ""),
+            left=range(4),
         )
 
-    _COLUMNS = ("layer", "KL, nats/datum", "active units", "variance of the principal components")
-
-    def __str__(self) -> str:
-        """The table as text."""
-        table = [self._COLUMNS, *self.rows()]
-        widths = [max(len(row[i]) for row in table) for i in range(4)]
-        lines = [
-            "  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
-        return "\n".join([self._header(), *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-
-        def line(cells: Sequence[str], tag: str) -> str:
-            cells = [html.escape(cell).replace("+-", "&plusmn;") for cell in cells]
-            style = " style='text-align:left'"
-            return "<tr>" + "".join(f"<{tag}{style}>{c}</{tag}>" for c in cells) + "</tr>"
-
-        body = "".join(line(row, "td") for row in self.rows())
-        caption = html.escape(self._header())
-        return f"<table><caption>{caption}</caption>{line(self._COLUMNS, 'th')}{body}</table>"
+    def rows(self) -> list[list[str]]:
+        """The table as text: site, KL with standard error, active units, shares of variance."""
+        return self.table().texts()
 
     def plot(self, labels: Tensor | None = None, *, names: Sequence[str] = ()) -> Figure:
         """Draw the posterior means of each layer on their first two principal components.
@@ -195,21 +174,16 @@ def layers(
     """
     if not threshold > 0:
         raise ValueError(f"threshold: expected a positive number, got {threshold!r}")
-    data = matched(as_dataset(data), model, guide)
-    with measuring(model, guide, device=data.device):
-        x, y = data.batch(torch.arange(len(data), device=data.device))
-        check_data(model, x, y)
-        summary = check_pair(model, guide, x, y=y)
-        fixed = Dataset(x, y, channels="first")
-        terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
-        means = posterior_means(guide, fixed, batch_size=batch_size)
+    with examined(data, model, guide) as (data, (pair,)):
+        terms = dataset_terms(model, guide, data, batch_size=batch_size)
+        means = posterior_means(guide, data, batch_size=batch_size)
     # The model samples from the top, the table starts at the data
     found = tuple(
-        _layer(site, terms.kl[site].cpu(), means[site].reshape(len(x), -1).cpu(), threshold)
-        for site in reversed(summary.latents)
+        _layer(site, terms.kl[site].cpu(), means[site].reshape(len(data), -1).cpu(), threshold)
+        for site in reversed(pair.latents)
     )
-    labels = None if y is None else y.cpu()
-    return Layers(found, threshold, labels, tuple(data.names), summary.point_masses)
+    labels = None if data.y is None else data.y.cpu()
+    return Layers(found, threshold, labels, data.names, pair.point_masses)
 
 
 def _layer(site: str, kl: Tensor, means: Tensor, threshold: float) -> Layer:

@@ -12,20 +12,17 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
-from ..ground.tables import html_table, text_table, with_error
+from ..ground.tables import Table, Tabular
 from ..infer import importance
 from ..infer.terms import dataset_terms
-from ..programs.checks import check_data
-from ..programs.placing import matched
-from ..programs.running import measuring
+from ..programs.examining import examined
 from .rarity import log_density
 
 Data = Dataset | Tensor | tuple[Tensor, Tensor | None]
 
 
-@dataclass(frozen=True)
-class Outliers:
+@dataclass(frozen=True, repr=False)
+class Outliers(Tabular):
     """Area under the ROC curve of four scores, per kind of outlier; ``print`` it.
 
     Attributes:
@@ -38,24 +35,16 @@ class Outliers:
     scores: dict[str, dict[str, Tensor]]
     auroc: dict[str, dict[str, tuple[float, float]]]
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        kinds = list(self.auroc)
-        header = ["AUROC", *(f"{k} ({len(self.scores[k]['KL'])})" for k in kinds)]
-        names = list(self.scores["normal"])
-        return header, [[s, *(with_error(*self.auroc[k][s]) for k in kinds)] for s in names]
-
-    def _caption(self) -> str:
-        return f"outliers against {len(self.scores['normal']['KL'])} data that belong; 0.5: chance"
-
-    def __str__(self) -> str:
-        """The table as text."""
-        return f"{self._caption()}\n{text_table(*self._table())}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-        return html_table(self._caption(), *self._table())
+    def table(self) -> Table:
+        """Per score the AUROC of each kind."""
+        return Table(
+            f"outliers against {len(self.scores['normal']['KL'])} data that belong; 0.5: chance",
+            ("AUROC", *(f"{kind} ({len(self.scores[kind]['KL'])})" for kind in self.auroc)),
+            [
+                (score, *(found[score] for found in self.auroc.values()))
+                for score in self.scores["normal"]
+            ],
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: kind -> score -> AUROC and standard error."""
@@ -121,25 +110,18 @@ def outliers(
     kinds = dict(strange) if isinstance(strange, Mapping) else {"outliers": strange}
     if "normal" in kinds:
         raise ValueError("strange: 'normal' is the name of the data that belong: choose another")
-    scores = {}
-    own = matched(as_dataset(normal), model, guide)
-    for name, given in {"normal": own, **kinds}.items():
-        d = matched(as_dataset(given), model, guide)
-        if len(d) < 2:
-            raise ValueError(f"{name}: expected at least 2 data, got {len(d)}")
-        with measuring(model, guide, device=d.device):
-            rows = torch.arange(len(d), device=d.device)
-            d = Dataset(*d.batch(rows), channels="first")
-        check_data(model, d.x, d.y)
+    scores, populating = {}, reference
+    for name, given in {"normal": normal, **kinds}.items():
+        with examined(given, model, guide) as (d, _):
+            if len(d) < 2:
+                raise ValueError(f"{name}: expected at least 2 data, got {len(d)}")
         terms = dataset_terms(model, guide, d, batch_size=batch_size)
         found = {"-ELBO": -terms.elbo}
         if importance_samples:
             estimate = importance(model, guide, d.x, y=d.y, samples=importance_samples)
             found["-log p(x)"] = -estimate.log_likelihood
         found["KL"] = sum(terms.kl.values())
-        if name == "normal":
-            own = d
-        populating = own if reference is None else reference
+        populating = d if populating is None else populating
         where = None if d is populating else populating
         found["rarity"] = -log_density(model, guide, d, reference=where, batch_size=batch_size)
         scores[name] = found

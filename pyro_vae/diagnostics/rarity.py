@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,9 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
-from ..ground.tables import html_table, mean_and_error, number, text_table, with_error
-from ..infer import check_pair
+from ..ground.tables import Table, Tabular, mean_and_error, number, standard_error, with_error
 from ..infer.aggregate import draw, log_aggregate
-from ..programs.checks import check_data
-from ..programs.placing import matched
+from ..programs.examining import examined
 from ..programs.running import measuring
 from .two_samples import LEVEL, Comparison, compare
 
@@ -24,8 +22,8 @@ _TAIL = 0.05
 _CLASSES = 3
 
 
-@dataclass(frozen=True)
-class Rarity:
+@dataclass(frozen=True, repr=False)
+class Rarity(Tabular):
     """Density of the aggregate posterior where each datum's latents lie; ``print`` it.
 
     Attributes:
@@ -113,25 +111,17 @@ class Rarity:
             f"{', '.join(what[:_CLASSES]) or rows}"
         )
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        rows = [["data", self.log_density]]
+    def table(self) -> Table:
+        """Mean and quantiles of data, reference, and their difference."""
+        sets = {"data": self.log_density}
         if not self.own:
-            rows += [["reference", self.reference], ["data - reference", self.log_ratio]]
-        table = []
-        for name, values in rows:
+            sets |= {"reference": self.reference, "data - reference": self.log_ratio}
+        rows = []
+        for name, values in sets.items():
             quantiles = values.quantile(torch.tensor([0.05, 0.5, 0.95]).to(values)).tolist()
-            table.append([name, with_error(*mean_and_error(values)), *map(number, quantiles)])
-        return ["log q(z), nats", "mean", "5%", "median", "95%"], table
-
-    def __str__(self) -> str:
-        """Verdict and quantiles as text."""
-        return f"{self.verdict}\n{text_table(*self._table())}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """Verdict and quantiles for notebooks and reports."""
-        return html_table(self.verdict, *self._table())
+            rows.append((name, mean_and_error(values), *quantiles))
+        header = ("log q(z), nats", "mean", "5%", "median", "95%")
+        return Table(self.verdict, header, rows)
 
 
 def rarity(
@@ -191,17 +181,16 @@ def rarity(
     with measuring(model, guide, device=own.device):
         if other is None:
             (of_data,) = _log_q(model, guide, own, [own], **options)
-            return Rarity(of_data.mean(0), _error(of_data), of_data.mean(0))
+            return Rarity(of_data.mean(0), standard_error(of_data), of_data.mean(0))
         # A single datum has no others of its own
         populating = [other, own] if len(own) > 1 else [other]
         of_data, *of_own = _log_q(model, guide, own, populating, **options)
         (of_reference,) = _log_q(model, guide, other, [other], **options)
         comparison = compare(model, guide, own, other, batch_size)
     ratio = (of_own[0] - of_data).mean(0) if of_own else torch.full_like(of_data[0], math.nan)
-    classes = {} if own.y is None else _by_class(ratio, own.y, as_dataset(data).names)
-    return Rarity(
-        of_data.mean(0), _error(of_data), of_reference.mean(0), ratio, classes, comparison
-    )
+    classes = {} if own.y is None else _by_class(ratio, own.y, own.names)
+    error = standard_error(of_data)
+    return Rarity(of_data.mean(0), error, of_reference.mean(0), ratio, classes, comparison)
 
 
 def log_density(
@@ -227,18 +216,12 @@ def _sets(
     """Data and reference, checked and binarised once."""
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}")
-    given = {"data": data} if reference is None else {"data": data, "reference": reference}
-    sets = {name: matched(as_dataset(d), model, guide) for name, d in given.items()}
-    populating = list(sets)[-1]
-    if len(sets[populating]) < 2:
-        raise ValueError(f"{populating}: expected at least 2 data to compare with, got 1")
-    device = sets["data"].device
-    with measuring(model, guide, device=device):
+    sets = {"data": data} if reference is None else {"data": data, "reference": reference}
+    with contextlib.ExitStack() as stack:
         for name, d in sets.items():
-            x, y = d.batch(torch.arange(len(d), device=d.device))
-            check_data(model, x, y)
-            sets[name] = Dataset(x, y, channels="first")
-        check_pair(model, guide, sets[populating].x, y=sets[populating].y)
+            sets[name], _ = stack.enter_context(examined(d, model, guide))
+    if len(sets[name]) < 2:
+        raise ValueError(f"{name}: expected at least 2 data to compare with, got 1")
     return sets["data"], sets.get("reference")
 
 
@@ -258,12 +241,6 @@ def _log_q(
         for densities, d in zip(found, populating, strict=True):
             densities.append(log_aggregate(guide, d, z, leave_one_out=d is data))
     return [torch.stack(densities) for densities in found]
-
-
-def _error(values: Tensor) -> Tensor:
-    """Standard error of the mean over the samples, NaN for one."""
-    samples = len(values)
-    return values.std(0) / math.sqrt(samples) if samples > 1 else values[0] * math.nan
 
 
 def _by_class(ratio: Tensor, y: Tensor, names: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -15,12 +15,13 @@ import matplotlib.pyplot as plt
 import torch
 
 from .. import data, diagnostics, guides, likelihoods, models, plots
-from ..cli.values import whole
 from ..data import Dataset
+from ..ground.drawing import COLORS, new_axes
+from ..ground.parsing import integer
+from ..ground.streams import forked
 from ..infer.terms import dataset_terms
-from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, trained
+from .running import Results, markdown, number, over_seeds, parser, shared, told
 
 NAME = "beta"
 EPOCHS = 100
@@ -38,8 +39,7 @@ def build(
     device: str | None,
 ) -> Trainer:
     """The trainer of one beta: perceptrons of two hidden layers, Adam at 1e-3."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         vae = models.VAE(
             event_shape, latents, likelihood=likelihoods.Bernoulli(), hidden=(width, width)
         )
@@ -66,47 +66,36 @@ def measure(trainer: Trainer, test: Dataset, folds: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure each beta; write the table, the curve and a sheet of traversals each."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=64)
     options.add_argument("--betas", type=float, nargs="+", default=list(BETAS))
-    options.add_argument("--latents", type=whole(1), default=10)
-    options.add_argument("--width", type=whole(1), default=400, help="hidden width, default 400")
-    options.add_argument("--count", type=whole(1), default=20000, help="sprites, default 20000")
-    options.add_argument("--batch-size", type=whole(1), default=64)
+    options.add_argument("--latents", type=integer(1), default=10)
+    options.add_argument("--width", type=integer(1), default=400, help="hidden width, default 400")
+    options.add_argument("--count", type=integer(1), default=20000, help="sprites, default 20000")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     size, folds = 32, 5
     if args.quick:
         args.epochs, args.width, args.count, size, folds = 30, 64, 1500, 16, 2
     splits = data.load(data.shapes(args.count, size=size), device=args.device)
-    settings = {
-        "epochs": args.epochs,
+    common = shared(args, splits) | {
         "latents": args.latents,
         "hidden width": args.width,
-        "batch size": args.batch_size,
-        "training data": len(splits.train),
-        "test data": len(splits.test),
         "pixels": size * size,
     }
-    results = Results(args.out, settings)
+    results = Results(args.out, common)
     for beta in args.betas:
         for seed in args.seeds:
             key = {"beta": beta, "seed": seed}
-            trainer = trained(
-                results.path(key, ".pt"),
-                functools.partial(
-                    build,
-                    beta,
-                    seed=seed,
-                    latents=args.latents,
-                    width=args.width,
-                    event_shape=splits.event_shape,
-                    device=args.device,
-                ),
-                splits.train,
-                epochs=args.epochs,
-                batch_size=args.batch_size,
-                progress=args.progress,
+            make = functools.partial(
+                build,
+                beta,
+                seed=seed,
+                latents=args.latents,
+                width=args.width,
+                event_shape=splits.event_shape,
+                device=args.device,
             )
+            trainer = results.train(key, make, splits.train, args)
             results.row(key, functools.partial(measure, trainer, splits.test, folds))
             sheet = plots.traversals(
                 trainer.model, trainer.guide, splits.test.x[0], data=splits.test.x
@@ -115,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sheet.savefig(results.path(key, "-traversals.png"), dpi=100)
             plt.close(sheet)
     rows = results.rows()
-    results.publish(table(rows, settings))
+    results.publish(table(rows, common))
     curve(rows).savefig(args.out / "curve.png", dpi=120)
     return 0
 
@@ -137,11 +126,10 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         ]
         for row in _merged(rows)
     ]
-    text = ", ".join(f"{name} {value}" for name, value in settings.items())
     return (
         f"{markdown(header, lines)}\n\nNats per datum on the test set, the bound without beta; "
-        f"{text}. MI is at most log N = {rows[0]['log N']:.2f}. The rotation of a square and an "
-        "ellipse repeats itself, so that no code can be perfect.\n"
+        f"{told(settings)}. MI is at most log N = {rows[0]['log N']:.2f}. The rotation of a "
+        "square and an ellipse repeats itself, so that no code can be perfect.\n"
     )
 
 

@@ -14,12 +14,13 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from .. import data, diagnostics, guides, likelihoods, models
-from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.drawing import COLORS, new_axes
+from ..ground.parsing import integer
+from ..ground.streams import forked
 from ..infer.terms import dataset_terms
-from ..plots.drawing import COLORS, new_axes
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, trained
+from .running import Results, deviating, first, markdown, number, over_seeds, parser, shared, told
 
 NAME = "collapse"
 EPOCHS = 100
@@ -55,8 +56,7 @@ def build(
     cell: dict[str, Any], *, seed: int, width: int, event_shape: Sequence[int], device: str | None
 ) -> Trainer:
     """The trainer of one cell: Adam at 1e-3, no warm-up, total gradient norm at most 5."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         size, skip, depth = cell["latents"], bool(cell["skip"]), cell["depth"]
         decoder, hidden = None, (width,) * depth
         if cell["decoder"] == "PixelCNN":
@@ -92,32 +92,27 @@ def measure(trainer: Trainer, splits: DataSplits) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure what is asked for; write the table and the curves of all that is there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=50)
     options.add_argument(
         "--decoders", nargs="+", choices=("MLP", "PixelCNN"), default=["MLP", "PixelCNN"]
     )
-    options.add_argument("--latents", type=whole(1), nargs="+", default=list(LATENTS))
-    options.add_argument("--depths", type=whole(1), nargs="+", default=list(DEPTHS))
-    options.add_argument("--layers", type=whole(1), default=8, help="masked layers, default 8")
-    options.add_argument("--width", type=whole(1), default=1024, help="hidden width, default 1024")
-    options.add_argument("--batch-size", type=whole(1), default=50)
-    options.add_argument("--count", type=whole(1), help="training data, default all")
+    options.add_argument("--latents", type=integer(1), nargs="+", default=list(LATENTS))
+    options.add_argument("--depths", type=integer(1), nargs="+", default=list(DEPTHS))
+    options.add_argument("--layers", type=integer(1), default=8, help="masked layers, default 8")
+    options.add_argument(
+        "--width", type=integer(1), default=1024, help="hidden width, default 1024"
+    )
+    options.add_argument("--count", type=integer(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load("mnist", binarize="static", root=args.data_root, device=args.device)
-    splits = DataSplits(splits.name, splits.train[: args.count], splits.test)
+    splits = first(splits, args.count)
     if args.quick:
         args.epochs, args.width, args.layers = 3, 64, 2
         args.latents, args.depths = [2, 20], [1, 3]
-        splits = DataSplits(splits.name, splits.train[:1000], splits.test[:200])
-    settings = {
-        "epochs": args.epochs,
-        "batch size": args.batch_size,
-        "hidden width": args.width,
-        "training data": len(splits.train),
-        "test data": len(splits.test),
-    }
-    results = Results(args.out, settings)
+        splits = first(splits, 1000, 200)
+    common = shared(args, splits) | {"hidden width": args.width}
+    results = Results(args.out, common)
     for cell in cells(args.decoders, args.latents, args.depths, args.layers):
         for seed in args.seeds:
             key = {**cell, "seed": seed}
@@ -129,16 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 event_shape=splits.event_shape,
                 device=args.device,
             )
-            fit = {"batch_size": args.batch_size, "progress": args.progress}
-            path = results.path(key, ".pt")
 
-            def compute(path: Any = path, make: Any = make, fit: Any = fit) -> dict[str, Any]:
-                trainer = trained(path, make, splits.train, epochs=args.epochs, **fit)
-                return measure(trainer, splits)
+            def compute(key: Any = key, make: Any = make) -> dict[str, Any]:
+                return measure(results.train(key, make, splits.train, args), splits)
 
             results.row(key, compute)
     rows = results.rows()
-    results.publish(table(rows, settings))
+    results.publish(table(rows, common))
     curves(rows).savefig(args.out / "curves.png", dpi=120)
     return 0
 
@@ -164,13 +156,10 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         for row in _merged(rows)
     ]
     header = ["system", "decoder", "depth", "latents", "ELBO", "KL", "MI", "AU"]
-    text = ", ".join(f"{name} {value}" for name, value in settings.items())
-    deviations = "".join(f"- {line}\n" for line in DEVIATIONS)
     return (
-        f"{markdown(header, lines)}\n\nNats per datum on the test set; {text}. MI: mutual "
-        f"information of x and z, at most log N = {rows[0]['log N']:.2f}. AU: units whose "
-        f"posterior mean has a variance above {THRESHOLD}.\n\nWhat differs from the paper's "
-        f"recipe:\n\n{deviations}"
+        f"{markdown(header, lines)}\n\nNats per datum on the test set; {told(settings)}. MI: "
+        f"mutual information of x and z, at most log N = {rows[0]['log N']:.2f}. AU: units whose "
+        f"posterior mean has a variance above {THRESHOLD}.\n\n" + deviating(DEVIATIONS)
     )
 
 

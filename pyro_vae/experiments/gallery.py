@@ -27,9 +27,10 @@ from .. import (
     schedules,
 )
 from ..data import Dataset, DataSplits
-from ..plots.drawing import new_axes
+from ..ground.drawing import new_axes
+from ..ground.streams import forked
 from ..training.trainer import Trainer
-from .running import parser
+from .running import first, parser
 
 NAME = "gallery"
 EPOCHS = 30
@@ -145,7 +146,7 @@ def sigma(bench: Bench) -> Figure:
     """Data, what is decoded from them, and how sure the decoder is of each pixel."""
     model = bench.vae(sigma="learned")
     trainer = bench.fit(model, guides.BottomUp(model), bench.splits.train)
-    phase = model.likelihood.predict_sigma(freeze=trainer.modules())
+    phase = model.predict_sigma(freeze=trainer.modules())
     trainer.fit(bench.splits.train, epochs=max(1, bench.epochs // 5), progress=False)
     phase.unfreeze()
     return plots.uncertainty(model, trainer.guide, bench.splits.test.x[:8])
@@ -229,10 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = 10_000
     if args.quick:
         args.epochs, count = 1, 500
-    splits = DataSplits(splits.name, splits.train[:count], splits.test[:2000])
+    splits = first(splits, count, 2000)
     for name in args.systems:
-        with torch.random.fork_rng():
-            torch.manual_seed(args.seeds[0])
+        with forked(splits.train.device, args.seeds[0]):
             save(PICTURES[name](Bench(splits, args.epochs)), args.out / f"{name}.png")
     return 0
 

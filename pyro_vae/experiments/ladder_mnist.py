@@ -28,12 +28,13 @@ from .. import (
     plots,
     schedules,
 )
-from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.parsing import integer
+from ..ground.streams import forked
 from ..infer.posterior import active, posterior_means
 from ..training.saving import load
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, parser, trained
+from .running import Results, deviating, first, markdown, number, parser, shared, told
 
 NAME = "ladder-mnist"
 EPOCHS = 2000
@@ -87,8 +88,7 @@ def build(
     device: str | None = None,
 ) -> Trainer:
     """The trainer of one system: the paper's widths, leaky rectifiers, Adam at 1e-3, warm-up."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         vae = models.VAE(
             event_shape,
             LATENTS[:layers],
@@ -105,8 +105,7 @@ def build(
 def recalibrate(trainer: Trainer, splits: DataSplits) -> None:
     """BatchNorm's statistics in one pass over the training data, as the reference evaluates."""
     if any(isinstance(m, nn.BatchNorm1d) for p in trainer.modules() for m in p.modules()):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with forked(splits.train.device, 0):
             infer.recalibrate_batchnorm(trainer.model, trainer.guide, splits.train)
 
 
@@ -144,16 +143,15 @@ def figures(trainer: Trainer, path: Callable[[str], Path]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=256)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options.add_argument(
         "--layers", type=int, nargs="+", choices=range(1, 6), default=[1, 2, 3, 4, 5]
     )
-    options.add_argument("--batch-size", type=whole(1), default=256)
-    options.add_argument("--importance-samples", type=whole(1), default=5000)
+    options.add_argument("--importance-samples", type=integer(1), default=5000)
     options.add_argument(
         "--fine-tune",
-        type=whole(0),
+        type=integer(0),
         default=0,
         metavar="N",
         help="further epochs on the importance-weighted bound, as rows +FT (default: 0)",
@@ -166,20 +164,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = data.load("mnist", binarize="dynamic", root=args.data_root, device=args.device)
     if args.quick:
         args.epochs, args.importance_samples, args.layers = 3, 50, [1, 2]
-        splits = DataSplits(splits.name, splits.train[:2000], splits.test[:200])
-    settings = {
-        "epochs": args.epochs,
-        "batch size": args.batch_size,
-        "importance samples": args.importance_samples,
-        "training data": len(splits.train),
-        "test data": len(splits.test),
-    }
-    results = Results(args.out, settings)
+        splits = first(splits, 2000, 200)
+    common = shared(args, splits) | {"importance samples": args.importance_samples}
+    results = Results(args.out, common)
     for name in args.systems:
         for layers in args.layers:
             for seed in args.seeds:
                 key = {"system": name, "layers": layers, "seed": seed}
-                trainer = _train(args, results.path(key, ".pt"), splits, key)
+                trainer = _train(args, results, splits, key)
                 if args.train_only:
                     continue
                 _measure(args, results, splits, key, trainer)
@@ -189,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     trainer = _fine_tune(args, results.path(tuned, ".pt"), splits, start)
                     _measure(args, results, splits, tuned, trainer)
     if rows := results.rows():
-        results.publish(table(rows, settings))
+        results.publish(table(rows, common))
     return 0
 
 
@@ -231,23 +223,17 @@ def _guides(system: str, guide: guides.Guide) -> dict[str, guides.Guide]:
     return named
 
 
-def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Trainer:
-    return trained(
-        path,
-        lambda: build(
-            SYSTEMS[key["system"]],
-            key["layers"],
-            epochs=args.epochs,
-            seed=key["seed"],
-            event_shape=splits.event_shape,
-            device=args.device,
-        ),
-        splits.train,
+def _train(args: Any, results: Results, splits: DataSplits, key: dict[str, Any]) -> Trainer:
+    make = functools.partial(
+        build,
+        SYSTEMS[key["system"]],
+        key["layers"],
         epochs=args.epochs,
-        batch_size=args.batch_size,
-        validation=splits.test[:1000],
-        progress=args.progress,
+        seed=key["seed"],
+        event_shape=splits.event_shape,
+        device=args.device,
     )
+    return results.train(key, make, splits.train, args, validation=splits.test[:1000])
 
 
 def _rank(system: str, order: Sequence[str]) -> tuple[int, str]:
@@ -271,9 +257,7 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         for row in rows
     ]
     header = ["system", "layers", "ELBO", "log p(x)", "KL of z1 / z2 / ...", "active units"]
-    text = ", ".join(f"{name} {value}" for name, value in settings.items())
-    deviations = "".join(f"- {line}\n" for line in DEVIATIONS)
     return (
-        f"{markdown(header, lines)}\n\nNats per datum on the test set; {text}.\n\n"
-        f"What differs from the paper's recipe:\n\n{deviations}"
+        f"{markdown(header, lines)}\n\nNats per datum on the test set; {told(settings)}.\n\n"
+        + deviating(DEVIATIONS)
     )

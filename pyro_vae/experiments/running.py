@@ -16,37 +16,67 @@ import torch
 from torch import Tensor
 
 from .. import plots
-from ..cli.values import whole
-from ..data import Dataset
+from ..data import Dataset, DataSplits
 from ..ground.files import write_atomically
+from ..ground.parsing import integer
 from ..training.saving import load
 from ..training.trainer import Trainer
 
 
-def parser(name: str, description: str, *, epochs: int) -> argparse.ArgumentParser:
+def parser(
+    name: str, description: str, *, epochs: int, batch_size: int | None = None
+) -> argparse.ArgumentParser:
     """The options of every experiment.
 
     Args:
         name: as in ``pyro-vae experiment NAME``.
         description: what the experiment shows.
         epochs: default of ``--epochs``.
+        batch_size: default of ``--batch-size``; None leaves the option out.
     """
     result = argparse.ArgumentParser(
         prog=f"pyro-vae experiment {name}", description=description, allow_abbrev=False
     )
     result.add_argument("--out", type=Path, default=Path("runs", name), metavar="FOLDER")
     result.add_argument(
-        "--epochs", type=whole(1), default=epochs, metavar="N", help=f"default: {epochs}"
+        "--epochs", type=integer(1), default=epochs, metavar="N", help=f"default: {epochs}"
     )
     result.add_argument(
-        "--seeds", type=whole(0), nargs="+", default=[0], metavar="SEED", help="default: 0"
+        "--seeds", type=integer(0), nargs="+", default=[0], metavar="SEED", help="default: 0"
     )
     result.add_argument("--quick", action="store_true", help="a small run that shows the way")
-    result.add_argument("--threads", type=whole(1), default=torch.get_num_threads(), metavar="N")
+    result.add_argument("--threads", type=integer(1), default=torch.get_num_threads(), metavar="N")
     result.add_argument("--device", help="such as cuda; default: the CPU")
     result.add_argument("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
     result.add_argument("--progress", action="store_true", help="show a progress bar")
+    if batch_size is not None:
+        result.add_argument("--batch-size", type=integer(1), default=batch_size)
     return result
+
+
+def first(splits: DataSplits, train: int | None, test: int | None = None) -> DataSplits:
+    """The first data of both parts; all of them for None."""
+    return DataSplits(splits.name, splits.train[:train], splits.test[:test])
+
+
+def shared(args: argparse.Namespace, splits: DataSplits) -> dict[str, Any]:
+    """What the rows of every experiment have in common."""
+    return {
+        "epochs": args.epochs,
+        "batch size": args.batch_size,
+        "training data": len(splits.train),
+        "test data": len(splits.test),
+    }
+
+
+def told(settings: Mapping[str, Any]) -> str:
+    """Settings in one line, for below a table."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def deviating(lines: Iterable[str]) -> str:
+    """What differs from a paper's recipe, for the end of a table."""
+    return "What differs from the paper's recipe:\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
 class Results:
@@ -98,6 +128,18 @@ class Results:
             row = {**key, **compute()}
             write_atomically(path, json.dumps(row, indent=1))
         return json.loads(path.read_text())
+
+    def train(
+        self,
+        key: Mapping[str, Any],
+        build: Callable[[], Trainer],
+        data: Dataset,
+        args: argparse.Namespace,
+        **fit: Any,
+    ) -> Trainer:
+        """The trainer of the row of this key, as ``trained``, by the options of ``parser``."""
+        fit = {"batch_size": args.batch_size, "progress": args.progress, **fit}
+        return trained(self.path(key, ".pt"), build, data, epochs=args.epochs, **fit)
 
     def path(self, key: Mapping[str, Any], suffix: str) -> Path:
         """A file that belongs to the row of this key, such as its checkpoint."""

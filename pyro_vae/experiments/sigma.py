@@ -27,11 +27,12 @@ from .. import (
     priors,
     regularizers,
 )
-from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.streams import forked
 from ..infer import reconstruct
+from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, sheet, trained
+from .running import Results, first, markdown, number, over_seeds, parser, shared, sheet, told
 
 NAME = "sigma"
 EPOCHS, LATENTS, HIDDEN = 100, 16, (400, 400)
@@ -81,8 +82,7 @@ def build(
     system: System, *, seed: int = 0, event_shape: Sequence[int] = (1, 28, 28), device: Any = None
 ) -> Trainer:
     """The trainer of one system: the same networks for all, Adam at 1e-3."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         sigma = system.sigma() if callable(system.sigma) else system.sigma
         likelihood = likelihoods.Gaussian(sigma)
         vae = models.VAE(event_shape, LATENTS, likelihood=likelihood, hidden=HIDDEN)
@@ -100,17 +100,15 @@ def measure(
     """
     model, guide, test = trainer.model, trainer.guide, splits.test
     numbers = diagnostics.evaluate(model, guide, test, importance_samples=0).to_dict()
-    device = next(model.parameters()).device
+    device = device_of(model)
     mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(model, guide, splits.train)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(device, seed):
         drawn = {
             f"z from {name}": model.sample(32, mean=True, prior=prior)
             for name, prior in {"N(0, I)": None, "mixture": mixture}.items()
         }
     sheet(picture, drawn)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(device, seed):
         images = {
             "reconstructions": reconstruct(model, guide, test.x.to(device)),
             "samples, N(0, I)": model.sample(len(test), mean=True),
@@ -131,43 +129,36 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=128)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options.add_argument("--data", choices=("mnist", "fashion-mnist"), default="mnist")
-    options.add_argument("--batch-size", type=whole(1), default=128)
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
     classifier_steps = 2000
     if args.quick:
         args.epochs, classifier_steps = 2, 50
-        splits = DataSplits(splits.name, splits.train[:1000], splits.test[:200])
+        splits = first(splits, 1000, 200)
     features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
-    settings = {
-        "data": args.data,
-        "epochs": args.epochs,
-        "batch size": args.batch_size,
-        "training data": len(splits.train),
-        "test data": len(splits.test),
-        "accuracy of the classifier": round(features.accuracy, 4),
-    }
-    results = Results(args.out, settings)
+    accuracy = {"accuracy of the classifier": round(features.accuracy, 4)}
+    common = {"data": args.data, **shared(args, splits), **accuracy}
+    results = Results(args.out, common)
     for name in args.systems:
         for seed in args.seeds:
             key = {"system": name, "seed": seed}
 
             def compute(key: dict[str, Any] = key) -> dict[str, Any]:
-                trainer = _train(args, results.path(key, ".pt"), splits, key)
+                trainer = _train(args, results, splits, key)
                 picture = results.path(key, ".png")
                 return measure(trainer, splits, features, key["seed"], picture)
 
             results.row(key, compute)
     if rows := results.rows():
-        results.publish(table(rows, settings))
+        results.publish(table(rows, common))
     return 0
 
 
-def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Trainer:
+def _train(args: Any, results: Results, splits: DataSplits, key: dict[str, Any]) -> Trainer:
     system, epochs = SYSTEMS[key["system"]], args.epochs
     hooks = []
     if system.two_phases:
@@ -175,19 +166,12 @@ def _train(args: Any, path: Path, splits: DataSplits, key: dict[str, Any]) -> Tr
         # is so small that a step of the mean costs thousands of nats
         first = max(1, 3 * epochs // 4)
         hooks.append(callbacks.PredictSigma(first, alone=epochs - first))
-    return trained(
-        path,
-        functools.partial(
-            build, system, seed=key["seed"], event_shape=splits.event_shape, device=args.device
-        ),
-        splits.train,
-        epochs=epochs,
-        # What is frozen for a while would stay so in a file
-        every=epochs if system.two_phases else 10,
-        batch_size=args.batch_size,
-        callbacks=hooks,
-        progress=args.progress,
+    make = functools.partial(
+        build, system, seed=key["seed"], event_shape=splits.event_shape, device=args.device
     )
+    # What is frozen for a while would stay so in a file
+    every = epochs if system.two_phases else 10
+    return results.train(key, make, splits.train, args, every=every, callbacks=hooks)
 
 
 def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
@@ -204,10 +188,9 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         ]
         for row in over_seeds(rows, ["system"])
     ]
-    text = ", ".join(f"{name} {value}" for name, value in settings.items())
     return (
         f"{markdown(['system', 'seeds', *columns, 'sigma'], lines)}\n\nELBO in nats per datum on "
         "the test data; the others are Frechet distances to the test data in the features of a "
-        f"classifier trained on the labels, comparable in this table only; {text}; sigma is at "
-        "least a grey level, 1/255, where it differs between pixels.\n"
+        f"classifier trained on the labels, comparable in this table only; {told(settings)}; "
+        "sigma is at least a grey level, 1/255, where it differs between pixels.\n"
     )

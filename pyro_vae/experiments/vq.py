@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from .. import codebooks, data, diagnostics, guides, handlers, likelihoods, models, priors
-from ..cli.values import whole
 from ..data import DataSplits
+from ..ground.parsing import integer
 from ..ground.recorded import Recorded
+from ..ground.streams import forked
 from ..infer import reconstruct
 from ..networks.grids import GridDecoder, GridEncoder, grid_shape
+from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, sheet, trained
+from .running import Results, first, markdown, number, over_seeds, parser, shared, sheet, told
 
 NAME = "vq"
 EPOCHS = 50
@@ -73,8 +75,7 @@ def build(
 ) -> Trainer:
     """The trainer of one system: discretised logistic pixels, Adam at 1e-3, beta 1."""
     likelihood = likelihoods.DiscretizedLogistic()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(seed=seed):
         if system in CODEBOOKS:
             codebook = CODEBOOKS[system]()
             model = models.VQVAE(event_shape, likelihood=likelihood, codebook=codebook)
@@ -102,13 +103,12 @@ def measure(
     into ``picture``.
     """
     model, guide, test = trainer.model, trainer.guide, splits.test
-    device = next(model.parameters()).device
+    device = device_of(model)
     row: dict[str, Any] = {"bits/dim": _bits(model, guide, test), "codes used": None}
     parts = test.x.split(_ROWS)
     decoded = torch.cat([reconstruct(model, guide, x.to(device)).cpu() for x in parts])
     row["squared error"] = float(((decoded - test.x.cpu()) ** 2).flatten(1).sum(1).mean())
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked(device, seed):
         if isinstance(guide, guides.NearestCode):
             use = diagnostics.codebook(model, guide, splits.train)
             row["codes used"], row["perplexity"] = use.used, use.perplexity
@@ -145,50 +145,40 @@ def _samples(model: Any, count: int, prior: Any) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=128)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options.add_argument("--data", choices=("mnist", "fashion-mnist", "cifar10"), default="mnist")
-    options.add_argument("--batch-size", type=whole(1), default=128)
-    options.add_argument("--prior-epochs", type=whole(1), default=30)
-    options.add_argument("--count", type=whole(1), help="training data, default all")
+    options.add_argument("--prior-epochs", type=integer(1), default=30)
+    options.add_argument("--count", type=integer(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
-    splits = DataSplits(splits.name, splits.train[: args.count], splits.test)
+    splits = first(splits, args.count)
     classifier_steps = 2000
     if args.quick:
         args.epochs, args.prior_epochs, classifier_steps = 2, 1, 50
-        splits = DataSplits(splits.name, splits.train[:1000], splits.test[:200])
+        splits = first(splits, 1000, 200)
     features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
-    settings = {
-        "data": args.data,
-        "epochs": args.epochs,
+    common = {"data": args.data, **shared(args, splits)} | {
         "epochs of the prior": args.prior_epochs,
-        "batch size": args.batch_size,
-        "training data": len(splits.train),
-        "test data": len(splits.test),
         "accuracy of the classifier": round(features.accuracy, 4),
     }
-    results = Results(args.out, settings)
+    results = Results(args.out, common)
     for system in args.systems:
         for seed in args.seeds:
             key = {"system": system, "seed": seed}
             make = functools.partial(
                 build, system, seed=seed, event_shape=splits.event_shape, device=args.device
             )
-            fit = {"batch_size": args.batch_size, "progress": args.progress}
 
-            def compute(
-                key: dict[str, Any] = key, make: Any = make, fit: dict[str, Any] = fit
-            ) -> dict[str, Any]:
-                path, picture = (results.path(key, suffix) for suffix in (".pt", ".png"))
-                trainer = trained(path, make, splits.train, epochs=args.epochs, **fit)
-                rest = (features, args.prior_epochs, key["seed"], picture)
+            def compute(key: dict[str, Any] = key, make: Any = make) -> dict[str, Any]:
+                trainer = results.train(key, make, splits.train, args)
+                rest = (features, args.prior_epochs, key["seed"], results.path(key, ".png"))
                 return measure(trainer, splits, *rest)
 
             results.row(key, compute)
     if rows := results.rows():
-        results.publish(table(rows, settings))
+        results.publish(table(rows, common))
     return 0
 
 
@@ -213,11 +203,10 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
         for row in over_seeds(rows, ["system"])
     ]
     header = ["system", "seeds", *(title for title, _ in columns.values())]
-    text = ", ".join(f"{name} {value}" for name, value in settings.items())
     return (
         f"{markdown(header, lines)}\n\nBits/dim are upper bounds for the test data, under the "
         "prior of training and under one learned afterwards; the squared error is that of "
         "reconstructions, summed over pixels in [0, 1]; then Frechet distances to the test data "
         "in the features of a classifier trained on the labels, comparable in this table only; "
-        f"{text}.\n"
+        f"{told(settings)}.\n"
     )

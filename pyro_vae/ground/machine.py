@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .arguments import whole
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def check_threads(threads: Any) -> None:
     """Raise ``ValueError`` unless ``threads`` is None or a whole number of at least 1."""
-    if threads is not None and not (isinstance(threads, Integral) and threads >= 1):
-        raise ValueError(
-            f"threads: expected a whole number of at least 1, got {threads!r}: leave it out for "
-            "torch's choice"
-        )
+    if threads is not None:
+        whole("threads", threads, advice="leave it out for torch's choice")
 
 
 @contextlib.contextmanager

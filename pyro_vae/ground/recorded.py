@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import numbers
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -26,8 +27,16 @@ class Recorded:
     """
 
     arguments: dict[str, Any]
+    # By the names that files have for them; of two with one name, such as those of a cell that was
+    # run twice, the later
+    classes: ClassVar[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDictionary()
     # What an argument means in files from before it was there, for each that is always written
     absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Know the class by its name in files."""
+        super().__init_subclass__(**kwargs)
+        Recorded.classes[names.name_of(cls)] = cls
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Record the call before ``__init__`` runs; a bad call is left to ``__init__``."""
@@ -42,8 +51,9 @@ class Recorded:
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))
         arguments.pop("self", None)
-        for name in _known(cls, cls.absent):
-            arguments.setdefault(name, signature.parameters[name].default)
+        for name in cls.absent:
+            if name in signature.parameters:
+                arguments.setdefault(name, signature.parameters[name].default)
         # nn.Module.__setattr__ would register modules among the arguments as children
         object.__setattr__(self, "arguments", arguments)
         return self
@@ -118,24 +128,21 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
     )
 
 
-def _recorded_classes(cls: type = Recorded) -> dict[str, type]:
-    found = {names.name_of(cls): cls}
-    for sub in cls.__subclasses__():
-        found.update(_recorded_classes(sub))
-    return found
-
-
-def _known(cls: type, arguments: Iterable[str]) -> list[str]:
-    return [name for name in arguments if name in inspect.signature(cls.__init__).parameters]
+def takes(cls: type, argument: str) -> bool:
+    """Whether the constructor of a class takes an argument of this name."""
+    parameters = inspect.signature(cls.__init__).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _build(cls: type, arguments: dict[str, Any]) -> Any:
     """Call ``cls`` as it was called: the items of a ``*parts`` one by one."""
-    for name in _known(cls, cls.absent):
-        arguments.setdefault(name, cls.absent[name])
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    several = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-    return cls(*arguments.pop(several, ()), **arguments)
+    several = ()
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name in cls.absent:
+            arguments.setdefault(name, cls.absent[name])
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            several = arguments.pop(name, ())
+    return cls(*several, **arguments)
 
 
 def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
@@ -150,7 +157,7 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
     """
     built = {} if built is None else built
     if isinstance(value, list):
-        return tuple(decode(v, built) for v in value)
+        return tuple([decode(v, built) for v in value])
     if not isinstance(value, dict):
         return value
     if "$ref" in value:
@@ -165,7 +172,7 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
         return found
     if "$class" in value:
         name = names.current(value["$class"])
-        cls = _recorded_classes().get(name)
+        cls = Recorded.classes.get(name)
         if cls is None:
             raise ValueError(
                 f"file needs the class {value['$class']!r}: import the module that defines it "

@@ -1,4 +1,4 @@
-"""References to a model from its parts, and from what is trained with it."""
+"""References to a model from what is trained with it."""
 
 from __future__ import annotations
 

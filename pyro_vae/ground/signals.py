@@ -26,6 +26,7 @@ class Interruption:
         self.signal: int | None = None
         self._received = self._within = self._again = False
         self._steps = self._left = 1
+        self._several = ranks.size() > 1
         self._asked = time.perf_counter()
 
     def ends(self) -> bool:
@@ -34,7 +35,7 @@ class Interruption:
         Several processes end after the same step. They agree on it about every tenth of a second,
         for that takes them as long as a small step.
         """
-        if ranks.size() == 1:
+        if not self._several:
             return self.signal is not None
         self._left -= 1
         if self._left:
@@ -48,15 +49,14 @@ class Interruption:
         self.signal = agreed or self.signal
         return agreed > 0
 
-    @contextlib.contextmanager
-    def whole_step(self) -> Iterator[None]:
-        """Let a second Ctrl-C wait, too, so that no step is left half done; not a third one."""
+    def __enter__(self) -> None:
+        """A step, which a second Ctrl-C lets end, so that none is left half done; no third one."""
         self._within = True
-        try:
-            yield
-        finally:
-            self._within = False
-        if self._again:
+
+    def __exit__(self, *error: object) -> None:
+        """Interrupt now where a second Ctrl-C came within."""
+        self._within = False
+        if self._again and error[0] is None:
             raise KeyboardInterrupt
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -71,7 +71,7 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[Interruption]:
+def held_back(interruption: Interruption) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM wait: the run looks at ``Interruption.signal`` after each step.
 
     Only in the main thread, where Python handles signals; handlers of a person's own for Ctrl-C,
@@ -79,10 +79,12 @@ def held_back() -> Iterator[Interruption]:
     and a SIGTERM that came takes its course: a handler of a person's own is called, and without
     one the process ends.
 
+    Args:
+        interruption: is told of them.
+
     Raises:
         SystemExit: status 143, after SIGTERM.
     """
-    interruption = Interruption()
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -93,7 +95,7 @@ def held_back() -> Iterator[Interruption]:
     try:
         for number in before:
             signal.signal(number, interruption.receive)
-        yield interruption
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

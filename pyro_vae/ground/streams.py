@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from numbers import Integral
 
 import torch
 from torch import Tensor
+
+from .arguments import is_whole
 
 
 def generators(device: torch.device) -> dict[str, torch.Generator]:
@@ -31,6 +32,29 @@ def go_to(device: torch.device, states: Mapping[str, Tensor]) -> None:
             generator.set_state(states[name].cpu())
 
 
+@contextlib.contextmanager
+def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Iterator[None]:
+    """Torch's global streams for draws on ``device``, which go back afterwards to where they were.
+
+    Args:
+        device: where is drawn; the CPU's stream is forked in any case.
+        seed: where they start meanwhile; None goes on from where they are.
+
+    Example:
+        >>> with forked(seed=0):
+        ...     _ = torch.rand(())
+    """
+    before = [(g, g.get_state()) for g in generators(torch.device(device)).values()]
+    try:
+        if seed is not None:
+            for generator, _ in before:
+                generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
+
+
 class RandomStream:
     """A random stream of its own for every draw of torch inside ``with stream.on(device)``.
 
@@ -42,8 +66,7 @@ class RandomStream:
     """
 
     def __init__(self, seed: int | None) -> None:
-        whole = isinstance(seed, Integral) and not isinstance(seed, bool)
-        if seed is not None and not (whole and -(2**63) <= seed < 2**64):
+        if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**64):
             raise ValueError(
                 f"seed: expected a whole number of at most 64 bits, or None, got {seed!r}: pass 0"
             )

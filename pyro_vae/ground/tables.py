@@ -1,13 +1,28 @@
-"""What the reports share: numbers with their standard errors, tables as text and as HTML."""
+"""How results are told: numbers with their standard errors, and one table in five forms."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas
+
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_|<$"})
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    # What follows a line's end in brackets would be a distance
+    | {"[": "{[}"}
+)
 
 
 def number(value: float) -> str:
@@ -15,48 +30,221 @@ def number(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
-def with_error(value: float, error: float) -> str:
+def two_decimals(value: float) -> str:
+    """Two decimals whatever the size, without a minus sign for what is rounded to zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def with_error(value: float, error: float, form: Callable[[float], str] = number) -> str:
     """A number and its standard error, left out where there is none."""
-    return number(value) if math.isnan(error) else f"{number(value)} +- {number(error)}"
+    return form(value) if math.isnan(error) else f"{form(value)} +- {form(error)}"
+
+
+def or_none(error: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if math.isnan(error) else error
+
+
+def standard_error(values: Tensor) -> Tensor:
+    """Standard error of the means over the first dimension of (n, ...), NaN for a single value."""
+    n = len(values)
+    return values.std(0) / math.sqrt(n) if n > 1 else torch.full_like(values[0], math.nan)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
     """Mean of (n,) and its standard error, NaN for a single value."""
     values = values.double()
-    n = len(values)
-    return float(values.mean()), float(values.std() / math.sqrt(n)) if n > 1 else math.nan
+    return float(values.mean()), float(standard_error(values))
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, the first to the left, the others to the right."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows in one place, and the numbers that it stands for.
+
+    Attributes:
+        text: what a person reads.
+        numbers: what follows the column's name in a frame, "" for nothing -> number.
+    """
+
+    text: str
+    numbers: Mapping[str, Any]
+
+    @classmethod
+    def estimate(cls, mean: float, error: float, form: Callable[[float], str] = number) -> Cell:
+        """A number with its standard error."""
+        return cls(with_error(mean, error, form), {"": mean, "error": error})
+
+    @classmethod
+    def of(cls, value: Cell | str | float | tuple[float, float] | None) -> Cell:
+        """Text, a number, a number with its standard error, or nothing."""
+        if isinstance(value, Cell):
+            return value
+        if isinstance(value, tuple):
+            return cls.estimate(*value)
+        if value is None:
+            return cls("", {})
+        return cls(value if isinstance(value, str) else number(value), {"": value})
 
 
-def html_table(
-    caption: str,
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    notes: Sequence[str] = (),
-) -> str:
-    """The same for notebooks and reports, everything escaped."""
+@dataclass(frozen=True)
+class Table:
+    r"""What a result tells, for text, notebooks, frames, Markdown and LaTeX.
 
-    def cells(tag: str, line: Sequence[str]) -> str:
-        texts = (html.escape(cell).replace("+-", "&plusmn;") for cell in line)
-        return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
+    Attributes:
+        caption: what the numbers are of.
+        header: names of the columns.
+        rows: text, numbers, pairs of a number and its standard error, None for nothing, or other
+            cells; a row per line.
+        notes: sentences below.
+        units: of each column, behind its name; () for none.
+        line: how a line is printed, a format of all cells, where text and notebooks go without
+            the header; "" for columns as wide as they need to be.
+        left: columns that notebooks and text align to the left. The first one is in text.
 
-    body = cells("th", header) + "".join(cells("td", row) for row in rows)
-    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    return f"<table><caption>{html.escape(caption)}</caption>{body}</table>{below}"
+    Example:
+        >>> table = Table("20 data", ["site", "KL"], [["z_1", (1.25, 0.5)]])
+        >>> print(table)
+        20 data
+          site           KL
+          z_1   1.25 +- 0.50
+        >>> print(table.to_markdown())
+        20 data
+        <BLANKLINE>
+        | site | KL |
+        |---|---|
+        | z\_1 | 1.25 ± 0.50 |
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell | str | float | tuple[float, float] | None]]
+    notes: Sequence[str] = ()
+    units: Sequence[str] = ()
+    line: str = ""
+    left: Collection[int] = ()
+
+    def texts(self) -> list[list[str]]:
+        """The rows as they are read."""
+        return [[Cell.of(cell).text for cell in row] for row in self.rows]
+
+    def _head(self) -> list[str]:
+        units = self.units or [""] * len(self.header)
+        return [f"{h}, {u}" if u else h for h, u in zip(self.header, units, strict=True)]
+
+    def __str__(self) -> str:
+        """Caption, columns of equal width, notes."""
+        lines, line = self.texts(), self.line
+        if not line:
+            lines = [self._head(), *lines]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            sides = ["<" if i in {0, *self.left} else ">" for i in range(len(widths))]
+            line = "".join(f"  {{:{s}{w}}}" for s, w in zip(sides, widths, strict=True))
+        return "\n".join([self.caption, *(line.format(*c).rstrip() for c in lines), *self.notes])
+
+    def to_html(self) -> str:
+        """The same for notebooks and reports, everything escaped."""
+
+        def cells(tag: str, line: Sequence[str]) -> str:
+            texts = [html.escape(cell).replace("+-", "&plusmn;") for cell in line]
+            tags = [tag + " style='text-align:left'" * (i in self.left) for i in range(len(line))]
+            found = (f"<{t}>{c}</{tag}>" for t, c in zip(tags, texts, strict=True))
+            return f"<tr>{''.join(found)}</tr>"
+
+        body = "" if self.line else cells("th", self._head())
+        for row in self.texts():
+            if self.line and self.units:
+                row = [f"{c} {unit}".strip() for c, unit in zip(row, self.units, strict=True)]
+            body += cells("td", row)
+        below = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f"<table><caption>{html.escape(self.caption)}</caption>{body}</table>{below}"
+
+    _repr_html_ = to_html
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The numbers as a ``pandas.DataFrame``; the first column is its index.
+
+        The standard errors of a column are in one more, "KL error" for "KL".
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                "pandas: a frame needs it: pip install pandas, or use to_markdown() or to_latex()"
+            ) from error
+        found = [
+            {
+                f"{name} {what}".rstrip(): value
+                for name, cell in zip(self.header, row, strict=True)
+                for what, value in Cell.of(cell).numbers.items()
+            }
+            for row in self.rows
+        ]
+        frame = pandas.DataFrame(found, columns=None if found else list(self.header))
+        return frame.set_index(self.header[0])
+
+    def to_markdown(self) -> str:
+        """A Markdown table below its caption."""
+
+        def told(text: str) -> str:
+            return " ".join(text.split()).translate(_MARKDOWN).replace("+-", "±")
+
+        head, *lines = ([told(c) for c in row] for row in [self._head(), *self.texts()])
+        table = ["| " + " | ".join(row) + " |" for row in (head, *lines)]
+        table.insert(1, "|" + "---|" * len(head))
+        return "\n\n".join([told(self.caption), "\n".join(table), *map(told, self.notes)])
+
+    def to_latex(self) -> str:
+        """A LaTeX ``table`` with its caption, which needs no package."""
+
+        def told(text: str) -> str:
+            text = " ".join(text.split()).translate(_LATEX).replace("+-", r"$\pm$")
+            return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)
+
+        head, *lines = (
+            " & ".join(map(told, row)) + r" \\" for row in [self._head(), *self.texts()]
+        )
+        sides = "".join("l" if i in {0, *self.left} else "r" for i in range(len(self.header)))
+        table = [r"\hline", head, r"\hline", *lines, r"\hline", r"\end{tabular}"]
+        above = [r"\begin{table}", r"\centering", rf"\caption{{{told(self.caption)}}}"]
+        notes = [rf"\par {told(note)}" for note in self.notes]
+        return "\n".join(
+            [*above, rf"\begin{{tabular}}{{{sides}}}", *table, *notes, r"\end{table}"]
+        )
+
+
+class Tabular:
+    """A result that is printed, shown in notebooks and handed on as its ``table()``."""
+
+    def table(self) -> Table:
+        """The numbers under their names."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """The table as text."""
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        """The table for notebooks."""
+        return self.to_html()
+
+    def to_html(self) -> str:
+        """The table for pages, everything escaped."""
+        return self.table().to_html()
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The numbers of the table as a ``pandas.DataFrame``, see ``Table.to_frame``."""
+        return self.table().to_frame()
+
+    def to_markdown(self) -> str:
+        """The table in Markdown."""
+        return self.table().to_markdown()
+
+    def to_latex(self) -> str:
+        """The table in LaTeX, which needs no package."""
+        return self.table().to_latex()
 
 
 def lookup(row: Mapping[str, Any], key: str) -> Any:

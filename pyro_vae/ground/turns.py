@@ -16,11 +16,14 @@ class Turn:
     lets others go first between two steps. Pyro itself knows nothing of it: a thread that calls
     ``poutine.trace`` or ``pyro.sample`` on its own needs ``with ground.turns.turn:`` around it.
 
+    Attributes:
+        waiting: a ticket for each other thread that waits for it.
+
     Example:
         >>> turn = Turn()
         >>> with turn, turn:
-        ...     turn.wanted
-        False
+        ...     len(turn.waiting)
+        0
     """
 
     def __init__(self) -> None:
@@ -28,13 +31,8 @@ class Turn:
 
     def _reset(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._waiting: collections.deque[object] = collections.deque()
+        self.waiting: collections.deque[object] = collections.deque()
         self._holder, self._depth = 0, 0
-
-    @property
-    def wanted(self) -> bool:
-        """Whether another thread waits for it."""
-        return bool(self._waiting)
 
     def __enter__(self) -> Turn:
         """Wait for the turn, unless this thread has it."""
@@ -52,7 +50,7 @@ class Turn:
 
     def give_way(self) -> None:
         """Let the threads that wait now go first; for its holder."""
-        if self.wanted:
+        if self.waiting:
             depth = self._depth
             self._leave()
             self._take(depth)
@@ -64,12 +62,12 @@ class Turn:
             return
         ticket = object()
         with self._changed:
-            self._waiting.append(ticket)
+            self.waiting.append(ticket)
             try:
-                self._changed.wait_for(lambda: not self._holder and self._waiting[0] is ticket)
+                self._changed.wait_for(lambda: not self._holder and self.waiting[0] is ticket)
                 self._holder, self._depth = me, depth
             finally:
-                self._waiting.remove(ticket)
+                self.waiting.remove(ticket)
                 self._changed.notify_all()
 
     def _leave(self) -> None:

@@ -1,6 +1,6 @@
 """Inference programs."""
 
-from ..programs.coding import Encoding
+from ..programs.encoding import Encoding
 from ..programs.program import Guide
 from .bottom_up import BottomUp
 from .composed import Composed

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .. import networks
 from ..conditionals.normal import DiagonalNormal
 from ..distributions import declared
+from ..ground.arguments import known
 from ..likelihoods.base import network_inputs
 from ..models import VAE
 from ..programs.program import Guide
@@ -41,6 +42,38 @@ def encoder_features(vae: VAE, encoder: nn.Module) -> int:
     return shape[0]
 
 
+def layer_network(
+    vae: VAE,
+    layer: int,
+    below: tuple[int, ...],
+    hidden: networks.Hidden | None,
+    encoder: nn.Module | None,
+) -> tuple[nn.Module, int]:
+    """The network from what is below a latent layer, and the number of its features.
+
+    It mirrors the model's, except where ``encoder`` is given for the first one.
+
+    Args:
+        vae: the model.
+        layer: from 0, which sees the data.
+        below: event shape of what the network sees.
+        hidden: hidden widths as in ``VAE``; None for the model's.
+        encoder: a user's network for layer 0.
+    """
+    layers = len(vae.latents)
+    widths = vae.hidden if hidden is None else networks.hidden_per_layer(hidden, layers)
+    if layer == 0 and encoder is not None:
+        return encoder, encoder_features(vae, encoder)
+    network = networks.encoder(
+        below,
+        widths[layer] if layer == 0 else networks.hidden_widths(widths[layer]),
+        extra=vae.condition,
+        activation=vae.activation,
+        norm=vae.norm,
+    )
+    return network, network.out_features
+
+
 def covered_sites(vae: VAE, sites: Sequence[str] | None) -> tuple[str, ...]:
     """The latents that a guide covers, bottom to top; all of the model's for None.
 
@@ -57,8 +90,7 @@ def covered_sites(vae: VAE, sites: Sequence[str] | None) -> tuple[str, ...]:
             f"[{bottom_up[0]!r}]"
         )
     for site in named:
-        if site not in bottom_up:
-            raise ValueError(f"sites: unknown site {site!r}, the model has {bottom_up}")
+        known("sites", site, bottom_up)
     return tuple(site for site in bottom_up if site in named)
 
 
@@ -116,12 +148,9 @@ class BottomUp(Guide):
         check_vae(vae)
         super().__init__(vae)
         self.latents = covered_sites(vae, sites)
-        layers = len(vae.latents)
-        widths = networks.hidden_per_layer(hidden, layers) if hidden is not None else vae.hidden
         given = dict(conditionals or {})
         for site in given:
-            if site not in self.latents:
-                raise ValueError(f"conditionals: unknown site {site!r}, expected {self.latents}")
+            known("conditionals", site, self.latents)
         if encoder is not None and "z1" not in self.latents:
             raise ValueError(f"encoder: it is that of 'z1', this guide covers {self.latents}")
         self.conditionals = nn.ModuleDict()
@@ -132,18 +161,10 @@ class BottomUp(Guide):
                 self._below[site] = below
                 if site in given:
                     self.conditionals[site] = given[site]
-                elif below is None and encoder is not None:
-                    features = encoder_features(vae, encoder)
-                    self.conditionals[site] = self._heads(encoder, features, site)
                 else:
-                    network = networks.encoder(
-                        vae.event_shape if below is None else (vae.latent_sizes[below],),
-                        widths[i] if below is None else networks.hidden_widths(widths[i]),
-                        extra=vae.condition,
-                        activation=vae.activation,
-                        norm=vae.norm,
-                    )
-                    self.conditionals[site] = self._heads(network, network.out_features, site)
+                    shape = vae.event_shape if below is None else (vae.latent_sizes[below],)
+                    network, features = layer_network(vae, i, shape, hidden, encoder)
+                    self.conditionals[site] = self._heads(network, features, site)
             below = site
         self.parents = tuple(
             s for s in self._below.values() if s is not None and s not in self.latents

@@ -16,10 +16,10 @@ from .bottom_up import BottomUp
 class Flow(BottomUp):
     """q(z|x) = q(z1|x) q(z2|z1) ..., each a diagonal normal under inverse autoregressive steps.
 
-    See ``flows.AutoregressiveFlow`` for the formula. Training, and importance sampling with the
-    guide as proposal, only ever ask for the density at the guide's own samples, which takes no
-    inversion. ``encode(x).mean`` is the image of the base's mean, not E[z], which has no closed
-    form; nor has the KL: train with elbo="trace".
+    See ``conditionals.AutoregressiveFlow`` for the formula. Training, and importance sampling
+    with the guide as proposal, only ever ask for the density at the guide's own samples, which
+    takes no inversion. ``encode(x).mean`` is the image of the base's mean, not E[z], which has no
+    closed form; nor has the KL: train with elbo="trace".
 
     Source: "Improving Variational Inference with Inverse Autoregressive Flow", Kingma, Salimans,
     Jozefowicz, Chen, Sutskever, Welling (2016).

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from .. import networks
 from ..conditionals.normal import DiagonalNormal, precision_weighted
+from ..ground.arguments import known
 from ..likelihoods.base import network_inputs
 from ..models import VAE
 from ..programs.program import Guide
-from .bottom_up import check_vae, encoder_features
+from .bottom_up import check_vae, layer_network
 
 
 class Ladder(Guide):
@@ -71,26 +72,13 @@ class Ladder(Guide):
         """Build the bottom-up networks and their heads; every parameter exists from here on."""
         check_vae(vae)
         super().__init__(vae)
-        if upward not in ("activations", "means"):
-            raise ValueError(f"upward: expected 'activations' or 'means', got {upward!r}")
-        self.upward, self.latents = upward, vae.latents
-        layers = len(vae.latents)
-        widths = networks.hidden_per_layer(hidden, layers) if hidden is not None else vae.hidden
+        self.upward = known("upward", upward, ("activations", "means"))
+        self.latents = vae.latents
         self.networks, self.heads = nn.ModuleDict(), nn.ModuleDict()
         below: tuple[int, ...] = vae.event_shape
         for i, site in enumerate(reversed(vae.latents)):
             size = vae.latent_sizes[site]
-            if i == 0 and encoder is not None:
-                network, features = encoder, encoder_features(vae, encoder)
-            else:
-                network = networks.encoder(
-                    below,
-                    widths[i] if i == 0 else networks.hidden_widths(widths[i]),
-                    extra=vae.condition,
-                    activation=vae.activation,
-                    norm=vae.norm,
-                )
-                features = network.out_features
+            network, features = layer_network(vae, i, below, hidden, encoder)
             self.networks[site] = network
             self.heads[site] = DiagonalNormal(nn.Identity(), features, size, norm=vae.norm)
             below = (features if upward == "activations" else size,)

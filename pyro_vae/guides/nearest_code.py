@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch.nn.functional import embedding
 
 from .. import networks
 from ..distributions import OneHotPoint
+from ..ground.arguments import at_least
 from ..likelihoods.base import network_inputs
 from ..models import VQVAE
 from ..networks.grids import GridEncoder
@@ -71,10 +70,8 @@ class NearestCode(Guide):
                 f"vqvae: expected a models.VQVAE, got {type(vqvae).__name__}: build one first, or "
                 "use another guide, such as guides.BottomUp"
             )
-        if not 0 <= commitment < math.inf:
-            raise ValueError(f"commitment: expected a number >= 0, got {commitment!r}")
         super().__init__(vqvae)
-        self.commitment = commitment
+        self.commitment = at_least("commitment", commitment)
         self.encoder = self._encoder() if encoder is None else encoder
         expected = (*vqvae.grid_shape, vqvae.code_dim)
         got = networks.output_shape(self.encoder, vqvae.event_shape, argument="encoder")

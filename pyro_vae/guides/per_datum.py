@@ -12,9 +12,9 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.distributions import biject_to
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from .. import networks
+from ..infer.engine.internals import is_recording
 from ..models import VAE
 from ..programs.labels import placeholders
 from ..programs.means import FillWithMeans, stand_in_data
@@ -117,7 +117,7 @@ class PerDatum(Guide):
         self.model.check_shape(x)
         rows, found = self._rows(x)
         # A recorded graph cannot raise: there the bound becomes NaN
-        if get_proxy_mode() is None and not found.all():
+        if not is_recording() and not found.all():
             raise ValueError(
                 f"x: {int((~found).sum())} of {len(x)} rows are not among the {len(self.data)} "
                 "data that this guide has parameters for: pass those, binarised once if at all, "

@@ -11,10 +11,11 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from .. import networks
+from ..ground.arguments import whole
 from ..programs.labels import label_arguments, placeholders
 from ..programs.means import FillWithMeans
 from ..programs.modes import evaluating
+from ..programs.placing import like
 from ..programs.program import Guide
 from ..programs.sites import is_latent
 
@@ -122,8 +123,7 @@ class SemiAmortized(Guide):
             raise TypeError(
                 f"guide: expected a guide such as BottomUp(vae), got {type(guide).__name__}"
             )
-        if not networks.is_whole(steps) or steps < 0:
-            raise ValueError(f"steps: expected a whole number >= 0, got {steps!r}")
+        whole("steps", steps, 0)
         if not 0 < lr <= 1:
             raise ValueError(
                 f"lr: expected a number in (0, 1], the length of a step in standard deviations, "
@@ -148,8 +148,7 @@ class SemiAmortized(Guide):
 
     def _normals_at_zero(self) -> dict[str, Any]:
         """The guide's distributions for one datum of zeros, found without a trace."""
-        reference = next(self.guide.parameters())
-        x = reference.new_zeros(1, *self.model.event_shape)
+        x = like(self.guide).new_zeros(1, *self.model.event_shape)
         labels = placeholders(self.guide, 1, x.device)
         probe = _Offset({})
         with evaluating(self.model, self.guide), poutine.block(), FillWithMeans(), probe:

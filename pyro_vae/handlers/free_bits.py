@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro.poutine.messenger import Messenger
-
-from ..ground.recorded import Recorded
+from ..ground.arguments import at_least
 from ..programs.sites import is_latent
-from .wrapping import check_known, wrap
+from .wrapping import OnLatents, wrap
 
 
-class _FreeBits(Recorded, Messenger):
+class _FreeBits(OnLatents):
     """Mark latent sites with the nats that the objective does not charge for."""
+
+    of = "nats"
 
     def __init__(self, nats: float | Mapping[str, float]) -> None:
         super().__init__()
@@ -24,23 +23,13 @@ class _FreeBits(Recorded, Messenger):
                 raise TypeError(
                     f"{where}: expected a number, or a mapping from site to one, got {value!r}"
                 )
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{where}: expected a finite number >= 0, got {value}")
+            at_least(where, value)
         self.nats = nats
-        self._seen: set[str] = set()
-
-    def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
-        self._seen.clear()
-        with self:
-            result = program(*args, **kwargs)
-        if isinstance(self.nats, Mapping):
-            check_known(self.nats, self._seen, "nats")
-        return result
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if not is_latent(msg):
             return
-        self._seen.add(msg["name"])
+        self.seen.add(msg["name"])
         nats = self.nats.get(msg["name"], 0.0) if isinstance(self.nats, Mapping) else self.nats
         # Not in msg["infer"], which poutine.replay overwrites
         msg["free_bits"] = max(nats, msg.get("free_bits", 0.0))

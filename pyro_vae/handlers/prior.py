@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..ground.recorded import Recorded
-from ..ground.turns import turn
 from ..programs.labels import placeholders
-from ..programs.modes import evaluating
+from ..programs.placing import device_of
 from ..programs.program import Model
 from ..programs.registration import register
 from ..programs.replacement import ReplacedPrior, check_prior
+from ..programs.running import undisturbed
 from ..programs.unwrapping import name_of
 from .wrapping import wrap
 
@@ -119,7 +118,6 @@ def _check_tensors(model: nn.Module, prior: Any) -> None:
 
 def _try(model: Any) -> None:
     """Draw one datum, so that a prior that does not fit is refused now."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    devices = [device] if device.type == "cuda" else []
-    with turn, torch.random.fork_rng(devices), evaluating(model):
+    device = device_of(model)
+    with undisturbed(model, device=device):
         model(size=1, **placeholders(model, 1, device))

@@ -14,6 +14,7 @@ from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..ground.arguments import known
 from ..ground.recorded import Recorded
 from ..programs.program import Model
 from ..programs.sites import is_auxiliary, is_latent
@@ -115,8 +116,7 @@ class _Regularize(Recorded):
 def _chosen(site: str | None, sites: list[str]) -> str:
     if site in sites or (site is None and len(sites) == 1):
         return site or sites[0]
-    got = "none" if site is None else repr(site)
-    raise ValueError(f"site: expected one of the guide's latent sites {sites}, got {got}")
+    return known("site", site, sites)
 
 
 def regularize(guide: Callable, regularizer: Regularizer, *, site: str | None = None) -> Any:

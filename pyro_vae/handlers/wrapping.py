@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from ..ground.arguments import at_least, known
 from ..ground.recorded import Recorded
 from ..programs.program import Guide, Model, Program
 from ..programs.sites import is_auxiliary, is_latent
@@ -80,19 +79,32 @@ def wrap(program: Callable, effect: Any) -> Any:
     return wrapped
 
 
-def check_known(given: Mapping[str, Any], seen: set[str], argument: str) -> None:
-    """Raise ``ValueError`` for a site in ``given`` that a program did not run, by its name."""
-    for site in given:
-        if site not in seen:
-            close = difflib.get_close_matches(site, seen, 1) or sorted(seen)
-            raise ValueError(
-                f"{argument}: the program has no latent site {site!r}, did you mean "
-                f"{' or '.join(map(repr, close))}?"
-            )
+class OnLatents(Recorded, Messenger):
+    """Base of effects on latent sites, with a value for all or a mapping from site to one."""
+
+    # The argument that holds it
+    of: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; ``ValueError`` for a site that it does not have."""
+        self.seen.clear()
+        with self:
+            result = program(*args, **kwargs)
+        given = getattr(self, self.of)
+        if isinstance(given, Mapping):
+            for site in given:
+                known(self.of, site, sorted(self.seen))
+        return result
 
 
-class _ScaleLatents(Recorded, Messenger):
+class _ScaleLatents(OnLatents):
     """``poutine.scale`` on latent sample sites only; zero is legal."""
+
+    of = "beta"
 
     def __init__(self, beta: Beta) -> None:
         super().__init__()
@@ -102,7 +114,6 @@ class _ScaleLatents(Recorded, Messenger):
                 f"got {beta!r}"
             )
         self.beta = beta
-        self._seen: set[str] = set()
         self._check()
 
     def _check(self) -> None:
@@ -116,12 +127,7 @@ class _ScaleLatents(Recorded, Messenger):
 
     def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
         self._check()
-        self._seen.clear()
-        with self:
-            result = program(*args, **kwargs)
-        if isinstance(self.beta, Mapping):
-            check_known(self.beta, self._seen, "beta")
-        return result
+        return super().apply(program, *args, **kwargs)
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if not is_latent(msg):
@@ -133,7 +139,7 @@ class _ScaleLatents(Recorded, Messenger):
                     "beta: expected one number, since log q of the guide's auxiliary site "
                     f"{msg['name']!r} would keep scale 1, got a mapping: pass a number or schedule"
                 )
-            self._seen.add(msg["name"])
+            self.seen.add(msg["name"])
             beta = beta.get(msg["name"], 1.0)
         msg["scale"] = msg["scale"] * beta
 
@@ -176,9 +182,7 @@ class _Corrupt(Recorded):
     """Call a program with a corrupted input."""
 
     def __init__(self, noise: float | Callable[[Tensor], Tensor]) -> None:
-        if not callable(noise) and not 0 <= noise < math.inf:
-            raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
-        self.noise = noise
+        self.noise = noise if callable(noise) else at_least("noise", noise)
 
     def apply(self, program: Callable, x: Tensor, **kwargs: Any) -> Any:
         return program(corrupted(x, self.noise), **kwargs)

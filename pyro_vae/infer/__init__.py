@@ -1,7 +1,7 @@
 """From a model/guide pair and data to numbers."""
 
 from ..programs.checks import PairSummary, check_pair
-from ..programs.coding import Encoding, decode, encode
+from ..programs.encoding import Encoding, decode, encode
 from ..programs.modes import evaluating
 from .batchnorm import recalibrate_batchnorm
 from .comparison import GuideComparison, GuideResult, compare_guides

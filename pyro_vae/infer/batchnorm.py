@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..ground.arguments import whole
+from ..ground.internals import BatchNorm
 from ..programs.placing import matched
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
+from .engine.state import Tensors
 
 # What torch and networks.normalization say of one datum
 _SINGLE = re.compile("more than 1 value per channel|at least 2 data per batch")
@@ -64,14 +65,13 @@ def recalibrate_batchnorm(
             "model and guide: expected batch normalisation with running statistics, found none: "
             "such a pair needs no recalibration"
         )
-    if batch_size < 2:
-        raise ValueError(f"batch_size: expected at least 2, got {batch_size}")
-    data = matched(as_dataset(data), model, guide)
+    whole("batch_size", batch_size, 2)
+    data = matched(data, model, guide)
     if len(data) < 2:
         raise ValueError(f"data: expected at least 2 for a variance, got {len(data)}")
     rows = dict.fromkeys(norms, 0)
 
-    def weigh(norm: _BatchNorm, inputs: tuple[Any, ...]) -> None:
+    def weigh(norm: BatchNorm, inputs: tuple[Any, ...]) -> None:
         new = inputs[0].numel() // inputs[0].shape[1]
         rows[norm] += new
         norm.momentum = new / rows[norm]
@@ -112,32 +112,31 @@ def check_single(
         batch_size: data per step.
     """
     modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
-    if not any(isinstance(m, _BatchNorm) and m.training for p in modules for m in p.modules()):
+    if not any(isinstance(m, BatchNorm) and m.training for p in modules for m in p.modules()):
         return
-    buffers = [(b, b.clone()) for p in modules for b in p.buffers()]
-    devices = [x.device] if x.device.type == "cuda" else []
+    before = Tensors((b for p in modules for b in p.buffers()), x.device)
     try:
-        with torch.random.fork_rng(devices), torch.no_grad(), unregistered():
+        with torch.no_grad(), unregistered():
             trace_pair(model, guide, x, y)
     except ValueError as error:
         if not _SINGLE.search(str(error)):
             raise
-        better = next(b for b in range(batch_size + 1, batch_size + 4) if count % b != 1)
-        advice = f"pass batch_size={better}" if count > 1 else "add data"
+        # None where there is but one datum
+        better = next((b for b in range(batch_size + 1, count + 1) if count % b != 1), None)
+        by_size = f"pass batch_size={better}, or to a DataLoader drop_last=True"
         raise ValueError(
             f"batch_size: expected batches of two data or more, from which batch normalisation "
             f"takes mean and variance, got a last batch of one of {count} data by {batch_size}: "
-            f"{advice}, or to a DataLoader drop_last=True"
+            f"{by_size if better else 'add data'}"
         ) from error
     finally:
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        before.restore()
 
 
-def _norms(*programs: Callable) -> list[_BatchNorm]:
+def _norms(*programs: Callable) -> list[BatchNorm]:
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
     return [
         m
         for m in dict.fromkeys(modules)
-        if isinstance(m, _BatchNorm) and m.running_mean is not None
+        if isinstance(m, BatchNorm) and m.running_mean is not None
     ]

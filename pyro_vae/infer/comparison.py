@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import html
 import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..data.given import as_dataset
-from ..programs.checks import check_data, check_guide, check_pair
+from ..ground.arguments import whole
+from ..ground.streams import forked
+from ..ground.tables import Cell, Table, Tabular, mean_and_error, or_none, two_decimals
+from ..programs.examining import examined
 from ..programs.modes import training
-from ..programs.placing import matched
-from ..programs.running import measuring
+from .comparison_picture import guide_comparison
 from .engine.svi import SVI
 from .importance import ImportanceEstimate, importance
 from .objectives.elbo import ELBOTerms
 from .terms import dataset_terms
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _WARM_UP, _STEPS, _BATCH = 3, 15, 128
 
@@ -51,8 +49,8 @@ class GuideResult:
     point_masses: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class GuideComparison(Mapping[str, GuideResult]):
+@dataclass(frozen=True, repr=False)
+class GuideComparison(Tabular, Mapping[str, GuideResult]):
     """Guides of one model side by side; ``print`` it, or index it by name.
 
     Attributes:
@@ -110,26 +108,29 @@ class GuideComparison(Mapping[str, GuideResult]):
             values["inference gap"] = gap
         for site, kl in sorted(result.terms.kl.items(), key=lambda item: (len(item[0]), item[0])):
             values[f"-log p({site})" if site in result.point_masses else f"KL {site}"] = kl
-        found: dict[str, Any] = {
-            quantity: dict(zip(("mean", "standard_error"), _mean_and_error(v), strict=True))
-            for quantity, v in values.items()
-        }
+        found: dict[str, Any] = {}
+        for quantity, per_datum in values.items():
+            mean, error = mean_and_error(per_datum)
+            found[quantity] = {"mean": mean, "standard_error": or_none(error)}
         if not math.isnan(result.milliseconds):
             found["ms per step"] = result.milliseconds
         return found
 
-    def rows(self) -> list[list[str]]:
-        """The table as text: a head, then a row per guide."""
-        table = self.to_dict()
-        columns = list(dict.fromkeys(q for quantities in table.values() for q in quantities))
+    def table(self) -> Table:
+        """A row per guide, a column per quantity."""
+        found = self.to_dict()
+        columns = list(dict.fromkeys(q for quantities in found.values() for q in quantities))
         # The time is the last column, also where only one guide is a point mass
         columns.sort(key="ms per step".__eq__)
-        return [["guide", *columns]] + [
-            [name, *(_cell(quantities.get(column)) for column in columns)]
-            for name, quantities in table.items()
-        ]
+        rows = [(name, *(_cell(q.get(column)) for column in columns)) for name, q in found.items()]
+        return Table(self._caption(), ("guide", *columns), rows)
 
-    def _header(self) -> str:
+    def rows(self) -> list[list[str]]:
+        """The table as text: a head, then a row per guide."""
+        table = self.table()
+        return [list(table.header), *table.texts()]
+
+    def _caption(self) -> str:
         first = next(iter(self.values()))
         estimates = [r.importance for r in self.values() if r.importance is not None]
         text = f"{len(first.terms.elbo)} data, nats per datum"
@@ -138,50 +139,18 @@ class GuideComparison(Mapping[str, GuideResult]):
         text += "; standard errors are over the data"
         return text + f"; training steps of {self.batch_size} data"
 
-    def __str__(self) -> str:
-        """The table as text."""
-        rows = self.rows()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-            for row in rows
-        ]
-        return "\n".join([self._header(), *(f"  {line}" for line in lines)])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        """The table for notebooks and reports."""
-
-        def line(cells: Sequence[str], tag: str) -> str:
-            cells = [html.escape(c).replace("+-", "&plusmn;") for c in cells]
-            return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
-
-        head, *rows = self.rows()
-        body = line(head, "th") + "".join(line(row, "td") for row in rows)
-        return f"<table><caption>{html.escape(self._header())}</caption>{body}</table>"
-
     def plot(self) -> Figure:
         """Draw bounds with standard errors, KL per layer, and the time of a training step."""
-        from ..plots.comparison import guide_comparison
-
         return guide_comparison(self.to_dict())
 
 
-def _mean_and_error(values: Tensor) -> tuple[float, float | None]:
-    values = values.double()
-    n = len(values)
-    return float(values.mean()), float(values.std() / math.sqrt(n)) if n > 1 else None
-
-
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Cell:
     if value is None:
-        return "-"
+        return Cell("-", {})
     if isinstance(value, float):
-        return f"{value:.1f}"
-    error = value["standard_error"]
-    mean = round(value["mean"], 2) + 0.0  # no minus zero
-    return f"{mean:.2f}" + ("" if error is None else f" +- {error:.2f}")
+        return Cell(f"{value:.1f}", {"": value})
+    error = math.nan if value["standard_error"] is None else value["standard_error"]
+    return Cell.estimate(value["mean"], error, two_decimals)
 
 
 def compare_guides(
@@ -232,25 +201,18 @@ def compare_guides(
             f"guides: expected a mapping from name to guide, got {guides!r}: pass "
             '{"bottom-up": guide}'
         )
-    if importance_samples < 1:
-        raise ValueError(f"importance_samples: expected at least 1, got {importance_samples}")
-    for guide in guides.values():
-        check_guide(model, guide)
-    data = matched(as_dataset(data), model, *guides.values())
+    whole("importance_samples", importance_samples)
     results = {}
-    with measuring(model, *guides.values(), device=data.device):
-        x, y = data.batch(torch.arange(len(data), device=data.device))
-        check_data(model, x, y)
-        fixed = Dataset(x, y, channels="first")
-        for name, guide in guides.items():
-            points = check_pair(model, guide, x, y=y).point_masses
-            terms = dataset_terms(model, guide, fixed, batch_size=batch_size)
+    with examined(data, model, *guides.values()) as (data, pairs):
+        x, y = data.x, data.y
+        for (name, guide), pair in zip(guides.items(), pairs, strict=True):
+            terms = dataset_terms(model, guide, data, batch_size=batch_size)
             estimate = None
-            if not points:
+            if not pair.point_masses:
                 estimate = importance(
                     model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size
                 )
-            results[name] = (terms, estimate, points)
+            results[name] = (terms, estimate, pair.point_masses)
     times = _times(model, guides, x[:_BATCH], None if y is None else y[:_BATCH])
     return GuideComparison(
         {n: GuideResult(t, e, times[n], p) for n, (t, e, p) in results.items()},
@@ -269,8 +231,7 @@ def _times(
             with contextlib.suppress(TypeError, RuntimeError):
                 runs[name] = SVI(*copy.deepcopy((model, guide)))
     times: dict[str, list[float]] = {name: [] for name in guides}
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), warnings.catch_warnings(action="ignore"):
+    with forked(x.device), warnings.catch_warnings(action="ignore"):
         for _ in range(_WARM_UP + _STEPS):
             for name, svi in list(runs.items()):
                 try:

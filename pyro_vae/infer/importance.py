@@ -12,10 +12,12 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..ground.arguments import whole
+from ..programs.autoguides import few, is_autoguide
 from ..programs.checks import check_data, check_pair
-from ..programs.labels import as_labels, label_arguments
+from ..programs.labels import as_labels
 from ..programs.reading import Contributions
-from ..programs.running import measuring
+from ..programs.running import measuring, traced
 from ..programs.sites import (
     SAMPLES,
     auxiliary_sites,
@@ -24,7 +26,6 @@ from ..programs.sites import (
     latent_sites,
     point_masses,
 )
-from ..programs.unwrapping import few, is_autoguide
 from ..programs.values import check_tensor
 from .engine.repeated import Repeated
 
@@ -102,14 +103,12 @@ def importance(
         >>> estimate.log_likelihood.shape
         torch.Size([5])
     """
-    if samples < 1:
-        raise ValueError(f"samples: expected at least 1, got {samples}")
+    whole("samples", samples)
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     if chunk_size is None:
         chunk_size = max(1, 2**20 // math.prod(x.shape[1:]))
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
+    whole("chunk_size", chunk_size)
     check_data(model, x, y)
     check_pair(model, guide, x, y=y)
     block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
@@ -200,11 +199,11 @@ def guide_trace(
     """
     if vectorised:
         with samples_plate(k):
-            trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+            trace = traced(guide, x, y)
         shape: tuple[int, ...] = (k, len(x))
     else:
         x, y = repeated(x, y, k)
-        trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+        trace = traced(guide, x, y)
         shape = (len(x),)
     if points := point_masses(trace):
         raise ValueError(
@@ -295,7 +294,7 @@ def _log_weights(
 def _log_density(program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
     """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
     conditioned = poutine.condition(program, data=z)
-    trace = poutine.trace(conditioned).get_trace(x, **label_arguments(program, y))
+    trace = traced(conditioned, x, y)
     read = Contributions(trace, (len(x),))
     return sum((read.density(s) for s in density_sites(trace)), start=x.new_zeros(len(x)))
 

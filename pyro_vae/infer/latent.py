@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from ..programs import coding
+from ..ground.arguments import known, whole
+from ..programs import encoding
 from ..programs.belonging import check_belonging
-from ..programs.coding import encode, encode_means
+from ..programs.encoding import encode, encode_means
 from ..programs.labels import accepts_labels, as_labels, checked_labels, label_arguments
 from ..programs.means import stand_in_data
-from ..programs.running import measuring
+from ..programs.running import measuring, traced
 from ..programs.sites import latent_sites
 from ..programs.values import check_tensor
 
@@ -46,7 +46,7 @@ def reconstruct(
     """
     check_tensor(x)
     check_belonging(model, guide)
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     z = encode(guide, x, **label_arguments(guide, y)).sample if sample else _means(guide, x, y)
     return decode_mean(model, z, like=x, y=y)
 
@@ -79,7 +79,7 @@ def decode_mean(
         y: (n,) labels for a conditional model.
     """
     x = like.new_zeros(len(next(iter(z.values()))), *like.shape[1:])
-    return coding.decode_mean(model, z, x=x, **label_arguments(model, y))
+    return encoding.decode_mean(model, z, x=x, **label_arguments(model, y))
 
 
 def interpolate(
@@ -109,8 +109,7 @@ def interpolate(
     Raises:
         ValueError: fewer than 2 steps, ends that are not single data.
     """
-    if steps < 2:
-        raise ValueError(f"steps: expected at least 2, got {steps}")
+    whole("steps", steps, 2)
     _check_single(model, start, "start")
     _check_single(model, end, "end")
     if start.shape != end.shape:
@@ -119,7 +118,7 @@ def interpolate(
             f"{tuple(end.shape)}"
         )
     ends = torch.stack([start, end])
-    y = None if y is None else as_labels(y, 2, ends.device)
+    y = as_labels(y, 2, ends.device)
     mean = _means(guide, ends, y)
     t = torch.linspace(0, 1, steps, device=ends.device)
     z = {
@@ -161,10 +160,9 @@ def traverse(
     """
     _check_single(model, x, "x")
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
-    labels = None if y is None else as_labels(y, 1, x.device)
+    labels = as_labels(y, 1, x.device)
     mean = _means(guide, x[None], labels)
-    if site not in mean:
-        raise ValueError(f"site: the guide has {tuple(mean)}, got {site!r}")
+    known("site", site, mean)
     dims = list(range(mean[site].shape[-1])) if dims is None else list(dims)
     order = list(_prior_draw(model, x[None], labels))
     held = {s: mean[s] for s in order[: order.index(site) + 1]}
@@ -182,7 +180,7 @@ def _prior_draw(model: Callable, like: Tensor, y: Tensor | None) -> dict[str, Te
     x = like.new_zeros(1, *like.shape[1:])
     y = checked_labels(model, y, 1, x.device)
     with measuring(model, device=x.device), stand_in_data():
-        trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+        trace = traced(model, x, y)
     return {site: trace.nodes[site]["value"] for site in latent_sites(trace)}
 
 
@@ -214,10 +212,9 @@ def grid_2d(
     axis = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     z = torch.stack([first.flatten(), second.flatten()], -1)
-    labels = None if y is None or not accepts_labels(model) else as_labels(y, len(z), like.device)
+    labels = as_labels(y if accepts_labels(model) else None, len(z), like.device)
     drawn = _prior_draw(model, like, None if labels is None else labels[:1])
-    if site not in drawn:
-        raise ValueError(f"site: the model has {tuple(drawn)}, got {site!r}")
+    known("site", site, drawn)
     if drawn[site].shape != (1, 2):
         raise ValueError(
             f"site {site!r}: expected two units, the model has {tuple(drawn[site].shape[1:])}"

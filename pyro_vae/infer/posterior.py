@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs.coding import encode_means
+from ..programs.autoguides import is_autoguide
+from ..programs.encoding import encode_means
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
-from ..programs.unwrapping import is_autoguide
 
 ACTIVE = 0.01
 

@@ -8,7 +8,6 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
 from ..programs.means import mean_of
 from ..programs.placing import matched
 from ..programs.running import measuring, trace_pair
@@ -61,7 +60,7 @@ def mean_squared_error(
         >>> mean_squared_error(vae, guides.BottomUp(vae), torch.zeros(5, 6)).shape
         torch.Size([6])
     """
-    data = matched(as_dataset(data), model, guide)
+    data = matched(data, model, guide)
     total: Tensor | float = 0.0
     with measuring(model, guide, device=data.device):
         for x, y in data.batches(batch_size):

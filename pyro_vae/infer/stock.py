@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..programs.labels import label_arguments
 from ..programs.registration import register
+from ..programs.running import traced
 
 
 class StockOptimizer(torch.optim.Optimizer):
@@ -120,5 +121,5 @@ def instead_of(elbo: pyro.infer.ELBO) -> str:
 
 def run_pair(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> None:
     """Run the guide, and the model on what it drew, for what they declare to Pyro."""
-    trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+    trace = traced(guide, x, y)
     poutine.replay(model, trace=trace)(x, **label_arguments(model, y))

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from ..data import Dataset
+from ..programs.autoguides import is_autoguide
 from ..programs.running import measuring
-from ..programs.unwrapping import is_autoguide
 from .objectives.elbo import Drawing, ELBOTerms, Estimator
 
 

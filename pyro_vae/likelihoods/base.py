@@ -54,9 +54,6 @@ class Likelihood(Recorded, nn.Module):
         """
         return tuple(event_shape)
 
-    def attach(self, model: nn.Module) -> None:
-        """Take notice of the model that has just been built with this likelihood."""
-
     def forward(self, features: Tensor) -> dist.Distribution:
         """The distribution: batch shape (n, ...) and event shape make up (n, *event_shape)."""
         raise NotImplementedError
@@ -94,8 +91,3 @@ def network_inputs(likelihood: Any, x: Tensor) -> Tensor:
     """What networks see of ``x`` by a likelihood, which may be any module, or None."""
     inputs = getattr(likelihood, "inputs", None)
     return x if inputs is None else inputs(x)
-
-
-def span_of(x: Tensor) -> str:
-    """Least and largest value, for errors."""
-    return f"values from {float(x.min()):.4g} to {float(x.max()):.4g}"

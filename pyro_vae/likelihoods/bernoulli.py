@@ -6,8 +6,8 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from .. import distributions
-from ..programs.values import check_finite
-from .base import Likelihood, span_of
+from ..programs.values import check_finite, span_of
+from .base import Likelihood
 
 
 class Bernoulli(Likelihood):

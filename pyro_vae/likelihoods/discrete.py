@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import pyro.distributions as dist
 from torch import Tensor
 
 from .. import distributions
-from ..programs.values import check_finite
-from .base import Likelihood, span_of
+from ..ground.arguments import whole
+from ..programs.values import check_finite, span_of
+from .base import Likelihood
 
 
 class _Discrete(Likelihood):
@@ -19,12 +19,8 @@ class _Discrete(Likelihood):
     def __init__(self, levels: int = 256) -> None:
         """Keep the number of levels."""
         super().__init__()
-        if not isinstance(levels, Integral) or isinstance(levels, bool) or levels < 2:
-            raise ValueError(
-                f"levels: expected an integer of at least 2, got {levels!r}: pass the number of "
-                "values of an element, 256 for 8-bit pixels"
-            )
-        self.levels = int(levels)
+        advice = "pass the number of values of an element, 256 for 8-bit pixels"
+        self.levels = whole("levels", levels, 2, advice=advice)
 
     def check(self, x: Tensor) -> None:
         """Raise unless every value lies on the grid 0, 1/(levels-1), ..., 1."""

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..ground.references import WeakReference
-from ..programs.freezing import Hold, is_free
-from ..programs.values import check_finite
-from .base import Likelihood, span_of
+from ..ground.arguments import positive
+from ..programs.values import check_finite, span_of
+from .base import Likelihood
 from .optimal import OptimalSigma
-from .sigma import FLOOR, FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma, positive
-
-if TYPE_CHECKING:
-    from ..models import VAE
+from .sigma import FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma
 
 _NAMES: dict[str, type[Sigma]] = {
     "learned": LearnedSigma,
@@ -110,7 +105,6 @@ class Gaussian(Likelihood):
                 # As a file can hold it; the buffer follows the model to its device and type
                 self.arguments[name] = held.tolist()
             self.register_buffer(name, held, persistent=False)
-        self._model = WeakReference(None)
 
     @property
     def sigma(self) -> Tensor:
@@ -151,59 +145,12 @@ class Gaussian(Likelihood):
         """Raise unless all values are finite."""
         check_finite(x)
 
-    def attach(self, model: nn.Module) -> None:
-        """Remember the model, whose decoder ``predict_sigma`` extends."""
-        self._model = WeakReference(model)
-
-    def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
-        """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
-
-        The decoder gets a second network of the same architecture, whose last layer is zero:
-        sigma_k(z) = sigma exp(h_k(z)), h = 0. Mean, parameters and optimizer state stay; ``save``
-        writes the model as it then is. A trainer goes on with its next ``fit``; within one, use
-        ``callbacks.PredictSigma``.
-
-        Source: "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin,
-        Roberts, Trigoni, Clark (2019), for the two phases; that the second one can begin with
-        all else frozen is this library's own.
-
-        Args:
-            freeze: modules whose parameters are to rest at first, so that sigma(z) alone is
-                trained: ``(vae, guide)``.
-
-        Returns:
-            ``Phase``: print it to see which parameters train; ``unfreeze()`` ends it.
-
-        Raises:
-            ValueError: no model, one that cannot be extended, or a sigma that is predicted
-                already.
-
-        Example:
-            >>> from pyro_vae import likelihoods, models
-            >>> vae = models.VAE((6,), latents=2, likelihood=Gaussian("learned"), hidden=(4,))
-            >>> vae.likelihood.predict_sigma(freeze=[vae])
-            trains 4 tensors, 42 numbers: decoder.log_sigma
-            rests 4 tensors, 42 numbers: decoder.mean
-        """
-        model: VAE | None = self._model()
-        if isinstance(self.noise, PredictedSigma):
-            raise ValueError("sigma: expected one that is not predicted yet, got PredictedSigma")
-        if model is None or getattr(model, "likelihood", None) is not self:
-            raise ValueError(
-                "likelihood: expected one that belongs to a model, got one without: build "
-                "models.VAE(..., likelihood=...) first, then call vae.likelihood.predict_sigma()"
-            )
-        before = self.noise
-        least = float(before.value.min())
-        after = PredictedSigma(floor=before.floor or min(FLOOR, least / 10))
-        after.feature_shape(model.event_shape)
-        after.to(before.value).begin_at(before.value)
-        after.train(before.training)
-        self.noise = self.arguments["sigma"] = after
-        head = model.add_log_sigma()
-        resting = [p for module in freeze for p in module.parameters() if is_free(p)]
-        trained = {id(p) for p in head.parameters()}
-        return Phase(model, tuple({id(p): p for p in resting if id(p) not in trained}.values()))
+    def predict_sigma(self, **_: Any) -> NoReturn:
+        """Raise ``AttributeError``: this is the model's, whose decoder has to change, too."""
+        raise AttributeError(
+            "predict_sigma: expected a call of the model, whose decoder changes, got one of its "
+            "likelihood: use vae.predict_sigma()"
+        )
 
 
 class _Rescaled(dist.Normal):
@@ -222,42 +169,3 @@ class _Rescaled(dist.Normal):
     def log_prob(self, value: Tensor) -> Tensor:
         standard = (value - self._shift) / self._factor
         return self._standard.log_prob(standard) - self._factor.log()
-
-
-@dataclass(frozen=True, eq=False)
-class Phase:
-    """Which parameters train after a switch to a predicted sigma.
-
-    Attributes:
-        model: the model.
-        resting: parameters frozen by the switch, of the model and of others.
-    """
-
-    model: nn.Module
-    resting: tuple[nn.Parameter, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hold", Hold(self.resting))
-
-    @property
-    def trained(self) -> list[str]:
-        """Names of the model's parameters that train."""
-        return [name for name, p in self.model.named_parameters() if p.requires_grad]
-
-    @property
-    def frozen(self) -> list[str]:
-        """Names of the model's parameters that rest."""
-        return [name for name, p in self.model.named_parameters() if not p.requires_grad]
-
-    def unfreeze(self) -> None:
-        """Let all parameters train again that the switch froze, where nobody else holds them."""
-        self._hold.release()
-
-    def _line(self, verb: str, names: list[str]) -> str:
-        parts = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
-        total = sum(self.model.get_parameter(name).numel() for name in names)
-        return f"{verb} {len(names)} tensors, {total:,} numbers: {', '.join(parts) or 'none'}"
-
-    def __repr__(self) -> str:
-        """Numbers and parts, of the model."""
-        return f"{self._line('trains', self.trained)}\n{self._line('rests', self.frozen)}"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import ranks
-from .sigma import FLOOR, Sigma, positive
+from ..ground.arguments import positive
+from .sigma import FLOOR, Sigma
 
 
 class OptimalSigma(Sigma):

@@ -6,33 +6,21 @@ import math
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..ground.arguments import positive
 from ..ground.recorded import Recorded
 
 FLOOR = 1e-4
-_LEAST, _MOST = 1e-45, torch.finfo(torch.float32).max
 # From sigma = e^10 on, sigma grows in proportion to its parameter: no exponential overflows
 _LINEAR = 10.0
 # Adam moves each parameter by about its learning rate per step: this often as fast, log sigma
 # follows the errors of a decoder from 1 to 0.1 within an epoch or two
 _SPEED = 10.0
 _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
-
-def positive(name: str, value: Any, above: float = 0.0) -> float:
-    """``value`` as a float; ``ValueError`` unless it is a finite number above ``above``.
-
-    So it must be in single precision, which holds nothing from 1e39 on, nor below 1e-45.
-    """
-    if isinstance(value, bool | str) or not max(above, _LEAST) < value <= _MOST:
-        expected = f" above {above:g}" if above else ""
-        raise ValueError(f"{name}: expected a positive finite number{expected}, got {value!r}")
-    return float(value)
 
 
 def floored(log_sigma: Tensor, log_floor: float | Tensor) -> Tensor:
@@ -88,7 +76,8 @@ class Sigma(Recorded, nn.Module):
         return self._logged(*values.exp().tolist(), many=log_sigma.dim() > 0)
 
     def _logged(self, mean: float, least: float, most: float, *, many: bool) -> dict[str, float]:
-        if least < 1.1 * self.floor and self not in _warned:
+        # A floor that was raised is meant to be reached
+        if least < 1.1 * self.floor <= 1.1 * FLOOR and self not in _warned:
             _warned.add(self)
             warnings.warn(
                 f"sigma has reached its floor {self.floor:g}: the decoder reproduces "
@@ -239,7 +228,7 @@ class PerPixelSigma(_TrainedSigma):
 class PredictedSigma(_Bounded):
     """sigma_k(z) = start_k exp(h_k(z)): the decoder gives a second number h_k per element.
 
-    ``Gaussian.predict_sigma`` switches to it from a sigma that has been learnt.
+    ``vae.predict_sigma()`` switches to it from a sigma that has been learnt.
 
     Source: "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin, Roberts,
     Trigoni, Clark (2019), for learning one sigma first.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -14,9 +13,11 @@ from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
 from ..distributions import declared
+from ..ground.arguments import known
+from ..ground.streams import forked
 from ..likelihoods import Likelihood
-from ..likelihoods.base import check_values, feature_shape
-from ..programs.program import Model
+from .base import DecoderModel, check_likelihood
+from .sigma import Phase, predict_sigma
 
 
 def _sizes(argument: str, value: int | Sequence[int]) -> tuple[int, ...]:
@@ -28,7 +29,7 @@ def _sizes(argument: str, value: int | Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-class VAE(Model):
+class VAE(DecoderModel):
     """p(x, z) = p(x|z1) p(z1|z2) ... p(zL), as a Pyro program with sites "z1".."zL" and "x".
 
     p(zL) = N(0, I); p(z_i|z_{i+1}) is a diagonal normal with network heads; p(x|z1) is the
@@ -103,11 +104,7 @@ class VAE(Model):
         condition = int(condition)
         networks.check_activation(activation)
         networks.check_norm(norm)
-        if not isinstance(likelihood, nn.Module):
-            raise TypeError(
-                f"likelihood: expected an instance such as likelihoods.Bernoulli(), "
-                f"got {likelihood!r}"
-            )
+        check_likelihood(likelihood)
         self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
         self.hidden = networks.hidden_per_layer(hidden, len(sizes))
         self.skip, self.condition = bool(skip), condition
@@ -117,20 +114,17 @@ class VAE(Model):
 
         given = dict(top_down or {})
         for site in given:
-            if site not in self.latent_sizes:
-                raise ValueError(f"top_down: unknown site {site!r}, the model has {self.latents}")
+            known("top_down", site, self.latents)
         self.conditionals = nn.ModuleDict()
         for site in self.latents:
             self.conditionals[site] = given[site] if site in given else self._conditional(site)
         self.likelihood = likelihood
-        features = feature_shape(likelihood, self.event_shape)
         if decoder is None:
-            self.decoder = self._default_decoder(features)
+            self.decoder = self._default_decoder(self._feature_shape())
         else:
             self.decoder = decoder
-            self._check_decoder(features)
-        if isinstance(likelihood, Likelihood):
-            likelihood.attach(self)
+            labels = [(condition,)] if condition else []
+            self._check_decoder(*((self.latent_sizes[s],) for s in self._sees(0)), *labels)
 
     def _default_decoder(self, features: tuple[int, ...]) -> nn.Module:
         return networks.decoder(
@@ -143,29 +137,46 @@ class VAE(Model):
             norm=self.norm,
         )
 
-    def add_log_sigma(self) -> nn.Module:
-        """Give the decoder a second network, whose outputs are all zero, beside that of the mean.
+    def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
+        """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
 
-        Features (n, *event_shape) become (n, *event_shape, 2); a likelihood that is told to
-        predict sigma calls this.
+        The decoder gets a second network of the default architecture, whose last layer is zero:
+        sigma_k(z) = sigma exp(h_k(z)), h = 0; features (n, *event_shape) become
+        (n, *event_shape, 2). Mean, parameters and optimizer state stay; ``save`` writes the model
+        as it then is. A trainer goes on with its next ``fit``; within one, use
+        ``callbacks.PredictSigma``.
+
+        Source: "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin,
+        Roberts, Trigoni, Clark (2019), for the two phases; that the second one can begin with
+        all else frozen is this library's own.
+
+        Args:
+            freeze: modules whose parameters are to rest at first, so that sigma(z) alone is
+                trained: ``(vae, guide)``.
 
         Returns:
-            The new network, of the architecture of a default decoder.
+            ``Phase``: print it to see which parameters train; ``unfreeze()`` ends it.
+
+        Raises:
+            ValueError: a likelihood that is not Gaussian, a sigma that is predicted already, or a
+                decoder that sees x as well.
+
+        Example:
+            >>> from pyro_vae import likelihoods
+            >>> vae = VAE((6,), 2, likelihood=likelihoods.Gaussian("learned"), hidden=(4,))
+            >>> vae.predict_sigma(freeze=[vae])
+            trains 4 tensors, 42 numbers: decoder.log_sigma
+            rests 4 tensors, 42 numbers: decoder.mean
         """
         # The bound of the next evaluation is to see the same random numbers as that of the last
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             head = self._default_decoder(self.event_shape)
-        for parameter in head.output_layer.parameters():
-            nn.init.zeros_(parameter)
-        head.to(next(self.decoder.parameters(), self.one_hot)).train(self.decoder.training)
-        self.decoder = networks.MeanAndLogSigma(self.decoder, head)
-        self.arguments["decoder"] = self.decoder
-        self._check_decoder((*self.event_shape, 2))
-        return head
+        return predict_sigma(self, head, freeze)
 
     def _sees(self, layer: int) -> list[str]:
         """Latents that the conditional of ``layer`` (0 is x) sees, the nearest first."""
-        above = [f"z{i}" for i in range(layer + 1, len(self.latent_sizes) + 1)]
+        # From the top on, as they are named
+        above = [*self.latent_sizes][: len(self.latent_sizes) - layer][::-1]
         return above if self.skip else above[:1]
 
     def _context_size(self, layer: int) -> int:
@@ -184,18 +195,6 @@ class VAE(Model):
         )
         size = self.latent_sizes[site]
         return DiagonalNormal(network, network.out_features, size, norm=self.norm)
-
-    def _check_decoder(self, features: tuple[int, ...]) -> None:
-        shapes = [(self.latent_sizes[s],) for s in self._sees(0)]
-        if self.condition:
-            shapes.append((self.condition,))
-        got = networks.output_shape(self.decoder, *shapes, argument="decoder")
-        if got != features:
-            raise ValueError(
-                f"decoder: {type(self.likelihood).__name__} for data of shape {self.event_shape} "
-                f"expects features (n, {', '.join(map(str, features))}), the decoder returned "
-                f"(n, {', '.join(map(str, got))})"
-            )
 
     def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
         """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
@@ -250,26 +249,6 @@ class VAE(Model):
         p_z = self.conditionals[site](*context, *(labels if context else ()))
         return declared(p_z, (self.latent_sizes[site],), site)
 
-    def check_data(self, x: Tensor) -> None:
-        """Raise ``ValueError`` if ``x`` has the wrong shape or values outside the likelihood's."""
-        self.check_shape(x)
-        check_values(self.likelihood, x)
-
-    def check_shape(self, x: Tensor) -> None:
-        """Raise ``ValueError`` unless ``x`` is (n, *event_shape), n >= 1, of the model's dtype."""
-        if tuple(x.shape[1:]) != self.event_shape or len(x) == 0:
-            raise ValueError(
-                f"site 'x': expected shape (n, {', '.join(map(str, self.event_shape))}) "
-                f"with n >= 1, got {tuple(x.shape)}: reshape the data, or build the model for "
-                "their event_shape"
-            )
-        # The buffer has the dtype of the parameters and is found faster than they are
-        if x.dtype != self.one_hot.dtype:
-            raise ValueError(
-                f"site 'x': got {x.dtype} data for a model of {self.one_hot.dtype}: use "
-                f"x.to({self.one_hot.dtype}), or convert the model"
-            )
-
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None
     ) -> Tensor:
@@ -284,9 +263,7 @@ class VAE(Model):
             x, given or drawn, (n, *event_shape).
         """
         if x is not None:
-            self.check_shape(x)
-            if pyro.infer.util.is_validation_enabled():
-                check_values(self.likelihood, x)
+            self._check_given(x)
             n = len(x)
         else:
             n = size if size is not None else (1 if y is None else len(y))
@@ -321,8 +298,3 @@ class VAE(Model):
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
             f"  {', '.join(shapes)}\n  {self._count()}"
         )
-
-    @property
-    def event_size(self) -> int:
-        """Number of elements of one datum."""
-        return math.prod(self.event_shape)

@@ -16,12 +16,11 @@ from torch.nn.functional import embedding
 from .. import networks
 from ..codebooks import Codebook, MovingAverage, UniformCodes
 from ..distributions import as_pyro, declared
+from ..ground.recorded import takes
 from ..likelihoods import Likelihood
-from ..likelihoods.base import check_values, feature_shape
 from ..networks.grids import GridDecoder, grid_shape
-from ..programs.coding import decode
-from ..programs.program import Model
-from .vae import VAE
+from ..programs.encoding import decode
+from .base import DecoderModel, check_likelihood
 
 _SITE = "z1"
 
@@ -36,7 +35,7 @@ class _Embedding(Messenger):
             self.value = msg["infer"].get("embedding")
 
 
-class VQVAE(Model):
+class VQVAE(DecoderModel):
     """p(x, z) = p(x|e(z)) p(z): a grid z of codes, the data given the vectors that they stand for.
 
     The site "z1" is a grid of one-hot codes, event shape (*grid_shape, codes), uniform a priori.
@@ -81,9 +80,6 @@ class VQVAE(Model):
     """
 
     condition = 0
-    # Labels apart, a datum is checked as for a VAE
-    check_data, check_shape = VAE.check_data, VAE.check_shape
-    event_size = VAE.event_size
 
     def __init__(
         self,
@@ -106,11 +102,7 @@ class VQVAE(Model):
         self.event_shape = networks.sizes("event_shape", event_shape)
         self.channels = networks.sizes("channels", channels)
         networks.check_activation(activation)
-        if not isinstance(likelihood, nn.Module):
-            raise TypeError(
-                "likelihood: expected an instance such as likelihoods.Bernoulli(), "
-                f"got {likelihood!r}"
-            )
+        check_likelihood(likelihood)
         self.blocks, self.activation = blocks, activation
         self.hidden = None if hidden is None else networks.sizes("hidden", hidden)
         if codebook is None:
@@ -128,7 +120,8 @@ class VQVAE(Model):
                     f"{name}: expected the codebook's {getattr(codebook, name)}, got {value}: "
                     f"leave out {name}, or build the codebook with it"
                 )
-        self.arguments["codebook"] = codebook
+        if takes(type(self), "codebook"):
+            self.arguments["codebook"] = codebook
         self.codebook, self.likelihood = codebook, likelihood
         self.codes, self.code_dim = codebook.codes, codebook.code_dim
         self.grid_shape = self._grid_shape(grid, own=decoder is not None)
@@ -138,18 +131,17 @@ class VQVAE(Model):
         self.conditionals = nn.ModuleDict({_SITE: own})
         if prior is not None:
             self._check_prior()
-        features = feature_shape(likelihood, self.event_shape)
-        self.decoder = self._decoder(features) if decoder is None else decoder
+        self.decoder = self._default_decoder() if decoder is None else decoder
         if decoder is not None:
-            self._check_decoder(features)
+            self._check_decoder((*self.grid_shape, self.code_dim))
 
     @classmethod
     def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         """With the codebook that 0.1 built where its files name none."""
-        if arguments.get("codebook") is not None:
+        if arguments.get("codebook") is not None or not takes(cls, "codebook"):
             return arguments
         sizes = [arguments.get("codes") or 512, arguments.get("code_dim") or 64]
-        codebook = MovingAverage(*sizes, **MovingAverage.of_file({}))
+        codebook = MovingAverage(*sizes, **MovingAverage.absent)
         return {**arguments, "codebook": codebook}
 
     @property
@@ -170,11 +162,11 @@ class VQVAE(Model):
             )
         return shape
 
-    def _decoder(self, features: tuple[int, ...]) -> nn.Module:
+    def _default_decoder(self) -> nn.Module:
         if self.convolutional:
             return GridDecoder(
                 self.code_dim,
-                features,
+                self._feature_shape(),
                 event_dim=len(self.event_shape),
                 channels=self.channels,
                 blocks=self.blocks,
@@ -182,17 +174,7 @@ class VQVAE(Model):
             )
         widths = tuple(reversed(networks.hidden_widths(self.hidden)))
         inputs = (*self.grid_shape, self.code_dim)
-        return networks.MLP(inputs, widths, features, activation=self.activation)
-
-    def _check_decoder(self, features: tuple[int, ...]) -> None:
-        shape = (*self.grid_shape, self.code_dim)
-        got = networks.output_shape(self.decoder, shape, argument="decoder")
-        if got != features:
-            raise ValueError(
-                f"decoder: {type(self.likelihood).__name__} for data of shape {self.event_shape} "
-                f"expects features (n, {', '.join(map(str, features))}), the decoder returned "
-                f"(n, {', '.join(map(str, got))})"
-            )
+        return networks.MLP(inputs, widths, self._feature_shape(), activation=self.activation)
 
     def _check_prior(self) -> None:
         expected, got = (
@@ -219,9 +201,7 @@ class VQVAE(Model):
             x, given or drawn, (n, *event_shape).
         """
         if x is not None:
-            self.check_shape(x)
-            if pyro.infer.util.is_validation_enabled():
-                check_values(self.likelihood, x)
+            self._check_given(x)
         with pyro.plate("data", (size or 1) if x is None else len(x), dim=-1):
             with _Embedding() as told:
                 z = pyro.sample(_SITE, as_pyro(self.conditionals[_SITE](), _SITE))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..ground.arguments import sizes
 from ..programs.modes import evaluating
+from ..programs.placing import like
 
 Activation = Callable[[], nn.Module]
 
@@ -81,7 +82,7 @@ def output_shape(
         )
     inputs = ", ".join(f"({', '.join(map(str, ('n', *shape)))})" for shape in shapes)
     expected = f"{argument}: expected a network that maps tensors of shape {inputs} to a tensor"
-    reference = next(network.parameters(), torch.zeros(()))
+    reference = like(network, default=torch.zeros(()))
     with evaluating(network):
         try:
             result = network(*(reference.new_zeros(1, *shape) for shape in shapes))

@@ -80,7 +80,7 @@ class MLP(Recorded, nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Apply the layers."""
         first = inputs[0].flatten(-self.event_dim) if self.event_dim > 1 else inputs[0]
-        start = concatenate((first, *inputs[1:]))
+        start = concatenate((first, *inputs[1:])) if len(inputs) > 1 else first
         h = start
         for i, layer in enumerate(self.layers):
             h = layer(torch.cat([h, start], -1) if self.skip and i > 0 else h)

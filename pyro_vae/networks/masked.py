@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..ground.arguments import is_whole, whole
 from ..ground.recorded import Recorded
-from . import is_whole
 
 
 class _GatedLayer(nn.Module):
@@ -141,18 +141,12 @@ class PixelCNN(Recorded, nn.Module):
     ) -> None:
         """Build all layers."""
         super().__init__()
-        numbers = {"channels": channels, "outputs": outputs, "width": width, "layers": layers}
-        for name, value in numbers.items():
-            if not is_whole(value) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        self.channels, self.outputs = whole("channels", channels), whole("outputs", outputs)
+        whole("width", width)
+        whole("layers", layers)
         if not is_whole(kernel) or kernel < 3 or kernel % 2 == 0:
             raise ValueError(f"kernel: expected an odd number of at least 3, got {kernel!r}")
-        if not is_whole(context) or context < 0:
-            raise ValueError(
-                f"context: expected the number of channels of the context, got {context!r}: "
-                "pass 0 for none"
-            )
-        self.channels, self.outputs, self.context = int(channels), int(outputs), int(context)
+        self.context = whole("context", context, 0, advice="pass its channels, 0 for none")
         self.layers = nn.ModuleList(
             _GatedLayer(
                 channels if i == 0 else width,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import ranks
+from ..ground.internals import BatchNorm
 
 Norm = Callable[[int], nn.Module]
 
@@ -57,7 +57,7 @@ class Normalized(nn.Module):
         rows = last.reshape(-1, last.shape[-1])
         # In a run of several processes the others have rows as well
         alone = len(rows) == 1 and ranks.size() == 1
-        if alone and self.training and isinstance(self.norm, _BatchNorm):
+        if alone and self.training and isinstance(self.norm, BatchNorm):
             raise ValueError(
                 "norm: BatchNorm in training mode expects at least 2 data per batch, got 1, whose "
                 "variance is zero: choose a batch_size that leaves no single datum over"

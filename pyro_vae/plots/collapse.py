@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .drawing import COLORS, new_axes, shown
-
-if TYPE_CHECKING:
-    from ..diagnostics.collapse import Collapse
+from ..ground.drawing import COLORS, new_axes, shown
+from ..ground.tables import mean_and_error
 
 
-def collapse(result: Collapse) -> Figure:
+def collapse(result: Any) -> Figure:
     """Draw KL = I + marginal KL per site, and the variance of each unit's posterior mean.
 
     Args:
-        result: what ``diagnostics.collapse`` returned.
+        result: what ``diagnostics.collapse`` returned, or other numbers by the same names:
+            ``sites``, site -> its ``kl``, ``mutual_information`` and ``marginal_kl``, each (n,)
+            in nats; ``whole``, the same of all sites together; ``cap``, what the mutual
+            information cannot exceed; ``units``, site -> the ``variance`` (units,) of the
+            posterior means and the ``threshold`` of active units; ``verdict``, a title.
 
     Returns:
         A figure of two axes: bars per site with their standard errors, and the units of each site
@@ -37,9 +40,8 @@ def collapse(result: Collapse) -> Figure:
     at = np.arange(len(rows))
     parts = {"KL": "kl", "mutual information": "mutual_information", "marginal KL": "marginal_kl"}
     for i, (label, part) in enumerate(parts.items()):
-        values = [getattr(found, part) for found in rows.values()]
-        means = [float(v.mean()) for v in values]
-        errors = [float(v.std()) / len(v) ** 0.5 for v in values]
+        found = [mean_and_error(torch.as_tensor(getattr(r, part))) for r in rows.values()]
+        means, errors = zip(*found, strict=True)
         bars.bar(at + 0.27 * (i - 1), means, 0.25, yerr=errors, color=COLORS[i], label=label)
     bars.axhline(result.cap, color=COLORS[8], linestyle=":", label="log N, cap of I")
     bars.set_xticks(at, [shown(site) for site in rows])
@@ -50,16 +52,16 @@ def collapse(result: Collapse) -> Figure:
     )
     threshold = next(iter(result.units.values())).threshold
     for i, (site, found) in enumerate(result.units.items()):
-        order = found.variance.argsort(descending=True).cpu()
-        # Units without any variance still get a point
-        variance = found.variance.cpu()[order].clamp(min=1e-8)
+        variance = torch.as_tensor(found.variance).cpu().sort(descending=True).values
+        active = int((variance > found.threshold).sum())
         units.plot(
-            np.arange(1, len(order) + 1),
-            variance,
+            np.arange(1, len(variance) + 1),
+            # Units without any variance still get a point
+            variance.clamp(min=1e-8),
             marker="o",
             markersize=4,
             color=COLORS[i % len(COLORS)],
-            label=shown(f"{site}: {found.active} of {len(found)} active"),
+            label=shown(f"{site}: {active} of {len(variance)} active"),
         )
     units.axhline(threshold, color=COLORS[8], linestyle=":", label=f"threshold {threshold:g}")
     units.set_yscale("log")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .drawing import COLORS, MARKERS, new_axes, shown
+from ..ground.drawing import COLORS, MARKERS, new_axes, shown
 
 _MANY = 20
 

@@ -1,12 +1,10 @@
-"""What the pictures share: figures, grids of data, labels of rows and columns."""
+"""What pictures of data share: grids with labels of rows and columns, runs of the programs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import matplotlib
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -19,53 +17,9 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from ..data import Dataset
+from ..ground.drawing import new_axes, shown
 from ..programs.labels import checked_labels, label_arguments
 from ..programs.means import stand_in_data
-
-# "Accessible Color Sequences for Data Visualization", Petroff (2021): told apart by colour-blind
-# readers and in this order.
-COLORS = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
-)
-MARKERS = "os^D"
-
-
-class ShownOnce(Figure):
-    """A figure that a notebook shows once, also where it is the value of a cell."""
-
-    def _ipython_display_(self) -> None:
-        # The inline backend shows every open figure after a cell, on top of the cell's value.
-        if "inline" in matplotlib.get_backend():
-            plt.close(self)
-        raise NotImplementedError  # makes IPython go on to its own formatters of figures
-
-
-def new_axes(rows: int, columns: int, size: tuple[float, float]) -> list[Axes]:
-    """Axes of a new figure of ``size`` (width, height) inches, row by row."""
-    # "constrained" clips the labels beside images, which keep their aspect; "compressed" does not.
-    _, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="compressed", FigureClass=ShownOnce
-    )
-    return list(axes.flat)
-
-
-def shown(text: object) -> str:
-    r"""A name that matplotlib shows as it is: no dollar begins a formula, all is Unicode.
-
-    Example:
-        >>> print(shown("2$ or 3$"))
-        2\$ or 3\$
-    """
-    return str(text).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -182,11 +136,11 @@ def _label(
     axis.set_ticks([frame + i * step + (cell - 1) / 2 for i in shown], [labels[i] for i in shown])
 
 
-def add_scale(drawn: AxesImage, axes: Sequence[Axes]) -> None:
+def add_scale(drawn: AxesImage, axes: Sequence[Axes], label: str = "value") -> None:
     """The colour scale of a heat-map beside its axes; images have none."""
     if drawn.get_array().ndim == 2:
         axes[0].figure.colorbar(
-            drawn, ax=axes, label="value", fraction=0.05, pad=0.02, ticks=MaxNLocator(4)
+            drawn, ax=axes, label=label, fraction=0.05, pad=0.02, ticks=MaxNLocator(4)
         )
 
 
@@ -215,19 +169,29 @@ def grid_axes(
     return ax
 
 
-def stacked(rows: dict[str, Tensor]) -> Figure:
-    """A figure with one row of data under another, label -> (n, *event)."""
+def stacked(rows: Mapping[str, Tensor], heat: Mapping[str, Tensor] | None = None) -> Figure:
+    """A figure with one row of data under another, label -> (n, *event).
+
+    Those of ``heat``, values from 0 upwards and of one channel, have a colour scale each.
+    """
+    heat = heat or {}
     first = next(iter(rows.values()))
     image = is_image(first.shape[1:])
     columns = len(first) if image else 1
     width, height = grid_size(first.shape[1:], 1 if image else len(first), columns)
-    axes = new_axes(len(rows), 1, (width + 1.3, min(10.0, (height + 0.15) * len(rows) + 0.2)))
-    span = value_range(rows.values())
-    for ax, (label, x) in zip(axes, rows.items(), strict=True):
-        drawn = draw_grid(ax, x, columns, row_labels=[label] if image else (), span=span)
+    number, drawn = len(rows) + len(heat), []
+    size = width + (1.9 if heat else 1.3), min(10.0, (height + 0.15) * number + 0.2)
+    axes = new_axes(number, 1, size)
+    shared = value_range(rows.values())
+    for ax, (label, x) in zip(axes, [*rows.items(), *heat.items()], strict=True):
+        span, cmap = ((0.0, float(x.max())), "magma") if label in heat else (shared, None)
+        labels = [label] if image else ()
+        drawn.append(draw_grid(ax, x, columns, row_labels=labels, span=span, cmap=cmap))
         if not image:
             ax.set_title(shown(label), fontsize="medium")
-    add_scale(drawn, axes)
+    add_scale(drawn[0], axes[: len(rows)])
+    for ax, label, own in zip(axes[len(rows) :], heat, drawn[len(rows) :], strict=True):
+        add_scale(own, [ax], label)
     return axes[0].figure
 
 
@@ -239,13 +203,13 @@ def spaced(values: Iterable[float], most: int = 10) -> list[str]:
 
 
 def run_on_zeros(
-    model: Callable, x: Tensor, y: Tensor | None, *, given: Trace | None = None
+    model: Callable, x: Tensor, y: Tensor | None, *, given: Mapping[str, Tensor] | None = None
 ) -> Trace:
-    """The trace of a model on zeros of the shape of ``x``, with latents from the trace ``given``.
+    """The trace of a model on zeros of the shape of ``x``, with the latents that are ``given``.
 
     Its latents and p(x|z) are those for ``x``, which may be grey where the likelihood is binary.
     """
-    program = model if given is None else poutine.replay(model, trace=given)
+    program = poutine.condition(model, data=given or {})
     y = checked_labels(model, y, len(x), x.device)
     with stand_in_data():
         return poutine.trace(program).get_trace(torch.zeros_like(x), **label_arguments(model, y))

@@ -11,13 +11,14 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from ..ground.drawing import shown
 from ..infer import grid_2d, interpolate, traverse
 from ..programs.labels import as_labels, label_arguments
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import latent_sites, observed_sites
 from ..programs.values import check_tensor
-from .drawing import grid_axes, run_on_zeros, shown, spaced, vector_site
+from .drawing import grid_axes, run_on_zeros, spaced, vector_site
 
 _MOST_UNITS = 10
 
@@ -180,8 +181,8 @@ def _unit_kl(
     """The site that is meant, and the mean KL of each of its units over data, (size,)."""
     with ShowMeans():
         q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
-    p = run_on_zeros(model, x, y, given=q)
-    site = vector_site({s: q.nodes[s]["value"] for s in latent_sites(q)}, site)
+    z = {s: q.nodes[s]["value"] for s in latent_sites(q)}
+    p, site = run_on_zeros(model, x, y, given=z), vector_site(z, site)
     q_mean, q_variance = _moments(q.nodes[site]["fn"], site)
     p_mean, p_variance = _moments(p.nodes[site]["fn"], site)
     ratio = q_variance / p_variance

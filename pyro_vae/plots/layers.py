@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from ..programs.labels import as_labels, checked_labels, label_arguments
-from ..programs.means import mean_of, stand_in_data
+from ..ground.drawing import new_axes, shown
+from ..programs.labels import as_labels, label_arguments
+from ..programs.means import mean_of
 from ..programs.modes import evaluating
 from ..programs.sites import latent_sites, observed_sites
 from ..programs.unwrapping import name_of
 from ..programs.values import check_tensor
-from .drawing import grid_axes, new_axes, shown
+from .drawing import grid_axes, run_on_zeros
 from .scatter import draw_points
 
 _MOST_COLUMNS = 3
@@ -90,7 +89,7 @@ def layer_samples(
             for s in order[: order.index(site)]
         }
         labels = None if labels is None else labels.repeat_interleave(columns)
-        below = _run(poutine.condition(model, data=above), rows * columns, labels, like, model)
+        below = _run(model, rows * columns, labels, like, above)
     node = below.nodes[data_site]
     x = mean_of(node["fn"], data_site) if mean else node["fn"].sample()
     if like is not None:
@@ -106,15 +105,16 @@ def layer_samples(
 
 
 def _run(
-    program: Callable, n: int, y: Tensor | None, like: Tensor | None, model: Any = None
+    model: Callable,
+    n: int,
+    y: Tensor | None,
+    like: Tensor | None,
+    given: Mapping[str, Tensor] | None = None,
 ) -> Trace:
-    """A trace of ``n`` data of a model, which may be conditioned on latents."""
-    model = program if model is None else model
+    """A trace of ``n`` data of a model, with the latents that are ``given``."""
     if like is not None:
-        x = torch.zeros_like(like[:1]).expand(n, *like.shape[1:])
-        y = checked_labels(model, y, n, like.device)
-        with stand_in_data():
-            return poutine.trace(program).get_trace(x, **label_arguments(model, y))
+        return run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y, given=given)
+    program = poutine.condition(model, data=given or {})
     return poutine.trace(program).get_trace(size=n, **label_arguments(model, y))
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..data.given import as_dataset
+from ..ground.drawing import COLORS, MARKERS, new_axes, shown
 from ..infer import encode
 from ..programs.labels import label_arguments
 from ..programs.placing import matched
 from ..programs.running import measuring
-from .drawing import COLORS, MARKERS, new_axes, rows_of, shown, vector_site
+from .drawing import rows_of, vector_site
 
 _ENCODED_AT_ONCE = 4096
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from ..programs.coding import decode, encode
+from ..ground.drawing import COLORS, new_axes
+from ..programs.encoding import decode, encode
 from ..programs.labels import as_labels, label_arguments
 from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
-from .drawing import COLORS, draw_grid, grid_size, is_image, new_axes, value_range
+from .drawing import stacked
 
-if TYPE_CHECKING:
-    from ..diagnostics.calibration import Calibration
+# Widths in sigma that have a point on the curve
+_MARKED = {1: "o", 2: "s"}
 
 
 def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None) -> Figure:
@@ -54,40 +55,20 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         z = encode(guide, x, **label_arguments(guide, y)).mean
         p = decode(model, z, x=torch.zeros_like(x), **label_arguments(model, y))
         mean, sigma = mean_of(p, "x"), p.stddev
-    image = is_image(x.shape[1:])
-    columns = len(x) if image else 1
-    width, height = grid_size(x.shape[1:], 1 if image else len(x), columns)
-    rows = {"data": x, "mean": mean, "sigma(z)": sigma}
-    axes = new_axes(3, 1, (width + 1.9, min(10.0, (height + 0.15) * 3 + 0.2)))
-    span = value_range([x, mean])
-    for ax, (label, values) in zip(axes[:2], list(rows.items())[:2], strict=True):
-        drawn = draw_grid(ax, values, columns, row_labels=[label] if image else (), span=span)
-    if not image:
-        axes[0].figure.colorbar(drawn, ax=axes[:2], label="value", ticks=MaxNLocator(4))
     if sigma.dim() == 4:
         sigma = sigma.square().mean(1).sqrt()
-    drawn = draw_grid(
-        axes[2],
-        sigma,
-        columns,
-        row_labels=["sigma(z)"] if image else (),
-        span=(0.0, float(sigma.max())),
-        cmap="magma",
-    )
-    axes[2].figure.colorbar(drawn, ax=axes[2], label="sigma(z)", ticks=MaxNLocator(4))
-    if not image:
-        for ax, label in zip(axes, rows, strict=True):
-            ax.set_title(label, fontsize="medium")
-    return axes[0].figure
+    return stacked({"data": x, "mean": mean}, {"sigma(z)": sigma})
 
 
-def calibration(result: Calibration, *, ax: Axes | None = None) -> Axes:
+def calibration(result: Any, *, ax: Axes | None = None) -> Axes:
     """Draw the fraction of elements within w sigma against that of a normal distribution.
 
     Above the diagonal sigma is too large, below it too small.
 
     Args:
-        result: what ``diagnostics.calibration`` found.
+        result: what ``diagnostics.calibration`` found, or other numbers by the same names:
+            ``widths`` w, (k,), and for each ``inside``, the fraction of the elements within
+            w sigma, and ``expected``, that of a normal distribution.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
@@ -104,9 +85,10 @@ def calibration(result: Calibration, *, ax: Axes | None = None) -> Axes:
         (ax,) = new_axes(1, 1, (4.2, 4.0))
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
     ax.plot(result.expected, result.inside, color=COLORS[0], label="this pair")
-    for (name, inside, _, expected), marker in zip(result.rows(), "os", strict=True):
-        label = f"{name}: {100 * inside:.1f} %"
-        ax.plot(expected, inside, marker, color=COLORS[0], label=label, clip_on=False)
+    for w, inside, expected in zip(result.widths, result.inside, result.expected, strict=True):
+        if marker := _MARKED.get(float(w)):
+            label = f"within {w:g} sigma: {100 * inside:.1f} %"
+            ax.plot(expected, inside, marker, color=COLORS[0], label=label, clip_on=False)
     ax.set_xlabel("expected inside, normal distribution")
     ax.set_ylabel("inside")
     ax.set_xlim(0, 1)

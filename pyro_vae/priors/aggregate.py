@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..ground.arguments import positive, whole
 from ..ground.recorded import Recorded
 from .posterior import check_latents, posterior_samples
 
@@ -70,15 +71,9 @@ class AggregatePosterior(Recorded, nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("components", components),
-            ("covariance_floor", covariance_floor),
-            ("initializations", initializations),
-        ):
-            if not value > 0:
-                raise ValueError(f"{name}: expected a positive number, got {value!r}")
-        self.components, self.covariance_floor = components, covariance_floor
-        self.initializations, self.seed = initializations, seed
+        self.components = whole("components", components)
+        self.covariance_floor = positive("covariance_floor", covariance_floor)
+        self.initializations, self.seed = whole("initializations", initializations), seed
         for name in self._FITTED:
             self.register_buffer(name, None)
 

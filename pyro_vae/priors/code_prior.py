@@ -14,11 +14,13 @@ from tqdm.auto import tqdm
 
 from ..data import Dataset
 from ..data.given import as_dataset
+from ..ground.arguments import positive, whole
 from ..ground.recorded import Recorded
 from ..ground.streams import RandomStream
 from ..models import VQVAE
 from ..networks.masked import PixelCNN
 from ..programs.modes import evaluating
+from ..programs.placing import like
 from ..programs.program import Guide
 
 _BATCH = 1000
@@ -82,9 +84,9 @@ class AutoregressiveCodes(TorchDistribution):
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Ancestral draws of shape ``sample_shape`` + batch shape + event shape."""
         shape = self._extended_shape(sample_shape)
-        like = next(self.network.parameters())
         n = math.prod(shape[: -len(self.event_shape)])
-        images = self.fill(like.new_zeros(n, self.codes, *self._image), start=0)
+        grid = like(self.network).new_zeros(n, self.codes, *self._image)
+        images = self.fill(grid, start=0)
         return images.movedim(1, -1).reshape(shape)
 
     @torch.no_grad()
@@ -155,8 +157,7 @@ class CodePrior(Recorded, nn.Module):
 
     def forward(self, *context: Tensor, temperature: float = 1.0) -> AutoregressiveCodes:
         """The distribution of a grid: batch shape (), event shape (*grid_shape, codes)."""
-        if not temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        positive("temperature", temperature)
         return AutoregressiveCodes(
             self.network, self.grid_shape, self.codes, temperature=temperature
         )
@@ -202,10 +203,8 @@ class CodePrior(Recorded, nn.Module):
         Raises:
             ValueError: no epoch, or codes of another grid.
         """
-        if epochs < 1 or batch_size < 1:
-            raise ValueError(
-                f"epochs and batch_size: expected at least 1, got {epochs} and {batch_size}"
-            )
+        whole("epochs", epochs)
+        whole("batch_size", batch_size)
         stream = RandomStream(seed)
         with stream.on(self.one_hot.device):
             index = self._codes(guide, data)

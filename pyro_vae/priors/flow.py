@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
@@ -11,12 +11,11 @@ from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
 from ..conditionals.flow import FlowDistribution
-from ..data import Dataset
-from ..ground.recorded import Recorded
-from .posterior import fit_latents, posterior_samples
+from ..ground.arguments import whole
+from .base import FittedPrior
 
 
-class FlowPrior(Recorded, nn.Module):
+class FlowPrior(FittedPrior):
     """A masked autoregressive flow from N(0, I): density in one pass, sampling in ``size`` passes.
 
     Trained with the rest under ``handlers.replace_prior``, or fitted to the aggregate posterior
@@ -50,14 +49,11 @@ class FlowPrior(Recorded, nn.Module):
         hidden: Sequence[int] = (64, 64),
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if size < 2:
-            raise ValueError(f"size: expected at least 2, got {size}: use priors.MixturePrior")
-        if transforms < 1:
-            raise ValueError(f"transforms: expected at least 1, got {transforms}")
+        super().__init__(size, seed)
+        whole("size", size, 2, advice="use priors.MixturePrior")
+        whole("transforms", transforms)
         if not hidden or min(hidden) < size:
             raise ValueError(f"hidden: expected widths of at least size={size}, got {hidden}")
-        self.size, self.seed = size, seed
         order = torch.arange(size)
         self.networks = nn.ModuleList(
             AutoRegressiveNN(size, list(hidden), permutation=order if i % 2 else order.flip(0))
@@ -65,7 +61,6 @@ class FlowPrior(Recorded, nn.Module):
         )
         self.register_buffer("loc", torch.zeros(size), persistent=False)
         self.register_buffer("scale", torch.ones(size), persistent=False)
-        self.register_buffer("fitted_on", torch.tensor(0))
 
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The flow's distribution, whatever the context: batch shape (), event shape (size,)."""
@@ -73,53 +68,9 @@ class FlowPrior(Recorded, nn.Module):
         steps = [AffineAutoregressive(network).inv for network in self.networks]
         return FlowDistribution(dist.Normal(self.loc, self.scale).to_event(1), steps)
 
-    def fit(
-        self,
-        model: Callable,
-        guide: Callable,
-        data: Dataset | Tensor | tuple[Tensor, Tensor | None],
-        *,
-        epochs: int = 50,
-        batch_size: int = 256,
-        lr: float = 1e-3,
-    ) -> FlowPrior:
-        """Maximise the likelihood of one sample of the top latent per datum.
-
-        Args:
-            model: generative program.
-            guide: inference program.
-            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
-            epochs: passes over the samples.
-            batch_size: samples per step.
-            lr: learning rate of Adam, which falls to zero.
-
-        Returns:
-            This prior.
-
-        Raises:
-            ValueError: latents of another size.
-            FloatingPointError: the likelihood became NaN.
-        """
-        return self.fit_samples(
-            posterior_samples(model, guide, data, seed=self.seed),
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-        )
-
-    def fit_samples(
-        self, z: Tensor, *, epochs: int = 50, batch_size: int = 256, lr: float = 1e-3
-    ) -> FlowPrior:
-        """Fit to latents z (n, size) that you have already; the other arguments as in ``fit``."""
-        fit_latents(
-            self,
-            lambda rows: self().log_prob(rows),
-            z.detach(),
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-        )
-        return self
+    def bound(self, z: Tensor) -> Tensor:
+        """Log p(z), (n,), of latents (n, size)."""
+        return self().log_prob(z)
 
     def __repr__(self) -> str:
         """Size, steps, and what it was fitted on."""

@@ -11,6 +11,7 @@ from pyro.distributions import MixtureSameFamily
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ..ground.arguments import whole
 from ..ground.recorded import Recorded
 
 
@@ -37,10 +38,8 @@ class MixturePrior(Recorded, nn.Module):
 
     def __init__(self, size: int, components: int = 10, *, min_scale: float = 1e-3) -> None:
         super().__init__()
-        for name, value in (("size", size), ("components", components)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value!r}")
-        self.size, self.components, self.min_scale = size, components, min_scale
+        self.size, self.components = whole("size", size), whole("components", components)
+        self.min_scale = min_scale
         self.logits = nn.Parameter(torch.zeros(components))
         # The components differ from the start, or they would stay one
         self.means = nn.Parameter(torch.randn(components, size))
@@ -91,8 +90,7 @@ class VampPrior(Recorded, nn.Module):
         self, guide: Any, components: int = 50, *, activation: type[nn.Module] = nn.Identity
     ) -> None:
         super().__init__()
-        if components < 1:
-            raise ValueError(f"components: expected at least 1, got {components!r}")
+        whole("components", components)
         model, conditionals = (getattr(guide, a, None) for a in ("model", "conditionals"))
         if model is None or conditionals is None:
             raise TypeError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,11 +13,10 @@ from torch.distributions import constraints, kl_divergence
 
 from .. import networks
 from ..conditionals.normal import DiagonalNormal, StandardNormal
-from ..data import Dataset
-from ..ground.recorded import Recorded
+from ..ground.arguments import whole
 from ..guides import BottomUp
 from ..models import VAE
-from .posterior import fit_latents, posterior_samples
+from .base import FittedPrior
 
 
 class _SecondStage(TorchDistribution):
@@ -54,7 +53,7 @@ class _SecondStage(TorchDistribution):
         )
 
 
-class TwoStage(Recorded, nn.Module):
+class TwoStage(FittedPrior):
     """p(z) = integral p(z|u) N(u; 0, I) du: a second VAE fitted to the latents of the first.
 
     p(z|u) and q(u|z) are diagonal normals with network heads. Under ``handlers.replace_prior``,
@@ -92,18 +91,13 @@ class TwoStage(Recorded, nn.Module):
         hidden: Sequence[int] = (256, 256),
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        latents = size if latents is None else latents
-        for name, value in (("size", size), ("latents", latents)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        self.size, self.latents, self.seed = size, latents, seed
+        super().__init__(whole("size", size), seed)
+        self.latents = latents = whole("latents", size if latents is None else latents)
         widths = networks.sizes("hidden", hidden)
         up, down = networks.MLP((size,), widths), networks.MLP((latents,), widths[::-1])
         self.top = StandardNormal(latents)
         self.encoder = DiagonalNormal(up, up.out_features, latents)
         self.decoder = DiagonalNormal(down, down.out_features, size)
-        self.register_buffer("fitted_on", torch.tensor(0))
 
     def bound(self, z: Tensor) -> Tensor:
         """A draw of the lower bound E_q[log p(z|u)] - KL(q(u|z) || N(0, I)) on log p(z).
@@ -116,37 +110,6 @@ class TwoStage(Recorded, nn.Module):
         """
         q = self.encoder(z)
         return self.decoder(q.rsample()).log_prob(z) - kl_divergence(q, self.top())
-
-    def fit(
-        self,
-        model: Callable,
-        guide: Callable,
-        data: Dataset | Tensor | tuple[Tensor, Tensor | None],
-        *,
-        epochs: int = 50,
-        batch_size: int = 256,
-        lr: float = 1e-3,
-    ) -> TwoStage:
-        """Maximise the bound on log p(z) for one sample of the top latent per datum.
-
-        Args:
-            model: generative program.
-            guide: inference program.
-            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
-            epochs: passes over the samples.
-            batch_size: samples per step.
-            lr: learning rate of Adam, which falls to zero.
-
-        Returns:
-            This prior.
-
-        Raises:
-            ValueError: latents of another size.
-            FloatingPointError: the bound became NaN.
-        """
-        z = posterior_samples(model, guide, data, seed=self.seed)
-        fit_latents(self, self.bound, z, epochs=epochs, batch_size=batch_size, lr=lr)
-        return self
 
     def check_fitted(self) -> None:
         """Raise ``ValueError`` before ``fit``."""

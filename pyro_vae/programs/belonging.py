@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ..ground.references import WeakReference
+from ..ground.streams import forked
 from .labels import label_arguments
 from .modes import evaluating
 from .program import Guide
@@ -58,7 +59,7 @@ def check_run(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = No
         foreign = [m for m in part.model.modules() if not _tensors(m).keys() <= held]
         hooks = [m.register_forward_pre_hook(lambda m, _: ran.append(m)) for m in foreign]
         try:
-            with evaluating(model, guide), poutine.block(), torch.random.fork_rng(devices=[]):
+            with evaluating(model, guide), poutine.block(), forked(x.device):
                 guide(x, **label_arguments(guide, y))
         finally:
             for hook in hooks:

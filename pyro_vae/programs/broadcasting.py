@@ -8,7 +8,7 @@ from typing import Any
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 
-from .sites import is_auxiliary, is_random, latent_sites, observed_sites
+from .sites import latent_sites, marked_sites, observed_sites, random_sites
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
@@ -26,7 +26,7 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
         ValueError: a site whose value has not the shape of its distribution; data that the guide
             observes as well; a site of the model that is marked as the guide's alone.
     """
-    if marked := [s for s, site in model_trace.nodes.items() if is_auxiliary(site)]:
+    if marked := marked_sites(model_trace):
         raise ValueError(
             f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
             "only the guide has: remove the mark"
@@ -39,8 +39,8 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
             f"hide=[{both[0]!r}]) in the guide"
         )
     for trace in (model_trace, guide_trace):
-        for name, site in trace.nodes.items():
-            if is_random(name, site) and _is_compared(site):
+        for name, site in random_sites(trace).items():
+            if _is_compared(site):
                 _check_shape(name, site, n)
 
 
@@ -76,16 +76,18 @@ def _check_shape(name: str, site: dict[str, Any], n: int) -> None:
     if got == () == event:
         return
     plates = [f for f in site["cond_indep_stack"] if f.vectorized]
-    batch = [1] * max([0, *(-f.dim - len(fn.batch_shape) for f in plates)]) + [*fn.batch_shape]
+    batch = [*fn.batch_shape]
     for plate in plates:
         # A handler between two plates keeps the outer one from the distribution
+        batch = [1] * (-plate.dim - len(batch)) + batch
         batch[plate.dim] = plate.size if batch[plate.dim] == 1 else batch[plate.dim]
     expected = (*batch, *event)
-    over_data = [f for f in plates if f.size == n]
-    over_data.sort(key=lambda f: f.name != "data")
+    if got == expected:
+        return
+    over_data = sorted([f for f in plates if f.size == n], key=lambda f: f.name != "data")
     least = len(event) - (over_data[0].dim if over_data else -1)
     # Data may be the same under each of a plate to their left
-    if got == expected or (len(got) >= least and got == expected[len(expected) - len(got) :]):
+    if len(got) >= least and got == expected[len(expected) - len(got) :]:
         return
     raise ValueError(
         f"site {name!r}: expected a value of shape {expected}, from the batch shape "

@@ -6,28 +6,26 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pyro
-import torch
 from pyro import poutine
 from torch import Tensor
 
+from .autoguides import check_batch, few, is_autoguide
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
-from .labels import as_labels, label_arguments
+from .labels import as_labels
 from .program import Guide, Model
 from .reading import Contributions
-from .running import naming_overflow, trace_pair, undisturbed
+from .running import naming_overflow, traced, undisturbed
 from .sites import (
     check_observed,
     check_sites,
-    density_sites,
     latent_sites,
     observed_sites,
     point_masses,
 )
-from .support import fixed_support, refuse_outside
-from .unwrapping import check_batch, few, is_autoguide, name_of
-from .values import check_finite, check_tensor
+from .support import check_observed_support
+from .unwrapping import name_of
+from .values import check_finite, check_tensor, span_of
 
 
 @dataclass(frozen=True)
@@ -66,27 +64,7 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
             model.label_features(y, len(x))
     else:
         check_finite(x)
-        _check_observed(model, x, y)
-
-
-def _check_observed(model: Callable, x: Tensor, y: Tensor | None) -> None:
-    """Raise for data outside of the support of a site that observes them as they are."""
-    few, labels = x[:2], {} if y is None else label_arguments(model, y[:2])
-
-    def traced() -> poutine.Trace:
-        return poutine.trace(model).get_trace(few, **labels)
-
-    try:
-        with undisturbed(model, device=x.device), pyro.validation_enabled(True):
-            traces = traced(), traced()
-    except Exception:  # what is wrong with the program is told when the pair is checked
-        return
-    for site in observed_sites(traces[0]):
-        value = traces[0].nodes[site]["value"]
-        if isinstance(value, Tensor) and value.shape == few.shape and bool((value == few).all()):
-            fns = [trace.nodes[site]["fn"] for trace in traces]
-            if (support := fixed_support(lambda fns=fns: fns)) is not None:
-                refuse_outside(support, x, f"site {site!r}")
+        check_observed_support(model, x, y)
 
 
 _SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}
@@ -156,16 +134,16 @@ def check_pair(
     """
     check_tensor(x)
     check_batch(guide, len(x))
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     x, y = few(guide, x, y)
     n = len(x)
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with naming_overflow():
-            model_trace = poutine.trace(model).get_trace(x, **label_arguments(model, y))
+            model_trace = traced(model, x, y)
         try:
             with naming_overflow():
-                guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
+                guide_trace = traced(guide, x, y)
         except Exception as error:
             if isinstance(guide, Guide) and guide.model is not getattr(model, "program", model):
                 raise ValueError(
@@ -174,6 +152,7 @@ def check_pair(
                 ) from error
             raise
         in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
+        check_observed(model_trace)
         check_sites(in_model, in_guide)
         for site in in_model:
             shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
@@ -182,25 +161,21 @@ def check_pair(
                     f"site {site!r}: the model's value has shape {shapes[0]} for {n} data, the "
                     f"guide's {shapes[1]}: build the guide for this model"
                 )
-        model_trace, guide_trace = trace_pair(model, guide, x, y)
+        with naming_overflow():
+            model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
         check_observed(model_trace)
         check_shapes(model_trace, guide_trace, n)
         observed = observed_sites(model_trace)
         for trace in (model_trace, guide_trace):
             read = Contributions(trace, (n,))
-            for site in density_sites(trace):
+            for site in read.sites:
                 node = trace.nodes[site]
                 if read(site).isnan().any():
                     raise ValueError(
                         f"site {site!r}: its log-probability is NaN for a "
-                        f"{type(node['fn']).__name__} with values {_span(node['value'])}: check "
+                        f"{type(node['fn']).__name__} with {span_of(node['value'])}: check "
                         "parameters and data"
                     )
     warn_enumerated(guide_trace)
     latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
     return PairSummary(latents, tuple(observed), tuple(in_guide), tuple(point_masses(guide_trace)))
-
-
-def _span(value: Tensor) -> str:
-    value = torch.as_tensor(value).float()
-    return f"from {float(value.min()):.4g} to {float(value.max()):.4g}"

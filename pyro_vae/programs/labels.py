@@ -10,7 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.labels import as_integers
 from .unwrapping import innermost
+
+# What a person may pass for y: labels of all data, or one for all
+Labels = Tensor | np.ndarray | Sequence[int] | int | None
 
 
 def accepts_labels(program: Callable) -> bool:
@@ -35,61 +39,32 @@ def placeholders(
     return label_arguments(program, torch.zeros(n, dtype=torch.long, device=device))
 
 
-def as_labels(
-    y: Tensor | np.ndarray | Sequence[int] | int, n: int, device: torch.device | None
-) -> Tensor:
+def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     """Labels as ``int64`` (n,) on ``device``, from n of them, also (n, 1), or from one for all.
 
+    None stays None.
+
     Raises:
-        TypeError: ``y`` is no tensor, array, list, column of a table or number.
+        TypeError: text, and what holds no labels.
         ValueError: labels that are not integers, or neither one nor n of them.
     """
-    found = y.to_numpy() if hasattr(y, "to_numpy") else y
-    try:
-        # A copy, since torch takes neither read-only arrays nor negative strides
-        found = found.copy() if isinstance(found, np.ndarray) else found
-        labels = torch.as_tensor(found, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    if y is None:
+        return None
+    one = np.ndim(y) == 0
+    labels, names = as_integers([y] if one else y, 1 if one else n)
+    if names:
         raise TypeError(
-            f"y: expected integer labels, a tensor, an array or a list, got {type(y).__name__}: "
-            "number the classes 0, 1, ...; a Dataset numbers text, and names[k] is class k "
-            f"({error})"
-        ) from error
-    if labels.is_floating_point() or labels.is_complex():
-        raise ValueError(
-            f"y: expected integer labels of shape ({n},), got {labels.dtype} "
-            f"{tuple(labels.shape)}: {_integers(labels, y)}"
+            f"y: expected integer labels, got text such as {names[0]!r}: number the classes 0, 1, "
+            "...; a Dataset numbers text, and names[k] is class k"
         )
-    if labels.dim() == 0:
-        labels = labels.expand(n)
-    if labels.shape == (n, 1):
-        labels = labels[:, 0]
-    if labels.shape != (n,):
-        one_hot = labels.shape[:1] == (n,) and labels.dim() == 2
-        raise ValueError(
-            f"y: expected integer labels of shape ({n},), one per datum, or one label for all, "
-            f"got shape {tuple(labels.shape)}: "
-            + ("turn one-hot rows into y.argmax(1)" if one_hot else "pass as many as data")
-        )
-    return labels.long()
-
-
-def _integers(labels: Tensor, y: Any) -> str:
-    """How to make integer labels of others."""
-    if labels.is_complex() or not bool((labels == labels.round()).all()):
-        return "number the classes 0, 1, ..."
-    if labels.dim() == 2 and labels.shape[1] > 1:
-        return "pass y.argmax(1) for one-hot rows"
-    if isinstance(y, Tensor):
-        return "pass y.long()"
-    return "pass y.astype(int)" if hasattr(y, "astype") else "pass torch.as_tensor(y).long()"
+    return labels.to(device).expand(n)
 
 
 def checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -> Any:
     """``y`` for a program, checked before it is traced: a trace adds its table to any error."""
     if getattr(program, "condition", None) == 0:
         return y
-    labels = None if y is None else as_labels(y, n, device)
+    labels = as_labels(y, n, device)
     if hasattr(program, "label_features"):
         program.label_features(labels, n)
     return labels

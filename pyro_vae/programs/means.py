@@ -48,8 +48,8 @@ def mean_of(distribution: Any, site: str) -> Tensor:
     if not mean.isfinite().all():
         raise ValueError(
             f"site {site!r}: expected a distribution that has a mean, got a {type(base).__name__} "
-            "whose mean is NaN or infinite: show draws, such as infer.reconstruct(..., "
-            "sample=True), encode(x).sample or decode(z).sample(), or use another distribution"
+            "whose mean is NaN or infinite: show draws, such as guide(x), model.sample(n) or "
+            "decode(z).sample(), or use another distribution"
         )
     return mean
 

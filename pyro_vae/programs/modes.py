@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,8 @@ def evaluating(*programs: Any) -> Iterator[None]:
 
     The model of a guide is in it too, since a guide may run the model's own conditionals.
     """
-    modules = [m for p in programs if isinstance(p, nn.Module) for m in _run_by(p)]
+    trees = [_run_by(p) for p in programs if isinstance(p, nn.Module)]
+    modules = list(dict.fromkeys(itertools.chain(*trees)))
     with turn:
         modes = [(module, module.training) for module in modules]
         try:
@@ -32,12 +34,11 @@ def evaluating(*programs: Any) -> Iterator[None]:
                 module.training = training
 
 
-def _run_by(program: nn.Module) -> Iterator[nn.Module]:
-    for module in program.modules():
-        yield module
-        # A guide's model is no child of it
-        if isinstance(model := getattr(module, "model", None), nn.Module):
-            yield from model.modules()
+def _run_by(program: nn.Module) -> list[nn.Module]:
+    modules = list(program.modules())
+    # A guide's model is no child of it
+    models = [m for module in modules if isinstance(m := vars(module).get("model"), nn.Module)]
+    return [*modules, *itertools.chain.from_iterable(map(nn.Module.modules, models))]
 
 
 @contextlib.contextmanager

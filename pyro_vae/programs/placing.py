@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..data.given import as_dataset
+
+_CPU = torch.device("cpu")
 
 
-def device_of(*programs: Callable, default: torch.device) -> torch.device:
-    """The device of the first parameter of the programs, ``default`` where there is none."""
-    return next((p.device for p in _parameters(programs)), default)
+def like(*programs: Callable, default: Tensor | None = None) -> Any:
+    """The first floating parameter of the programs, ``default`` where there is none."""
+    for program in programs:
+        if isinstance(program, nn.Module):
+            for parameter in program.parameters():
+                if parameter.is_floating_point():
+                    return parameter
+    return default
+
+
+def device_of(*programs: Callable, default: torch.device = _CPU) -> torch.device:
+    """The device of the programs' first parameter, ``default`` where there is none."""
+    return default if (found := like(*programs)) is None else found.device
 
 
 def dtype_of(*programs: Callable, default: torch.dtype) -> torch.dtype:
     """The floating type of the programs' first parameter, ``default`` where there is none."""
-    return next((p.dtype for p in _parameters(programs) if p.is_floating_point()), default)
-
-
-def _parameters(programs: Iterable[Callable]) -> Iterator[nn.Parameter]:
-    return (p for m in programs if isinstance(m, nn.Module) for p in m.parameters())
+    return default if (found := like(*programs)) is None else found.dtype
 
 
 def matched(
-    data: Dataset, *programs: Callable, device: torch.device | str | None = None
+    data: Any,
+    *programs: Callable,
+    name: str = "data",
+    device: torch.device | str | None = None,
 ) -> Dataset:
     """``data`` on the device and in the floating dtype of the programs' first parameter.
 
     Args:
-        data: any data set.
+        data: anything that ``as_dataset`` takes.
         programs: models and guides; functions have no parameters of their own.
+        name: what errors call the data.
         device: where to put the data in place of the programs' device.
     """
+    data = as_dataset(data, name)
     data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))

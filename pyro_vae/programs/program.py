@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from ..ground.arguments import known, whole
 from ..ground.recorded import Recorded
-from .coding import Encoding, decode, encode
-from .labels import checked_labels, label_arguments
+from .encoding import Encoding, decode, encode
+from .labels import Labels, checked_labels, label_arguments
 from .means import mean_of
 from .modes import evaluating
+from .placing import device_of, like
 from .registration import register
 from .replacement import ReplacedPrior, check_prior
 
@@ -62,12 +64,7 @@ class Model(Program):
             )
 
     def sample(
-        self,
-        n: int,
-        *,
-        y: Tensor | Sequence[int] | int | None = None,
-        mean: bool = False,
-        prior: Callable | None = None,
+        self, n: int, *, y: Labels = None, mean: bool = False, prior: Callable | None = None
     ) -> Tensor:
         """Draw from the generative model by ancestral sampling.
 
@@ -85,11 +82,9 @@ class Model(Program):
             ValueError: n < 1, labels that do not fit, labels for a model without condition, a
                 prior that is not fitted yet or does not fit.
         """
-        if n < 1:
-            raise ValueError(f"n: expected at least 1, got {n}")
+        whole("n", n)
         self._refuse_labels(y)
-        parameter = next(self.parameters(), None)
-        y = checked_labels(self, y, n, None if parameter is None else parameter.device)
+        y = checked_labels(self, y, n, device_of(self, default=None))
         other = contextlib.nullcontext()
         if prior is not None:
             check_prior(prior)
@@ -99,12 +94,7 @@ class Model(Program):
         site = trace.nodes["x"]
         return mean_of(site["fn"], "x") if mean else site["value"]
 
-    def decode(
-        self,
-        z: Tensor | Mapping[str, Tensor],
-        *,
-        y: Tensor | Sequence[int] | int | None = None,
-    ) -> Distribution:
+    def decode(self, z: Tensor | Mapping[str, Tensor], *, y: Labels = None) -> Distribution:
         """The observation distribution p(x|z), in evaluation mode and without gradients.
 
         Args:
@@ -130,8 +120,7 @@ class Model(Program):
         if not z:
             raise ValueError(f"z: expected at least one of {self.latents}, got an empty mapping")
         for site, value in z.items():
-            if site not in self.latent_sizes:
-                raise ValueError(f"z: unknown site {site!r}, the model has {self.latents}")
+            known("z", site, self.latents)
             if value.dim() != 2 or value.shape[-1] != self.latent_sizes[site]:
                 raise ValueError(
                     f"z[{site!r}]: expected shape (n, {self.latent_sizes[site]}), "
@@ -141,7 +130,7 @@ class Model(Program):
             raise ValueError(f"z: unequal n, got { {s: len(v) for s, v in z.items()} }")
         first = next(iter(z.values()))
         # With data at hand nothing is drawn, which may be slow (a pixel at a time) or random
-        x = next(self.parameters(), first).new_zeros(len(first), *self.event_shape)
+        x = like(self, default=first).new_zeros(len(first), *self.event_shape)
         return decode(self, z, x=x, y=y)
 
 
@@ -167,7 +156,7 @@ class Guide(Program):
         """The modules of ``model`` that it runs: with another model it means nothing."""
         return ()
 
-    def encode(self, x: Any, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
+    def encode(self, x: Any, *, y: Labels = None) -> Encoding:
         """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.
 
         The samples are draws, which advance torch's global RNG.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pyro.distributions.util import scale_and_mask
@@ -12,6 +13,8 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
 from .sites import density_sites, is_joint
+
+_NAME = operator.attrgetter("name")
 
 
 class Contributions:
@@ -26,20 +29,27 @@ class Contributions:
         trace: of a model or of a guide.
         shape: (n,), or (k, n) under an outer plate of k samples.
 
+    Attributes:
+        sites: those that the density consists of.
+
     Raises:
         ValueError: a scale or a mask of another shape than the plates of its site.
     """
 
     def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
-        self.trace, self.shape = trace, shape
-        self._shared = _shared_plates(trace, shape)
-        for site in density_sites(trace):
-            _check_shapes(site, trace.nodes[site])
+        self.trace, self.shape, self.sites = trace, shape, density_sites(trace)
+        self._sized = {s: _plates_of_size(trace.nodes[s], shape) for s in self.sites}
+        self._shared = _shared_plates(self._sized.values())
+        self._plates: dict[str, CondIndepStackFrame | None] = {}
+        for site in self.sites:
+            node = trace.nodes[site]
+            if isinstance(node["scale"], Tensor) or isinstance(node["mask"], Tensor):
+                _check_shapes(site, node)
 
     def __call__(self, site: str) -> Tensor:
         """Of ``shape``; the log-probability is computed unless the trace has it."""
         node = self._computed(site)
-        return self.sum(site, masked(node["unscaled_log_prob"], node))
+        return self.sum(site, scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"]))
 
     def density(self, site: str) -> Tensor:
         """The same where it is exact, as a weight needs it.
@@ -64,11 +74,15 @@ class Contributions:
 
     def subsampled(self, site: str) -> float:
         """N/n of the data plate at a site; 1 where the plate is not subsampled."""
-        return _share([self._plate(site)])
+        plate = self._plate(site)
+        return 1.0 if plate is None else _share([plate])
 
     def inside(self, site: str) -> float:
         """N/n of the plates inside a datum at a site, subsampled or not."""
         frames = self.trace.nodes[site]["cond_indep_stack"]
+        # Most often the plate of the data alone
+        if len(frames) == 1 and frames[0] is self._plates.get(site):
+            return 1.0
         plate = self._plate(site)
         return _share([f for f in frames if f is not plate])
 
@@ -89,14 +103,19 @@ class Contributions:
         return node["value"]
 
     def _plate(self, site: str) -> CondIndepStackFrame | None:
-        return _data_plate(self.trace.nodes[site], self.shape, self._shared)
+        if site not in self._plates:
+            node = self.trace.nodes[site]
+            plates = self._sized.get(site)
+            plates = _plates_of_size(node, self.shape) if plates is None else plates
+            self._plates[site] = _data_plate(site, plates, self.shape[-1], self._shared)
+        return self._plates[site]
 
     def _summed(self, site: str, value: Tensor) -> Tensor:
         node = self.trace.nodes[site]
-        if is_joint(node):
+        if node["infer"].get("is_auxiliary") and is_joint(node):
             # Equal parts of what belongs to all data alike
             return (value.sum() / self.shape[-1]).expand(self.shape)
-        return per_datum(value, node, self.shape, self._shared)
+        return _around(self._plate(site), value, node, self.shape)
 
     def _computed(self, site: str) -> dict[str, Any]:
         node = self.trace.nodes[site]
@@ -128,71 +147,78 @@ def _check_shapes(site: str, node: dict[str, Any]) -> None:
                 )
 
 
-def masked(log_prob: Tensor, site: dict[str, Any]) -> Tensor:
-    """Log-probabilities of a site, 0 where its mask hides them, without ``poutine.scale``."""
-    return scale_and_mask(log_prob, 1.0, site["mask"])
-
-
-def _share(frames: list[CondIndepStackFrame | None]) -> float:
+def _share(frames: list[CondIndepStackFrame]) -> float:
     """By how much subsampling in these plates scales log-probabilities."""
-    return math.prod(
-        f.full_size / f.size for f in frames if f is not None and f.full_size not in (None, f.size)
-    )
+    return math.prod([f.full_size / f.size for f in frames if f.full_size not in (None, f.size)])
 
 
 def _plates_of_size(site: dict[str, Any], shape: tuple[int, ...]) -> list[CondIndepStackFrame]:
     """The plates of a site that are as large as the data, without the outer ones of samples."""
-    # Outermost first
-    frames = [f for f in site["cond_indep_stack"] if f.vectorized]
-    return [f for f in frames[len(shape) - 1 :] if f.size == shape[-1]]
+    found, outer = [], len(shape) - 1
+    for frame in site["cond_indep_stack"]:  # outermost first
+        if frame.vectorized:
+            outer -= 1
+            if outer < 0 and frame.size == shape[-1]:
+                found.append(frame)
+    return found
 
 
-def _shared_plates(trace: Trace, shape: tuple[int, ...]) -> list[str]:
+def _shared_plates(plates: Iterable[list[CondIndepStackFrame]]) -> set[str]:
     """Names of the plates as large as the data that are around every site in any such plate."""
-    plates = [_plates_of_size(trace.nodes[s], shape) for s in density_sites(trace)]
-    names = [{f.name for f in around} for around in plates if around]
-    return sorted(set.intersection(*names)) if names else []
+    shared: set[str] | None = None
+    for around in filter(None, plates):
+        names = set(map(_NAME, around))
+        shared = names if shared is None else shared & names
+    return shared or set()
 
 
 def _data_plate(
-    site: dict[str, Any], shape: tuple[int, ...], shared: Sequence[str] = ()
+    site: str, plates: list[CondIndepStackFrame], n: int, shared: Collection[str] = ()
 ) -> CondIndepStackFrame | None:
     """The data plate of a site: by name, the only one of its size, or that all sites share."""
-    plates = _plates_of_size(site, shape)
-    if named := [f for f in plates if f.name == "data"]:
-        return named[0]
+    for plate in plates:
+        if plate.name == "data":
+            return plate
     if len(plates) > 1 and (around := [f for f in plates if f.name in shared]):
         plates = around
     if len(plates) > 1:
         raise ValueError(
-            f"site {site['name']!r}: the plates {', '.join(repr(f.name) for f in plates)} are all "
-            f"as large as the data ({shape[-1]}): name the plate of the data 'data'"
+            f"site {site!r}: the plates {', '.join(repr(f.name) for f in plates)} are all "
+            f"as large as the data ({n}): name the plate of the data 'data'"
         )
     return plates[0] if plates else None
 
 
-def per_datum(
-    value: Tensor, site: dict[str, Any], shape: tuple[int, ...], shared: Sequence[str] = ()
-) -> Tensor:
+def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
     """Sum a site's log-probability (or KL) over every dimension but those of the data plate.
 
     Args:
         value: log-probability of the site, its batch shape.
         site: the trace's node, whose plates name the dimensions.
         shape: (n,), or (k, n) under an outer plate of k samples.
-        shared: names of plates that may be that of the data where several have its size.
 
     Raises:
         ValueError: the site is not in a plate of size n, or it is not told which plate is that
             of the data.
     """
-    plate = _data_plate(site, shape, shared)
+    plates = _plates_of_size(site, shape)
+    return _around(_data_plate(site["name"], plates, shape[-1]), value, site, shape)
+
+
+def _around(
+    plate: CondIndepStackFrame | None,
+    value: Tensor,
+    site: dict[str, Any],
+    shape: tuple[int, ...],
+) -> Tensor:
     data_dim = plate.dim if plate else -1
-    keep = [data_dim - i for i in range(len(shape))][::-1]
-    others = [d for d in range(-value.dim(), 0) if d not in keep]
-    inside = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
-    undeclared = [d for d in others if d not in inside and value.shape[d] > 1]
-    total = value.sum(others) if others else value
+    first = -value.dim()
+    others = [*range(first, data_dim + 1 - len(shape)), *range(max(first, data_dim + 1), 0)]
+    undeclared, total = False, value
+    if others:
+        inside = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+        undeclared = any([d not in inside and value.shape[d] > 1 for d in others])
+        total = value.sum(others)
     if undeclared or tuple(total.shape) != shape:
         raise ValueError(
             f"site {site['name']!r}: expected log-probabilities of shape {shape}, one per datum, "

@@ -11,19 +11,18 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..ground.streams import forked
 from ..ground.turns import turn
+from .autoguides import check_batch
 from .belonging import check_belonging
 from .labels import label_arguments
 from .modes import evaluating
-from .sites import check_sites, latent_sites
-from .unwrapping import check_batch
+from .sites import check_observed, check_sites, latent_sites
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
     r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
 )
-
-
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
@@ -41,8 +40,14 @@ def trace_pair(
         guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
+    check_observed(model_trace)
     check_sites(latent_sites(model_trace), latent_sites(guide_trace))
     return model_trace, guide_trace
+
+
+def traced(program: Callable, x: Tensor, y: Tensor | None = None) -> Trace:
+    """What a program does with data, and with labels where it takes them."""
+    return poutine.trace(program).get_trace(x, **label_arguments(program, y))
 
 
 @contextlib.contextmanager
@@ -71,6 +76,5 @@ def measuring(*programs: Callable, device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def undisturbed(*programs: Callable, device: torch.device) -> Iterator[None]:
     """Leave no trace: evaluation mode, no gradients, RNG restored afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with turn, torch.random.fork_rng(devices), evaluating(*programs):
+    with turn, forked(device), evaluating(*programs):
         yield

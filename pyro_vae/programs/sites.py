@@ -13,19 +13,137 @@ from pyro.poutine.util import site_is_subsample
 SAMPLES = "importance_samples"
 
 
+def random_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Sites that have a log-probability of their own: no subsample of a plate."""
+    found = {}
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            found[name] = site
+    return found
+
+
+def compute_log_probs(trace: Trace) -> dict[str, dict[str, Any]]:
+    """Have the log-probabilities of ``random_sites``, which are returned."""
+    found = random_sites(trace)
+    # Called as (name, site): None, which is false, for a subsample
+    others = dict.fromkeys(trace.nodes.keys() - found.keys())
+    trace.compute_log_prob(others.get)
+    return found
+
+
+def is_latent(site: Mapping[str, Any]) -> bool:
+    """Whether a trace's node or a handler's message is a latent sample site."""
+    return (
+        site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic", False)
+    )
+
+
+def is_auxiliary(site: Mapping[str, Any]) -> bool:
+    """Whether a latent site is marked as one that only the guide has."""
+    return (
+        site["type"] == "sample" and site["infer"].get("is_auxiliary", False) and is_latent(site)
+    )
+
+
 def is_joint(site: dict[str, Any]) -> bool:
     """Whether an auxiliary site is one draw for all data, outside of their plate."""
     return is_auxiliary(site) and all(f.name == SAMPLES for f in site["cond_indep_stack"])
 
 
-def refuse_auxiliary(trace: Trace, purpose: str) -> None:
-    """Raise ``ValueError`` where a guide's density of its latents is hidden behind other sites."""
-    if auxiliary := [name for name, site in trace.nodes.items() if is_auxiliary(site)]:
-        raise ValueError(
-            f"site {auxiliary[0]!r}: {purpose} needs densities of the latents themselves, got a "
-            "guide that draws them by way of this auxiliary site: use an amortised guide such as "
-            "guides.BottomUp, or guides.PerDatum in place of an autoguide"
-        )
+def is_penalty(site: dict[str, Any]) -> bool:
+    """Whether a site is no part of a density: only the objective has it."""
+    return site["infer"].get("is_penalty", False)
+
+
+def is_masked(site: dict[str, Any]) -> bool:
+    """Whether some of a site's log-probabilities may not count."""
+    distribution = site["fn"]
+    while hasattr(distribution, "base_dist") and not isinstance(distribution, MaskedDistribution):
+        distribution = distribution.base_dist
+    return site["mask"] is not None or isinstance(distribution, MaskedDistribution)
+
+
+def is_point_mass(distribution: Any) -> bool:
+    """Whether a distribution is a ``Delta``, however its dimensions were declared."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return isinstance(distribution, Delta)
+
+
+def latent_sites(trace: Trace) -> list[str]:
+    """Latent sites in the order in which the program samples them, auxiliary ones left out."""
+    return [
+        name
+        for name, site in random_sites(trace).items()
+        if not (site["is_observed"] or site["infer"].get("_deterministic", False))
+        and not site["infer"].get("is_auxiliary", False)
+    ]
+
+
+def marked_sites(trace: Trace) -> list[str]:
+    """Latent sites that are marked ``is_auxiliary``."""
+    return [
+        name
+        for name, site in random_sites(trace).items()
+        if site["infer"].get("is_auxiliary", False) and is_latent(site)
+    ]
+
+
+def auxiliary_sites(trace: Trace) -> dict[str, str]:
+    """Sites that a guide marks ``is_auxiliary`` -> the latent to whose KL term log q belongs.
+
+    That is the latent of a name that the site's extends, as autoguides do, else the next one that
+    is sampled, else the last.
+    """
+    if not (auxiliary := marked_sites(trace)):
+        return {}
+    found, latents, order = {}, latent_sites(trace), list(trace.nodes)
+    for aux in auxiliary:
+        later = [s for s in latents if order.index(s) > order.index(aux)]
+        named = [s for s in latents if aux in (f"{s}_unconstrained", f"{s}_aux")]
+        found[aux] = (named + later + latents[-1:])[0]
+    return found
+
+
+def observed_sites(trace: Trace) -> list[str]:
+    """Observed sites, factors among them; what ``pyro.deterministic`` records is none."""
+    return [
+        name
+        for name, site in random_sites(trace).items()
+        if site["is_observed"] and not site["infer"].get("_deterministic", False)
+    ]
+
+
+def density_sites(trace: Trace) -> list[str]:
+    """Sites whose log-probabilities add up to a program's own: all but penalties on a guide."""
+    return [
+        name
+        for name, site in random_sites(trace).items()
+        if not site["infer"].get("_deterministic", False)
+        and not site["infer"].get("is_penalty", False)
+    ]
+
+
+def without_rsample(trace: Trace) -> list[str]:
+    """Sites of a guide, factors among them, whose gradient takes the score function."""
+    return [s for s in density_sites(trace) if not trace.nodes[s]["fn"].has_rsample]
+
+
+def point_masses(trace: Trace) -> list[str]:
+    """Latent sites of a guide's trace whose distribution has no density.
+
+    A ``Delta`` that is a function of auxiliary sites has one: theirs.
+    """
+    auxiliary = auxiliary_sites(trace)
+    # An autoguide's site is for the latent that it is named after, others may be for any
+    shared = any(not s.endswith(("_unconstrained", "_aux")) for s in auxiliary)
+    drawn = latent_sites(trace) if shared else auxiliary.values()
+    return [
+        s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"]) and s not in drawn
+    ]
 
 
 def check_sites(in_model: list[str], in_guide: list[str]) -> None:
@@ -49,107 +167,17 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
         raise ValueError("guide: " + "; ".join(problems) + advice)
 
 
-def latent_sites(trace: Trace) -> list[str]:
-    """Latent sites in the order in which the program samples them, auxiliary ones left out."""
-    return [
-        name for name, site in trace.nodes.items() if is_latent(site) and not is_auxiliary(site)
-    ]
-
-
-def auxiliary_sites(trace: Trace) -> dict[str, str]:
-    """Sites that a guide marks ``is_auxiliary`` -> the latent to whose KL term log q belongs.
-
-    That is the latent of a name that the site's extends, as autoguides do, else the next one that
-    is sampled, else the last.
-    """
-    auxiliary = [name for name, site in trace.nodes.items() if is_auxiliary(site)]
-    if not auxiliary:
-        return {}
-    found, latents, order = {}, latent_sites(trace), list(trace.nodes)
-    for aux in auxiliary:
-        later = [s for s in latents if order.index(s) > order.index(aux)]
-        named = [s for s in latents if aux in (f"{s}_unconstrained", f"{s}_aux")]
-        found[aux] = (named + later + latents[-1:])[0]
-    return found
-
-
-def observed_sites(trace: Trace) -> list[str]:
-    """Observed sites, factors among them; what ``pyro.deterministic`` records is none."""
-    return [
-        name
-        for name, site in trace.nodes.items()
-        if is_random(name, site)
-        and site["is_observed"]
-        and not site["infer"].get("_deterministic", False)
-    ]
-
-
 def check_observed(model_trace: Trace) -> None:
     """Raise ``ValueError`` for a model without an observed site."""
     if not observed_sites(model_trace):
         raise ValueError("model: it observes nothing: pass obs=x to the data's sample site")
 
 
-def density_sites(trace: Trace) -> list[str]:
-    """Sites whose log-probabilities add up to a program's own: all but penalties on a guide."""
-    counted = {*observed_sites(trace), *latent_sites(trace), *auxiliary_sites(trace)}
-    return [s for s, site in trace.nodes.items() if s in counted and not is_penalty(site)]
-
-
-def is_penalty(site: dict[str, Any]) -> bool:
-    """Whether a site is no part of a density: only the objective has it."""
-    return site["infer"].get("is_penalty", False)
-
-
-def is_random(name: str, site: dict[str, Any]) -> bool:
-    """Whether a site of a trace has a log-probability of its own: no subsample of a plate."""
-    return site["type"] == "sample" and not site_is_subsample(site)
-
-
-def without_rsample(trace: Trace) -> list[str]:
-    """Sites of a guide, factors among them, whose gradient takes the score function."""
-    return [s for s in density_sites(trace) if not trace.nodes[s]["fn"].has_rsample]
-
-
-def point_masses(trace: Trace) -> list[str]:
-    """Latent sites of a guide's trace whose distribution has no density.
-
-    A ``Delta`` that is a function of auxiliary sites has one: theirs.
-    """
-    auxiliary = auxiliary_sites(trace)
-    # An autoguide's site is for the latent that it is named after, others may be for any
-    shared = any(not s.endswith(("_unconstrained", "_aux")) for s in auxiliary)
-    drawn = latent_sites(trace) if shared else auxiliary.values()
-    return [
-        s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"]) and s not in drawn
-    ]
-
-
-def is_point_mass(distribution: Any) -> bool:
-    """Whether a distribution is a ``Delta``, however its dimensions were declared."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta)
-
-
-def is_masked(site: dict[str, Any]) -> bool:
-    """Whether some of a site's log-probabilities may not count."""
-    distribution = site["fn"]
-    while hasattr(distribution, "base_dist") and not isinstance(distribution, MaskedDistribution):
-        distribution = distribution.base_dist
-    return site["mask"] is not None or isinstance(distribution, MaskedDistribution)
-
-
-def is_latent(site: Mapping[str, Any]) -> bool:
-    """Whether a trace's node or a handler's message is a latent sample site."""
-    return (
-        site["type"] == "sample"
-        and not site["is_observed"]
-        and not site_is_subsample(site)
-        and not site["infer"].get("_deterministic", False)
-    )
-
-
-def is_auxiliary(site: Mapping[str, Any]) -> bool:
-    """Whether a latent site is marked as one that only the guide has."""
-    return is_latent(site) and bool(site["infer"].get("is_auxiliary", False))
+def refuse_auxiliary(trace: Trace, purpose: str) -> None:
+    """Raise ``ValueError`` where a guide's density of its latents is hidden behind other sites."""
+    if auxiliary := marked_sites(trace):
+        raise ValueError(
+            f"site {auxiliary[0]!r}: {purpose} needs densities of the latents themselves, got a "
+            "guide that draws them by way of this auxiliary site: use an amortised guide such as "
+            "guides.BottomUp, or guides.PerDatum in place of an autoguide"
+        )

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint, independent, real
+
+from ..ground.internals import unchecked
+from ..ground.streams import forked
+from ..ground.turns import turn
+from .labels import label_arguments
+from .modes import evaluating
+from .sites import observed_sites
+from .values import span_of
 
 # Real numbers that are rates, scales and probabilities as well
 _FEATURES = (0.5, 0.75)
@@ -24,38 +34,68 @@ def check_support(likelihood: nn.Module, x: Tensor) -> None:
         x: (n, *event).
     """
 
-    def made() -> Sequence[object]:
+    def made() -> dict[str, Sequence[Any]]:
         # A copy, since feature_shape may make parameters
         probe = copy.deepcopy(likelihood).to(x.device).eval()
         shape = getattr(probe, "feature_shape", tuple)(x.shape[1:])
-        return [probe(x.new_full((1, *shape), value)) for value in _FEATURES]
+        features = [x.new_full((1, *shape), value) for value in _FEATURES]
+        return {type(likelihood).__name__: [probe(f) for f in features]}
 
-    support = fixed_support(made)
-    if support is not None:
-        refuse_outside(support, x, type(likelihood).__name__)
+    _check(made, x)
 
 
-def fixed_support(make: Callable[[], Sequence[object]]) -> Constraint | None:
-    """The support that the distributions have in common, None where there is none.
+def check_observed_support(model: Callable, x: Tensor, y: Tensor | None) -> None:
+    """The same for sites of a program that observe the data as they are.
 
-    None, too, where they cannot be made, or were made with ``validate_args=False``: what is wrong
-    with a program is told when it is run.
+    Args:
+        model: generative program.
+        x: (n, *event); the first two are run.
+        y: (n,) labels, or None.
     """
+
+    def made() -> dict[str, Sequence[Any]]:
+        few, labels = x[:2], {} if y is None else label_arguments(model, y[:2])
+        with evaluating(model):
+            traces = [poutine.trace(model).get_trace(few, **labels) for _ in range(2)]
+        values = {s: traces[0].nodes[s]["value"] for s in observed_sites(traces[0])}
+        return {
+            f"site {site!r}": [trace.nodes[site]["fn"] for trace in traces]
+            for site, value in values.items()
+            if isinstance(value, Tensor) and value.shape == few.shape and (value == few).all()
+        }
+
+    _check(made, x)
+
+
+def _check(made: Callable[[], Mapping[str, Sequence[Any]]], x: Tensor) -> None:
+    """Compare data with the support that all distributions of a name have.
+
+    Not where they cannot be made, nor where they were made with ``validate_args=False``: what is
+    wrong with a program is told when it is run.
+    """
+    with turn, forked(x.device), torch.no_grad(), pyro.validation_enabled(True):
+        try:
+            supports = {name: _common(found) for name, found in made().items()}
+        except Exception:
+            return
+    for name, support in supports.items():
+        if support is not None:
+            _refuse_outside(support, x, name)
+
+
+def _common(distributions: Sequence[Any]) -> Constraint | None:
+    if any(_unchecked(d) for d in distributions):
+        return None
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.validation_enabled(True):
-            distributions = make()
-            if any(_unchecked(d) for d in distributions):
-                return None
-            first, *others = [d.support for d in distributions]
-    except Exception:
+        first, *others = [d.support for d in distributions]
+    except NotImplementedError:
         return None
     return first if all(_alike(first, other) for other in others) else None
 
 
 def _unchecked(distribution: object) -> bool:
     base = getattr(distribution, "base_dist", None)
-    asked_for = vars(distribution).get("_validate_args") is False
-    return asked_for or (base is not None and _unchecked(base))
+    return unchecked(distribution) or (base is not None and _unchecked(base))
 
 
 def _alike(one: object, other: object) -> bool:
@@ -67,20 +107,16 @@ def _alike(one: object, other: object) -> bool:
     return one == other
 
 
-def refuse_outside(support: Constraint, x: Tensor, name: str) -> None:
+def _refuse_outside(support: Constraint, x: Tensor, name: str) -> None:
     """Raise ``ValueError`` naming how many values, or data, are outside of a support."""
     while isinstance(support, type(independent(real, 1))):
         support = support.base_constraint
     outside = ~support.check(x)
     if outside.any():
         first = x[outside][0]
-        got = f"{float(first):.4g}" if first.ndim == 0 else "one of " + _span(first)
+        got = f"{float(first):.4g}" if first.ndim == 0 else "one of " + span_of(first)
         raise ValueError(
             f"x: {name} gives probability to {support!r}, got {int(outside.sum())} "
             f"outside, the first {got}: round, clip or leave out what is no such value, or use a "
             "likelihood for these data"
         )
-
-
-def _span(x: Tensor) -> str:
-    return f"values from {float(x.min()):.4g} to {float(x.max()):.4g}"

@@ -5,24 +5,20 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from pyro.infer.autoguide import AutoGuide, AutoMessenger
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
 
 
 def innermost(program: Any) -> Any:
     """The program below all handlers, Pyro's own among them."""
-    while (below := _below(program)) is not None:
-        program = below
-    return program
-
-
-def _below(program: Any) -> Any:
-    if hasattr(program, "program"):
-        return program.program
-    arguments = program.args if isinstance(program, functools.partial) else ()
-    # What poutine.scale(program, ...) and its like return
-    return arguments[1] if len(arguments) == 2 and isinstance(arguments[0], Messenger) else None
+    while True:
+        arguments = program.args if isinstance(program, functools.partial) else ()
+        # What poutine.scale(program, ...) and its like return
+        if len(arguments) == 2 and isinstance(arguments[0], Messenger):
+            program = arguments[1]
+        elif getattr(program, "program", None) is not None:
+            program = program.program
+        else:
+            return program
 
 
 def name_of(program: Any) -> str:
@@ -31,39 +27,3 @@ def name_of(program: Any) -> str:
     while isinstance(program, functools.partial):
         program = program.func
     return getattr(program, "__name__", type(program).__name__)
-
-
-def is_autoguide(guide: Any) -> bool:
-    """Whether this is one of Pyro's autoguides.
-
-    Their parameters belong to the data of the first run, by their place in the batch.
-    """
-    return isinstance(innermost(guide), AutoGuide | AutoMessenger)
-
-
-def few(guide: Any, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The first two data, enough to try a pair on; all of them for an autoguide."""
-    return (x, y) if is_autoguide(guide) else (x[:2], None if y is None else y[:2])
-
-
-def check_batch(guide: Any, n: int) -> None:
-    """Refuse an autoguide that has run on another number of data, or that runs the model itself.
-
-    Raises:
-        ValueError: one of both.
-    """
-    if not is_autoguide(guide):
-        return
-    if isinstance(innermost(guide), AutoMessenger):
-        raise ValueError(
-            f"guide: {name_of(guide)} runs the model itself, data included, so that their density "
-            "would be part of the guide's: use an autoguide such as AutoNormal, or guides.PerDatum"
-        )
-    frames = innermost(guide)._prototype_frames
-    sizes = [frame.size for frame in frames.values()]
-    if sizes and n not in sizes:
-        raise ValueError(
-            f"guide: {name_of(guide)} has parameters for each of {max(sizes)} data, got {n}: "
-            "pass the data of its first run, all in their order, or use guides.PerDatum for "
-            "minibatches and an amortised guide, such as guides.BottomUp, for other data"
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -25,6 +26,12 @@ def check_tensor(x: Any, name: str = "x") -> None:
         raise TypeError(
             f"{name}: expected a tensor (n, ...), got {type(x).__name__}: pass {advice}"
         )
+
+
+def span_of(value: Any) -> str:
+    """Least and largest value, for errors."""
+    value = torch.as_tensor(value)
+    return f"values from {float(value.min()):.4g} to {float(value.max()):.4g}"
 
 
 def check_finite(value: Tensor, name: str = "x") -> None:

@@ -17,7 +17,9 @@ from ..callbacks.collapse import complaint, ended_without
 from ..data import DataSplits
 from ..diagnostics.evaluation import Evaluation
 from ..ground.files import write_atomically
+from ..ground.streams import forked
 from ..infer import check_pair
+from ..programs.placing import device_of
 from ..programs.unwrapping import name_of
 from ..training.trainer import Trainer
 from .sections import SECTIONS, Run, Section, render
@@ -98,11 +100,8 @@ def write_report(
         ...     print(Path(folder, "report.html").read_text()[:15])
         <!DOCTYPE html>
     """
-    device = next(
-        (p.device for m in trainer.modules() for p in m.parameters()), torch.device("cpu")
-    )
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    device = device_of(*trainer.modules())
+    with forked(device, seed):
         test = data.test.to(device)
         x, y = test.batch(torch.arange(len(test), device=device))
         run = Run(
@@ -199,7 +198,7 @@ def _table(evaluation: Evaluation) -> str:
     if evaluation.baselines:
         names = " and ".join(evaluation.baselines)
         caption += f". Fitted to the training data, for comparison: {names}"
-    return f'<p class="caption">{caption}.</p>{evaluation._repr_html_()}'
+    return f'<p class="caption">{caption}.</p>{evaluation.to_html()}'
 
 
 def _figures(section: Section, run: Run) -> list[str]:

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from .. import plots
 from ..data import Dataset, DataSplits
+from ..ground.drawing import shown
 from ..infer import PairSummary
 from ..networks import is_image
-from ..plots.drawing import shown
 from ..programs.labels import accepts_labels
 from ..training.trainer import Trainer
 

@@ -94,7 +94,7 @@ def _check_archive(payload: bytes, *, with_crc: bool) -> None:
         for entry in entries:
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 raise ValueError(f"{entry.filename}: expected an entry without compression")
-        claimed = sum(entry.file_size for entry in entries)
+        claimed = sum([entry.file_size for entry in entries])
         if claimed > len(payload):
             raise ValueError(f"its entries claim {claimed} bytes in a file of {len(payload)}")
         if with_crc and (broken := archive.testzip()) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -19,6 +20,10 @@ class Annealing:
     Args:
         beta: a number >= 0, a schedule, a 0-d tensor (read at each step, never written), or a
             mapping from site to one of these.
+
+    Attributes:
+        constant: whether every beta is a number that stays.
+        moves: whether one is a schedule, which ``set`` follows.
 
     Raises:
         TypeError: anything else.
@@ -40,11 +45,10 @@ class Annealing:
             for site, value in items.items()
         }
         self.weights: dict[str | None, Tensor] = {}
-
-    @property
-    def constant(self) -> bool:
-        """Whether every beta is a number that stays."""
-        return all(isinstance(s, Constant) for s in self.schedules.values())
+        constant = [isinstance(schedule, Constant) for schedule in self.schedules.values()]
+        given = [isinstance(schedule, Tensor) for schedule in self.schedules.values()]
+        self.constant = all(constant)
+        self.moves = not all(map(operator.or_, constant, given))
 
     def check(self, latents: Sequence[str]) -> None:
         """Raise ``ValueError`` for a site that is not among ``latents``."""

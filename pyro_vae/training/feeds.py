@@ -41,6 +41,11 @@ class Resident:
         self.data, self.batch_size = data, batch_size
 
     @property
+    def device(self) -> torch.device:
+        """Where the batches are."""
+        return self.data.device
+
+    @property
     def count(self) -> int:
         """Data in an epoch."""
         return len(self.data)
@@ -57,7 +62,8 @@ class Resident:
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
         order = ranks.same(torch.randperm(self.count, device=self.data.device))
-        return (self.data.batch(ranks.part(rows)) for rows in order.split(self.batch_size))
+        rows = order.split(self.batch_size)
+        return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))
 
 
 def parts(batches: list[Any]) -> list[Any]:

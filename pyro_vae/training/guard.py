@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..ground import streams
+from ..ground.internals import version
 from ..infer import SVI
+from ..infer.engine.internals import buffers, copy_each, norm_of_each
 from ..programs.registration import unregistered
 from ..programs.running import trace_pair
 
@@ -92,19 +94,27 @@ class Guard:
         self._random: dict[str, Tensor] = {}
         self._copies: list[tuple[Tensor, Tensor]] = []
         self._copied = self._held = 0
-        svi.accept = self._accept
+        self._generators = streams.generators(device)
+        self._several = ranks.size() > 1
 
     def step(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """``svi.step``, which leaves the optimizer alone where ``refused`` is set."""
+        """A gradient, and an update with it unless it is ``refused``; returns the loss."""
         self.refused = False
         self._remember()
         if self._step > self._first:
-            return self.svi.step(x, y=y)
+            loss, _ = self.svi.gradient(x, y=y)
+        else:
+            loss = self._first_gradient(x, y)
+        if not self.refused and self._accepts(loss):
+            self.svi.update()
+        return loss
+
+    def _first_gradient(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """With all of Pyro's checks, which refuse some numbers that are not finite."""
         try:
             with warnings.catch_warnings():
-                # Of Pyro's checks, which the first step of a run has
                 warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
-                return self.svi.step(x, y=y)
+                return self.svi.gradient(x, y=y)[0]
         except (ValueError, FloatingPointError):
             self._undo_forward()
             streams.go_to(self.device, self._random)
@@ -118,9 +128,9 @@ class Guard:
 
     def _hold_buffers(self) -> None:
         """Find the buffers, and where each of them lies: a program may put another one there."""
-        inner = dict.fromkeys(m for module in self.modules for m in module.modules())
+        inner = dict.fromkeys([m for module in self.modules for m in module.modules()])
         self._places = [
-            (m._buffers, name, b) for m in inner for name, b in m._buffers.items() if b is not None
+            (buffers(m), name, b) for m in inner for name, b in buffers(m).items() if b is not None
         ]
         self._buffers = list({id(b): b for *_, b in self._places}.values())
         # Batch normalisation changes its buffers without a trace in their version
@@ -143,21 +153,21 @@ class Guard:
         if any(holder.get(name) is not buffer for holder, name, buffer in self._places):
             self._hold_buffers()
         if self._at_once:
-            self._random = streams.positions(self.device)
+            self._random = {name: g.get_state() for name, g in self._generators.items()}
         if self._often[0]:
-            torch._foreach_copy_(*self._often)
+            copy_each(*self._often)
         for i, buffer in enumerate(self._buffers):
-            if self._versions[i] != buffer._version:
+            if self._versions[i] != version(buffer):
                 if not self._small[i]:
                     self._before[i].copy_(buffer)
-                self._versions[i] = buffer._version
+                self._versions[i] = version(buffer)
 
-    def _accept(self, loss: Tensor) -> bool:
+    def _accepts(self, loss: Tensor) -> bool:
         self._step += 1
-        parameters = list(self._parameters())
+        parameters = self._parameters()
         gradients = [grad for p in parameters if (grad := p.grad) is not None]
         seen = _sum([loss.detach(), *gradients])
-        if self.limit > 0 and ranks.size() > 1:
+        if self.limit > 0 and self._several:
             # A step is left out by all processes, or by none
             seen = ranks.total(seen)
         if not self._at_once:
@@ -190,19 +200,22 @@ class Guard:
     def _finite_parameters(self) -> bool:
         return math.isfinite(_sum([p.detach() for p in self._parameters()]).item())
 
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        return (p for group in self.svi.optimizer.param_groups for p in group["params"])
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.svi.optimizer.param_groups for p in group["params"]]
 
-    def _state(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _state(self) -> list[tuple[Tensor, Tensor]]:
         """Tensors that a step changes, and their values before this one's forward pass."""
+        changed: list[Any] = []
         for parameter in self._parameters():
-            yield parameter.data, parameter.data
-            state = self.svi.optimizer.state.get(parameter, {})
-            yield from ((v, v) for v in state.values() if isinstance(v, Tensor))
-        yield from zip(self._buffers, self._before, strict=True)
+            changed += (parameter.data, *self.svi.optimizer.state.get(parameter, {}).values())
+        tensors = [value for value in changed if isinstance(value, Tensor)]
+        return [
+            *zip(tensors, tensors, strict=True),
+            *zip(self._buffers, self._before, strict=True),
+        ]
 
     def _copy(self) -> None:
-        state = list(self._state())
+        state = self._state()
         old = [copy for _, copy in self._copies]
         if [c.shape for c in old] != [tensor.shape for tensor, _ in state]:
             old = [torch.empty_like(tensor) for tensor, _ in state]
@@ -210,7 +223,7 @@ class Guard:
             copy.copy_(value)
         self._copies = [(tensor, copy) for (tensor, _), copy in zip(state, old, strict=True)]
         self._copied = self._step
-        parameters = list(self._parameters())
+        parameters = self._parameters()
         self._held = len(parameters)
         self._fresh = [p for p in parameters if not self.svi.optimizer.state.get(p)]
 
@@ -231,7 +244,7 @@ class Guard:
     def _undo_forward(self) -> None:
         self._put_back()
         for i, buffer in enumerate(self._buffers):
-            if buffer._version != self._versions[i] or self._small[i]:
+            if version(buffer) != self._versions[i] or self._small[i]:
                 buffer.copy_(self._before[i])
         self._versions = [-1] * len(self._buffers)
 
@@ -313,7 +326,7 @@ def _sum(tensors: Sequence[Tensor]) -> Tensor:
         return torch.zeros(())
     if tensors[0].device.type == "cpu":
         return torch.stack([*map(torch.sum, tensors)]).sum()
-    return torch.stack(torch._foreach_norm(tensors)).sum()
+    return torch.stack(norm_of_each(tensors)).sum()
 
 
 def _listed(names: Sequence[str]) -> str:

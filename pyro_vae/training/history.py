@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..ground.tables import html_table, lookup, number
+from ..ground.tables import Cell, Table, Tabular, lookup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _ROWS = 5
 
 
-class History(list[dict[str, Any]]):
+class History(list[dict[str, Any]], Tabular):
     """A list of JSON-able dicts, one per epoch, in nats per datum.
 
     Keys: ``epoch`` and ``step`` (counted from 1 over all calls of ``fit``), ``elbo`` (without
@@ -54,17 +54,24 @@ class History(list[dict[str, Any]]):
 
     def _repr_html_(self) -> str:
         """The last epochs as a table, for notebooks; in text a history is the list that it is."""
-        last = self[-_ROWS:]
+        return self.table(_ROWS).to_html()
+
+    def table(self, epochs: int | None = None) -> Table:
+        """Bound, objective, reconstruction and KL of the last so many epochs; default: all."""
+        last = self if epochs is None else self[-epochs:]
         kl = dict.fromkeys(f"kl.{site}" for row in last for site in row.get("kl", ()))
         keys = ["elbo", "objective", "reconstruction", *kl, "validation.elbo", "seconds"]
         keys = [key for key in keys if any(lookup(row, key) is not None for row in last)]
         rows = [
-            [_epoch(row), str(row.get("guide", ""))]
-            + ["" if (v := lookup(row, key)) is None else number(v) for key in keys]
+            [
+                Cell(_epoch(row), {"": row.get("epoch")}),
+                str(row.get("guide", "")),
+                *(lookup(row, key) for key in keys),
+            ]
             for row in last
         ]
         caption = f"last {len(last)} of {len(self)} epochs, nats per datum"
-        return html_table(caption, ["epoch", "guide", *keys], rows)
+        return Table(caption, ["epoch", "guide", *keys], rows)
 
     def to_json(self) -> str:
         """The rows as JSON text; null for what is NaN or infinite, which JSON does not have."""

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from signal import SIGTERM
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
+from torch import Tensor, nn
 
 from .. import ranks
+from ..callbacks.base import Training
 from ..callbacks.collapse import CollapseWarning, tell_collapsed
-from ..data import Dataset
 from ..ground import streams
-from ..ground.signals import Interruption
 from ..ground.turns import turn
-from ..infer import SVI
 from ..infer.objectives.elbo import check_possible
 from ..programs.unwrapping import name_of
-from . import runs
-from .annealing import Annealing
-from .feeds import Batch, Loaded, Resident
+from .feeds import Batch, Loaded
 from .guard import Guard
+from .moments import groups_of, restore_groups
+from .plan import Plan
+from .state import Position, Run, TrainState
+from .step import Step
 from .totals import Totals, logged
 from .validation import Validation, active_units, warn_of_few_codes
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
 _REFRESH_SECONDS = 0.5
 _MOST_ENCODED = 1000
@@ -37,190 +34,189 @@ _MOST_ENCODED = 1000
 _EPOCHS_BEFORE_A_WARNING = 4
 
 
+class Writing(Training, Protocol):
+    """A trainer whose run writes checkpoints and lets other threads go first."""
+
+    state: TrainState
+
+    def write(self, path: Path, *, run: dict[str, Any]) -> None:
+        """Write a checkpoint."""
+
+    def give_way(self) -> None:
+        """Let other threads run programs now."""
+
+
 class Loop:
-    """What ``Trainer.fit`` does once everything is checked.
+    """What ``Trainer.fit`` does once everything is checked and ready.
 
     Args:
-        trainer: whose ``step`` and ``history`` go on.
-        svi: takes the steps.
-        annealing: beta as a function of the step.
-        feed: minibatches, one epoch after the other.
-        validation: data whose bound is estimated after each epoch, or None.
-        callbacks: objects with the hooks of ``callbacks.Callback``.
-        bar: progress bar of all steps.
-        points: latent sites at which the guide is a point mass: what it trains is no bound.
-        folder: where checkpoints are written, or None.
-        interruption: tells after each step whether the run is to end.
-        tolerated: steps of an epoch that may be left out because they are not finite.
-
-    Attributes:
-        interrupted: whether Ctrl-C ended the run.
+        trainer: whose state goes on.
+        plan: what it is asked for.
+        step: takes the steps.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        svi: SVI,
-        annealing: Annealing,
-        feed: Resident | Loaded,
-        *,
-        validation: Dataset | Loaded | None,
-        callbacks: Sequence[Any],
-        bar: tqdm,
-        points: Sequence[str],
-        folder: runs.RunFolder | None,
-        interruption: Interruption,
-        tolerated: int,
-    ) -> None:
-        self.trainer, self.svi, self.annealing, self.feed = trainer, svi, annealing, feed
-        self.validation, self.callbacks, self.bar, self.points = validation, callbacks, bar, points
-        shown = feed.data[:_MOST_ENCODED] if validation is None else validation
+    def __init__(self, trainer: Writing, plan: Plan, step: Step) -> None:
+        self.trainer, self.plan, self.step = trainer, plan, step
+        self.state, self.feed = trainer.state, plan.feed
+        self.run: Run = plan.run
+        shown = plan.feed.data[:_MOST_ENCODED] if plan.validation is None else plan.validation
         self._encoded = shown.data if isinstance(shown, Loaded) else shown
-        self._bound = "log p(x, z)" if points else "elbo"
-        self.folder, self.interruption, self.tolerated = folder, interruption, tolerated
-        if validation is not None:
+        self._possible = not step.points
+        self._validate = None
+        if plan.validation is not None:
             self._validate = Validation(
-                svi.model, svi.guide, validation, trainer.elbo, replay=trainer.replays
+                step.svi.model,
+                step.svi.guide,
+                plan.validation,
+                step.objective.elbo,
+                replay=step.replays,
             )
-        self._epochs, self._done, self._possible = 0, 0, True
-        self.interrupted = False
-        self._position: dict[str, Any] | None = None
 
-    def run(self, epochs: int, going_on: Mapping[str, Any] | None = None) -> None:
-        """Train for so many epochs, or until a callback stops it, or Ctrl-C.
+    def __call__(self) -> bool:
+        """Train to the end of the run, or until a callback or a signal stops it.
 
-        Args:
-            epochs: of this run, those before it was interrupted among them.
-            going_on: what a checkpoint tells of an interrupted run, to go on with it.
+        Returns:
+            Whether Ctrl-C ended it.
         """
-        self._epochs, finished = epochs, False
+        run, interruption = self.run, self.plan.interruption
+        interrupted = False
         self._call("on_fit_begin")
         try:
-            if going_on is not None:
-                self._go_on(going_on)
+            if run.found:
+                self._go_on()
             self._write()
-            while self._done < epochs and not self._ends():
+            while run.done < run.epochs and not self._ends():
                 row = self._epoch()
                 self._measure(row)
                 row.update(ranks.agreed(row))
                 self._call("on_epoch_end", row=row)
-                self._done, self._position = self._done + 1, None
-            finished = True
+                run.done, run.position = run.done + 1, None
+            run.finished = True
         except KeyboardInterrupt:
-            self.interrupted = self.interruption.signal != SIGTERM
-            by = "SIGTERM" if self.interruption.signal == SIGTERM else "Ctrl-C"
-            steps = self.trainer.step
+            interrupted = interruption.signal != SIGTERM
             if not ranks.rank():
-                self.bar.write(f"stopped by {by} after {steps} steps; the trainer is usable")
+                by = "Ctrl-C" if interrupted else "SIGTERM"
+                self.plan.bar.write(
+                    f"stopped by {by} after {self.state.step} steps; the trainer is usable"
+                )
         finally:
             self._call("on_fit_end")
-        if finished:
-            self._write(finished=True)
-            if len(self.trainer.history) >= _EPOCHS_BEFORE_A_WARNING and not ranks.rank():
-                warn_of_few_codes(self.trainer.model, self.trainer.guide, self._encoded)
-            own = any(isinstance(callback, CollapseWarning) for callback in self.callbacks)
-            if not own and not ranks.rank():
-                tell_collapsed(self.trainer, self.points)
+        if run.finished:
+            self._write()
+            self._tell()
+        return interrupted
+
+    def _tell(self) -> None:
+        """Say what a run that is finished ended without."""
+        if ranks.rank():
+            return
+        if len(self.state.history) >= _EPOCHS_BEFORE_A_WARNING:
+            warn_of_few_codes(self.trainer.model, self.trainer.guide, self._encoded)
+        if not any(isinstance(callback, CollapseWarning) for callback in self.plan.callbacks):
+            tell_collapsed(self.trainer, self.step.points)
 
     def _ends(self) -> bool:
         """Whether a callback stopped the run; an epoch that has begun is trained to its end."""
-        return self._position is None and ranks.agreed(self.trainer.stopping)
+        return self.run.position is None and ranks.agreed(self.run.stopping)
 
     def _epoch(self) -> dict[str, Any]:
-        trainer = self.trainer
-        position = self._position or {
-            "random": streams.positions(self.feed.data.device),
-            "batches": 0,
-            "seconds": 0.0,
-            "skipped": 0,
-            "totals": None,
-        }
-        batches = self._batches(position)
-        totals = position["totals"] = position["totals"] or Totals(trainer.step)
-        started = shown = time.perf_counter()
-        started -= position["seconds"]
-        self._position = position
-        hooks = [h for c in self.callbacks if (h := getattr(c, "on_step_end", None))]
-        mean = trainer.elbo.reduction == "mean"
+        state, run = self.state, self.run
+        if run.position is None:
+            run.position = Position(streams.positions(self.feed.device), Totals(state.step))
+        totals = run.position.totals
+        started = time.perf_counter() - run.position.seconds
+        row: dict[str, Any] = {"epoch": len(state.history) + 1}
         self._weights = None
-        row: dict[str, Any] = {"epoch": len(trainer.history) + 1}
-        trainer.begin_epoch()
-        self._guard = Guard(
-            self.svi, trainer.modules(), trainer.step, self.feed.data.device, self.tolerated
-        )
         try:
-            for x, y in batches:
-                if turn.wanted:
-                    trainer.give_way()
-                with self.interruption.whole_step():
-                    self.annealing.set(trainer.step, len(self.feed))
-                    loss = self._guard.step(x, y)
-                    if self._guard.refused:
-                        self._refused(position, loss, x, y)
-                    trainer.step += 1
-                    position["batches"] += 1
-                    if not self._guard.refused:
-                        totals.add(loss * len(x) if mean else loss, self.svi.terms)
-                self.bar.update()
-                if hooks and not self._guard.refused:
-                    # Now, because a hook may fill beta for the next step
-                    self._weights = self.annealing.snapshot()
-                    for hook in hooks:
-                        hook(trainer=trainer, loss=loss)
-                interrupted = self.interruption.ends()
-                last = position["batches"] == len(self.feed)
-                due = self.folder and (interrupted or trainer.step % self.folder.every == 0)
-                # Reading the totals waits for the device
-                refresh = not self.bar.disable and time.perf_counter() - shown > _REFRESH_SECONDS
-                if (due or last or refresh) and not self._guard.settled():
-                    blamed = totals.blamed_at(self._guard.bad_step)
-                    raise self._guard.error(x, y, blamed)
-                if refresh and totals.count:
-                    shown = time.perf_counter()
-                    self._show(row["epoch"], totals.means()["elbo"])
-                if due:
-                    position["seconds"] = time.perf_counter() - started
-                    self._write()
-                if interrupted:
-                    totals.combine()
-                    raise KeyboardInterrupt
+            self._steps(run.position, started, row["epoch"])
             totals.combine()
         except KeyboardInterrupt:
             # The row of the epoch tells what was trained
             row["interrupted"] = True
             if totals.count:
-                self._record(row, totals, time.perf_counter() - started)
+                self._record(row, time.perf_counter() - started)
             raise
         except Exception:
             row["failed"] = True
             if totals.count:
                 # What went wrong first is what a person has to know
                 with contextlib.suppress(FloatingPointError):
-                    self._record(row, totals, time.perf_counter() - started)
+                    self._record(row, time.perf_counter() - started)
             raise
-        self._record(row, totals, time.perf_counter() - started)
+        self._record(row, time.perf_counter() - started)
         self._show(row["epoch"], row["elbo"], refresh=False)
         return row
 
+    def _steps(self, position: Position, started: float, epoch: int) -> None:
+        """The steps of an epoch that are left."""
+        state, plan, step, totals = self.state, self.plan, self.step, position.totals
+        interruption, annealing, bar, folder = (
+            plan.interruption,
+            step.annealing,
+            plan.bar,
+            plan.folder,
+        )
+        hooks = [h for c in plan.callbacks if (h := getattr(c, "on_step_end", None))]
+        mean, per_epoch = step.objective.elbo.reduction == "mean", len(self.feed)
+        batches = self._batches(position)
+        guard = step.begin_epoch(plan.tolerated)
+        shown = time.perf_counter()
+        for x, y in batches:
+            if turn.waiting:
+                self.trainer.give_way()
+            with interruption:
+                if annealing.moves:
+                    annealing.set(state.step, per_epoch)
+                loss = guard.step(x, y)
+                if guard.refused:
+                    self._refused(guard, position, loss, x, y)
+                state.step += 1
+                position.batches += 1
+                if not guard.refused:
+                    totals.add(loss * len(x) if mean else loss, step.svi.terms)
+            bar.update()
+            if hooks and not guard.refused:
+                if not annealing.constant:
+                    # Now, because a hook may fill beta for the next step
+                    self._weights = annealing.snapshot()
+                for hook in hooks:
+                    hook(trainer=self.trainer, loss=loss)
+            interrupted = interruption.ends()
+            due = folder and (interrupted or state.step % folder.every == 0)
+            # Reading the totals waits for the device
+            refresh = not bar.disable and time.perf_counter() - shown > _REFRESH_SECONDS
+            last = position.batches == per_epoch
+            if (due or last or refresh) and not guard.settled():
+                raise guard.error(x, y, totals.blamed_at(guard.bad_step))
+            if refresh and totals.count:
+                shown = time.perf_counter()
+                self._show(epoch, totals.means()["elbo"])
+            if due:
+                position.seconds = time.perf_counter() - started
+                self._write()
+            if interrupted:
+                totals.combine()
+                raise KeyboardInterrupt
+
     def _refused(
-        self, position: dict[str, Any], loss: Tensor, x: Tensor, y: Tensor | None
+        self, guard: Guard, position: Position, loss: Tensor, x: Tensor, y: Tensor | None
     ) -> None:
         """Leave a step out, or stop there."""
-        totals: Totals = position["totals"]
-        position["skipped"] += 1
-        if position["skipped"] > self.tolerated or position["skipped"] == len(self.feed):
-            if self._guard.bad_step > self.trainer.step:
-                blamed = totals.blamed(loss, self.svi.terms)
+        position.skipped += 1
+        if position.skipped > self.plan.tolerated or position.skipped == len(self.feed):
+            totals = position.totals
+            if guard.bad_step > self.state.step:
+                blamed = totals.blamed(loss, self.step.svi.terms)
             else:
-                blamed = totals.blamed_at(self._guard.bad_step)
-            raise self._guard.error(x, y, blamed)
-        self._guard.undo()
+                blamed = totals.blamed_at(guard.bad_step)
+            raise guard.error(x, y, blamed)
+        guard.undo()
 
-    def _batches(self, position: Mapping[str, Any]) -> Iterator[Batch]:
+    def _batches(self, position: Position) -> Iterator[Batch]:
         """An epoch's batches, without those that the interrupted run has had."""
-        device, taken = self.feed.data.device, position["batches"]
+        device, taken = self.feed.device, position.batches
         now = streams.positions(device)
-        streams.go_to(device, position["random"])
+        streams.go_to(device, position.random)
         batches = iter(self.feed)
         for _ in range(taken):
             next(batches)
@@ -228,89 +224,86 @@ class Loop:
             streams.go_to(device, now)
         return batches
 
-    # Checkpoints
-
-    def _write(self, *, finished: bool = False) -> None:
-        if self.folder is None:
-            return
-        trainer, feed, position = self.trainer, self.feed, self._position
-        if position is not None:
-            position = {**position, "totals": position["totals"].state()}
-        # What differs between the processes of a run
-        own = {"position": position, "random": streams.positions(feed.data.device)}
-        own, *others = ranks.each(own)
-        trainer.progress = {
-            "finished": finished,
-            "stopping": trainer.stopping,
-            "epochs": self._epochs,
-            "done": self._done,
-            "every": self.folder.every,
-            "keep": self.folder.keep,
-            **self.folder.facts,
-            **own,
-            "others": others,
-            "buffers": runs.hidden_buffers(trainer.modules()),
-            "optimizer": runs.optimizer_groups(trainer.optimizer, trainer.parameters()),
-            "states": [callback.state_dict() for callback in self.callbacks],
-        }
-        try:
-            ranks.by_first(lambda: self.folder.write(trainer))
-        finally:
-            trainer.progress = None
-
-    def _go_on(self, progress: Mapping[str, Any]) -> None:
-        """Be where the run was when the checkpoint was written."""
-        trainer = self.trainer
-        for callback, state in zip(self.callbacks, progress["states"], strict=True):
-            callback.load_state_dict(state)
-        trainer.restore_optimizer(progress["optimizer"])
-        with torch.no_grad():
-            hidden = runs.hidden_buffers(trainer.modules())
-            for buffer, value in zip(hidden, progress["buffers"], strict=True):
-                buffer.copy_(value)
-        own = [progress, *progress.get("others", ())][ranks.rank()]
-        self._done, position = progress["done"], own["position"]
-        # More epochs than were asked for at first go on after an early end, too
-        trainer.stopping = progress["stopping"] and not progress["finished"]
-        if position is not None:
-            self._position = {**position, "totals": Totals.of(position["totals"])}
-        self.bar.update(self._done * len(self.feed) + (position or {"batches": 0})["batches"])
-        streams.go_to(self.feed.data.device, own["random"])
-
     def _measure(self, row: dict[str, Any]) -> None:
-        trainer = self.trainer
-        if self.validation is not None:
+        if self._validate is not None:
             row["validation"] = self._validate()
-        units = active_units(trainer.guide, self._encoded, without=self.points)
+        units = active_units(self.trainer.guide, self._encoded, without=self.step.points)
         if units:
             row["active_units"] = units
 
     def _show(self, epoch: int, value: float, *, refresh: bool = True) -> None:
-        self.bar.set_postfix({"epoch": epoch, self._bound: f"{value:.2f}"}, refresh=refresh)
+        bound = "log p(x, z)" if self.step.points else "elbo"
+        self.plan.bar.set_postfix({"epoch": epoch, bound: f"{value:.2f}"}, refresh=refresh)
 
-    def _record(self, row: dict[str, Any], totals: Totals, seconds: float) -> None:
-        trainer = self.trainer
+    def _record(self, row: dict[str, Any], seconds: float) -> None:
+        trainer, state, position = self.trainer, self.state, self.run.position
         row.update(
-            beta=self.annealing.values(self._weights),
-            **logged(trainer.modules()),
-            step=trainer.step,
-            **totals.means(),
+            beta=self.step.annealing.values(self._weights),
+            **logged(self.step.modules),
+            step=state.step,
+            **position.totals.means(),
             lr=trainer.lr,
             guide=name_of(trainer.guide),
-            frozen=trainer.frozen,
+            frozen=state.freezing.names is not None,
             seconds=seconds,
         )
-        if particles := getattr(trainer.elbo, "particles", None):
+        if particles := getattr(self.step.objective.elbo, "particles", None):
             row["particles"] = particles
-        if skipped := self._position["skipped"]:
-            row["skipped"] = skipped
-        if trainer.swapped:
-            row["swapped"], trainer.swapped = True, False
-        if self._possible and not self.points:
-            self._possible = check_possible(row["elbo"], row["reconstruction"], totals.count)
-        trainer.history.append(row)
+        if position.skipped:
+            row["skipped"] = position.skipped
+        if state.swapped:
+            row["swapped"], state.swapped = True, False
+        if self._possible:
+            count = position.totals.count
+            self._possible = check_possible(row["elbo"], row["reconstruction"], count)
+        state.history.append(row)
 
     def _call(self, hook: str, **kwargs: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self.plan.callbacks:
             if method := getattr(callback, hook, None):
                 method(trainer=self.trainer, **kwargs)
+
+    # Checkpoints
+
+    def _write(self) -> None:
+        if (folder := self.plan.folder) is None:
+            return
+        parameters = self.trainer.parameters()
+        run = self.run.plain(
+            self.feed.device,
+            {
+                "buffers": _hidden_buffers(self.step.modules),
+                "optimizer": groups_of(self.step.optimizer, parameters),
+                "states": [callback.state_dict() for callback in self.plan.callbacks],
+            },
+        )
+        step = self.state.step
+        ranks.by_first(lambda: folder.put(step, lambda path: self.trainer.write(path, run=run)))
+        self.state.written[folder.where] = folder.last
+
+    def _go_on(self) -> None:
+        """Be where the run was when the checkpoint was written."""
+        run, step = self.run, self.step
+        for callback, state in zip(self.plan.callbacks, run.found["states"], strict=True):
+            callback.load_state_dict(state)
+        parameters = self.trainer.parameters()
+        restore_groups(step.optimizer, run.found["optimizer"], parameters, self.state.moments)
+        # What was unfrozen since the last step of that run
+        step.svi.take_up({})
+        with torch.no_grad():
+            hidden = _hidden_buffers(step.modules)
+            for buffer, value in zip(hidden, run.found["buffers"], strict=True):
+                buffer.copy_(value)
+        batches = 0 if run.position is None else run.position.batches
+        self.plan.bar.update(run.done * len(self.feed) + batches)
+        streams.go_to(self.feed.device, run.random)
+        run.found = {}
+
+
+def _hidden_buffers(modules: list[nn.Module]) -> list[Tensor]:
+    """Buffers that a state dict leaves out, such as what the last batch told."""
+    found = []
+    for module in modules:
+        held = module.state_dict(keep_vars=True).keys()
+        found += [buffer for name, buffer in module.named_buffers() if name not in held]
+    return found

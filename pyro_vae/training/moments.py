@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from numbers import Number
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
+
+_WRONG = "wrong"
+# What an option of an optimizer is that a file holds
+_PLAIN = bool | int | float | str | None | Tensor
 
 
 class Moments(WeakIdKeyDictionary):
@@ -17,12 +23,19 @@ class Moments(WeakIdKeyDictionary):
     """
 
     @classmethod
-    def of(cls, items: Iterable[tuple[nn.Parameter, dict[str, Any]]]) -> Moments:
-        """Those of some parameters."""
+    def of(cls, items: Iterable[tuple[nn.Parameter, dict[str, Any] | None]]) -> Moments:
+        """Those of some parameters; None for one without."""
         moments = cls()
         for parameter, state in items:
-            moments[parameter] = state
+            if state is not None:
+                moments[parameter] = state
         return moments
+
+    def keep(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """Have what an optimizer has now."""
+        if optimizer is not None:
+            for parameter, state in optimizer.state.items():
+                self[parameter] = state
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Moments:
         """The states, and their parameters, as the rest of the copy has them."""
@@ -30,3 +43,77 @@ class Moments(WeakIdKeyDictionary):
 
     def __reduce__(self) -> tuple:
         return self.of, (list(self.items()),)
+
+
+def check_moments(moments: Sequence[Any], parameters: Sequence[nn.Parameter]) -> None:
+    """Raise ``ValueError`` for moments that no optimizer of torch keeps for these parameters.
+
+    Args:
+        moments: per parameter its state in the optimizer, or None.
+        parameters: of model and guide.
+    """
+    kept: dict[int, dict[str, str]] = {}
+    for state, parameter in zip(moments, parameters, strict=True):
+        if not state:
+            continue
+        found = {name: _kind(moment, parameter) for name, moment in state.items()}
+        # Some optimizers keep other moments of matrices than of vectors
+        same = kept.setdefault(min(parameter.dim(), 2), found)
+        if found != same or _WRONG in found.values():
+            raise ValueError("its moments cannot be those of its parameters")
+
+
+def _kind(moment: Any, parameter: nn.Parameter) -> str:
+    """Of one value for all, or of the shape of the parameter or of means over its dimensions."""
+    if not isinstance(moment, Tensor):
+        return "plain" if moment is None or isinstance(moment, Number) else _WRONG
+    if moment.layout != torch.strided or not moment.is_floating_point() or moment.is_meta:
+        return _WRONG
+    if moment.dim() == 0:
+        return "one"
+    sizes, full = tuple(moment.shape), tuple(parameter.shape)
+    fits = len(sizes) == len(full) and {*zip(sizes, full, strict=True)} <= {
+        *zip(full, full, strict=True),
+        *((1, n) for n in full),
+    }
+    return "shaped" if fits else _WRONG
+
+
+def groups_of(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
+) -> list[dict[str, Any]]:
+    """Options of an optimizer, and the numbers of its parameters in their order."""
+    number = {id(p): i for i, p in reversed(list(enumerate(parameters)))}
+    return [
+        {
+            # What a pair no longer has, such as a sigma that is predicted now, is never updated
+            "parameters": [number[id(p)] for p in group["params"] if id(p) in number],
+            **{
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in group.items()
+                if isinstance(value, _PLAIN) or (isinstance(value, tuple) and _are_plain(value))
+            },
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+def _are_plain(values: tuple[Any, ...]) -> bool:
+    return all([isinstance(value, _PLAIN) for value in values])
+
+
+def restore_groups(
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[dict[str, Any]],
+    parameters: Sequence[nn.Parameter],
+    moments: Moments,
+) -> None:
+    """Put back what ``groups_of`` gave, and the state of each parameter."""
+    for group, stored in zip(optimizer.param_groups, groups, strict=True):
+        group["params"][:] = [parameters[i] for i in stored["parameters"]]
+        for key in stored.keys() - {"parameters"}:
+            value = stored[key]
+            group[key] = tuple(value) if isinstance(value, list) else value
+        for parameter in group["params"]:
+            if state := moments.get(parameter):
+                optimizer.state[parameter] = state

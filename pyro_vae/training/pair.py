@@ -1,106 +1,124 @@
-"""A model and a guide with all that a step of their training needs."""
+"""A model and a guide, what is trained of them, and what training has changed."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .. import ranks
-from ..data import Dataset
-from ..infer import SVI, check_pair
-from ..infer.batchnorm import check_single
-from ..infer.engine.graph import Graph
-from ..infer.engine.optimizers import check_optimizer, fused
-from ..infer.engine.svi import Engine, running
-from ..infer.engine.trainable import Waiting
+from ..infer import check_pair
+from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator, as_estimator
-from ..programs.belonging import check_run
+from ..programs.belonging import check_run, join
 from ..programs.checks import check_guide, check_minibatches
-from ..programs.freezing import Freezing
-from ..programs.modes import training
-from ..programs.placing import seen_values, usable_device
+from ..programs.placing import usable_device
 from ..schedules import Schedule
-from . import runs
 from .annealing import Annealing
-from .feeds import Loaded, Resident
-from .moments import Moments
-from .parallel import Parallel, synchronised
-from .precision import Precision, PrecisionName, as_precision
-
-# Recording takes about as long as it saves in so many steps
-_STEPS_BEFORE_A_GRAPH = 100
+from .history import History
+from .objective import Objective
+from .precision import Precision, PrecisionName
+from .state import TrainState
 
 
 class TrainedPair:
-    """A model and a guide, their objective, and the optimizer's state of each parameter.
+    """A model and a guide, their objective, and the state of their training.
 
-    The state of a parameter stays from run to run, also while a guide without it is trained.
+    The optimizer's state of a parameter stays from run to run, also while a guide without it is
+    trained.
 
     Args:
         model: generative program.
         guide: inference program.
-        beta: weight of the KL, see ``Trainer``.
-        lr: learning rate.
-        optimizer: a class of ``torch.optim``, or any callable ``optimizer(parameters, lr=...)``.
-        elbo: the estimator, or its name.
-        clip_norm: clip the total gradient norm to this value, if given.
-        engine: how steps run, see ``Trainer``.
-        precision: how networks are evaluated, see ``Trainer``.
+        objective: what they raise.
+        state: what training has changed.
         device: move model and guide there; None: leave the pair where it is.
 
     Attributes:
-        step: optimizer steps taken so far.
+        steps: what takes the steps of the present run, or took those of the last one.
     """
 
     def __init__(
         self,
         model: Callable,
         guide: Callable,
-        *,
-        beta: float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor],
-        lr: float,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        elbo: Literal["trace", "analytic"] | Estimator,
-        clip_norm: float | None,
-        engine: Engine | None,
-        precision: PrecisionName | Precision,
+        objective: Objective,
+        state: TrainState,
         device: torch.device | str | None,
     ) -> None:
-        check_optimizer(optimizer)
         check_guide(model, guide)
         check_minibatches(guide)
-        self.model, self.guide = model, guide
-        self.optimizer_class = optimizer
-        self.step, self._fitting, self._svi = 0, False, None
-        self._announce = None
-        self.clip_norm, self.engine, self.precision = clip_norm, engine, precision
-        self.elbo = elbo
+        self.model, self.guide, self.state = model, guide, state
+        self._objective, self.steps = objective, None
+        self._check_beta(objective.beta)
+        self._fitting = False
         self.device = None if device is None else usable_device(device)
         for module in self.modules():
             module.to(self.device)
-        self.beta, self.lr = beta, lr
-        self._moments = Moments()
         # The first data of the last run, with which another guide is tried
         self._tried: tuple[Tensor, Tensor | None] | None = None
-        self._freezing = Freezing()
+
+    @property
+    def objective(self) -> Objective:
+        """What the pair is trained for; its parts may be assigned one by one."""
+        return self._objective
+
+    @property
+    def history(self) -> History:
+        """A plain dict per epoch."""
+        return self.state.history
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.state.step
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the guide was swapped after the last epoch."""
+        return self.state.swapped
+
+    @property
+    def told_collapsed(self) -> set[str]:
+        """Latent sites whose collapse was told, once is enough."""
+        return self.state.told_collapsed
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the guide is trained alone, see ``swap_guide``."""
+        return self.state.freezing.names is not None
+
+    @property
+    def optimizer_class(self) -> Callable[..., torch.optim.Optimizer]:
+        """The optimizer as it was given."""
+        return self._objective.optimizer
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The torch optimizer of the present pair; None before the first ``fit``."""
+        return None if self.steps is None else self.steps.optimizer
 
     @property
     def beta(self) -> Any:
         """The weight of the KL as it was given; may be assigned between calls of ``fit``."""
-        return self._beta
+        return self._objective.beta
 
     @beta.setter
     def beta(self, beta: float | Schedule | Tensor | Mapping) -> None:
         self._refuse_in_fit("beta", "use a schedule, or a 0-d tensor that you fill in place")
-        annealing = Annealing(beta)
+        self._check_beta(beta)
+        self._replace(beta=beta)
+
+    def _check_beta(self, beta: Any) -> None:
         if hasattr(self.model, "latents"):
-            annealing.check(self.model.latents)
-        self._beta = beta
+            Annealing(beta).check(self.model.latents)
+
+    @property
+    def constant_beta(self) -> bool:
+        """Whether beta is a number, or numbers per site, for good."""
+        return Annealing(self.beta).constant
 
     @property
     def elbo(self) -> Estimator:
@@ -109,96 +127,69 @@ class TrainedPair:
         Model, guide and the optimizer's state stay, so that a run goes on with another bound,
         such as ``infer.ImportanceWeightedELBO(10, "mean")`` for fine-tuning.
         """
-        return self._elbo
+        return self._objective.elbo
 
     @elbo.setter
     def elbo(self, elbo: Literal["trace", "analytic"] | Estimator) -> None:
         self._refuse_in_fit("elbo", "end the run with trainer.stop()")
         estimator = as_estimator(elbo)
-        if self.step and estimator.reduction != (expected := self._elbo.reduction):
+        if self.step and estimator.reduction != (expected := self.elbo.reduction):
             raise ValueError(
                 f"elbo: expected reduction={expected!r}, as in the steps so far, got "
                 f"{estimator.reduction!r}, which the optimizer's state does not fit: pass "
                 f"{type(estimator).__name__}(..., reduction={expected!r})"
             )
-        self._elbo = estimator
-        self._running = self._under_engine()
+        self._replace(elbo=estimator)
 
     @property
     def clip_norm(self) -> float | None:
         """The greatest norm of the total gradient; may be assigned at any time."""
-        return self._clip_norm
+        return self._objective.clip_norm
 
     @clip_norm.setter
     def clip_norm(self, clip_norm: float | None) -> None:
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm: expected a positive number or None, got {clip_norm}")
-        self._clip_norm = clip_norm
-        if self._svi is not None:
-            self._svi.clip_norm = clip_norm
+        self._replace(clip_norm=clip_norm)
+        if self.steps is not None:
+            self.steps.svi.clip_norm = clip_norm
 
     @property
     def engine(self) -> Engine | None:
         """How steps run, as it was given; may be assigned between calls of ``fit``."""
-        return self._engine
+        return self._objective.engine
 
     @engine.setter
     def engine(self, engine: Engine | None) -> None:
         self._refuse_in_fit("engine", "end the run with trainer.stop()")
-        self._engine = engine
+        self._replace(engine=engine)
 
     @property
     def precision(self) -> PrecisionName | Precision:
         """How networks are evaluated; may be assigned between calls of ``fit``."""
-        return self._precision
+        return self._objective.precision
 
     @precision.setter
     def precision(self, precision: PrecisionName | Precision) -> None:
         self._refuse_in_fit("precision", "end the run with trainer.stop()")
-        as_precision(precision)
-        self._precision = precision
-
-    def _refuse_in_fit(self, name: str, within: str, *, do: str = "assign it") -> None:
-        if self._fitting:
-            raise RuntimeError(f"{name}: {do} between calls of fit; within one, {within}")
-
-    @property
-    def constant_beta(self) -> bool:
-        """Whether beta is a number, or numbers per site, for good."""
-        return Annealing(self.beta).constant
+        self._replace(precision=precision)
 
     @property
     def lr(self) -> float:
         """The learning rate as it is now; may be assigned at any time."""
-        return self._lr if self.optimizer is None else self.optimizer.param_groups[0]["lr"]
+        optimizer = self.optimizer
+        return self._objective.lr if optimizer is None else optimizer.param_groups[0]["lr"]
 
     @lr.setter
     def lr(self, lr: float) -> None:
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr: expected a positive finite number, got {lr}")
-        self._lr = lr
+        self._replace(lr=lr)
         for group in [] if self.optimizer is None else self.optimizer.param_groups:
             group["lr"] = lr
 
-    @property
-    def frozen(self) -> bool:
-        """Whether the guide is trained alone, see ``swap_guide``."""
-        return self._freezing.names is not None
+    def _replace(self, **parts: Any) -> None:
+        self._objective = dataclasses.replace(self._objective, **parts)
 
-    @property
-    def optimizer(self) -> torch.optim.Optimizer | None:
-        """The torch optimizer of the present pair; None before the first ``fit``."""
-        return None if self._svi is None else self._svi.optimizer
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle takes along; what belongs to a run is made anew."""
-        self._keep_moments()
-        run = {"_svi": None, "_running": None, "_announce": None, "_fitting": False}
-        return {**self.__dict__, **run}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._running = self._under_engine()
+    def _refuse_in_fit(self, name: str, within: str, *, do: str = "assign it") -> None:
+        if self._fitting:
+            raise RuntimeError(f"{name}: {do} between calls of fit; within one, {within}")
 
     def modules(self) -> list[nn.Module]:
         """Model and guide, where they are modules."""
@@ -207,6 +198,32 @@ class TrainedPair:
     def parameters(self) -> list[nn.Parameter]:
         """All parameters of model and guide; those that both hold twice."""
         return [p for module in self.modules() for p in module.parameters()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a trainer has besides its pair: tensors, and plain data in "plain"."""
+        self._keep_optimizer()
+        plain, tensors = self.state.plain(self.parameters(), None)
+        return {**tensors, "plain": plain}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, known: bool = False) -> None:
+        """Take over what ``state_dict`` gave.
+
+        Args:
+            state: it.
+            known: whether the optimizer is one of torch, whose moments can be checked.
+
+        Raises:
+            ValueError: it cannot be of a trainer of this pair.
+        """
+        self.state.load(state["plain"], state, self.model, self.parameters(), known=known)
+        if self.step:
+            join(self.model, self.guide)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along; what belongs to a run is made anew."""
+        self._keep_optimizer()
+        state = dataclasses.replace(self.state, run=None) if self._fitting else self.state
+        return {**self.__dict__, "state": state, "steps": None, "_fitting": False}
 
     def _swap(self, guide: Callable, *, freeze_model: bool) -> None:
         self._refuse_in_fit("swap_guide", "end the run with trainer.stop()", do="call it")
@@ -218,102 +235,18 @@ class TrainedPair:
             x, y = self._tried
             check_pair(self.model, guide, x, y=y)
             check_run(self.model, guide, x, y)
+        freezing = self.state.freezing
         if freeze_model:
-            self._freezing.check(self.model)
-        self._keep_moments()
-        self._freezing.thaw()
+            freezing.check(self.model)
+        self._keep_optimizer()
+        freezing.thaw()
         if freeze_model:
-            self._freezing.freeze(self.model)
-        self.guide, self._svi = guide, None
+            freezing.freeze(self.model)
+        self.guide, self.steps = guide, None
 
-    @contextlib.contextmanager
-    def _in_training(self, feed: Resident | Loaded) -> Iterator[tuple[Annealing, tuple[str, ...]]]:
-        """Be ready for steps: the ``SVI`` made, the modules in training mode, at the precision."""
-        pair = self.model, self.guide
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(synchronised(*pair))
-            for module in self.modules():
-                stack.enter_context(training(module))
-            # After the guide, which may hold conditionals of the model
-            stack.enter_context(self._freezing.holding(self.model))
-            if feed.last == 1 and ranks.size() == 1:
-                x, y = _first(feed.data[:1])
-                check_single(*pair, x, y, count=feed.count, batch_size=feed.batch_size)
-            made = self._make_svi(feed.data, len(feed))
-            stack.enter_context(as_precision(self.precision).on(*pair, *_first(feed.data)))
-            self._fitting = True
-            try:
-                yield made
-            finally:
-                self._fitting = False
-                if isinstance(self._running, Parallel):
-                    self._running.release()
-
-    def _make_svi(self, data: Dataset, steps_per_epoch: int) -> tuple[Annealing, tuple[str, ...]]:
-        x, y = _first(data)
-        summary = check_pair(self.model, self.guide, x, y=y)
-        self._tried = x, y
-        self._keep_moments()
-        # Made anew, because a mapping may have been changed in place since the last run
-        annealing = Annealing(self.beta)
-        annealing.check(tuple(summary.latents))
-        annealing.start(x.device)
-        annealing.set(self.step, steps_per_epoch)
-        self._running = self._under_engine()
-        estimator = self.elbo
-        if ranks.size() > 1:
-            estimator = self._running = Parallel(self.elbo)
-        self._svi = SVI(
-            annealing.scale(self.model),
-            annealing.scale(self.guide),
-            self._build_optimizer,
-            estimator,
-            clip_norm=self.clip_norm,
-            engine=self._running,
-        )
-        self._svi.waiting = Waiting(steps_per_epoch)
-        self._svi.prepare(x, y=y)
-        return annealing, tuple(summary.point_masses)
-
-    @property
-    def _engine_name(self) -> str:
-        return self.engine or ("graph" if len(self.modules()) == 2 else "eager")
-
-    @property
-    def replays(self) -> bool:
-        """Whether the pair is recorded, and its tensors replayed."""
-        return self._engine_name != "eager"
-
-    def _under_engine(self) -> Callable:
-        return running(
-            self.elbo, self._engine_name, after=_STEPS_BEFORE_A_GRAPH, announce=self._announce
-        )
-
-    def begin_epoch(self) -> None:
-        """Tell the engine, which compares records with the programs then; for ``Loop``."""
-        if isinstance(self._running, Graph):
-            self._running.begin_epoch(self.step)
-
-    def _build_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        optimizer = fused(self.optimizer_class, lr=self.lr)(parameters)
-        for parameter in parameters:
-            if parameter in self._moments:
-                optimizer.state[parameter] = self._moments[parameter]
-        return optimizer
-
-    def restore_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Give the optimizer the options and parameters of an interrupted run; for ``Loop``."""
-        runs.restore_groups(self.optimizer, groups, self.parameters(), self._moments.get)
-        # What was unfrozen since the last step of that run
-        self._svi.take_up({})
-
-    def _keep_moments(self) -> None:
-        if self.optimizer is not None:
-            self._lr = self.lr
-            for parameter, state in self.optimizer.state.items():
-                self._moments[parameter] = state
-
-
-def _first(data: Dataset) -> tuple[Tensor, Tensor | None]:
-    """The first data, with which a pair is tried."""
-    return seen_values(data[:2]), None if data.y is None else data.y[:2]
+    def _keep_optimizer(self) -> None:
+        """Have its moments, and its learning rate, for the next one."""
+        if self.steps is not None:
+            if self.lr != self._objective.lr:
+                self._replace(lr=self.lr)
+            self.state.moments.keep(self.optimizer)

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import ranks
+from ..ground.internals import BatchNorm
+from ..infer.engine.internals import check_dimensions
+from ..infer.engine.traced import Pair
 from ..infer.objectives.elbo import ELBOTerms, Estimator
 from ..programs.unwrapping import name_of
 from .feeds import Loaded, Resident
@@ -63,7 +65,7 @@ class Parallel:
         parameters = [p for m in (model, guide) for p in m.parameters() if p.requires_grad]
         key = [id(model), id(guide), *map(id, parameters)]
         if key != self._key:
-            pair = _Pair(model, guide, self.estimator)
+            pair = Pair(model, guide, self.estimator)
             self._parallel, self._key = DistributedDataParallel(pair), key
         loss, reconstruction, kl = self._parallel(x, y)
         # DistributedDataParallel takes the mean over the processes
@@ -78,16 +80,6 @@ class Parallel:
         self._parallel, self._key = None, []
 
 
-class _Pair(nn.Module):
-    def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
-        super().__init__()
-        self.model, self.guide, self.estimator = model, guide, estimator
-
-    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        loss, terms = self.estimator(self.model, self.guide, x, y)
-        return loss, terms.reconstruction, terms.kl
-
-
 @contextlib.contextmanager
 def synchronised(*programs: Callable) -> Iterator[None]:
     """Batch normalisation by the statistics of the whole batch, in all processes.
@@ -99,7 +91,7 @@ def synchronised(*programs: Callable) -> Iterator[None]:
         programs: a model and a guide.
     """
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
-    norms = [m for m in dict.fromkeys(modules) if isinstance(m, _BatchNorm)]
+    norms = [m for m in dict.fromkeys(modules) if isinstance(m, BatchNorm)]
     if ranks.size() == 1:
         norms = []
     try:
@@ -123,10 +115,10 @@ class _Total(torch.autograd.Function):
         return ranks.total(gradient)
 
 
-def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _normalised(norm: BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)
-    norm._check_input_dim(x)
+    check_dimensions(norm, x)
     dims = [d for d in range(x.dim()) if d != 1]
     shape = [1, -1] + [1] * (x.dim() - 2)
     values = x.float() if x.dtype == torch.bfloat16 else x

@@ -6,9 +6,10 @@ import builtins
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from tqdm.auto import tqdm
@@ -16,59 +17,61 @@ from tqdm.auto import tqdm
 from .. import ranks
 from ..callbacks import check_callbacks
 from ..callbacks.stopping import Patience
+from ..data import Dataset
+from ..data.identity import identity
 from ..data.scale import scale_notice
 from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..likelihoods import Gaussian
 from ..programs.unwrapping import innermost
-from . import runs
+from ..storage.folder import EVERY, KEEP, RunFolder
 from .feeds import Loaded, Resident, check_source, source, turns
 from .guard import Skip, limit_of
 from .parallel import check_parallel
+from .state import Run, TrainState
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
+_BATCH_SIZE = 128
 
 
-class Call:
-    """The arguments of one call of ``Trainer.fit``, checked, and filled in where a run goes on.
-
-    Args:
-        trainer: whose pair is to be trained, and which may have an interrupted run to finish.
-        data: as for ``Trainer.fit``, like all that follow.
-        epochs: of this run, those before it was interrupted among them.
-        batch_size: data per step.
-        validation: data whose bound is estimated after each epoch, or None.
-        patience: epochs to wait for a better one, or None.
-        callbacks: objects with the hooks of ``callbacks.Callback``.
-        threads: threads of the CPU, or None.
-        progress: whether there is a progress bar.
-        checkpoint: the folder to write checkpoints into, or None.
-        every: steps between two checkpoints.
-        keep: how many checkpoints stay.
-        on_nonfinite: what a step that is not finite leads to.
-        on_interrupt: what Ctrl-C leads to.
+@dataclass
+class Plan:
+    """One call of ``Trainer.fit``, checked, and filled in where a run goes on.
 
     Attributes:
-        data: the data where the pair is, and in its type.
-        validation: likewise, or None.
-        epochs: of this run in all.
+        run: that it begins, or goes on with.
+        feed: the minibatches, where the pair is, and in its type.
+        validation: data whose bound is estimated after each epoch, likewise, or None.
         callbacks: those that were given, and what ``patience`` stands for.
         folder: where checkpoints are written, or None.
         tolerated: steps of an epoch that may be left out because they are not finite.
+        threads: threads of the CPU, or None.
         reraises: whether ``fit`` ends in a KeyboardInterrupt where Ctrl-C ended the run.
-        going_on: what a checkpoint tells of the run that this call finishes, or None.
-
-    Raises:
-        ValueError: as ``Trainer.fit``.
-        TypeError: as ``Trainer.fit``.
+        progress: whether there is a progress bar.
+        bar: the progress bar of all steps, while it is ``shown``.
+        interruption: tells after each step whether the run is to end.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
+    run: Run
+    feed: Resident | Loaded
+    validation: Dataset | Loaded | None
+    callbacks: Sequence[Any]
+    folder: RunFolder | None
+    tolerated: int
+    threads: int | None
+    reraises: bool
+    progress: bool
+    bar: tqdm = field(init=False)
+    interruption: Interruption = field(default_factory=Interruption)
+
+    @classmethod
+    def of(
+        cls,
+        model: Callable,
+        guide: Callable,
+        state: TrainState,
         data: Any,
         *,
+        device: torch.device | None,
         epochs: int | None,
         batch_size: int | None,
         validation: Any,
@@ -79,18 +82,24 @@ class Call:
         checkpoint: str | Path | None,
         every: int | None,
         keep: int | None,
-        on_nonfinite: str | Skip,
-        on_interrupt: str | None,
-    ) -> None:
-        self.going_on = going_on = None if trainer.going_on is None else trainer.progress
-        if going_on is not None:
-            epochs = going_on["epochs"] if epochs is None else epochs
-            batch_size = going_on["batch_size"] if batch_size is None else batch_size
-            checkpoint = trainer.going_on if checkpoint is None else checkpoint
-            every = going_on["every"] if every is None else every
-            keep = going_on["keep"] if keep is None else keep
-            patience = going_on.get("patience") if patience is None else patience
-        batch_size = 128 if batch_size is None else batch_size
+        on_nonfinite: Literal["raise", "skip"] | Skip,
+        on_interrupt: Literal["raise", "return"] | None,
+    ) -> Plan:
+        """Check the arguments of ``Trainer.fit``, before anything happens.
+
+        Raises:
+            ValueError: as ``Trainer.fit``.
+            TypeError: as ``Trainer.fit``.
+        """
+        before = state.run if state.run is not None and state.run.folder is not None else None
+        if before is not None:
+            epochs = before.epochs if epochs is None else epochs
+            batch_size = before.facts["batch_size"] if batch_size is None else batch_size
+            checkpoint = before.folder if checkpoint is None else checkpoint
+            every = before.every if every is None else every
+            keep = before.keep if keep is None else keep
+            patience = before.facts["patience"] if patience is None else patience
+        batch_size = _BATCH_SIZE if batch_size is None else batch_size
         waits = () if patience is None else (("patience", patience),)
         for name, value in (("epochs", epochs), ("batch_size", batch_size), *waits):
             if not isinstance(value, Integral) or value < 1:
@@ -105,86 +114,167 @@ class Call:
                 f'on_interrupt: expected "raise" or "return", got {on_interrupt!r}: leave it out '
                 "to stop the cells below in a notebook, and to go on in a script"
             )
-        in_notebook = hasattr(builtins, "__IPYTHON__")
-        self.reraises = on_interrupt == "raise" or (on_interrupt is None and in_notebook)
         check_callbacks(callbacks)
-        self.callbacks = callbacks if patience is None else (*callbacks, Patience(patience))
+        if patience is not None:
+            callbacks = *callbacks, Patience(patience)
         check_threads(threads)
-        self.epochs, self.tolerated = epochs, limit_of(on_nonfinite)
-        self._first = trainer.step == 0
-        self._threads, self._progress = threads, progress
-        self.folder = runs.folder(checkpoint, every=every, keep=keep)
-        pair = trainer.model, trainer.guide
-        known = {"device": trainer.device, "epoch": len(trainer.history)}
-        self.data, self.validation = source(data, "data", *pair, **known), None
+        tolerated = limit_of(on_nonfinite)
+        folder = _folder(checkpoint, every=every, keep=keep)
+        known = {"device": device, "epoch": len(state.history)}
+        data = source(data, "data", model, guide, **known)
         if validation is not None:
-            self.validation = source(validation, "validation", *pair, divide=turns, **known)
-            _check_names(self.data, self.validation, trainer.model)
-        loaded = isinstance(self.data, Loaded)
-        self._feed = self.data if loaded else Resident(self.data, batch_size)
-        check_parallel(self._feed, *pair)
-        if self.folder is not None:
-            runs.check_sources(self.data, self.validation)
-            self.folder.describe(self._feed, self.validation, self.callbacks)
-            self.folder.facts["patience"] = patience
-            if going_on is not None:
-                self.folder.check_same(going_on, epochs)
+            validation = source(validation, "validation", model, guide, divide=turns, **known)
+            _check_names(data, validation, model)
+        feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
+        check_parallel(feed, model, guide)
+        run = Run(int(epochs), {})
+        if folder is not None:
+            _check_sources(data, validation)
+            _check_storable(callbacks)
+            run.every, run.keep = folder.every, folder.keep
+            run.facts = {
+                "batch_size": feed.batch_size,
+                "callbacks": [type(callback).__name__ for callback in callbacks],
+                "data": identity(feed.data),
+                "validation": identity(validation),
+                "patience": patience,
+            }
+            if before is not None:
+                run = _going_on(before, run)
         ranks.check_alike(
             {
                 "epochs": epochs,
-                "data": f"{self._feed.count} data, {len(self._feed)} steps in an epoch",
-                "steps before": trainer.step,
+                "data": f"{feed.count} data, {len(feed)} steps in an epoch",
+                "steps before": state.step,
                 "validation": validation is not None,
                 "patience": patience,
                 "checkpoint": None if checkpoint is None else str(checkpoint),
-                "every": None if self.folder is None else self.folder.every,
+                "every": None if folder is None else folder.every,
             }
         )
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do of the run that goes on."""
-        run = self.going_on
-        return bool(self.folder and run and run["finished"] and run["epochs"] == self.epochs)
-
-    @property
-    def epochs_left(self) -> int:
-        """Epochs that this call has to begin or to finish."""
-        return self.epochs - (0 if self.going_on is None else self.going_on["done"])
+        in_notebook = hasattr(builtins, "__IPYTHON__")
+        return cls(
+            run=run,
+            feed=feed,
+            validation=validation,
+            callbacks=callbacks,
+            folder=folder,
+            tolerated=tolerated,
+            threads=threads,
+            reraises=on_interrupt == "raise" or (on_interrupt is None and in_notebook),
+            progress=progress,
+        )
 
     @contextlib.contextmanager
-    def held(self, trainer: Trainer) -> Iterator[Interruption]:
+    def held(self, state: TrainState) -> Iterator[None]:
         """Have signals wait, the folder for this process alone, and so many threads."""
         # Signals first, so that all else is in order when SIGTERM ends the process
-        with held_back() as interruption, contextlib.ExitStack() as stack:
-            if self.folder is not None:
-                ranks.by_first(lambda: stack.enter_context(self.folder.held(trainer)))
-            stack.enter_context(using_threads(self._threads))
-            yield interruption
+        with held_back(self.interruption), contextlib.ExitStack() as stack:
+            if (folder := self.folder) is not None:
+                held = folder.held(state.step, state.written.get(folder.where))
+                ranks.by_first(lambda: stack.enter_context(held))
+            stack.enter_context(using_threads(self.threads))
+            yield
 
-    def feed(self, model: Callable) -> Resident | Loaded:
-        """The minibatches, once the model was found to be able to produce the data.
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Have the progress bar, shown by the first process alone."""
+        total, hidden = self.run.epochs * len(self.feed), not self.progress or ranks.rank() > 0
+        with tqdm(total=total, unit="step", disable=hidden) as self.bar:
+            yield
+
+    def check_data(self, model: Callable, *, first: bool) -> None:
+        """Raise unless the model can produce the data; tell of a scale that is hard to train on.
 
         A loader without a generator of its own draws its order from the present random stream.
+
+        Args:
+            model: generative program.
+            first: whether the pair is trained for the first time.
         """
         ranks.diverge()
-        check_source(self.data, "data", model)
-        data = self.data.data if isinstance(self.data, Loaded) else self.data
+        check_source(self.feed if isinstance(self.feed, Loaded) else self.feed.data, "data", model)
         likelihood = getattr(innermost(model), "likelihood", None)
-        if isinstance(likelihood, Gaussian) and self._first:
+        if isinstance(likelihood, Gaussian) and first:
             # What networks see, where a likelihood standardises the data for them
-            seen = getattr(likelihood, "inputs", lambda x: x)(data.x)
+            seen = getattr(likelihood, "inputs", lambda x: x)(self.feed.data.x)
             if (notice := scale_notice(seen)) is not None:
                 warnings.warn(notice, stacklevel=3)
         if self.validation is not None:
             with torch.random.fork_rng(devices=[]):
                 check_source(self.validation, "validation", model)
-        return self._feed
 
-    def bar(self, feed: Resident | Loaded) -> tqdm:
-        """The progress bar of all steps, shown by the first process alone."""
-        hidden = not self._progress or ranks.rank() > 0
-        return tqdm(total=self.epochs * len(feed), unit="step", disable=hidden)
+
+def _folder(path: str | Path | None, *, every: int | None, keep: int | None) -> RunFolder | None:
+    if path is None:
+        for name, value in (("every", every), ("keep", keep)):
+            if value is not None:
+                raise ValueError(
+                    f"{name}: expected None without checkpoint=, got {value!r}: pass the folder "
+                    "to write to as well"
+                )
+        return None
+    return RunFolder(
+        path, every=EVERY if every is None else every, keep=KEEP if keep is None else keep
+    )
+
+
+def _going_on(before: Run, run: Run) -> Run:
+    """The interrupted run, as it is asked for now; raises unless the facts are the same."""
+    if before.processes != ranks.size():
+        raise ValueError(
+            f"processes: expected {before.processes}, as in the run that goes on, each with a "
+            f"random stream of its own, got {ranks.size()}: start {before.processes}, or read its "
+            "last checkpoint with pyro_vae.load to begin another run"
+        )
+    if run.epochs < before.begun:
+        raise ValueError(
+            f"epochs: expected at least {before.begun}, those that the run which goes on has "
+            f"begun, got {run.epochs}: leave epochs out to finish it as it was meant to be"
+        )
+    for name, got in run.facts.items():
+        expected = before.facts.get(name)
+        if isinstance(expected, dict) and isinstance(got, dict) and got != expected:
+            key = next(key for key in got if expected.get(key) != got[key])
+            name, expected, got = f"{name}: {key}", expected.get(key), got[key]
+        if expected != got:
+            raise ValueError(
+                f"{name}: expected {expected!r}, as in the run that goes on, got {got!r}: "
+                "pass what that run was given, or read its last checkpoint with pyro_vae.load "
+                "to begin another run"
+            )
+    return replace(
+        before,
+        epochs=run.epochs,
+        every=run.every,
+        keep=run.keep,
+        # More epochs than were asked for at first go on after an early end, too
+        stopping=before.stopping and not before.finished,
+        finished=before.finished and before.epochs == run.epochs,
+    )
+
+
+def _check_sources(data: Any, validation: Any) -> None:
+    """Raise ``TypeError`` for data whose order no checkpoint can tell."""
+    for name, given in (("data", data), ("validation", validation)):
+        if not isinstance(given, Dataset | None):
+            raise TypeError(
+                f"{name}: expected a Dataset or tensors where checkpoint= is given, got a "
+                "DataLoader, whose order no checkpoint can tell: leave checkpoint= out, and save "
+                "the trainer after each call of fit"
+            )
+
+
+def _check_storable(callbacks: Sequence[Any]) -> None:
+    """Raise ``TypeError`` for a callback whose state no checkpoint can hold."""
+    for callback in callbacks:
+        if not all(hasattr(callback, name) for name in ("state_dict", "load_state_dict")):
+            name = type(callback).__name__
+            raise TypeError(
+                f"callbacks: {name} has no state_dict() and load_state_dict(state), so that a "
+                "resumed run would not go on where it stopped: add both (they may return {} and "
+                "do nothing where it keeps nothing), or leave checkpoint= out"
+            )
 
 
 def _check_names(data: Any, validation: Any, model: Callable) -> None:

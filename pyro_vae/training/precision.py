@@ -11,9 +11,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.modules import module as hooks
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ..ground.recorded import Recorded
+from ..infer.engine.internals import tree_leaves, tree_map
 from ..programs.running import measuring, trace_pair
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,18 +17,18 @@ from ..data import Dataset, DataSplits
 from ..ground.recorded import Recorded
 from ..ground.streams import RandomStream
 from ..ground.turns import turn
-from ..infer.engine.optimizers import recordable
 from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator
-from ..programs.belonging import join
 from ..schedules import Schedule
-from . import runs
+from . import checkpoint
 from .guard import Skip
-from .history import History
 from .loop import Loop
+from .objective import Objective
 from .pair import TrainedPair
-from .plan import Call
-from .precision import Precision, PrecisionName
+from .plan import Plan
+from .precision import Precision, PrecisionName, as_precision
+from .state import TrainState
+from .step import Step, in_training
 
 
 class Trainer(Recorded, TrainedPair):
@@ -98,27 +99,19 @@ class Trainer(Recorded, TrainedPair):
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(
-            model,
-            guide,
-            beta=beta,
-            lr=lr,
-            optimizer=optimizer,
-            elbo=elbo,
-            clip_norm=clip_norm,
-            engine=engine,
-            precision=precision,
-            device=device,
-        )
-        self.seed, self._stream = seed, RandomStream(seed)
-        self.history = History()
-        self.swapped = self.stopping = False
-        # Latent sites whose collapse was told, once is enough
-        self.told_collapsed: set[str] = set()
-        # Where the present run, or the one that a file was read from, is; for ``Loop`` alone
-        self.progress: Mapping[str, Any] | None = None
-        self.going_on: Path | None = None
-        self.written: dict[Path, str] = {}
+        objective = Objective(beta, lr, optimizer, elbo, clip_norm, engine, precision)
+        super().__init__(model, guide, objective, TrainState(RandomStream(seed)), device)
+        self.seed = seed
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the present run ends after this epoch, see ``stop``."""
+        return self.state.run is not None and self.state.run.stopping
+
+    @property
+    def going_on(self) -> Path | None:
+        """Folder of the interrupted run that the next ``fit`` finishes, see ``resume``."""
+        return None if self.state.run is None else self.state.run.folder
 
     def fit(
         self,
@@ -215,9 +208,12 @@ class Trainer(Recorded, TrainedPair):
             UserWarning: data of a scale that a Gaussian likelihood cannot be trained on.
         """
         self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
-        call = Call(
-            self,
+        plan = Plan.of(
+            self.model,
+            self.guide,
+            self.state,
             data,
+            device=self.device,
             epochs=epochs,
             batch_size=batch_size,
             validation=validation,
@@ -231,35 +227,48 @@ class Trainer(Recorded, TrainedPair):
             on_nonfinite=on_nonfinite,
             on_interrupt=on_interrupt,
         )
-        if call.is_finished:
-            self.going_on = None
+        if plan.run.finished:
+            self.state.run = None
             return self
-        self.stopping, self._announce = False, tqdm.write if progress else None
-        with turn, call.held(self) as interruption, self._stream.on(call.data.device):
-            feed = call.feed(self.model)
-            with self._in_training(feed) as (annealing, points), call.bar(feed) as bar:
-                self.going_on = None
-                loop = Loop(
-                    self,
-                    self._svi,
-                    annealing,
-                    feed,
-                    validation=call.validation,
-                    callbacks=call.callbacks,
-                    bar=bar,
-                    points=points,
-                    folder=call.folder,
-                    interruption=interruption,
-                    tolerated=call.tolerated,
-                )
-                loop.run(call.epochs, call.going_on)
-        if loop.interrupted and call.reraises:
+        with turn, plan.held(self.state), self.state.stream.on(plan.feed.device):
+            plan.check_data(self.model, first=self.step == 0)
+            with self._in_training(plan) as step, plan.shown():
+                interrupted = Loop(self, plan, step)()
+        if interrupted and plan.reraises:
             raise KeyboardInterrupt
         return self
 
+    @contextlib.contextmanager
+    def _in_training(self, plan: Plan) -> Iterator[Step]:
+        """Be in a run, with all that takes its steps."""
+        pair = self.model, self.guide
+        with in_training(*pair, self.state, plan.feed):
+            self._keep_optimizer()
+            announce = tqdm.write if plan.progress else None
+            step = self.steps = Step(*pair, self._objective, self.state, plan.feed, announce)
+            self._tried = step.first
+            with as_precision(self.precision).on(*pair, *step.first):
+                self._fitting, self.state.run = True, plan.run
+                plan.run.folder = None
+                try:
+                    yield step
+                finally:
+                    self._fitting, self.state.run = False, None
+                    step.release()
+
+    def write(self, path: str | Path, *, run: Mapping[str, Any]) -> None:
+        """Write a checkpoint, from which a ``run`` goes on; for ``Loop``."""
+        pair = self.model, self.guide
+        checkpoint.write(path, *pair, self._current(), self.state, run=run, arguments=None)
+
+    def _current(self) -> Objective:
+        """The objective with the learning rate as it is now."""
+        self._keep_optimizer()
+        return self._objective
+
     def give_way(self) -> None:
         """Let other threads run programs now, on torch's global random stream; for ``Loop``."""
-        with self._stream.aside():
+        with self.state.stream.aside():
             turn.give_way()
 
     @classmethod
@@ -321,11 +330,13 @@ class Trainer(Recorded, TrainedPair):
             >>> [row["epoch"] for row in again.history]
             [1, 2, 3]
         """
-        return runs.resume(folder, model=model, guide=guide, optimizer=optimizer, device=device)
+        given = {"model": model, "guide": guide, "optimizer": optimizer, "device": device}
+        return checkpoint.resume(cls, folder, **given)
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""
-        self.stopping = True
+        if self._fitting:
+            self.state.run.stopping = True
 
     def swap_guide(self, guide: Callable, *, freeze_model: bool = False) -> Trainer:
         """Continue with another guide; the model keeps its weights and its optimizer state.
@@ -349,55 +360,13 @@ class Trainer(Recorded, TrainedPair):
             RuntimeError: called by a callback within ``fit``.
         """
         self._swap(guide, freeze_model=freeze_model)
-        self.progress = self.going_on = None
-        self.swapped = bool(self.history)
+        self.state.run, self.state.swapped = None, bool(self.history)
         return self
 
     def save(self, path: str | Path, *, arguments: bool = True) -> None:
         """Write model, guide, optimizer, history and random state to one file; see ``save``."""
-        from .saving import save
-
-        save(self, path, arguments=arguments)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs besides model and guide: tensors, and plain data in "plain"."""
-        self._keep_moments()
-        return {
-            "run": self.progress,
-            "moments": [self._moments.get(p) for p in self.parameters()],
-            "random": self._stream.states(),
-            "plain": {
-                "arguments": {
-                    "beta": self.beta,
-                    "lr": self.lr,
-                    "optimizer": recordable(self.optimizer_class),
-                    "elbo": self.elbo,
-                    "clip_norm": self.clip_norm,
-                    "engine": self.engine,
-                    "precision": self.precision,
-                    "seed": self.seed,
-                },
-                "history": list(self.history),
-                "step": self.step,
-                "swapped": self.swapped,
-                "frozen": self._freezing.names,
-            },
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` gave."""
-        plain = state["plain"]
-        self.history, self.step = History(plain["history"]), plain["step"]
-        self.swapped = plain["swapped"]
-        if (frozen := plain.get("frozen")) is not None:
-            self._freezing.freeze(self.model, frozen)
-        self._stream.load(state["random"])
-        self.progress = state.get("run")
-        if self.step:
-            join(self.model, self.guide)
-        for parameter, moments in zip(self.parameters(), state["moments"], strict=True):
-            if moments is not None:
-                self._moments[parameter] = moments
+        pair = self.model, self.guide
+        checkpoint.write(path, *pair, self._current(), self.state, arguments=arguments)
 
     def __repr__(self) -> str:
         """Model, guide and how far training went."""

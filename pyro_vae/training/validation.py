@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -13,12 +14,11 @@ from torch import Tensor
 from .. import ranks
 from ..codebooks import Codebook
 from ..data import Dataset
-from ..ground import streams
 from ..infer.engine.graph import Graph
-from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH
+from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, checked
 from ..infer.objectives.elbo import ELBOTerms, Estimator
 from ..infer.posterior import active, posterior_means
-from ..programs.coding import encode
+from ..programs.encoding import encode
 from ..programs.running import measuring
 from .feeds import Loaded
 
@@ -89,12 +89,8 @@ class Validation:
         return self.estimator(*self.pair, x, y)
 
     def _again(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
-        before = streams.positions(x.device)
-        loss, terms = self._graph(*self.pair, x, y)
-        if loss.isfinite() and terms.elbo.isfinite().all():
-            return loss, terms
-        streams.go_to(x.device, before)
-        return self._once(x, y)
+        run = functools.partial(self._graph, *self.pair)
+        return checked(run, self._once, (x, y), lambda found: (found[0], found[1].elbo))
 
 
 class _Quiet(Graph):

@@ -1,17 +1,21 @@
 """Every benchmark runs and writes its numbers; their values are not judged here."""
 
 import json
+import math
 import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import calls
 import contestants
 import memory
 import pytest
 import torch
 from systems import SYSTEMS
+
+from pyro_vae import ranks
 
 HERE = Path(__file__).parent
 TINY = {
@@ -21,6 +25,7 @@ TINY = {
     "fit_overhead": ["--batches", "2", "--steps", "2"],
     "growth": ["--values", "1", "--steps", "1"],
     "epoch_time": ["--size", "512", "--steps", "1"],
+    "calls": [],
     "old_and_new": [str(HERE.parents[1]), "--engine", "eager", "--steps", "2"],
 }
 needs_mnist = pytest.mark.skipif(
@@ -58,6 +63,21 @@ def test_a_benchmark_prints_a_table_and_writes_its_numbers(script, tmp_path):
     assert all(row["ms"] > 0 for row in numbers["rows"])
     for row in numbers["rows"]:
         assert f"| {row['name']} | " in table
+
+
+def test_calls_are_those_of_the_package_alone():
+    assert calls.of(lambda: (ranks.rank(), ranks.rank())).files["ranks.py"] >= 2
+    assert not calls.of(lambda: torch.nn.Linear(2, 2)(torch.ones(2))).files
+    assert not calls.of(int).files
+
+
+@pytest.mark.slow
+@pytest.mark.skip(reason="the rooms are being moved")
+def test_calls_are_few(tmp_path):
+    _, numbers = run("calls", tmp_path / "numbers.json")
+    for row in numbers["rows"]:
+        assert 0 < row["calls"] <= (row["at most"] or math.inf), row
+        assert 0 < row["files"] <= (row["files, at most"] or math.inf), row
 
 
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)

@@ -3,7 +3,7 @@
 import pytest
 from small import TINY, images
 
-from pyro_vae.cli import commands, main
+from pyro_vae.cli import main, training
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +25,4 @@ def conditional(tmp_path_factory):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(commands, "write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr(training, "write_report", lambda *args, **kwargs: None)

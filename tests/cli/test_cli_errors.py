@@ -19,7 +19,7 @@ def everything_below(folder):
 BAD_TRAINING = {
     "no command": ([], "required: COMMAND"),
     "unknown command": (["trian"], "invalid choice: 'trian'"),
-    "unknown option": (["train", "--latnets", "3"], "did you mean --latents?"),
+    "unknown option": (["train", "--latnets", "3"], "did you mean '--latents'?"),
     "negative beta": (["train", "--beta", "-1"], "--beta: expected a finite number of at least 0"),
     "nan beta": (["train", "--beta", "nan"], "got 'nan'"),
     "infinite beta": (["train", "--beta", "inf"], "got 'inf'"),
@@ -29,8 +29,8 @@ BAD_TRAINING = {
     "zero lr": (["train", "--lr", "0"], "--lr: expected a finite number above 0"),
     "latents": (["train", "--latents", "8,x"], "such as 20 or 64,32,16, got '8,x'"),
     "hidden": (["train", "--hidden", "-4"], "--hidden: expected"),
-    "guide": (["train", "--guide", "botom-up"], "did you mean bottom-up?"),
-    "likelihood": (["train", "--likelihood", "gausian"], "did you mean gaussian?"),
+    "guide": (["train", "--guide", "botom-up"], "did you mean 'bottom-up'?"),
+    "likelihood": (["train", "--likelihood", "gausian"], "did you mean 'gaussian'?"),
     "sigma": (
         ["train", "--likelihood", "gaussian", "--sigma", "-1"],
         "sigma: expected a positive",
@@ -48,7 +48,7 @@ BAD_TRAINING = {
     ),
     "no UTF-8": (["train", "--out", "\udcff"], "arguments: expected text in UTF-8"),
     "sigma of another": (["train", "--sigma", "1"], "no such option for the likelihood bernoulli"),
-    "device": (["train", "--device", "warp"], "--device: expected a device of this machine"),
+    "device": (["train", "--device", "warp"], "--device: expected one that torch can use here"),
     "seed": (["train", "--seed", str(2**64)], "--seed: expected a whole number from 0 to"),
     "analytic": (["train", "--latents", "4,2", "--elbo", "analytic"], "use elbo='trace'"),
     "divergence": (["train", "--lr", "1e30", "--epochs", "1"], "lower --lr, set --clip-norm"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pyro_vae import Trainer, diagnostics, experiments
-from pyro_vae.cli import commands, main
+from pyro_vae.cli import main, training
 
 # Pyro's own note before the error of this library
 pytestmark = pytest.mark.filterwarnings("ignore:Encountered NaN")
@@ -181,7 +181,7 @@ def light(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "fit", short_fit)
     monkeypatch.setattr(diagnostics, "evaluate", short_evaluate)
-    monkeypatch.setattr(commands, "write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr(training, "write_report", lambda *args, **kwargs: None)
     monkeypatch.setattr(experiments, "run", lambda name, arguments: 0)
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)

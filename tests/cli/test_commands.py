@@ -71,7 +71,7 @@ def test_run_json_and_report_hold_the_evaluation(run):
     expected = evaluation(run, 20)
     recorded = json.loads((run / "run.json").read_text())
     assert recorded["evaluation"]["quantities"] == expected.to_dict()
-    assert expected._repr_html_() in (run / "report.html").read_text()
+    assert expected.to_html() in (run / "report.html").read_text()
     where = {"source": "digits", "root": None, "binarize": "dynamic", "size": None}
     where |= {"grey": False, "stratify": True}
     assert recorded["data"] == where

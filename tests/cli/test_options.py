@@ -10,12 +10,12 @@ import pytest
 from small import TINY, images, photographs
 
 from pyro_vae import guides, likelihoods, load, models, schedules
-from pyro_vae.cli import main, options
+from pyro_vae.cli import groups, main, options
 
 
 def test_default_importance_samples_are_fewer_for_more_data(run, capsys, monkeypatch):
-    monkeypatch.setattr(options, "MANY_SAMPLES", 4)
-    monkeypatch.setattr(options, "FEW_SAMPLES", 3)
+    monkeypatch.setattr(groups, "MANY_SAMPLES", 4)
+    monkeypatch.setattr(groups, "FEW_SAMPLES", 3)
     for split, expected in (("test", 4), ("train", 3)):
         assert main(["evaluate", str(run / "model.pt"), "--json", "--split", split]) == 0
         assert json.loads(capsys.readouterr().out)["importance_samples"] == expected
@@ -81,14 +81,14 @@ def test_every_guide_and_likelihood_is_an_option():
     public = {getattr(guides, name) for name in guides.__all__}
     # These need more than a model of the command line
     other = {guides.Composed, guides.NearestCode, guides.PerDatum, guides.SemiAmortized}
-    assert set(options.GUIDES.values()) == {
+    assert set(groups.GUIDES.values()) == {
         g for g in public if issubclass(g, guides.Guide)
     } - other - {guides.Guide}
-    for guide in options.GUIDES.values():
+    for guide in groups.GUIDES.values():
         guide(models.VAE((4,), 2, likelihood=likelihoods.Gaussian(), hidden=(3,)))
-    assert options.GUIDES["bottom-up"] is guides.BottomUp
-    assert options.LIKELIHOODS["continuous-bernoulli"] is likelihoods.ContinuousBernoulli
-    assert not any(inspect.isabstract(c) for c in options.LIKELIHOODS.values())
+    assert groups.GUIDES["bottom-up"] is guides.BottomUp
+    assert groups.LIKELIHOODS["continuous-bernoulli"] is likelihoods.ContinuousBernoulli
+    assert not any(inspect.isabstract(c) for c in groups.LIKELIHOODS.values())
 
 
 @pytest.mark.parametrize("sigma", ["0.3", "learned", "optimal", "per_pixel", "predicted"])

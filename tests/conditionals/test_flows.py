@@ -116,8 +116,8 @@ def test_steps_without_influence_leave_a_normal():
     ("size", "kwargs", "message"),
     [
         (1, {}, "size: an autoregressive flow over one latent is affine"),
-        (3, {"steps": 0}, "steps: expected a positive integer, got 0"),
-        (3, {"steps": 1.5}, "steps: expected a positive integer"),
+        (3, {"steps": 0}, "steps: expected a whole number of at least 1, got 0"),
+        (3, {"steps": 1.5}, "steps: expected a whole number of at least 1"),
         (3, {"hidden": (2,)}, "hidden: expected at least one width, none below the 3 latents"),
         (3, {"hidden": ()}, "hidden: expected at least one width"),
     ],

@@ -1,16 +1,14 @@
 """Every message about data is provoked, and what it advises is done to what provoked it."""
 
 import ast
-import re
 import sys
-import warnings
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import pytest
 import scipy.sparse
 import torch
+from advice import Cases, messages, texts, unsaid
 from PIL import Image
 from test_data_damage import tiff_of_five_channels
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -30,12 +28,10 @@ try:
     import polars
 except ImportError:
     polars = None
-# Of tables alone
-NEED_TABLES = ("columns of numbers", "column of text or labels")
 
 
-def templates(tree):
-    """Patterns of all texts that are raised, warned of, or returned by what words an advice."""
+def raised(tree):
+    """All texts that are raised, warned of, or returned by what words an advice."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and node.exc is not None:
             yield from texts(node.exc)
@@ -48,48 +44,13 @@ def templates(tree):
                         yield from texts(inside.value)
 
 
-def texts(node):
-    """Outermost strings of an expression, as (line, pattern)."""
-    if isinstance(node, ast.JoinedStr):
-        parts = [re.escape(v.value) if isinstance(v, ast.Constant) else ".*?" for v in node.values]
-        yield node.lineno, "".join(parts)
-    elif isinstance(node, ast.Constant):
-        if isinstance(node.value, str) and len(node.value) > 8:
-            yield node.lineno, re.escape(node.value)
-    else:
-        for child in ast.iter_child_nodes(node):
-            yield from texts(child)
-
-
+cases = Cases()
 X = torch.arange(1.0, 25.0).view(12, 2) / 24
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 10, 12, 3)).astype(np.uint8)
-CASES = {}
 
 
-def case(name):
-    def add(function):
-        CASES[name] = function
-        return function
-
-    return add
-
-
-def said(call):
-    """The message of what a call raises or warns of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            call()
-        except (ValueError, TypeError, OSError, UserWarning) as error:
-            return str(error)
-    raise AssertionError("nothing was said")
-
-
-# Each yields what provokes a message, and what follows its advice (or None where it names no call)
-
-
-@case("values")
-def _(tmp):
+@cases
+def values(tmp):
     grey = torch.full((4, 2), 0.5)
     with_nan = torch.where(torch.arange(24).view(12, 2) == 5, torch.nan, X)
     yield lambda: Dataset(X[:0]), None
@@ -133,8 +94,8 @@ def _(tmp):
     yield lambda: ragged[0](*ragged[1:]), lambda: DataSplits("d", Dataset(X[:, :1]), ragged[3])
 
 
-@case("labels")
-def _(tmp):
+@cases
+def labels(tmp):
     text = ["cat", "dog"] * 6
     y = torch.arange(12) % 3
     some = np.array([*text[:11], None], dtype=object)
@@ -178,8 +139,8 @@ class Items(torch.utils.data.Dataset):
         return self.items[i]
 
 
-@case("kinds")
-def _(tmp):
+@cases
+def kinds(tmp):
     one = Dataset(X)
     splits = DataSplits("d", one, one)
     yield lambda: as_dataset(splits), lambda: (as_dataset(splits.train), as_dataset(splits.test))
@@ -221,8 +182,8 @@ def _(tmp):
     yield lambda: Dataset(glass), lambda: Dataset(white)
 
 
-@case("tables")
-def _(tmp):
+@cases
+def tables(tmp):
     columns = {"a": [1, 2], "b": [3, 4], "kind": ["p", "q"], "place": ["r", "s"]}
     if pandas is not None:
         one = pandas.DataFrame(columns)
@@ -234,8 +195,8 @@ def _(tmp):
         yield lambda: Dataset(other), lambda: Dataset(other.drop(["kind", "place"]))
 
 
-@case("scale")
-def _(tmp):
+@cases
+def scale(tmp):
     def fit(x):
         vae = VAE((2,), 2, hidden=(4,), likelihood=Gaussian())
         Trainer(vae, BottomUp(vae)).fit(x, epochs=1, progress=False)
@@ -246,8 +207,8 @@ def _(tmp):
     yield lambda: fit(1e5 * X), lambda: fit(1e5 * X / (1e5 * X).abs().max())
 
 
-@case("load")
-def _(tmp):
+@cases
+def loading(tmp):
     yield lambda: load(X, binarize=True), lambda: load(X)
     yield lambda: load(X, test_fraction=1.0), lambda: Dataset(X)
     yield lambda: load(X[:1]), lambda: Dataset(X[:1])
@@ -267,8 +228,8 @@ def _(tmp):
     )
 
 
-@case("files")
-def _(tmp):
+@cases
+def files(tmp):
     def text(name, content):
         (tmp / name).write_text(content)
         return tmp / name
@@ -312,8 +273,8 @@ def _(tmp):
     yield mock.patch.dict(sys.modules, {"pydicom": broken})(lambda: load(tmp / "scans")), None
 
 
-@case("images")
-def _(tmp):
+@cases
+def pictures(tmp):
     def folder(name, *pictures, suffix="png"):
         for i, picture in enumerate(pictures):
             path = tmp / name / (f"{i}.{suffix}" if isinstance(picture, Image.Image) else picture)
@@ -359,33 +320,14 @@ def _(tmp):
     yield lambda: load(twice), None
 
 
-@pytest.fixture(scope="module")
-def provoked(tmp_path_factory):
-    """Name of a case -> messages with what follows their advice."""
-    found = {name: [] for name in CASES}
-    for name, make in CASES.items():
-        for provoke, follow in make(tmp_path_factory.mktemp(name)):
-            found[name].append((said(provoke), follow))
-    return found
+test_the_advice_works_on_what_provokes_it = cases.test()
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_advice_works_on_what_provokes_it(name, provoked):
-    for message, follow in provoked[name]:
-        if follow is not None:
-            try:
-                follow()
-            except Exception as error:
-                raise AssertionError(f"the advice of {message!r} failed") from error
-
-
-def test_every_message_is_provoked(provoked):
-    messages = [message for pairs in provoked.values() for message, _ in pairs]
-    left = []
-    for path in sorted(Path(data.__file__).parent.glob("*.py")):
-        for line, pattern in templates(ast.parse(path.read_text())):
-            if pandas is polars is None and any(re.escape(t) in pattern for t in NEED_TABLES):
-                continue
-            if not any(re.search(pattern, message, re.DOTALL) for message in messages):
-                left.append(f"{path.name}:{line} {pattern}")
-    assert not left, "\n".join(left)
+def test_every_message_is_provoked():
+    said = [message for case in cases for message in messages(case)]
+    wanted = [
+        (f"{path.name}:{line}", parts)
+        for path in sorted(Path(data.__file__).parent.glob("*.py"))
+        for line, parts in raised(ast.parse(path.read_text()))
+    ]
+    assert not (left := unsaid(wanted, said)), "\n".join(left)

@@ -78,7 +78,11 @@ X = torch.linspace(0, 1, 8).view(4, 2)
             ValueError,
             "factors: expected shape (4, 0), .* got (4, 2)",
         ),
-        (lambda: Dataset(X).batches(0), ValueError, "batch_size: expected an integer >= 1, got 0"),
+        (
+            lambda: Dataset(X).batches(0),
+            ValueError,
+            "batch_size: expected a whole number of at least 1, got 0",
+        ),
         (lambda: Dataset(X)[torch.zeros(1, 1).long()], ValueError, "index: .* got shape (1, 1)"),
         (
             lambda: DataSplits("a", Dataset(X), Dataset(X[:, :1])),
@@ -105,7 +109,11 @@ X = torch.linspace(0, 1, 8).view(4, 2)
         (lambda: load("digits", test_fraction=0.2), ValueError, "for digits, .* own of 360"),
         (lambda: load("digits", size=16), ValueError, "size: expected only .* 16 for digits"),
         (lambda: load(X, grey=True), ValueError, "grey: expected only .* got True for tensor"),
-        (lambda: load("shapes", size=(8, 8)), ValueError, "size: expected an int .* (8, 8)"),
+        (
+            lambda: load("shapes", size=(8, 8)),
+            ValueError,
+            "size: .* whole number .* (8, 8)",
+        ),
         (lambda: shapes(0), ValueError, "count: expected an int from 1 to 737280, got 0"),
         (lambda: render_shapes(X), ValueError, "(n, 5) with columns shape, .*, y, got (4, 2)"),
         (lambda: render_shapes(torch.full((1, 5), 0.5)), ValueError, "column 0, got [0.5]"),

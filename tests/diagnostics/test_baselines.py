@@ -185,7 +185,7 @@ def test_a_pair_that_is_beaten_is_told_and_one_that_wins_is_not(linear):
     assert set(beaten.unbeaten) == {"independent normal", "probabilistic PCA"}
     assert beaten.unbeaten["probabilistic PCA"][0] == pytest.approx(by)
     assert f"probabilistic PCA by {by:.2f} +- " in beaten.remark
-    assert str(beaten).endswith(beaten.remark) and "does not beat" in beaten._repr_html_()
+    assert str(beaten).endswith(beaten.remark) and "does not beat" in beaten.to_html()
 
 
 def test_without_training_data_the_table_says_so():

@@ -66,12 +66,12 @@ def test_text_html_and_json(linear):
     name, inside, error, _ = result.rows()[0]
     assert f"{name}     {100 * inside:.1f} +-" in str(result)
     cells = f"<td>{100 * inside:.1f} %</td><td>&plusmn; {100 * error:.2g}</td>"
-    assert cells + "<td>normal: 68.3 %</td>" in result._repr_html_()
+    assert cells + "<td>normal: 68.3 %</td>" in result.to_html()
     assert f"{100 * inside:.1f} +- {100 * error:<5.2g} %   (normal: 68.3 %)" in str(result)
     assert json.loads(json.dumps(result.to_dict()))[name]["fraction"] == inside
     one = diagnostics.calibration(linear.vae, linear.guide(), linear.data(1))
     assert one.to_dict()[name]["standard_error"] is None
-    assert "+-" not in str(one) and "&plusmn;" not in one._repr_html_()
+    assert "+-" not in str(one) and "&plusmn;" not in one.to_html()
 
 
 def test_the_picture_shows_the_fractions(linear):

@@ -31,7 +31,7 @@ def test_counts_perplexity_and_dead_codes_by_hand(batch_size):
     assert (use.codes, use.used, use.dead.tolist(), use.data) == (4, 3, [2], 4)
     entropy = -sum(p * math.log(p) for p in (3 / 8, 4 / 8, 1 / 8))
     assert use.perplexity == pytest.approx(math.exp(entropy))
-    text, page = str(use), use._repr_html_()
+    text, page = str(use), use.to_html()
     for part in ("3 of 4 (75.0%)", f"{math.exp(entropy):.1f}", "1 (50.0% of positions)"):
         assert part in text and part in page
     assert use.to_dict()["counts"] == [3, 4, 0, 1]

@@ -329,7 +329,7 @@ def test_bad_input(guide, x, options, message):
 def test_text_html_and_figure_show_the_same():
     vae = VAE((6,), (3, 2), likelihood=likelihoods.Gaussian(), hidden=(4,))
     result = diagnostics.collapse(vae, guides.BottomUp(vae), torch.randn(50, 6))
-    text, html = str(result), result._repr_html_()
+    text, html = str(result), result.to_html()
     assert text.startswith(result.verdict) and repr(result) == text
     assert f"log N = {math.log(50):.2f}" in text and f"log N = {math.log(50):.2f}" in html
     kl = result.whole.kl
@@ -367,5 +367,7 @@ def test_the_callback_warns_once_and_only_of_the_collapsed_site():
 
 
 def test_the_callback_refuses_nonsense():
-    with pytest.raises(ValueError, match="every and threshold"):
+    with pytest.raises(ValueError, match="every: expected a whole number of at least 1, got 0"):
         callbacks.CollapseWarning(every=0)
+    with pytest.raises(ValueError, match="threshold: expected a positive finite number, got 0"):
+        callbacks.CollapseWarning(threshold=0)

@@ -62,7 +62,7 @@ def test_a_decoder_without_a_hole_is_recognised_all_the_way():
             pyro.sample("x", dist.Normal(3 * (z - 0.1).sign(), 1.0).to_event(1), obs=x)
 
     found = diagnostics.continuity(steep, guide, (X, Y), Signs(), pairs=30)
-    assert found.share == (1.0, 0.0) and "1.00" in str(found) and "1.00" in found._repr_html_()
+    assert found.share == (1.0, 0.0) and "1.00" in str(found) and "1.00" in found.to_html()
 
 
 def test_points_are_those_of_interpolate():

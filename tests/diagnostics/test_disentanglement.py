@@ -143,7 +143,7 @@ def test_a_pair_on_shapes_uses_its_posterior_means(monkeypatch):
     assert result.scores["DCI completeness"] == expected.scores["DCI completeness"]
     together = diagnostics.disentanglement(vae, guide, d, folds=2)
     assert together.importance.shape == (5, 5)
-    text, html = str(result), result._repr_html_()
+    text, html = str(result), result.to_html()
     for name in d.factor_names:
         assert name in text and name in html
     assert f"{result.scores['MIG'][0]:.2f}" in text or "e-" in text

@@ -216,7 +216,7 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
 def test_print_and_html_show_the_same_numbers():
     x = torch.randint(4, (30, 6)) / 3
     result = quiet(*pair(likelihood=likelihoods.Categorical(4)), x)
-    text, html = str(result), result._repr_html_()
+    text, html = str(result), result.to_html()
     body = text.splitlines()[1:]
     cells = [
         re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", html)
@@ -235,7 +235,7 @@ def test_print_and_html_show_the_same_numbers():
 
 def test_names_of_sites_are_escaped_in_html():
     terms = infer.ELBOTerms(torch.zeros(2), {"<z>": torch.ones(2)})
-    html = diagnostics.Evaluation(terms, None, dimensions=1)._repr_html_()
+    html = diagnostics.Evaluation(terms, None, dimensions=1).to_html()
     assert "KL &lt;z&gt;" in html and "<z>" not in html
 
 

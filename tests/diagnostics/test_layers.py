@@ -83,7 +83,7 @@ def test_nothing_changes():
 def test_tables():
     vae, guide = pair((6, 2))
     found = diagnostics.layers(vae, guide, X)
-    text, page = str(found), found._repr_html_()
+    text, page = str(found), found.to_html()
     assert repr(found) == text and text.startswith("40 data; standard errors")
     for layer in found:
         error = float(layer.kl.std()) / math.sqrt(40)

@@ -57,7 +57,7 @@ def test_text_html_and_json():
     )
     area = found.auroc["b"]["KL"][0]
     assert f"{area:.2f}" in str(found) and "b (6)" in str(found)
-    assert "&lt;a&gt; (5)" in found._repr_html_() and "<a>" not in found._repr_html_()
+    assert "&lt;a&gt; (5)" in found.to_html() and "<a>" not in found.to_html()
     assert json.loads(json.dumps(found.to_dict()))["b"]["KL"]["auroc"] == area
 
 

@@ -98,7 +98,7 @@ def test_a_class_that_the_reference_lacks_is_named():
     assert "not representative of the reference (p = 0.001), which has too few like d< (" in str(
         found
     )
-    assert "d&lt;" in found._repr_html_()
+    assert "d&lt;" in found.to_html()
     rows = diagnostics.rarity(model, guide, x, reference=reference).verdict
     assert "too few like rows " in rows
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyro_vae import Trainer, guides, likelihoods
-from pyro_vae.cli import commands, main
+from pyro_vae.cli import main, training
 from pyro_vae.infer import SVI
 from pyro_vae.models import VAE
 
@@ -167,7 +167,7 @@ def test_an_error_within_an_epoch_leaves_a_marked_row():
         fit(t, callbacks=[Fail()])
     assert [row.get("failed") for row in t.history] == [None, True]
     assert t.history[-1]["step"] == t.step == 9
-    assert "2 (failed)" in t.history._repr_html_()
+    assert "2 (failed)" in t.history.to_html()
 
 
 def test_a_handler_of_a_persons_own_is_called_after_the_run():
@@ -234,7 +234,7 @@ def history(folder):
 
 @pytest.mark.parametrize("number", HANDLERS)
 def test_the_command_line_goes_on_after_a_signal(number, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "write_report", lambda *args, **kwargs: None)
+    monkeypatch.setattr(training, "write_report", lambda *args, **kwargs: None)
     options = ["train", "--epochs", "5", "--quiet", *TINY, "--out"]
     assert main([*options, str(tmp_path / "whole")]) == 0
 
@@ -243,7 +243,7 @@ def test_the_command_line_goes_on_after_a_signal(number, tmp_path, monkeypatch, 
             signal.raise_signal(number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(commands._Log, "on_epoch_end", send)
+        patched.setattr(training._Log, "on_epoch_end", send)
         interrupted = [*options, str(tmp_path / "run"), "--checkpoint", "4"]
         if number == signal.SIGTERM:
             with pytest.raises(SystemExit, match="143"):

@@ -119,14 +119,14 @@ def test_the_turn_goes_round_in_the_order_of_asking_and_its_holder_has_it_again(
         for name in "abc":
             threads.append(threading.Thread(target=work, args=(name,)))
             threads[-1].start()
-            while len(lock._waiting) < len(threads):
+            while len(lock.waiting) < len(threads):
                 pass
-        assert order == [] and lock.wanted
+        assert order == [] and lock.waiting
         lock.give_way()
         order.append("d")
     for thread in threads:
         thread.join()
-    assert order == ["a", "b", "c", "d"] and not lock.wanted
+    assert order == ["a", "b", "c", "d"] and not lock.waiting
 
 
 def test_an_error_within_a_turn_ends_it():

@@ -9,7 +9,6 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
-import pyro_vae.training.pair
 from pyro_vae import Trainer, guides, infer, load
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
@@ -71,7 +70,7 @@ def test_stock_pyro_finds_the_same_bound(name):
 
 @every
 def test_trainer_as_a_graph_is_the_eager_one_to_the_last_bit(name, monkeypatch):
-    monkeypatch.setattr(pyro_vae.pair, "_STEPS_BEFORE_A_GRAPH", 0)
+    monkeypatch.setattr("pyro_vae.training.step._STEPS_BEFORE_A_GRAPH", 0)
     model, guide, x = pair(name, norm=nn.BatchNorm1d)
     runs = {"eager": (model, guide), "graph": copy.deepcopy((model, guide))}
     with warnings.catch_warnings():

@@ -144,7 +144,7 @@ def test_a_layer_hands_up_its_activations_or_its_means():
         for upward in ("activations", "means")
     }
     assert inputs == {"activations": 64, "means": 5}
-    with pytest.raises(ValueError, match="upward: expected 'activations' or 'means', got 'x'"):
+    with pytest.raises(ValueError, match="upward: expected one of activations, means, got 'x'"):
         Ladder(vae, upward="x")
 
 

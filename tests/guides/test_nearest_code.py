@@ -291,7 +291,7 @@ def test_what_it_is_not_for():
     with pytest.raises(TypeError, match=r"vqvae: expected a models\.VQVAE, got VAE"):
         NearestCode(vae)
     vqvae, _ = vector_pair()
-    with pytest.raises(ValueError, match="commitment: expected a number >= 0"):
+    with pytest.raises(ValueError, match="commitment: expected a finite number >= 0"):
         NearestCode(vqvae, commitment=-1)
     with pytest.raises(ValueError, match=r"encoder: expected outputs \(n, 2, 4\)"):
         NearestCode(vqvae, encoder=nn.Linear(5, 8))

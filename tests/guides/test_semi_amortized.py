@@ -215,7 +215,7 @@ def test_arguments():
     guide = BottomUp(vae)
     with pytest.raises(TypeError, match=r"guide: expected a guide such as BottomUp.*got VAE"):
         SemiAmortized(vae)
-    with pytest.raises(ValueError, match="steps: expected a whole number >= 0, got -1"):
+    with pytest.raises(ValueError, match="steps: expected a whole number of at least 0, got -1"):
         SemiAmortized(guide, steps=-1)
     for lr in (0.0, 1.5, math.nan):
         with pytest.raises(ValueError, match=r"lr: expected a number in \(0, 1\]"):

@@ -301,8 +301,8 @@ def test_errors(linear):
     with pytest.raises(TypeError, match="guide: expected an inference program, got VAE"):
         regularize(linear.vae, DIP())
     deep = VAE((6,), (3, 2), likelihood=Gaussian())
-    message = r"site: expected one of the guide's latent sites \['z2', 'z1'\], got "
-    with pytest.raises(ValueError, match=message + "none"):
+    message = "site: expected one of z2, z1, got "
+    with pytest.raises(ValueError, match=message + "None"):
         regularize(BottomUp(deep), DIP())
     with pytest.raises(ValueError, match=message + "'z3'"):
         regularize(BottomUp(deep), DIP(), site="z3")

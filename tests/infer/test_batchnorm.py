@@ -201,7 +201,7 @@ def test_what_cannot_be_recalibrated_is_an_error():
         recalibrate_batchnorm(vae, without, X)
     with pytest.raises(ValueError, match="data: expected at least 2"):
         recalibrate_batchnorm(*pair(), X[:1])
-    with pytest.raises(ValueError, match="batch_size: expected at least 2"):
+    with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 2"):
         recalibrate_batchnorm(*pair(), X, batch_size=1)
 
 

@@ -316,9 +316,9 @@ def test_no_state_changes():
 
 def test_bad_arguments_are_refused(linear):
     x, guide = linear.data(3), linear.guide()
-    with pytest.raises(ValueError, match="samples: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="samples: expected a whole number of at least 1, got 0"):
         importance(linear.vae, guide, x, samples=0)
-    with pytest.raises(ValueError, match="chunk_size: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"chunk_size: expected a whole .* at least 1, got 0"):
         importance(linear.vae, guide, x, chunk_size=0)
     with pytest.raises(ValueError, match="got 6 NaN or infinite"):
         importance(linear.vae, guide, torch.full((1, 6), math.nan))

@@ -292,7 +292,7 @@ def test_gaussian_refuses_a_bad_sigma(sigma):
 @pytest.mark.parametrize("likelihood", [Categorical, DiscretizedLogistic])
 @pytest.mark.parametrize("levels", [1, -3, 2.5, True, "256", None])
 def test_discrete_likelihoods_need_two_levels(likelihood, levels):
-    with pytest.raises(ValueError, match="levels: expected an integer of at least 2, got"):
+    with pytest.raises(ValueError, match="levels: expected a whole number of at least 2, got"):
         likelihood(levels=levels)
 
 

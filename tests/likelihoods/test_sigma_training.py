@@ -52,7 +52,7 @@ def test_importance_weights_of_an_exact_posterior_are_exact(linear, sigma):
     """Each is p(x), whatever z: under outer plates, too, sigma is the frozen one."""
     guide, x = linear.guide(), linear.data(20)
     if sigma == "predicted":
-        linear.vae.likelihood.predict_sigma()
+        linear.vae.predict_sigma()
     else:
         linear.vae.likelihood = Gaussian(sigma)
         linear.vae.likelihood.feature_shape((6,))

@@ -6,14 +6,15 @@ import pickle
 import weakref
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pyro_vae import Trainer, callbacks, guides, handlers, infer, load
-from pyro_vae.likelihoods import Bernoulli, Gaussian, LearnedSigma
-from pyro_vae.models import VAE
+from pyro_vae.likelihoods import Bernoulli, Gaussian, LearnedSigma, PredictedSigma
+from pyro_vae.models import VAE, PixelDecoder
 
 MODELS = {
     "vector": ((6,), 3, {"hidden": (8,)}),
@@ -48,7 +49,7 @@ def test_the_bound_is_the_same_to_the_last_bit(sigma, model):
     trainer, data = trained(sigma, model)
     before = terms(trainer, data)
     stood = trainer.model.likelihood.sigma.clone()
-    trainer.model.likelihood.predict_sigma()
+    trainer.model.predict_sigma()
     after = terms(trainer, data)
     assert torch.equal(after.elbo, before.elbo)
     assert torch.equal(after.reconstruction, before.reconstruction)
@@ -62,7 +63,7 @@ def test_the_bound_is_the_same_to_the_last_bit(sigma, model):
 def test_training_goes_on_and_sigma_depends_on_z(model, engine):
     trainer, data = trained("learned", model, engine=engine)
     mean = trainer.model.decoder
-    trainer.model.likelihood.predict_sigma()
+    trainer.model.predict_sigma()
     weight = next(mean.parameters()).clone()
     trainer.fit(data, epochs=3, batch_size=20, progress=False)
     assert not torch.equal(next(mean.parameters()), weight)
@@ -84,7 +85,7 @@ def test_a_recorded_graph_follows_the_switch():
         graph = infer.Graph(infer.TraceELBO()) if engine == "graph" else infer.TraceELBO()
         for batch in (*x, None, *x):
             if batch is None:
-                vae.likelihood.predict_sigma()
+                vae.predict_sigma()
                 continue
             vae.zero_grad()
             loss, _ = graph(vae, guide, batch)
@@ -99,7 +100,7 @@ def test_optimizer_state_of_the_mean_is_kept():
     trainer, data = trained()
     weight = trainer.model.decoder.layers[0].weight
     steps = trainer.optimizer.state[weight]["step"].clone()
-    trainer.model.likelihood.predict_sigma()
+    trainer.model.predict_sigma()
     trainer.fit(data, epochs=1, batch_size=20, progress=False)
     assert trainer.model.decoder.mean.layers[0].weight is weight
     assert trainer.optimizer.state[weight]["step"] == steps + 2
@@ -107,7 +108,7 @@ def test_optimizer_state_of_the_mean_is_kept():
 
 def test_the_switch_says_what_trains():
     trainer, _ = trained()
-    phase = trainer.model.likelihood.predict_sigma(freeze=[trainer.model, trainer.guide])
+    phase = trainer.model.predict_sigma(freeze=[trainer.model, trainer.guide])
     assert phase.trained == [
         f"decoder.log_sigma.layers.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")
     ]
@@ -124,7 +125,7 @@ def test_all_else_can_rest_and_be_woken():
     trainer, data = trained()
     vae, guide = trainer.model, trainer.guide
     guide.conditionals["z1"].loc.bias.requires_grad_(False)  # by the user, before
-    phase = vae.likelihood.predict_sigma(freeze=[vae, guide])
+    phase = vae.predict_sigma(freeze=[vae, guide])
     resting = {**dict(vae.decoder.mean.named_parameters()), **dict(guide.named_parameters())}
     before = {name: p.clone() for name, p in resting.items()}
     bound = terms(trainer, data).elbo.mean()
@@ -141,7 +142,7 @@ def test_all_else_can_rest_and_be_woken():
 def test_the_file_holds_the_switched_pair(model, tmp_path):
     trainer, data = trained("learned", model)
     vae = trainer.model
-    vae.likelihood.predict_sigma(freeze=[vae])
+    vae.predict_sigma(freeze=[vae])
     trainer.fit(data, epochs=2, batch_size=20, progress=False)
     trainer.save(tmp_path / "file.pt")
     again = load(tmp_path / "file.pt")
@@ -158,22 +159,23 @@ def test_the_file_holds_the_switched_pair(model, tmp_path):
 def test_copies_switch_on_their_own(dtype):
     vae = trained()[0].model.to(dtype)
     twin = copy.deepcopy(vae)
-    twin.likelihood.predict_sigma()
+    twin.predict_sigma()
     assert {p.dtype for p in twin.parameters()} == {dtype}
     assert vae.decoder(torch.zeros(2, 3, dtype=dtype)).shape == (2, 6)
     assert twin.decoder(torch.zeros(2, 3, dtype=dtype)).shape == (2, 6, 2)
-    vae.likelihood.predict_sigma()
+    vae.predict_sigma()
     z = torch.randn(4, 3, dtype=dtype)
     assert torch.equal(vae.decode(z).stddev, twin.decode(z).stddev)
 
 
-def test_a_likelihood_alone_belongs_to_no_model():
+def test_a_likelihood_knows_no_model_and_says_whose_call_it_is():
     vae = trained()[0].model
-    alone = copy.deepcopy(vae.likelihood)
-    with pytest.raises(ValueError, match="one that belongs to a model, got one without"):
-        alone.predict_sigma()
+    for likelihood in (vae.likelihood, copy.deepcopy(vae.likelihood), Gaussian("learned")):
+        with pytest.raises(AttributeError, match=r"of its likelihood: use vae\.predict_sigma\(\)"):
+            likelihood.predict_sigma(freeze=[vae])
+    assert vae.decoder(torch.zeros(2, 3)).shape == (2, 6)
     again = pickle.loads(pickle.dumps(vae))
-    again.likelihood.predict_sigma()
+    again.predict_sigma()
     assert again.decoder(torch.zeros(2, 3)).shape == (2, 6, 2)
     assert vae.decoder(torch.zeros(2, 3)).shape == (2, 6)
 
@@ -181,10 +183,9 @@ def test_a_likelihood_alone_belongs_to_no_model():
 def test_a_model_goes_when_nobody_holds_it():
     vae = VAE((6,), 3, likelihood=Gaussian("learned"), hidden=(8,))
     likelihood, watch = vae.likelihood, weakref.ref(vae)
+    vae.predict_sigma()
     del vae
-    assert watch() is None
-    with pytest.raises(ValueError, match="one that belongs to a model, got one without"):
-        likelihood.predict_sigma()
+    assert watch() is None and isinstance(likelihood.noise, PredictedSigma)
 
 
 def test_stock_pyro_trains_on():
@@ -194,7 +195,7 @@ def test_stock_pyro_trains_on():
     x = torch.randn(30, 6) * torch.tensor([0.1, 0.1, 0.1, 1, 1, 1])
     for _ in range(5):
         svi.step(x)
-    vae.likelihood.predict_sigma()
+    vae.predict_sigma()
     losses = [svi.step(x) for _ in range(200)]
     assert sum(losses[-20:]) < sum(losses[:20])
     sigma = vae.decode(torch.zeros(1, 3)).stddev[0]
@@ -204,28 +205,98 @@ def test_stock_pyro_trains_on():
 def test_the_importance_estimate_is_the_same_at_the_switch():
     trainer, data = trained()
     before = infer.importance(trainer.model, trainer.guide, data, samples=50).log_likelihood
-    trainer.model.likelihood.predict_sigma()
+    trainer.model.predict_sigma()
     after = infer.importance(trainer.model, trainer.guide, data, samples=50).log_likelihood
     assert torch.equal(after, before)
 
 
 def test_a_model_under_a_handler_switches():
     scaled = handlers.scale_latents(trained()[0].model, 0.5)
-    scaled.likelihood.predict_sigma()
+    scaled.predict_sigma()
     assert scaled.decoder(torch.zeros(2, 3)).shape == (2, 6, 2)
 
 
 def test_refusals():
     vae = VAE((6,), 3, likelihood=Gaussian("predicted"), hidden=(8,))
     with pytest.raises(ValueError, match="not predicted yet, got PredictedSigma"):
-        vae.likelihood.predict_sigma()
-    with pytest.raises(ValueError, match="one that belongs to a model, got one without"):
-        Gaussian("learned").predict_sigma()
+        vae.predict_sigma()
     with pytest.raises(ValueError, match="at least 1 and 0 epochs, got 0 and 0"):
         callbacks.PredictSigma(after=0)
 
 
+def pixels():
+    decoder = PixelDecoder((1, 4, 4), 3, layers=2, width=4)
+    return VAE((1, 4, 4), 3, likelihood=Gaussian("learned"), decoder=decoder)
+
+
+def test_a_switch_that_is_refused_changes_nothing():
+    cases = [
+        (VAE((6,), 3, likelihood=Bernoulli(), hidden=(8,)), ValueError, "Gaussian, got Bernoulli"),
+        (pixels(), ValueError, "sees latents only, got PixelDecoder: build it with outputs=2"),
+        (trained()[0].model, TypeError, "not iterable"),
+    ]
+    for vae, error, message in cases:
+        before, modules = copy.deepcopy(vae.state_dict()), list(vae.modules())
+        with pytest.raises(error, match=message):
+            vae.predict_sigma(freeze=vae)
+        assert list(vae.modules()) == modules and vae.state_dict().keys() == before.keys()
+        assert all(p.requires_grad for p in vae.parameters())
+
+
+def test_a_subclass_switches_and_loads(tmp_path):
+    class Mine(VAE):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    vae = Mine((6,), 3, likelihood=Gaussian("per_pixel"), hidden=(8,))
+    trainer = Trainer(vae, guides.BottomUp(vae))
+    vae.predict_sigma(freeze=[vae, trainer.guide])
+    trainer.save(tmp_path / "file.pt")
+    again = load(tmp_path / "file.pt").model
+    z = torch.randn(4, 3)
+    assert type(again) is Mine and torch.equal(again.decode(z).stddev, vae.decode(z).stddev)
+
+
 # Callbacks
+
+
+class Own(nn.Module):
+    """A program with a Gaussian likelihood and no more."""
+
+    latents = ("z",)
+
+    def __init__(self):
+        super().__init__()
+        self.decoder, self.likelihood = nn.Linear(2, 6), Gaussian("learned")
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1).to_event(1))
+            pyro.sample("x", self.likelihood(self.decoder(z)).to_event(1), obs=x)
+
+
+class OwnGuide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Linear(6, 2)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.mean(x), 1).to_event(1))
+
+
+def test_the_callback_refuses_before_the_first_step():
+    vae, drawn = VAE((6,), 3, likelihood=Bernoulli(), hidden=(8,)), pixels()
+    cases = [
+        (vae, guides.BottomUp(vae), torch.zeros(5, 6), ValueError, "Gaussian, got Bernoulli"),
+        (drawn, guides.BottomUp(drawn), torch.randn(5, 1, 4, 4), ValueError, "sees latents only"),
+        (Own(), OwnGuide(), torch.randn(5, 6), TypeError, "with predict_sigma, got Own: use"),
+    ]
+    for model, guide, x, error, message in cases:
+        trainer = Trainer(model, guide)
+        with pytest.raises(error, match=message):
+            trainer.fit(x, epochs=1, callbacks=[callbacks.PredictSigma(3)], progress=False)
+        assert trainer.step == 0
 
 
 @pytest.mark.parametrize("engine", ["eager", "graph"])

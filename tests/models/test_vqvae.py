@@ -115,6 +115,27 @@ def test_pictures_and_files_work_as_for_any_model(tmp_path):
     assert torch.equal(again.model.codebook.sums, vqvae.codebook.sums)
 
 
+class Small(VQVAE):
+    def __init__(self, size):
+        super().__init__((size,), 6, 3, likelihood=likelihoods.Gaussian(), hidden=(4,))
+
+
+class Quick(codebooks.MovingAverage):
+    def __init__(self, codes, code_dim):
+        super().__init__(codes, code_dim, decay=0.5)
+
+
+@pytest.mark.parametrize("make", [lambda: Small(5), lambda: build(codebook=Quick(6, 3))])
+def test_subclasses_with_arguments_of_their_own_load(make, tmp_path):
+    vqvae = make()
+    save(guides.NearestCode(vqvae), tmp_path / "guide.pt")
+    again = load(tmp_path / "guide.pt").model
+    assert (type(again), type(again.codebook)) == (type(vqvae), type(vqvae.codebook))
+    assert torch.equal(again.codebook.weight, vqvae.codebook.weight)
+    # Files of 0.1 name no codebook either
+    assert Small.of_file({"size": 5}) == {"size": 5}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -12,95 +11,6 @@ from pyro_vae import handlers, plots
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 from pyro_vae.plots.layers import projections
-
-
-def rows(epochs=4, **changes):
-    return [
-        {
-            "epoch": i,
-            "elbo": -100.0 / i,
-            "objective": -90.0 / i,
-            "kl": {"z1": 5.0 + i, "z2": 1.0 / i},
-            "beta": 1.0,
-            "active_units": {"z1": 8 + i, "z2": 3},
-            "guide": "BottomUp",
-        }
-        | changes
-        for i in range(1, epochs + 1)
-    ]
-
-
-def curves(ax):
-    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
-    return {line.get_label(): line.get_xydata().tolist() for line in lines}
-
-
-# Active units while training
-
-
-def test_active_units_draws_the_numbers():
-    units, kl = plots.active_units(rows()).axes
-    assert curves(units) == {
-        "z1": [[i, 8 + i] for i in range(1, 5)],
-        "z2": [[i, 3] for i in range(1, 5)],
-    }
-    assert curves(kl) == {
-        "z1": [[i, 5 + i] for i in range(1, 5)],
-        "z2": [[i, 1 / i] for i in range(1, 5)],
-    }
-    assert (units.get_ylabel(), kl.get_ylabel()) == ("units", "nats per datum")
-    colors = [[line.get_color() for line in ax.get_lines()] for ax in (units, kl)]
-    assert colors[0] == colors[1] and len(set(colors[0])) == 2
-
-
-def test_a_swap_is_marked_and_tells_what_was_frozen():
-    data = rows()
-    data[2] |= {"swapped": True, "guide": "Ladder", "frozen": True}
-    for figure in (plots.active_units(data), plots.history(data)):
-        for ax in figure.axes:
-            (mark,) = (line for line in ax.get_lines() if line.get_linestyle() == ":")
-            assert set(mark.get_xdata()) == {2.5}
-            assert [text.get_text().strip() for text in ax.texts] == ["Ladder, model frozen"]
-
-
-def test_history_draws_the_importance_weighted_bound_beside_the_elbo():
-    assert "objective, training" not in curves(plots.history(rows()).axes[0])
-    drawn = curves(plots.history(rows(particles=10)).axes[0])
-    assert drawn["objective, training"] == [[i, -90 / i] for i in range(1, 5)]
-
-
-def test_wild_first_epochs_are_left_out_of_a_long_run():
-    data = rows(40)
-    data[0] |= {"elbo": -2000.0, "kl": {"z1": 1300.0, "z2": 1.0}}
-    bound, kl, _ = plots.history(data).axes
-    assert -400 < bound.get_ylim()[0] < -40 and 10 > bound.get_ylim()[1] > -10
-    assert kl.get_ylim()[0] < 0 and 45 < kl.get_ylim()[1] < 200
-    assert curves(bound)["ELBO, training"][0] == [1, -2000.0]
-    bound, _, _ = plots.history(data[:8]).axes
-    assert bound.get_ylim()[0] < -2000
-    flat = [row | {"beta": float(row["epoch"] > 1)} for row in rows(40)]
-    assert plots.history(flat).axes[2].get_ylim()[0] < 0
-
-
-def test_ten_layers_are_in_their_order():
-    names = [f"z{i}" for i in (10, 2, 1)]
-    data = rows(active_units=dict.fromkeys(names, 1), kl=dict.fromkeys(names, 1.0))
-    assert list(curves(plots.active_units(data).axes[0])) == ["z1", "z2", "z10"]
-
-
-def test_active_units_on_axes_of_the_caller():
-    figure, axes = plt.subplots(1, 2)
-    assert plots.active_units(rows(), axes=axes) is figure
-    with pytest.raises(ValueError, match="axes: expected 2, got 1"):
-        plots.active_units(rows(), axes=axes[:1])
-
-
-def test_rows_without_active_units_are_an_error():
-    with pytest.raises(ValueError, match=r"call trainer\.fit first"):
-        plots.active_units([])
-    with pytest.raises(ValueError, match="rows: expected active_units in them, got none"):
-        plots.active_units(rows(active_units={}))
-
 
 # Samples by layer
 

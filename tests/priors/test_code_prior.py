@@ -172,12 +172,12 @@ def test_before_it_is_fitted_it_says_how():
     ):
         with pytest.raises(ValueError, match=r"prior.fit\(guide, data, epochs=20\)"):
             use()
-    with pytest.raises(ValueError, match="epochs and batch_size: expected at least 1"):
+    with pytest.raises(ValueError, match="epochs: expected a whole number of at least 1"):
         prior.fit(guide, torch.zeros(3, 1, 4, 4), epochs=0)
     other = CodePrior(pair((1, 8, 8))[0], width=4, layers=1)
     with pytest.raises(ValueError, match=r"guide: expected codes on a grid \(4, 4\)"):
         other.fit(guide, torch.zeros(3, 1, 4, 4), epochs=1, progress=False)
-    with pytest.raises(ValueError, match="temperature: expected a positive number"):
+    with pytest.raises(ValueError, match="temperature: expected a positive finite number"):
         prior(temperature=0.0)
     vae = models.VAE((5,), 2, likelihood=likelihoods.Gaussian())
     with pytest.raises(TypeError, match=r"vqvae: expected a models\.VQVAE, got VAE"):

@@ -101,8 +101,8 @@ def test_layers_below_are_decoded():
 
 def test_errors():
     for arguments, message in (
-        ({"size": 1}, "size: expected at least 2, got 1"),
-        ({"size": 2, "transforms": 0}, "transforms: expected at least 1"),
+        ({"size": 1}, "size: expected a whole number of at least 2, got 1"),
+        ({"size": 2, "transforms": 0}, "transforms: expected a whole number of at least 1"),
         ({"size": 9, "hidden": (8,)}, "hidden: expected widths of at least size=9"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -108,7 +108,7 @@ def test_file(pair, tmp_path):
 
 def test_errors(pair):
     vae, guide = pair
-    with pytest.raises(ValueError, match="size: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="size: expected a whole number of at least 1, got 0"):
         TwoStage(0)
     prior = TwoStage(2, hidden=(8,))
     with pytest.raises(ValueError, match=r"not fitted yet: call prior\.fit"):

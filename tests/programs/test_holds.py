@@ -70,7 +70,7 @@ def trainable(module):
 def test_ending_a_phase_leaves_a_model_that_a_swap_froze():
     model = vae()
     trainer = fit(Trainer(model, guides.BottomUp(model), seed=0))
-    phase = model.likelihood.predict_sigma(freeze=[model])
+    phase = model.predict_sigma(freeze=[model])
     head, every = trainable(model), {name for name, _ in model.named_parameters()}
     trainer.swap_guide(guides.BottomUp(model), freeze_model=True)
     assert trainable(model) == set()
@@ -80,7 +80,7 @@ def test_ending_a_phase_leaves_a_model_that_a_swap_froze():
     trainer.swap_guide(guides.BottomUp(model))
     assert trainable(model) == every > head
     # The other way round
-    phase = likelihoods.gaussian.Phase(model, tuple(model.decoder.parameters()))
+    phase = models.sigma.Phase(model, tuple(model.decoder.parameters()))
     trainer.swap_guide(guides.BottomUp(model), freeze_model=True)
     trainer.swap_guide(guides.BottomUp(model))
     assert trainable(model) == {n for n in every if not n.startswith("decoder")}

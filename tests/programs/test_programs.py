@@ -15,7 +15,7 @@ from pyro_vae.data import Dataset, DataSplits
 from pyro_vae.guides import BottomUp, Ladder
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
-from pyro_vae.programs.coding import decode, encode, encode_means
+from pyro_vae.programs.encoding import decode, encode, encode_means
 from pyro_vae.programs.labels import as_labels
 from pyro_vae.programs.modes import evaluating
 from pyro_vae.programs.registration import register, unregistered
@@ -245,15 +245,19 @@ def test_one_label_stands_for_all(y):
 @pytest.mark.parametrize(
     ("y", "error", "message"),
     [
-        (1.0, ValueError, r"y: expected integer labels of shape \(3,\), got torch.float32 \(\)"),
-        ([0.5, 1, 2], ValueError, r"got torch.float32 \(3,\): number the classes"),
-        ([0.0, 1, 2], ValueError, r"got torch.float32 \(3,\): pass torch.as_tensor\(y\).long\(\)"),
-        (torch.zeros(3, 1), ValueError, r"got torch.float32 \(3, 1\): pass y.long\(\)"),
-        (np.eye(3), ValueError, r"\(3, 3\): pass y.argmax\(1\) for one-hot rows"),
-        (np.zeros(3), ValueError, r"got torch.float64 \(3,\): pass y.astype\(int\)"),
-        ([1, 2], ValueError, r"shape \(3,\), one per datum, or one label .* got shape \(2,\)"),
-        ("cat", TypeError, "y: expected integer labels, .* got str: number the classes"),
-        (["a", "b", "c"], TypeError, "y: expected integer labels, .* got list"),
+        (1.0, ValueError, r"y: expected whole numbers, got torch.float64, .* pass y.long\(\)"),
+        ([0.5, 1, 2], ValueError, r"y\[0\] = 0.5: .*; number classes 0, 1, ..."),
+        ([0.0, 1, 2], ValueError, r"got torch.float64, .* y.astype\(int\) of an array"),
+        (torch.zeros(3, 1), ValueError, r"got torch.float32, .* pass y.long\(\)"),
+        (np.eye(3), ValueError, r"got \(3, 3\): turn one-hot rows into y.argmax\(1\)"),
+        (np.zeros(3), ValueError, r"got torch.float64, .* y.astype\(int\) of an array"),
+        ([1, 2], ValueError, r"expected shape \(3,\), one label for each .* got \(2,\)"),
+        (
+            "cat",
+            TypeError,
+            r"y: expected integer labels, got .* 'cat': number the classes",
+        ),
+        (["a", "b", "c"], TypeError, "y: expected integer labels, got text such as 'a'"),
     ],
 )
 def test_labels_that_are_refused(y, error, message):

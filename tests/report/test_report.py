@@ -107,7 +107,7 @@ def test_the_page_holds_the_numbers_of_the_evaluation(page):
     for name, mean, *_ in evaluation.rows():
         assert f">{name}<" in cells
         assert f">{mean:.2f}<" in cells or abs(mean) < 0.1
-    assert evaluation._repr_html_() in text
+    assert evaluation.to_html() in text
 
 
 def test_the_page_tells_what_was_trained(page):

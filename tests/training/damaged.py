@@ -32,7 +32,7 @@ def whole():
     buffer = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "pyro_vae.training.saving.write_atomically", lambda _, data: buffer.write(data)
+            "pyro_vae.storage.archive.write_atomically", lambda _, data: buffer.write(data)
         )
         trained().save("file.pt")
     return buffer.getvalue()

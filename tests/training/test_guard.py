@@ -219,7 +219,7 @@ def test_no_step_on_a_gpu_waits_for_it():
     t = trainer(device="cuda", engine="eager")
     fit(t)
     x = X[:8].cuda()
-    guard = Guard(t._svi, t.modules(), t.step, x.device, 0)
+    guard = Guard(t.steps.svi, t.modules(), t.step, x.device, 0)
     guard.step(x, None)
     torch.cuda.set_sync_debug_mode("error")
     try:

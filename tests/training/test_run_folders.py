@@ -12,8 +12,8 @@ import torch
 from checkpointed import Break, assert_same, broken, checkpoints, fit, on, outcome, trainer
 
 from pyro_vae import Trainer, load
+from pyro_vae.storage import folder as folders
 from pyro_vae.storage.sealed import seal
-from pyro_vae.training import runs
 
 
 def test_the_run_of_another_trainer_is_not_overwritten(tmp_path):
@@ -88,7 +88,7 @@ def test_a_folder_that_was_copied_is_still_in_use(tmp_path):
 
 def busy(folder):
     # As a new process would: what this one has locked itself is of its parent
-    runs._locked.clear()
+    folders._locked.clear()
     with pytest.raises(BlockingIOError, match="in use by another run"):
         fit(trainer(), checkpoint=folder)
 
@@ -100,7 +100,7 @@ def test_a_file_system_without_locks(code, tmp_path, monkeypatch):
     def flock(handle, how):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(runs.fcntl, "flock", flock)
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
     t = trainer()
     with pytest.warns(UserWarning, match="this file system has no locks .*folder of its own"):
         fit(t, checkpoint=tmp_path)

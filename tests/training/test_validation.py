@@ -216,7 +216,7 @@ def test_validation_objective_is_the_importance_weighted_bound(linear):
 @pytest.fixture
 def early(monkeypatch):
     monkeypatch.setattr("pyro_vae.training.validation.CALLS_BEFORE_A_GRAPH", 1)
-    monkeypatch.setattr("pyro_vae.training.pair._STEPS_BEFORE_A_GRAPH", 1)
+    monkeypatch.setattr("pyro_vae.training.step._STEPS_BEFORE_A_GRAPH", 1)
     monkeypatch.setattr("pyro_vae.training.validation._ROWS", 9)
 
 

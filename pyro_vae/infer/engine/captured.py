@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ...ground.internals import version
+
 _WARM_UPS = 3
 Results = Sequence[Tensor]
 # (function, device) -> what runs it again, and its results, which that overwrites
@@ -66,7 +68,7 @@ class Captured:
         self._run, self._tensors, self._constants, self._kept = run, tensors, constants, kept
         self._data = [tensor.clone() for tensor in data]
         self._numbers = [c if c.device == device else c.to(device) for c in constants]
-        self._versions = [c._version for c in constants]
+        self._versions = [*map(version, constants)]
         self._addresses = self._where()
         inputs = (*tensors, *self._data, *self._numbers)
         self._launch, self._results = capture(lambda: run(*inputs), device)
@@ -79,9 +81,9 @@ class Captured:
         for held, tensor in zip(self._data, given, strict=False):
             held.copy_(tensor, non_blocking=True)
         for i, constant in enumerate(self._constants):
-            if constant is not self._numbers[i] and constant._version != self._versions[i]:
+            if constant is not self._numbers[i] and version(constant) != self._versions[i]:
                 self._numbers[i].copy_(constant, non_blocking=True)
-                self._versions[i] = constant._version
+                self._versions[i] = version(constant)
         self._launch()
         kept = [result.clone() for result in self._results[: self._kept]]
         return *kept, *self._results[self._kept :]

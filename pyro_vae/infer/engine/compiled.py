@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from .internals import compiled
+
 _log = logging.getLogger("pyro_vae")
 
 
@@ -30,12 +32,10 @@ class Compiler:
 
     def __call__(self, graph: GraphModule, inputs: Sequence[Tensor]) -> Callable:
         """What runs on such inputs and returns the same; ``graph.forward`` if compiling fails."""
-        from torch._inductor.compile_fx import compile_fx  # takes seconds to import
-
         started = time.perf_counter()
         operations = len(graph.graph.nodes) - len(inputs)
         try:
-            run = compile_fx(graph, list(inputs), config_patches={"fallback_random": True})
+            run = compiled(graph, inputs)
             # The backward is compiled when it first runs
             loss, *_ = run(*inputs)
             if loss.requires_grad:

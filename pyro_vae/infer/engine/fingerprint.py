@@ -1,4 +1,4 @@
-"""What of a pair decides which operations it runs, and whether that is still the same."""
+"""Whether a pair is still what it was: what it trains, and what decides the operations it runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from . import internals
 from .places import Cell, Names, Slots
 from .reaching import Reached
 
@@ -16,7 +17,6 @@ from .reaching import Reached
 _SMALL = 2**14
 _END = object()
 _requires_grad = operator.attrgetter("requires_grad")
-_hooks = operator.attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _inside = operator.attrgetter("cell_contents")
 _bytes = operator.methodcaller("tobytes")
 
@@ -80,13 +80,44 @@ class Fingerprint:
             return False
 
     def _has_hooks(self) -> bool:
-        on_parameters = itertools.chain.from_iterable(map(_hooks, self._parameters))
+        on_parameters = itertools.chain.from_iterable(
+            map(internals.gradient_hooks, self._parameters)
+        )
         return any(on_parameters) or any(map(len, self._backward_hooks))
 
     def _read(self) -> Iterator[Any]:
         attributes = map(operator.call, self._readers, self._holders)
         contents = itertools.chain.from_iterable(itertools.chain(attributes, self._views))
         return itertools.chain(map(_inside, self._cells), contents) if self._cells else contents
+
+
+class Watch:
+    """Tells whether modules hold, or train, other parameters than when it was made.
+
+    Args:
+        programs: a model and a guide; plain functions are left out.
+    """
+
+    def __init__(self, *programs: Callable) -> None:
+        trees = [p.modules() for p in programs if isinstance(p, nn.Module)]
+        modules = list(dict.fromkeys(itertools.chain(*trees)))
+        # Live: iterating a view again tells what the module holds then
+        held = [of(m) for m in modules for of in (internals.children, internals.parameters)]
+        views = [contents.values() for contents in held]
+        self._empty = [view for view in views if not view]
+        self._views = [view for view in views if view] + [(_END,)]
+        self._contents = [*itertools.chain.from_iterable(self._views)]
+        self._parameters = [p for p in self._contents if isinstance(p, Tensor)]
+        self._trainable = [*map(_requires_grad, self._parameters)]
+
+    def holds(self) -> bool:
+        """Whether all is as it was; runs at each step, so in C throughout."""
+        now = itertools.chain.from_iterable(self._views)
+        return (
+            not any(map(len, self._empty))
+            and all(map(operator.is_, now, self._contents))
+            and [*map(_requires_grad, self._parameters)] == self._trainable
+        )
 
 
 def _reader(place: Names | Slots) -> Callable[[Any], tuple]:

@@ -29,30 +29,49 @@ _UNCOMPARED, _UNCOMPARED_ALONE = 100, 200
 Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable]
 _CAPTURES = {"cuda": cuda_graph}
 _COMPILED = 'a network is compiled by itself; leave that out, and engine="compile" compiles it all'
-Replay = Callable[[Tensor, Tensor | None], tuple[Tensor, ELBOTerms]]
 
 
 class _Record:
     """What replays the steps of one key.
 
     Args:
-        replay: takes a step.
-        exact: the same without compiler, for comparisons.
-        tensors: what it reads, and may change, besides the data.
+        traced: what is recorded; it keeps the pair, whose identity is part of the key.
+        constants: what that closes over, the last inputs of a run.
+        run: the recorded function.
         fingerprint: of the pair, by which all that the key tells of stays alive.
         step: the last one that was compared with the program.
+
+    Attributes:
+        exact: the run that is compared with the program, without compiler.
+        tensors: what a run reads, and may change, besides the data.
     """
 
     def __init__(
         self,
-        replay: Replay,
-        exact: Replay,
-        tensors: Sequence[Tensor],
+        traced: Traced,
+        constants: Sequence[Tensor],
+        run: Callable,
         fingerprint: Fingerprint,
         step: int,
     ) -> None:
-        self.replay, self.exact, self.tensors = replay, exact, tensors
+        self._traced, self._constants, self.run, self.exact = traced, constants, run, run
+        self.tensors = (*traced.tensors, *constants)
         self.fingerprint, self.step, self.count = fingerprint, step, 0
+
+    def __call__(
+        self, x: Tensor, y: Tensor | None, run: Callable | None = None
+    ) -> tuple[Tensor, ELBOTerms]:
+        """Loss and terms of a step; a recorded gradient is added to ``grad`` of each parameter."""
+        traced, data = self._traced, (x,) if y is None else (x, y)
+        with traced.replaying():
+            loss, reconstruction, *rest = (run or self.run)(
+                *traced.tensors, *data, *self._constants
+            )
+        sites = traced.sites
+        for parameter, gradient in zip(traced.reached, rest[len(sites) :], strict=False):
+            held = parameter.grad
+            parameter.grad = gradient if held is None else held + gradient
+        return loss, ELBOTerms(reconstruction, dict(zip(sites, rest, strict=False)))
 
 
 class Graph:
@@ -137,7 +156,7 @@ class Graph:
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales, and the terms without them, detached."""
-        return self._step(Traced, _as_given, model, guide, x, y)
+        return self._step(Traced, model, guide, x, y)
 
     def backward(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
@@ -146,7 +165,7 @@ class Graph:
 
         The loss is detached.
         """
-        loss, terms = self._step(TracedGradient, _backward, model, guide, x, y)
+        loss, terms = self._step(TracedGradient, model, guide, x, y)
         return loss.detach(), terms
 
     def begin_epoch(self, step: int) -> None:
@@ -155,22 +174,16 @@ class Graph:
         self._next = step + 1 if step - self._compared >= _UNCOMPARED else math.inf
 
     def _step(
-        self,
-        kind: type[Traced],
-        finish: Callable[[Tensor, ELBOTerms], tuple[Tensor, ELBOTerms]],
-        model: Callable,
-        guide: Callable,
-        x: Tensor,
-        y: Tensor | None,
+        self, kind: type[Traced], model: Callable, guide: Callable, x: Tensor, y: Tensor | None
     ) -> tuple[Tensor, ELBOTerms]:
         self.step += 1
         record = self._record_of(kind, model, guide, x, y)
         if record is None:
-            return finish(*self._as_it_is(model, guide, x, y))
+            return _taken(kind, *self._as_it_is(model, guide, x, y))
         record.count += 1
         if not record.count & (record.count - 1) or self.step >= self._next:
-            return self._beside(record, finish, model, guide, x, y)
-        return finish(*record.replay(x, y))
+            return self._beside(record, kind, model, guide, x, y)
+        return _taken(kind, *record(x, y))
 
     def _record_of(
         self, kind: type[Traced], model: Callable, guide: Callable, x: Tensor, y: Tensor | None
@@ -195,7 +208,8 @@ class Graph:
         key = (
             Traced if x.requires_grad else kind,
             number,
-            *(None if t is None else (t.shape, t.stride(), t.dtype, t.device) for t in (x, y)),
+            *(x.shape, x.stride(), x.dtype, x.device),
+            None if y is None else (y.shape, y.stride(), y.dtype, y.device),
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
             torch.is_autocast_enabled(where) and torch.get_autocast_dtype(where),
@@ -234,13 +248,13 @@ class Graph:
     def _as_it_is(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
     ) -> tuple[Tensor, ELBOTerms]:
-        with pyro.validation_enabled(False):
+        with unregistered(), pyro.validation_enabled(False):
             return self.estimator(model, guide, x, y)
 
     def _beside(
         self,
         record: _Record,
-        finish: Callable[[Tensor, ELBOTerms], tuple[Tensor, ELBOTerms]],
+        kind: type[Traced],
         model: nn.Module,
         guide: nn.Module,
         x: Tensor,
@@ -248,9 +262,9 @@ class Graph:
     ) -> tuple[Tensor, ELBOTerms]:
         """A step by the program itself, with which the record is compared."""
         state = Tensors([*record.tensors, *_data(x, y)], x.device)
-        found = state.outcome(lambda: _parts(*finish(*record.exact(x, y))))
+        found = state.outcome(lambda: _parts(*_taken(kind, *record(x, y, record.exact))))
         state.restore()
-        loss, terms = finish(*self._as_it_is(model, guide, x, y))
+        loss, terms = _taken(kind, *self._as_it_is(model, guide, x, y))
         expected = state.outcome(lambda: _parts(loss, terms))
         if alike(found, expected, exactly=x.device.type == "cpu"):
             self._are_compared(record)
@@ -272,14 +286,14 @@ class Graph:
 
     def _record(self, traced: Traced, x: Tensor, y: Tensor | None) -> _Record | None:
         """A record, or None with a notice; ``Changed`` where the program changes what it reads."""
-        traced.prepare(x, y)
+        with unregistered():
+            traced.prepare(x, y)
         state = State((*traced.programs, self.estimator), _data(x, y), x.device)
         if state.unwatched is not None:
             self._notice(f"it reaches {state.unwatched}, whose contents cannot be watched")
             return None
         try:
-            with unregistered():
-                record = self._accepted(traced, state, x, y)
+            record = self._accepted(traced, state, x, y)
         except Changed:
             raise
         except Exception as error:  # recording runs into whatever a program does
@@ -307,38 +321,30 @@ class Graph:
             # Parameters that no module holds: autograd alone finds them
             return self._accepted(Traced(*traced.programs, self.estimator), state, x, y)
         state.add(constants)
-
-        def replay_of(run: Callable) -> Replay:
-            def replay(x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
-                # The pair is kept by it, because its identity is part of the key
-                return traced.results(run, (*traced.tensors, *_data(x, y), *constants))
-
-            return replay
+        record = _Record(traced, constants, graph.forward, self._latest, self.step)
 
         def outcome(run: Callable, check: Callable[[], object] = lambda: None) -> Outcome:
-            left = state.outcome(lambda: _parts(*_backward(*run(x, y))))
+            left = state.outcome(lambda: _parts(*_taken(TracedGradient, *run(x, y))))
             check()
             state.restore()
             return left
 
         on_cpu = x.device.type == "cpu"
         expected = outcome(lambda x, y: self._as_it_is(*traced.programs, x, y), state.check)
-        exact = replay = replay_of(graph.forward)
-        if not alike(outcome(exact), expected, exactly=on_cpu):
+        if not alike(outcome(record), expected, exactly=on_cpu):
             raise RuntimeError("its recorded operations do not leave behind what it leaves itself")
         with traced.replaying():
-            run = graph.forward
             if self.compile is not None:
-                run = self.compile(graph, (*inputs, *constants))
-            run = self._captured(run, traced, data, constants)
+                record.run = self.compile(graph, (*inputs, *constants))
+            record.run = self._captured(record.run, traced, data, constants)
         state.restore()
-        if run != graph.forward:
-            replay = replay_of(run)
-            if not alike(outcome(replay), expected, exactly=False):
+        if record.run != record.exact:
+            if not alike(outcome(record), expected, exactly=False):
                 raise RuntimeError("its compiled operations do not give what it gives itself")
+            if not on_cpu:
+                record.exact = record.run
         self.operations = len(graph.graph.nodes)
-        tensors = (*traced.tensors, *constants)
-        return _Record(replay, exact if on_cpu else replay, tensors, self._latest, self.step)
+        return record
 
     def _captured(
         self, run: Callable, traced: Traced, data: Sequence[Tensor], constants: Sequence[Tensor]
@@ -366,12 +372,9 @@ def _parts(loss: Tensor, terms: ELBOTerms) -> tuple[Tensor, ...]:
     return loss, terms.reconstruction, *terms.kl.values()
 
 
-def _as_given(loss: Tensor, terms: ELBOTerms) -> tuple[Tensor, ELBOTerms]:
-    return loss, terms
-
-
-def _backward(loss: Tensor, terms: ELBOTerms) -> tuple[Tensor, ELBOTerms]:
-    if loss.requires_grad:
+def _taken(kind: type[Traced], loss: Tensor, terms: ELBOTerms) -> tuple[Tensor, ELBOTerms]:
+    """A step, with the backward pass that belongs to it."""
+    if kind is TracedGradient and loss.requires_grad:
         loss.backward()
     return loss, terms
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...programs.unwrapping import innermost
+from .internals import children
 
 # How far from a program its tensors are looked for: a list in an attribute of an object is 3
 _DEPTH = 4
@@ -25,7 +27,7 @@ def leaves(loss: Tensor) -> list[Tensor]:
         seen.add(node)
         if (leaf := getattr(node, "variable", None)) is not None:
             found.append(leaf)
-        stack.extend(function for function, _ in node.next_functions)
+        stack += map(operator.itemgetter(0), node.next_functions)
     return found
 
 
@@ -41,6 +43,8 @@ def names_of(tensors: list[Tensor], **programs: Callable) -> list[str]:
         found. Other tensors that are not found are made by the programs when they run, such as
         the input of a gradient penalty, and are left out.
     """
+    if not tensors:
+        return []
     wanted, names = {id(t) for t in tensors}, {}
     for role, program in programs.items():
         program = innermost(program)
@@ -74,7 +78,7 @@ def _tensors(value: Any, name: str, depth: int, seen: set[int]) -> Iterator[tupl
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, nn.Module):
-        yield from value._modules.items()
+        yield from children(value).items()
         yield from ((k, v) for k, v in vars(value).items() if not k.startswith("_"))
     elif isinstance(value, Mapping):
         yield from ((f"[{k!r}]", v) for k, v in value.items())

@@ -21,17 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from ...conditionals.hand_over import HandOver
 from ...ground.recorded import Recorded
+from . import internals
 from .places import BOOKKEEPING, Attributes, Cell, Children, Entries, Names, OfClass, Place, Slots
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_CHILDREN = ("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks")
-_BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
-_GLOBAL = ("_global_forward_hooks", "_global_forward_pre_hooks")
-_GLOBAL_BACKWARD = ("_global_backward_hooks", "_global_backward_pre_hooks")
 # What stands in every class and says nothing
 _OF_CLASSES = frozenset(vars(type("_", (), {}))) | {"__slots__", "__annotations__"}
 _NAMESPACES = (
@@ -76,14 +72,14 @@ class Reached:
         self.generators: dict[int, Any] = {}
         self.unwatched: str | None = None
         self.long: list[Any] = []
-        self.backward_hooks = [getattr(torch_module, name) for name in _GLOBAL_BACKWARD]
+        self.backward_hooks = [*internals.HOOKS_ON_BACKWARD]
         self._numbers: dict[int, int] = {}
         # What is still to be visited, how, and where it was met
         self._stack: list[tuple[Callable[[Any], object], Any, str]] = []
         self._key: list[Any] = []
         self._within = "the pair"
-        for name in _GLOBAL:
-            self._add(Children(getattr(torch_module, name), "torch's hooks on all modules"))
+        for hooks in internals.HOOKS:
+            self._add(Children(hooks, "torch's hooks on all modules"))
         self._key += map(self._token, roots)
         while self._stack:
             visit, value, self._within = self._stack.pop()
@@ -150,9 +146,9 @@ class Reached:
         self._key.append(id(module))
         names = tuple(sorted(attributes.keys() - BOOKKEEPING))
         self._add(Attributes(attributes, label, names, counted=True))
-        for name in _CHILDREN:
-            self._add(Children(attributes[name], label))
-        self.backward_hooks += (attributes[name] for name in _BACKWARD)
+        for held in internals.contents(module):
+            self._add(Children(held, label))
+        self.backward_hooks += internals.backward_hooks(module)
         self._classes(module)
 
     def _object(self, value: Any) -> None:

@@ -10,16 +10,14 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
+
+from .internals import SIZING, UNSAFE_INDEX, DispatchMode, schema, tree_leaves
 
 _ATEN = torch.ops.aten
 _DEPENDING = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
 _DRAWING = torch.Tag.nondeterministic_seeded
-# Have read lengths from tensors
-_SIZING = (_ATEN._pack_padded_sequence.default, _ATEN._ctc_loss.default)
-_INDEXED = (_ATEN.index.Tensor, _ATEN._unsafe_index.Tensor)
+_INDEXED = (_ATEN.index.Tensor, UNSAFE_INDEX)
 # Methods and functions that read values past torch's dispatcher: always, or where one of their
 # arguments but the first is a tensor
 _READING = [(Tensor, name, False) for name in ("tolist", "numpy", "__array__", "__dlpack__")]
@@ -69,7 +67,7 @@ def refused_functions() -> Iterator[None]:
                 setattr(owner, name, value)
 
 
-class RefusedOperations(TorchDispatchMode):
+class RefusedOperations(DispatchMode):
     """Raises ``ValueRead`` at operations whose result or its size is decided by values.
 
     Tensors that are made while it is on, of numbers that a program holds, are no such values.
@@ -93,7 +91,7 @@ class RefusedOperations(TorchDispatchMode):
         if constant:
             made = (leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
             self._constants.update((tensor, True) for tensor in made)
-        elif func._schema.is_mutable:
+        elif schema(func).is_mutable:
             self._constants.clear()
         return result
 
@@ -101,4 +99,4 @@ class RefusedOperations(TorchDispatchMode):
 def _depends(func: Any, given: list[Tensor]) -> bool:
     if func in _INDEXED:
         return any(t.dtype in (torch.bool, torch.uint8) for t in given[1:])
-    return func in _SIZING or any(tag in func.tags for tag in _DEPENDING)
+    return func in SIZING or any(tag in func.tags for tag in _DEPENDING)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import pyro
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from .state import State, Tensors, alike
 
 # Recording takes about as long as it saves in so many calls
 CALLS_BEFORE_A_GRAPH = 100
+T = TypeVar("T")
 
 
 class Repeated:
@@ -108,18 +110,34 @@ def _as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 class Checked(Repeated):
-    """The same, where what Pyro's checks refuse is refused: it comes out as NaN or infinite.
-
-    Such a result is computed once more from the same random numbers with all checks, which raise,
-    or let it pass.
-    """
+    """The same, where what Pyro's checks refuse is refused, see ``checked``."""
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the function returns: a tuple of tensors."""
-        device = inputs[0].device
-        before = streams.positions(device)
-        result = super().__call__(*inputs)
-        if all(part.isfinite().all() for part in result):
-            return result
-        streams.go_to(device, before)
-        return self.function(*inputs)
+        return checked(super().__call__, self.function, inputs)
+
+
+def checked(
+    run: Callable[..., T],
+    function: Callable[..., T],
+    inputs: Sequence[Any],
+    parts: Callable[[T], Iterable[Tensor]] = iter,
+) -> T:
+    """What runs without Pyro's checks, where these would let it pass.
+
+    What they refuse comes out as NaN or infinite. Such a result is computed once more from the
+    same random numbers with all checks, which raise, or let it pass.
+
+    Args:
+        run: takes the inputs, without checks.
+        function: the same with them.
+        inputs: the first one is a tensor.
+        parts: tensors of a result.
+    """
+    device = inputs[0].device
+    before = streams.positions(device)
+    result = run(*inputs)
+    if all(part.isfinite().all() for part in parts(result)):
+        return result
+    streams.go_to(device, before)
+    return function(*inputs)

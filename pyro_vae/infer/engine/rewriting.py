@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import GraphModule, Node, graph_module
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
 
+from .internals import FUNCTIONS, Operator, forget_source, operations, schema
 from .refusing import RefusedOperations, refused_functions
 
 _ATEN = torch.ops.aten
@@ -41,7 +38,12 @@ def recorded(
         ValueRead: the function asks for values of tensors, or for sizes that they decide.
         Exception: whatever a function provokes that cannot be recorded.
     """
-    module = _operations(function, inputs)
+
+    def refusing(*inputs: Tensor) -> Any:
+        with RefusedOperations(), refused_functions():
+            return function(*inputs)
+
+    module = operations(refusing, inputs)
     made_first, graph = module.forward, module.graph
     graph.eliminate_dead_code(_is_impure)
     for rewrite in (_drop_repeating, *rewrites, _negate_after_sum, _join_linear):
@@ -50,35 +52,13 @@ def recorded(
                 rewrite(node)
     graph.eliminate_dead_code(_is_impure)
     for node in graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload):
+        if isinstance(node.target, Operator):
             node.target = _torch_function(node.target) or node.target
     constants = _lifted(module)
     module.recompile()
     for forward in (made_first, module.forward):
-        _forget_source(forward)
+        forget_source(forward)
     return module, constants
-
-
-def _operations(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
-    """What ``make_fx`` records, where a ``detach`` stays one.
-
-    By default it would be an alias: replays would differentiate through it, and an output that
-    torch saves for its own backward, a detached one, would hold itself for ever.
-    """
-
-    def refusing(*inputs: Tensor) -> Any:
-        with RefusedOperations(), refused_functions():
-            return function(*inputs)
-
-    # One fake mode for the shapes of all results: make_fx would make one for each, which takes as
-    # long as all the rest
-    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        record = make_fx(refusing, decomposition_table={_ATEN.detach.default: _undecomposed})
-        return record(*inputs)
-
-
-def _undecomposed(tensor: Tensor) -> Any:
-    return NotImplemented
 
 
 def _lifted(module: GraphModule) -> list[Tensor]:
@@ -96,13 +76,6 @@ def _lifted(module: GraphModule) -> list[Tensor]:
         node.replace_all_uses_with(last)
         graph.erase_node(node)
     return tensors
-
-
-def _forget_source(forward: Callable) -> None:
-    """Free the text of a graph's code, which torch keeps for ever, for tracebacks."""
-    name = forward.__code__.co_filename
-    linecache.cache.pop(name, None)
-    graph_module._loader.eval_cache.pop(name, None)
 
 
 def drop_detaching(node: Node) -> None:
@@ -169,30 +142,35 @@ def _join_linear(node: Node) -> None:
     else:
         return
     if transposed.target is _ATEN.t.default and len(transposed.users) == 1:
-        node.target, node.args = torch._C._nn.linear, (x, transposed.args[0], bias)
+        node.target, node.args = nn.functional.linear, (x, transposed.args[0], bias)
 
 
 def _is_impure(node: Node) -> bool:
     """Whether a node acts by more than its result: inputs, results, in-place and random ones."""
     if node.op != "call_function":
         return node.op in ("placeholder", "output")
-    return isinstance(node.target, torch._ops.OpOverload) and (
-        node.target._schema.is_mutable or _DRAWING in node.target.tags
+    return isinstance(node.target, Operator) and (
+        schema(node.target).is_mutable or _DRAWING in node.target.tags
     )
 
 
-def _torch_function(overload: torch._ops.OpOverload) -> Callable | None:
-    schema = overload._schema
-    name = schema.name.removeprefix("aten::")
+def _torch_function(overload: Operator) -> Callable | None:
+    signature = schema(overload)
+    name = signature.name.removeprefix("aten::")
     operator = name.startswith("__")  # such as >>, which a recorded graph cannot name
-    if overload.namespace != "aten" or schema.is_mutable or _DRAWING in overload.tags or operator:
+    if (
+        overload.namespace != "aten"
+        or signature.is_mutable
+        or _DRAWING in overload.tags
+        or operator
+    ):
         return None
-    types = [str(argument.type) for argument in schema.arguments]
+    types = [str(argument.type) for argument in signature.arguments]
     if any("Optional[Tensor]]" in kind for kind in types) or types == ["List[Tensor]"]:
         return None  # torch's functions take no None among the indices, or no list
-    if any(argument.name == "reduction" for argument in schema.arguments):
+    if any(argument.name == "reduction" for argument in signature.arguments):
         return None  # left out where it is the mean, which is not what torch's functions take
-    for namespace in (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase):
+    for namespace in FUNCTIONS:
         if function := getattr(namespace, name, None):
             return function
     return None

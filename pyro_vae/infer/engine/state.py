@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from ...ground import streams
+from .internals import GENERATORS
 from .reaching import Reached
 
-# Python's and NumPy's streams that need no generator; both have names for their own instance
-_GLOBAL = (random._inst, np.random.mtrand._rand)
 Outcome = list[Tensor | None]
 
 
@@ -98,9 +97,9 @@ class State(Tensors):
         self._arrays = [array.copy() for array in self._reached.arrays.values()]
         self.unwatched = self._reached.unwatched
         self._long = [(c, copy.copy(c)) for c in self._reached.long]
-        self._generators = [*self._reached.generators.values(), *_GLOBAL]
+        self._generators = [*self._reached.generators.values(), *GENERATORS]
         self._positions = _positions_of(self._generators)
-        stored = pyro.get_param_store()._params.values()
+        stored = [value for _, value in pyro.get_param_store().named_parameters()]
         super().__init__([*self._reached.tensors.values(), *stored, *tensors], device)
 
     def restore(self) -> None:

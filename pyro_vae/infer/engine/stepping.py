@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer as torch_optimizer
+
+from . import internals
 
 _KINDS = (torch.optim.Adam, torch.optim.AdamW)
+_options, _gradient = operator.attrgetter("options"), operator.attrgetter("grad")
 _kind = operator.itemgetter("fused", "amsgrad", "differentiable", "capturable")
 _PLAIN = (True, False, False, False)
 
@@ -40,7 +42,7 @@ class Stepper:
 
     def __call__(self) -> None:
         """One step with the gradients in ``grad`` of the parameters."""
-        if self._holds() and all([group.ready() for group in self._groups]):
+        if self._holds() and all([*map(_Group.ready, self._groups)]):
             with torch.no_grad():
                 for group in self._groups:
                     group.step()
@@ -50,16 +52,14 @@ class Stepper:
 
     def _holds(self) -> bool:
         """Whether the kernel may be given what the last step was given."""
-        optimizer, options = self.optimizer, [group.options for group in self._groups]
+        optimizer, options = self.optimizer, [*map(_options, self._groups)]
         return (
             options != []
             and len(options) == len(optimizer.param_groups)
             and all(map(operator.is_, options, optimizer.param_groups))
             and "step" not in optimizer.__dict__
-            and not optimizer._optimizer_step_pre_hooks
-            and not optimizer._optimizer_step_post_hooks
-            and not torch_optimizer._global_optimizer_pre_hooks
-            and not torch_optimizer._global_optimizer_post_hooks
+            and not any(internals.step_hooks(optimizer))
+            and not any(internals.HOOKS_ON_STEPS)
         )
 
     def _found(self) -> list[_Group]:
@@ -85,7 +85,7 @@ class _Group:
         self.suits = (
             len(kinds) == 1
             and _kind(options) == _PLAIN
-            and all("step" in state for state in self._states)
+            and all(map(operator.contains, self._states, itertools.repeat("step")))
             and not any(isinstance(number, Tensor) for number in numbers)
         )
         if self.suits:
@@ -97,7 +97,7 @@ class _Group:
     def ready(self) -> bool:
         """Whether all is as it was, and each parameter has a gradient."""
         given = self.options["params"]
-        self._gradients = [p.grad for p in given]
+        self._gradients = [*map(_gradient, given)]
         return (
             _kind(self.options) == _PLAIN
             and self._optimizer.state is self._state
@@ -111,15 +111,15 @@ class _Group:
                     self._values,
                 )
             )
-            and not any(gradient is None for gradient in self._gradients)
+            and not any(map(operator.is_, self._gradients, itertools.repeat(None)))
         )
 
     def step(self) -> None:
         """As ``Adam.step``."""
         options, (beta1, beta2) = self.options, self.options["betas"]
         decoupled = options["decoupled_weight_decay"]
-        kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-        torch._foreach_add_(self._steps, 1)
+        kernel = internals.adamw if decoupled else internals.adam
+        internals.add_to_each(self._steps, 1)
         kernel(
             self.parameters,
             self._gradients,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import pyro
@@ -22,11 +22,12 @@ from ...programs.running import measuring
 from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
 from ..stock import StockLoss, StockOptimizer, as_loss, run_pair
 from .compiled import Compiler
+from .fingerprint import Watch
 from .graph import Graph
 from .leaves import leaves, names_of
 from .optimizers import OptimizerFactory, check_optimizer, fused
 from .stepping import Stepper
-from .trainable import Sites, UntrainedWarning, Waiting, Watch, listed, named_parameters
+from .trainable import Sites, UntrainedWarning, Waiting, listed, named_parameters
 
 Engine = Literal["eager", "graph", "compile"]
 
@@ -135,6 +136,7 @@ class SVI:
         self.accept: Callable[[Tensor], bool] | None = None
         self._checked = False
         self._watch: Watch | None = None
+        self._sites = Sites()
         self.waiting = Waiting(1)
         self.terms: ELBOTerms | None = None
 
@@ -147,10 +149,10 @@ class SVI:
 
     def parameters(self) -> list[nn.Parameter]:
         """The modules' trainable parameters, each once, in order."""
-        return [p for _, p in named_parameters(model=self.model, guide=self.guide)]
+        return [*named_parameters(model=self.model, guide=self.guide).values()]
 
     def step(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
-        """One gradient step.
+        """One gradient step: ``gradient``, then ``update``.
 
         What becomes trainable after the first step is trained from then on: parameters that are
         unfrozen, networks that are replaced, ``pyro.param`` sites that come later.
@@ -168,21 +170,52 @@ class SVI:
                 that the loss depends on but that no optimizer has.
         """
         with turn:
-            if self.optimizer is None:
-                self.prepare(x, y=y)
-            loss = self._step(x, y)
-            untrained = () if self._checked else self._untrained(loss, x, y)
-            self._checked = True
-            self.waiting.step()
-        if untrained:
-            warnings.warn(
-                f"nothing trains {listed(untrained)}, on which the loss depends: declare the "
-                "module to Pyro (pyro.module(name, module)), or hold it in a program that is an "
-                "nn.Module; or freeze it with requires_grad_(False)",
-                UntrainedWarning,
-                stacklevel=2,
-            )
-        return loss.detach()
+            loss = self._gradient(x, y)
+            if self.accept is None or self.accept(loss):
+                self.update()
+        return loss
+
+    def gradient(self, x: Tensor, *, y: Tensor | None = None) -> tuple[Tensor, ELBOTerms | None]:
+        """The first half of ``step``: the gradient of the loss, in ``grad`` of each parameter.
+
+        Between the halves the gradient can be looked at, or changed; without ``update`` no
+        parameter moves. What has become trainable is in the optimizer from here on.
+
+        Args:
+            x: (n, *event_shape).
+            y: (n,) labels for a conditional pair.
+
+        Returns:
+            The loss, a 0-d tensor, and the terms of the bound, as in ``self.terms``; both are
+            detached.
+
+        Warns:
+            UntrainedWarning: as ``step``.
+
+        Example:
+            >>> from pyro_vae import guides, likelihoods, models
+            >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+            >>> svi = SVI(vae, guides.BottomUp(vae))
+            >>> loss, terms = svi.gradient(torch.zeros(5, 6))
+            >>> if loss.isfinite():
+            ...     svi.update()
+        """
+        with turn:
+            return self._gradient(x, y), self.terms
+
+    def update(self) -> None:
+        """The second half of ``step``: clip the gradients, and let the optimizer take its step.
+
+        Raises:
+            RuntimeError: before the first ``gradient``.
+        """
+        if self.optimizer is None:
+            raise RuntimeError("update: expected a gradient, got none yet: call gradient(x) first")
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
+        if self._stepper is None or self._stepper.optimizer is not self.optimizer:
+            self._stepper = Stepper(self.optimizer)
+        self._stepper()
 
     def prepare(self, x: Tensor, *, y: Tensor | None = None) -> None:
         """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
@@ -210,7 +243,7 @@ class SVI:
             sites: trainable ``pyro.param`` sites by name, besides the modules' parameters.
         """
         held = set() if self.optimizer is None else set(map(id, self._all()))
-        found = dict(named_parameters(model=self.model, guide=self.guide))
+        found = named_parameters(model=self.model, guide=self.guide)
         known = held.union(map(id, found.values()))
         found |= {name: p for name, p in sites.items() if id(p) not in known}
         new = {name: p for name, p in found.items() if id(p) not in held}
@@ -228,43 +261,61 @@ class SVI:
         # Those with a state have had a gradient in another run
         self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
 
-    def _step(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def _gradient(self, x: Tensor, y: Tensor | None) -> Tensor:
+        if self.optimizer is None:
+            self.prepare(x, y=y)
         if self._watch is None or not self._watch.holds():
             self.take_up({})
-        for parameter in self._all():
-            parameter.grad = None
-        # The first step runs the programs with all of Pyro's checks
-        checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
-        with unregistered(), checks, Sites() as sites:
-            estimate = self._fast_loss if self._checked else self.loss
-            if backward := getattr(estimate, "backward", None):
-                loss, self.terms = backward(self.model, self.guide, x, y)
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        estimate, found = self._fast_loss if self._checked else self.loss, self._sites.found
+        found.clear()
+        with self._sites:
+            if isinstance(estimate, Graph):
+                loss, self.terms = estimate.backward(self.model, self.guide, x, y)
             else:
-                loss, self.terms = estimate(self.model, self.guide, x, y)
-                loss.backward()
-        late = sites.found and not {*map(id, sites.found.values())} <= {*map(id, self._all())}
+                loss, self.terms = self._run(estimate, x, y)
+        late = found and not {*map(id, found.values())} <= {*map(id, self._all())}
         # Recorded tensors make no module
         if late or (estimate is self.loss and not self._watch.holds()):
-            self.take_up(sites.found)
-        if not self._checked and isinstance(self._fast_loss, Graph):
-            self._fast_loss.step += 1
-        if self.accept is not None and not self.accept(loss):
-            return loss
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._all(), self.clip_norm)
-        if self._stepper is None or self._stepper.optimizer is not self.optimizer:
-            self._stepper = Stepper(self.optimizer)
-        self._stepper()
-        return loss
+            self.take_up(found)
+        if not self._checked:
+            self._checked = True
+            if isinstance(self._fast_loss, Graph):
+                self._fast_loss.step += 1
+            self._tell_untrained(loss, x, y)
+        if self.waiting.parameters:
+            self.waiting.step()
+        return loss.detach()
 
-    def _all(self) -> Iterable[Tensor]:
-        return (p for group in self.optimizer.param_groups for p in group["params"])
+    def _run(
+        self, estimate: Callable, x: Tensor, y: Tensor | None
+    ) -> tuple[Tensor, ELBOTerms | None]:
+        # The first step runs the programs with all of Pyro's checks
+        checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
+        with unregistered(), checks:
+            if backward := getattr(estimate, "backward", None):
+                return backward(self.model, self.guide, x, y)
+            loss, terms = estimate(self.model, self.guide, x, y)
+            loss.backward()
+            return loss, terms
 
-    def _untrained(self, loss: Tensor, *data: Tensor | None) -> list[str]:
-        """Names of the tensors that the loss depends on and the optimizer does not have."""
+    def _all(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _tell_untrained(self, loss: Tensor, *data: Tensor | None) -> None:
+        """Warn of the tensors that the loss depends on and the optimizer does not have."""
         held = set(map(id, (*self._all(), *data)))
         others = [leaf for leaf in leaves(loss) if id(leaf) not in held]
-        return names_of(others, model=self.model, guide=self.guide)
+        if names := names_of(others, model=self.model, guide=self.guide):
+            warnings.warn(
+                f"nothing trains {listed(names)}, on which the loss depends: declare the "
+                "module to Pyro (pyro.module(name, module)), or hold it in a program that is an "
+                "nn.Module; or freeze it with requires_grad_(False)",
+                UntrainedWarning,
+                stacklevel=4,
+            )
 
     def evaluate_loss(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
         """The loss of ``step`` without a step and without any change of state.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyro
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...programs.registration import unregistered
-from ..objectives.elbo import ELBOTerms, Estimator
+from ..objectives.elbo import Estimator
+from .internals import tree_leaves, tree_map_only
 from .rewriting import drop_detaching, drop_transposing_twice
 
 
@@ -30,6 +30,9 @@ class Traced:
         tensors: parameters and buffers of the pair, which come before the data.
         replaying: the mode in which a record of this function runs.
         rewrites: what may be done to it, see ``rewriting.recorded``.
+        sites: of its results, loss, reconstruction, and KL of each of these, in their order; once
+            it was called.
+        reached: the parameters whose gradients come next.
         kept: how many of its results are to last where a record of it runs as a CUDA graph; None
             where it cannot.
     """
@@ -39,10 +42,11 @@ class Traced:
     kept: int | None = None
 
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
-        self.programs, self._pair = (model, guide), _Pair(model, guide, estimator)
+        self.programs, self._pair = (model, guide), Pair(model, guide, estimator)
         named = {**dict(self._pair.named_parameters()), **dict(self._pair.named_buffers())}
         self._names, self.tensors = tuple(named), tuple(named.values())
-        self._sites: list[str] = []
+        self.sites: list[str] = []
+        self.reached: list[Tensor] = []
 
     def prepare(self, x: Tensor, y: Tensor | None) -> None:
         """What the estimator does once for a pair, before it runs without checks."""
@@ -56,15 +60,11 @@ class Traced:
     def _bound(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         held = dict(zip(self._names, tensors, strict=False))
         x, *y = tensors[len(self._names) :]
-        result = torch.func.functional_call(self._pair, held, (x, y[0] if y else None))
+        with unregistered(), pyro.validation_enabled(False):
+            result = torch.func.functional_call(self._pair, held, (x, y[0] if y else None))
         loss, reconstruction, kl = result
-        self._sites = list(kl)
+        self.sites = list(kl)
         return loss, reconstruction, *kl.values()
-
-    def results(self, run: Callable, inputs: Sequence[Tensor]) -> tuple[Tensor, ELBOTerms]:
-        """Loss and terms by ``run``, which is this function recorded."""
-        loss, reconstruction, *kl = run(*inputs)
-        return loss, ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)))
 
 
 class TracedGradient(Traced):
@@ -79,7 +79,7 @@ class TracedGradient(Traced):
     @property
     def kept(self) -> int:
         """Loss and terms; gradients are overwritten at the next step."""
-        return 2 + len(self._sites)
+        return 2 + len(self.sites)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Loss, reconstruction, KL of each site, and the gradient of each parameter in use."""
@@ -89,17 +89,8 @@ class TracedGradient(Traced):
             found = torch.autograd.grad(loss, leaves, allow_unused=True)
         pairs = [(p, g) for p, g in zip(leaves, found, strict=True) if g is not None]
         # Tracing passes the parameters themselves
-        self._reached = [parameter for parameter, _ in pairs]
+        self.reached = [parameter for parameter, _ in pairs]
         return loss.detach(), *terms, *_apart(pairs, tensors)
-
-    def results(self, run: Callable, inputs: Sequence[Tensor]) -> tuple[Tensor, ELBOTerms]:
-        """Loss and terms; the gradient is left in ``grad`` of each parameter."""
-        with self.replaying():
-            loss, reconstruction, *rest = run(*inputs)
-        for parameter, gradient in zip(self._reached, rest[len(self._sites) :], strict=True):
-            held = parameter.grad
-            parameter.grad = gradient if held is None else held + gradient
-        return loss, ELBOTerms(reconstruction, dict(zip(self._sites, rest, strict=False)))
 
 
 def _apart(pairs: Iterable[tuple[Tensor, Tensor]], inputs: Iterable[Tensor]) -> Iterable[Tensor]:
@@ -129,14 +120,20 @@ class _StoppedGradients(TorchFunctionMode):
         return tree_map_only(Tensor, Tensor.detach, result)
 
 
-class _Pair(nn.Module):
-    """Model and guide under one module, so that the tensors of both can be passed in."""
+class Pair(nn.Module):
+    """Model and guide under one module, and tensors alone for the loss and its terms.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        estimator: ``TraceELBO(...)`` or another one.
+    """
 
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
         super().__init__()
         self.model, self.guide, self.estimator = model, guide, estimator
 
     def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        with unregistered(), pyro.validation_enabled(False):
-            loss, terms = self.estimator(self.model, self.guide, x, y)
+        """Loss, reconstruction, and KL by site."""
+        loss, terms = self.estimator(self.model, self.guide, x, y)
         return loss, terms.reconstruction, terms.kl

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-_END = object()
-_requires_grad = operator.attrgetter("requires_grad")
 _SHOWN = 10
 
 
@@ -36,44 +32,15 @@ class Sites(Messenger):
             self.found[msg["name"]] = parameter
 
 
-class Watch:
-    """Tells whether modules hold, or train, other parameters than when it was made.
-
-    Args:
-        programs: a model and a guide; plain functions are left out.
-    """
-
-    def __init__(self, *programs: Callable) -> None:
-        modules = list(
-            dict.fromkeys(m for p in programs if isinstance(p, nn.Module) for m in p.modules())
-        )
-        # Live: iterating a view again tells what the module holds then
-        views = [v for m in modules for v in (m._modules.values(), m._parameters.values())]
-        self._empty = [view for view in views if not view]
-        self._views = [view for view in views if view] + [(_END,)]
-        self._contents = [*itertools.chain.from_iterable(self._views)]
-        self._parameters = [p for m in modules for p in m._parameters.values() if p is not None]
-        self._trainable = [*map(_requires_grad, self._parameters)]
-
-    def holds(self) -> bool:
-        """Whether all is as it was; runs at each step, so in C throughout."""
-        now = itertools.chain.from_iterable(self._views)
-        return (
-            not any(map(len, self._empty))
-            and all(map(operator.is_, now, self._contents))
-            and [*map(_requires_grad, self._parameters)] == self._trainable
-        )
-
-
-def named_parameters(**programs: Callable) -> Iterator[tuple[str, nn.Parameter]]:
+def named_parameters(**programs: Callable) -> dict[str, nn.Parameter]:
     """The modules' trainable parameters, each once, under the role of the first that holds it."""
-    seen: set[int] = set()
+    found: dict[int, tuple[str, nn.Parameter]] = {}
     for role, program in programs.items():
         if isinstance(program, nn.Module):
             for name, parameter in program.named_parameters():
-                if parameter.requires_grad and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield f"{role}.{name}", parameter
+                if parameter.requires_grad:
+                    found.setdefault(id(parameter), (f"{role}.{name}", parameter))
+    return dict(found.values())
 
 
 class Waiting:
@@ -81,34 +48,35 @@ class Waiting:
 
     Args:
         steps: steps to wait for a gradient.
+
+    Attributes:
+        parameters: those that still wait, by name.
     """
 
     def __init__(self, steps: int) -> None:
         self.steps = self._left = steps
-        self._parameters: dict[str, Tensor] = {}
+        self.parameters: dict[str, Tensor] = {}
 
     def add(self, parameters: Mapping[str, Tensor]) -> None:
         """Wait for these as well."""
-        self._parameters.update(parameters)
+        self.parameters.update(parameters)
         self._left = self.steps
 
     def step(self) -> None:
         """Look at the gradients of a step."""
-        if not self._parameters:
-            return
-        self._parameters = {
-            name: p for name, p in self._parameters.items() if p.grad is None and p.requires_grad
+        self.parameters = {
+            name: p for name, p in self.parameters.items() if p.grad is None and p.requires_grad
         }
         self._left -= 1
-        if self._parameters and not self._left:
-            names, self._parameters = list(self._parameters), {}
+        if self.parameters and not self._left:
+            names, self.parameters = list(self.parameters), {}
             steps = "the first step" if self.steps == 1 else f"{self.steps} steps"
             warnings.warn(
                 f"these parameters got no gradient in {steps}: {listed(names)}. They stay as they "
                 "are until a step reaches them: use them in the program, or freeze them with "
                 "requires_grad_(False)",
                 UntrainedWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

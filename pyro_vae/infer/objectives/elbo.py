@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 import warnings
 from abc import abstractmethod
@@ -12,13 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled, validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import kl_divergence
 
+from ...ground.arguments import whole
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import check_data
@@ -27,19 +25,18 @@ from ...programs.reading import Contributions
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import (
     auxiliary_sites,
-    check_observed,
-    density_sites,
-    is_masked,
-    is_point_mass,
-    is_random,
+    compute_log_probs,
     latent_sites,
     observed_sites,
+    random_sites,
     without_rsample,
 )
 from ...programs.values import check_tensor
+from ..engine.internals import surrogate
 from ..engine.repeated import Checked
 from ..stock import instead_of
 from .free_bits import clamp_free_sites
+from .kl import check_order, check_scales, closed_form
 
 
 @dataclass(frozen=True)
@@ -117,13 +114,12 @@ class Estimator(Recorded):
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         n = len(x)
         model_trace, guide_trace = trace_pair(model, guide, x, y)
-        check_observed(model_trace)
         if is_validation_enabled():
             check_shapes(model_trace, guide_trace, n)
             warn_enumerated(guide_trace)
         p, q = Contributions(model_trace, (n,)), Contributions(guide_trace, (n,))
         free = clamp_free_sites(p, q, n)
-        model_trace.compute_log_prob(is_random)
+        compute_log_probs(model_trace)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:
             loss = loss + free
@@ -150,7 +146,7 @@ class Estimator(Recorded):
         latents = latent_sites(p.trace)
         kl = {
             s: self._kl(s, p, q) if s in latents else q(s)
-            for s in sorted(density_sites(q.trace), key=lambda s: s not in latents)
+            for s in sorted(q.sites, key=lambda s: s not in latents)
         }
         for aux, site in auxiliary_sites(q.trace).items():
             kl[site] = kl[site] + kl.pop(aux).reshape(p.shape)
@@ -176,10 +172,8 @@ class TraceELBO(Estimator):
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
-            pruned = (prune_subsample_sites(trace) for trace in (model_trace, guide_trace))
-            loss, surrogate = Trace_ELBO()._differentiable_loss_particle(*pruned)
-            return -(surrogate + (loss - surrogate.detach()))
-        guide_trace.compute_log_prob(is_random)
+            return -surrogate(model_trace, guide_trace)
+        compute_log_probs(guide_trace)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
@@ -188,7 +182,7 @@ class TraceELBO(Estimator):
 
 def _log_prob(trace: Trace) -> Tensor | float:
     """The log-probability of all sites, as Pyro sums it but without a start of zero."""
-    sums = [site["log_prob_sum"] for name, site in trace.nodes.items() if is_random(name, site)]
+    sums = [site["log_prob_sum"] for site in random_sites(trace).values()]
     return functools.reduce(operator.add, sums) if sums else 0.0
 
 
@@ -215,7 +209,7 @@ class AnalyticELBO(Estimator):
     """
 
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        self._check_order(latent_sites(model_trace), latent_sites(guide_trace))
+        check_order(model_trace, guide_trace)
         if torch.is_grad_enabled() and (sites := without_rsample(guide_trace)):
             raise ValueError(
                 f"site {sites[0]!r}: elbo='analytic' has no gradient through what is not "
@@ -225,11 +219,11 @@ class AnalyticELBO(Estimator):
         objective = sum(model_trace.nodes[s]["log_prob_sum"] for s in observed_sites(model_trace))
         latents = latent_sites(model_trace)
         for site in latents:
-            self._check_scales(site, model_trace, guide_trace)
+            check_scales(site, model_trace, guide_trace)
             kl = self._closed_form(site, model_trace, guide_trace)
             objective = objective - (kl * guide_trace.nodes[site]["scale"]).sum()
         nodes = guide_trace.nodes
-        others = [s for s, node in nodes.items() if is_random(s, node) and s not in latents]
+        others = [s for s in random_sites(guide_trace) if s not in latents]
         guide_trace.compute_log_prob(lambda name, _: name in others)
         return objective - sum(nodes[s]["log_prob_sum"] for s in others) if others else objective
 
@@ -238,46 +232,10 @@ class AnalyticELBO(Estimator):
 
     @staticmethod
     def _closed_form(site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
-        q, p = guide_trace.nodes[site], model_trace.nodes[site]
-        if is_masked(q) or is_masked(p):
-            raise ValueError(f"site {site!r}: elbo='analytic' knows no masks, use elbo='trace'")
         try:
-            # Pyro calls -log p(z) the KL of a point mass
-            if is_point_mass(q["fn"]):
-                raise NotImplementedError
-            return kl_divergence(q["fn"], p["fn"])
-        except NotImplementedError:
-            raise ValueError(
-                f"site {site!r}: there is no closed-form KL between {type(q['fn']).__name__} and "
-                f"{type(p['fn']).__name__}, use elbo='trace'"
-            ) from None
-
-    @staticmethod
-    def _check_scales(site: str, model_trace: Trace, guide_trace: Trace) -> None:
-        p, q = (trace.nodes[site]["scale"] for trace in (model_trace, guide_trace))
-        # As Pyro does: what has to look at a tensor is checked with the first step only
-        if isinstance(p, Tensor) or isinstance(q, Tensor):
-            equal = not is_validation_enabled() or bool((torch.as_tensor(p) == q).all())
-        else:
-            equal = math.isclose(p, q)
-        if not equal:
-            raise ValueError(
-                f"site {site!r}: elbo='analytic' needs one scale for model and guide, got {p} and "
-                f"{q}: scale both alike, or use elbo='trace'"
-            )
-
-    @staticmethod
-    def _check_order(model_order: list[str], guide_order: list[str]) -> None:
-        for i, site in enumerate(model_order):
-            later = set(guide_order[guide_order.index(site) :])
-            parents = [s for s in model_order[:i] if s in later]
-            if parents:
-                raise ValueError(
-                    f"site {site!r}: elbo='analytic' is wrong here, because the guide samples "
-                    f"{parents[0]!r}, which the prior of {site!r} may depend on, after {site!r}: "
-                    "use elbo='trace', or a guide that samples in the model's order "
-                    f"{tuple(model_order)}"
-                )
+            return closed_form(site, model_trace, guide_trace)
+        except NotImplementedError as error:
+            raise ValueError(f"site {site!r}: {error}, use elbo='trace'") from None
 
 
 def elbo_terms(
@@ -321,10 +279,9 @@ def elbo_terms(
         >>> terms.elbo.shape, sorted(terms.kl)
         (torch.Size([5]), ['z1', 'z2'])
     """
-    if samples < 1:
-        raise ValueError(f"samples: expected at least 1, got {samples}")
+    whole("samples", samples)
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     check_data(model, x, y)
     # Whatever Pyro's own switch: what follows the first draw relies on its checks
     with measuring(model, guide, device=x.device), validation_enabled(True):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from pyro.poutine import Trace
-from torch import Tensor
-from torch.distributions import kl_divergence
+import contextlib
 
-from ...programs.reading import Contributions, masked
-from ...programs.sites import is_masked, is_point_mass, latent_sites, refuse_auxiliary
+import torch
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+
+from ...programs.reading import Contributions
+from ...programs.sites import latent_sites, refuse_auxiliary
+from .kl import closed_form, sampled_later
 
 
 def clamp_free_sites(p: Contributions, q: Contributions, n: int) -> Tensor | None:
@@ -53,28 +55,14 @@ def _per_datum_scale(scale: Tensor | float) -> Tensor | float:
 def _mean_kl(site: str, p: Contributions, q: Contributions) -> Tensor:
     """The KL in nats per datum, averaged over the batch."""
     in_q, in_p = q.trace.nodes[site], p.trace.nodes[site]
-    closed = not (
-        _prior_sampled_later(site, p.trace, q.trace)
-        or is_masked(in_q)
-        or is_masked(in_p)
-        or is_point_mass(in_q["fn"])
-        or q.shape != p.shape
-    )
-    if closed:
-        try:
-            return q.sum(site, kl_divergence(in_q["fn"], in_p["fn"])).mean()
-        except NotImplementedError:
-            pass
+    if q.shape == p.shape and not sampled_later(site, p.trace, q.trace):
+        with contextlib.suppress(NotImplementedError):
+            return q.sum(site, closed_form(site, p.trace, q.trace)).mean()
     # The trace's own log-probabilities come later, with the scale that is settled here
     log_q, log_p = (
-        side.sum(site, masked(node["fn"].log_prob(node["value"]), node)).mean()
+        side.sum(
+            site, scale_and_mask(node["fn"].log_prob(node["value"]), 1.0, node["mask"])
+        ).mean()
         for side, node in ((q, in_q), (p, in_p))
     )
     return log_q - log_p
-
-
-def _prior_sampled_later(site: str, model_trace: Trace, guide_trace: Trace) -> bool:
-    """Whether the guide samples a possible parent of the site's prior after the site."""
-    model_order, guide_order = latent_sites(model_trace), latent_sites(guide_trace)
-    later = guide_order[guide_order.index(site) + 1 :]
-    return any(parent in later for parent in model_order[: model_order.index(site)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -15,6 +14,8 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ...ground.arguments import whole
+from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.labels import label_arguments
 from ...programs.reading import Contributions
@@ -22,14 +23,12 @@ from ...programs.running import measuring
 from ...programs.sites import (
     check_observed,
     check_sites,
-    density_sites,
+    compute_log_probs,
     is_penalty,
-    is_random,
     latent_sites,
     observed_sites,
     without_rsample,
 )
-from ...programs.unwrapping import check_batch, few
 from ..importance import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
 from .elbo import ELBOTerms, TraceELBO
 from .free_bits import clamp_free_sites
@@ -80,12 +79,8 @@ class ImportanceWeightedELBO(TraceELBO):
     def __init__(self, particles: int, reduction: Literal["sum", "mean"] = "sum") -> None:
         """Check the number of particles."""
         super().__init__(reduction)
-        if not isinstance(particles, Integral) or isinstance(particles, bool) or particles < 1:
-            raise ValueError(
-                f"particles: expected a whole number of at least 1, got {particles!r}: pass the "
-                "samples per datum, such as 10"
-            )
-        self.particles = int(particles)
+        advice = "pass the samples per datum, such as 10"
+        self.particles = whole("particles", particles, advice=advice)
         self.vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,15 +113,13 @@ class ImportanceWeightedELBO(TraceELBO):
         q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
         both = vectorised and self.vectorised[model]
         p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
-        check_sites(latent_sites(p_trace), latent_sites(q_trace))
         check_observed(p_trace)
+        check_sites(latent_sites(p_trace), latent_sites(q_trace))
         p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
         free = clamp_free_sites(p, q, n)
         for trace in (p_trace, q_trace):
-            trace.compute_log_prob(is_random)
-        log_p, log_q = (
-            sum(side.weight(s).reshape(k, n) for s in density_sites(side.trace)) for side in (p, q)
-        )
+            compute_log_probs(trace)
+        log_p, log_q = (sum(side.weight(s).reshape(k, n) for s in side.sites) for side in (p, q))
         if is_validation_enabled():
             check_shapes(p_trace, q_trace, p_shape[-1])
             warn_enumerated(q_trace)
@@ -165,7 +158,7 @@ def _subsampled(p: Contributions, q: Contributions) -> float:
     shares = {
         (name, s): side.subsampled(s)
         for name, side in (("model", p), ("guide", q))
-        for s in density_sites(side.trace)
+        for s in side.sites
     }
     (first, share), *_ = shares.items()
     for (name, site), other in shares.items():
@@ -224,7 +217,7 @@ def _model_can(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) ->
     for vectorised in (True, False):
         try:
             p = Contributions(*_model_trace(model, q, x, y, k, drawn=True, vectorised=vectorised))
-            log_p = sum(p.weight(s) for s in density_sites(p.trace))
+            log_p = sum(p.weight(s) for s in p.sites)
         except CANNOT_BROADCAST:
             return False
         densities.append(log_p.flatten())

@@ -19,7 +19,7 @@ from torch import nn
 from pyro_vae import Trainer, guides, infer, likelihoods, models
 from pyro_vae.infer.engine import repeated
 from pyro_vae.infer.engine.repeated import Checked, Repeated
-from pyro_vae.training import pair
+from pyro_vae.training import step
 
 importance = sys.modules["pyro_vae.infer.importance"]
 PROGRAMS = programs_stateful.PROGRAMS | programs_unusual.PROGRAMS
@@ -64,7 +64,7 @@ class Between:
         self.change = change
 
     def on_step_end(self, trainer, **kwargs):
-        self.change(trainer.step + 101 - pair._STEPS_BEFORE_A_GRAPH)
+        self.change(trainer.step + 101 - step._STEPS_BEFORE_A_GRAPH)
 
 
 def trained(name, engine, epochs=3):
@@ -117,7 +117,7 @@ def check(run, name, engine="graph"):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_trainer_gives_what_it_gives_eagerly(monkeypatch, name):
-    monkeypatch.setattr(pair, "_STEPS_BEFORE_A_GRAPH", 10)
+    monkeypatch.setattr(step, "_STEPS_BEFORE_A_GRAPH", 10)
     check(trained, name, engine=None)
 
 

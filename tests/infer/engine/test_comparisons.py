@@ -103,7 +103,7 @@ def test_a_difference_ends_the_record_with_one_warning_that_names_the_step(hidde
 
 
 def test_a_trainer_names_its_own_steps(hidden, monkeypatch):
-    monkeypatch.setattr("pyro_vae.training.pair._STEPS_BEFORE_A_GRAPH", 4)
+    monkeypatch.setattr("pyro_vae.training.step._STEPS_BEFORE_A_GRAPH", 4)
     trainer = Trainer(*pair(), seed=0)
     options = {"epochs": 1, "batch_size": 20, "progress": False}
     trainer.fit(X, **options).fit(X, **options)

@@ -117,6 +117,43 @@ def test_training_reaches_the_exact_posterior(linear):
     assert gap.mean() < 0.02
 
 
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_gradient_and_update_are_a_step(pair, engine):
+    twins, x = copy.deepcopy(pair), torch.randn(6, 20, 6)
+    whole, halves = (
+        SVI(*programs, functools.partial(torch.optim.Adam, lr=1e-2), clip_norm=3.0, engine=engine)
+        for programs in (pair, twins)
+    )
+    with torch.random.fork_rng():
+        losses = [whole.step(batch) for batch in x]
+    for batch, loss in zip(x, losses, strict=True):
+        before = flat(*twins)
+        found, terms = halves.gradient(batch)
+        assert torch.equal(found, loss)
+        assert not found.requires_grad
+        assert terms is halves.terms
+        assert torch.equal(flat(*twins), before)
+        halves.update()
+    assert torch.equal(flat(*twins), flat(*pair))
+
+
+def test_a_gradient_without_update_is_forgotten(pair):
+    twins, x = copy.deepcopy(pair), torch.randn(20, 6)
+    once, twice = SVI(*pair), SVI(*twins)
+    torch.manual_seed(1)
+    once.step(x)
+    twice.gradient(x)
+    torch.manual_seed(1)
+    twice.gradient(x)
+    twice.update()
+    assert torch.equal(flat(*twins), flat(*pair))
+
+
+def test_an_update_needs_a_gradient(pair):
+    with pytest.raises(RuntimeError, match=r"call gradient\(x\) first"):
+        SVI(*pair).update()
+
+
 def test_clipping_bounds_the_total_gradient_norm(pair):
     x = 100 * torch.randn(20, 6)
     before = flat(*pair)
@@ -140,6 +177,7 @@ def test_a_parameter_without_gradient_is_named_once(pair):
     svi, before = SVI(vae, guide), flat(vae.decoder)
     with pytest.warns(UntrainedWarning) as caught:
         svi.step(torch.randn(5, 6))
+    assert [warning.filename for warning in caught] == [__file__]
     (message,) = [str(warning.message) for warning in caught]
     assert "model.unused.weight, model.unused.bias, guide.conditionals.z1.forgotten" in message
     assert not torch.equal(flat(vae.decoder), before)

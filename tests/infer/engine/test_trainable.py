@@ -160,6 +160,7 @@ def test_leaves_of_the_loss_that_nobody_trains_are_named():
     svi = SVI(user_model, careless)
     with pytest.warns(UntrainedWarning) as caught:
         svi.step(x)
+    assert [warning.filename for warning in caught] == [__file__]
     (message,) = [str(warning.message) for warning in caught]
     for name in ("net.weight", "net.bias", "hidden[0].weight", "hidden[0].bias"):
         assert name in message

@@ -75,7 +75,7 @@ def test_many_samples_are_averaged(deep):
     torch.testing.assert_close(terms.elbo, sum(t.elbo for t in singles) / 4)
     for site, kl in terms.kl.items():
         torch.testing.assert_close(kl, sum(t.kl[site] for t in singles) / 4)
-    with pytest.raises(ValueError, match="samples: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="samples: expected a whole number of at least 1, got 0"):
         elbo_terms(*deep, x, samples=0)
 
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..data.given import as_dataset
-from .labels import checked_labels, label_arguments
+from .autoguides import check_batch
+from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
+from .placing import matched
 from .sites import is_auxiliary, is_latent
-from .unwrapping import check_batch
 from .values import check_finite
 
 
 def decode(
-    model: Any,
-    z: Mapping[str, Tensor],
-    *,
-    x: Tensor | None = None,
-    y: Tensor | Sequence[int] | int | None = None,
+    model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Labels = None
 ) -> Distribution:
     """The distribution of the observed site given latents; latents not given take their mean.
 
@@ -46,11 +42,7 @@ def decode(
 
 
 def decode_mean(
-    model: Any,
-    z: Mapping[str, Tensor],
-    *,
-    x: Tensor | None = None,
-    y: Tensor | Sequence[int] | int | None = None,
+    model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Labels = None
 ) -> Tensor:
     """E[x|z], ``decode(model, z, x=x, y=y).mean``, as ``mean_of`` finds it: (n, *event).
 
@@ -73,8 +65,7 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> d
     args = () if x is None else (x,)
     with evaluating(model), ShowMeans(), stand_in_data():
         trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
-    unknown = [name for name in z if name not in trace.nodes]
-    if unknown:
+    if unknown := [name for name in z if name not in trace.nodes]:
         raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
     return _observation(trace, given=z)
 
@@ -106,7 +97,7 @@ class Encoding:
     sample: dict[str, Tensor]
 
 
-def encode(guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None) -> Encoding:
+def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
     """Means and samples of the approximate posterior, for any guide.
 
     The mean of a layer is its conditional mean given the *means* of the layers that the guide
@@ -133,9 +124,7 @@ def encode(guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None)
         return Encoding(mean=_means(guide, x, arguments), sample=_latents(drawn))
 
 
-def encode_means(
-    guide: Any, x: Any, *, y: Tensor | Sequence[int] | int | None = None
-) -> dict[str, Tensor]:
+def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:
     """``encode(guide, x, y=y).mean`` in half the time: nothing is drawn."""
     x, arguments = _encodable(guide, x, y)
     with evaluating(guide):
@@ -145,11 +134,8 @@ def encode_means(
 def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """The guide's arguments, data and others, once all are found to fit."""
     if not isinstance(x, Tensor):
-        data = as_dataset(x, "x")
-        data.check_classes(guide, getattr(guide, "model", None))
+        data = matched(x, guide, getattr(guide, "model", None), name="x")
         x, y = data.x, data.y if y is None else y
-        like = next(guide.parameters(), None) if isinstance(guide, nn.Module) else None
-        x = x if like is None else x.to(like)
     check_batch(guide, len(x))
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):

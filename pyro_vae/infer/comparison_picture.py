@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .drawing import COLORS, MARKERS, new_axes, shown
+from ..ground.drawing import COLORS, MARKERS, new_axes, shown
 
 _BOUNDS = ("ELBO", "log p(x)")
 

@@ -1,0 +1,75 @@
+"""The trained pair and the data that a command line names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .. import data, likelihoods
+from ..data import DataSplits
+from ..ground.files import expanded
+from ..training.saving import load
+from ..training.trainer import Trainer
+
+# How data were read by runs whose records do not tell
+BEFORE = {"grey": None, "stratify": False}
+
+
+def trainer_of(args: argparse.Namespace) -> Trainer:
+    """The pair that ``train`` wrote."""
+    trainer = load(args.model, device=args.device)
+    if not isinstance(trainer, Trainer):
+        raise ValueError(
+            f"{args.model}: expected the file of a trainer, got that of a "
+            f"{type(trainer).__name__}: write one with trainer.save(path)"
+        )
+    return trainer
+
+
+def splits_of(args: argparse.Namespace, trainer: Trainer) -> DataSplits:
+    """The data of the training run, or those that the options name."""
+    bernoulli = isinstance(getattr(trainer.model, "likelihood", None), likelihoods.Bernoulli)
+    where = {"source": args.data, "binarize": "dynamic" if bernoulli else None}
+    if args.data is None:
+        path = args.model.with_name("run.json")
+        try:
+            where = BEFORE | json.loads(path.read_text())["data"]
+            where["source"], where["binarize"], where["root"]
+        except (OSError, ValueError, LookupError, TypeError):
+            raise ValueError(
+                f"--data: expected the data to use, got none, and no {path} that tells those of "
+                "the training run: name them with --data"
+            ) from None
+    given = {"root": args.data_root, "size": args.size, "grey": args.grey or None}
+    where |= {name: value for name, value in given.items() if value is not None}
+    return read(args, where | ({"binarize": args.binarize} if "binarize" in args else {}))
+
+
+def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
+    """The data that a record, or a command line, tells how to read."""
+    size = where.get("size")
+    try:
+        return data.load(
+            where["source"],
+            binarize=where["binarize"],
+            root=where.get("root"),
+            download=args.download,
+            size=tuple(size) if isinstance(size, list) else size,
+            grey=where.get("grey", False),
+            stratify=where.get("stratify", True),
+            device=args.device,
+        )
+    except RuntimeError as error:
+        if not args.download:
+            raise
+        source = where["source"]
+        raise OSError(f"--download: {source} could not be fetched: {error}") from error
+
+
+def whereabouts(source: str) -> str:
+    """The name of a data set, or the whole path of a file."""
+    return (
+        source if source in data.NAMES or not source else str(expanded("--data", source).resolve())
+    )

@@ -1,0 +1,23 @@
+"""Private names of torch and Pyro that several rooms need; all others: ``infer.engine.internals``.
+
+A release may change them without a word: ``tests/infer/engine/test_internals.py`` tries each.
+"""
+
+from __future__ import annotations
+
+import operator
+
+from torch.distributions import Distribution
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+__all__ = ["BatchNorm", "prototype_frames", "unchecked", "version"]
+
+# How often a tensor was changed in place; those made in inference mode cannot tell
+version = operator.attrgetter("_version")
+# Of an autoguide: the plates of the model's first run, by name
+prototype_frames = operator.attrgetter("_prototype_frames")
+
+
+def unchecked(distribution: Distribution) -> bool:
+    """Whether a distribution was made with ``validate_args=False``."""
+    return vars(distribution).get("_validate_args") is False

@@ -1,0 +1,150 @@
+"""Private names of torch, Pyro, NumPy and Python, one wrapper each: they stand nowhere else.
+
+A release may change them without a word: ``tests/infer/engine/test_internals.py`` tries each on
+what it is used for. Those that lower rooms need are in ``ground.internals``.
+"""
+
+from __future__ import annotations
+
+import linecache
+import operator
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
+from torch._ops import OpOverload as Operator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule, graph_module
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.nn.modules import module as all_modules
+from torch.optim import optimizer as all_optimizers
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+__all__ = [
+    "FUNCTIONS",
+    "GENERATORS",
+    "HOOKS",
+    "HOOKS_ON_BACKWARD",
+    "HOOKS_ON_STEPS",
+    "SIZING",
+    "UNSAFE_INDEX",
+    "DispatchMode",
+    "Operator",
+    "adam",
+    "adamw",
+    "add_to_each",
+    "backward_hooks",
+    "buffers",
+    "check_dimensions",
+    "children",
+    "compiled",
+    "contents",
+    "copy_each",
+    "forget_source",
+    "gradient_hooks",
+    "is_recording",
+    "norm_of_each",
+    "operations",
+    "parameters",
+    "schema",
+    "step_hooks",
+    "surrogate",
+    "tree_leaves",
+    "tree_map",
+    "tree_map_only",
+]
+
+_ATEN = torch.ops.aten
+
+# Of a module, the dicts that hold: modules, parameters, buffers; with them, hooks on its calls
+children = operator.attrgetter("_modules")
+parameters = operator.attrgetter("_parameters")
+buffers = operator.attrgetter("_buffers")
+contents = operator.attrgetter(
+    "_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks"
+)
+# Hooks on gradients: of a module, two dicts; of a tensor, two dicts or None
+backward_hooks = operator.attrgetter("_backward_hooks", "_backward_pre_hooks")
+gradient_hooks = operator.attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
+# Hooks on all modules
+HOOKS = (all_modules._global_forward_hooks, all_modules._global_forward_pre_hooks)
+HOOKS_ON_BACKWARD = (all_modules._global_backward_hooks, all_modules._global_backward_pre_hooks)
+# Hooks on the steps of an optimizer, and of all
+step_hooks = operator.attrgetter("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+HOOKS_ON_STEPS = (
+    all_optimizers._global_optimizer_pre_hooks,
+    all_optimizers._global_optimizer_post_hooks,
+)
+
+# In-place kernels over lists of tensors
+adam, adamw = torch._fused_adam_, torch._fused_adamw_
+add_to_each, copy_each = torch._foreach_add_, torch._foreach_copy_
+norm_of_each = torch._foreach_norm
+
+# Of an ``Operator`` such as ``torch.ops.aten.add.Tensor``
+schema = operator.attrgetter("_schema")
+# Have read lengths from tensors
+SIZING = (_ATEN._pack_padded_sequence.default, _ATEN._ctc_loss.default)
+UNSAFE_INDEX = _ATEN._unsafe_index.Tensor
+# Where torch's own functions for operators stand, by the same names
+FUNCTIONS = (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase)
+
+# The global random streams of Python and NumPy
+GENERATORS = (random._inst, np.random.mtrand._rand)
+
+
+def is_recording() -> bool:
+    """Whether ``operations`` records what this thread computes."""
+    return get_proxy_mode() is not None
+
+
+def operations(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
+    """The operations of a function of tensors on such inputs, where a ``detach`` stays one.
+
+    By default it would be an alias: replays would differentiate through it, and an output that
+    torch saves for its own backward, a detached one, would hold itself for ever.
+    """
+    # One fake mode for the shapes of all results: make_fx would make one for each, which takes as
+    # long as all the rest
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        return make_fx(function, decomposition_table={_ATEN.detach.default: _undecomposed})(
+            *inputs
+        )
+
+
+def _undecomposed(tensor: Tensor) -> Any:
+    return NotImplemented
+
+
+def forget_source(forward: Callable) -> None:
+    """Free the text of a graph's code, which torch keeps for ever, for tracebacks."""
+    name = forward.__code__.co_filename
+    linecache.cache.pop(name, None)
+    graph_module._loader.eval_cache.pop(name, None)
+
+
+def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable:
+    """A graph through ``torch.compile``'s compiler, with the random numbers of eager torch."""
+    from torch._inductor.compile_fx import compile_fx  # takes seconds to import
+
+    return compile_fx(graph, list(inputs), config_patches={"fallback_random": True})
+
+
+def check_dimensions(norm: nn.Module, x: Tensor) -> None:
+    """Raise ``ValueError`` for inputs of another dimension than a batch normalisation takes."""
+    norm._check_input_dim(x)
+
+
+def surrogate(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    """Pyro's loss of one sample; where draws have no gradient, that of the score function."""
+    pruned = map(prune_subsample_sites, (model_trace, guide_trace))
+    loss, surrogate_loss = Trace_ELBO()._differentiable_loss_particle(*pruned)
+    return surrogate_loss + (loss - surrogate_loss.detach())

@@ -1,0 +1,79 @@
+"""What all models have that end in a decoder and a likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+from torch import Tensor, nn
+
+from .. import networks
+from ..likelihoods.base import check_values, feature_shape
+from ..programs.program import Model
+
+
+class DecoderModel(Model):
+    """p(x|z) is ``likelihood(decoder(z))``, for data of one shape; base class.
+
+    Attributes:
+        decoder: the network from the latents to features.
+        likelihood: the module from features to p(x|features).
+    """
+
+    decoder: nn.Module
+    likelihood: nn.Module
+    one_hot: Tensor
+
+    @property
+    def event_size(self) -> int:
+        """Number of elements of one datum."""
+        return math.prod(self.event_shape)
+
+    def _feature_shape(self) -> tuple[int, ...]:
+        return feature_shape(self.likelihood, self.event_shape)
+
+    def _check_decoder(self, *inputs: Sequence[int]) -> None:
+        features = self._feature_shape()
+        got = networks.output_shape(self.decoder, *inputs, argument="decoder")
+        if got != features:
+            raise ValueError(
+                f"decoder: {type(self.likelihood).__name__} for data of shape {self.event_shape} "
+                f"expects features (n, {', '.join(map(str, features))}), the decoder returned "
+                f"(n, {', '.join(map(str, got))})"
+            )
+
+    def check_data(self, x: Tensor) -> None:
+        """Raise ``ValueError`` if ``x`` has the wrong shape or values outside the likelihood's."""
+        self.check_shape(x)
+        check_values(self.likelihood, x)
+
+    def check_shape(self, x: Tensor) -> None:
+        """Raise ``ValueError`` unless ``x`` is (n, *event_shape), n >= 1, of the model's dtype."""
+        if tuple(x.shape[1:]) != self.event_shape or len(x) == 0:
+            raise ValueError(
+                f"site 'x': expected shape (n, {', '.join(map(str, self.event_shape))}) "
+                f"with n >= 1, got {tuple(x.shape)}: reshape the data, or build the model for "
+                "their event_shape"
+            )
+        # The buffer has the dtype of the parameters and is found faster than they are
+        if x.dtype != self.one_hot.dtype:
+            raise ValueError(
+                f"site 'x': got {x.dtype} data for a model of {self.one_hot.dtype}: use "
+                f"x.to({self.one_hot.dtype}), or convert model and guide, .to({x.dtype})"
+            )
+
+    def _check_given(self, x: Tensor) -> None:
+        """What a run of the program checks: values only where Pyro validates."""
+        self.check_shape(x)
+        if pyro.infer.util.is_validation_enabled():
+            check_values(self.likelihood, x)
+
+
+def check_likelihood(likelihood: Any) -> None:
+    """Raise ``TypeError`` unless it is a module."""
+    if not isinstance(likelihood, nn.Module):
+        raise TypeError(
+            f"likelihood: expected an instance such as likelihoods.Bernoulli(), got {likelihood!r}"
+        )

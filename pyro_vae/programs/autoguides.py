@@ -1,0 +1,47 @@
+"""Pyro's autoguides, whose parameters belong to data by their place in a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro.infer.autoguide import AutoGuide, AutoMessenger
+from torch import Tensor
+
+from ..ground.internals import prototype_frames
+from .unwrapping import innermost, name_of
+
+
+def is_autoguide(guide: Any) -> bool:
+    """Whether this is one of Pyro's autoguides.
+
+    Their parameters belong to the data of the first run, by their place in the batch.
+    """
+    return isinstance(innermost(guide), AutoGuide | AutoMessenger)
+
+
+def few(guide: Any, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The first two data, enough to try a pair on; all of them for an autoguide."""
+    return (x, y) if is_autoguide(guide) else (x[:2], None if y is None else y[:2])
+
+
+def check_batch(guide: Any, n: int) -> None:
+    """Refuse an autoguide that has run on another number of data, or that runs the model itself.
+
+    Raises:
+        ValueError: one of both.
+    """
+    if not is_autoguide(guide):
+        return
+    if isinstance(innermost(guide), AutoMessenger):
+        raise ValueError(
+            f"guide: {name_of(guide)} runs the model itself, data included, so that their density "
+            "would be part of the guide's: use an autoguide such as AutoNormal, or guides.PerDatum"
+        )
+    frames = prototype_frames(innermost(guide))
+    sizes = [frame.size for frame in frames.values()]
+    if sizes and n not in sizes:
+        raise ValueError(
+            f"guide: {name_of(guide)} has parameters for each of {max(sizes)} data, got {n}: "
+            "pass the data of its first run, all in their order, or use guides.PerDatum for "
+            "minibatches and an amortised guide, such as guides.BottomUp, for other data"
+        )

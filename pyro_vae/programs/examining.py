@@ -1,0 +1,49 @@
+"""What each evaluation does before it counts anything."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ..data import Dataset
+from ..data.given import as_dataset
+from .belonging import check_belonging
+from .checks import PairSummary, check_data, check_guide, check_pair
+from .placing import matched
+from .running import undisturbed
+
+
+@contextlib.contextmanager
+def examined(
+    data: Any, model: Callable, *guides: Callable
+) -> Iterator[tuple[Dataset, tuple[PairSummary, ...]]]:
+    """Evaluate a model with guides on data: ``undisturbed``, once all are found to fit.
+
+    Args:
+        data: a ``Dataset``, a tensor (n, *event_shape), a pair (x, y), or anything else that
+            ``as_dataset`` takes.
+        model: generative program.
+        *guides: inference programs for it.
+
+    Yields:
+        The data where the programs are, dynamic binarisation drawn once, and what ``check_pair``
+        found of each guide.
+
+    Raises:
+        TypeError: a class or another object in place of a program.
+        ValueError: data that the model cannot have produced, a guide that does not fit.
+    """
+    for guide in guides:
+        check_guide(model, guide)
+    data = matched(as_dataset(data), model, *guides)
+    # Not by measuring, which would make the warning of strangers one call deeper
+    check_belonging(model, *guides)
+    with undisturbed(model, *guides, device=data.device):
+        x, y = data.batch(torch.arange(len(data), device=data.device))
+        check_data(model, x, y)
+        pairs = tuple(check_pair(model, guide, x, y=y) for guide in guides)
+        kept = {"factors": data.factors, "factor_names": data.factor_names}
+        yield Dataset(x, y, channels="first", names=data.names or None, **kept), pairs

@@ -1,0 +1,156 @@
+"""The file of a trainer: its pair, its arguments and its state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..ground.recorded import encode
+from ..programs.placing import usable_device
+from ..storage import archive
+from ..storage.folder import RunFolder
+from .objective import Objective
+from .state import TrainState
+
+
+def write(
+    path: str | Path,
+    model: Callable,
+    guide: Callable,
+    objective: Objective,
+    state: TrainState,
+    *,
+    run: Mapping[str, Any] | None = None,
+    arguments: bool | None = True,
+) -> None:
+    """Write a trainer to one file, all of it or nothing.
+
+    Args:
+        path: file to write; an existing one is replaced.
+        model: generative program.
+        guide: inference program.
+        objective: what it raises.
+        state: what training has changed.
+        run: what the present run gives, for a file from which it goes on.
+        arguments: whether constructor arguments are written; None: where JSON can hold them.
+
+    Raises:
+        TypeError: an argument that JSON cannot hold, a plain function.
+        OSError: the file cannot be written; nothing is left behind.
+    """
+    modules = checked({"model": model, "guide": guide})
+    if arguments is None:
+        try:
+            return write(path, model, guide, objective, state, run=run)
+        except TypeError:
+            return write(path, model, guide, objective, state, run=run, arguments=False)
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    plain, tensors = state.plain(parameters, run)
+    plain["arguments"] = {**objective.arguments(), "seed": state.stream.seed}
+    if not arguments and not _is_plain(plain["arguments"]["optimizer"]):
+        del plain["arguments"]["optimizer"]
+    archive.write(path, "trainer", modules, plain=plain, tensors=tensors, arguments=arguments)
+
+
+def checked(programs: Mapping[str, Callable]) -> dict[str, nn.Module]:
+    """Programs that a file can hold; ``TypeError`` for a plain function."""
+    for name, program in programs.items():
+        if not isinstance(program, nn.Module):
+            raise TypeError(
+                f"{name}: a plain function keeps its parameters in Pyro's store: save them with "
+                "pyro.get_param_store().save(path), or make it the forward of an nn.Module"
+            )
+    return dict(programs)
+
+
+def load(
+    make: Callable[..., Any],
+    path: str | Path,
+    model: Callable | None,
+    guide: Callable | None,
+    optimizer: Callable[..., torch.optim.Optimizer] | None,
+    device: torch.device | str | None,
+) -> Any:
+    """Read a file of a trainer, a model or a guide; see ``saving.load``.
+
+    Args:
+        make: the class of a trainer.
+        path: the file.
+        model: to load the tensors into, or None.
+        guide: likewise.
+        optimizer: the trainer's, where the file could not hold it.
+        device: where to put the tensors; None for the CPU.
+    """
+    device = None if device is None else usable_device(device)
+    if model is None:
+        model = getattr(guide, "model", None)
+    given = {"model": model, "guide": guide}
+    given = {name: program for name, program in given.items() if program is not None}
+    with archive.opened(Path(path), device or torch.device("cpu")) as file:
+        modules = file.modules(given, device)
+        if file.kind != "trainer":
+            return modules[file.kind]
+        plain = file.plain()
+        arguments = plain.pop("arguments")
+        if optimizer is not None:
+            arguments["optimizer"] = optimizer
+        if "optimizer" not in arguments:
+            raise ValueError(
+                "it does not hold its optimizer: pass load(path, optimizer=...) as well"
+            )
+        if arguments.get("engine") == "auto":  # of 0.1
+            arguments["engine"] = "graph"
+            warnings.warn(
+                "its engine 'auto' decided by the clock and is gone: it goes on with "
+                "engine='graph'",
+                stacklevel=4,
+            )
+        with file.limited():
+            trainer = make(**modules, device=device, **arguments)
+        try:
+            # An optimizer of the user's own keeps what it likes
+            state = {**file.tensors, "plain": plain}
+            trainer.load_state_dict(state, known=optimizer is None)
+        except ValueError as error:
+            raise ValueError(f"{error}: {archive.DAMAGED}") from error
+        return trainer
+
+
+def resume(make: Callable[..., Any], folder: str | Path, **given: Any) -> Any:
+    """The trainer of the newest checkpoint that can be read; see ``Trainer.resume``."""
+    run = RunFolder(folder)
+    files, errors = run.newest_first(), []
+    for path in files:
+        try:
+            trainer = load(make, path, **given)
+            break
+        except (ValueError, OSError) as error:
+            errors.append(error)
+    else:
+        raise errors[0]
+    if errors:
+        warnings.warn(
+            f"{errors[0]}; going on from {path.name}, the newest checkpoint that can be read",
+            stacklevel=3,
+        )
+    if trainer.state.run is None:
+        raise ValueError(
+            f"{path}: a file of trainer.save(...), not one of fit(..., checkpoint=...): read it "
+            "with pyro_vae.load"
+        )
+    trainer.state.written[run.where] = files[0].name
+    trainer.state.run.folder = run.path
+    return trainer
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        encode(value, "")
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,62 @@
+"""What a trainer raises, and how: replaced as a whole, never changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..infer.engine.optimizers import check_optimizer, recordable
+from ..infer.engine.svi import Engine, running
+from ..infer.objectives.elbo import Estimator, as_estimator
+from ..schedules import Schedule
+from .annealing import Annealing
+from .precision import Precision, PrecisionName, as_precision
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The arguments of a ``Trainer`` besides its pair, checked.
+
+    Attributes:
+        beta: weight of the KL, see ``Trainer``, like all that follow.
+        lr: learning rate at the start of the next run.
+        optimizer: makes a torch optimizer.
+        elbo: the estimator, or its name.
+        clip_norm: greatest norm of the total gradient, or None.
+        engine: how steps run, or None.
+        precision: how networks are evaluated.
+
+    Raises:
+        TypeError: an optimizer, beta, or estimator of another kind.
+        ValueError: a value out of range.
+    """
+
+    beta: float | Schedule | Tensor | Mapping[str, Any]
+    lr: float
+    optimizer: Callable[..., torch.optim.Optimizer]
+    elbo: Literal["trace", "analytic"] | Estimator
+    clip_norm: float | None
+    engine: Engine | None
+    precision: PrecisionName | Precision
+
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer)
+        norm = self.clip_norm
+        if norm is not None and not norm > 0:
+            raise ValueError(f"clip_norm: expected a positive number or None, got {norm}")
+        as_precision(self.precision)
+        object.__setattr__(self, "elbo", as_estimator(self.elbo))
+        if self.engine is not None:
+            running(self.elbo, self.engine)
+        Annealing(self.beta)
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr: expected a positive finite number, got {self.lr}")
+
+    def arguments(self) -> dict[str, Any]:
+        """As a file holds them."""
+        return {**vars(self), "optimizer": recordable(self.optimizer)}

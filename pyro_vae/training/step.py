@@ -1,0 +1,138 @@
+"""The steps of one run: the pair made ready for them, and what looks at each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ranks
+from ..data import Dataset
+from ..infer import SVI, check_pair
+from ..infer.batchnorm import check_single
+from ..infer.engine.graph import Graph
+from ..infer.engine.optimizers import fused
+from ..infer.engine.svi import Engine, running
+from ..infer.engine.trainable import Waiting
+from ..programs.modes import training
+from ..programs.placing import seen_values
+from .annealing import Annealing
+from .feeds import Loaded, Resident
+from .guard import Guard
+from .objective import Objective
+from .parallel import Parallel, synchronised
+from .state import TrainState
+
+# Recording takes about as long as it saves in so many steps
+_STEPS_BEFORE_A_GRAPH = 100
+
+
+class Step:
+    """What takes the steps of one run.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        objective: what they raise.
+        state: of the trainer.
+        feed: the minibatches.
+        announce: is told how long compiling took, or None.
+
+    Attributes:
+        svi: gradients and updates.
+        annealing: beta as a function of the step.
+        points: latent sites at which the guide is a point mass: what it trains is no bound.
+        first: the first data, with which the pair was tried.
+        running: the estimator under its engine.
+        replays: whether the pair is recorded, and its tensors replayed.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        objective: Objective,
+        state: TrainState,
+        feed: Resident | Loaded,
+        announce: Callable[[str], object] | None,
+    ) -> None:
+        self.objective, self.state = objective, state
+        self.modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
+        self.device = feed.device
+        self.first = x, y = first(feed.data)
+        summary = check_pair(model, guide, x, y=y)
+        self.points = tuple(summary.point_masses)
+        self.annealing = Annealing(objective.beta)
+        self.annealing.check(tuple(summary.latents))
+        self.annealing.start(x.device)
+        self.annealing.set(state.step, len(feed))
+        engine: Engine = objective.engine or ("graph" if len(self.modules) == 2 else "eager")
+        self.replays = engine != "eager"
+        estimator, self.running = objective.elbo, None
+        if ranks.size() > 1:
+            estimator = self.running = Parallel(estimator)
+        else:
+            self.running = running(
+                estimator, engine, after=_STEPS_BEFORE_A_GRAPH, announce=announce
+            )
+        self.svi = SVI(
+            self.annealing.scale(model),
+            self.annealing.scale(guide),
+            self._optimizer,
+            estimator,
+            clip_norm=objective.clip_norm,
+            engine=self.running,
+        )
+        self.svi.waiting = Waiting(len(feed))
+        self.svi.prepare(x, y=y)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The torch optimizer of this run."""
+        return self.svi.optimizer
+
+    def begin_epoch(self, tolerated: int) -> Guard:
+        """Look at the records anew, and have the steps guarded.
+
+        Args:
+            tolerated: steps that may be left out because they are not finite.
+        """
+        if isinstance(self.running, Graph):
+            self.running.begin_epoch(self.state.step)
+        return Guard(self.svi, self.modules, self.state.step, self.device, tolerated)
+
+    def release(self) -> None:
+        """Let go of what the processes of the run share."""
+        if isinstance(self.running, Parallel):
+            self.running.release()
+
+    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = fused(self.objective.optimizer, lr=self.objective.lr)(parameters)
+        for parameter in parameters:
+            if (moments := self.state.moments.get(parameter)) is not None:
+                optimizer.state[parameter] = moments
+        return optimizer
+
+
+@contextlib.contextmanager
+def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) -> Iterator[None]:
+    """Modules in training mode, alike in all processes."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(synchronised(model, guide))
+        for module in (model, guide):
+            if isinstance(module, nn.Module):
+                stack.enter_context(training(module))
+        # After the guide, which may hold conditionals of the model
+        stack.enter_context(state.freezing.holding(model))
+        if feed.last == 1 and ranks.size() == 1:
+            x, y = first(feed.data[:1])
+            check_single(model, guide, x, y, count=feed.count, batch_size=feed.batch_size)
+        yield
+
+
+def first(data: Dataset) -> tuple[Tensor, Tensor | None]:
+    """The first data, with which a pair is tried."""
+    return seen_values(data[:2]), None if data.y is None else data.y[:2]

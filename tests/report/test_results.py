@@ -1,0 +1,260 @@
+"""What results are shown as: HTML that says what the text says, frames, Markdown, LaTeX."""
+
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from pyro_vae import Trainer, data, diagnostics, guides, handlers, infer, likelihoods, models
+from pyro_vae.training.history import History
+
+
+class Page(HTMLParser):
+    """Collects the text; fails where a tag is not closed by its own name."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.words = [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.words.append(text)
+
+    @property
+    def text(self):
+        return " ".join(self.words).replace("\N{PLUS-MINUS SIGN}", "+-")
+
+
+def numbers(text):
+    return sorted(re.findall(r"\d+\.?\d*", text))
+
+
+class FirstPixels(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :4]
+
+
+@pytest.fixture(scope="module")
+def shown():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        factors = torch.rand(80, 2)
+        y = (factors[:, 0] > 0.5).long()
+        whole = data.Dataset(
+            torch.rand(80, 1, 8, 8).round(),
+            y,
+            names=["<a>", "b"],
+            factors=factors.round(),
+            factor_names=["<first>", "second"],
+        )
+        vae = models.VAE((1, 8, 8), (4, 2), likelihood=likelihoods.Bernoulli(), hidden=(8,))
+        guide = guides.Ladder(vae)
+        trainer = Trainer(vae, guide, seed=0)
+        trainer.fit(whole, validation=whole, epochs=7, progress=False)
+        vq = models.VQVAE((1, 8, 8), 16, 4, likelihood=likelihoods.Bernoulli())
+        gaussian = models.VAE((6,), 2, likelihood=likelihoods.Gaussian(sigma="predicted"))
+        return {
+            "evaluate": diagnostics.evaluate(vae, guide, whole, importance_samples=0),
+            "collapse": diagnostics.collapse(vae, guide, whole),
+            "layers": diagnostics.layers(vae, guide, whole),
+            "compare_guides": infer.compare_guides(
+                vae, {"<ladder>": guide}, whole, importance_samples=5
+            ),
+            "disentanglement": diagnostics.disentanglement(vae, guide, whole),
+            "calibration": diagnostics.calibration(
+                gaussian, guides.BottomUp(gaussian), torch.randn(20, 6)
+            ),
+            "codebook": diagnostics.codebook(vq, guides.NearestCode(vq), whole),
+            "rarity": diagnostics.rarity(vae, guide, whole),
+            "outliers": diagnostics.outliers(vae, guide, whole, {"<kind>": 1 - whole.x}),
+            "continuity": diagnostics.continuity(vae, guide, whole, pairs=4),
+            "frechet_distance": diagnostics.frechet_distance(
+                whole.x, torch.rand(70, 1, 8, 8).round(), features=FirstPixels()
+            ),
+            "model": vae,
+            "guide": guide,
+            "vqvae": vq,
+            "wrapped": handlers.scale_latents(vae, 0.5),
+            "trainer": trainer,
+            "history": trainer.history,
+        }
+
+
+def in_notebook(value):
+    return value._repr_html_()
+
+
+TABLES = [
+    "evaluate",
+    "collapse",
+    "layers",
+    "compare_guides",
+    "disentanglement",
+    "calibration",
+    "codebook",
+    "rarity",
+    "outliers",
+    "continuity",
+]
+
+
+RESULTS = [*TABLES, "frechet_distance", "history"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_the_numbers_of_its_text(shown, name):
+    page = Page(in_notebook(shown[name]))
+    assert in_notebook(shown[name]).startswith("<table>")
+    assert shown[name].to_html() == in_notebook(shown[name])
+    assert page.text.count("+-") == str(shown[name]).count("+-")
+    assert numbers(page.text) == numbers(str(shown[name]))
+
+
+@pytest.mark.parametrize("name", ["model", "guide", "vqvae", "wrapped"])
+def test_a_program_is_shown_as_it_is_printed(shown, name):
+    page = in_notebook(shown[name])
+    assert Page(page).open == [] and "".join(Page(page).words) == repr(shown[name])
+    assert page.startswith("<pre>")
+
+
+def test_a_history_is_its_last_epochs(shown):
+    history = shown["history"]
+    rows = re.findall(r"<tr>(.*?)</tr>", in_notebook(history))
+    head, *body = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
+    assert [row[0] for row in body] == ["3", "4", "5", "6", "7"]
+    last = dict(zip(head, body[-1], strict=True))
+    assert last["guide"] == "Ladder"
+    for key in ("elbo", "kl.z1", "kl.z2", "validation.elbo"):
+        assert float(last[key]) == pytest.approx(history.column(key)[-1], abs=0.006, rel=0.05)
+    assert "last 5 of 7 epochs" in in_notebook(history)
+    assert repr(history) == repr(list(history))
+
+
+def test_a_trainer_is_its_pair_and_its_last_epochs(shown):
+    page = in_notebook(shown["trainer"])
+    assert Page(page).words[0] == repr(shown["trainer"])
+    assert in_notebook(shown["history"]) in page
+    new = Trainer(shown["model"], shown["guide"])
+    assert "".join(Page(in_notebook(new)).words) == repr(new)
+
+
+def test_histories_of_other_programs_and_empty_ones():
+    assert "elbo" not in in_notebook(History([{"epoch": 1}]))
+    assert Page(in_notebook(History())).text.startswith("last 0 of 0")
+
+
+def test_everything_is_escaped_and_takes_the_colours_of_the_theme(shown):
+    for name, value in shown.items():
+        page = in_notebook(value)
+        assert not re.search(r"color|background|<font|<style", page), name
+        assert not re.search(r"<(?:a|first|kind|ladder)>", page), name
+
+
+def cells(lines, mark, undo):
+    """The cells of lines of Markdown or LaTeX, as they were before anything was escaped."""
+    rows = [re.split(rf"(?<!\\){mark}", line) for line in lines]
+    return [[undo(cell.strip()) for cell in row] for row in rows]
+
+
+def in_one_line(table):
+    return [[" ".join(cell.split()) for cell in row] for row in table.texts()]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_markdown_has_the_cells_of_the_table(shown, name):
+    table, page = shown[name].table(), shown[name].to_markdown()
+    head, rule, *lines = [line[1:-1] for line in page.splitlines() if line.startswith("|")]
+    assert rule == "|".join(["---"] * len(table.header))
+    found = cells(lines, r"\|", lambda cell: re.sub(r"\\(.)", r"\1", cell).replace("±", "+-"))
+    assert found == in_one_line(table)
+    assert len(cells([head], r"\|", str)[0]) == len(table.header)
+    assert page.count("<") == page.count("\\<")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_latex_has_the_cells_of_the_table(shown, name):
+    table, page = shown[name].table(), shown[name].to_latex()
+
+    def undo(cell):
+        cell = cell.replace(r"$\pm$", "+-").replace("$-$", "-").replace("{[}", "[")
+        for sign, word in {"<": "less", ">": "greater", "|": "bar"}.items():
+            cell = cell.replace(rf"\text{word}{{}}", sign)
+        return re.sub(r"\\([&%_#${}])", r"\1", cell)
+
+    _, inside = page.split(r"\begin{tabular}")
+    head, body = inside.split(r"\end{tabular}")[0].split(r"\hline")[1:3]
+    lines = [line.removesuffix(r"\\") for line in body.strip().splitlines()]
+    assert cells(lines, "&", undo) == in_one_line(table)
+    assert len(re.split(r"(?<!\\)&", head)) == len(table.header)
+    for left, right in (("{", "}"), (r"\begin{table}", r"\end{table}")):
+        assert page.count(left) == page.count(right) > 0
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_frames_hold_numbers(shown, name):
+    pandas = pytest.importorskip("pandas")
+    table, frame = shown[name].table(), shown[name].to_frame()
+    assert frame.index.name == table.header[0] and len(frame) == len(table.rows)
+    words = {"unit", "guide", ""}  # of Evaluation, History and Collapse
+    for column in frame.columns:
+        assert pandas.api.types.is_numeric_dtype(frame[column]) == (column not in words), column
+
+
+def test_frames_hold_the_numbers_of_the_results(shown):
+    pytest.importorskip("pandas")
+    frames = {name: shown[name].to_frame() for name in RESULTS}
+    for found in (frames["evaluate"], frames["compare_guides"]):
+        assert not found.isna().any(axis=None)
+    elbo = shown["evaluate"].to_dict()["ELBO"]
+    row = frames["evaluate"].loc["ELBO"]
+    assert row.tolist() == [elbo["mean"], elbo["standard_error"], "nats/datum"]
+    collapse = shown["collapse"]
+    row = frames["collapse"].loc["z2"]
+    assert row["mutual information"] == float(collapse.sites["z2"].mutual_information.mean())
+    assert row["active units"] == collapse.units["z2"].active and row["active units of"] == 2
+    layer = shown["layers"]["z1"]
+    row = frames["layers"].loc["z1"]
+    assert row["KL"] == pytest.approx(float(layer.kl.mean()))
+    shares = [row[f"variance of the principal components {i}"] for i in range(1, 5)]
+    assert shares == layer.explained_variance_ratio.tolist()
+    gap = shown["compare_guides"].to_dict()["<ladder>"]["inference gap"]
+    row = frames["compare_guides"].loc["<ladder>"]
+    assert [row["inference gap"], row["inference gap error"]] == list(gap.values())
+    scores = shown["disentanglement"]
+    assert frames["disentanglement"].loc["MIG", "mean"] == scores.scores["MIG"][0]
+    assert frames["disentanglement"].loc["SAP", "second"] == scores.per_factor["SAP"][1]
+    assert frames["calibration"]["inside"].tolist() == [r[1] for r in shown["calibration"].rows()]
+    assert frames["codebook"].loc["perplexity", "value"] == shown["codebook"].perplexity
+    median = float(shown["rarity"].log_density.quantile(0.5))
+    assert frames["rarity"].loc["data", "median"] == pytest.approx(median)
+    area = shown["outliers"].auroc["<kind>"]["KL"]
+    row = frames["outliers"].loc["KL"]
+    assert (row["<kind> (80)"], row["<kind> (80) error"]) == area
+    assert frames["continuity"].loc["at the ends", "recognised"] == shown["continuity"].ends[0]
+    assert frames["frechet_distance"].index.tolist() == [float(shown["frechet_distance"])]
+    history = shown["history"]
+    assert frames["history"].index.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert frames["history"]["validation.elbo"].tolist() == history.column("validation.elbo")
+
+
+def test_a_frame_without_pandas_tells_what_to_do(shown, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pandas: a frame needs it: pip install pandas"):
+        shown["layers"].to_frame()
+
+
+def test_a_history_without_epochs_has_all_forms():
+    assert History().to_markdown().endswith("| epoch | guide |\n|---|---|")
+    assert r"epoch & guide \\" in History().to_latex()
+    pytest.importorskip("pandas")
+    assert len(History().to_frame()) == 0
