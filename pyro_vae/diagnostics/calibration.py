@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from pyro.distributions import Normal
 from torch import Tensor
 
 from ..data import Dataset
 from ..ground.tables import Cell, Table, Tabular, or_none, standard_error
 from ..infer.predictive import predicted
+from ..plots.uncertainty import calibration as picture
 from ..programs.examining import examined
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _WIDTHS = tuple(i / 10 for i in range(1, 31))
 
@@ -67,9 +66,7 @@ class Calibration(Tabular):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Fractions inside against those of a normal distribution."""
-        from .. import plots
-
-        return plots.calibration(self, ax=ax)
+        return picture(self, ax=ax)
 
     def table(self) -> Table:
         """For 1 and 2 sigma the fraction inside and that of a normal distribution."""

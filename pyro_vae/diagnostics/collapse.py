@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number
 from ..infer.aggregate import Draws, Total, draw, pair_densities
 from ..infer.posterior import mean_variance, posterior_means
+from ..plots.collapse import collapse as picture
 from ..programs.examining import examined
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _REMEDIES = (
     "try warm-up of beta (schedules.WarmUp), skip connections (VAE(skip=True)), a ladder guide, "
@@ -148,8 +146,6 @@ class Collapse(Tabular):
 
     def plot(self) -> Figure:
         """Draw KL = I + marginal KL per site, and the variance of each unit's mean."""
-        from ..plots.collapse import collapse as picture
-
         return picture(self)
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, two_decimals
 from ..infer.posterior import ACTIVE, active, posterior_means
 from ..infer.terms import dataset_terms
+from ..plots.layers import projections
 from ..programs.examining import examined
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _SHOWN_RATIOS = 4
 # Equal data give means that differ by some units in the last place, by where they lie in a batch
@@ -122,8 +121,6 @@ class Layers(Tabular, Sequence[Layer]):
             labels: (n,), for the colours; by default the data's own.
             names: names of the classes, ``names[label]``; by default the data's own.
         """
-        from ..plots.layers import projections
-
         labels = self.labels if labels is None else torch.as_tensor(labels)
         return projections(
             {layer.site: layer.projection for layer in self.layers},

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from ..ground.tables import Cell, Table, Tabular, lookup
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+from ..plots.curves import history as picture
 
 _ROWS = 5
 
@@ -48,9 +47,7 @@ class History(list[dict[str, Any]], Tabular):
 
     def plot(self) -> Figure:
         """Training curves: bound, KL per site, beta."""
-        from .. import plots
-
-        return plots.history(self)
+        return picture(self)
 
     def _repr_html_(self) -> str:
         """The last epochs as a table, for notebooks; in text a history is the list that it is."""
