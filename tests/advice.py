@@ -44,9 +44,10 @@ def texts(node):
 
 
 def advice(tree):
-    """The texts of a tree that say what to do."""
+    """The texts of a tree that say what to do; those of several lines are help and pages."""
     for line, parts in texts(tree):
-        if " " in (text := "{}".join(parts)) and _REMEDY.search(text):
+        text = "{}".join(parts)
+        if " " in text and "\n" not in text and _REMEDY.search(text):
             yield line, parts
 
 
@@ -109,7 +110,7 @@ def said(call):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            if isinstance(text := call(), str):
+            if isinstance(text := call(), str) and text:
                 return text
         except (Exception, SystemExit) as error:
             return str(error)

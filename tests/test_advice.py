@@ -10,6 +10,11 @@ from advice import PACKAGE, advice, messages, unsaid
 NO_ADVICE = (
     "of an evaluation is not what its record gives",
     "share taken for the class of an end",
+    "draw of the layers above",
+    "Draw new data from a trained model",
+    # Patterns of messages that the command line puts in its own words
+    r"\blower lr, set clip_norm",
+    r"use Dataset\(x\) instead",
 )
 # Advice that nobody has followed in a test
 NOT_YET = ()

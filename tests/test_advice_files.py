@@ -87,9 +87,12 @@ def reading(tmp):
     yield forged(json="{"), again
     # To upgrade is no call
     yield forged(version=99), None
-    yield lambda: save(t, tmp / "new" / "a.pt"), lambda: (
-        (tmp / "new").mkdir(),
-        save(t, tmp / "new" / "a.pt"),
+    yield (
+        lambda: save(t, tmp / "new" / "a.pt"),
+        lambda: (
+            (tmp / "new").mkdir(),
+            save(t, tmp / "new" / "a.pt"),
+        ),
     )
 
 

@@ -194,8 +194,9 @@ def replacing(tmp):
         lambda: model.sample(2, prior=fitted),
     )
     double = StandardNormal(2).double()
-    yield lambda: handlers.replace_prior(model, double), lambda: handlers.replace_prior(
-        model, double.to("cpu", torch.float32)
+    yield (
+        lambda: handlers.replace_prior(model, double),
+        lambda: handlers.replace_prior(model, double.to("cpu", torch.float32)),
     )
     deep = vae([3, 2])
     yield (
@@ -218,9 +219,7 @@ def fitting_priors(tmp):
         quick = {} if isinstance(new, priors.AggregatePosterior) else {"epochs": 1}
         yield (
             lambda new=new: model.sample(2, prior=new),
-            lambda new=new, quick=quick: model.sample(
-                2, prior=new.fit(model, guide, X, **quick)
-            ),
+            lambda new=new, quick=quick: model.sample(2, prior=new.fit(model, guide, X, **quick)),
         )
     stage = priors.TwoStage(2, hidden=(4,)).fit(model, guide, X, epochs=1)
     yield (
@@ -230,8 +229,9 @@ def fitting_priors(tmp):
     yield lambda: priors.FlowPrior(1), lambda: priors.MixturePrior(1)
     yield lambda: priors.VampPrior(AutoNormal(model)), lambda: priors.VampPrior(guide)
     deep = vae([3, 2])
-    yield lambda: priors.VampPrior(BottomUp(deep)), lambda: handlers.replace_prior(
-        deep, priors.MixturePrior(2)
+    yield (
+        lambda: priors.VampPrior(BottomUp(deep)),
+        lambda: handlers.replace_prior(deep, priors.MixturePrior(2)),
     )
     vamp = priors.VampPrior(guide, 4)
     yield lambda: vamp.start_from(X), lambda: vamp.start_from(X[:4])
@@ -256,8 +256,10 @@ def code_priors(tmp):
     def fitted():
         return small(codes).fit(guide, PIXELS, epochs=20, progress=False)
 
-    yield lambda: codes.sample(2), lambda: codes.sample(2, prior=fitted()), lambda: codes.sample(
-        2, prior="uniform"
+    yield (
+        lambda: codes.sample(2),
+        lambda: codes.sample(2, prior=fitted()),
+        lambda: codes.sample(2, prior="uniform"),
     )
     yield lambda: codes.sample(2, prior=new), lambda: codes.sample(2, prior=fitted())
     model = vae()

@@ -9,7 +9,7 @@ from torch import nn
 
 from pyro_vae import Trainer, data, infer, likelihoods
 from pyro_vae.codebooks import MovingAverage, Unused
-from pyro_vae.guides import BottomUp, NearestCode
+from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import (
     Bernoulli,
     Categorical,
@@ -57,12 +57,12 @@ def models(tmp):
         lambda: vae(condition=10),
         lambda: vae(condition=0),
     )
-    codes = functools.partial(
-        VQVAE, (1, 8, 8), likelihood=Bernoulli(), channels=(4, 4), blocks=0
-    )
+    codes = functools.partial(VQVAE, (1, 8, 8), likelihood=Bernoulli(), channels=(4, 4), blocks=0)
     book = MovingAverage(16, 4)
-    yield lambda: codes(8, codebook=book), lambda: codes(codebook=book), lambda: codes(
-        8, codebook=MovingAverage(8, 4)
+    yield (
+        lambda: codes(8, codebook=book),
+        lambda: codes(codebook=book),
+        lambda: codes(8, codebook=MovingAverage(8, 4)),
     )
     decoder = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.Unflatten(1, (1, 8, 8)))
     yield (
@@ -176,8 +176,9 @@ def supports(tmp):
         lambda: fit(vae(DiscretizedLogistic()), levels),
         lambda: fit(vae(DiscretizedLogistic(levels=3)), levels),
     )
-    yield lambda: fit(vae(DiscretizedLogistic()), X), lambda: fit(
-        vae(DiscretizedLogistic()), binary
+    yield (
+        lambda: fit(vae(DiscretizedLogistic()), X),
+        lambda: fit(vae(DiscretizedLogistic()), binary),
     )
     counts = own(lambda features: dist.Poisson(features.exp()))
     parts = torch.where(torch.arange(N) == 6, 1.6, (5 * X.T).round()).T
@@ -223,7 +224,6 @@ def sigmas(tmp):
     shared = Gaussian("per_pixel")
     vae(shared)
     yield lambda: vae(shared, shape=(2,)), lambda: vae(Gaussian("per_pixel"), shape=(2,))
-
 
     def exact(x, likelihood=None):
         """Train where the decoder gives zeros."""

@@ -101,8 +101,10 @@ def tensors(tmp):
     yield checked(wide), lambda: check_pair(other, BottomUp(other), wide)
     whole = X.double()
     r, t = pair()
-    yield checked(whole), checked(whole.to(torch.float32)), lambda: check_pair(
-        r.to(torch.float64), t.to(torch.float64), whole
+    yield (
+        checked(whole),
+        checked(whole.to(torch.float32)),
+        lambda: check_pair(r.to(torch.float64), t.to(torch.float64), whole),
     )
     deep = vae([2, 2])
     z = torch.zeros(3, 2)
@@ -143,8 +145,9 @@ def pairs(tmp):
     yield lambda: check_pair(model, other, X), lambda: check_pair(model, guide, X)
     far = program(lambda x: x + torch.inf, "z1")
     yield lambda: check_pair(model, far, X), lambda: check_pair(model, guide, X)
-    yield lambda: infer.compare_guides(p, q, X), lambda: infer.compare_guides(
-        p, {"bottom-up": q}, X
+    yield (
+        lambda: infer.compare_guides(p, q, X),
+        lambda: infer.compare_guides(p, {"bottom-up": q}, X),
     )
 
 

@@ -140,15 +140,16 @@ def plates(tmp):
         def run(x, observe=True):
             with plate(x, dim=-1 if dim == -2 else -2):
                 with pyro.plate("copies", 2, dim=dim):
-                    z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+                    pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
                 if observe:
                     x = x[:, 0] if dim == -2 else x[:, :1]
                     pyro.sample("x", dist.Normal(0.0 * x, 1.0), obs=x)
 
         return run, lambda x: run(x, observe=False)
 
-    yield lambda: infer.importance(*left(-2), X, samples=2), lambda: infer.importance(
-        *left(-1), X, samples=2
+    yield (
+        lambda: infer.importance(*left(-2), X, samples=2),
+        lambda: infer.importance(*left(-1), X, samples=2),
     )
 
     def columns(subsample):
@@ -176,6 +177,7 @@ def plates(tmp):
         return run, lambda x: run(x, observe=False)
 
     yield bound(TraceELBO(), *square("rows")), bound(TraceELBO(), *square("data"))
+
     def subsampled(loc, full=2, observe=False):
         def run(x):
             with pyro.plate("data", full * len(x), subsample_size=len(x)):
@@ -213,7 +215,6 @@ def plates(tmp):
         return run
 
     by_element = scaled(lambda x: x > 0, gaussian)
-    masked = lambda x: x > 0  # noqa: E731
     mended = pair(lambda z: dist.Normal(z, 1.0).mask(X > 0).to_event(1))
     yield bound(TraceELBO(), by_element, Q), bound(TraceELBO(), *mended)
 
@@ -254,8 +255,10 @@ def closed_forms(tmp):
         return run
 
     below, above = chain("b", "a"), lambda x: poutine.block(chain("a", "b"), hide=["x"])(x)
-    yield bound(exact, chain("a", "b"), below), bound(drawn, chain("a", "b"), below), bound(
-        exact, chain("a", "b"), above
+    yield (
+        bound(exact, chain("a", "b"), below),
+        bound(drawn, chain("a", "b"), below),
+        bound(exact, chain("a", "b"), above),
     )
 
 

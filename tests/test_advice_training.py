@@ -80,8 +80,10 @@ def estimators(tmp):
         lambda: step(pyro.infer.Trace_ELBO(), engine="graph"),
         lambda: step(loss=TraceELBO(), engine="graph"),
     )
-    yield lambda: step(engine="auto"), lambda: step(engine="graph"), lambda: SVI(
-        *pair(), engine="compile"
+    yield (
+        lambda: step(engine="auto"),
+        lambda: step(engine="graph"),
+        lambda: SVI(*pair(), engine="compile"),
     )
     yield lambda: ImportanceWeightedELBO(2.5), lambda: ImportanceWeightedELBO(10)
     summed = fit(trainer(elbo=TraceELBO()))
@@ -114,8 +116,9 @@ def optimizers(tmp):
     yield using("adam"), using(torch.optim.Adam)
     yield using(torch.optim.LBFGS), using(torch.optim.Adam)
     stock = pyro.optim.Adam({"lr": 0.01, "betas": (0.8, 0.9)})
-    yield using(stock), using(
-        optimizer=functools.partial(torch.optim.Adam, betas=(0.8, 0.9)), lr=0.01
+    yield (
+        using(stock),
+        using(optimizer=functools.partial(torch.optim.Adam, betas=(0.8, 0.9)), lr=0.01),
     )
 
 
@@ -274,7 +277,7 @@ def arguments(tmp):
             convert(part.double())
         return lambda: fit(Trainer(*parts, **options))
 
-    same, single = lambda part: part, lambda part: part.float()  # noqa: E731
+    same, single = lambda part: part, lambda part: part.float()
     yield double(same, precision="bf16"), double(single, precision="bf16"), double(same)
     vae, guide = pair(condition=2)
     words = ["a", "b"] * (N // 2)
@@ -287,8 +290,9 @@ def arguments(tmp):
     yield validated(other), validated(same)
     yield lambda: Trainer(vae, guide, seed=0.5), lambda: Trainer(vae, guide, seed=0)
     yield lambda: fit(callbacks=does_nothing), lambda: fit(callbacks=[does_nothing])
-    yield lambda: fit(callbacks=[callbacks.KeepBest]), lambda: fit(
-        callbacks=[callbacks.KeepBest()], validation=held_out
+    yield (
+        lambda: fit(callbacks=[callbacks.KeepBest]),
+        lambda: fit(callbacks=[callbacks.KeepBest()], validation=held_out),
     )
     yield lambda: fit(callbacks=[print]), lambda: fit(callbacks=[does_nothing])
     best = callbacks.KeepBest
