@@ -18,14 +18,14 @@ WITHOUT_TABLES = not any(importlib.util.find_spec(name) for name in ("pandas", "
 # Of messages about tables alone
 OF_TABLES = ("columns of numbers", "column of text or labels")
 _VERBS = (
-    "add|ask|begin|bound|build|call|choose|check|convert|copy|create|declare|draw|drop|end|fill|freeze|"
-    "give|go on|hold|import|join|leave|let|load|lower|make|mask|name|number|observe|pass|"
+    "add|ask|begin|bound|build|call|choose|check|convert|copy|create|declare|draw|drop|end|fill|"
+    "freeze|give|go on|hold|import|join|leave|let|load|lower|make|mask|name|number|observe|pass|"
     "pip install|print|put|raise|read|remove|rename|rescale|reshape|return|round|run|sample|save|"
     "scale|see|set|show|start|subsample|take|train|try|turn|upgrade|use|warm|wrap|write"
 )
 _REMEDY = re.compile(
     rf"(^|[:;,.]\s+|\bor |[Ff]or .{{3,16}} )({_VERBS})\b(?! and |:| center| right)"
-    r"|did you mean|the usual is|needs a guide|such as guides\.",
+    r"|did you mean|the usual is|needs a guide|\bsuch as\b|\bor finite\.",
     re.IGNORECASE,
 )
 

@@ -11,6 +11,8 @@ NO_ADVICE = (
     "of an evaluation is not what its record gives",
     "share taken for the class of an end",
     "draw of the layers above",
+    "column {}{} of numbers and text, such as {}",
+    "it holds something else than tensors, such as a random generator",
     "Draw new data from a trained model",
     # Patterns of messages that the command line puts in its own words
     r"\blower lr, set clip_norm",

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, callbacks, diagnostics, guides, infer, schedules
 from pyro_vae.data import Dataset
+from pyro_vae.finite import Skip
 from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.infer import SVI, AnalyticELBO, ImportanceWeightedELBO, TraceELBO
 from pyro_vae.likelihoods import Gaussian
@@ -270,6 +271,8 @@ def arguments(tmp):
     yield lambda: fit(patience=2), lambda: fit(patience=2, validation=held_out), fit
     yield lambda: fit(on_interrupt="stop"), fit, lambda: fit(on_interrupt="return")
     yield lambda: fit(threads=0), fit
+    yield lambda: fit(on_nonfinite="drop"), lambda: fit(on_nonfinite=Skip(3))
+    yield lambda: trainer(device="gpu"), lambda: trainer(device="cpu")
 
     def double(convert, **options):
         parts = pair()
