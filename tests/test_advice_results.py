@@ -57,20 +57,30 @@ def statements(tmp):
         lambda: score(Dataset(X, factors=constant, factor_names=("a", "b"))),
         lambda: score(Dataset(X, factors=constant[:, :1], factor_names=("a",))),
     )
-    narrow = VAE((D,), 2, hidden=(4,), likelihood=Gaussian(0.01))
-    found = [BottomUp(narrow), fitted_posterior(narrow)]
+    blank, _ = pair()
+    for parameter in blank.decoder.parameters():
+        parameter.data.zero_()
 
-    def untrusted(guide, samples):
-        return lambda: diagnostics.evaluate(narrow, guide, X, importance_samples=samples)
+    def trusted(scale):
+        # The posterior is the prior, where the decoder does not look at z
+        guide = BottomUp(blank, conditionals={"z1": Fixed(scale)})
+        return lambda: diagnostics.evaluate(blank, guide, X, importance_samples=100)
 
-    yield untrusted(found[0], 40), untrusted(found[1], 40)
+    yield trusted(0.1), trusted(1.0)
     yield (
         lambda: diagnostics.outliers(model, guide, X, {"normal": X + 3}),
         lambda: diagnostics.outliers(model, guide, X, {"far": X + 3}),
     )
-    separated = 100 * torch.arange(float(N))[:, None].expand(N, D)
     sharp = BottomUp(model, conditionals={"z1": Known()})
-    yield lambda: str(diagnostics.collapse(model, sharp, separated[:10])), None
+
+    def looked_at(n):
+        x = torch.linspace(0, 0.3, n)[:, None].expand(n, D)
+        return str(diagnostics.collapse(model, sharp, x))
+
+    def more():
+        assert "use more data" not in looked_at(400)
+
+    yield lambda: looked_at(10), more
 
 
 class Known(nn.Module):
@@ -80,16 +90,15 @@ class Known(nn.Module):
         return dist.Normal(x[:, :2], 0.01).to_event(1)
 
 
-def fitted_posterior(vae):
-    """The prior itself, for a decoder that does not look at z."""
-    for parameter in vae.decoder.parameters():
-        parameter.data.zero_()
-    return BottomUp(vae, conditionals={"z1": Prior()})
+class Fixed(nn.Module):
+    """A posterior that is the same for all data."""
 
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
 
-class Prior(nn.Module):
     def forward(self, x):
-        return dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1)
+        return dist.Normal(torch.zeros(len(x), 2), self.scale).to_event(1)
 
 
 @cases
