@@ -18,14 +18,14 @@ WITHOUT_TABLES = not any(importlib.util.find_spec(name) for name in ("pandas", "
 # Of messages about tables alone
 OF_TABLES = ("columns of numbers", "column of text or labels")
 _VERBS = (
-    "add|ask|begin|bound|build|call|choose|check|convert|copy|create|declare|draw|drop|end|fill|freeze|"
-    "give|go on|hold|import|join|leave|let|load|lower|make|mask|name|number|observe|pass|"
+    "add|ask|begin|bound|build|call|choose|check|convert|copy|create|declare|draw|drop|end|fill|"
+    "freeze|give|go on|hold|import|join|leave|let|load|lower|make|mask|name|number|observe|pass|"
     "pip install|print|put|raise|read|remove|rename|rescale|reshape|return|round|run|sample|save|"
     "scale|see|set|show|start|subsample|take|train|try|turn|upgrade|use|warm|wrap|write"
 )
 _REMEDY = re.compile(
     rf"(^|[:;,.]\s+|\bor |[Ff]or .{{3,16}} )({_VERBS})\b(?! and |:| center| right)"
-    r"|did you mean|the usual is|needs a guide|such as guides\.",
+    r"|did you mean|the usual is|needs a guide|\bsuch as\b|\bor finite\.",
     re.IGNORECASE,
 )
 
@@ -44,9 +44,10 @@ def texts(node):
 
 
 def advice(tree):
-    """The texts of a tree that say what to do."""
+    """The texts of a tree that say what to do; those of several lines are help and pages."""
     for line, parts in texts(tree):
-        if " " in (text := "{}".join(parts)) and _REMEDY.search(text):
+        text = "{}".join(parts)
+        if " " in text and "\n" not in text and _REMEDY.search(text):
             yield line, parts
 
 
@@ -109,7 +110,7 @@ def said(call):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            if isinstance(text := call(), str):
+            if isinstance(text := call(), str) and text:
                 return text
         except (Exception, SystemExit) as error:
             return str(error)

@@ -8,7 +8,7 @@ from advice import Cases
 from torch import nn
 
 from pyro_vae import Trainer, data, infer, likelihoods
-from pyro_vae.codebooks import MovingAverage, Unused
+from pyro_vae.codebooks import KMeans, MovingAverage, Unused
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import (
     Bernoulli,
@@ -57,7 +57,10 @@ def models(tmp):
         lambda: vae(condition=10),
         lambda: vae(condition=0),
     )
+    yield lambda: vae("bernoulli"), lambda: vae(likelihoods.Bernoulli())
     codes = functools.partial(VQVAE, (1, 8, 8), likelihood=Bernoulli(), channels=(4, 4), blocks=0)
+    yield lambda: codes(16, 4, likelihood="bernoulli"), lambda: codes(16, 4)
+    yield lambda: codes(codebook="k-means"), lambda: codes(codebook=MovingAverage(512, 64))
     book = MovingAverage(16, 4)
     yield (
         lambda: codes(8, codebook=book),
@@ -113,6 +116,11 @@ def models(tmp):
 @cases
 def networks(tmp):
     yield lambda: vae(hidden=("4",)), lambda: vae(hidden=20), lambda: vae(hidden=(64, 32))
+    yield (
+        lambda: vae(hidden=((4,), (4,))),
+        lambda: vae(hidden=(400, 400)),
+        lambda: vae(hidden=((4,), (4,)), latents=(2, 2)),
+    )
     yield lambda: vae(activation=nn.ReLU()), lambda: vae(activation=nn.ReLU)
     yield lambda: vae(activation="relu"), lambda: vae(activation=nn.ReLU)
     function = torch.sin
@@ -205,6 +213,8 @@ def sigmas(tmp):
         lambda: vae(Gaussian(loc=[0.0, 1.0])),
         lambda: vae(Gaussian(loc=X.mean(0), scale=X.std(0))),
     )
+    initial = likelihoods.LearnedSigma(initial=0.5)
+    yield lambda: Gaussian("learnt"), lambda: Gaussian("learned"), lambda: Gaussian(initial)
     loose, model = Gaussian("learned"), vae(Gaussian("learned"))
     yield loose.predict_sigma, lambda: model.likelihood.predict_sigma()
     square = torch.ones(D)
@@ -245,6 +255,8 @@ def sigmas(tmp):
 
 @cases
 def codebooks(tmp):
+    start = functools.partial(MovingAverage, 4, 2)
+    yield lambda: start(initializer="k-means"), lambda: start(initializer=KMeans())
     yield lambda: MovingAverage(4, 2, decay=1.0), lambda: MovingAverage(4, 2, decay=0.99)
     yield lambda: MovingAverage(4, 2, eps=0), lambda: MovingAverage(4, 2, eps=1e-5)
     yield (

@@ -18,6 +18,7 @@ from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.infer import SVI, AnalyticELBO, ImportanceWeightedELBO, TraceELBO
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
+from pyro_vae.training.guard import Skip
 
 N, D = 8, 3
 X = torch.linspace(-1, 1, N * D).view(N, D)
@@ -270,6 +271,8 @@ def arguments(tmp):
     yield lambda: fit(patience=2), lambda: fit(patience=2, validation=held_out), fit
     yield lambda: fit(on_interrupt="stop"), fit, lambda: fit(on_interrupt="return")
     yield lambda: fit(threads=0), fit
+    yield lambda: fit(on_nonfinite="drop"), lambda: fit(on_nonfinite=Skip(3))
+    yield lambda: trainer(device="gpu"), lambda: trainer(device="cpu")
 
     def double(convert, **options):
         parts = pair()

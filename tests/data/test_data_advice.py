@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import scipy.io
 import scipy.sparse
 import torch
 from advice import Cases, messages, texts, unsaid
@@ -243,6 +244,11 @@ def files(tmp):
         yield lambda name=name, content=content: load(text(name, content)), None
     two = text("two.csv", "1,a,b\n2,c,d\n")
     yield lambda: load(two), lambda: load(np.loadtxt(two, usecols=[0], delimiter=",", ndmin=2))
+    broken = tmp / "broken.mat"
+    yield (
+        lambda: load(text(broken.name, "?")),
+        lambda: (scipy.io.savemat(broken, {"x": X.numpy()}), load(broken)),
+    )
     np.savez(tmp / "a.npz", pixels=X.numpy(), other=1)
     yield lambda: load(tmp / "a.npz"), lambda: load(np.load(tmp / "a.npz")["pixels"])
     np.savez(tmp / "none.npz")
