@@ -8,10 +8,10 @@ from __future__ import annotations
 import operator
 
 from torch.distributions import Distribution
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules import batchnorm
 
-__all__ = ["BatchNorm", "prototype_frames", "unchecked", "version"]
-
+# The base of batch normalisation of any dimension
+BatchNorm = batchnorm._BatchNorm
 # How often a tensor was changed in place; those made in inference mode cannot tell
 version = operator.attrgetter("_version")
 # Of an autoguide: the plates of the model's first run, by name

@@ -68,7 +68,7 @@ class _Record:
                 *traced.tensors, *data, *self._constants
             )
         sites = traced.sites
-        for parameter, gradient in zip(traced.reached, rest[len(sites) :], strict=False):
+        for parameter, gradient in zip(traced.reached, rest[len(sites) :], strict=True):
             held = parameter.grad
             parameter.grad = gradient if held is None else held + gradient
         return loss, ELBOTerms(reconstruction, dict(zip(sites, rest, strict=False)))

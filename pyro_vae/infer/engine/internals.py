@@ -19,50 +19,18 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch._guards import TracingContext, tracing
-from torch._ops import OpOverload as Operator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, graph_module
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.modules import module as all_modules
 from torch.optim import optimizer as all_optimizers
-from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
-
-__all__ = [
-    "FUNCTIONS",
-    "GENERATORS",
-    "HOOKS",
-    "HOOKS_ON_BACKWARD",
-    "HOOKS_ON_STEPS",
-    "SIZING",
-    "UNSAFE_INDEX",
-    "DispatchMode",
-    "Operator",
-    "adam",
-    "adamw",
-    "add_to_each",
-    "backward_hooks",
-    "buffers",
-    "check_dimensions",
-    "children",
-    "compiled",
-    "contents",
-    "copy_each",
-    "forget_source",
-    "gradient_hooks",
-    "is_recording",
-    "norm_of_each",
-    "operations",
-    "parameters",
-    "schema",
-    "step_hooks",
-    "surrogate",
-    "tree_leaves",
-    "tree_map",
-    "tree_map_only",
-]
+from torch.utils import _python_dispatch, _pytree
 
 _ATEN = torch.ops.aten
+
+# Functions of nested lists, tuples and dicts
+tree_leaves, tree_map = _pytree.tree_leaves, _pytree.tree_map
+tree_map_only = _pytree.tree_map_only
 
 # Of a module, the dicts that hold: modules, parameters, buffers; with them, hooks on its calls
 children = operator.attrgetter("_modules")
@@ -89,7 +57,10 @@ adam, adamw = torch._fused_adam_, torch._fused_adamw_
 add_to_each, copy_each = torch._foreach_add_, torch._foreach_copy_
 norm_of_each = torch._foreach_norm
 
-# Of an ``Operator`` such as ``torch.ops.aten.add.Tensor``
+# A mode that sees every operation; their class, such as that of ``torch.ops.aten.add.Tensor``;
+# what one of them declares
+DispatchMode = _python_dispatch.TorchDispatchMode
+Operator = torch._ops.OpOverload
 schema = operator.attrgetter("_schema")
 # Have read lengths from tensors
 SIZING = (_ATEN._pack_padded_sequence.default, _ATEN._ctc_loss.default)

@@ -24,10 +24,9 @@ from ..stock import StockLoss, StockOptimizer, as_loss, run_pair
 from .compiled import Compiler
 from .fingerprint import Watch
 from .graph import Graph
-from .leaves import leaves, names_of
 from .optimizers import OptimizerFactory, check_optimizer, fused
 from .stepping import Stepper
-from .trainable import Sites, UntrainedWarning, Waiting, listed, named_parameters
+from .trainable import Sites, Waiting, named_parameters, tell_untrained
 
 Engine = Literal["eager", "graph", "compile"]
 
@@ -284,7 +283,8 @@ class SVI:
             self._checked = True
             if isinstance(self._fast_loss, Graph):
                 self._fast_loss.step += 1
-            self._tell_untrained(loss, x, y)
+            known = [*self._all(), x, y]
+            tell_untrained(loss, known, model=self.model, guide=self.guide)
         if self.waiting.parameters:
             self.waiting.step()
         return loss.detach()
@@ -303,19 +303,6 @@ class SVI:
 
     def _all(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def _tell_untrained(self, loss: Tensor, *data: Tensor | None) -> None:
-        """Warn of the tensors that the loss depends on and the optimizer does not have."""
-        held = set(map(id, (*self._all(), *data)))
-        others = [leaf for leaf in leaves(loss) if id(leaf) not in held]
-        if names := names_of(others, model=self.model, guide=self.guide):
-            warnings.warn(
-                f"nothing trains {listed(names)}, on which the loss depends: declare the "
-                "module to Pyro (pyro.module(name, module)), or hold it in a program that is an "
-                "nn.Module; or freeze it with requires_grad_(False)",
-                UntrainedWarning,
-                stacklevel=4,
-            )
 
     def evaluate_loss(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
         """The loss of ``step`` without a step and without any change of state.

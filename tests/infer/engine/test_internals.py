@@ -485,17 +485,23 @@ TRIED = {
 }
 
 
-@pytest.mark.parametrize("name", [*internals.__all__, *lower.__all__])
+@pytest.mark.parametrize("name", TRIED)
 def test_what_the_package_relies_on(name):
     TRIED[name]()
 
 
-def test_each_wrapper_is_tried():
-    for home in (internals, lower):
-        functions = {n for n, f in vars(home).items() if inspect.isfunction(f)}
-        mine = {n for n in functions if vars(home)[n].__module__ == home.__name__}
-        assert {name for name in mine if not name.startswith("_")} <= set(home.__all__)
-    assert TRIED.keys() == {*internals.__all__, *lower.__all__}
+def used():
+    """Names that other files take from both homes."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").endswith("internals"):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "internals":
+                yield node.attr
+
+
+def test_each_wrapper_is_used_and_tried():
+    assert TRIED.keys() == set(used())
 
 
 @pytest.mark.parametrize("owner", INHERITED)
