@@ -138,7 +138,7 @@ def test_a_bad_choice_leaves_the_choice_as_it_was():
         (
             {"guide": "ladder", "beta": -1.0},
             ValueError,
-            "beta: .* number >= 0, got -1.0",
+            "beta: expected a finite number >= 0, got -1.0",
         ),
         ({"beta": float("nan")}, ValueError, "beta: expected a finite number >= 0, got nan"),
         ({"guide": "codes", "beta": 2.0}, TypeError, "expected a models.VQVAE"),

@@ -108,14 +108,14 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path):
 def test_a_second_interrupt_within_a_step_lets_it_end(monkeypatch):
     """Statistics of BatchNorm are those of whole steps: the trainer is as after so many."""
     t, sent = trainer(), []
-    step = SVI.step
+    gradient = SVI.gradient
 
     def interrupted(self, *args, **kwargs):
         if t.step == 2 and not sent:
             sent.extend(signal.raise_signal(signal.SIGINT) or n for n in (1, 2))
-        return step(self, *args, **kwargs)
+        return gradient(self, *args, **kwargs)
 
-    monkeypatch.setattr(SVI, "step", interrupted)
+    monkeypatch.setattr(SVI, "gradient", interrupted)
     fit(t)
     assert t.step == 3 and t.history[-1]["interrupted"]
     whole = trainer()
@@ -131,7 +131,7 @@ def test_a_third_interrupt_ends_a_step_that_hangs(monkeypatch):
             signal.raise_signal(signal.SIGINT)
         pytest.fail("it hangs")
 
-    monkeypatch.setattr(SVI, "step", hangs)
+    monkeypatch.setattr(SVI, "gradient", hangs)
     fit(t)
     assert t.step == 0
 
