@@ -15,7 +15,7 @@ from .. import ranks
 from ..codebooks import Codebook
 from ..data import Dataset
 from ..infer.engine.graph import Graph
-from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, checked
+from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, finite_or_checked
 from ..infer.objectives.elbo import ELBOTerms, Estimator
 from ..infer.posterior import active, posterior_means
 from ..programs.encoding import encode
@@ -90,7 +90,7 @@ class Validation:
 
     def _again(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
         run = functools.partial(self._graph, *self.pair)
-        return checked(run, self._once, (x, y), lambda found: (found[0], found[1].elbo))
+        return finite_or_checked(run, self._once, (x, y), lambda found: (found[0], found[1].elbo))
 
 
 class _Quiet(Graph):

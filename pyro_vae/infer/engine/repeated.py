@@ -110,14 +110,14 @@ def _as_tuple(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 class Checked(Repeated):
-    """The same, where what Pyro's checks refuse is refused, see ``checked``."""
+    """The same, where what Pyro's checks refuse is refused, see ``finite_or_checked``."""
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the function returns: a tuple of tensors."""
-        return checked(super().__call__, self.function, inputs)
+        return finite_or_checked(super().__call__, self.function, inputs)
 
 
-def checked(
+def finite_or_checked(
     run: Callable[..., T],
     function: Callable[..., T],
     inputs: Sequence[Any],
