@@ -174,7 +174,7 @@ def check_batches(n: int, batch_size: int) -> None:
 def check_alike(facts: Mapping[str, Any]) -> None:
     """Raise ``ValueError``, in all processes, for a fact that differs between them."""
     told = each(facts)
-    for name in told[0]:
+    for name in told[0] if told[1:] else ():
         values = [process[name] for process in told]
         if values != values[:1] * len(values):
             raise ValueError(

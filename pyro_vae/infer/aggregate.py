@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..programs.reading import Contributions
 from ..programs.running import trace_pair, traced
-from ..programs.sites import density_sites, latent_sites, point_masses, refuse_auxiliary
+from ..programs.sites import kinds, latent_sites, point_masses, refuse_auxiliary
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
 
@@ -59,7 +59,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
             )
         refuse_auxiliary(guide_trace, "the aggregate posterior")
         sites = latent_sites(guide_trace)
-        if factors := [s for s in density_sites(guide_trace) if s not in sites]:
+        if factors := [s for s in kinds(guide_trace).density if s not in sites]:
             raise ValueError(
                 f"site {factors[0]!r}: expected a guide whose density is that of its latent "
                 "sites, got a factor: give the latent a distribution that has it"

@@ -21,9 +21,8 @@ from ..programs.running import measuring, traced
 from ..programs.sites import (
     SAMPLES,
     auxiliary_sites,
-    density_sites,
     is_joint,
-    latent_sites,
+    kinds,
     point_masses,
 )
 from ..programs.values import check_tensor
@@ -225,8 +224,8 @@ def _draw(
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
     n = len(x)
     q = Contributions(*guide_trace(guide, x, y, k, vectorised=vectorised))
-    log_q = sum((q.density(s) for s in density_sites(q.trace)), start=x.new_zeros(q.shape))
-    z = {s: q.value(s) for s in (*latent_sites(q.trace), *auxiliary_sites(q.trace))}
+    log_q = sum((q.density(s) for s in kinds(q.trace).density), start=x.new_zeros(q.shape))
+    z = {s: q.value(s) for s in (*kinds(q.trace).latent, *auxiliary_sites(q.trace))}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
     return z, log_q.reshape(k, n)
@@ -296,7 +295,7 @@ def _log_density(program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor |
     conditioned = poutine.condition(program, data=z)
     trace = traced(conditioned, x, y)
     read = Contributions(trace, (len(x),))
-    return sum((read.density(s) for s in density_sites(trace)), start=x.new_zeros(len(x)))
+    return sum((read.density(s) for s in kinds(trace).density), start=x.new_zeros(len(x)))
 
 
 def _statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

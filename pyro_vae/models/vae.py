@@ -234,18 +234,18 @@ class VAE(DecoderModel):
             Event shape (size,).
         """
         n = next((value.shape[-2] for value in z.values()), 0)
-        result = self._evaluate(site, z, self.label_features(y, n))
-        self._handed_over.give(site, self.conditionals[site], self._given(site, z, y), result)
+        context = self._context(site, z)
+        result = self._evaluate(site, context, self.label_features(y, n))
+        given = context if y is None else [*context, y]
+        self._handed_over.give(site, self.conditionals[site], given, result)
         return result
 
-    def _given(self, site: str, z: Mapping[str, Tensor], y: Tensor | None) -> list[Tensor]:
-        given = [z[s] for s in self._sees(int(site[1:]))]
-        return given if y is None else [*given, y]
+    def _context(self, site: str, z: Mapping[str, Tensor]) -> list[Tensor]:
+        return [*map(z.__getitem__, self._sees(int(site[1:])))]
 
     def _evaluate(
-        self, site: str, z: Mapping[str, Tensor], labels: tuple[Tensor, ...]
+        self, site: str, context: list[Tensor], labels: tuple[Tensor, ...]
     ) -> dist.Distribution:
-        context = [z[s] for s in self._sees(int(site[1:]))]
         p_z = self.conditionals[site](*context, *(labels if context else ()))
         return declared(p_z, (self.latent_sizes[site],), site)
 
@@ -271,12 +271,13 @@ class VAE(DecoderModel):
         z: dict[str, Tensor] = {}
         with pyro.plate("data", n, dim=-1):
             for site, conditional in self.conditionals.items():
-                given = self._given(site, z, y)
+                context = self._context(site, z)
+                given = context if y is None else [*context, y]
                 p_z = self._handed_over.take(site, conditional, given)
                 if p_z is None:
-                    p_z = self._evaluate(site, z, labels)
+                    p_z = self._evaluate(site, context, labels)
                 z[site] = pyro.sample(site, p_z)
-            p_x = self._observation(*(z[s] for s in self._sees(0)), *labels)
+            p_x = self._observation(*map(z.__getitem__, self._sees(0)), *labels)
             return pyro.sample("x", p_x, obs=x)
 
     def _observation(self, *context: Tensor) -> dist.Distribution:

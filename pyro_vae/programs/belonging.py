@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,8 +99,8 @@ def _foreign(model: Callable, guide: Guide) -> ValueError:
     )
 
 
-def _parts(guide: nn.Module) -> Iterator[Guide]:
-    return (part for part in guide.modules() if isinstance(part, Guide))
+def _parts(guide: nn.Module) -> list[Guide]:
+    return [part for part in guide.modules() if isinstance(part, Guide)]
 
 
 def _strangers(model: Callable, guide: Callable) -> list[Guide]:

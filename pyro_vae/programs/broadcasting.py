@@ -8,7 +8,7 @@ from typing import Any
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 
-from .sites import latent_sites, marked_sites, observed_sites, random_sites
+from .sites import kinds
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
@@ -26,7 +26,7 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
         ValueError: a site whose value has not the shape of its distribution; data that the guide
             observes as well; a site of the model that is marked as the guide's alone.
     """
-    if marked := marked_sites(model_trace):
+    if marked := kinds(model_trace).marked:
         raise ValueError(
             f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
             "only the guide has: remove the mark"
@@ -39,7 +39,7 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
             f"hide=[{both[0]!r}]) in the guide"
         )
     for trace in (model_trace, guide_trace):
-        for name, site in random_sites(trace).items():
+        for name, site in kinds(trace).random.items():
             if _is_compared(site):
                 _check_shape(name, site, n)
 
@@ -47,7 +47,7 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
 def warn_enumerated(guide_trace: Trace) -> None:
     """Tell that sites which are marked for enumeration are drawn, as ``Trace_ELBO`` does."""
     marked = [
-        s for s in latent_sites(guide_trace) if guide_trace.nodes[s]["infer"].get("enumerate")
+        s for s in kinds(guide_trace).latent if guide_trace.nodes[s]["infer"].get("enumerate")
     ]
     if marked:
         warnings.warn(
@@ -59,7 +59,7 @@ def warn_enumerated(guide_trace: Trace) -> None:
 
 
 def _data_sites(trace: Trace) -> list[str]:
-    return [s for s in observed_sites(trace) if _is_compared(trace.nodes[s])]
+    return [s for s in kinds(trace).observed if _is_compared(trace.nodes[s])]
 
 
 def _is_compared(site: dict[str, Any]) -> bool:

@@ -19,8 +19,7 @@ from .running import naming_overflow, traced, undisturbed
 from .sites import (
     check_observed,
     check_sites,
-    latent_sites,
-    observed_sites,
+    kinds,
     point_masses,
 )
 from .support import check_observed_support
@@ -151,7 +150,7 @@ def check_pair(
                     f"and latents {guide.model.latent_sizes}: build it with this model ({error})"
                 ) from error
             raise
-        in_model, in_guide = latent_sites(model_trace), latent_sites(guide_trace)
+        in_model, in_guide = kinds(model_trace).latent, kinds(guide_trace).latent
         check_observed(model_trace)
         check_sites(in_model, in_guide)
         for site in in_model:
@@ -165,7 +164,7 @@ def check_pair(
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
         check_observed(model_trace)
         check_shapes(model_trace, guide_trace, n)
-        observed = observed_sites(model_trace)
+        observed = kinds(model_trace).observed
         for trace in (model_trace, guide_trace):
             read = Contributions(trace, (n,))
             for site in read.sites:

@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from .sites import density_sites, is_joint
+from .sites import is_joint, kinds
 
 _NAME = operator.attrgetter("name")
 
@@ -37,7 +37,7 @@ class Contributions:
     """
 
     def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
-        self.trace, self.shape, self.sites = trace, shape, density_sites(trace)
+        self.trace, self.shape, self.sites = trace, shape, kinds(trace).density
         self._sized = {s: _plates_of_size(trace.nodes[s], shape) for s in self.sites}
         self._shared = _shared_plates(self._sized.values())
         self._plates: dict[str, CondIndepStackFrame | None] = {}

@@ -17,7 +17,7 @@ from .autoguides import check_batch
 from .belonging import check_belonging
 from .labels import label_arguments
 from .modes import evaluating
-from .sites import check_observed, check_sites, latent_sites
+from .sites import check_observed, check_sites, kinds
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -41,7 +41,7 @@ def trace_pair(
         replayed = poutine.replay(model, trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
     check_observed(model_trace)
-    check_sites(latent_sites(model_trace), latent_sites(guide_trace))
+    check_sites(kinds(model_trace).latent, kinds(guide_trace).latent)
     return model_trace, guide_trace
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pyro.distributions import Delta, MaskedDistribution
@@ -11,20 +12,60 @@ from pyro.poutine.util import site_is_subsample
 
 # The plate of samples per datum
 SAMPLES = "importance_samples"
+# Where a trace keeps what its sites are
+_KINDS = "kinds_of_sites"
 
 
-def random_sites(trace: Trace) -> dict[str, dict[str, Any]]:
-    """Sites that have a log-probability of their own: no subsample of a plate."""
-    found = {}
+@dataclass(frozen=True, eq=False)
+class Kinds:
+    """The sites of a trace by what they are, each in the order of the program.
+
+    Attributes:
+        count: nodes of the trace.
+        random: name -> site with a log-probability of its own: no subsample of a plate.
+        latent: latent sites, those that are marked ``is_auxiliary`` left out.
+        marked: those.
+        observed: observed sites, factors among them; what ``pyro.deterministic`` records is none.
+        density: sites whose log-probabilities add up to a program's own: all but penalties.
+    """
+
+    count: int
+    random: dict[str, dict[str, Any]]
+    latent: list[str]
+    marked: list[str]
+    observed: list[str]
+    density: list[str]
+
+
+def kinds(trace: Trace) -> Kinds:
+    """What the sites of a trace are, told once for each trace."""
+    found = vars(trace).get(_KINDS)
+    if found is None or found.count != len(trace.nodes):
+        found = vars(trace)[_KINDS] = _told(trace)
+    return found
+
+
+def _told(trace: Trace) -> Kinds:
+    found = Kinds(len(trace.nodes), {}, [], [], [], [])
     for name, site in trace.nodes.items():
-        if site["type"] == "sample" and not site_is_subsample(site):
-            found[name] = site
+        if site["type"] != "sample" or site_is_subsample(site):
+            continue
+        found.random[name] = site
+        infer = site["infer"]
+        if infer.get("_deterministic", False):
+            continue
+        if site["is_observed"]:
+            found.observed.append(name)
+        else:
+            (found.marked if infer.get("is_auxiliary", False) else found.latent).append(name)
+        if not infer.get("is_penalty", False):
+            found.density.append(name)
     return found
 
 
 def compute_log_probs(trace: Trace) -> dict[str, dict[str, Any]]:
-    """Have the log-probabilities of ``random_sites``, which are returned."""
-    found = random_sites(trace)
+    """Have the log-probabilities of all random sites, which are returned."""
+    found = kinds(trace).random
     # Called as (name, site): None, which is false, for a subsample
     others = dict.fromkeys(trace.nodes.keys() - found.keys())
     trace.compute_log_prob(others.get)
@@ -75,21 +116,7 @@ def is_point_mass(distribution: Any) -> bool:
 
 def latent_sites(trace: Trace) -> list[str]:
     """Latent sites in the order in which the program samples them, auxiliary ones left out."""
-    return [
-        name
-        for name, site in random_sites(trace).items()
-        if not (site["is_observed"] or site["infer"].get("_deterministic", False))
-        and not site["infer"].get("is_auxiliary", False)
-    ]
-
-
-def marked_sites(trace: Trace) -> list[str]:
-    """Latent sites that are marked ``is_auxiliary``."""
-    return [
-        name
-        for name, site in random_sites(trace).items()
-        if site["infer"].get("is_auxiliary", False) and is_latent(site)
-    ]
+    return [*kinds(trace).latent]
 
 
 def auxiliary_sites(trace: Trace) -> dict[str, str]:
@@ -98,9 +125,9 @@ def auxiliary_sites(trace: Trace) -> dict[str, str]:
     That is the latent of a name that the site's extends, as autoguides do, else the next one that
     is sampled, else the last.
     """
-    if not (auxiliary := marked_sites(trace)):
+    if not (auxiliary := kinds(trace).marked):
         return {}
-    found, latents, order = {}, latent_sites(trace), list(trace.nodes)
+    found, latents, order = {}, kinds(trace).latent, list(trace.nodes)
     for aux in auxiliary:
         later = [s for s in latents if order.index(s) > order.index(aux)]
         named = [s for s in latents if aux in (f"{s}_unconstrained", f"{s}_aux")]
@@ -110,26 +137,12 @@ def auxiliary_sites(trace: Trace) -> dict[str, str]:
 
 def observed_sites(trace: Trace) -> list[str]:
     """Observed sites, factors among them; what ``pyro.deterministic`` records is none."""
-    return [
-        name
-        for name, site in random_sites(trace).items()
-        if site["is_observed"] and not site["infer"].get("_deterministic", False)
-    ]
-
-
-def density_sites(trace: Trace) -> list[str]:
-    """Sites whose log-probabilities add up to a program's own: all but penalties on a guide."""
-    return [
-        name
-        for name, site in random_sites(trace).items()
-        if not site["infer"].get("_deterministic", False)
-        and not site["infer"].get("is_penalty", False)
-    ]
+    return [*kinds(trace).observed]
 
 
 def without_rsample(trace: Trace) -> list[str]:
     """Sites of a guide, factors among them, whose gradient takes the score function."""
-    return [s for s in density_sites(trace) if not trace.nodes[s]["fn"].has_rsample]
+    return [s for s in kinds(trace).density if not trace.nodes[s]["fn"].has_rsample]
 
 
 def point_masses(trace: Trace) -> list[str]:
@@ -148,6 +161,8 @@ def point_masses(trace: Trace) -> list[str]:
 
 def check_sites(in_model: list[str], in_guide: list[str]) -> None:
     """Raise ``ValueError`` unless both programs have the same latent sites."""
+    if {*in_model} == {*in_guide}:
+        return
     problems = [
         f"latent site {s!r} of the model is missing in the guide (it has {in_guide})"
         for s in in_model
@@ -169,13 +184,13 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
 
 def check_observed(model_trace: Trace) -> None:
     """Raise ``ValueError`` for a model without an observed site."""
-    if not observed_sites(model_trace):
+    if not kinds(model_trace).observed:
         raise ValueError("model: it observes nothing: pass obs=x to the data's sample site")
 
 
 def refuse_auxiliary(trace: Trace, purpose: str) -> None:
     """Raise ``ValueError`` where a guide's density of its latents is hidden behind other sites."""
-    if auxiliary := marked_sites(trace):
+    if auxiliary := kinds(trace).marked:
         raise ValueError(
             f"site {auxiliary[0]!r}: {purpose} needs densities of the latents themselves, got a "
             "guide that draws them by way of this auxiliary site: use an amortised guide such as "

@@ -25,8 +25,7 @@ class _Limited(TorchFunctionMode):
         super().__init__()
         self.values = self.left = values
 
-    def spend(self, values: int) -> None:
-        self.left -= values
+    def check(self) -> None:
         if self.left < 0:
             raise ValueError(f"its arguments ask for more than {self.values:,} values")
 
@@ -40,7 +39,8 @@ class _Limited(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in _FACTORIES:
             described = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
-            self.spend(func(*args, **{**described, "device": "meta"}).numel())
+            self.left -= func(*args, **{**described, "device": "meta"}).numel()
+            self.check()
         return func(*args, **kwargs)
 
 
@@ -63,7 +63,9 @@ def limited(values: int) -> Iterator[None]:
     mode = _Limited(values)
 
     def count(module: nn.Module, name: str, part: Any) -> None:
-        mode.spend(_OVERHEAD)
+        mode.left -= _OVERHEAD
+        if mode.left < 0:
+            mode.check()
 
     with contextlib.ExitStack() as stack:
         for register in (

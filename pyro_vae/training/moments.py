@@ -71,11 +71,11 @@ def _kind(moment: Any, parameter: nn.Parameter) -> str:
         return _WRONG
     if moment.dim() == 0:
         return "one"
-    sizes, full = tuple(moment.shape), tuple(parameter.shape)
-    fits = len(sizes) == len(full) and {*zip(sizes, full, strict=True)} <= {
-        *zip(full, full, strict=True),
-        *((1, n) for n in full),
-    }
+    sizes, full = moment.shape, parameter.shape
+    fits = sizes == full or (
+        len(sizes) == len(full)
+        and all([size in (1, n) for size, n in zip(sizes, full, strict=True)])
+    )
     return "shaped" if fits else _WRONG
 
 

@@ -67,7 +67,7 @@ class Stepper:
         if type(optimizer) not in _KINDS:
             return []
         groups = [_Group(optimizer, options) for options in optimizer.param_groups]
-        return groups if all(group.suits for group in groups) else []
+        return groups if all([group.suits for group in groups]) else []
 
 
 class _Group:
@@ -86,13 +86,11 @@ class _Group:
             len(kinds) == 1
             and _kind(options) == _PLAIN
             and all(map(operator.contains, self._states, itertools.repeat("step")))
-            and not any(isinstance(number, Tensor) for number in numbers)
+            and not any(map(isinstance, numbers, itertools.repeat(Tensor)))
         )
         if self.suits:
-            self._averages, self._squares, self._steps = (
-                [state[name] for state in self._states]
-                for name in ("exp_avg", "exp_avg_sq", "step")
-            )
+            moments = map(operator.itemgetter("exp_avg", "exp_avg_sq", "step"), self._states)
+            self._averages, self._squares, self._steps = map(list, zip(*moments, strict=True))
 
     def ready(self) -> bool:
         """Whether all is as it was, and each parameter has a gradient."""

@@ -26,9 +26,7 @@ from ...programs.running import measuring, trace_pair
 from ...programs.sites import (
     auxiliary_sites,
     compute_log_probs,
-    latent_sites,
-    observed_sites,
-    random_sites,
+    kinds,
     without_rsample,
 )
 from ...programs.values import check_tensor
@@ -141,9 +139,9 @@ class Estimator(Recorded):
         """The site's KL term, (n,), without scale."""
 
     def _terms(self, p: Contributions, q: Contributions) -> ELBOTerms:
-        parts = [p(s) for s in observed_sites(p.trace)]
+        parts = [p(s) for s in kinds(p.trace).observed]
         reconstruction = functools.reduce(operator.add, parts).detach()
-        latents = latent_sites(p.trace)
+        latents = kinds(p.trace).latent
         kl = {
             s: self._kl(s, p, q) if s in latents else q(s)
             for s in sorted(q.sites, key=lambda s: s not in latents)
@@ -182,7 +180,7 @@ class TraceELBO(Estimator):
 
 def _log_prob(trace: Trace) -> Tensor | float:
     """The log-probability of all sites, as Pyro sums it but without a start of zero."""
-    sums = [site["log_prob_sum"] for site in random_sites(trace).values()]
+    sums = [site["log_prob_sum"] for site in kinds(trace).random.values()]
     return functools.reduce(operator.add, sums) if sums else 0.0
 
 
@@ -216,14 +214,14 @@ class AnalyticELBO(Estimator):
                 f"reparametrised, here {type(guide_trace.nodes[sites[0]]['fn']).__name__}: use "
                 "elbo='trace'"
             )
-        objective = sum(model_trace.nodes[s]["log_prob_sum"] for s in observed_sites(model_trace))
-        latents = latent_sites(model_trace)
+        objective = sum(model_trace.nodes[s]["log_prob_sum"] for s in kinds(model_trace).observed)
+        latents = kinds(model_trace).latent
         for site in latents:
             check_scales(site, model_trace, guide_trace)
             kl = self._closed_form(site, model_trace, guide_trace)
             objective = objective - (kl * guide_trace.nodes[site]["scale"]).sum()
         nodes = guide_trace.nodes
-        others = [s for s in random_sites(guide_trace) if s not in latents]
+        others = [s for s in kinds(guide_trace).random if s not in latents]
         guide_trace.compute_log_prob(lambda name, _: name in others)
         return objective - sum(nodes[s]["log_prob_sum"] for s in others) if others else objective
 

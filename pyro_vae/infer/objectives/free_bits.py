@@ -9,7 +9,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ...programs.reading import Contributions
-from ...programs.sites import latent_sites, refuse_auxiliary
+from ...programs.sites import kinds, refuse_auxiliary
 from .kl import closed_form, sampled_later
 
 
@@ -31,7 +31,7 @@ def clamp_free_sites(p: Contributions, q: Contributions, n: int) -> Tensor | Non
         subtract from the objective; None where no site has a free amount.
     """
     constant = None
-    for site in latent_sites(q.trace):
+    for site in kinds(q.trace).latent:
         if site not in p.trace.nodes:
             continue
         in_q, in_p = q.trace.nodes[site], p.trace.nodes[site]

@@ -25,8 +25,7 @@ from ...programs.sites import (
     check_sites,
     compute_log_probs,
     is_penalty,
-    latent_sites,
-    observed_sites,
+    kinds,
     without_rsample,
 )
 from ..importance import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
@@ -114,7 +113,7 @@ class ImportanceWeightedELBO(TraceELBO):
         both = vectorised and self.vectorised[model]
         p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
         check_observed(p_trace)
-        check_sites(latent_sites(p_trace), latent_sites(q_trace))
+        check_sites(kinds(p_trace).latent, kinds(q_trace).latent)
         p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
         free = clamp_free_sites(p, q, n)
         for trace in (p_trace, q_trace):
@@ -129,7 +128,7 @@ class ImportanceWeightedELBO(TraceELBO):
             bound = bound + bound.detach() * (score - score.detach())
         share = _subsampled(p, q)
         loss = -bound.sum() if share == 1 else -share * bound.sum()
-        for site in observed_sites(q_trace):
+        for site in kinds(q_trace).observed:
             if is_penalty(q_trace.nodes[site]):
                 loss = loss + q_trace.nodes[site]["log_prob_sum"] / k
         if free is not None:
@@ -202,7 +201,7 @@ def _model_trace(
             replayed = poutine.replay(model, trace=q)
             return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (k, len(x))
     rows, read = Trace(), Contributions(q, (k, len(x)))
-    for site in latent_sites(q):
+    for site in kinds(q).latent:
         value = read.value(site).flatten(0, 1) if drawn else q.nodes[site]["value"]
         rows.add_node(site, **{**q.nodes[site], "value": value})
     x, y = repeated(x, y, k)

@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ...programs.sites import is_masked, is_point_mass, latent_sites
+from ...programs.sites import is_masked, is_point_mass, kinds
 
 
 def closed_form(site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
@@ -39,14 +39,14 @@ def sampled_later(site: str, model_trace: Trace, guide_trace: Trace) -> list[str
 
     The prior then depends on draws that come later, and the closed form is wrong.
     """
-    model_order, guide_order = latent_sites(model_trace), latent_sites(guide_trace)
+    model_order, guide_order = kinds(model_trace).latent, kinds(guide_trace).latent
     later = guide_order[guide_order.index(site) + 1 :]
     return [parent for parent in model_order[: model_order.index(site)] if parent in later]
 
 
 def check_order(model_trace: Trace, guide_trace: Trace) -> None:
     """Raise ``ValueError`` where the closed form of a site is wrong."""
-    order = latent_sites(model_trace)
+    order = kinds(model_trace).latent
     for site in order:
         if parents := sampled_later(site, model_trace, guide_trace):
             raise ValueError(
