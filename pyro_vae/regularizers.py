@@ -117,7 +117,7 @@ class DIP2(DIP):
 
     Example:
         >>> DIP2(off_diagonal=5)
-        DIP2(off_diagonal=5, diagonal=5.0)
+        DIP2(off_diagonal=5.0, diagonal=5.0)
     """
 
     _DIAGONAL = 1.0

@@ -126,6 +126,7 @@ def check_pair(
         FloatingPointError: a distribution whose parameters are NaN or infinite for these data.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import guides, likelihoods, models
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
         >>> check_pair(vae, guides.BottomUp(vae), torch.zeros(5, 6)).latents
