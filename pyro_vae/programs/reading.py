@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pyro.distributions.util import scale_and_mask
@@ -35,7 +35,6 @@ class Contributions:
 
     def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
         self.trace, self.shape, self.sites = trace, shape, density_sites(trace)
-        self._shared = _shared_plates([trace.nodes[s] for s in self.sites], shape)
         self._plates: dict[str, CondIndepStackFrame | None] = {}
         for site in self.sites:
             _check_shapes(site, trace.nodes[site])
@@ -74,7 +73,8 @@ class Contributions:
         """N/n of the plates inside a datum at a site, subsampled or not."""
         frames = self.trace.nodes[site]["cond_indep_stack"]
         plate = self._plate(site)
-        return _share([f for f in frames if f is not plate])
+        others = [f for f in frames if f is not plate]
+        return _share(others) if others else 1.0
 
     def value(self, site: str) -> Tensor:
         """The value of a latent site, whose first dimensions are those of ``shape``.
@@ -94,7 +94,8 @@ class Contributions:
 
     def _plate(self, site: str) -> CondIndepStackFrame | None:
         if site not in self._plates:
-            self._plates[site] = _data_plate(self.trace.nodes[site], self.shape, self._shared)
+            others = map(self.trace.nodes.get, self.sites)
+            self._plates[site] = _data_plate(self.trace.nodes[site], self.shape, others)
         return self._plates[site]
 
     def _summed(self, site: str, value: Tensor) -> Tensor:
@@ -153,22 +154,23 @@ def _plates_of_size(site: dict[str, Any], shape: tuple[int, ...]) -> list[CondIn
     return [f for f in frames[len(shape) - 1 :] if f.size == shape[-1]]
 
 
-def _shared_plates(sites: list[dict[str, Any]], shape: tuple[int, ...]) -> list[str]:
+def _shared_plates(sites: Iterable[dict[str, Any]], shape: tuple[int, ...]) -> set[str]:
     """Names of the plates as large as the data that are around every site in any such plate."""
     plates = [_plates_of_size(site, shape) for site in sites]
     names = [{f.name for f in around} for around in plates if around]
-    return sorted(set.intersection(*names)) if names else []
+    return set.intersection(*names) if names else set()
 
 
 def _data_plate(
-    site: dict[str, Any], shape: tuple[int, ...], shared: Sequence[str] = ()
+    site: dict[str, Any], shape: tuple[int, ...], sites: Iterable[dict[str, Any]] = ()
 ) -> CondIndepStackFrame | None:
     """The data plate of a site: by name, the only one of its size, or that all sites share."""
     plates = _plates_of_size(site, shape)
     if named := [f for f in plates if f.name == "data"]:
         return named[0]
-    if len(plates) > 1 and (around := [f for f in plates if f.name in shared]):
-        plates = around
+    if len(plates) > 1:
+        shared = _shared_plates(sites, shape)
+        plates = [f for f in plates if f.name in shared] or plates
     if len(plates) > 1:
         raise ValueError(
             f"site {site['name']!r}: the plates {', '.join(repr(f.name) for f in plates)} are all "
@@ -199,11 +201,13 @@ def _around(
     shape: tuple[int, ...],
 ) -> Tensor:
     data_dim = plate.dim if plate else -1
-    keep = [data_dim - i for i in range(len(shape))][::-1]
+    keep = range(data_dim - len(shape) + 1, data_dim + 1)
     others = [d for d in range(-value.dim(), 0) if d not in keep]
-    inside = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
-    undeclared = [d for d in others if d not in inside and value.shape[d] > 1]
-    total = value.sum(others) if others else value
+    total, undeclared = value, False
+    if others:
+        inside = [f.dim for f in site["cond_indep_stack"] if f.vectorized]
+        undeclared = any(value.shape[d] > 1 for d in others if d not in inside)
+        total = value.sum(others)
     if undeclared or tuple(total.shape) != shape:
         raise ValueError(
             f"site {site['name']!r}: expected log-probabilities of shape {shape}, one per datum, "

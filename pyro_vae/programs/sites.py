@@ -80,8 +80,9 @@ def observed_sites(trace: Trace) -> list[str]:
     return [
         name
         for name, site in trace.nodes.items()
-        if is_random(name, site)
+        if site["type"] == "sample"
         and site["is_observed"]
+        and is_random(name, site)
         and not site["infer"].get("_deterministic", False)
     ]
 
