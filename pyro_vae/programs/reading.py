@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from pyro.distributions.util import scale_and_mask
@@ -13,8 +12,6 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
 from .sites import is_joint, kinds
-
-_NAME = operator.attrgetter("name")
 
 
 class Contributions:
@@ -38,8 +35,6 @@ class Contributions:
 
     def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
         self.trace, self.shape, self.sites = trace, shape, kinds(trace).density
-        self._sized = {s: _plates_of_size(trace.nodes[s], shape) for s in self.sites}
-        self._shared = _shared_plates(self._sized.values())
         self._plates: dict[str, CondIndepStackFrame | None] = {}
         for site in self.sites:
             node = trace.nodes[site]
@@ -84,7 +79,8 @@ class Contributions:
         if len(frames) == 1 and frames[0] is self._plates.get(site):
             return 1.0
         plate = self._plate(site)
-        return _share([f for f in frames if f is not plate])
+        others = [f for f in frames if f is not plate]
+        return _share(others) if others else 1.0
 
     def value(self, site: str) -> Tensor:
         """The value of a latent site, whose first dimensions are those of ``shape``.
@@ -104,10 +100,8 @@ class Contributions:
 
     def _plate(self, site: str) -> CondIndepStackFrame | None:
         if site not in self._plates:
-            node = self.trace.nodes[site]
-            plates = self._sized.get(site)
-            plates = _plates_of_size(node, self.shape) if plates is None else plates
-            self._plates[site] = _data_plate(site, plates, self.shape[-1], self._shared)
+            others = map(self.trace.nodes.get, self.sites)
+            self._plates[site] = _data_plate(self.trace.nodes[site], self.shape, others)
         return self._plates[site]
 
     def _summed(self, site: str, value: Tensor) -> Tensor:
@@ -163,28 +157,28 @@ def _plates_of_size(site: dict[str, Any], shape: tuple[int, ...]) -> list[CondIn
     return found
 
 
-def _shared_plates(plates: Iterable[list[CondIndepStackFrame]]) -> set[str]:
+def _shared_plates(sites: Iterable[dict[str, Any]], shape: tuple[int, ...]) -> set[str]:
     """Names of the plates as large as the data that are around every site in any such plate."""
-    shared: set[str] | None = None
-    for around in filter(None, plates):
-        names = set(map(_NAME, around))
-        shared = names if shared is None else shared & names
-    return shared or set()
+    plates = [_plates_of_size(site, shape) for site in sites]
+    names = [{f.name for f in around} for around in plates if around]
+    return set.intersection(*names) if names else set()
 
 
 def _data_plate(
-    site: str, plates: list[CondIndepStackFrame], n: int, shared: Collection[str] = ()
+    site: dict[str, Any], shape: tuple[int, ...], sites: Iterable[dict[str, Any]] = ()
 ) -> CondIndepStackFrame | None:
     """The data plate of a site: by name, the only one of its size, or that all sites share."""
+    plates = _plates_of_size(site, shape)
     for plate in plates:
         if plate.name == "data":
             return plate
-    if len(plates) > 1 and (around := [f for f in plates if f.name in shared]):
-        plates = around
+    if len(plates) > 1:
+        shared = _shared_plates(sites, shape)
+        plates = [f for f in plates if f.name in shared] or plates
     if len(plates) > 1:
         raise ValueError(
-            f"site {site!r}: the plates {', '.join(repr(f.name) for f in plates)} are all "
-            f"as large as the data ({n}): name the plate of the data 'data'"
+            f"site {site['name']!r}: the plates {', '.join(repr(f.name) for f in plates)} are all "
+            f"as large as the data ({shape[-1]}): name the plate of the data 'data'"
         )
     return plates[0] if plates else None
 
@@ -201,8 +195,7 @@ def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Te
         ValueError: the site is not in a plate of size n, or it is not told which plate is that
             of the data.
     """
-    plates = _plates_of_size(site, shape)
-    return _around(_data_plate(site["name"], plates, shape[-1]), value, site, shape)
+    return _around(_data_plate(site, shape), value, site, shape)
 
 
 def _around(

@@ -131,8 +131,6 @@ class SVI:
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
         self._stepper: Stepper | None = None
-        # Decides from loss and gradients whether the optimizer is to take the step
-        self.accept: Callable[[Tensor], bool] | None = None
         self._checked = False
         self._watch: Watch | None = None
         self._sites = Sites()
@@ -170,8 +168,7 @@ class SVI:
         """
         with turn:
             loss = self._gradient(x, y)
-            if self.accept is None or self.accept(loss):
-                self.update()
+            self.update()
         return loss
 
     def gradient(self, x: Tensor, *, y: Tensor | None = None) -> tuple[Tensor, ELBOTerms | None]:
