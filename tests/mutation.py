@@ -122,6 +122,7 @@ TESTS = {
         "test_extremes.py",
     ],
     "priors/aggregate.py": ["priors/test_aggregate.py"],
+    "priors/base.py": ["priors"],
     "priors/code_prior.py": ["priors/test_code_prior.py"],
     "priors/flow.py": ["priors/test_flow_prior.py"],
     "priors/mixtures.py": ["priors/test_mixtures.py"],
