@@ -10,14 +10,14 @@ from advice import Cases
 from PIL import Image
 
 from pyro_vae import Trainer, save
-from pyro_vae.cli import building, commands, main
+from pyro_vae.cli import building, main, training
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 
 cases = Cases()
 TINY = ("--epochs", "1", "--hidden", "8", "--latents", "2", "--importance-samples", "0")
-without_report = mock.patch.object(commands, "write_report", lambda *args, **kwargs: None)
+without_report = mock.patch.object(training, "write_report", lambda *args, **kwargs: None)
 
 
 def run(*argv):

@@ -216,7 +216,7 @@ def sigmas(tmp):
     initial = likelihoods.LearnedSigma(initial=0.5)
     yield lambda: Gaussian("learnt"), lambda: Gaussian("learned"), lambda: Gaussian(initial)
     loose, model = Gaussian("learned"), vae(Gaussian("learned"))
-    yield loose.predict_sigma, lambda: model.likelihood.predict_sigma()
+    yield lambda: loose.predict_sigma(), lambda: model.predict_sigma()
     square = torch.ones(D)
     fixed = Gaussian(0.5).noise
     yield (

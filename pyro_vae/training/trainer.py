@@ -101,12 +101,13 @@ class Trainer(Recorded, TrainedPair):
     ) -> None:
         objective = Objective(beta, lr, optimizer, elbo, clip_norm, engine, precision)
         super().__init__(model, guide, objective, TrainState(RandomStream(seed)), device)
-        self.seed = seed
+        self.seed, self._stopped = seed, False
 
     @property
     def stopping(self) -> bool:
-        """Whether the present run ends after this epoch, see ``stop``."""
-        return self.state.run is not None and self.state.run.stopping
+        """Whether the present run ends after this epoch, or the last one did; see ``stop``."""
+        run = self.state.run
+        return self._stopped if run is None else run.stopping
 
     @property
     def going_on(self) -> Path | None:
@@ -254,6 +255,7 @@ class Trainer(Recorded, TrainedPair):
                     yield step
                 finally:
                     self._fitting, self.state.run = False, None
+                    self._stopped = plan.run.stopping
                     step.release()
 
     def write(self, path: str | Path, *, run: Mapping[str, Any]) -> None:

@@ -150,7 +150,9 @@ def test_bad_training_is_one_line(argv, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_bad_files()
     if "--lr" not in argv:
-        monkeypatch.setattr(SVI, "step", lambda *args, **kwargs: pytest.fail("training started"))
+        monkeypatch.setattr(
+            SVI, "gradient", lambda *args, **kwargs: pytest.fail("training started")
+        )
     assert_one_line(argv, message, tmp_path, capsys)
 
 
