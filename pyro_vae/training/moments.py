@@ -28,6 +28,8 @@ class Moments(WeakIdKeyDictionary):
         moments = cls()
         for parameter, state in items:
             if state is not None:
+                if not isinstance(state, dict):
+                    raise ValueError("its moments cannot be those of its parameters")
                 moments[parameter] = state
         return moments
 

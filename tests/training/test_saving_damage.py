@@ -190,6 +190,13 @@ def test_moments_of_another_shape(tmp_path, shape):
     assert "its moments cannot be" in found
 
 
+@pytest.mark.parametrize("state", [[], [1], 3, "step"])
+def test_moments_of_another_kind(tmp_path, state):
+    value = content()
+    value["trainer"]["moments"][0] = state
+    assert "damaged or changed" in loaded(tmp_path / "file.pt", seal(archive(value)))
+
+
 IMAGE = (1, 8, 8)
 
 
