@@ -207,15 +207,15 @@ def test_a_small_raw_table_ends_above_its_columns(tmp_path, capsys, no_report):
 
 @pytest.mark.parametrize("steps", [3, 0])
 def test_interrupted_training_writes_what_there_is(steps, tmp_path, monkeypatch, capsys):
-    taken, step = [], SVI.step
+    taken, gradient = [], SVI.gradient
 
     def interrupted(self, *args, **kwargs):
         if len(taken) == steps:
             raise KeyboardInterrupt
         taken.append(1)
-        return step(self, *args, **kwargs)
+        return gradient(self, *args, **kwargs)
 
-    monkeypatch.setattr(SVI, "step", interrupted)
+    monkeypatch.setattr(SVI, "gradient", interrupted)
     images(tmp_path / "images.npz")
     argv = ["train", "--data", str(tmp_path / "images.npz"), *TINY, "--out", str(tmp_path / "run")]
     assert main([*argv, "--epochs", "5", "--batch-size", "18"]) == 130

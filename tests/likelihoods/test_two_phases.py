@@ -220,7 +220,7 @@ def test_refusals():
     vae = VAE((6,), 3, likelihood=Gaussian("predicted"), hidden=(8,))
     with pytest.raises(ValueError, match="not predicted yet, got PredictedSigma"):
         vae.predict_sigma()
-    with pytest.raises(ValueError, match="at least 1 and 0 epochs, got 0 and 0"):
+    with pytest.raises(ValueError, match="after: expected a whole number of at least 1, got 0"):
         callbacks.PredictSigma(after=0)
 
 
