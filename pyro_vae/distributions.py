@@ -38,6 +38,13 @@ def as_pyro(distribution: Any, site: str) -> TorchDistributionMixin:
     return result
 
 
+def base_of(distribution: Any) -> Any:
+    """What a distribution is made of, without event dimensions, masks and transforms."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
+
+
 @functools.cache
 def _pyro_class(cls: type) -> type:
     return type(cls.__name__, (cls, TorchDistributionMixin), {})
