@@ -161,10 +161,8 @@ def grid_axes(
             (len(line) for text in row_labels for line in text.split("\n")), default=0
         )
         (ax,) = new_axes(1, 1, (width + 0.4, height + (0.6 if column_labels else 0.3)))
-    drawn = draw_grid(
-        ax, x, columns, row_labels=row_labels, column_labels=column_labels, titles=titles
-    )
-    add_scale(drawn, [ax])
+    labels = {"row_labels": row_labels, "column_labels": column_labels, "titles": titles}
+    add_scale(draw_grid(ax, x, columns, **labels), [ax])
     return ax
 
 

@@ -94,12 +94,12 @@ def _batched(model: Callable, x: Tensor, y: Tensor | None, name: str) -> Tensor:
         with measuring(model, device=x.device):
             trace = run_on_zeros(model, x[None], y)
         event_shape = trace.nodes[observed_sites(trace)[-1]]["fn"].event_shape
-    event_shape = tuple(event_shape)
+    event_shape, size = tuple(event_shape), math.prod(event_shape)
     if tuple(x.shape[1:]) == event_shape and len(x):
         return x
-    if tuple(x.shape) == event_shape or x.numel() == math.prod(event_shape):
+    if x.numel() == size:
         return x[None]
-    if x.dim() > 1 and len(x) and x[0].numel() == math.prod(event_shape):
+    if x.dim() > 1 and len(x) and x[0].numel() == size:
         return x
     raise ValueError(
         f"{name}: expected one datum of shape {event_shape} or several, got {tuple(x.shape)}"

@@ -166,10 +166,9 @@ def conditional(
             raise ValueError("classes: this model does not tell its labels: pass classes=range(k)")
         classes = range(condition)
     classes = [int(c) for c in classes]
-    if len(classes) == 0 or n < 1:
-        raise ValueError(
-            f"classes and n: expected at least 1, got {len(classes)} classes and n={n}"
-        )
+    if not classes:
+        raise ValueError("classes: expected at least one, got none")
+    whole("n", n)
     y = torch.tensor(classes, device=device_of(model)).repeat_interleave(n)
     names = [str(labels[c]) if len(labels) else str(c) for c in classes]
     ax = grid_axes(_draw(model, len(y), y=y, mean=mean, like=like), n, ax, row_labels=names)
