@@ -207,12 +207,8 @@ class _Grid(TorchDistribution):
 
     @property
     def grid(self) -> Tensor:
-        like = self._parameter
+        like = getattr(self, next(iter(self.arg_constraints)))
         return torch.linspace(0, 1, self.levels, dtype=like.dtype, device=like.device)
-
-    @property
-    def _parameter(self) -> Tensor:
-        raise NotImplementedError
 
     def _probs(self) -> Tensor:
         raise NotImplementedError
@@ -249,10 +245,6 @@ class GridCategorical(_Grid):
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GridCategorical:
         """The same distribution with another batch shape."""
         return GridCategorical(self.logits.expand(*batch_shape, self.levels))
-
-    @property
-    def _parameter(self) -> Tensor:
-        return self.logits
 
     def _probs(self) -> Tensor:
         return self.logits.exp()
@@ -299,10 +291,6 @@ class GridLogistic(_Grid):
         return GridLogistic(
             self.loc.expand(batch_shape), self.log_scale.expand(batch_shape), self.levels
         )
-
-    @property
-    def _parameter(self) -> Tensor:
-        return self.loc
 
     def _probs(self) -> Tensor:
         moved = GridLogistic(self.loc.unsqueeze(-1), self.log_scale.unsqueeze(-1), self.levels)

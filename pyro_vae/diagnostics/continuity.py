@@ -31,15 +31,18 @@ class Continuity(Tabular):
     recognised: Tensor
     pairs: Tensor
 
+    def _of(self, steps: slice | list[int]) -> Tensor:
+        return self.recognised[:, steps].double().mean(1)
+
     @property
     def share(self) -> tuple[float, float]:
         """Share of the points between the ends that are recognised; standard error over pairs."""
-        return mean_and_error(self.recognised[:, 1:-1].double().mean(1))
+        return mean_and_error(self._of(slice(1, -1)))
 
     @property
     def ends(self) -> tuple[float, float]:
         """The same for the reconstructed ends themselves."""
-        return mean_and_error(self.recognised[:, [0, -1]].double().mean(1))
+        return mean_and_error(self._of([0, -1]))
 
     @property
     def relative(self) -> tuple[float, float]:
@@ -47,18 +50,16 @@ class Continuity(Tabular):
 
         What a model loses on the way, apart from what it loses by its reconstructions.
         """
-        between = self.recognised[:, 1:-1].double().mean(1)
-        ends = self.recognised[:, [0, -1]].double().mean(1)
+        between, ends = self._of(slice(1, -1)), self._of([0, -1])
         ratio = float(between.mean() / ends.mean())
         return ratio, mean_and_error(between - ratio * ends)[1] / float(ends.mean())
 
     def table(self) -> Table:
         """Shares that are recognised, with standard errors over the pairs."""
         pairs, steps = self.recognised.shape
-        middle = self.recognised[:, steps // 2].double()
         rows = {
             "between the ends": self.share,
-            "half way": mean_and_error(middle),
+            "half way": mean_and_error(self._of([steps // 2])),
             "at the ends": self.ends,
             "between / at the ends": self.relative,
         }
