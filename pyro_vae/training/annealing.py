@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..handlers import scale_latents
 from ..ground.arguments import at_least
+from ..handlers import scale_latents
 from ..schedules import Constant, Schedule, as_schedule
 
 
