@@ -38,6 +38,13 @@ def as_pyro(distribution: Any, site: str) -> TorchDistributionMixin:
     return result
 
 
+def base_of(distribution: Any) -> Any:
+    """What a distribution is made of, without event dimensions, masks and transforms."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
+
+
 @functools.cache
 def _pyro_class(cls: type) -> type:
     return type(cls.__name__, (cls, TorchDistributionMixin), {})
@@ -200,12 +207,8 @@ class _Grid(TorchDistribution):
 
     @property
     def grid(self) -> Tensor:
-        like = self._parameter
+        like = getattr(self, next(iter(self.arg_constraints)))
         return torch.linspace(0, 1, self.levels, dtype=like.dtype, device=like.device)
-
-    @property
-    def _parameter(self) -> Tensor:
-        raise NotImplementedError
 
     def _probs(self) -> Tensor:
         raise NotImplementedError
@@ -242,10 +245,6 @@ class GridCategorical(_Grid):
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> GridCategorical:
         """The same distribution with another batch shape."""
         return GridCategorical(self.logits.expand(*batch_shape, self.levels))
-
-    @property
-    def _parameter(self) -> Tensor:
-        return self.logits
 
     def _probs(self) -> Tensor:
         return self.logits.exp()
@@ -292,10 +291,6 @@ class GridLogistic(_Grid):
         return GridLogistic(
             self.loc.expand(batch_shape), self.log_scale.expand(batch_shape), self.levels
         )
-
-    @property
-    def _parameter(self) -> Tensor:
-        return self.loc
 
     def _probs(self) -> Tensor:
         moved = GridLogistic(self.loc.unsqueeze(-1), self.log_scale.unsqueeze(-1), self.levels)

@@ -18,14 +18,6 @@ from .ground.recorded import Recorded
 _ROUNDING = 1e-9
 
 
-def check_beta(value: float, where: str = "beta") -> float:
-    """Return ``value`` as a float, or raise if it is negative or not finite.
-
-    What single precision cannot hold is infinite to a program.
-    """
-    return at_least(where, value)
-
-
 class Schedule(Recorded):
     """A pure function of the step: ``schedule(step, steps_per_epoch) -> beta``."""
 
@@ -62,7 +54,7 @@ class Constant(Schedule):
 
     def __post_init__(self) -> None:
         """Reject a beta that is negative or not finite."""
-        check_beta(self.value)
+        at_least("beta", self.value)
 
     def __call__(self, step: int, steps_per_epoch: int = 1) -> float:
         """Beta, whatever the step."""
@@ -100,8 +92,8 @@ class WarmUp(Schedule):
     def __post_init__(self) -> None:
         """Check the length and both ends."""
         _check_length("WarmUp", self.epochs, self.steps)
-        check_beta(self.start, "start")
-        check_beta(self.end, "end")
+        at_least("start", self.start)
+        at_least("end", self.end)
 
     def __call__(self, step: int, steps_per_epoch: int = 1) -> float:
         """Beta at ``step``."""
@@ -144,8 +136,8 @@ class Cyclical(Schedule):
         _check_length("Cyclical", self.epochs, self.steps)
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio: expected a number in (0, 1], got {self.ratio}")
-        check_beta(self.start, "start")
-        check_beta(self.end, "end")
+        at_least("start", self.start)
+        at_least("end", self.end)
 
     def __call__(self, step: int, steps_per_epoch: int = 1) -> float:
         """Beta at ``step``."""
@@ -158,4 +150,4 @@ class Cyclical(Schedule):
 
 def as_schedule(beta: float | Schedule, where: str = "beta") -> Schedule:
     """A schedule as it is, a number as ``Constant``."""
-    return beta if isinstance(beta, Schedule) else Constant(check_beta(beta, where))
+    return beta if isinstance(beta, Schedule) else Constant(at_least(where, beta))

@@ -64,8 +64,8 @@ def add_model(parser: Any) -> None:
 
 def add_data(parser: Any, *, default: str | None = None, split: bool = False) -> None:
     """Which data, and how they are read; from the run itself where there is no default."""
-    group = parser.add_argument_group("data")
-    group.add_argument(
+    add = parser.add_argument_group("data").add_argument
+    add(
         "--data",
         default=default,
         metavar="NAME_OR_PATH",
@@ -73,23 +73,21 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
         "with x[, y] or x_train, x_test[, y_train, y_test] "
         f"(default: {default or 'that of the training run'})",
     )
-    group.add_argument(
+    add(
         "--data-root",
         type=Path,
         metavar="FOLDER",
         help="where data sets are kept (default: $PYRO_VAE_DATA, else ~/.cache/pyro_vae)",
     )
-    group.add_argument("--download", action="store_true", help="fetch a data set that is missing")
-    group.add_argument(
+    add("--download", action="store_true", help="fetch a data set that is missing")
+    add(
         "--size",
         type=values.pixels,
         metavar="PIXELS",
         help="height and width of the images of a folder, such as 64 or 48x64 (default: those of "
         "the first image); of shapes (default: 32)",
     )
-    group.add_argument(
-        "--grey", action="store_true", help="turn the images of a folder into one grey channel"
-    )
+    add("--grey", action="store_true", help="turn the images of a folder into one grey channel")
     recorded = (
         "as in training"
         if split
@@ -97,7 +95,7 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
         "fashion-mnist, omniglot and shapes; else none"
     )
     # Without a default value, for None is a choice
-    group.add_argument(
+    add(
         "--binarize",
         **_choice(BINARIZE),
         default=argparse.SUPPRESS,
@@ -105,7 +103,7 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
         f"static once, none keeps the values (default: {recorded})",
     )
     if split:
-        group.add_argument(
+        add(
             "--split",
             **_choice({name: name for name in ("test", "train")}),
             default="test",
@@ -115,15 +113,15 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
 
 def add_pair(parser: Any) -> None:
     """What is trained."""
-    group = parser.add_argument_group("model and guide")
-    group.add_argument(
+    add = parser.add_argument_group("model and guide").add_argument
+    add(
         "--latents",
         type=values.sizes,
         default=(20,),
         metavar="SIZES",
         help="size of z1, or sizes of z1,z2,... from the data to the top (default: 20)",
     )
-    group.add_argument(
+    add(
         "--hidden",
         type=values.hidden,
         default=argparse.SUPPRESS,
@@ -132,7 +130,7 @@ def add_pair(parser: Any) -> None:
         f"for convolutional networks (default: {','.join(map(str, DENSE))}; conv for images of "
         f"more than {LARGEST_DENSE} values)",
     )
-    group.add_argument(
+    add(
         "--guide",
         type=values.named(GUIDES),
         metavar="NAME",
@@ -140,7 +138,7 @@ def add_pair(parser: Any) -> None:
         help=f"posterior q(z|x): {', '.join(GUIDES)}; delta, one point, makes an autoencoder "
         "(default: bottom-up)",
     )
-    group.add_argument(
+    add(
         "--likelihood",
         type=values.named(LIKELIHOODS),
         metavar="NAME",
@@ -149,52 +147,48 @@ def add_pair(parser: Any) -> None:
         "k / (levels - 1) (default: bernoulli for values 0 and 1, and for what is binarised; "
         "continuous-bernoulli for others in [0, 1]; gaussian for all others)",
     )
-    group.add_argument(
+    add(
         "--sigma",
         type=values.number_or_word,
         help="standard deviation of the likelihood gaussian: a number, learned, optimal, "
         "per_pixel or predicted (default: learned)",
     )
-    group.add_argument(
+    add(
         "--standardize",
         action=argparse.BooleanOptionalAction,
         help="give each column, or pixel, mean 0 and deviation 1 before the networks see it, for "
         "the likelihood gaussian; samples, pictures and bounds are in the units of the data "
         "(default: for tables)",
     )
-    group.add_argument(
+    add(
         "--levels",
         type=values.integer(2, 2**16),
         help="values of a discrete pixel: 256 for 8 bits, 17 for digits (default: 256)",
     )
-    group.add_argument(
+    add(
         "--skip", action="store_true", help="each network sees all latents above it, in each layer"
     )
-    group.add_argument(
-        "--conditional", action="store_true", help="condition model and guide on the labels"
-    )
+    add("--conditional", action="store_true", help="condition model and guide on the labels")
 
 
 def add_training(parser: Any) -> None:
     """How it is trained."""
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--beta", type=values.not_negative, default=1.0, help="weight of the KL (default: 1)"
-    )
-    group.add_argument(
+    add = parser.add_argument_group("training").add_argument
+    add("--beta", type=values.not_negative, default=1.0, help="weight of the KL (default: 1)")
+    add(
         "--warm-up",
         type=values.not_negative,
         metavar="EPOCHS",
         help="epochs in which beta rises from 0, so that latents do not stay unused; 0 for none "
         f"(default: a third of the epochs, at most {WARM_UP})",
     )
-    group.add_argument(
+    add(
         "--epochs",
         type=values.integer(1),
         help=f"passes over the data (default: as many as make {STEPS} steps, at least "
         f"{FEWEST_EPOCHS}; for digits 500)",
     )
-    group.add_argument(
+    add(
         "--patience",
         type=values.integer(0),
         metavar="EPOCHS",
@@ -202,22 +196,16 @@ def add_training(parser: Any) -> None:
         "epochs, at the final beta, none was better; 0 for all epochs, and the last one "
         f"(default: a tenth of the epochs, at least {LEAST_PATIENCE})",
     )
-    group.add_argument(
-        "--batch-size", type=values.integer(1), default=128, help="data per step (default: 128)"
-    )
-    group.add_argument(
-        "--lr", type=values.positive, default=2e-3, help="learning rate of Adam (default: 0.002)"
-    )
-    group.add_argument(
-        "--clip-norm", type=values.positive, help="clip the norm of the gradient (default: never)"
-    )
-    group.add_argument(
+    add("--batch-size", type=values.integer(1), default=128, help="data per step (default: 128)")
+    add("--lr", type=values.positive, default=2e-3, help="learning rate of Adam (default: 0.002)")
+    add("--clip-norm", type=values.positive, help="clip the norm of the gradient (default: never)")
+    add(
         "--elbo",
         **_choice({name: name for name in ("trace", "analytic")}),
         default="trace",
         help="KL by sampling, or in closed form where that is right (default: trace)",
     )
-    group.add_argument(
+    add(
         "--precision",
         **_choice({name: name for name in PRECISIONS}),
         default="float32",
@@ -249,17 +237,15 @@ def add_picture(parser: Any, default: str) -> None:
 
 def add_common(parser: Any) -> None:
     """What every command has."""
-    group = parser.add_argument_group("machine")
-    group.add_argument(
+    add = parser.add_argument_group("machine").add_argument
+    add(
         "--seed",
         type=values.integer(0, 2**63 - 1),
         default=0,
         help="of all that is random (default: 0)",
     )
-    group.add_argument(
-        "--device", type=values.device, default=torch.device("cpu"), help="default: cpu"
-    )
-    group.add_argument(
+    add("--device", type=values.device, default=torch.device("cpu"), help="default: cpu")
+    add(
         "--threads",
         type=values.integer(1, 1024),
         help="threads of the CPU (default: torch's choice)",

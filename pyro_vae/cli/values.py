@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import TypeVar
 import torch
 from matplotlib.figure import Figure
 
-from ..ground.arguments import guess
+from ..ground import arguments
 from ..ground.parsing import integer
 from ..programs.placing import usable_device
 
@@ -22,25 +21,21 @@ MODEL = "model.pt"
 DONE, INTERRUPTED = 0, 130
 
 
-def _real(text: str, at_least: str, fits: Callable[[float], bool]) -> float:
+def _real(text: str, expected: str, check: Callable[[str, float], float]) -> float:
     try:
-        value = float(text)
+        return check("", float(text))
     except ValueError:
-        value = math.nan
-    # What single precision cannot hold is infinite to a tensor
-    if not abs(value) <= torch.finfo(torch.float32).max or not fits(value):
-        raise ArgumentTypeError(f"expected a finite number {at_least} 0, got {text!r}")
-    return value
+        raise ArgumentTypeError(f"expected a finite number {expected} 0, got {text!r}") from None
 
 
 def not_negative(text: str) -> float:
     """A finite number of at least 0."""
-    return _real(text, "of at least", lambda value: value >= 0)
+    return _real(text, "of at least", arguments.at_least)
 
 
 def positive(text: str) -> float:
     """A finite number above 0."""
-    return _real(text, "above", lambda value: value > 0)
+    return _real(text, "above", arguments.positive)
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -105,7 +100,7 @@ def named(table: Mapping[str, _T]) -> Callable[[str], _T]:
 
     def parse(text: str) -> _T:
         if plain(text) not in names:
-            meant = guess(text, table)
+            meant = arguments.guess(text, table)
             raise ArgumentTypeError(f"expected one of {', '.join(table)}, got {text!r}{meant}")
         return table[names[plain(text)]]
 

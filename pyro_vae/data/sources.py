@@ -37,7 +37,7 @@ def read_digits() -> Splits:
         stratify=digits.target,
         random_state=0,
     )
-    train, test = (
+    return tuple(
         Dataset(
             digits.images[np.sort(chosen), None] / 16,
             digits.target[np.sort(chosen)],
@@ -46,7 +46,6 @@ def read_digits() -> Splits:
         )
         for chosen in rows
     )
-    return train, test
 
 
 def read_mnist(*, root: Path, download: bool) -> Splits:
@@ -63,7 +62,7 @@ def _grey_images(name: str, torchvision_class: str, root: Path, download: bool) 
     from torchvision import datasets
 
     make = getattr(datasets, torchvision_class)
-    train, test = (
+    return tuple(
         Dataset(
             part.data[:, None],
             part.targets,
@@ -72,22 +71,16 @@ def _grey_images(name: str, torchvision_class: str, root: Path, download: bool) 
         )
         for part in (_stored(make, name, root, download, train=train) for train in (True, False))
     )
-    return train, test
 
 
 def read_cifar10(*, root: Path, download: bool) -> Splits:
     """CIFAR-10: small colour photographs, 50,000 and 10,000."""
     from torchvision.datasets import CIFAR10
 
-    train, test = (
-        Dataset(
-            torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(),
-            torch.tensor(part.targets),
-            names=part.classes,
-        )
+    return tuple(
+        Dataset(part.data, torch.tensor(part.targets), channels="last", names=part.classes)
         for part in (_stored(CIFAR10, "cifar10", root, download, train=t) for t in (True, False))
     )
-    return train, test
 
 
 def read_omniglot(*, root: Path, download: bool) -> Splits:
@@ -107,11 +100,10 @@ def read_omniglot(*, root: Path, download: bool) -> Splits:
     # one alphabet is background or evaluation, never both, so that names do not clash
     names = [name for part in characters for name in sorted(set(part))]
     number = {name: k for k, name in enumerate(names)}
-    train, test = (
+    return tuple(
         Dataset(x, torch.tensor([number[name] for name in part]), binarize="dynamic", names=names)
         for x, part in zip(images, characters, strict=True)
     )
-    return train, test
 
 
 def _stored(make: Callable[..., Any], name: str, root: Path, download: bool, **part: bool) -> Any:

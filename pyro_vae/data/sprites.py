@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ground.arguments import whole
+from ..ground.arguments import is_whole, whole
 from .dataset import Dataset
 
 SHAPES = ("square", "ellipse", "heart")
@@ -108,7 +108,7 @@ def shapes(count: int = 6000, *, size: int = 32, seed: int = 0) -> Dataset:
     """
     lengths = tuple(map(len, FACTORS.values()))
     total = math.prod(lengths)
-    if not isinstance(count, int) or not 1 <= count <= total:
+    if not is_whole(count) or not 1 <= count <= total:
         raise ValueError(f"count: expected an int from 1 to {total}, got {count!r}: ask for fewer")
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(total, generator=generator)[:count]

@@ -15,7 +15,7 @@ from pyro.distributions import MaskedDistribution, constraints
 from torch import Tensor
 
 from ..data import Dataset
-from ..distributions import ContinuousBernoulli
+from ..distributions import ContinuousBernoulli, base_of
 from ..likelihoods.base import network_inputs
 from ..programs.running import trace_pair
 from ..programs.sites import observed_sites
@@ -200,9 +200,7 @@ def baselines(
     site = _only(trace, x[:2])
     if site is None or len(reference) < 2:
         return {}
-    p = site["fn"]
-    while hasattr(p, "base_dist"):
-        p = p.base_dist
+    p = base_of(site["fn"])
     if p.support is constraints.boolean:
         return {"independent Bernoulli": independent_bernoulli(reference.x, x)}
     train, _ = reference.batch(torch.arange(len(reference)))

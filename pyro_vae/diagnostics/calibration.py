@@ -13,6 +13,7 @@ from pyro.distributions import Normal
 from torch import Tensor
 
 from ..data import Dataset
+from ..distributions import base_of
 from ..ground.tables import Cell, Table, Tabular, or_none, standard_error
 from ..infer.predictive import predicted
 from ..plots.uncertainty import calibration as picture
@@ -46,16 +47,8 @@ class Calibration(Tabular):
 
     def rows(self) -> list[tuple[str, float, float, float]]:
         """For 1 and 2 sigma: name, fraction inside, standard error, fraction of a normal."""
-        at = [self.widths.index(w) for w in (1.0, 2.0)]
-        return [
-            (
-                f"within {self.widths[i]:g} sigma",
-                self.inside[i],
-                self.standard_error[i],
-                self.expected[i],
-            )
-            for i in at
-        ]
+        columns = zip(self.widths, self.inside, self.standard_error, self.expected, strict=True)
+        return [(f"within {w:g} sigma", *row) for w, *row in columns if w in (1.0, 2.0)]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: quantity -> fraction, standard error, expected fraction."""
@@ -129,10 +122,7 @@ def calibration(
     with examined(data, model, guide) as (data, _):
         for x, y in data.batches(batch_size):
             p = predicted(model, guide, x, y)
-            base = p
-            while hasattr(base, "base_dist"):
-                base = base.base_dist
-            if not isinstance(base, Normal):
+            if not isinstance(base := base_of(p), Normal):
                 raise ValueError(
                     f"model: expected a Gaussian likelihood, got a {type(base).__name__}: use "
                     'likelihoods.Gaussian(sigma="learned")'

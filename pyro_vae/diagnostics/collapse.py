@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
+from ..ground.arguments import positive
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number
 from ..infer.aggregate import Draws, Total, draw, pair_densities
 from ..infer.posterior import mean_variance, posterior_means
@@ -126,9 +128,8 @@ class Collapse(Tabular):
             active, size = sum(u.active for u in units), sum(map(len, units))
             error = math.sqrt(sum(u.error**2 for u in units))
             text = f"{active} of {size}" + (f" +- {number(error)}" if error >= 0.005 else "")
-            kl, information, marginal = map(
-                mean_and_error, (found.kl, found.mutual_information, found.marginal_kl)
-            )
+            terms = (found.kl, found.mutual_information, found.marginal_kl)
+            kl, information, marginal = map(mean_and_error, terms)
             counted = Cell(text, {"": active, "of": size, "error": error})
             rows.append((name, kl, information, found.name, marginal, counted))
         return Table(self.verdict, header, rows, self._notes())
@@ -151,14 +152,8 @@ class Collapse(Tabular):
 
 def _spans(sites: tuple[str, ...], order: tuple[str, ...]) -> str:
     """Names with neighbours joined: "z1, z3..z5"."""
-    spans: list[list[str]] = []
-    for i, site in enumerate(order):
-        if site in sites and i and order[i - 1] in sites:
-            spans[-1].append(site)
-        elif site in sites:
-            spans.append([site])
-    joined = [s[0] if len(s) == 1 else f"{s[0]}..{s[-1]}" for s in spans]
-    return ", ".join(joined)
+    spans = [list(s) for chosen, s in itertools.groupby(order, sites.__contains__) if chosen]
+    return ", ".join("..".join(dict.fromkeys([s[0], s[-1]])) for s in spans)
 
 
 def collapse(
@@ -238,8 +233,7 @@ def collapse(
         >>> bool(torch.allclose(whole.kl, whole.mutual_information + whole.marginal_kl))
         True
     """
-    if not threshold > 0:
-        raise ValueError(f"threshold: expected a positive variance, got {threshold}")
+    positive("threshold", threshold)
     with examined(data, model, guide) as (data, _):
         if len(data) < 2:
             raise ValueError("data: expected at least 2 data to compare with each other, got 1")
@@ -250,19 +244,14 @@ def collapse(
         s: _information(draws.log_q[s], draws.log_p[s], aggregates[s], names[s])
         for s in reversed(draws.model_order)
     }
-    whole = _information(
-        sum(draws.log_q.values()), sum(draws.log_p.values()), aggregates["all"], _whole(draws.z)
-    )
+    log_q, log_p = sum(draws.log_q.values()), sum(draws.log_p.values())
+    whole = _information(log_q, log_p, aggregates["all"], f"I(x; {','.join(sorted(draws.z))})")
     units = {s: _units(means[s], threshold) for s in sites}
     return Collapse(sites, units, whole)
 
 
 def _information(log_q: Tensor, log_p: Tensor, log_aggregate: Tensor, name: str) -> Information:
     return Information(log_q - log_p, log_q - log_aggregate, log_aggregate - log_p, name)
-
-
-def _whole(z: dict[str, Tensor]) -> str:
-    return f"I(x; {','.join(sorted(z))})"
 
 
 def _aggregates(

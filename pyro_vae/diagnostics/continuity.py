@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..ground.arguments import whole
 from ..ground.tables import Table, Tabular, mean_and_error
 from ..infer.latent import decode_mean
 from ..programs.encoding import encode
@@ -30,15 +31,18 @@ class Continuity(Tabular):
     recognised: Tensor
     pairs: Tensor
 
+    def _of(self, steps: slice | list[int]) -> Tensor:
+        return self.recognised[:, steps].double().mean(1)
+
     @property
     def share(self) -> tuple[float, float]:
         """Share of the points between the ends that are recognised; standard error over pairs."""
-        return mean_and_error(self.recognised[:, 1:-1].double().mean(1))
+        return mean_and_error(self._of(slice(1, -1)))
 
     @property
     def ends(self) -> tuple[float, float]:
         """The same for the reconstructed ends themselves."""
-        return mean_and_error(self.recognised[:, [0, -1]].double().mean(1))
+        return mean_and_error(self._of([0, -1]))
 
     @property
     def relative(self) -> tuple[float, float]:
@@ -46,18 +50,16 @@ class Continuity(Tabular):
 
         What a model loses on the way, apart from what it loses by its reconstructions.
         """
-        between = self.recognised[:, 1:-1].double().mean(1)
-        ends = self.recognised[:, [0, -1]].double().mean(1)
+        between, ends = self._of(slice(1, -1)), self._of([0, -1])
         ratio = float(between.mean() / ends.mean())
         return ratio, mean_and_error(between - ratio * ends)[1] / float(ends.mean())
 
     def table(self) -> Table:
         """Shares that are recognised, with standard errors over the pairs."""
         pairs, steps = self.recognised.shape
-        middle = self.recognised[:, steps // 2].double()
         rows = {
             "between the ends": self.share,
-            "half way": mean_and_error(middle),
+            "half way": mean_and_error(self._of([steps // 2])),
             "at the ends": self.ends,
             "between / at the ends": self.relative,
         }
@@ -110,10 +112,8 @@ def continuity(
         >>> continuity(vae, guides.BottomUp(vae), (x, y), pairs=20).share[0]
         1.0
     """
-    if steps < 3 or pairs < 1:
-        raise ValueError(
-            f"steps and pairs: expected at least 3 steps and 1 pair, got {steps} and {pairs}"
-        )
+    whole("steps", steps, 3)
+    whole("pairs", pairs)
     with examined(data, model, guide) as (data, _):
         if data.y is None or len(data.y.unique()) < 2:
             raise ValueError(
@@ -127,16 +127,15 @@ def continuity(
         found = []
         for ends in rows.split(max(1, 2000 // steps)):
             start, end = (encode(guide, x[i], **label_arguments(guide, y[i])).mean for i in ends.T)
-            z = {
-                s: torch.lerp(
-                    v[:, None], end[s][:, None], t.reshape(-1, *(1,) * (v.dim() - 1))
-                ).flatten(0, 1)
-                for s, v in start.items()
-            }
+            z = {}
+            for s, v in start.items():
+                weight = t.reshape(-1, *(1,) * (v.dim() - 1))
+                z[s] = torch.lerp(v[:, None], end[s][:, None], weight).flatten(0, 1)
             # As in infer.interpolate: a conditional model sees the label of the nearer end
             labels = torch.where(t > 0.5, y[ends[:, 1:]], y[ends[:, :1]]).flatten()
             decoded = decode_mean(model, z, like=x, y=labels)
-            classes = _predict(classifier, decoded).reshape(len(ends), steps)
+            predicted = torch.as_tensor(classifier.predict(_rows(decoded)))
+            classes = predicted.reshape(len(ends), steps)
             own = y[ends].cpu()
             found.append((classes == own[:, :1]) | (classes == own[:, 1:]))
     return Continuity(torch.cat(found), rows.cpu())
@@ -154,10 +153,6 @@ def _pairs(y: Tensor, pairs: int, seed: int) -> Tensor:
 
 def _rows(x: Tensor) -> Any:
     return x.flatten(1).float().cpu().numpy()
-
-
-def _predict(classifier: Any, x: Tensor) -> Tensor:
-    return torch.as_tensor(classifier.predict(_rows(x)))
 
 
 def _forest(x: Tensor, y: Tensor, seed: int) -> Any:

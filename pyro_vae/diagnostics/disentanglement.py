@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..data import Dataset
+from ..ground.arguments import known, whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error
 from ..programs.encoding import encode
 from ..programs.examining import examined
@@ -41,12 +42,12 @@ class Disentanglement(Tabular):
 
     def table(self) -> Table:
         """Per score its mean and the number of each factor."""
-        rows = []
-        for name, found in self.scores.items():
-            per = self.per_factor.get(name)
-            none = [None] * len(self.factor_names)
-            cells = none if per is None else [Cell(f"{v:.2f}", {"": float(v)}) for v in per]
-            rows.append((name, found, *cells))
+        none = [None] * len(self.factor_names)
+        cells = {
+            name: [Cell(f"{v:.2f}", {"": float(v)}) for v in per]
+            for name, per in self.per_factor.items()
+        }
+        rows = [(name, found, *cells.get(name, none)) for name, found in self.scores.items()]
         units, factors = self.importance.shape
         return Table(
             f"{units} units against {factors} factors; 1: each factor is one unit; 0: none is",
@@ -113,9 +114,7 @@ def disentanglement(
         labels = data.factors.new_full((len(data),), math.nan) if data.y is None else data.y
         equal = [bool((labels == column).all()) for column in data.factors.T]
         categorical = [name for name, same in zip(names, equal, strict=True) if same]
-    sites = list(parts[0]) if site is None else [site]
-    if sites[0] not in parts[0]:
-        raise ValueError(f"site: expected one of {tuple(parts[0])}, got {site!r}")
+    sites = list(parts[0]) if site is None else [known("site", site, parts[0])]
     codes = torch.cat([torch.cat([p[s].flatten(1) for s in sites], 1) for p in parts])
     return score_codes(
         codes.double().cpu().numpy(),
@@ -187,14 +186,11 @@ def score_codes(
     is_category = [name in categorical for name in names]
     fold = np.random.default_rng(seed).permutation(len(codes)) % folds
     everything = np.ones(len(codes), bool)
-    measures = {"MIG": _mig, "SAP": _sap}
-    arguments = {"MIG": bins, "SAP": is_category}
+    measures = {"MIG": (_mig, bins), "SAP": (_sap, is_category)}
     scores, per_factor = {}, {}
-    for name, measure in measures.items():
-        per_factor[name] = measure(codes, factors, everything, arguments[name])
-        left_out = [
-            measure(codes, factors, fold != f, arguments[name]).mean() for f in range(folds)
-        ]
+    for name, (measure, argument) in measures.items():
+        per_factor[name] = measure(codes, factors, everything, argument)
+        left_out = [measure(codes, factors, fold != f, argument).mean() for f in range(folds)]
         error = math.sqrt((folds - 1) * np.var(left_out))
         scores[name] = float(per_factor[name].mean()), error
     found = [_dci(codes, factors, fold == f, is_category, seed) for f in range(folds)]
@@ -221,13 +217,11 @@ def _check(
             f"codes and factors: expected shapes (n, units) with at least 2 units and "
             f"(n, factors), got {codes.shape} and {factors.shape}"
         )
-    if bins < 2 or folds < 2 or len(codes) < 10 * folds:
-        raise ValueError(
-            f"bins and folds: expected at least 2 each and 10 data per fold, got {bins}, {folds} "
-            f"and {len(codes)} data"
-        )
-    if unknown := set(categorical) - set(names):
-        raise ValueError(f"categorical: expected some of {names}, got {sorted(unknown)[0]!r}")
+    whole("bins", bins, 2)
+    if len(codes) < 10 * whole("folds", folds, 2):
+        raise ValueError(f"folds: expected 10 data in each of {folds}, got {len(codes)} in all")
+    for name in categorical:
+        known("categorical", name, names)
     if constant := [n for n, v in zip(names, factors.T, strict=True) if len(np.unique(v)) < 2]:
         raise ValueError(
             f"factors: expected at least two values of each, {constant[0]!r} is constant: leave "
@@ -238,10 +232,8 @@ def _check(
 def _mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.ndarray:
     from sklearn.metrics import mutual_info_score
 
-    binned = []
-    for z in codes.T:
-        edges = np.linspace(z.min(), z.max(), bins + 1)[1:-1]
-        binned.append(np.digitize(z, edges))
+    edges = [np.linspace(z.min(), z.max(), bins + 1)[1:-1] for z in codes.T]
+    binned = map(np.digitize, codes.T, edges)
     return np.array([[mutual_info_score(_indices(v), z) for v in factors.T] for z in binned])
 
 
@@ -266,12 +258,9 @@ def _sap(
     codes: np.ndarray, factors: np.ndarray, rows: np.ndarray, is_category: Sequence[bool]
 ) -> np.ndarray:
     codes, factors = codes[rows], factors[rows]
-    score = np.empty((codes.shape[1], factors.shape[1]))
-    for k, category in enumerate(is_category):
-        for u in range(codes.shape[1]):
-            predict = _balanced_accuracy if category else _squared_correlation
-            score[u, k] = predict(codes[:, u], factors[:, k])
-    return _gap(score)
+    measures = [_balanced_accuracy if c else _squared_correlation for c in is_category]
+    columns = list(zip(measures, factors.T, strict=True))
+    return _gap(np.array([[predict(z, v) for predict, v in columns] for z in codes.T]))
 
 
 def _squared_correlation(z: np.ndarray, v: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..ground.arguments import whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, or_none, with_error
 from ..infer import importance
 from ..infer.importance import ImportanceEstimate
@@ -181,8 +181,7 @@ def evaluate(
         >>> sorted(result.to_dict())
         ['ELBO', 'KL z1', 'reconstruction']
     """
-    if importance_samples < 0:
-        raise ValueError(f"importance_samples: expected at least 0, got {importance_samples}")
+    whole("importance_samples", importance_samples, 0)
     with examined(data, model, guide) as (data, (pair,)):
         x, y, points = data.x, data.y, pair.point_masses
         terms = dataset_terms(model, guide, data, batch_size=batch_size)
@@ -193,7 +192,7 @@ def evaluate(
             )
         compared = None
         if reference is not None:
-            train = matched(as_dataset(reference), model, guide)
+            train = matched(reference, model, guide)
             compared = {} if points else baselines(model, guide, x, y, train)
     result = Evaluation(
         terms,

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
+from ..ground.arguments import positive
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, two_decimals
 from ..infer.posterior import ACTIVE, active, posterior_means
 from ..infer.terms import dataset_terms
@@ -92,15 +93,11 @@ class Layers(Tabular, Sequence[Layer]):
             if len(ratios) > _SHOWN_RATIOS:
                 numbers["others"] = sum(ratios[_SHOWN_RATIOS:])
                 shares += f" (others {numbers['others']:.0%})"
+            name = f"{layer.site} (-log p)" if layer.site in self.point_masses else layer.site
+            kl = Cell.estimate(*mean_and_error(layer.kl), two_decimals)
             active = int(layer.active.sum())
-            rows.append(
-                (
-                    f"{layer.site} (-log p)" if layer.site in self.point_masses else layer.site,
-                    Cell.estimate(*mean_and_error(layer.kl), two_decimals),
-                    Cell(f"{active} of {layer.size}", {"": active, "of": layer.size}),
-                    Cell(shares, numbers),
-                )
-            )
+            units = Cell(f"{active} of {layer.size}", {"": active, "of": layer.size})
+            rows.append((name, kl, units, Cell(shares, numbers)))
         return Table(
             f"{len(self.layers[0].kl)} data; standard errors are over the data; a unit is active "
             f"where the variance of its posterior mean over the data is above {self.threshold:g}",
@@ -169,8 +166,7 @@ def layers(
         >>> found["z2"].projection.shape
         torch.Size([20, 2])
     """
-    if not threshold > 0:
-        raise ValueError(f"threshold: expected a positive number, got {threshold!r}")
+    positive("threshold", threshold)
     with examined(data, model, guide) as (data, (pair,)):
         terms = dataset_terms(model, guide, data, batch_size=batch_size)
         means = posterior_means(guide, data, batch_size=batch_size)

@@ -37,13 +37,11 @@ class Outliers(Tabular):
 
     def table(self) -> Table:
         """Per score the AUROC of each kind."""
+        sizes = {kind: len(found["KL"]) for kind, found in self.scores.items()}
         return Table(
-            f"outliers against {len(self.scores['normal']['KL'])} data that belong; 0.5: chance",
-            ("AUROC", *(f"{kind} ({len(self.scores[kind]['KL'])})" for kind in self.auroc)),
-            [
-                (score, *(found[score] for found in self.auroc.values()))
-                for score in self.scores["normal"]
-            ],
+            f"outliers against {sizes['normal']} data that belong; 0.5: chance",
+            ("AUROC", *(f"{kind} ({sizes[kind]})" for kind in self.auroc)),
+            [(s, *(found[s] for found in self.auroc.values())) for s in self.scores["normal"]],
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..ground.arguments import whole
 from ..ground.tables import Table, Tabular, mean_and_error, number, standard_error, with_error
 from ..infer.aggregate import draw, log_aggregate
 from ..programs.examining import examined
@@ -100,11 +101,8 @@ class Rarity(Tabular):
                 f"the data lie where the reference does, as far as {self.comparison.sizes[0]} and "
                 f"{self.comparison.sizes[1]} of them tell ({p}): {self.comparison.statement}"
             )
-        what = [
-            f"{name} ({with_error(mean, error)} nats)"
-            for name, (mean, error) in self.classes.items()
-            if mean > 3 * error
-        ]
+        classes = self.classes.items()
+        what = [f"{name} ({with_error(*by)} nats)" for name, by in classes if by[0] > 3 * by[1]]
         rows = "rows " + ", ".join(map(str, self.under_represented(5).tolist()))
         return (
             f"the data are not representative of the reference ({p}), which has too few like "
@@ -116,10 +114,11 @@ class Rarity(Tabular):
         sets = {"data": self.log_density}
         if not self.own:
             sets |= {"reference": self.reference, "data - reference": self.log_ratio}
-        rows = []
-        for name, values in sets.items():
-            quantiles = values.quantile(torch.tensor([0.05, 0.5, 0.95]).to(values)).tolist()
-            rows.append((name, mean_and_error(values), *quantiles))
+        at = torch.tensor([0.05, 0.5, 0.95])
+        rows = [
+            (name, mean_and_error(values), *values.quantile(at.to(values)).tolist())
+            for name, values in sets.items()
+        ]
         header = ("log q(z), nats", "mean", "5%", "median", "95%")
         return Table(self.verdict, header, rows)
 
@@ -214,8 +213,7 @@ def _sets(
     model: Callable, guide: Callable, data: Any, reference: Any, samples: int
 ) -> tuple[Dataset, Dataset | None]:
     """Data and reference, checked and binarised once."""
-    if samples < 1:
-        raise ValueError(f"samples: expected at least 1, got {samples}")
+    whole("samples", samples)
     sets = {"data": data} if reference is None else {"data": data, "reference": reference}
     with contextlib.ExitStack() as stack:
         for name, d in sets.items():

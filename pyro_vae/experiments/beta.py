@@ -21,7 +21,7 @@ from ..ground.parsing import integer
 from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..training.trainer import Trainer
-from .running import Results, markdown, number, over_seeds, parser, shared, told
+from .running import Results, keys, markdown, over_seeds, parser, shared, told
 
 NAME = "beta"
 EPOCHS = 100
@@ -66,11 +66,12 @@ def measure(trainer: Trainer, test: Dataset, folds: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure each beta; write the table, the curve and a sheet of traversals each."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=64)
-    options.add_argument("--betas", type=float, nargs="+", default=list(BETAS))
-    options.add_argument("--latents", type=integer(1), default=10)
-    options.add_argument("--width", type=integer(1), default=400, help="hidden width, default 400")
-    options.add_argument("--count", type=integer(1), default=20000, help="sprites, default 20000")
+    options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=64)
+    add = options.add_argument
+    add("--betas", type=float, nargs="+", default=list(BETAS))
+    add("--latents", type=integer(1), default=10)
+    add("--width", type=integer(1), default=400, help="hidden width, default 400")
+    add("--count", type=integer(1), default=20000, help="sprites, default 20000")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     size, folds = 32, 5
@@ -83,28 +84,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "pixels": size * size,
     }
     results = Results(args.out, common)
-    for beta in args.betas:
-        for seed in args.seeds:
-            key = {"beta": beta, "seed": seed}
-            make = functools.partial(
-                build,
-                beta,
-                seed=seed,
-                latents=args.latents,
-                width=args.width,
-                event_shape=splits.event_shape,
-                device=args.device,
-            )
-            trainer = results.train(key, make, splits.train, args)
-            results.row(key, functools.partial(measure, trainer, splits.test, folds))
-            sheet = plots.traversals(
-                trainer.model, trainer.guide, splits.test.x[0], data=splits.test.x
-            ).figure
-            sheet.suptitle(f"beta {beta:g}")
-            sheet.savefig(results.path(key, "-traversals.png"), dpi=100)
-            plt.close(sheet)
-    rows = results.rows()
-    results.publish(table(rows, common))
+    networks = {"latents": args.latents, "width": args.width, "event_shape": splits.event_shape}
+
+    def compute(key: dict[str, Any]) -> dict[str, Any]:
+        make = functools.partial(build, **key, **networks, device=args.device)
+        trainer, x = results.train(key, make, splits.train, args), splits.test.x
+        sheet = plots.traversals(trainer.model, trainer.guide, x[0], data=x).figure
+        sheet.suptitle(f"beta {key['beta']:g}")
+        sheet.savefig(results.path(key, "-traversals.png"), dpi=100)
+        plt.close(sheet)
+        return measure(trainer, splits.test, folds)
+
+    rows = results.fill(keys(beta=args.betas, seed=args.seeds), compute, table)
     curve(rows).savefig(args.out / "curve.png", dpi=120)
     return 0
 
@@ -115,21 +106,13 @@ def _merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     """The comparison as Markdown, with what was done."""
-    nats, counts = ("ELBO", "reconstruction", "KL", "MI"), ("AU",)
-    header = ["beta", *nats, *counts, *SCORES]
-    lines = [
-        [
-            f"{row['beta']:g}",
-            *(number(row[name]) for name in nats),
-            *(number(row[name], 1) for name in counts),
-            *(number(row[name]) for name in SCORES),
-        ]
-        for row in _merged(rows)
-    ]
+    columns = {"beta": 0, "ELBO": 2, "reconstruction": 2, "KL": 2, "MI": 2, "AU": 1}
+    merged = [{**row, "beta": f"{row['beta']:g}"} for row in _merged(rows)]
     return (
-        f"{markdown(header, lines)}\n\nNats per datum on the test set, the bound without beta; "
-        f"{told(settings)}. MI is at most log N = {rows[0]['log N']:.2f}. The rotation of a "
-        "square and an ellipse repeats itself, so that no code can be perfect.\n"
+        f"{markdown(merged, columns | dict.fromkeys(SCORES, 2))}\n\nNats per datum on the "
+        f"test set, the bound without beta; {told(settings)}. MI is at most log N = "
+        f"{rows[0]['log N']:.2f}. The rotation of a square and an ellipse repeats itself, so that "
+        "no code can be perfect.\n"
     )
 
 

@@ -20,7 +20,7 @@ from ..ground.parsing import integer
 from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..training.trainer import Trainer
-from .running import Results, deviating, first, markdown, number, over_seeds, parser, shared, told
+from .running import Results, deviating, first, markdown, over_seeds, parser, shared, told
 
 NAME = "collapse"
 EPOCHS = 100
@@ -92,17 +92,14 @@ def measure(trainer: Trainer, splits: DataSplits) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure what is asked for; write the table and the curves of all that is there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=50)
-    options.add_argument(
-        "--decoders", nargs="+", choices=("MLP", "PixelCNN"), default=["MLP", "PixelCNN"]
-    )
-    options.add_argument("--latents", type=integer(1), nargs="+", default=list(LATENTS))
-    options.add_argument("--depths", type=integer(1), nargs="+", default=list(DEPTHS))
-    options.add_argument("--layers", type=integer(1), default=8, help="masked layers, default 8")
-    options.add_argument(
-        "--width", type=integer(1), default=1024, help="hidden width, default 1024"
-    )
-    options.add_argument("--count", type=integer(1), help="training data, default all")
+    options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=50)
+    add = options.add_argument
+    add("--decoders", nargs="+", choices=("MLP", "PixelCNN"), default=["MLP", "PixelCNN"])
+    add("--latents", type=integer(1), nargs="+", default=list(LATENTS))
+    add("--depths", type=integer(1), nargs="+", default=list(DEPTHS))
+    add("--layers", type=integer(1), default=8, help="masked layers, default 8")
+    add("--width", type=integer(1), default=1024, help="hidden width, default 1024")
+    add("--count", type=integer(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load("mnist", binarize="static", root=args.data_root, device=args.device)
@@ -113,24 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits = first(splits, 1000, 200)
     common = shared(args, splits) | {"hidden width": args.width}
     results = Results(args.out, common)
-    for cell in cells(args.decoders, args.latents, args.depths, args.layers):
-        for seed in args.seeds:
-            key = {**cell, "seed": seed}
-            make = functools.partial(
-                build,
-                cell,
-                seed=seed,
-                width=args.width,
-                event_shape=splits.event_shape,
-                device=args.device,
-            )
+    networks = {"width": args.width, "event_shape": splits.event_shape, "device": args.device}
 
-            def compute(key: Any = key, make: Any = make) -> dict[str, Any]:
-                return measure(results.train(key, make, splits.train, args), splits)
+    def compute(key: dict[str, Any]) -> dict[str, Any]:
+        make = functools.partial(build, key, seed=key["seed"], **networks)
+        return measure(results.train(key, make, splits.train, args), splits)
 
-            results.row(key, compute)
-    rows = results.rows()
-    results.publish(table(rows, common))
+    found = cells(args.decoders, args.latents, args.depths, args.layers)
+    asked = [{**cell, "seed": seed} for cell in found for seed in args.seeds]
+    rows = results.fill(asked, compute, table)
     curves(rows).savefig(args.out / "curves.png", dpi=120)
     return 0
 
@@ -142,24 +130,13 @@ def _merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     """The comparison as Markdown, with what was done and what differs from the paper."""
-    lines = [
-        [
-            "Skip-VAE" if row["skip"] else "VAE",
-            row["decoder"],
-            str(row["depth"]),
-            str(row["latents"]),
-            number(row["ELBO"]),
-            number(row["KL"]),
-            number(row["MI"]),
-            number(row["AU"], 1),
-        ]
-        for row in _merged(rows)
-    ]
-    header = ["system", "decoder", "depth", "latents", "ELBO", "KL", "MI", "AU"]
+    rows = [{**row, "system": "Skip-VAE" if row["skip"] else "VAE"} for row in rows]
+    columns = {"system": 0, "decoder": 0, "depth": 0, "latents": 0, "ELBO": 2, "KL": 2, "MI": 2}
     return (
-        f"{markdown(header, lines)}\n\nNats per datum on the test set; {told(settings)}. MI: "
-        f"mutual information of x and z, at most log N = {rows[0]['log N']:.2f}. AU: units whose "
-        f"posterior mean has a variance above {THRESHOLD}.\n\n" + deviating(DEVIATIONS)
+        f"{markdown(_merged(rows), columns | {'AU': 1})}\n\nNats per datum on the test set; "
+        f"{told(settings)}. MI: mutual information of x and z, at most log N = "
+        f"{rows[0]['log N']:.2f}. AU: units whose posterior mean has a variance above "
+        f"{THRESHOLD}.\n\n{deviating(DEVIATIONS)}"
     )
 
 

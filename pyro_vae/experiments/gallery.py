@@ -64,6 +64,12 @@ class Bench:
         trainer = Trainer(model, guide, seed=0, **options)
         return trainer.fit(train, epochs=epochs or self.epochs, progress=False)
 
+    def trained(self, *, sigma: Any = None, **options: Any) -> Trainer:
+        """A VAE with a bottom-up guide after training, on grey images where sigma is given."""
+        model = self.vae(sigma=sigma, **options)
+        splits = self.binary() if sigma is None else self.splits
+        return self.fit(model, guides.BottomUp(model), splits.train)
+
 
 def autoencoder(bench: Bench) -> Figure:
     """Codes of an autoencoder with two latents."""
@@ -76,9 +82,7 @@ def autoencoder(bench: Bench) -> Figure:
 
 def vae(bench: Bench) -> Figure:
     """Draws from a VAE."""
-    model = bench.vae()
-    bench.fit(model, guides.BottomUp(model), bench.binary().train)
-    return _samples(model)
+    return _samples(bench.trained().model)
 
 
 def beta_vae(bench: Bench) -> Figure:
@@ -95,18 +99,15 @@ def beta_vae(bench: Bench) -> Figure:
 
 def conditional(bench: Bench) -> Figure:
     """Draws of a conditional VAE, a row per label."""
-    model = bench.vae(condition=10)
-    bench.fit(model, guides.BottomUp(model), bench.binary().train)
+    model = bench.trained(condition=10).model
     (ax,) = new_axes(1, 1, (5.0, 5.0))
     return plots.conditional(model, ax=ax).figure
 
 
 def skip(bench: Bench) -> Figure:
     """What the latents carry where every layer of the decoder sees them."""
-    binary = bench.binary()
-    model = bench.vae(skip=True)
-    trainer = bench.fit(model, guides.BottomUp(model), binary.train)
-    return diagnostics.collapse(model, trainer.guide, binary.test).plot()
+    trainer = bench.trained(skip=True)
+    return diagnostics.collapse(*trainer.modules(), bench.binary().test).plot()
 
 
 def hierarchy(bench: Bench) -> Figure:
@@ -130,9 +131,8 @@ def _layers(bench: Bench, guide: Callable) -> Trainer:
 
 def posteriors(bench: Bench) -> Figure:
     """The gap of several guides over one model."""
-    binary = bench.binary()
-    model = bench.vae()
-    trainer = bench.fit(model, guides.BottomUp(model), binary.train)
+    binary, trainer = bench.binary(), bench.trained()
+    model = trainer.model
     tried = {"BottomUp": trainer.guide}
     for kind in (guides.FullCovariance, guides.Flow):
         trainer.swap_guide(kind(model), freeze_model=True)
@@ -144,19 +144,18 @@ def posteriors(bench: Bench) -> Figure:
 
 def sigma(bench: Bench) -> Figure:
     """Data, what is decoded from them, and how sure the decoder is of each pixel."""
-    model = bench.vae(sigma="learned")
-    trainer = bench.fit(model, guides.BottomUp(model), bench.splits.train)
-    phase = model.predict_sigma(freeze=trainer.modules())
+    trainer = bench.trained(sigma="learned")
+    phase = trainer.model.predict_sigma(freeze=trainer.modules())
     trainer.fit(bench.splits.train, epochs=max(1, bench.epochs // 5), progress=False)
     phase.unfreeze()
-    return plots.uncertainty(model, trainer.guide, bench.splits.test.x[:8])
+    return plots.uncertainty(*trainer.modules(), bench.splits.test.x[:8])
 
 
 def aggregate(bench: Bench) -> Figure:
     """Draws with z from N(0, I) and from a mixture fitted to the aggregate posterior."""
-    model = bench.vae(sigma="learned")
-    trainer = bench.fit(model, guides.BottomUp(model), bench.splits.train)
-    mixture = priors.AggregatePosterior(10).fit(model, trainer.guide, bench.splits.train)
+    trainer = bench.trained(sigma="learned")
+    model = trainer.model
+    mixture = priors.AggregatePosterior(10).fit(*trainer.modules(), bench.splits.train)
     axes = new_axes(1, 2, (8.0, 3.6))
     for ax, name, prior in zip(axes, ("N(0, I)", "mixture"), (None, mixture), strict=True):
         plots.images(model.sample(64, mean=True, prior=prior), columns=8, ax=ax)
@@ -220,7 +219,7 @@ PICTURES: dict[str, Callable[[Bench], Figure]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and draw the systems asked for, a PNG each."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS)
+    options = parser(NAME, __doc__, epochs=EPOCHS)
     options.add_argument("--systems", nargs="+", choices=PICTURES, default=list(PICTURES))
     options.add_argument("--data", choices=("mnist", "fashion-mnist", "digits"), default="mnist")
     args = options.parse_args(argv)

@@ -34,7 +34,7 @@ from ..ground.streams import forked
 from ..infer.posterior import active, posterior_means
 from ..training.saving import load
 from ..training.trainer import Trainer
-from .running import Results, deviating, first, markdown, number, parser, shared, told
+from .running import Results, deviating, first, keys, markdown, parser, shared, told
 
 NAME = "ladder-mnist"
 EPOCHS = 2000
@@ -143,22 +143,19 @@ def figures(trainer: Trainer, path: Callable[[str], Path]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=256)
-    options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    options.add_argument(
-        "--layers", type=int, nargs="+", choices=range(1, 6), default=[1, 2, 3, 4, 5]
-    )
-    options.add_argument("--importance-samples", type=integer(1), default=5000)
-    options.add_argument(
+    options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=256)
+    add = options.add_argument
+    add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    add("--layers", type=int, nargs="+", choices=range(1, 6), default=[1, 2, 3, 4, 5])
+    add("--importance-samples", type=integer(1), default=5000)
+    add(
         "--fine-tune",
         type=integer(0),
         default=0,
         metavar="N",
         help="further epochs on the importance-weighted bound, as rows +FT (default: 0)",
     )
-    options.add_argument(
-        "--train-only", action="store_true", help="leave the measurement for later"
-    )
+    add("--train-only", action="store_true", help="leave the measurement for later")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load("mnist", binarize="dynamic", root=args.data_root, device=args.device)
@@ -167,21 +164,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits = first(splits, 2000, 200)
     common = shared(args, splits) | {"importance samples": args.importance_samples}
     results = Results(args.out, common)
-    for name in args.systems:
-        for layers in args.layers:
-            for seed in args.seeds:
-                key = {"system": name, "layers": layers, "seed": seed}
-                trainer = _train(args, results, splits, key)
-                if args.train_only:
-                    continue
-                _measure(args, results, splits, key, trainer)
-                if args.fine_tune:
-                    tuned = {**key, "system": f"{name}+FT"}
-                    start = results.path(key, ".pt")
-                    trainer = _fine_tune(args, results.path(tuned, ".pt"), splits, start)
-                    _measure(args, results, splits, tuned, trainer)
-    if rows := results.rows():
-        results.publish(table(rows, common))
+    for key in keys(system=args.systems, layers=args.layers, seed=args.seeds):
+        trainer = _train(args, results, splits, key)
+        if args.train_only:
+            continue
+        _measure(args, results, splits, key, trainer)
+        if args.fine_tune:
+            tuned = {**key, "system": f"{key['system']}+FT"}
+            start = results.path(key, ".pt")
+            trainer = _fine_tune(args, results.path(tuned, ".pt"), splits, start)
+            _measure(args, results, splits, tuned, trainer)
+    results.publish(table)
     return 0
 
 
@@ -246,18 +239,17 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     order = list(SYSTEMS)
     rows = sorted(rows, key=lambda r: (r["layers"], _rank(r["system"], order), r["seed"]))
     lines = [
-        [
-            row["system"],
-            str(row["layers"]),
-            number(row["ELBO"]),
-            f"{row['log p(x)']:.2f} +- {row['log p(x) error']:.2f}",
-            " / ".join(f"{v:.1f}" for _, v in sorted(row["kl"].items())),
-            " / ".join(str(v) for _, v in sorted(row["active_units"].items())),
-        ]
+        {
+            **row,
+            "log p(x)": (row["log p(x)"], row["log p(x) error"]),
+            "KL of z1 / z2 / ...": " / ".join(f"{v:.1f}" for _, v in sorted(row["kl"].items())),
+            "active units": " / ".join(str(v) for _, v in sorted(row["active_units"].items())),
+        }
         for row in rows
     ]
-    header = ["system", "layers", "ELBO", "log p(x)", "KL of z1 / z2 / ...", "active units"]
+    columns = {"system": 0, "layers": 0, "ELBO": 2, "log p(x)": 2}
+    columns |= {"KL of z1 / z2 / ...": 0, "active units": 0}
     return (
-        f"{markdown(header, lines)}\n\nNats per datum on the test set; {told(settings)}.\n\n"
+        f"{markdown(lines, columns)}\n\nNats per datum on the test set; {told(settings)}.\n\n"
         + deviating(DEVIATIONS)
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import re
@@ -30,27 +32,26 @@ def parser(
 
     Args:
         name: as in ``pyro-vae experiment NAME``.
-        description: what the experiment shows.
+        description: what the experiment shows, in its first line.
         epochs: default of ``--epochs``.
         batch_size: default of ``--batch-size``; None leaves the option out.
     """
     result = argparse.ArgumentParser(
-        prog=f"pyro-vae experiment {name}", description=description, allow_abbrev=False
+        prog=f"pyro-vae experiment {name}",
+        description=description.splitlines()[0],
+        allow_abbrev=False,
     )
-    result.add_argument("--out", type=Path, default=Path("runs", name), metavar="FOLDER")
-    result.add_argument(
-        "--epochs", type=integer(1), default=epochs, metavar="N", help=f"default: {epochs}"
-    )
-    result.add_argument(
-        "--seeds", type=integer(0), nargs="+", default=[0], metavar="SEED", help="default: 0"
-    )
-    result.add_argument("--quick", action="store_true", help="a small run that shows the way")
-    result.add_argument("--threads", type=integer(1), default=torch.get_num_threads(), metavar="N")
-    result.add_argument("--device", help="such as cuda; default: the CPU")
-    result.add_argument("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
-    result.add_argument("--progress", action="store_true", help="show a progress bar")
+    add = result.add_argument
+    add("--out", type=Path, default=Path("runs", name), metavar="FOLDER")
+    add("--epochs", type=integer(1), default=epochs, metavar="N", help=f"default: {epochs}")
+    add("--seeds", type=integer(0), nargs="+", default=[0], metavar="SEED", help="default: 0")
+    add("--quick", action="store_true", help="a small run that shows the way")
+    add("--threads", type=integer(1), default=torch.get_num_threads(), metavar="N")
+    add("--device", help="such as cuda; default: the CPU")
+    add("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
+    add("--progress", action="store_true", help="show a progress bar")
     if batch_size is not None:
-        result.add_argument("--batch-size", type=integer(1), default=batch_size)
+        add("--batch-size", type=integer(1), default=batch_size)
     return result
 
 
@@ -67,6 +68,13 @@ def shared(args: argparse.Namespace, splits: DataSplits) -> dict[str, Any]:
         "training data": len(splits.train),
         "test data": len(splits.test),
     }
+
+
+def keys(**values: Iterable[Any]) -> list[dict[str, Any]]:
+    """All combinations of values by their names, those of the last name fastest."""
+    return [
+        dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
+    ]
 
 
 def told(settings: Mapping[str, Any]) -> str:
@@ -150,10 +158,35 @@ class Results:
         """All rows so far, of every process."""
         return [json.loads(p.read_text()) for p in sorted((self.folder / "rows").glob("*.json"))]
 
-    def publish(self, table: str) -> None:
-        """Write the table into the folder, and print it."""
-        write_atomically(self.folder / "table.md", table)
-        print(table)
+    def fill(
+        self,
+        asked: Iterable[Mapping[str, Any]],
+        compute: Callable[[Any], Mapping[str, Any]],
+        table: Callable[[list[dict[str, Any]], dict[str, Any]], str],
+    ) -> list[dict[str, Any]]:
+        """Compute the rows that are missing, and publish the table of all that are there.
+
+        Args:
+            asked: keys of the rows, see ``row``.
+            compute: makes the other entries of the row of a key.
+            table: makes a text of rows and settings.
+
+        Returns:
+            All rows.
+        """
+        for key in asked:
+            self.row(key, functools.partial(compute, key))
+        return self.publish(table)
+
+    def publish(
+        self, table: Callable[[list[dict[str, Any]], dict[str, Any]], str]
+    ) -> list[dict[str, Any]]:
+        """Write the table of all rows into the folder, and print it; the rows."""
+        if rows := self.rows():
+            text = table(rows, self.settings)
+            write_atomically(self.folder / "table.md", text)
+            print(text)
+        return rows
 
 
 def trained(
@@ -245,17 +278,15 @@ def number(value: Any, digits: int = 2) -> str:
     return value if isinstance(value, str) else f"{value:.{digits}f}"
 
 
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table.
+def markdown(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, int]) -> str:
+    """A Markdown table of entries of rows, each with so many decimals.
 
     Example:
-        >>> print(markdown(["system", "ELBO"], [["VAE", "-98.6"]]))
+        >>> print(markdown([{"system": "VAE", "ELBO": -98.61}], {"system": 0, "ELBO": 1}))
         | system | ELBO |
         |---|---|
         | VAE | -98.6 |
     """
-    table = [header, ["---"] * len(header), *lines]
-    return "\n".join(
-        "|" + "|".join(line) + "|" if i == 1 else "| " + " | ".join(line) + " |"
-        for i, line in enumerate(table)
-    )
+    lines = [[number(row[name], digits) for name, digits in columns.items()] for row in rows]
+    head, *table = ("| " + " | ".join(line) + " |" for line in (columns, *lines))
+    return "\n".join([head, "|" + "---|" * len(columns), *table])

@@ -32,7 +32,7 @@ from ..ground.streams import forked
 from ..infer import reconstruct
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import Results, first, markdown, number, over_seeds, parser, shared, sheet, told
+from .running import Results, first, keys, markdown, over_seeds, parser, shared, sheet, told
 
 NAME = "sigma"
 EPOCHS, LATENTS, HIDDEN = 100, 16, (400, 400)
@@ -129,7 +129,7 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=128)
+    options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=128)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     options.add_argument("--data", choices=("mnist", "fashion-mnist"), default="mnist")
     args = options.parse_args(argv)
@@ -143,18 +143,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     accuracy = {"accuracy of the classifier": round(features.accuracy, 4)}
     common = {"data": args.data, **shared(args, splits), **accuracy}
     results = Results(args.out, common)
-    for name in args.systems:
-        for seed in args.seeds:
-            key = {"system": name, "seed": seed}
 
-            def compute(key: dict[str, Any] = key) -> dict[str, Any]:
-                trainer = _train(args, results, splits, key)
-                picture = results.path(key, ".png")
-                return measure(trainer, splits, features, key["seed"], picture)
+    def compute(key: dict[str, Any]) -> dict[str, Any]:
+        trainer = _train(args, results, splits, key)
+        return measure(trainer, splits, features, key["seed"], results.path(key, ".png"))
 
-            results.row(key, compute)
-    if rows := results.rows():
-        results.publish(table(rows, common))
+    results.fill(keys(system=args.systems, seed=args.seeds), compute, table)
     return 0
 
 
@@ -178,18 +172,10 @@ def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     """The comparison as Markdown: mean and standard deviation over the seeds."""
     order = list(SYSTEMS)
     rows = sorted(rows, key=lambda r: (order.index(r["system"]), r["seed"]))
-    columns = ("ELBO", "reconstructions", "samples, N(0, I)", "samples, mixture")
-    lines = [
-        [
-            row["system"],
-            str(row["seeds"]),
-            *(number(row[name]) for name in columns),
-            number(row["sigma"], 4),
-        ]
-        for row in over_seeds(rows, ["system"])
-    ]
+    columns = {"system": 0, "seeds": 0, "ELBO": 2, "reconstructions": 2, "samples, N(0, I)": 2}
+    columns |= {"samples, mixture": 2, "sigma": 4}
     return (
-        f"{markdown(['system', 'seeds', *columns, 'sigma'], lines)}\n\nELBO in nats per datum on "
+        f"{markdown(over_seeds(rows, ['system']), columns)}\n\nELBO in nats per datum on "
         "the test data; the others are Frechet distances to the test data in the features of a "
         f"classifier trained on the labels, comparable in this table only; {told(settings)}; "
         "sigma is at least a grey level, 1/255, where it differs between pixels.\n"

@@ -24,7 +24,7 @@ from ..infer import reconstruct
 from ..networks.grids import GridDecoder, GridEncoder, grid_shape
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import Results, first, markdown, number, over_seeds, parser, shared, sheet, told
+from .running import Results, first, keys, markdown, over_seeds, parser, shared, sheet, told
 
 NAME = "vq"
 EPOCHS = 50
@@ -145,11 +145,12 @@ def _samples(model: Any, count: int, prior: Any) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
-    options = parser(NAME, __doc__.splitlines()[0], epochs=EPOCHS, batch_size=128)
-    options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    options.add_argument("--data", choices=("mnist", "fashion-mnist", "cifar10"), default="mnist")
-    options.add_argument("--prior-epochs", type=integer(1), default=30)
-    options.add_argument("--count", type=integer(1), help="training data, default all")
+    options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=128)
+    add = options.add_argument
+    add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    add("--data", choices=("mnist", "fashion-mnist", "cifar10"), default="mnist")
+    add("--prior-epochs", type=integer(1), default=30)
+    add("--count", type=integer(1), help="training data, default all")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
@@ -164,47 +165,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         "accuracy of the classifier": round(features.accuracy, 4),
     }
     results = Results(args.out, common)
-    for system in args.systems:
-        for seed in args.seeds:
-            key = {"system": system, "seed": seed}
-            make = functools.partial(
-                build, system, seed=seed, event_shape=splits.event_shape, device=args.device
-            )
 
-            def compute(key: dict[str, Any] = key, make: Any = make) -> dict[str, Any]:
-                trainer = results.train(key, make, splits.train, args)
-                rest = (features, args.prior_epochs, key["seed"], results.path(key, ".png"))
-                return measure(trainer, splits, *rest)
+    def compute(key: dict[str, Any]) -> dict[str, Any]:
+        make = functools.partial(build, **key, event_shape=splits.event_shape, device=args.device)
+        trainer = results.train(key, make, splits.train, args)
+        rest = (features, args.prior_epochs, key["seed"], results.path(key, ".png"))
+        return measure(trainer, splits, *rest)
 
-            results.row(key, compute)
-    if rows := results.rows():
-        results.publish(table(rows, common))
+    results.fill(keys(system=args.systems, seed=args.seeds), compute, table)
     return 0
 
 
 def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     """The comparison as Markdown."""
     rows = sorted(rows, key=lambda r: (SYSTEMS.index(r["system"]), r["seed"]))
-    columns = {
-        "bits/dim": ("bits/dim", 3),
-        "learned prior": ("bits/dim, learned prior", 3),
-        "squared error": ("squared error", 2),
-        "reconstructions": ("reconstructions", 1),
-        "samples": ("samples", 1),
-        "samples, learned prior": ("samples, learned prior", 1),
-        "codes used": (f"codes used of {CODES}", 0),
-    }
-    lines = [
-        [
-            row["system"],
-            str(row["seeds"]),
-            *(number(row[name], digits) for name, (_, digits) in columns.items()),
-        ]
+    bits, used = "bits/dim, learned prior", f"codes used of {CODES}"
+    columns = {"system": 0, "seeds": 0, "bits/dim": 3, bits: 3, "squared error": 2}
+    columns |= {"reconstructions": 1, "samples": 1, "samples, learned prior": 1, used: 0}
+    merged = [
+        {**row, bits: row["learned prior"], used: row["codes used"]}
         for row in over_seeds(rows, ["system"])
     ]
-    header = ["system", "seeds", *(title for title, _ in columns.values())]
     return (
-        f"{markdown(header, lines)}\n\nBits/dim are upper bounds for the test data, under the "
+        f"{markdown(merged, columns)}\n\nBits/dim are upper bounds for the test data, under the "
         "prior of training and under one learned afterwards; the squared error is that of "
         "reconstructions, summed over pixels in [0, 1]; then Frechet distances to the test data "
         "in the features of a classifier trained on the labels, comparable in this table only; "

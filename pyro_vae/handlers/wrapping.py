@@ -15,7 +15,6 @@ from ..ground.arguments import at_least, known
 from ..ground.recorded import Recorded
 from ..programs.program import Guide, Model, Program
 from ..programs.sites import is_auxiliary, is_latent
-from ..schedules import check_beta
 
 Beta = float | Tensor | Mapping[str, float | Tensor]
 
@@ -123,7 +122,7 @@ class _ScaleLatents(OnLatents):
             if isinstance(value, Tensor) and value.dim() != 0:
                 raise ValueError(f"{where}: expected a 0-d tensor, got {tuple(value.shape)}")
             if not isinstance(value, Tensor) or pyro.infer.util.is_validation_enabled():
-                check_beta(value, where)
+                at_least(where, value)
 
     def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
         self._check()

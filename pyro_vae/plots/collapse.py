@@ -54,15 +54,10 @@ def collapse(result: Any) -> Figure:
     for i, (site, found) in enumerate(result.units.items()):
         variance = torch.as_tensor(found.variance).cpu().sort(descending=True).values
         active = int((variance > found.threshold).sum())
-        units.plot(
-            np.arange(1, len(variance) + 1),
-            # Units without any variance still get a point
-            variance.clamp(min=1e-8),
-            marker="o",
-            markersize=4,
-            color=COLORS[i % len(COLORS)],
-            label=shown(f"{site}: {active} of {len(variance)} active"),
-        )
+        label = shown(f"{site}: {active} of {len(variance)} active")
+        style = {"marker": "o", "markersize": 4, "color": COLORS[i % len(COLORS)], "label": label}
+        # Units without any variance still get a point
+        units.plot(np.arange(1, len(variance) + 1), variance.clamp(min=1e-8), **style)
     units.axhline(threshold, color=COLORS[8], linestyle=":", label=f"threshold {threshold:g}")
     units.set_yscale("log")
     units.xaxis.set_major_locator(MaxNLocator(integer=True))

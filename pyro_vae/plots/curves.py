@@ -125,18 +125,11 @@ def _finish(
         y = [i / 50 for i in range(51)]
         style = {"color": "0.4", "linestyle": ":", "linewidth": 1, "label": "_swap"}
         ax.plot([epoch - 0.5] * len(y), y, transform=ax.get_xaxis_transform(), **style)
-        ax.text(
-            epoch - 0.5,
-            0.02,
-            f" {shown(row.get('guide', ''))}" + (", model frozen" if row.get("frozen") else ""),
-            transform=ax.get_xaxis_transform(),
-            rotation=90,
-            ha="right",
-            va="bottom",
-            fontsize="small",
-            color="0.3",
-            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
-        )
+        name = f" {shown(row.get('guide', ''))}" + (", model frozen" if row.get("frozen") else "")
+        box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
+        style = {"rotation": 90, "ha": "right", "va": "bottom", "fontsize": "small", "bbox": box}
+        place = epoch - 0.5, 0.02
+        ax.text(*place, name, transform=ax.get_xaxis_transform(), color="0.3", **style)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small")
 
@@ -200,9 +193,8 @@ def _draw_bound(ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]]
     error = [_get(r, "validation", "elbo_se") for r in rows]
     _line(ax, epochs, validation, "ELBO, validation", color=COLORS[2], linestyle="--")
     if any(map(math.isfinite, error)):
-        low = [v - e for v, e in zip(validation, error, strict=True)]
-        high = [v + e for v, e in zip(validation, error, strict=True)]
-        ax.fill_between(epochs, low, high, color=COLORS[2], alpha=0.2, linewidth=0)
+        ends = [np.array(validation) + sign * np.array(error) for sign in (-1, 1)]
+        ax.fill_between(epochs, *ends, color=COLORS[2], alpha=0.2, linewidth=0)
     betas = [_beta(row, site) for row in rows for site in _beta_sites(rows)]
     weighted = any(row.get("particles", 1) > 1 for row in rows)
     if weighted or any(beta != 1 and not math.isnan(beta) for beta in betas):

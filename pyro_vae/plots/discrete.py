@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from ..ground.arguments import whole
 from ..guides import NearestCode
 from ..models import VQVAE
 from ..priors import CodePrior
@@ -77,11 +78,9 @@ def completions(
     check_tensor(x)
     height = model.grid_shape[0]
     rows = height // 2 if rows is None else rows
-    if not 0 <= rows <= height or n < 1:
-        raise ValueError(
-            f"rows and n: expected 0 to {height} rows and at least 1 completion, got "
-            f"{rows} and {n}"
-        )
+    whole("n", n)
+    if not 0 <= rows <= height:
+        raise ValueError(f"rows: expected 0 to {height}, got {rows}")
     mask = torch.zeros(model.grid_shape, dtype=torch.bool, device=x.device)
     mask[:rows] = True
     with measuring(model, guide, device=x.device):

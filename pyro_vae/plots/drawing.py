@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from ..data import Dataset
+from ..ground.arguments import known
 from ..ground.drawing import new_axes, shown
-from ..programs.labels import checked_labels, label_arguments
+from ..programs.labels import Labels, checked_labels, label_arguments
 from ..programs.means import stand_in_data
+from ..programs.unwrapping import name_of
 
 
 def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -90,12 +92,9 @@ def draw_grid(
     cells = x.reshape(n, -1, *x.shape[-2:]) if image else x.reshape(n, 1, 1, -1)
     cells = cells.clamp(0, 1) if plain else cells
     height, width = cells.shape[-2:]
-    if image:
-        gap = math.ceil(height / 2 if titles else max(height, width) / 20)
-    else:
-        gap = 0
-        if columns > 1:
-            cells = nn.functional.pad(cells, (0, 1), value=math.nan)
+    gap = math.ceil(height / 2 if titles else max(height, width) / 20) if image else 0
+    if not image and columns > 1:
+        cells = nn.functional.pad(cells, (0, 1), value=math.nan)
     frame = gap if n > 1 else 0  # make_grid returns a single image without a frame
     grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if plain else math.nan)
     if plain:
@@ -162,10 +161,8 @@ def grid_axes(
             (len(line) for text in row_labels for line in text.split("\n")), default=0
         )
         (ax,) = new_axes(1, 1, (width + 0.4, height + (0.6 if column_labels else 0.3)))
-    drawn = draw_grid(
-        ax, x, columns, row_labels=row_labels, column_labels=column_labels, titles=titles
-    )
-    add_scale(drawn, [ax])
+    labels = {"row_labels": row_labels, "column_labels": column_labels, "titles": titles}
+    add_scale(draw_grid(ax, x, columns, **labels), [ax])
     return ax
 
 
@@ -203,7 +200,7 @@ def spaced(values: Iterable[float], most: int = 10) -> list[str]:
 
 
 def run_on_zeros(
-    model: Callable, x: Tensor, y: Tensor | None, *, given: Mapping[str, Tensor] | None = None
+    model: Callable, x: Tensor, y: Labels, *, given: Mapping[str, Tensor] | None = None
 ) -> Trace:
     """The trace of a model on zeros of the shape of ``x``, with the latents that are ``given``.
 
@@ -215,11 +212,32 @@ def run_on_zeros(
         return poutine.trace(program).get_trace(torch.zeros_like(x), **label_arguments(model, y))
 
 
+def run(
+    model: Callable,
+    n: int,
+    y: Labels,
+    like: Tensor | None,
+    given: Mapping[str, Tensor] | None = None,
+) -> Trace:
+    """The trace of ``n`` data of a model, with the latents that are ``given``.
+
+    Raises:
+        ValueError: a model without a method ``sample``, and no ``like``.
+    """
+    if like is not None:
+        return run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y, given=given)
+    if not hasattr(model, "sample"):
+        raise ValueError(
+            f"like: {name_of(model)} has no method sample(n): "
+            "pass any of its data, such as like=x[:1], for the shape of what it draws"
+        )
+    program = poutine.condition(model, data=given or {})
+    return poutine.trace(program).get_trace(size=n, **label_arguments(model, y))
+
+
 def vector_site(values: dict[str, Tensor], site: str | None) -> str:
     """``site``, or the first one; its values must be (n, size)."""
-    site = next(iter(values)) if site is None else site
-    if site not in values:
-        raise ValueError(f"site: expected one of {tuple(values)}, got {site!r}")
+    site = next(iter(values)) if site is None else known("site", site, values)
     if values[site].dim() != 2:
         raise ValueError(
             f"site: expected one whose values are vectors, {site!r} has shape "

@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from ..ground.arguments import whole
 from ..ground.drawing import shown
 from ..infer import grid_2d, interpolate, traverse
 from ..programs.labels import as_labels, label_arguments
@@ -93,12 +94,12 @@ def _batched(model: Callable, x: Tensor, y: Tensor | None, name: str) -> Tensor:
         with measuring(model, device=x.device):
             trace = run_on_zeros(model, x[None], y)
         event_shape = trace.nodes[observed_sites(trace)[-1]]["fn"].event_shape
-    event_shape = tuple(event_shape)
+    event_shape, size = tuple(event_shape), math.prod(event_shape)
     if tuple(x.shape[1:]) == event_shape and len(x):
         return x
-    if tuple(x.shape) == event_shape or x.numel() == math.prod(event_shape):
+    if x.numel() == size:
         return x[None]
-    if x.dim() > 1 and len(x) and x[0].numel() == math.prod(event_shape):
+    if x.dim() > 1 and len(x) and x[0].numel() == size:
         return x
     raise ValueError(
         f"{name}: expected one datum of shape {event_shape} or several, got {tuple(x.shape)}"
@@ -151,7 +152,7 @@ def traversals(
     """
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
     check_tensor(x)
-    labels = None if y is None else as_labels(y, 1, x.device)
+    labels = as_labels(y, 1, x.device)
     x = _batched(model, x, labels, "x")
     if len(x) != 1:
         raise ValueError(f"x: expected one datum, got {len(x)}: pass x[0]")
@@ -230,11 +231,9 @@ def latent_grid(
         >>> latent_grid(vae, like=torch.zeros(1, 1, 8, 8), steps=3).get_xlabel()
         'z1[0]'
     """
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
-    label = None if y is None else as_labels(y, 1, like.device)
+    whole("steps", steps)
     with measuring(model, device=like.device):
-        trace = run_on_zeros(model, like[:1], label)
+        trace = run_on_zeros(model, like[:1], y)
         site = vector_site({s: trace.nodes[s]["value"] for s in latent_sites(trace)}, site)
         size = trace.nodes[site]["value"].shape[-1]
         if size != 2:

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pyro import poutine
 from pyro.poutine import Trace
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..ground.arguments import whole
 from ..ground.drawing import new_axes, shown
-from ..programs.labels import as_labels, label_arguments
+from ..programs.labels import as_labels
 from ..programs.means import mean_of
 from ..programs.modes import evaluating
+from ..programs.placing import device_of
 from ..programs.sites import latent_sites, observed_sites
-from ..programs.unwrapping import name_of
 from ..programs.values import check_tensor
-from .drawing import grid_axes, run_on_zeros
+from .drawing import grid_axes, run
 from .scatter import draw_points
 
 _MOST_COLUMNS = 3
@@ -66,21 +66,13 @@ def layer_samples(
         >>> layer_samples(vae, "z1", rows=3, columns=5).images[0].get_array().shape
         (28, 46, 3)
     """
-    for name, value in (("rows", rows), ("columns", columns)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
-    if like is None and not hasattr(model, "sample"):
-        raise ValueError(
-            f"like: {name_of(model)} has no method sample(n): "
-            "pass any of its data, such as like=x[:1], for the shape of what it draws"
-        )
+    whole("rows", rows)
+    whole("columns", columns)
     if like is not None:
         check_tensor(like, "like")
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else like
-    device = None if parameter is None else parameter.device
-    labels = None if y is None else as_labels(y, rows, device)
+    labels = as_labels(y, rows, device_of(model))
     with evaluating(model):
-        first = _run(model, rows, labels, like)
+        first = run(model, rows, labels, like)
         data_site = _observed(first, like)
         order = [s for s in latent_sites(first) if s != data_site]
         site = _site(order, layer)
@@ -89,7 +81,7 @@ def layer_samples(
             for s in order[: order.index(site)]
         }
         labels = None if labels is None else labels.repeat_interleave(columns)
-        below = _run(model, rows * columns, labels, like, above)
+        below = run(model, rows * columns, labels, like, above)
     node = below.nodes[data_site]
     x = mean_of(node["fn"], data_site) if mean else node["fn"].sample()
     if like is not None:
@@ -102,20 +94,6 @@ def layer_samples(
     if above:
         ax.set_ylabel("draw of the layers above")
     return ax
-
-
-def _run(
-    model: Callable,
-    n: int,
-    y: Tensor | None,
-    like: Tensor | None,
-    given: Mapping[str, Tensor] | None = None,
-) -> Trace:
-    """A trace of ``n`` data of a model, with the latents that are ``given``."""
-    if like is not None:
-        return run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y, given=given)
-    program = poutine.condition(model, data=given or {})
-    return poutine.trace(program).get_trace(size=n, **label_arguments(model, y))
 
 
 def _observed(trace: Trace, like: Tensor | None) -> str:
@@ -155,15 +133,14 @@ def projections(
     n = len(next(iter(points.values())))
     if y is not None and y.shape != (n,):
         raise ValueError(f"labels: expected {n} labels, got shape {tuple(y.shape)}")
+    values = None if y is None else y.cpu().numpy()
     columns = min(_MOST_COLUMNS, len(points))
     rows = math.ceil(len(points) / columns)
     axes = new_axes(rows, columns, (3.6 * columns + 0.9, 3.4 * rows))
     for ax in axes[len(points) :]:
         ax.remove()
-    for i, (site, projection) in enumerate(points.items()):
-        ax = axes[i]
-        last = i == min(columns, len(points)) - 1
-        values = None if y is None else y.cpu().numpy()
+    for ax, (site, projection) in zip(axes, points.items(), strict=False):
+        last = ax is axes[columns - 1]
         draw_points(ax, projection.cpu().numpy(), values, names, legend=last)
         ax.set_title(shown(site))
         # Long numbers on one axis would run into each other

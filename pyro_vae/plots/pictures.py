@@ -8,20 +8,20 @@ from collections.abc import Callable, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..ground.arguments import at_least, whole
 from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
-from ..programs.labels import accepts_labels, as_labels
+from ..programs.labels import accepts_labels
 from ..programs.means import mean_of
-from ..programs.placing import matched
+from ..programs.placing import device_of, matched
 from ..programs.running import measuring
 from ..programs.sites import observed_sites
-from ..programs.unwrapping import innermost, name_of
+from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
-from .drawing import grid_axes, is_image, rows_of, run_on_zeros, stacked
+from .drawing import grid_axes, is_image, rows_of, run, stacked
 
 
 def images(
@@ -60,15 +60,13 @@ def images(
             f"x: expected data of shape (n, *event) with n >= 1, got {tuple(x.shape)}: "
             "pass x[None] for a single datum"
         )
-    if columns is not None and columns < 1:
-        raise ValueError(f"columns: expected at least 1, got {columns}")
     if titles and len(titles) != len(x):
         raise ValueError(f"titles: expected {len(x)}, one per datum, got {len(titles)}")
     if x.dtype == torch.uint8 and is_image(x.shape[1:]):
         x = x / 255
     if columns is None:
         columns = max(8, math.ceil(math.sqrt(len(x)))) if is_image(x.shape[1:]) else 1
-    return grid_axes(x, min(columns, len(x)), ax, titles=titles)
+    return grid_axes(x, min(whole("columns", columns), len(x)), ax, titles=titles)
 
 
 def samples(
@@ -115,14 +113,8 @@ def _draw(
         y = None  # the labels of a data set, which such a model ignores everywhere
     if hasattr(model, "sample"):
         return model.sample(n, y=y, mean=mean)
-    if like is None:
-        raise ValueError(
-            f"like: {name_of(model)} has no method sample(n): "
-            "pass any of its data, such as like=x[:1], for the shape of what it draws"
-        )
-    y = None if y is None else as_labels(y, n, like.device)
     with evaluating(model):
-        trace = run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y)
+        trace = run(model, n, y, like)
     site = observed_sites(trace)[-1]
     p_x = trace.nodes[site]["fn"]
     return (mean_of(p_x, site) if mean else p_x.sample()).reshape(n, *like.shape[1:])
@@ -174,13 +166,10 @@ def conditional(
             raise ValueError("classes: this model does not tell its labels: pass classes=range(k)")
         classes = range(condition)
     classes = [int(c) for c in classes]
-    if len(classes) == 0 or n < 1:
-        raise ValueError(
-            f"classes and n: expected at least 1, got {len(classes)} classes and n={n}"
-        )
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else like
-    device = None if parameter is None else parameter.device
-    y = torch.tensor(classes, device=device).repeat_interleave(n)
+    if not classes:
+        raise ValueError("classes: expected at least one, got none")
+    whole("n", n)
+    y = torch.tensor(classes, device=device_of(model)).repeat_interleave(n)
     names = [str(labels[c]) if len(labels) else str(c) for c in classes]
     ax = grid_axes(_draw(model, len(y), y=y, mean=mean, like=like), n, ax, row_labels=names)
     ax.set_ylabel("label")
@@ -248,8 +237,8 @@ def denoising(
         >>> len(denoising(vae, guides.BottomUp(vae), torch.zeros(5, 1, 8, 8), 0.3).axes)
         3
     """
-    if not callable(noise) and not 0 <= noise < math.inf:
-        raise ValueError(f"noise: expected a standard deviation >= 0, got {noise}")
+    if not callable(noise):
+        at_least("noise", noise)
     check_tensor(x)
     guide = innermost(guide)
     noisy = corrupted(x, noise)
@@ -293,9 +282,8 @@ def outliers(
         >>> len(outliers(vae, guides.BottomUp(vae), x, n=4).axes[0].texts)
         4
     """
-    if n < 1:
-        raise ValueError(f"n: expected at least 1, got {n}")
-    data = data if isinstance(data, Tensor) else matched(as_dataset(data), model, guide)
+    whole("n", n)
+    data = data if isinstance(data, Tensor) else matched(data, model, guide)
     with measuring(model, guide, device=data.device):
         x, y = rows_of(data, y)
         log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.given import as_dataset
 from ..ground.drawing import COLORS, MARKERS, new_axes, shown
 from ..infer import encode
 from ..programs.labels import label_arguments
@@ -58,16 +57,26 @@ def latent_scatter(
         >>> ax.collections[0].get_offsets().shape
         (5, 2)
     """
-    data = data if isinstance(data, Tensor) else matched(as_dataset(data), guide)
+    data = data if isinstance(data, Tensor) else matched(data, guide)
     points, names, y = _points(guide, data, y, site)
-    if ax is None:
-        (ax,) = new_axes(1, 1, (6.0, 5.0))
+    ax = _named(ax, names)
     if not len(labels) and isinstance(data, Dataset):
         labels = data.names
     draw_points(ax, points, None if y is None else y.cpu().numpy(), labels)
+    return ax
+
+
+def _named(ax: Axes | None, names: Sequence[str]) -> Axes:
+    """Axes for points of a plane, those of a new figure by default."""
+    ax = ax or new_axes(1, 1, (6.0, 5.0))[0]
     ax.set(xlabel=shown(names[0]), ylabel=shown(names[1]))
     ax.set_aspect("equal", adjustable="datalim")
     return ax
+
+
+def _style(n: int) -> dict[str, float]:
+    """Points that are the smaller the more there are."""
+    return {"s": float(np.clip(8000 / n, 4, 30)), "alpha": 0.8, "linewidths": 0}
 
 
 def _points(
@@ -143,7 +152,7 @@ def latent_map(
         >>> latent_map(guides.BottomUp(vae), x, x.norm(dim=1), name="length").get_xlabel()
         'z1[0]'
     """
-    data = data if isinstance(data, Tensor) else matched(as_dataset(data), guide)
+    data = data if isinstance(data, Tensor) else matched(data, guide)
     scores = torch.as_tensor(color).detach().double().cpu().numpy()
     if scores.shape != (len(data),):
         raise ValueError(f"color: expected {len(data)} scores, got shape {scores.shape}")
@@ -151,14 +160,10 @@ def latent_map(
     if not len(finite):
         raise ValueError("color: expected at least one finite score, got none")
     points, names, _ = _points(guide, data, y, site)
-    if ax is None:
-        (ax,) = new_axes(1, 1, (6.0, 5.0))
+    ax = _named(ax, names)
     low, high = np.quantile(finite, [0.01, 0.99])
-    style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
-    drawn = ax.scatter(*points.T, c=scores, cmap="viridis", vmin=low, vmax=high, **style)
-    ax.figure.colorbar(drawn, ax=ax, label=shown(name))
-    ax.set(xlabel=shown(names[0]), ylabel=shown(names[1]))
-    ax.set_aspect("equal", adjustable="datalim")
+    style = _style(len(points)) | {"cmap": "viridis", "vmin": low, "vmax": high}
+    ax.figure.colorbar(ax.scatter(*points.T, c=scores, **style), ax=ax, label=shown(name))
     return ax
 
 
@@ -183,7 +188,7 @@ def draw_points(
     legend: bool = True,
 ) -> None:
     """Draw points (n, 2) by label (n,), with a legend or a colour scale where it is asked for."""
-    style = {"s": float(np.clip(8000 / len(points), 4, 30)), "alpha": 0.8, "linewidths": 0}
+    style = _style(len(points))
     classes = [] if y is None else np.unique(y).tolist()
     if len(classes) > len(COLORS) * len(MARKERS):
         drawn = ax.scatter(*points.T, c=y, cmap="viridis", **style)

@@ -50,7 +50,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         ['sigma(z)']
     """
     check_tensor(x)
-    y = None if y is None else as_labels(y, len(x), x.device)
+    y = as_labels(y, len(x), x.device)
     with measuring(model, guide, device=x.device):
         z = encode(guide, x, **label_arguments(guide, y)).mean
         p = decode(model, z, x=torch.zeros_like(x), **label_arguments(model, y))
@@ -89,12 +89,9 @@ def calibration(result: Any, *, ax: Axes | None = None) -> Axes:
         if marker := _MARKED.get(float(w)):
             label = f"within {w:g} sigma: {100 * inside:.1f} %"
             ax.plot(expected, inside, marker, color=COLORS[0], label=label, clip_on=False)
-    ax.set_xlabel("expected inside, normal distribution")
-    ax.set_ylabel("inside")
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1)
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.set_aspect("equal")
+    ax.set(xlabel="expected inside, normal distribution", ylabel="inside")
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
     ax.legend(frameon=False, loc="lower right")
     return ax

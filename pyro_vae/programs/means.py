@@ -10,6 +10,7 @@ from pyro.infer.util import validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ..distributions import base_of
 from .sites import is_latent
 
 _DRAWS = 1000
@@ -36,9 +37,7 @@ def mean_of(distribution: Any, site: str) -> Tensor:
         >>> mean_of(dist.TransformedDistribution(dist.Normal(0.0, 1.0), moved), "z").round()
         tensor(2.)
     """
-    base = distribution
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
+    base = base_of(distribution)
     if isinstance(base, torch.distributions.Categorical):
         return base.logits.argmax(-1).expand(distribution.shape())
     try:

@@ -10,6 +10,8 @@ from pyro.distributions import Delta, MaskedDistribution
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 
+from ..distributions import base_of
+
 # The plate of samples per datum
 SAMPLES = "importance_samples"
 # Where a trace keeps what its sites are
@@ -109,9 +111,7 @@ def is_masked(site: dict[str, Any]) -> bool:
 
 def is_point_mass(distribution: Any) -> bool:
     """Whether a distribution is a ``Delta``, however its dimensions were declared."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return isinstance(distribution, Delta)
+    return isinstance(base_of(distribution), Delta)
 
 
 def latent_sites(trace: Trace) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ground.arguments import at_least
 from ..handlers import scale_latents
-from ..schedules import Constant, Schedule, as_schedule, check_beta
+from ..schedules import Constant, Schedule, as_schedule
 
 
 class Annealing:
@@ -103,5 +104,5 @@ def _schedule(value: Any, where: str) -> Schedule | Tensor:
         )
     if value.dim():
         raise ValueError(f"{where}: expected a 0-d tensor, got shape {tuple(value.shape)}")
-    check_beta(value, where)
+    at_least(where, value)
     return value

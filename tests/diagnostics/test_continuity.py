@@ -106,8 +106,8 @@ def test_standard_error_is_over_pairs():
     [
         (X, {}, "data: expected labels"),
         ((X, 0 * Y), {}, "data: expected labels of at least two classes"),
-        ((X, Y), {"steps": 2}, "steps and pairs: expected at least 3 steps"),
-        ((X, Y), {"pairs": 0}, "steps and pairs"),
+        ((X, Y), {"steps": 2}, "steps: expected a whole number of at least 3, got 2"),
+        ((X, Y), {"pairs": 0}, "pairs: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_input(given, options, message):

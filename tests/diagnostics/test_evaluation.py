@@ -298,7 +298,11 @@ def test_a_good_proposal_is_not_warned_about(linear):
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        (X, {"importance_samples": -1}, "importance_samples: expected at least 0, got -1"),
+        (
+            X,
+            {"importance_samples": -1},
+            "importance_samples: expected a whole number of at least 0, got -1",
+        ),
         (X[:, :5], {}, r"site 'x': expected shape \(n, 6\)"),
         (X[:0], {}, "x: expected at least one datum"),
         (X.log(), {}, "x: expected finite values"),

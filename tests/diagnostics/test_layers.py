@@ -164,7 +164,7 @@ def test_many_layers_are_in_rows():
 
 def test_bad_arguments():
     vae, guide = pair()
-    with pytest.raises(ValueError, match="threshold: expected a positive number"):
+    with pytest.raises(ValueError, match="threshold: expected a positive finite number"):
         diagnostics.layers(vae, guide, X, threshold=0.0)
     with pytest.raises(ValueError, match=r"site 'x': expected shape \(n, 6\)"):
         diagnostics.layers(vae, guide, X[:, :3])

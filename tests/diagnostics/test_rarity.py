@@ -207,7 +207,7 @@ def test_rng_and_labels():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="samples: expected at least 1"):
+    with pytest.raises(ValueError, match="samples: expected a whole number of at least 1"):
         diagnostics.rarity(model, guide, torch.zeros(3, 2), samples=0)
     with pytest.raises(ValueError, match="reference: expected at least 2 data"):
         diagnostics.rarity(model, guide, torch.zeros(3, 2), reference=torch.zeros(1, 2))

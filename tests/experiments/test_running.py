@@ -79,8 +79,8 @@ def test_means_and_deviations_over_seeds():
 
 def test_tables():
     assert number((3.14159, 0.1), 3) == "3.142 +- 0.100"
-    text = markdown(["a", "b"], [["1", "2"], ["3", "4"]])
-    assert text.splitlines() == ["| a | b |", "|---|---|", "| 1 | 2 |", "| 3 | 4 |"]
+    text = markdown([{"a": 1, "b": "2"}, {"a": 3, "b": (4.04, 0.2), "c": 5}], {"a": 0, "b": 1})
+    assert text.splitlines() == ["| a | b |", "|---|---|", "| 1 | 2 |", "| 3 | 4.0 +- 0.2 |"]
 
 
 def test_options():

@@ -39,5 +39,5 @@ def test_completions_show_data_reconstructions_and_draws(pair):
             torch.testing.assert_close(cell(ax, row, column), means[row, 0])
     labels = [t.get_text() for t in ax.get_xticklabels()]
     assert labels == ["data", "all codes", "2 of 2\nrows given"]
-    with pytest.raises(ValueError, match="rows and n: expected 0 to 2 rows"):
+    with pytest.raises(ValueError, match="rows: expected 0 to 2, got"):
         plots.completions(vqvae, guide, prior, x, rows=3)

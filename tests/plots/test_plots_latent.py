@@ -137,7 +137,7 @@ def test_traversals_of_a_conditional_pair(y):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"site": "z9"}, r"\('z1',\), got 'z9'"),
+        ({"site": "z9"}, "site: expected one of z1, got 'z9'"),
         ({"dims": [2]}, "units 0 to 1 of 'z1'"),
         ({"dims": []}, "units 0 to 1"),
         ({"values": []}, "values"),
@@ -214,7 +214,7 @@ def test_latent_grid_of_an_upper_site_and_a_label():
     ("kwargs", "message"),
     [
         ({}, "'z1' has 5: use plots.traversals"),
-        ({"site": "code"}, r"one of \('z2', 'z1'\), got 'code'"),
+        ({"site": "code"}, "site: expected one of z2, z1, got 'code'"),
         ({"steps": 0}, "steps"),
     ],
 )

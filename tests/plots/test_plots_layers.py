@@ -108,8 +108,8 @@ def test_modes_stay():
         (0, {}, "layer: expected one of"),
         (4, {}, "layer: expected one of .* from 1 to 3, got 4"),
         ("x", {}, "layer: expected one of"),
-        (1, {"rows": 0}, "rows: expected at least 1, got 0"),
-        (1, {"columns": 0}, "columns: expected at least 1, got 0"),
+        (1, {"rows": 0}, "rows: expected a whole number of at least 1, got 0"),
+        (1, {"columns": 0}, "columns: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_arguments(layer, options, message):

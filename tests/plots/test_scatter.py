@@ -110,7 +110,7 @@ def test_scatter_of_functions_and_conditional_guides():
     ("latents", "n", "kwargs", "message"),
     [
         (1, 5, {}, "at least two units, 'z1' has 1"),
-        (2, 5, {"site": "z2"}, r"one of \('z1',\)"),
+        (2, 5, {"site": "z2"}, "site: expected one of z1, got 'z2'"),
         (2, 5, {"y": torch.zeros(4)}, "expected 5 labels"),
         (2, 0, {}, "at least one datum"),
         (3, 1, {}, "at least 2 data"),
