@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,16 +16,12 @@ from ..ground.recorded import encode
 from ..programs.placing import usable_device
 from ..storage import archive
 from ..storage.folder import RunFolder
-from .objective import Objective
-from .state import TrainState
+from .pair import TrainedPair
 
 
 def write(
     path: str | Path,
-    model: Callable,
-    guide: Callable,
-    objective: Objective,
-    state: TrainState,
+    trainer: TrainedPair,
     *,
     run: Mapping[str, Any] | None = None,
     arguments: bool | None = True,
@@ -32,10 +30,7 @@ def write(
 
     Args:
         path: file to write; an existing one is replaced.
-        model: generative program.
-        guide: inference program.
-        objective: what it raises.
-        state: what training has changed.
+        trainer: what is written.
         run: what the present run gives, for a file from which it goes on.
         arguments: whether constructor arguments are written; None: where JSON can hold them.
 
@@ -43,18 +38,17 @@ def write(
         TypeError: an argument that JSON cannot hold, a plain function.
         OSError: the file cannot be written; nothing is left behind.
     """
-    modules = checked({"model": model, "guide": guide})
+    modules = checked({"model": trainer.model, "guide": trainer.guide})
     if arguments is None:
-        try:
-            return write(path, model, guide, objective, state, run=run)
-        except TypeError:
-            return write(path, model, guide, objective, state, run=run, arguments=False)
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    plain, tensors = state.plain(parameters, run)
-    plain["arguments"] = {**objective.arguments(), "seed": state.stream.seed}
-    if not arguments and not _is_plain(plain["arguments"]["optimizer"]):
-        del plain["arguments"]["optimizer"]
-    archive.write(path, "trainer", modules, plain=plain, tensors=tensors, arguments=arguments)
+        with contextlib.suppress(TypeError):
+            return write(path, trainer, run=run)
+    state = {**trainer.state_dict(), "run": run}
+    plain = state.pop("plain")
+    made = {**trainer.objective.arguments(), "seed": trainer.state.stream.seed}
+    if not arguments and not _is_plain(made["optimizer"]):
+        del made["optimizer"]
+    plain = {**plain, "arguments": made}
+    archive.write(path, "trainer", modules, plain=plain, tensors=state, arguments=bool(arguments))
 
 
 def checked(programs: Mapping[str, Callable]) -> dict[str, nn.Module]:
@@ -111,7 +105,10 @@ def load(
                 stacklevel=4,
             )
         with file.limited():
-            trainer = make(**modules, device=device, **arguments)
+            # A scheduler may have ended at 0, where no run begins
+            lr = arguments.pop("lr")
+            trainer = make(**modules, device=device, lr=lr or 1.0, **arguments)
+            trainer.objective = dataclasses.replace(trainer.objective, lr=lr)
         try:
             # An optimizer of the user's own keeps what it likes
             state = {**file.tensors, "plain": plain}

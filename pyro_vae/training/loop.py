@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from signal import SIGTERM
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import ranks
-from ..callbacks.base import Training
 from ..callbacks.collapse import CollapseWarning, tell_collapsed
 from ..ground import streams
 from ..ground.turns import turn
 from ..infer.objectives.elbo import check_possible
 from ..programs.unwrapping import name_of
+from . import checkpoint
 from .feeds import Batch, Loaded
 from .guard import Guard
 from .moments import groups_of, restore_groups
+from .pair import TrainedPair
 from .plan import Plan
-from .state import Position, Run, TrainState
+from .state import Position, Run
 from .step import Step
 from .totals import Totals, logged
 from .validation import Validation, active_units, warn_of_few_codes
@@ -32,18 +33,6 @@ _REFRESH_SECONDS = 0.5
 _MOST_ENCODED = 1000
 # By then codes that are going to be used are
 _EPOCHS_BEFORE_A_WARNING = 4
-
-
-class Writing(Training, Protocol):
-    """A trainer whose run writes checkpoints and lets other threads go first."""
-
-    state: TrainState
-
-    def write(self, path: Path, *, run: dict[str, Any]) -> None:
-        """Write a checkpoint."""
-
-    def give_way(self) -> None:
-        """Let other threads run programs now."""
 
 
 class Loop:
@@ -55,7 +44,7 @@ class Loop:
         step: takes the steps.
     """
 
-    def __init__(self, trainer: Writing, plan: Plan, step: Step) -> None:
+    def __init__(self, trainer: TrainedPair, plan: Plan, step: Step) -> None:
         self.trainer, self.plan, self.step = trainer, plan, step
         self.state, self.feed = trainer.state, plan.feed
         self.run: Run = plan.run
@@ -163,7 +152,9 @@ class Loop:
         shown = time.perf_counter()
         for x, y in batches:
             if turn.waiting:
-                self.trainer.give_way()
+                # On torch's global random stream
+                with state.stream.aside():
+                    turn.give_way()
             with interruption:
                 if annealing.moves:
                     annealing.set(state.step, per_epoch)
@@ -277,9 +268,8 @@ class Loop:
                 "states": [callback.state_dict() for callback in self.plan.callbacks],
             },
         )
-        step = self.state.step
-        ranks.by_first(lambda: folder.put(step, lambda path: self.trainer.write(path, run=run)))
-        self.state.written[folder.where] = folder.last
+        write = partial(checkpoint.write, trainer=self.trainer, run=run, arguments=None)
+        ranks.by_first(lambda: folder.put(self.state.step, write))
 
     def _go_on(self) -> None:
         """Be where the run was when the checkpoint was written."""
@@ -296,8 +286,8 @@ class Loop:
                 buffer.copy_(value)
         batches = 0 if run.position is None else run.position.batches
         self.plan.bar.update(run.done * len(self.feed) + batches)
-        streams.go_to(self.feed.device, run.random)
-        run.found = {}
+        streams.go_to(self.feed.device, run.each[ranks.rank()][1])
+        run.found, run.each = {}, []
 
 
 def _hidden_buffers(modules: list[nn.Module]) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..ground.arguments import at_least
 from ..infer.engine.optimizers import check_optimizer, recordable
 from ..infer.engine.svi import Engine, running
 from ..infer.objectives.elbo import Estimator, as_estimator
@@ -24,7 +24,7 @@ class Objective:
 
     Attributes:
         beta: weight of the KL, see ``Trainer``, like all that follow.
-        lr: learning rate at the start of the next run.
+        lr: learning rate at the start of the next run; 0 where a scheduler ended there.
         optimizer: makes a torch optimizer.
         elbo: the estimator, or its name.
         clip_norm: greatest norm of the total gradient, or None.
@@ -54,8 +54,7 @@ class Objective:
         if self.engine is not None:
             running(self.elbo, self.engine)
         Annealing(self.beta)
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr: expected a positive finite number, got {self.lr}")
+        at_least("lr", self.lr)
 
     def arguments(self) -> dict[str, Any]:
         """As a file holds them."""
