@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..ground.arguments import is_whole
 from ..ground.files import write_atomically
 from ..ground.recorded import decode, encode
+from ..ground.streams import forked
 from . import sealed
 from .limits import limited
 
@@ -95,7 +96,7 @@ def opened(path: Path, device: torch.device) -> Iterator[Archive]:
     """
     content, values = _read(path, device)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             yield Archive(content, values)
     except torch.OutOfMemoryError:
         raise
@@ -111,10 +112,8 @@ def is_newer(path: Path) -> bool:
     """Whether a file is sound, and of a version that only a newer library reads."""
     try:
         _read(path, torch.device("cpu"))
-    except NewerFormatError:
-        return True
-    except (ValueError, OSError):
-        pass
+    except (ValueError, OSError) as error:
+        return isinstance(error, NewerFormatError)
     return False
 
 

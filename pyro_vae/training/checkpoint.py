@@ -70,16 +70,7 @@ def load(
     optimizer: Callable[..., torch.optim.Optimizer] | None,
     device: torch.device | str | None,
 ) -> Any:
-    """Read a file of a trainer, a model or a guide; see ``saving.load``.
-
-    Args:
-        make: the class of a trainer.
-        path: the file.
-        model: to load the tensors into, or None.
-        guide: likewise.
-        optimizer: the trainer's, where the file could not hold it.
-        device: where to put the tensors; None for the CPU.
-    """
+    """Read a file as ``saving.load`` does; ``make`` is the class of a trainer."""
     device = None if device is None else usable_device(device)
     if model is None:
         model = getattr(guide, "model", None)
@@ -106,8 +97,8 @@ def load(
             )
         with file.limited():
             # A scheduler may have ended at 0, where no run begins
-            lr = arguments.pop("lr")
-            trainer = make(**modules, device=device, lr=lr or 1.0, **arguments)
+            lr = arguments["lr"]
+            trainer = make(**modules, device=device, **{**arguments, "lr": lr or 1.0})
             trainer.objective = dataclasses.replace(trainer.objective, lr=lr)
         try:
             # An optimizer of the user's own keeps what it likes

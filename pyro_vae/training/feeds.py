@@ -35,25 +35,17 @@ class Resident:
     Args:
         data: n data.
         batch_size: data per step; the last batch may be shorter.
+
+    Attributes:
+        device: where the batches are.
+        count: data in an epoch.
+        last: data in the last batch of an epoch.
     """
 
     def __init__(self, data: Dataset, batch_size: int) -> None:
         self.data, self.batch_size = data, batch_size
-
-    @property
-    def device(self) -> torch.device:
-        """Where the batches are."""
-        return self.data.device
-
-    @property
-    def count(self) -> int:
-        """Data in an epoch."""
-        return len(self.data)
-
-    @property
-    def last(self) -> int:
-        """Data in the last batch of an epoch."""
-        return self.count % self.batch_size or self.batch_size
+        self.device, self.count = data.device, len(data)
+        self.last = self.count % batch_size or batch_size
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -61,7 +53,7 @@ class Resident:
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
-        order = ranks.same(torch.randperm(self.count, device=self.data.device))
+        order = ranks.same(torch.randperm(self.count, device=self.device))
         rows = order.split(self.batch_size)
         return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))
 

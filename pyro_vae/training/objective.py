@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..ground.arguments import at_least
 from ..infer.engine.optimizers import check_optimizer, recordable
 from ..infer.engine.svi import Engine, running
 from ..infer.objectives.elbo import Estimator, as_estimator
@@ -18,13 +18,19 @@ from .annealing import Annealing
 from .precision import Precision, PrecisionName, as_precision
 
 
+def check_lr(lr: float) -> None:
+    """Raise ``ValueError`` for a learning rate that no run begins with."""
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr: expected a positive finite number, got {lr}")
+
+
 @dataclass(frozen=True)
 class Objective:
     """The arguments of a ``Trainer`` besides its pair, checked.
 
     Attributes:
         beta: weight of the KL, see ``Trainer``, like all that follow.
-        lr: learning rate at the start of the next run; 0 where a scheduler ended there.
+        lr: learning rate at the start of the next run, whatever a scheduler ended with.
         optimizer: makes a torch optimizer.
         elbo: the estimator, or its name.
         clip_norm: greatest norm of the total gradient, or None.
@@ -54,7 +60,6 @@ class Objective:
         if self.engine is not None:
             running(self.elbo, self.engine)
         Annealing(self.beta)
-        at_least("lr", self.lr)
 
     def arguments(self) -> dict[str, Any]:
         """As a file holds them."""

@@ -10,22 +10,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..ground.arguments import positive
 from ..infer import check_pair
-from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator, as_estimator
 from ..programs.belonging import check_run, join
 from ..programs.checks import check_guide, check_minibatches
 from ..programs.placing import usable_device
 from ..schedules import Schedule
 from .annealing import Annealing
-from .objective import Objective
-from .precision import Precision, PrecisionName
+from .objective import Objective, check_lr
 from .state import TrainState
 
 
-def _part(name: str, doc: str) -> property:
-    return property(operator.attrgetter(name), doc=doc)
+def _part(name: str, doc: str, *, between: bool = False) -> property:
+    def assign(pair: TrainedPair, value: Any) -> None:
+        part = name.rpartition(".")[2]
+        pair._refuse_in_fit(part, "end the run with trainer.stop()")
+        pair._replace(**{part: value})
+
+    return property(operator.attrgetter(name), assign if between else None, doc=doc)
 
 
 class TrainedPair:
@@ -71,8 +73,8 @@ class TrainedPair:
     swapped = _part("state.swapped", "Whether the guide was swapped after the last epoch.")
     told_collapsed = _part("state.told_collapsed", "Latent sites whose collapse was told.")
     optimizer_class = _part("objective.optimizer", "The optimizer as it was given.")
-    engine = _part("objective.engine", "How steps run; may be assigned between calls of ``fit``.")
-    precision = _part("objective.precision", "Of networks; may be assigned between the calls.")
+    engine = _part("objective.engine", "How steps run; assigned between fits.", between=True)
+    precision = _part("objective.precision", "Of networks; likewise.", between=True)
 
     @property
     def frozen(self) -> bool:
@@ -136,16 +138,6 @@ class TrainedPair:
         if self.steps is not None:
             self.steps.svi.clip_norm = clip_norm
 
-    @engine.setter
-    def engine(self, engine: Engine | None) -> None:
-        self._refuse_in_fit("engine", "end the run with trainer.stop()")
-        self._replace(engine=engine)
-
-    @precision.setter
-    def precision(self, precision: PrecisionName | Precision) -> None:
-        self._refuse_in_fit("precision", "end the run with trainer.stop()")
-        self._replace(precision=precision)
-
     @property
     def lr(self) -> float:
         """The learning rate as it is now; may be assigned at any time."""
@@ -154,7 +146,7 @@ class TrainedPair:
 
     @lr.setter
     def lr(self, lr: float) -> None:
-        positive("lr", lr)
+        check_lr(lr)
         self._replace(lr=lr)
         for group in [] if self.optimizer is None else self.optimizer.param_groups:
             group["lr"] = lr

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Dataset, DataSplits
-from ..ground.arguments import positive
 from ..ground.recorded import Recorded
 from ..ground.streams import RandomStream
 from ..ground.turns import turn
@@ -23,7 +22,7 @@ from ..schedules import Schedule
 from . import checkpoint
 from .guard import Skip
 from .loop import Loop
-from .objective import Objective
+from .objective import Objective, check_lr
 from .pair import TrainedPair
 from .plan import Plan
 from .precision import Precision, PrecisionName, as_precision
@@ -100,7 +99,7 @@ class Trainer(Recorded, TrainedPair):
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        positive("lr", lr)
+        check_lr(lr)
         objective = Objective(beta, lr, optimizer, elbo, clip_norm, engine, precision)
         super().__init__(model, guide, objective, TrainState(RandomStream(seed)), device)
         self.seed = seed
@@ -190,6 +189,7 @@ class Trainer(Recorded, TrainedPair):
             This trainer.
 
         Warns:
+            UserWarning: data of a scale that a Gaussian likelihood cannot be trained on.
             UntrainedWarning: parameters that got no gradient in a whole epoch, and tensors that
                 the loss depends on but that no optimizer has.
 
@@ -205,9 +205,6 @@ class Trainer(Recorded, TrainedPair):
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
                 names step, site and layer, with the ranges of all distributions.
             KeyboardInterrupt: after Ctrl-C, see ``on_interrupt``; the trainer is usable.
-
-        Warns:
-            UserWarning: data of a scale that a Gaussian likelihood cannot be trained on.
         """
         self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
         plan = Plan.of(
