@@ -332,7 +332,5 @@ def check_source(data: Dataset | Loaded, name: str, model: Callable) -> None:
         for start in range(0, len(data), _CHECKED_AT_ONCE):
             part = data[start : start + _CHECKED_AT_ONCE]
             check_data(model, seen_values(part), part.y)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    except TypeError as error:
-        raise TypeError(f"{name}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error

@@ -53,13 +53,8 @@ class Loop:
         self._possible = not step.points
         self._validate = None
         if plan.validation is not None:
-            self._validate = Validation(
-                step.svi.model,
-                step.svi.guide,
-                plan.validation,
-                step.objective.elbo,
-                replay=step.replays,
-            )
+            pair, estimator = (step.svi.model, step.svi.guide), step.objective.elbo
+            self._validate = Validation(*pair, plan.validation, estimator, replay=step.replays)
 
     def __call__(self) -> bool:
         """Train to the end of the run, or until a callback or a signal stops it.
@@ -139,11 +134,11 @@ class Loop:
     def _steps(self, position: Position, started: float, epoch: int) -> None:
         """The steps of an epoch that are left."""
         state, plan, step, totals = self.state, self.plan, self.step, position.totals
-        interruption, annealing, bar, folder = (
+        interruption, bar, folder, annealing = (
             plan.interruption,
-            step.annealing,
             plan.bar,
             plan.folder,
+            step.annealing,
         )
         hooks = [h for c in plan.callbacks if (h := getattr(c, "on_step_end", None))]
         mean, per_epoch = step.objective.elbo.reduction == "mean", len(self.feed)

@@ -31,17 +31,10 @@ def _part(name: str, doc: str, *, between: bool = False) -> property:
 
 
 class TrainedPair:
-    """A model and a guide, their objective, and the state of their training.
+    """A model and a guide, their objective, and the state of their training; see ``Trainer``.
 
     The optimizer's state of a parameter stays from run to run, also while a guide without it is
     trained.
-
-    Args:
-        model: generative program.
-        guide: inference program.
-        objective: what they raise.
-        state: what training has changed.
-        device: move model and guide there; None: leave the pair where it is.
 
     Attributes:
         objective: what the pair is trained for; its parts may be assigned one by one.
@@ -172,14 +165,11 @@ class TrainedPair:
         return self.state.plain(self.parameters())
 
     def load_state_dict(self, state: Mapping[str, Any], *, known: bool = False) -> None:
-        """Take over what ``state_dict`` gave.
+        """Take over what ``state_dict`` gave; ``ValueError`` where it cannot be of this pair.
 
         Args:
             state: it.
             known: whether the optimizer is one of torch, whose moments can be checked.
-
-        Raises:
-            ValueError: it cannot be of a trainer of this pair.
         """
         self.state.load(state, self.model, self.parameters(), known=known)
         if self.step:

@@ -6,7 +6,7 @@ import builtins
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,15 @@ from .state import Run, TrainState
 _BATCH_SIZE = 128
 
 
-@dataclass
 class Plan:
-    """One call of ``Trainer.fit``, checked, and filled in where a run goes on.
+    """One call of ``Trainer.fit``, checked before anything happens.
+
+    Args:
+        trainer: whose pair is to be trained, and which may have an interrupted run to finish.
+        data: as for ``Trainer.fit``, like all that follow.
+        validation: likewise.
+        callbacks: likewise.
+        **asked: the rest of its arguments; None is filled in where a run goes on.
 
     Attributes:
         run: that it begins, or goes on with.
@@ -50,35 +56,22 @@ class Plan:
         progress: whether there is a progress bar.
         bar: the progress bar of all steps, while it is ``shown``.
         interruption: tells after each step whether the run is to end.
+
+    Raises:
+        ValueError: as ``Trainer.fit``.
+        TypeError: as ``Trainer.fit``.
     """
 
-    run: Run
-    feed: Resident | Loaded
-    validation: Dataset | Loaded | None
-    callbacks: Sequence[Any]
-    folder: RunFolder | None
-    tolerated: int
-    threads: int | None
-    reraises: bool
-    progress: bool
-    bar: tqdm = field(init=False)
-    interruption: Interruption = field(default_factory=Interruption)
+    bar: tqdm
 
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         trainer: TrainedPair,
         data: Any,
         validation: Any,
         callbacks: Sequence[Any],
         **asked: Any,
-    ) -> Plan:
-        """Check the arguments of ``Trainer.fit``, which these are, before anything happens.
-
-        Raises:
-            ValueError: as ``Trainer.fit``.
-            TypeError: as ``Trainer.fit``.
-        """
+    ) -> None:
         pair, state = (trainer.model, trainer.guide), trainer.state
         before = state.run if state.run is not None and state.run.folder is not None else None
         defaults = {"batch_size": _BATCH_SIZE} if before is None else before.asked()
@@ -86,7 +79,7 @@ class Plan:
         epochs = whole("epochs", asked["epochs"])
         batch_size = whole("batch_size", asked["batch_size"])
         if (patience := asked["patience"]) is not None:
-            whole("patience", patience)
+            patience = whole("patience", patience)
             if validation is None:
                 raise ValueError(
                     "patience: expected validation= beside it, whose bound tells the best epoch, "
@@ -97,33 +90,39 @@ class Plan:
                 f'on_interrupt: expected "raise" or "return", got {on_interrupt!r}: leave it out '
                 "to stop the cells below in a notebook, and to go on in a script"
             )
+        in_notebook = hasattr(builtins, "__IPYTHON__")
+        self.reraises = on_interrupt == "raise" or (on_interrupt is None and in_notebook)
         check_callbacks(callbacks)
         if patience is not None:
             callbacks = *callbacks, Patience(patience)
-        check_threads(asked["threads"])
-        tolerated = limit_of(asked["on_nonfinite"])
-        folder = _folder(asked["checkpoint"], every=asked["every"], keep=asked["keep"])
+        self.callbacks, self.progress = callbacks, asked["progress"]
+        self.threads = asked["threads"]
+        check_threads(self.threads)
+        self.tolerated = limit_of(asked["on_nonfinite"])
+        self.folder = _folder(asked["checkpoint"], every=asked["every"], keep=asked["keep"])
         known = {"device": trainer.device, "epoch": len(state.history)}
         data = source(data, "data", *pair, **known)
         if validation is not None:
             validation = source(validation, "validation", *pair, divide=turns, **known)
             _check_names(data, validation, trainer.model)
         feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
+        self.feed, self.validation = feed, validation
         check_parallel(feed, *pair)
-        run = Run(epochs, {})
-        if folder is not None:
+        self.run, every = Run(epochs, {}), None
+        if self.folder is not None:
             _check_sources(data, validation)
             _check_storable(callbacks)
-            run.every, run.keep = folder.every, folder.keep
-            run.facts = {
-                "batch_size": feed.batch_size,
+            every, keep = self.folder.every, self.folder.keep
+            facts = {
+                "batch_size": batch_size,
                 "callbacks": [type(callback).__name__ for callback in callbacks],
-                "data": identity(feed.data),
+                "data": identity(data),
                 "validation": identity(validation),
                 "patience": patience,
             }
+            self.run = Run(epochs, facts, every, keep)
             if before is not None:
-                run = _going_on(before, run)
+                self.run = _going_on(before, self.run)
         ranks.check_alike(
             {
                 "epochs": epochs,
@@ -131,22 +130,11 @@ class Plan:
                 "steps before": state.step,
                 "validation": validation is not None,
                 "patience": patience,
-                "checkpoint": None if folder is None else str(asked["checkpoint"]),
-                "every": None if folder is None else folder.every,
+                "checkpoint": None if every is None else str(asked["checkpoint"]),
+                "every": every,
             }
         )
-        in_notebook = hasattr(builtins, "__IPYTHON__")
-        return cls(
-            run=run,
-            feed=feed,
-            validation=validation,
-            callbacks=callbacks,
-            folder=folder,
-            tolerated=tolerated,
-            threads=asked["threads"],
-            reraises=on_interrupt == "raise" or (on_interrupt is None and in_notebook),
-            progress=asked["progress"],
-        )
+        self.interruption = Interruption()
 
     @contextlib.contextmanager
     def held(self, state: TrainState) -> Iterator[None]:

@@ -174,19 +174,12 @@ class TrainState:
         state: Mapping[str, Any],
         model: Callable,
         parameters: list[nn.Parameter],
-        *,
         known: bool,
     ) -> None:
         """Take over what ``plain`` gave, if it can be of a run with this model.
 
-        Args:
-            state: it.
-            model: generative program.
-            parameters: of model and guide.
-            known: whether the optimizer is one of torch, whose moments are known.
-
         Raises:
-            ValueError: it cannot be.
+            ValueError: it cannot be; of moments, if the optimizer is ``known``, one of torch.
             KeyError: something is not there.
         """
         plain, moments = state["plain"], state["moments"]

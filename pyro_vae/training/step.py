@@ -111,9 +111,8 @@ def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) 
     """Modules in training mode, alike in all processes."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(synchronised(model, guide))
-        for module in (model, guide):
-            if isinstance(module, nn.Module):
-                stack.enter_context(training(module))
+        for module in (p for p in (model, guide) if isinstance(p, nn.Module)):
+            stack.enter_context(training(module))
         # After the guide, which may hold conditionals of the model
         stack.enter_context(state.freezing.holding(model))
         if feed.last == 1 and ranks.size() == 1:

@@ -207,7 +207,7 @@ class Trainer(Recorded, TrainedPair):
             KeyboardInterrupt: after Ctrl-C, see ``on_interrupt``; the trainer is usable.
         """
         self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
-        plan = Plan.of(
+        plan = Plan(
             self,
             data,
             validation,

@@ -125,9 +125,8 @@ def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) ->
         return {}
     try:
         means = posterior_means(guide, data)
-    except (
-        Exception
-    ):  # whatever a program provokes that cannot run on means: it trains all the same
+    # Whatever a program provokes that cannot run on means: it trains all the same
+    except Exception:
         return {}
     return {
         site: int(active(mean).sum())
