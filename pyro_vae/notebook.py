@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -175,9 +175,8 @@ class Panel:
             with RandomStream(self.seed).on(torch.device("cpu")):
                 self.guides[self._guide] = self.factories[self._guide](self.model)
         if self._model not in self._trainers:
-            self._trainers[self._model] = Trainer(
-                self.model, self.guide, lr=self.lr, seed=self.seed
-            )
+            trainer = Trainer(self.model, self.guide, lr=self.lr, seed=self.seed)
+            self._trainers[self._model] = trainer
         if (self.trainer.guide, self.trainer.frozen) != (self.guide, self._freeze):
             self.trainer.swap_guide(self.guide, freeze_model=self._freeze)
         self.trainer.beta = self._beta
@@ -242,12 +241,8 @@ class Panel:
         Returns:
             The table of ``infer.compare_guides``.
         """
-        return compare_guides(
-            self.model,
-            self.guides,
-            self.data[self._model].test,
-            importance_samples=importance_samples,
-        )
+        test = self.data[self._model].test
+        return compare_guides(self.model, self.guides, test, importance_samples=importance_samples)
 
     def widgets(self) -> ipywidgets.VBox:
         """Controls for all of this: choose, train, and see the picture change.
@@ -292,15 +287,13 @@ def _controls(panel: Panel) -> ipywidgets.VBox:
             "panel.train(epochs) and panel.show()"
         ) from error
 
-    model = ipywidgets.Dropdown(
-        options=list(panel.models), value=panel._model, description="model"
-    )
-    guide = ipywidgets.Dropdown(
-        options=list(panel.factories), value=panel._guide, description="guide"
-    )
-    beta = ipywidgets.BoundedFloatText(
-        value=panel._beta, min=0, max=1e6, step=0.25, description="beta"
-    )
+    def drop(name: str, options: Iterable[str], value: str) -> ipywidgets.Dropdown:
+        return ipywidgets.Dropdown(options=list(options), value=value, description=name)
+
+    model = drop("model", panel.models, panel._model)
+    guide = drop("guide", panel.factories, panel._guide)
+    bounds = {"min": 0, "max": 1e6, "step": 0.25}
+    beta = ipywidgets.BoundedFloatText(panel._beta, description="beta", **bounds)
     alone = ipywidgets.Checkbox(value=panel._freeze, description="train the guide alone")
     epochs = ipywidgets.BoundedIntText(value=1, min=1, max=10_000, description="epochs")
     train = ipywidgets.Button(description="Train", button_style="primary")

@@ -53,10 +53,7 @@ class RunFolder:
     def held(self, step: int, written: dict[Path, str]) -> Iterator[RunFolder]:
         """Keep other runs out of the folder while one that is at ``step`` writes to it.
 
-        Args:
-            step: steps taken so far.
-            written: folder -> name of the checkpoint that this run has written last, or comes
-                from; kept up to date.
+        Where it has ``written`` last, or comes from, is kept up to date: folder -> file name.
 
         Raises:
             OSError: the folder cannot be made or written to, or another run is using it.

@@ -26,17 +26,9 @@ def write(
     run: Mapping[str, Any] | None = None,
     arguments: bool | None = True,
 ) -> None:
-    """Write a trainer to one file, all of it or nothing.
+    """Write a trainer to one file as ``saving.save`` does, and what a ``run`` that goes on needs.
 
-    Args:
-        path: file to write; an existing one is replaced.
-        trainer: what is written.
-        run: what the present run gives, for a file from which it goes on.
-        arguments: whether constructor arguments are written; None: where JSON can hold them.
-
-    Raises:
-        TypeError: an argument that JSON cannot hold, a plain function.
-        OSError: the file cannot be written; nothing is left behind.
+    Where ``arguments`` is None, they are written if JSON can hold them.
     """
     modules = checked({"model": trainer.model, "guide": trainer.guide})
     if arguments is None:
@@ -45,8 +37,11 @@ def write(
     state = {**trainer.state_dict(), "run": run}
     plain = state.pop("plain")
     made = {**trainer.objective.arguments(), "seed": trainer.state.stream.seed}
-    if not arguments and not _is_plain(made["optimizer"]):
-        del made["optimizer"]
+    if not arguments:
+        try:
+            encode(made["optimizer"], "optimizer")
+        except TypeError:
+            del made["optimizer"]
     plain = {**plain, "arguments": made}
     archive.write(path, "trainer", modules, plain=plain, tensors=state, arguments=bool(arguments))
 
@@ -134,11 +129,3 @@ def resume(make: Callable[..., Any], folder: str | Path, **given: Any) -> Any:
     trainer.state.written[run.where] = files[0].name
     trainer.state.run.folder = run.path
     return trainer
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        encode(value, "")
-    except TypeError:
-        return False
-    return True

@@ -84,11 +84,9 @@ class Loaded:
     is divided by 255, on the device. For a GPU the next batch is copied while the present one is
     trained on, where the loader has ``pin_memory=True``.
 
-    A run of several processes takes the same loader in each of them. Process 0 draws the order;
-    each process loads and collates its part of every batch. Where the loader has a
-    ``DistributedSampler`` each process already has batches of its own, which together are one
-    batch, and nothing is divided (data that it repeats, to give all equally many, count twice).
-    Before each pass the sampler's ``set_epoch`` is called, where it has one.
+    A run of several processes takes the same loader in each of them, see ``Trainer.fit``. Process
+    0 draws the order. Data that a ``DistributedSampler`` repeats, to give all equally many, count
+    twice.
 
     Args:
         loader: decides on order, batch size and workers; ``shuffle=True`` draws a new order each
@@ -103,6 +101,7 @@ class Loaded:
 
     Attributes:
         divided: whether each process of a run sees a part of the data only.
+        batch_size: data per step; None where the loader's sampler decides.
 
     Raises:
         ValueError: a loader that does not tell how many batches it gives, or gives none; one
@@ -122,6 +121,7 @@ class Loaded:
         check: Callable[[int, Batch], None] | None = None,
     ) -> None:
         self.loader, self.device, self.dtype, self._check = loader, device, dtype, check
+        self.batch_size = loader.batch_size
         self._begun: Iterator[Any] | None = None
         inner = getattr(loader.batch_sampler, "sampler", None)
         found = (loader.sampler, loader.batch_sampler, inner)
@@ -176,14 +176,9 @@ class Loaded:
             return None
 
     @property
-    def batch_size(self) -> int | None:
-        """Data per step; None where the loader's sampler decides."""
-        return self.loader.batch_size
-
-    @property
     def last(self) -> int | None:
         """Data in the last batch of an epoch; None where the loader does not tell."""
-        size, count = self.loader.batch_size, self.count
+        size, count = self.batch_size, self.count
         if size is None or count is None:
             return None
         return size if self.loader.drop_last else count % size or size
@@ -294,9 +289,8 @@ def source(
     """Data in any form that ``Trainer.fit`` takes, where the pair is and in its type.
 
     Args:
-        data: a ``DataLoader``; ``DataSplits``, of which the training set, or for validation that
-            set or else the test set, is meant; or anything that ``as_dataset`` takes.
-        name: the argument, for errors.
+        data: what ``Trainer.fit`` calls ``name``.
+        name: "data" or "validation".
         model: generative program.
         guide: inference program.
         device: where to put the data in place of the pair's device.

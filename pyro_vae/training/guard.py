@@ -73,7 +73,7 @@ class Guard:
         modules: whose buffers are restored.
         step: optimizer steps taken so far.
         device: of the data.
-        limit: how many steps may be left out; 0 to stop at the first.
+        limit: how many steps may be left out.
 
     Attributes:
         refused: whether the last step was left out.

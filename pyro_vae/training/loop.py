@@ -36,13 +36,7 @@ _EPOCHS_BEFORE_A_WARNING = 4
 
 
 class Loop:
-    """What ``Trainer.fit`` does once everything is checked and ready.
-
-    Args:
-        trainer: whose state goes on.
-        plan: what it is asked for.
-        step: takes the steps.
-    """
+    """What ``Trainer.fit`` does once everything is checked and ready."""
 
     def __init__(self, trainer: TrainedPair, plan: Plan, step: Step) -> None:
         self.trainer, self.plan, self.step = trainer, plan, step
@@ -57,11 +51,7 @@ class Loop:
             self._validate = Validation(*pair, plan.validation, estimator, replay=step.replays)
 
     def __call__(self) -> bool:
-        """Train to the end of the run, or until a callback or a signal stops it.
-
-        Returns:
-            Whether Ctrl-C ended it.
-        """
+        """Train until the run, a callback or a signal ends it; whether that was Ctrl-C."""
         run, interruption = self.run, self.plan.interruption
         interrupted = False
         self._call("on_fit_begin")
@@ -69,7 +59,8 @@ class Loop:
             if run.found:
                 self._go_on()
             self._write()
-            while run.done < run.epochs and not self._ends():
+            # An epoch that has begun is trained to its end
+            while run.done < run.epochs and (run.position or not ranks.agreed(run.stopping)):
                 row = self._epoch()
                 self._measure(row)
                 row.update(ranks.agreed(row))
@@ -99,10 +90,6 @@ class Loop:
         if not any(isinstance(callback, CollapseWarning) for callback in self.plan.callbacks):
             tell_collapsed(self.trainer, self.step.points)
 
-    def _ends(self) -> bool:
-        """Whether a callback stopped the run; an epoch that has begun is trained to its end."""
-        return self.run.position is None and ranks.agreed(self.run.stopping)
-
     def _epoch(self) -> dict[str, Any]:
         state, run = self.state, self.run
         if run.position is None:
@@ -114,17 +101,13 @@ class Loop:
         try:
             self._steps(run.position, started, row["epoch"])
             totals.combine()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
             # The row of the epoch tells what was trained
-            row["interrupted"] = True
-            if totals.count:
-                self._record(row, time.perf_counter() - started)
-            raise
-        except Exception:
-            row["failed"] = True
+            failed = not isinstance(error, KeyboardInterrupt)
+            row["failed" if failed else "interrupted"] = True
             if totals.count:
                 # What went wrong first is what a person has to know
-                with contextlib.suppress(FloatingPointError):
+                with contextlib.suppress(*[FloatingPointError] * failed):
                     self._record(row, time.perf_counter() - started)
             raise
         self._record(row, time.perf_counter() - started)

@@ -35,14 +35,9 @@ _BATCH_SIZE = 128
 
 
 class Plan:
-    """One call of ``Trainer.fit``, checked before anything happens.
+    """One call of ``Trainer.fit``, whose arguments it takes, checked before anything happens.
 
-    Args:
-        trainer: whose pair is to be trained, and which may have an interrupted run to finish.
-        data: as for ``Trainer.fit``, like all that follow.
-        validation: likewise.
-        callbacks: likewise.
-        **asked: the rest of its arguments; None is filled in where a run goes on.
+    What is ``asked`` for as None is filled in where a run goes on.
 
     Attributes:
         run: that it begins, or goes on with.
@@ -158,10 +153,6 @@ class Plan:
         """Raise unless the model can produce the data; tell of a scale that is hard to train on.
 
         A loader without a generator of its own draws its order from the present random stream.
-
-        Args:
-            model: generative program.
-            first: whether the pair is trained for the first time.
         """
         ranks.diverge()
         check_source(self.feed if isinstance(self.feed, Loaded) else self.feed.data, "data", model)
@@ -196,9 +187,9 @@ def _going_on(before: Run, run: Run) -> Run:
             f"stream of its own, got {ranks.size()}: start {processes}, or read its last "
             "checkpoint with pyro_vae.load to begin another run"
         )
-    if run.epochs < before.begun:
+    if run.epochs < (begun := before.done + (before.position is not None)):
         raise ValueError(
-            f"epochs: expected at least {before.begun}, those that the run which goes on has "
+            f"epochs: expected at least {begun}, those that the run which goes on has "
             f"begun, got {run.epochs}: leave epochs out to finish it as it was meant to be"
         )
     for name, got in run.facts.items():

@@ -83,11 +83,6 @@ class Run:
     folder: Path | None = None
     found: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def begun(self) -> int:
-        """Epochs that are finished or have begun."""
-        return self.done + (self.position is not None)
-
     def asked(self) -> dict[str, Any]:
         """Arguments of ``fit`` that the run was given, for the call that goes on with it."""
         own = {"epochs": self.epochs, "every": self.every, "keep": self.keep}

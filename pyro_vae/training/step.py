@@ -34,10 +34,6 @@ _STEPS_BEFORE_A_GRAPH = 100
 class Step:
     """What takes the steps of one run.
 
-    Args:
-        trainer: whose pair is trained.
-        plan: of the run.
-
     Attributes:
         svi: gradients and updates.
         annealing: beta as a function of the step.
@@ -84,11 +80,7 @@ class Step:
         return self.svi.optimizer
 
     def begin_epoch(self, tolerated: int) -> Guard:
-        """Look at the records anew, and have the steps guarded.
-
-        Args:
-            tolerated: steps that may be left out because they are not finite.
-        """
+        """Look at the records anew, and have the steps guarded; so many may be left out."""
         if isinstance(self.running, Graph):
             self.running.begin_epoch(self.state.step)
         return Guard(self.svi, self.modules, self.state.step, self.device, tolerated)
