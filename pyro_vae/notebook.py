@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -23,6 +23,7 @@ from .programs.labels import label_arguments
 from .programs.placing import matched
 from .programs.program import Guide, Model
 from .programs.running import measuring
+from .report.sections import render
 from .training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -261,23 +262,6 @@ class Panel:
         return f"Panel({self.status})"
 
 
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80, facecolor="white")
-    plt.close(figure)
-    return file.getvalue()
-
-
-class _Tell:
-    """Show each epoch as soon as it is done; the picture waits for the last."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self.show = show
-
-    def on_epoch_end(self, row: dict[str, Any], **kwargs: Any) -> None:
-        self.show(f"epoch {row['epoch']}: elbo {row['elbo']:.2f} nats per datum")
-
-
 def _controls(panel: Panel) -> ipywidgets.VBox:
     try:
         import ipywidgets
@@ -306,7 +290,7 @@ def _controls(panel: Panel) -> ipywidgets.VBox:
         train.disabled = True
         try:
             act()
-            picture.value = _png(panel._picture())
+            picture.value = render(panel._picture(), dpi=80)
             tell(panel.status)
         # A callback's error is shown nowhere else
         except Exception as error:
@@ -319,10 +303,15 @@ def _controls(panel: Panel) -> ipywidgets.VBox:
             model=model.value, guide=guide.value, beta=beta.value, freeze_model=alone.value
         )
 
+    def epoch_ended(row: dict[str, Any], **kwargs: Any) -> None:
+        # The picture waits for the last
+        tell(f"epoch {row['epoch']}: elbo {row['elbo']:.2f} nats per datum")
+
     def trained(button: Any) -> None:
         tell("training ...")
         # Chosen again, so that what the controls say after a mistake is not ignored
-        update(lambda: choose().train(epochs.value, callbacks=[_Tell(tell)]))
+        hook = SimpleNamespace(on_epoch_end=epoch_ended)
+        update(lambda: choose().train(epochs.value, callbacks=[hook]))
 
     for control in (model, guide, beta, alone):
         control.observe(lambda change: update(choose), names="value")

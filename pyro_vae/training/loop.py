@@ -242,7 +242,7 @@ class Loop:
             self.feed.device,
             {
                 "buffers": _hidden_buffers(self.step.modules),
-                "optimizer": groups_of(self.step.optimizer, parameters),
+                "optimizer": groups_of(self.step.svi.optimizer, parameters),
                 "states": [callback.state_dict() for callback in self.plan.callbacks],
             },
         )
@@ -255,7 +255,7 @@ class Loop:
         for callback, state in zip(self.plan.callbacks, run.found["states"], strict=True):
             callback.load_state_dict(state)
         parameters = self.trainer.parameters()
-        restore_groups(step.optimizer, run.found["optimizer"], parameters, self.state.moments)
+        restore_groups(step.svi.optimizer, run.found["optimizer"], parameters, self.state.moments)
         # What was unfrozen since the last step of that run
         step.svi.take_up({})
         with torch.no_grad():

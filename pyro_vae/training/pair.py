@@ -77,7 +77,7 @@ class TrainedPair:
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The torch optimizer of the present pair; None before the first ``fit``."""
-        return None if self.steps is None else self.steps.optimizer
+        return None if self.steps is None else self.steps.svi.optimizer
 
     @property
     def beta(self) -> Any:

@@ -35,7 +35,7 @@ _BATCH_SIZE = 128
 
 
 class Plan:
-    """One call of ``Trainer.fit``, whose arguments it takes, checked before anything happens.
+    """One call of ``Trainer.fit``, with its arguments and errors, before anything happens.
 
     What is ``asked`` for as None is filled in where a run goes on.
 
@@ -51,10 +51,6 @@ class Plan:
         progress: whether there is a progress bar.
         bar: the progress bar of all steps, while it is ``shown``.
         interruption: tells after each step whether the run is to end.
-
-    Raises:
-        ValueError: as ``Trainer.fit``.
-        TypeError: as ``Trainer.fit``.
     """
 
     bar: tqdm

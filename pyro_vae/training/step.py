@@ -74,11 +74,6 @@ class Step:
         self.svi.waiting = Waiting(len(feed))
         self.svi.prepare(x, y=y)
 
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The torch optimizer of this run."""
-        return self.svi.optimizer
-
     def begin_epoch(self, tolerated: int) -> Guard:
         """Look at the records anew, and have the steps guarded; so many may be left out."""
         if isinstance(self.running, Graph):
