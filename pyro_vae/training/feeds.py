@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -304,7 +303,7 @@ def source(
     device = device or device_of(model, guide, default=torch.device("cpu"))
     try:
         dtype = dtype_of(model, guide, default=torch.float32)
-        check = partial(_check_batch, name, model)
+        check = functools.partial(_check_batch, name, model)
         return Loaded(data, device, dtype, divide=divide, epoch=epoch, check=check)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error

@@ -24,7 +24,7 @@ from .guard import Guard
 from .moments import groups_of, restore_groups
 from .pair import TrainedPair
 from .plan import Plan
-from .state import Position, Run
+from .state import Position
 from .step import Step
 from .totals import Totals, logged
 from .validation import Validation, active_units, warn_of_few_codes
@@ -40,8 +40,7 @@ class Loop:
 
     def __init__(self, trainer: TrainedPair, plan: Plan, step: Step) -> None:
         self.trainer, self.plan, self.step = trainer, plan, step
-        self.state, self.feed = trainer.state, plan.feed
-        self.run: Run = plan.run
+        self.state, self.feed, self.run = trainer.state, plan.feed, plan.run
         shown = plan.feed.data[:_MOST_ENCODED] if plan.validation is None else plan.validation
         self._encoded = shown.data if isinstance(shown, Loaded) else shown
         self._possible = not step.points

@@ -71,8 +71,7 @@ class Trainer(Recorded, TrainedPair):
         history: list of plain dicts, one per epoch; ``history.plot()``.
         step: optimizer steps taken so far.
         swapped: whether the guide was swapped after the last epoch.
-        stopping: whether the present run ends after this epoch, or the last one did, see
-            ``stop``.
+        stopping: whether the present run, or else the last one, was told to ``stop``.
         going_on: folder of the interrupted run that the next ``fit`` finishes, see ``resume``.
 
     Example:
