@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -23,6 +23,7 @@ from .programs.labels import label_arguments
 from .programs.placing import matched
 from .programs.program import Guide, Model
 from .programs.running import measuring
+from .report.sections import render
 from .training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -175,9 +176,8 @@ class Panel:
             with RandomStream(self.seed).on(torch.device("cpu")):
                 self.guides[self._guide] = self.factories[self._guide](self.model)
         if self._model not in self._trainers:
-            self._trainers[self._model] = Trainer(
-                self.model, self.guide, lr=self.lr, seed=self.seed
-            )
+            trainer = Trainer(self.model, self.guide, lr=self.lr, seed=self.seed)
+            self._trainers[self._model] = trainer
         if (self.trainer.guide, self.trainer.frozen) != (self.guide, self._freeze):
             self.trainer.swap_guide(self.guide, freeze_model=self._freeze)
         self.trainer.beta = self._beta
@@ -242,12 +242,8 @@ class Panel:
         Returns:
             The table of ``infer.compare_guides``.
         """
-        return compare_guides(
-            self.model,
-            self.guides,
-            self.data[self._model].test,
-            importance_samples=importance_samples,
-        )
+        test = self.data[self._model].test
+        return compare_guides(self.model, self.guides, test, importance_samples=importance_samples)
 
     def widgets(self) -> ipywidgets.VBox:
         """Controls for all of this: choose, train, and see the picture change.
@@ -266,23 +262,6 @@ class Panel:
         return f"Panel({self.status})"
 
 
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80, facecolor="white")
-    plt.close(figure)
-    return file.getvalue()
-
-
-class _Tell:
-    """Show each epoch as soon as it is done; the picture waits for the last."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self.show = show
-
-    def on_epoch_end(self, row: dict[str, Any], **kwargs: Any) -> None:
-        self.show(f"epoch {row['epoch']}: elbo {row['elbo']:.2f} nats per datum")
-
-
 def _controls(panel: Panel) -> ipywidgets.VBox:
     try:
         import ipywidgets
@@ -292,15 +271,13 @@ def _controls(panel: Panel) -> ipywidgets.VBox:
             "panel.train(epochs) and panel.show()"
         ) from error
 
-    model = ipywidgets.Dropdown(
-        options=list(panel.models), value=panel._model, description="model"
-    )
-    guide = ipywidgets.Dropdown(
-        options=list(panel.factories), value=panel._guide, description="guide"
-    )
-    beta = ipywidgets.BoundedFloatText(
-        value=panel._beta, min=0, max=1e6, step=0.25, description="beta"
-    )
+    def drop(name: str, options: Iterable[str], value: str) -> ipywidgets.Dropdown:
+        return ipywidgets.Dropdown(options=list(options), value=value, description=name)
+
+    model = drop("model", panel.models, panel._model)
+    guide = drop("guide", panel.factories, panel._guide)
+    bounds = {"min": 0, "max": 1e6, "step": 0.25}
+    beta = ipywidgets.BoundedFloatText(panel._beta, description="beta", **bounds)
     alone = ipywidgets.Checkbox(value=panel._freeze, description="train the guide alone")
     epochs = ipywidgets.BoundedIntText(value=1, min=1, max=10_000, description="epochs")
     train = ipywidgets.Button(description="Train", button_style="primary")
@@ -313,7 +290,7 @@ def _controls(panel: Panel) -> ipywidgets.VBox:
         train.disabled = True
         try:
             act()
-            picture.value = _png(panel._picture())
+            picture.value = render(panel._picture(), dpi=80)
             tell(panel.status)
         # A callback's error is shown nowhere else
         except Exception as error:
@@ -326,10 +303,15 @@ def _controls(panel: Panel) -> ipywidgets.VBox:
             model=model.value, guide=guide.value, beta=beta.value, freeze_model=alone.value
         )
 
+    def epoch_ended(row: dict[str, Any], **kwargs: Any) -> None:
+        # The picture waits for the last
+        tell(f"epoch {row['epoch']}: elbo {row['elbo']:.2f} nats per datum")
+
     def trained(button: Any) -> None:
         tell("training ...")
         # Chosen again, so that what the controls say after a mistake is not ignored
-        update(lambda: choose().train(epochs.value, callbacks=[_Tell(tell)]))
+        hook = SimpleNamespace(on_epoch_end=epoch_ended)
+        update(lambda: choose().train(epochs.value, callbacks=[hook]))
 
     for control in (model, guide, beta, alone):
         control.observe(lambda change: update(choose), names="value")

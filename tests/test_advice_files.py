@@ -242,7 +242,7 @@ def going_on(tmp):
         lambda: fit(load(newest("other")), 2 * X, epochs=2),
     )
     several = begun(tmp / "several")
-    several.state.run.processes = 2
+    several.state.run.each *= 2
     # Runs of several processes go on in test_parallel_runs.py
     yield lambda: several.fit(X, progress=False), lambda: fit(load(newest("several")))
     full = tmp / "full"

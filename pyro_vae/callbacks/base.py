@@ -15,16 +15,7 @@ HOOKS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end")
 
 
 class Training(Protocol):
-    """What a callback may see of a ``Trainer``, and change.
-
-    Attributes:
-        model: generative program.
-        guide: inference program.
-        history: a dict per epoch.
-        step: optimizer steps taken so far.
-        lr: the learning rate, which may be assigned.
-        told_collapsed: latent sites whose collapse was told.
-    """
+    """What a callback may see of a ``Trainer``; ``lr`` may be assigned."""
 
     model: Callable
     guide: Callable

@@ -50,9 +50,8 @@ def ended_without(
         return {}
     row = history[-1]
     # Nothing pulls the KL of a site down whose beta is 0
-    beta = (
-        row["beta"] if isinstance(row["beta"], Mapping) else dict.fromkeys(row["kl"], row["beta"])
-    )
+    beta = row["beta"]
+    beta = beta if isinstance(beta, Mapping) else dict.fromkeys(row["kl"], beta)
     found = collapsed(row)
     return {s: kl for s, kl in found.items() if s not in points and beta.get(s, 1.0) > 0}
 

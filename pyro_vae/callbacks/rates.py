@@ -20,11 +20,7 @@ class LRScheduler(Callback):
     """
 
     def __init__(
-        self,
-        factory: Callable[..., Any],
-        *,
-        monitor: str | None = None,
-        **options: Any,
+        self, factory: Callable[..., Any], *, monitor: str | None = None, **options: Any
     ) -> None:
         self.factory, self.monitor = functools.partial(factory, **options), monitor
         self.scheduler: Any = None

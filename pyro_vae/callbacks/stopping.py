@@ -5,12 +5,32 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from .base import Callback, Training, default_monitor, monitored, trained
 
 
-class EarlyStopping(Callback):
+class Keeping(Callback):
+    """A callback whose state is some of its attributes.
+
+    Attributes:
+        kept: name in its state -> attribute.
+    """
+
+    kept: ClassVar[Mapping[str, str]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it keeps from epoch to epoch."""
+        return {name: getattr(self, attribute) for name, attribute in self.kept.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what the interrupted run kept."""
+        for name, attribute in self.kept.items():
+            setattr(self, attribute, state[name])
+
+
+class EarlyStopping(Keeping):
     """End the run when a bound has not risen for ``patience`` epochs.
 
     Args:
@@ -20,6 +40,8 @@ class EarlyStopping(Callback):
         min_delta: rise that counts, in nats.
     """
 
+    kept = MappingProxyType({"best": "best", "waited": "waited"})
+
     def __init__(
         self, monitor: str | None = None, *, patience: int = 10, min_delta: float = 0.0
     ) -> None:
@@ -28,14 +50,6 @@ class EarlyStopping(Callback):
     def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Start to wait anew."""
         self.best, self.waited = -math.inf, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best bound, and epochs waited."""
-        return {"best": self.best, "waited": self.waited}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on waiting."""
-        self.best, self.waited = state["best"], state["waited"]
 
     def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best bound so far."""
@@ -48,7 +62,7 @@ class EarlyStopping(Callback):
                 trainer.stop()
 
 
-class KeepBest(Callback):
+class KeepBest(Keeping):
     """Keep the state of model and guide with the best bound, and restore it when the run ends.
 
     A state from before the pair got other parts, such as a predicted sigma, is forgotten.
@@ -62,26 +76,16 @@ class KeepBest(Callback):
         best_epoch: its epoch.
     """
 
+    kept = MappingProxyType(
+        {"best": "best", "best_epoch": "best_epoch", "state": "_state", "names": "_names"}
+    )
+
     def __init__(self, monitor: str | None = None) -> None:
         self.monitor = monitor
 
     def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Forget earlier runs."""
         self.best, self.best_epoch, self._state, self._names = -math.inf, None, None, None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best bound, its epoch and its state."""
-        return {
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "state": self._state,
-            "names": self._names,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have the best epoch of the interrupted run."""
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
-        self._state, self._names = state["state"], state["names"]
 
     def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Copy the state if this is the best epoch."""
@@ -114,6 +118,8 @@ class Patience(KeepBest):
         epochs: epochs to wait.
     """
 
+    kept = MappingProxyType({**KeepBest.kept, "waited": "waited", "beta": "_beta"})
+
     def __init__(self, epochs: int) -> None:
         super().__init__("validation.objective")
         self.epochs = epochs
@@ -122,15 +128,6 @@ class Patience(KeepBest):
         """Forget earlier runs."""
         super().on_fit_begin(trainer)
         self.waited, self._beta = 0, None
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of ``KeepBest``; epochs waited, and the last beta."""
-        return {**super().state_dict(), "waited": self.waited, "beta": self._beta}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on waiting."""
-        super().load_state_dict(state)
-        self.waited, self._beta = state["waited"], state["beta"]
 
     def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best epoch so far."""

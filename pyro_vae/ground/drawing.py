@@ -9,17 +9,8 @@ from matplotlib.figure import Figure
 
 # "Accessible Color Sequences for Data Visualization", Petroff (2021): told apart by colour-blind
 # readers and in this order.
-COLORS = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
+COLORS = tuple(
+    "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
 )
 MARKERS = "os^D"
 

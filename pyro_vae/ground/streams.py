@@ -72,11 +72,12 @@ class RandomStream:
             )
         self.seed = seed
         self._states: dict[str, Tensor] = {}
-        self._running: dict[str, torch.Generator] = {}
+        # Where it is in use, and where torch's streams were before
+        self._device: torch.device | None = None
         self._outside: dict[str, Tensor] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {"seed": self.seed, "_states": self.states(), "_running": {}, "_outside": {}}
+        return {"seed": self.seed, "_states": self.states(), "_device": None, "_outside": {}}
 
     @contextlib.contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
@@ -84,38 +85,34 @@ class RandomStream:
         if self.seed is None:
             yield
             return
-        self._running = generators(device)
-        self._outside = {name: g.get_state() for name, g in self._running.items()}
+        self._device, self._outside = device, positions(device)
         try:
-            for name, generator in self._running.items():
-                if name in self._states:
-                    generator.set_state(self._states[name])
-                else:
-                    generator.manual_seed(self.seed)
+            for generator in generators(device).values():
+                generator.manual_seed(self.seed)
+            go_to(device, self._states)
             yield
         finally:
             self._states = self.states()
-            for name, generator in self._running.items():
-                generator.set_state(self._outside[name])
-            self._running = {}
+            go_to(device, self._outside)
+            self._device = None
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Within ``on``: torch's global stream goes on meanwhile, where it was."""
-        mine = self._running
+        if (device := self._device) is None:
+            yield
+            return
         self._states = self.states()
-        for name, generator in mine.items():
-            generator.set_state(self._outside[name])
+        go_to(device, self._outside)
         try:
             yield
         finally:
-            self._outside = {name: g.get_state() for name, g in mine.items()}
-            for name, generator in mine.items():
-                generator.set_state(self._states[name])
+            self._outside = positions(device)
+            go_to(device, self._states)
 
     def states(self) -> dict[str, Tensor]:
         """Where the stream is, also while it is in use."""
-        return self._states | {name: g.get_state() for name, g in self._running.items()}
+        return self._states | ({} if self._device is None else positions(self._device))
 
     def load(self, states: Mapping[str, Tensor]) -> None:
         """Go on from what ``states`` gave."""

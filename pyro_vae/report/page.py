@@ -118,22 +118,16 @@ def _page(run: Run, evaluation: Evaluation | None, command: str) -> str:
     title = f"{run.data.name}: {name_of(run.trainer.model)} with {name_of(run.trainer.guide)}"
     sections = [("Evaluation", _table(evaluation))] if evaluation is not None else []
     for section in SECTIONS:
-        figures = _figures(section, run)
-        if figures:
+        if figures := _figures(section, run):
             caption = f'<p class="caption">{html.escape(section.caption)}</p>'
             sections.append((section.title, caption + "".join(figures)))
-    anchors = [heading.lower().replace(" ", "-") for heading, _ in sections]
-    links = "".join(
-        f'<a href="#{anchor}">{html.escape(heading)}</a>'
-        for anchor, (heading, _) in zip(anchors, sections, strict=True)
-    )
-    body = "".join(
-        f'<section id="{anchor}"><h2>{html.escape(heading)}</h2>{content}</section>\n'
-        for anchor, (heading, content) in zip(anchors, sections, strict=True)
-    )
-    versions = (
-        f"torch {torch.__version__}, pyro {pyro.__version__}, Python {platform.python_version()}"
-    )
+    links = body = ""
+    for heading, content in sections:
+        anchor, heading = heading.lower().replace(" ", "-"), html.escape(heading)
+        links += f'<a href="#{anchor}">{heading}</a>'
+        body += f'<section id="{anchor}"><h2>{heading}</h2>{content}</section>\n'
+    python = platform.python_version()
+    versions = f"torch {torch.__version__}, pyro {pyro.__version__}, Python {python}"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -173,21 +167,16 @@ def _facts(run: Run, command: str) -> str:
     seconds = sum(row.get("seconds", 0.0) for row in history)
     optimizer = name_of(trainer.optimizer_class)
     kept = [row["epoch"] for row in history if row.get("kept")]
-    facts = {
-        "command": f"<pre>{html.escape(command)}</pre>" if command else "",
-        "data": f"<pre>{html.escape(repr(run.data))}</pre>",
-        "model": f"<pre>{html.escape(repr(trainer.model))}</pre>",
-        "guide": f"<pre>{html.escape(repr(trainer.guide))}</pre>",
-        "training": html.escape(
-            f"{len(history)} epochs, {trainer.step:,} steps of {optimizer}, learning rate "
-            f"{trainer.lr:g}, {seconds:.0f} seconds"
-            + (f"; epoch {kept[-1]}, the best on held-out data, was kept" if kept else "")
-        ),
-        "beta": html.escape(str(trainer.beta)),
-    }
-    rows = "".join(
-        f"<tr><th>{name}</th><td>{content}</td></tr>" for name, content in facts.items() if content
+    programs = {"model": repr(trainer.model), "guide": repr(trainer.guide)}
+    texts = {"command": command, "data": repr(run.data), **programs}
+    facts = {name: f"<pre>{html.escape(text)}</pre>" for name, text in texts.items() if text}
+    facts["training"] = html.escape(
+        f"{len(history)} epochs, {trainer.step:,} steps of {optimizer}, learning rate "
+        f"{trainer.lr:g}, {seconds:.0f} seconds"
+        + (f"; epoch {kept[-1]}, the best on held-out data, was kept" if kept else "")
     )
+    facts["beta"] = html.escape(str(trainer.beta))
+    rows = "".join(f"<tr><th>{name}</th><td>{fact}</td></tr>" for name, fact in facts.items())
     return f'<table class="facts">{rows}</table>'
 
 

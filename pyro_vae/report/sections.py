@@ -27,12 +27,13 @@ _OUTLIERS_AMONG = 1000
 _POINTS = 3000
 
 
-def render(drawn: Figure | Axes, format: str = "png") -> bytes:
+def render(drawn: Figure | Axes, format: str = "png", *, dpi: int = _DPI) -> bytes:
     """The bytes of a picture file, the same for the same picture; the figure is closed.
 
     Args:
         drawn: a figure, or axes of it.
         format: "png", "pdf", "svg" or another one that matplotlib writes.
+        dpi: dots per inch.
 
     Returns:
         The content of the file.
@@ -45,7 +46,7 @@ def render(drawn: Figure | Axes, format: str = "png") -> bytes:
     try:
         # matplotlib signs PNG files with its web address, which a file for offline use can miss
         metadata = {"metadata": {"Software": None}} if format == "png" else {}
-        figure.savefig(buffer, format=format, dpi=_DPI, facecolor="white", **metadata)
+        figure.savefig(buffer, format=format, dpi=dpi, facecolor="white", **metadata)
     finally:
         plt.close(figure)
     return buffer.getvalue()

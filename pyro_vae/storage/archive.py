@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..ground.arguments import is_whole
 from ..ground.files import write_atomically
 from ..ground.recorded import decode, encode
+from ..ground.streams import forked
 from . import sealed
 from .limits import limited
 
@@ -44,17 +45,13 @@ def write(
     """Write modules, and what belongs to them, to one file, all of it or nothing.
 
     Args:
-        path: file to write; an existing one is replaced.
+        path: as for ``saving.save``, with the errors.
         kind: what is written.
         modules: name -> module; their tensors, which of them are frozen, parts in evaluation
             mode.
         plain: what JSON can hold, recorded objects among it.
         tensors: containers of tensors and plain data.
         arguments: whether the modules' arguments are written.
-
-    Raises:
-        TypeError: an argument that JSON cannot hold; the message names it and the way out.
-        OSError: the file cannot be written; nothing is left behind.
     """
     seen: dict[int, int] = {}
     description: dict[str, Any] = {
@@ -81,12 +78,7 @@ def write(
 def opened(path: Path, device: torch.device) -> Iterator[Archive]:
     """Read a file, and name it in whatever the use of its content provokes.
 
-    The checksum is verified first (files of format 1 have none). Torch's random stream is as it
-    was afterwards.
-
-    Args:
-        path: the file.
-        device: where to put the tensors.
+    Torch's random stream is as it was afterwards.
 
     Raises:
         NewerFormatError: it is of a version that only a newer library reads.
@@ -95,7 +87,7 @@ def opened(path: Path, device: torch.device) -> Iterator[Archive]:
     """
     content, values = _read(path, device)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with forked():
             yield Archive(content, values)
     except torch.OutOfMemoryError:
         raise
@@ -111,10 +103,8 @@ def is_newer(path: Path) -> bool:
     """Whether a file is sound, and of a version that only a newer library reads."""
     try:
         _read(path, torch.device("cpu"))
-    except NewerFormatError:
-        return True
-    except (ValueError, OSError):
-        pass
+    except (ValueError, OSError) as error:
+        return isinstance(error, NewerFormatError)
     return False
 
 
@@ -143,11 +133,9 @@ class Archive:
     def modules(
         self, given: Mapping[str, nn.Module], device: torch.device | None
     ) -> dict[str, nn.Module]:
-        """The modules, each built from the file, or the given one filled with its tensors.
+        """The modules, each built from the file, or the ``given`` one filled with its tensors.
 
-        Args:
-            given: name -> module of the caller's own.
-            device: where to put them; None: on the CPU, and given ones where they are.
+        Without a device they are on the CPU, and given ones where they are.
         """
         described = self._described
         found: dict[str, nn.Module] = {}

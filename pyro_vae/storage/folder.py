@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..ground.arguments import is_whole
+from ..ground.arguments import whole
 from . import archive
 
 try:
@@ -18,7 +18,6 @@ try:
 except ImportError:  # where there are no such locks, two runs in one folder go unnoticed
     fcntl = None
 
-EVERY, KEEP = 1000, 3
 _LOCK = "lock"
 # What file systems without locks answer
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -37,19 +36,13 @@ class RunFolder:
         every: steps between two checkpoints.
         keep: checkpoints that stay, the latest.
 
-    Attributes:
-        last: name of the checkpoint that was written last.
-
     Raises:
         ValueError: ``every`` or ``keep`` below 1.
     """
 
-    def __init__(self, path: str | Path, *, every: int = EVERY, keep: int = KEEP) -> None:
-        for name, value in (("every", every), ("keep", keep)):
-            if not is_whole(value) or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        self.path, self.every, self.keep = Path(path), int(every), int(keep)
-        self.last: str | None = None
+    def __init__(self, path: str | Path, *, every: int = 1000, keep: int = 3) -> None:
+        self.every, self.keep = whole("every", every), whole("keep", keep)
+        self.path, self._written = Path(path), {}
 
     @property
     def where(self) -> Path:
@@ -57,12 +50,10 @@ class RunFolder:
         return self.path.resolve()
 
     @contextlib.contextmanager
-    def held(self, step: int, last: str | None) -> Iterator[RunFolder]:
+    def held(self, step: int, written: dict[Path, str]) -> Iterator[RunFolder]:
         """Keep other runs out of the folder while one that is at ``step`` writes to it.
 
-        Args:
-            step: steps taken so far.
-            last: name of the checkpoint that this run has written last, or comes from.
+        Where it has ``written`` last, or comes from, is kept up to date: folder -> file name.
 
         Raises:
             OSError: the folder cannot be made or written to, or another run is using it.
@@ -84,7 +75,7 @@ class RunFolder:
         try:
             if not _lock(handle):
                 raise self._busy(_owner(handle))
-            self.last = last
+            self._written = written
             self._check()
             self._put_aside(step)
             for left in self.path.glob(".step-*"):
@@ -103,7 +94,7 @@ class RunFolder:
 
     def _check(self) -> None:
         newest = max(self.files(), default=None)
-        if newest is not None and self.last != newest.name:
+        if newest is not None and self._written.get(self.where) != newest.name:
             raise ValueError(
                 f"checkpoint: {self.path} holds the run of another trainer, up to "
                 f"{newest.name}: go on from there with Trainer.resume({str(self.path)!r}), or "
@@ -119,7 +110,7 @@ class RunFolder:
             if int(_NAME.fullmatch(path.name)[1]) > step and archive.is_newer(path):
                 aside = path.with_name(f"newer-{path.name}")
                 path.rename(aside)
-                self.last = max(self.files()).name
+                self._written[self.where] = max(self.files()).name
                 warnings.warn(
                     f"{path}: written by a newer pyro_vae: upgrade pyro_vae to go on from there; "
                     f"this run goes on from step {step} beside it, and it is kept as {aside.name}",
@@ -157,7 +148,7 @@ class RunFolder:
                 f"checkpoint: {error.strerror or error}; {rest}: make room, then go on with "
                 f"Trainer.resume({str(self.path)!r})",
             ) from error
-        self.last = path.name
+        self._written[self.where] = path.name
         files = self.files()
         earlier = sorted([p for p in files if p.name <= path.name])
         for old in {*files} - {*earlier[-self.keep :]}:

@@ -18,6 +18,7 @@ _LENGTH = len("sha256 ") + 64
 # A zip file ends with this record of 22 bytes, whose last two are the length of the comment
 _END, _END_LENGTH = b"PK\x05\x06", 22
 _ADVICE = "write one with save(trainer, path)"
+_WRONG = "not a checkpoint of pyro_vae, or a damaged one"
 
 
 def seal(payload: bytes) -> bytes:
@@ -54,8 +55,8 @@ def read(path: Path, device: torch.device | str) -> tuple[Any, bool]:
     payload, digest = _unsealed(path.read_bytes())
     if digest is not None and hashlib.sha256(payload).hexdigest().encode() != digest:
         raise ValueError(
-            f"{path}: not a checkpoint of pyro_vae, or a damaged one: its checksum is not that of "
-            f"its content: take another copy, or {_ADVICE}"
+            f"{path}: {_WRONG}: its checksum is not that of its content: take another copy, or "
+            f"{_ADVICE}"
         )
     try:
         _check_archive(payload, with_crc=digest is None)
@@ -66,13 +67,11 @@ def read(path: Path, device: torch.device | str) -> tuple[Any, bool]:
     except pickle.UnpicklingError as error:
         # without torch's text, which advises to run what the file says
         raise ValueError(
-            f"{path}: not a checkpoint of pyro_vae, or a damaged one: it holds something other "
-            f"than tensors and plain data, and no code in a file is ever run: {_ADVICE}"
+            f"{path}: {_WRONG}: it holds something other than tensors and plain data, and no code "
+            f"in a file is ever run: {_ADVICE}"
         ) from error
     except Exception as error:  # whatever a damaged or foreign file provokes in the readers
-        raise ValueError(
-            f"{path}: not a checkpoint of pyro_vae, or a damaged one: {_ADVICE}"
-        ) from error
+        raise ValueError(f"{path}: {_WRONG}: {_ADVICE}") from error
     return content, digest is not None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -46,10 +45,9 @@ class Annealing:
             for site, value in items.items()
         }
         self.weights: dict[str | None, Tensor] = {}
-        constant = [isinstance(schedule, Constant) for schedule in self.schedules.values()]
-        given = [isinstance(schedule, Tensor) for schedule in self.schedules.values()]
-        self.constant = all(constant)
-        self.moves = not all(map(operator.or_, constant, given))
+        every = self.schedules.values()
+        self.constant = all([isinstance(schedule, Constant) for schedule in every])
+        self.moves = not all([isinstance(schedule, Constant | Tensor) for schedule in every])
 
     def check(self, latents: Sequence[str]) -> None:
         """Raise ``ValueError`` for a site that is not among ``latents``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,47 +16,34 @@ from ..ground.recorded import encode
 from ..programs.placing import usable_device
 from ..storage import archive
 from ..storage.folder import RunFolder
-from .objective import Objective
-from .state import TrainState
+from .pair import TrainedPair
 
 
 def write(
     path: str | Path,
-    model: Callable,
-    guide: Callable,
-    objective: Objective,
-    state: TrainState,
+    trainer: TrainedPair,
     *,
     run: Mapping[str, Any] | None = None,
     arguments: bool | None = True,
 ) -> None:
-    """Write a trainer to one file, all of it or nothing.
+    """Write a trainer to one file as ``saving.save`` does, and what a ``run`` that goes on needs.
 
-    Args:
-        path: file to write; an existing one is replaced.
-        model: generative program.
-        guide: inference program.
-        objective: what it raises.
-        state: what training has changed.
-        run: what the present run gives, for a file from which it goes on.
-        arguments: whether constructor arguments are written; None: where JSON can hold them.
-
-    Raises:
-        TypeError: an argument that JSON cannot hold, a plain function.
-        OSError: the file cannot be written; nothing is left behind.
+    Where ``arguments`` is None, they are written if JSON can hold them.
     """
-    modules = checked({"model": model, "guide": guide})
+    modules = checked({"model": trainer.model, "guide": trainer.guide})
     if arguments is None:
+        with contextlib.suppress(TypeError):
+            return write(path, trainer, run=run)
+    state = {**trainer.state_dict(), "run": run}
+    plain = state.pop("plain")
+    made = {**trainer.objective.arguments(), "seed": trainer.state.stream.seed}
+    if not arguments:
         try:
-            return write(path, model, guide, objective, state, run=run)
+            encode(made["optimizer"], "optimizer")
         except TypeError:
-            return write(path, model, guide, objective, state, run=run, arguments=False)
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    plain, tensors = state.plain(parameters, run)
-    plain["arguments"] = {**objective.arguments(), "seed": state.stream.seed}
-    if not arguments and not _is_plain(plain["arguments"]["optimizer"]):
-        del plain["arguments"]["optimizer"]
-    archive.write(path, "trainer", modules, plain=plain, tensors=tensors, arguments=arguments)
+            del made["optimizer"]
+    plain = {**plain, "arguments": made}
+    archive.write(path, "trainer", modules, plain=plain, tensors=state, arguments=bool(arguments))
 
 
 def checked(programs: Mapping[str, Callable]) -> dict[str, nn.Module]:
@@ -76,16 +65,7 @@ def load(
     optimizer: Callable[..., torch.optim.Optimizer] | None,
     device: torch.device | str | None,
 ) -> Any:
-    """Read a file of a trainer, a model or a guide; see ``saving.load``.
-
-    Args:
-        make: the class of a trainer.
-        path: the file.
-        model: to load the tensors into, or None.
-        guide: likewise.
-        optimizer: the trainer's, where the file could not hold it.
-        device: where to put the tensors; None for the CPU.
-    """
+    """Read a file as ``saving.load`` does; ``make`` is the class of a trainer."""
     device = None if device is None else usable_device(device)
     if model is None:
         model = getattr(guide, "model", None)
@@ -111,7 +91,10 @@ def load(
                 stacklevel=4,
             )
         with file.limited():
-            trainer = make(**modules, device=device, **arguments)
+            # A scheduler may have ended at 0, where no run begins
+            lr = arguments["lr"]
+            trainer = make(**modules, device=device, **{**arguments, "lr": lr or 1.0})
+            trainer.objective = dataclasses.replace(trainer.objective, lr=lr)
         try:
             # An optimizer of the user's own keeps what it likes
             state = {**file.tensors, "plain": plain}
@@ -146,11 +129,3 @@ def resume(make: Callable[..., Any], folder: str | Path, **given: Any) -> Any:
     trainer.state.written[run.where] = files[0].name
     trainer.state.run.folder = run.path
     return trainer
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        encode(value, "")
-    except TypeError:
-        return False
-    return True

@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -35,25 +34,17 @@ class Resident:
     Args:
         data: n data.
         batch_size: data per step; the last batch may be shorter.
+
+    Attributes:
+        device: where the batches are.
+        count: data in an epoch.
+        last: data in the last batch of an epoch.
     """
 
     def __init__(self, data: Dataset, batch_size: int) -> None:
         self.data, self.batch_size = data, batch_size
-
-    @property
-    def device(self) -> torch.device:
-        """Where the batches are."""
-        return self.data.device
-
-    @property
-    def count(self) -> int:
-        """Data in an epoch."""
-        return len(self.data)
-
-    @property
-    def last(self) -> int:
-        """Data in the last batch of an epoch."""
-        return self.count % self.batch_size or self.batch_size
+        self.device, self.count = data.device, len(data)
+        self.last = self.count % batch_size or batch_size
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -61,7 +52,7 @@ class Resident:
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
-        order = ranks.same(torch.randperm(self.count, device=self.data.device))
+        order = ranks.same(torch.randperm(self.count, device=self.device))
         rows = order.split(self.batch_size)
         return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))
 
@@ -92,11 +83,9 @@ class Loaded:
     is divided by 255, on the device. For a GPU the next batch is copied while the present one is
     trained on, where the loader has ``pin_memory=True``.
 
-    A run of several processes takes the same loader in each of them. Process 0 draws the order;
-    each process loads and collates its part of every batch. Where the loader has a
-    ``DistributedSampler`` each process already has batches of its own, which together are one
-    batch, and nothing is divided (data that it repeats, to give all equally many, count twice).
-    Before each pass the sampler's ``set_epoch`` is called, where it has one.
+    A run of several processes takes the same loader in each of them, see ``Trainer.fit``. Process
+    0 draws the order. Data that a ``DistributedSampler`` repeats, to give all equally many, count
+    twice.
 
     Args:
         loader: decides on order, batch size and workers; ``shuffle=True`` draws a new order each
@@ -111,6 +100,7 @@ class Loaded:
 
     Attributes:
         divided: whether each process of a run sees a part of the data only.
+        batch_size: data per step; None where the loader's sampler decides.
 
     Raises:
         ValueError: a loader that does not tell how many batches it gives, or gives none; one
@@ -130,6 +120,7 @@ class Loaded:
         check: Callable[[int, Batch], None] | None = None,
     ) -> None:
         self.loader, self.device, self.dtype, self._check = loader, device, dtype, check
+        self.batch_size = loader.batch_size
         self._begun: Iterator[Any] | None = None
         inner = getattr(loader.batch_sampler, "sampler", None)
         found = (loader.sampler, loader.batch_sampler, inner)
@@ -184,14 +175,9 @@ class Loaded:
             return None
 
     @property
-    def batch_size(self) -> int | None:
-        """Data per step; None where the loader's sampler decides."""
-        return self.loader.batch_size
-
-    @property
     def last(self) -> int | None:
         """Data in the last batch of an epoch; None where the loader does not tell."""
-        size, count = self.loader.batch_size, self.count
+        size, count = self.batch_size, self.count
         if size is None or count is None:
             return None
         return size if self.loader.drop_last else count % size or size
@@ -302,9 +288,8 @@ def source(
     """Data in any form that ``Trainer.fit`` takes, where the pair is and in its type.
 
     Args:
-        data: a ``DataLoader``; ``DataSplits``, of which the training set, or for validation that
-            set or else the test set, is meant; or anything that ``as_dataset`` takes.
-        name: the argument, for errors.
+        data: what ``Trainer.fit`` calls ``name``.
+        name: "data" or "validation".
         model: generative program.
         guide: inference program.
         device: where to put the data in place of the pair's device.
@@ -318,7 +303,7 @@ def source(
     device = device or device_of(model, guide, default=torch.device("cpu"))
     try:
         dtype = dtype_of(model, guide, default=torch.float32)
-        check = partial(_check_batch, name, model)
+        check = functools.partial(_check_batch, name, model)
         return Loaded(data, device, dtype, divide=divide, epoch=epoch, check=check)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
@@ -340,7 +325,5 @@ def check_source(data: Dataset | Loaded, name: str, model: Callable) -> None:
         for start in range(0, len(data), _CHECKED_AT_ONCE):
             part = data[start : start + _CHECKED_AT_ONCE]
             check_data(model, seen_values(part), part.y)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    except TypeError as error:
-        raise TypeError(f"{name}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..ground import streams
+from ..ground.arguments import whole
 from ..ground.internals import version
 from ..infer import SVI
 from ..infer.engine.internals import buffers, copy_each, norm_of_each
 from ..programs.registration import unregistered
 from ..programs.running import trace_pair
+from .totals import ADVICE
 
 LIMIT = 10
 _BETWEEN_COPIES = 100
 _MOST_NAMES, _SMALL = 4, 2**14
-ADVICE = "lower lr, set clip_norm, or bound the scales"
 _MORE_ADVICE = (
     "Warm beta up, look at the data for outliers, or leave such steps out: "
     'fit(..., on_nonfinite="skip")'
@@ -41,9 +42,7 @@ class Skip:
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ValueError(f"limit: expected a whole number of at least 1, got {limit!r}")
-        self.limit = limit
+        self.limit = whole("limit", limit)
 
 
 def limit_of(on_nonfinite: Literal["raise", "skip"] | Skip) -> int:
@@ -54,12 +53,11 @@ def limit_of(on_nonfinite: Literal["raise", "skip"] | Skip) -> int:
     """
     if isinstance(on_nonfinite, Skip):
         return on_nonfinite.limit
-    limits = {"raise": 0, "skip": LIMIT}
-    if not isinstance(on_nonfinite, str) or on_nonfinite not in limits:
+    if on_nonfinite not in ("raise", "skip"):
         raise ValueError(
             f"on_nonfinite: expected 'raise', 'skip' or training.Skip(limit), got {on_nonfinite!r}"
         )
-    return limits[on_nonfinite]
+    return LIMIT if on_nonfinite == "skip" else 0
 
 
 class Guard:
@@ -75,7 +73,7 @@ class Guard:
         modules: whose buffers are restored.
         step: optimizer steps taken so far.
         device: of the data.
-        limit: how many steps may be left out; 0 to stop at the first.
+        limit: how many steps may be left out.
 
     Attributes:
         refused: whether the last step was left out.

@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from signal import SIGTERM
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import ranks
-from ..callbacks.base import Training
 from ..callbacks.collapse import CollapseWarning, tell_collapsed
 from ..ground import streams
 from ..ground.turns import turn
 from ..infer.objectives.elbo import check_possible
 from ..programs.unwrapping import name_of
+from . import checkpoint
 from .feeds import Batch, Loaded
 from .guard import Guard
 from .moments import groups_of, restore_groups
+from .pair import TrainedPair
 from .plan import Plan
-from .state import Position, Run, TrainState
+from .state import Position
 from .step import Step
 from .totals import Totals, logged
 from .validation import Validation, active_units, warn_of_few_codes
@@ -34,50 +35,22 @@ _MOST_ENCODED = 1000
 _EPOCHS_BEFORE_A_WARNING = 4
 
 
-class Writing(Training, Protocol):
-    """A trainer whose run writes checkpoints and lets other threads go first."""
-
-    state: TrainState
-
-    def write(self, path: Path, *, run: dict[str, Any]) -> None:
-        """Write a checkpoint."""
-
-    def give_way(self) -> None:
-        """Let other threads run programs now."""
-
-
 class Loop:
-    """What ``Trainer.fit`` does once everything is checked and ready.
+    """What ``Trainer.fit`` does once everything is checked and ready."""
 
-    Args:
-        trainer: whose state goes on.
-        plan: what it is asked for.
-        step: takes the steps.
-    """
-
-    def __init__(self, trainer: Writing, plan: Plan, step: Step) -> None:
+    def __init__(self, trainer: TrainedPair, plan: Plan, step: Step) -> None:
         self.trainer, self.plan, self.step = trainer, plan, step
-        self.state, self.feed = trainer.state, plan.feed
-        self.run: Run = plan.run
+        self.state, self.feed, self.run = trainer.state, plan.feed, plan.run
         shown = plan.feed.data[:_MOST_ENCODED] if plan.validation is None else plan.validation
         self._encoded = shown.data if isinstance(shown, Loaded) else shown
         self._possible = not step.points
         self._validate = None
         if plan.validation is not None:
-            self._validate = Validation(
-                step.svi.model,
-                step.svi.guide,
-                plan.validation,
-                step.objective.elbo,
-                replay=step.replays,
-            )
+            pair, estimator = (step.svi.model, step.svi.guide), step.objective.elbo
+            self._validate = Validation(*pair, plan.validation, estimator, replay=step.replays)
 
     def __call__(self) -> bool:
-        """Train to the end of the run, or until a callback or a signal stops it.
-
-        Returns:
-            Whether Ctrl-C ended it.
-        """
+        """Train until the run, a callback or a signal ends it; whether that was Ctrl-C."""
         run, interruption = self.run, self.plan.interruption
         interrupted = False
         self._call("on_fit_begin")
@@ -85,7 +58,8 @@ class Loop:
             if run.found:
                 self._go_on()
             self._write()
-            while run.done < run.epochs and not self._ends():
+            # An epoch that has begun is trained to its end
+            while run.done < run.epochs and (run.position or not ranks.agreed(run.stopping)):
                 row = self._epoch()
                 self._measure(row)
                 row.update(ranks.agreed(row))
@@ -115,10 +89,6 @@ class Loop:
         if not any(isinstance(callback, CollapseWarning) for callback in self.plan.callbacks):
             tell_collapsed(self.trainer, self.step.points)
 
-    def _ends(self) -> bool:
-        """Whether a callback stopped the run; an epoch that has begun is trained to its end."""
-        return self.run.position is None and ranks.agreed(self.run.stopping)
-
     def _epoch(self) -> dict[str, Any]:
         state, run = self.state, self.run
         if run.position is None:
@@ -130,17 +100,13 @@ class Loop:
         try:
             self._steps(run.position, started, row["epoch"])
             totals.combine()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
             # The row of the epoch tells what was trained
-            row["interrupted"] = True
-            if totals.count:
-                self._record(row, time.perf_counter() - started)
-            raise
-        except Exception:
-            row["failed"] = True
+            failed = not isinstance(error, KeyboardInterrupt)
+            row["failed" if failed else "interrupted"] = True
             if totals.count:
                 # What went wrong first is what a person has to know
-                with contextlib.suppress(FloatingPointError):
+                with contextlib.suppress(*[FloatingPointError] * failed):
                     self._record(row, time.perf_counter() - started)
             raise
         self._record(row, time.perf_counter() - started)
@@ -150,11 +116,11 @@ class Loop:
     def _steps(self, position: Position, started: float, epoch: int) -> None:
         """The steps of an epoch that are left."""
         state, plan, step, totals = self.state, self.plan, self.step, position.totals
-        interruption, annealing, bar, folder = (
+        interruption, bar, folder, annealing = (
             plan.interruption,
-            step.annealing,
             plan.bar,
             plan.folder,
+            step.annealing,
         )
         hooks = [h for c in plan.callbacks if (h := getattr(c, "on_step_end", None))]
         mean, per_epoch = step.objective.elbo.reduction == "mean", len(self.feed)
@@ -163,7 +129,9 @@ class Loop:
         shown = time.perf_counter()
         for x, y in batches:
             if turn.waiting:
-                self.trainer.give_way()
+                # On torch's global random stream
+                with state.stream.aside():
+                    turn.give_way()
             with interruption:
                 if annealing.moves:
                     annealing.set(state.step, per_epoch)
@@ -273,13 +241,12 @@ class Loop:
             self.feed.device,
             {
                 "buffers": _hidden_buffers(self.step.modules),
-                "optimizer": groups_of(self.step.optimizer, parameters),
+                "optimizer": groups_of(self.step.svi.optimizer, parameters),
                 "states": [callback.state_dict() for callback in self.plan.callbacks],
             },
         )
-        step = self.state.step
-        ranks.by_first(lambda: folder.put(step, lambda path: self.trainer.write(path, run=run)))
-        self.state.written[folder.where] = folder.last
+        write = partial(checkpoint.write, trainer=self.trainer, run=run, arguments=None)
+        ranks.by_first(lambda: folder.put(self.state.step, write))
 
     def _go_on(self) -> None:
         """Be where the run was when the checkpoint was written."""
@@ -287,7 +254,7 @@ class Loop:
         for callback, state in zip(self.plan.callbacks, run.found["states"], strict=True):
             callback.load_state_dict(state)
         parameters = self.trainer.parameters()
-        restore_groups(step.optimizer, run.found["optimizer"], parameters, self.state.moments)
+        restore_groups(step.svi.optimizer, run.found["optimizer"], parameters, self.state.moments)
         # What was unfrozen since the last step of that run
         step.svi.take_up({})
         with torch.no_grad():
@@ -296,8 +263,8 @@ class Loop:
                 buffer.copy_(value)
         batches = 0 if run.position is None else run.position.batches
         self.plan.bar.update(run.done * len(self.feed) + batches)
-        streams.go_to(self.feed.device, run.random)
-        run.found = {}
+        streams.go_to(self.feed.device, run.each[ranks.rank()][1])
+        run.found, run.each = {}, []
 
 
 def _hidden_buffers(modules: list[nn.Module]) -> list[Tensor]:

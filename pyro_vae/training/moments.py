@@ -48,12 +48,7 @@ class Moments(WeakIdKeyDictionary):
 
 
 def check_moments(moments: Sequence[Any], parameters: Sequence[nn.Parameter]) -> None:
-    """Raise ``ValueError`` for moments that no optimizer of torch keeps for these parameters.
-
-    Args:
-        moments: per parameter its state in the optimizer, or None.
-        parameters: of model and guide.
-    """
+    """Raise ``ValueError`` for moments that no optimizer of torch keeps for these parameters."""
     kept: dict[int, dict[str, str]] = {}
     for state, parameter in zip(moments, parameters, strict=True):
         if not state:

@@ -18,13 +18,19 @@ from .annealing import Annealing
 from .precision import Precision, PrecisionName, as_precision
 
 
+def check_lr(lr: float) -> None:
+    """Raise ``ValueError`` for a learning rate that no run begins with."""
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr: expected a positive finite number, got {lr}")
+
+
 @dataclass(frozen=True)
 class Objective:
     """The arguments of a ``Trainer`` besides its pair, checked.
 
     Attributes:
         beta: weight of the KL, see ``Trainer``, like all that follow.
-        lr: learning rate at the start of the next run.
+        lr: learning rate at the start of the next run, whatever a scheduler ended with.
         optimizer: makes a torch optimizer.
         elbo: the estimator, or its name.
         clip_norm: greatest norm of the total gradient, or None.
@@ -54,8 +60,6 @@ class Objective:
         if self.engine is not None:
             running(self.elbo, self.engine)
         Annealing(self.beta)
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr: expected a positive finite number, got {self.lr}")
 
     def arguments(self) -> dict[str, Any]:
         """As a file holds them."""

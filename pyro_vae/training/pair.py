@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,33 +11,33 @@ import torch
 from torch import Tensor, nn
 
 from ..infer import check_pair
-from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator, as_estimator
 from ..programs.belonging import check_run, join
 from ..programs.checks import check_guide, check_minibatches
 from ..programs.placing import usable_device
 from ..schedules import Schedule
 from .annealing import Annealing
-from .history import History
-from .objective import Objective
-from .precision import Precision, PrecisionName
+from .objective import Objective, check_lr
 from .state import TrainState
 
 
+def _part(name: str, doc: str, *, between: bool = False) -> property:
+    def assign(pair: TrainedPair, value: Any) -> None:
+        part = name.rpartition(".")[2]
+        pair._refuse_in_fit(part, "end the run with trainer.stop()")
+        pair._replace(**{part: value})
+
+    return property(operator.attrgetter(name), assign if between else None, doc=doc)
+
+
 class TrainedPair:
-    """A model and a guide, their objective, and the state of their training.
+    """A model and a guide, their objective, and the state of their training; see ``Trainer``.
 
     The optimizer's state of a parameter stays from run to run, also while a guide without it is
     trained.
 
-    Args:
-        model: generative program.
-        guide: inference program.
-        objective: what they raise.
-        state: what training has changed.
-        device: move model and guide there; None: leave the pair where it is.
-
     Attributes:
+        objective: what the pair is trained for; its parts may be assigned one by one.
         steps: what takes the steps of the present run, or took those of the last one.
     """
 
@@ -51,7 +52,7 @@ class TrainedPair:
         check_guide(model, guide)
         check_minibatches(guide)
         self.model, self.guide, self.state = model, guide, state
-        self._objective, self.steps = objective, None
+        self.objective, self.steps = objective, None
         self._check_beta(objective.beta)
         self._fitting = False
         self.device = None if device is None else usable_device(device)
@@ -60,30 +61,13 @@ class TrainedPair:
         # The first data of the last run, with which another guide is tried
         self._tried: tuple[Tensor, Tensor | None] | None = None
 
-    @property
-    def objective(self) -> Objective:
-        """What the pair is trained for; its parts may be assigned one by one."""
-        return self._objective
-
-    @property
-    def history(self) -> History:
-        """A plain dict per epoch."""
-        return self.state.history
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken so far."""
-        return self.state.step
-
-    @property
-    def swapped(self) -> bool:
-        """Whether the guide was swapped after the last epoch."""
-        return self.state.swapped
-
-    @property
-    def told_collapsed(self) -> set[str]:
-        """Latent sites whose collapse was told, once is enough."""
-        return self.state.told_collapsed
+    history = _part("state.history", "A plain dict per epoch.")
+    step = _part("state.step", "Optimizer steps taken so far.")
+    swapped = _part("state.swapped", "Whether the guide was swapped after the last epoch.")
+    told_collapsed = _part("state.told_collapsed", "Latent sites whose collapse was told.")
+    optimizer_class = _part("objective.optimizer", "The optimizer as it was given.")
+    engine = _part("objective.engine", "How steps run; assigned between fits.", between=True)
+    precision = _part("objective.precision", "Of networks; likewise.", between=True)
 
     @property
     def frozen(self) -> bool:
@@ -91,19 +75,14 @@ class TrainedPair:
         return self.state.freezing.names is not None
 
     @property
-    def optimizer_class(self) -> Callable[..., torch.optim.Optimizer]:
-        """The optimizer as it was given."""
-        return self._objective.optimizer
-
-    @property
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The torch optimizer of the present pair; None before the first ``fit``."""
-        return None if self.steps is None else self.steps.optimizer
+        return None if self.steps is None else self.steps.svi.optimizer
 
     @property
     def beta(self) -> Any:
         """The weight of the KL as it was given; may be assigned between calls of ``fit``."""
-        return self._objective.beta
+        return self.objective.beta
 
     @beta.setter
     def beta(self, beta: float | Schedule | Tensor | Mapping) -> None:
@@ -127,7 +106,7 @@ class TrainedPair:
         Model, guide and the optimizer's state stay, so that a run goes on with another bound,
         such as ``infer.ImportanceWeightedELBO(10, "mean")`` for fine-tuning.
         """
-        return self._objective.elbo
+        return self.objective.elbo
 
     @elbo.setter
     def elbo(self, elbo: Literal["trace", "analytic"] | Estimator) -> None:
@@ -144,7 +123,7 @@ class TrainedPair:
     @property
     def clip_norm(self) -> float | None:
         """The greatest norm of the total gradient; may be assigned at any time."""
-        return self._objective.clip_norm
+        return self.objective.clip_norm
 
     @clip_norm.setter
     def clip_norm(self, clip_norm: float | None) -> None:
@@ -153,39 +132,20 @@ class TrainedPair:
             self.steps.svi.clip_norm = clip_norm
 
     @property
-    def engine(self) -> Engine | None:
-        """How steps run, as it was given; may be assigned between calls of ``fit``."""
-        return self._objective.engine
-
-    @engine.setter
-    def engine(self, engine: Engine | None) -> None:
-        self._refuse_in_fit("engine", "end the run with trainer.stop()")
-        self._replace(engine=engine)
-
-    @property
-    def precision(self) -> PrecisionName | Precision:
-        """How networks are evaluated; may be assigned between calls of ``fit``."""
-        return self._objective.precision
-
-    @precision.setter
-    def precision(self, precision: PrecisionName | Precision) -> None:
-        self._refuse_in_fit("precision", "end the run with trainer.stop()")
-        self._replace(precision=precision)
-
-    @property
     def lr(self) -> float:
         """The learning rate as it is now; may be assigned at any time."""
         optimizer = self.optimizer
-        return self._objective.lr if optimizer is None else optimizer.param_groups[0]["lr"]
+        return self.objective.lr if optimizer is None else optimizer.param_groups[0]["lr"]
 
     @lr.setter
     def lr(self, lr: float) -> None:
+        check_lr(lr)
         self._replace(lr=lr)
         for group in [] if self.optimizer is None else self.optimizer.param_groups:
             group["lr"] = lr
 
     def _replace(self, **parts: Any) -> None:
-        self._objective = dataclasses.replace(self._objective, **parts)
+        self.objective = dataclasses.replace(self.objective, **parts)
 
     def _refuse_in_fit(self, name: str, within: str, *, do: str = "assign it") -> None:
         if self._fitting:
@@ -202,28 +162,23 @@ class TrainedPair:
     def state_dict(self) -> dict[str, Any]:
         """What a trainer has besides its pair: tensors, and plain data in "plain"."""
         self._keep_optimizer()
-        plain, tensors = self.state.plain(self.parameters(), None)
-        return {**tensors, "plain": plain}
+        return self.state.plain(self.parameters())
 
     def load_state_dict(self, state: Mapping[str, Any], *, known: bool = False) -> None:
-        """Take over what ``state_dict`` gave.
+        """Take over what ``state_dict`` gave; ``ValueError`` where it cannot be of this pair.
 
         Args:
             state: it.
             known: whether the optimizer is one of torch, whose moments can be checked.
-
-        Raises:
-            ValueError: it cannot be of a trainer of this pair.
         """
-        self.state.load(state["plain"], state, self.model, self.parameters(), known=known)
+        self.state.load(state, self.model, self.parameters(), known=known)
         if self.step:
             join(self.model, self.guide)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle takes along; what belongs to a run is made anew."""
         self._keep_optimizer()
-        state = dataclasses.replace(self.state, run=None) if self._fitting else self.state
-        return {**self.__dict__, "state": state, "steps": None, "_fitting": False}
+        return {**self.__dict__, "steps": None, "_fitting": False}
 
     def _swap(self, guide: Callable, *, freeze_model: bool) -> None:
         self._refuse_in_fit("swap_guide", "end the run with trainer.stop()", do="call it")
@@ -247,6 +202,6 @@ class TrainedPair:
     def _keep_optimizer(self) -> None:
         """Have its moments, and its learning rate, for the next one."""
         if self.steps is not None:
-            if self.lr != self._objective.lr:
+            if self.lr != self.objective.lr:
                 self._replace(lr=self.lr)
             self.state.moments.keep(self.optimizer)

@@ -21,12 +21,7 @@ from .feeds import Loaded, Resident
 
 
 def check_parallel(feed: Resident | Loaded, *programs: Callable) -> None:
-    """Raise for what several processes cannot share; a process alone can do it all.
-
-    Args:
-        feed: minibatches.
-        programs: a model and a guide.
-    """
+    """Raise for what several processes cannot share; a process alone can do it all."""
     if ranks.size() == 1:
         return
     for program in programs:
@@ -86,9 +81,6 @@ def synchronised(*programs: Callable) -> Iterator[None]:
 
     Does nothing where a process is alone. On a CPU too, where ``torch.nn.SyncBatchNorm`` does not
     work.
-
-    Args:
-        programs: a model and a guide.
     """
     modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
     norms = [m for m in dict.fromkeys(modules) if isinstance(m, BatchNorm)]

@@ -6,12 +6,10 @@ import builtins
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from numbers import Integral
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from .. import ranks
@@ -20,22 +18,26 @@ from ..callbacks.stopping import Patience
 from ..data import Dataset
 from ..data.identity import identity
 from ..data.scale import scale_notice
+from ..ground.arguments import whole
 from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
+from ..ground.streams import forked
 from ..likelihoods import Gaussian
 from ..programs.unwrapping import innermost
-from ..storage.folder import EVERY, KEEP, RunFolder
+from ..storage.folder import RunFolder
 from .feeds import Loaded, Resident, check_source, source, turns
-from .guard import Skip, limit_of
+from .guard import limit_of
+from .pair import TrainedPair
 from .parallel import check_parallel
 from .state import Run, TrainState
 
 _BATCH_SIZE = 128
 
 
-@dataclass
 class Plan:
-    """One call of ``Trainer.fit``, checked, and filled in where a run goes on.
+    """One call of ``Trainer.fit``, with its arguments and errors, before anything happens.
+
+    What is ``asked`` for as None is filled in where a run goes on.
 
     Attributes:
         run: that it begins, or goes on with.
@@ -51,96 +53,67 @@ class Plan:
         interruption: tells after each step whether the run is to end.
     """
 
-    run: Run
-    feed: Resident | Loaded
-    validation: Dataset | Loaded | None
-    callbacks: Sequence[Any]
-    folder: RunFolder | None
-    tolerated: int
-    threads: int | None
-    reraises: bool
-    progress: bool
-    bar: tqdm = field(init=False)
-    interruption: Interruption = field(default_factory=Interruption)
+    bar: tqdm
 
-    @classmethod
-    def of(
-        cls,
-        model: Callable,
-        guide: Callable,
-        state: TrainState,
+    def __init__(
+        self,
+        trainer: TrainedPair,
         data: Any,
-        *,
-        device: torch.device | None,
-        epochs: int | None,
-        batch_size: int | None,
         validation: Any,
-        patience: int | None,
         callbacks: Sequence[Any],
-        threads: int | None,
-        progress: bool,
-        checkpoint: str | Path | None,
-        every: int | None,
-        keep: int | None,
-        on_nonfinite: Literal["raise", "skip"] | Skip,
-        on_interrupt: Literal["raise", "return"] | None,
-    ) -> Plan:
-        """Check the arguments of ``Trainer.fit``, before anything happens.
-
-        Raises:
-            ValueError: as ``Trainer.fit``.
-            TypeError: as ``Trainer.fit``.
-        """
+        **asked: Any,
+    ) -> None:
+        pair, state = (trainer.model, trainer.guide), trainer.state
         before = state.run if state.run is not None and state.run.folder is not None else None
-        if before is not None:
-            epochs = before.epochs if epochs is None else epochs
-            batch_size = before.facts["batch_size"] if batch_size is None else batch_size
-            checkpoint = before.folder if checkpoint is None else checkpoint
-            every = before.every if every is None else every
-            keep = before.keep if keep is None else keep
-            patience = before.facts["patience"] if patience is None else patience
-        batch_size = _BATCH_SIZE if batch_size is None else batch_size
-        waits = () if patience is None else (("patience", patience),)
-        for name, value in (("epochs", epochs), ("batch_size", batch_size), *waits):
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        if patience is not None and validation is None:
-            raise ValueError(
-                "patience: expected validation= beside it, whose bound tells the best epoch, got "
-                "None: pass validation=d.test, or leave patience out"
-            )
-        if on_interrupt not in ("raise", "return", None):
+        defaults = {"batch_size": _BATCH_SIZE} if before is None else before.asked()
+        asked |= {name: value for name, value in defaults.items() if asked[name] is None}
+        epochs = whole("epochs", asked["epochs"])
+        batch_size = whole("batch_size", asked["batch_size"])
+        if (patience := asked["patience"]) is not None:
+            patience = whole("patience", patience)
+            if validation is None:
+                raise ValueError(
+                    "patience: expected validation= beside it, whose bound tells the best epoch, "
+                    "got None: pass validation=d.test, or leave patience out"
+                )
+        if (on_interrupt := asked["on_interrupt"]) not in ("raise", "return", None):
             raise ValueError(
                 f'on_interrupt: expected "raise" or "return", got {on_interrupt!r}: leave it out '
                 "to stop the cells below in a notebook, and to go on in a script"
             )
+        in_notebook = hasattr(builtins, "__IPYTHON__")
+        self.reraises = on_interrupt == "raise" or (on_interrupt is None and in_notebook)
         check_callbacks(callbacks)
         if patience is not None:
             callbacks = *callbacks, Patience(patience)
-        check_threads(threads)
-        tolerated = limit_of(on_nonfinite)
-        folder = _folder(checkpoint, every=every, keep=keep)
-        known = {"device": device, "epoch": len(state.history)}
-        data = source(data, "data", model, guide, **known)
+        self.callbacks, self.progress = callbacks, asked["progress"]
+        self.threads = asked["threads"]
+        check_threads(self.threads)
+        self.tolerated = limit_of(asked["on_nonfinite"])
+        self.folder = _folder(asked["checkpoint"], every=asked["every"], keep=asked["keep"])
+        known = {"device": trainer.device, "epoch": len(state.history)}
+        data = source(data, "data", *pair, **known)
         if validation is not None:
-            validation = source(validation, "validation", model, guide, divide=turns, **known)
-            _check_names(data, validation, model)
+            validation = source(validation, "validation", *pair, divide=turns, **known)
+            _check_names(data, validation, trainer.model)
         feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
-        check_parallel(feed, model, guide)
-        run = Run(int(epochs), {})
-        if folder is not None:
+        self.feed, self.validation = feed, validation
+        check_parallel(feed, *pair)
+        self.run, every = Run(epochs, {}), None
+        if self.folder is not None:
             _check_sources(data, validation)
             _check_storable(callbacks)
-            run.every, run.keep = folder.every, folder.keep
-            run.facts = {
-                "batch_size": feed.batch_size,
+            every, keep = self.folder.every, self.folder.keep
+            facts = {
+                "batch_size": batch_size,
                 "callbacks": [type(callback).__name__ for callback in callbacks],
-                "data": identity(feed.data),
+                "data": identity(data),
                 "validation": identity(validation),
                 "patience": patience,
             }
+            self.run = Run(epochs, facts, every, keep)
             if before is not None:
-                run = _going_on(before, run)
+                self.run = _going_on(before, self.run)
         ranks.check_alike(
             {
                 "epochs": epochs,
@@ -148,22 +121,11 @@ class Plan:
                 "steps before": state.step,
                 "validation": validation is not None,
                 "patience": patience,
-                "checkpoint": None if checkpoint is None else str(checkpoint),
-                "every": None if folder is None else folder.every,
+                "checkpoint": None if every is None else str(asked["checkpoint"]),
+                "every": every,
             }
         )
-        in_notebook = hasattr(builtins, "__IPYTHON__")
-        return cls(
-            run=run,
-            feed=feed,
-            validation=validation,
-            callbacks=callbacks,
-            folder=folder,
-            tolerated=tolerated,
-            threads=threads,
-            reraises=on_interrupt == "raise" or (on_interrupt is None and in_notebook),
-            progress=progress,
-        )
+        self.interruption = Interruption()
 
     @contextlib.contextmanager
     def held(self, state: TrainState) -> Iterator[None]:
@@ -171,7 +133,7 @@ class Plan:
         # Signals first, so that all else is in order when SIGTERM ends the process
         with held_back(self.interruption), contextlib.ExitStack() as stack:
             if (folder := self.folder) is not None:
-                held = folder.held(state.step, state.written.get(folder.where))
+                held = folder.held(state.step, state.written)
                 ranks.by_first(lambda: stack.enter_context(held))
             stack.enter_context(using_threads(self.threads))
             yield
@@ -187,10 +149,6 @@ class Plan:
         """Raise unless the model can produce the data; tell of a scale that is hard to train on.
 
         A loader without a generator of its own draws its order from the present random stream.
-
-        Args:
-            model: generative program.
-            first: whether the pair is trained for the first time.
         """
         ranks.diverge()
         check_source(self.feed if isinstance(self.feed, Loaded) else self.feed.data, "data", model)
@@ -201,35 +159,33 @@ class Plan:
             if (notice := scale_notice(seen)) is not None:
                 warnings.warn(notice, stacklevel=3)
         if self.validation is not None:
-            with torch.random.fork_rng(devices=[]):
+            with forked():
                 check_source(self.validation, "validation", model)
 
 
-def _folder(path: str | Path | None, *, every: int | None, keep: int | None) -> RunFolder | None:
-    if path is None:
-        for name, value in (("every", every), ("keep", keep)):
-            if value is not None:
-                raise ValueError(
-                    f"{name}: expected None without checkpoint=, got {value!r}: pass the folder "
-                    "to write to as well"
-                )
-        return None
-    return RunFolder(
-        path, every=EVERY if every is None else every, keep=KEEP if keep is None else keep
-    )
+def _folder(path: str | Path | None, **options: int | None) -> RunFolder | None:
+    given = {name: value for name, value in options.items() if value is not None}
+    if path is not None:
+        return RunFolder(path, **given)
+    for name, value in given.items():
+        raise ValueError(
+            f"{name}: expected None without checkpoint=, got {value!r}: pass the folder to write "
+            "to as well"
+        )
+    return None
 
 
 def _going_on(before: Run, run: Run) -> Run:
     """The interrupted run, as it is asked for now; raises unless the facts are the same."""
-    if before.processes != ranks.size():
+    if (processes := len(before.each)) != ranks.size():
         raise ValueError(
-            f"processes: expected {before.processes}, as in the run that goes on, each with a "
-            f"random stream of its own, got {ranks.size()}: start {before.processes}, or read its "
-            "last checkpoint with pyro_vae.load to begin another run"
+            f"processes: expected {processes}, as in the run that goes on, each with a random "
+            f"stream of its own, got {ranks.size()}: start {processes}, or read its last "
+            "checkpoint with pyro_vae.load to begin another run"
         )
-    if run.epochs < before.begun:
+    if run.epochs < (begun := before.done + (before.position is not None)):
         raise ValueError(
-            f"epochs: expected at least {before.begun}, those that the run which goes on has "
+            f"epochs: expected at least {begun}, those that the run which goes on has "
             f"begun, got {run.epochs}: leave epochs out to finish it as it was meant to be"
         )
     for name, got in run.facts.items():
@@ -248,6 +204,7 @@ def _going_on(before: Run, run: Run) -> Run:
         epochs=run.epochs,
         every=run.every,
         keep=run.keep,
+        position=before.each[ranks.rank()][0],
         # More epochs than were asked for at first go on after an early end, too
         stopping=before.stopping and not before.finished,
         finished=before.finished and before.epochs == run.epochs,

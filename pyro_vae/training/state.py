@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,7 @@ class Run:
         finished: whether all is done.
         stopping: whether it ends after this epoch.
         position: within the epoch that has begun, or None.
-        random: torch's random streams when it was written to a file.
-        processes: how many take part.
+        each: of a run from a file, the position of each process, and its random streams.
         folder: where the checkpoints are from which it goes on, or None.
         found: of a run that was read from a file, what its loop takes up: states of callbacks, of
             the optimizer, and of buffers that no state dict holds.
@@ -80,15 +79,15 @@ class Run:
     finished: bool = False
     stopping: bool = False
     position: Position | None = None
-    random: dict[str, Tensor] = field(default_factory=dict)
-    processes: int = 1
+    each: list[tuple[Position | None, dict[str, Tensor]]] = field(default_factory=list)
     folder: Path | None = None
     found: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def begun(self) -> int:
-        """Epochs that are finished or have begun."""
-        return self.done + (self.position is not None)
+    def asked(self) -> dict[str, Any]:
+        """Arguments of ``fit`` that the run was given, for the call that goes on with it."""
+        own = {"epochs": self.epochs, "every": self.every, "keep": self.keep}
+        of_facts = {name: self.facts[name] for name in ("batch_size", "patience")}
+        return {**own, **of_facts, "checkpoint": self.folder}
 
     def plain(self, device: torch.device, found: Mapping[str, Any]) -> dict[str, Any]:
         """As a file holds it, with what its loop has ``found``; in all processes."""
@@ -104,7 +103,7 @@ class Run:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Run:
-        """What ``plain`` gave, for this process.
+        """What ``plain`` gave, at the position of process 0.
 
         Raises:
             KeyError: something is not there.
@@ -116,19 +115,13 @@ class Run:
         if not all(whole) or not {type(run[name]) for name in _OF_RUN[4:]} == {bool}:
             raise ValueError("its run cannot be one of a trainer")
         found = {name: rest.pop(name) for name in _OF_LOOP}
-        others = rest.pop("others", ())
         own = {name: rest.pop(name) for name in ("position", "random")}
-        if ranks.rank() in range(1, 1 + len(others)):
-            own = others[ranks.rank() - 1]
-        position = None if own["position"] is None else Position.of(own["position"])
-        return cls(
-            **run,
-            facts={"patience": None, **rest},
-            position=position,
-            random=own["random"],
-            processes=1 + len(others),
-            found=found,
-        )
+        each = [
+            (None if (at := process["position"]) is None else Position.of(at), process["random"])
+            for process in (own, *rest.pop("others", ()))
+        ]
+        facts = {"patience": None, **rest}
+        return cls(**run, facts=facts, position=each[0][0], each=each, found=found)
 
 
 @dataclass
@@ -144,7 +137,7 @@ class TrainState:
         freezing: which parameters of the model rest while the guide is trained alone.
         told_collapsed: latent sites whose collapse was told.
         written: folder -> name of the checkpoint that was written there last.
-        run: the present run, or one that a file tells of.
+        run: the present run, the last one, or one that a file tells of.
     """
 
     stream: RandomStream
@@ -157,51 +150,37 @@ class TrainState:
     written: dict[Path, str] = field(default_factory=dict)
     run: Run | None = None
 
-    def plain(
-        self, parameters: list[nn.Parameter], run: Mapping[str, Any] | None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As a file holds it: what JSON can hold, and tensors.
-
-        Args:
-            parameters: of model and guide.
-            run: what the present run gives, for a file from which it goes on.
-        """
-        plain = {
-            "history": list(self.history),
-            "step": self.step,
-            "swapped": self.swapped,
-            "frozen": self.freezing.names,
-        }
-        tensors = {
-            "run": run,
+    def plain(self, parameters: list[nn.Parameter]) -> dict[str, Any]:
+        """As a file holds it, besides its run: tensors, and under "plain" what JSON can hold."""
+        return {
+            "run": None,
             "moments": [self.moments.get(p) for p in parameters],
             "random": self.stream.states(),
+            "plain": {
+                "history": list(self.history),
+                "step": self.step,
+                "swapped": self.swapped,
+                "frozen": self.freezing.names,
+            },
         }
-        return plain, tensors
 
     def load(
         self,
-        plain: Mapping[str, Any],
-        tensors: Mapping[str, Any],
-        model: nn.Module,
+        state: Mapping[str, Any],
+        model: Callable,
         parameters: list[nn.Parameter],
-        *,
         known: bool,
     ) -> None:
         """Take over what ``plain`` gave, if it can be of a run with this model.
 
-        Args:
-            plain: what JSON held.
-            tensors: the rest.
-            model: generative program.
-            parameters: of model and guide.
-            known: whether the optimizer is one of torch, whose moments are known.
-
         Raises:
-            ValueError: it cannot be.
+            ValueError: it cannot be; of moments, if the optimizer is ``known``, one of torch.
             KeyError: something is not there.
         """
-        names, frozen = {name for name, _ in model.named_parameters()}, plain.get("frozen")
+        plain, moments = state["plain"], state["moments"]
+        frozen, names = plain.get("frozen"), set()
+        if isinstance(model, nn.Module):
+            names = {name for name, _ in model.named_parameters()}
         right = {
             "history": all(isinstance(row, dict) and "elbo" in row for row in plain["history"]),
             "step": is_whole(plain["step"]) and plain["step"] >= 0,
@@ -211,16 +190,16 @@ class TrainState:
         for name, is_right in right.items():
             if not is_right:
                 raise ValueError(f"its {name} cannot be that of a run")
-        _check_random(tensors["random"])
+        _check_random(state["random"])
         if known:
-            check_moments(tensors["moments"], parameters)
+            check_moments(moments, parameters)
         self.history, self.step = History(plain["history"]), plain["step"]
         self.swapped = plain["swapped"]
         if frozen is not None:
             self.freezing.freeze(model, frozen)
-        self.stream.load(tensors["random"])
-        self.moments = Moments.of(zip(parameters, tensors["moments"], strict=True))
-        self.run = None if (run := tensors.get("run")) is None else Run.of(run)
+        self.stream.load(state["random"])
+        self.moments.update(Moments.of(zip(parameters, moments, strict=True)))
+        self.run = None if (run := state.get("run")) is None else Run.of(run)
 
 
 def _check_random(states: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .. import ranks
 from ..data import Dataset
@@ -20,10 +21,10 @@ from ..infer.engine.trainable import Waiting
 from ..programs.modes import training
 from ..programs.placing import seen_values
 from .annealing import Annealing
-from .feeds import Loaded, Resident
 from .guard import Guard
-from .objective import Objective
+from .pair import TrainedPair
 from .parallel import Parallel, synchronised
+from .plan import Plan
 from .state import TrainState
 
 # Recording takes about as long as it saves in so many steps
@@ -32,14 +33,6 @@ _STEPS_BEFORE_A_GRAPH = 100
 
 class Step:
     """What takes the steps of one run.
-
-    Args:
-        model: generative program.
-        guide: inference program.
-        objective: what they raise.
-        state: of the trainer.
-        feed: the minibatches.
-        announce: is told how long compiling took, or None.
 
     Attributes:
         svi: gradients and updates.
@@ -50,17 +43,10 @@ class Step:
         replays: whether the pair is recorded, and its tensors replayed.
     """
 
-    def __init__(
-        self,
-        model: Callable,
-        guide: Callable,
-        objective: Objective,
-        state: TrainState,
-        feed: Resident | Loaded,
-        announce: Callable[[str], object] | None,
-    ) -> None:
-        self.objective, self.state = objective, state
-        self.modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
+    def __init__(self, trainer: TrainedPair, plan: Plan) -> None:
+        objective, feed = trainer.objective, plan.feed
+        model, guide = trainer.model, trainer.guide
+        self.objective, self.state, self.modules = objective, trainer.state, trainer.modules()
         self.device = feed.device
         self.first = x, y = first(feed.data)
         summary = check_pair(model, guide, x, y=y)
@@ -68,16 +54,15 @@ class Step:
         self.annealing = Annealing(objective.beta)
         self.annealing.check(tuple(summary.latents))
         self.annealing.start(x.device)
-        self.annealing.set(state.step, len(feed))
+        self.annealing.set(self.state.step, len(feed))
         engine: Engine = objective.engine or ("graph" if len(self.modules) == 2 else "eager")
         self.replays = engine != "eager"
-        estimator, self.running = objective.elbo, None
+        estimator = objective.elbo
         if ranks.size() > 1:
             estimator = self.running = Parallel(estimator)
         else:
-            self.running = running(
-                estimator, engine, after=_STEPS_BEFORE_A_GRAPH, announce=announce
-            )
+            after, announce = _STEPS_BEFORE_A_GRAPH, tqdm.write if plan.progress else None
+            self.running = running(estimator, engine, after=after, announce=announce)
         self.svi = SVI(
             self.annealing.scale(model),
             self.annealing.scale(guide),
@@ -89,17 +74,8 @@ class Step:
         self.svi.waiting = Waiting(len(feed))
         self.svi.prepare(x, y=y)
 
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The torch optimizer of this run."""
-        return self.svi.optimizer
-
     def begin_epoch(self, tolerated: int) -> Guard:
-        """Look at the records anew, and have the steps guarded.
-
-        Args:
-            tolerated: steps that may be left out because they are not finite.
-        """
+        """Look at the records anew, and have the steps guarded; so many may be left out."""
         if isinstance(self.running, Graph):
             self.running.begin_epoch(self.state.step)
         return Guard(self.svi, self.modules, self.state.step, self.device, tolerated)
@@ -122,9 +98,8 @@ def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) 
     """Modules in training mode, alike in all processes."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(synchronised(model, guide))
-        for module in (model, guide):
-            if isinstance(module, nn.Module):
-                stack.enter_context(training(module))
+        for module in (p for p in (model, guide) if isinstance(p, nn.Module)):
+            stack.enter_context(training(module))
         # After the guide, which may hold conditionals of the model
         stack.enter_context(state.freezing.holding(model))
         if feed.last == 1 and ranks.size() == 1:

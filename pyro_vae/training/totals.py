@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,8 @@ from .. import ranks
 
 if TYPE_CHECKING:
     from ..infer import ELBOTerms
+
+ADVICE = "lower lr, set clip_norm, or bound the scales"
 
 
 def logged(modules: Iterable[nn.Module]) -> dict[str, float]:
@@ -26,10 +28,7 @@ def logged(modules: Iterable[nn.Module]) -> dict[str, float]:
     told = {name: value for tell in tellers for name, value in tell().items()}
     for name, value in told.items():
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{name} became NaN or infinite in the last step: lower lr, set clip_norm, or "
-                "bound the scales"
-            )
+            raise FloatingPointError(f"{name} became NaN or infinite in the last step: {ADVICE}")
     return told
 
 
@@ -73,22 +72,14 @@ class Totals:
 
     def blamed(self, loss: Tensor, terms: ELBOTerms) -> str | None:
         """What of a step's bound is NaN or infinite; None where all is finite."""
-        named = {"reconstruction of the observed sites": terms.reconstruction} | {
-            f"KL of site {site!r}": kl for site, kl in terms.kl.items()
-        }
-        bad = [name for name, value in named.items() if not bool(value.isfinite().all())]
-        return " and ".join(bad) or (None if bool(loss.isfinite()) else "objective")
+        parts = (loss, terms.reconstruction, *terms.kl.values())
+        return _bad([bool(part.isfinite().all()) for part in parts], terms.kl)
 
     def blamed_at(self, step: int) -> str | None:
         """What of an earlier step's bound is NaN or infinite."""
         index = step - 1 - self.step
-        finite = self._steps[index].isfinite().tolist() if index < len(self._steps) else [True]
-        bad = [name for name, ok in zip(self._names(), finite[1:], strict=False) if not ok]
-        return " and ".join(bad) or (None if finite[0] else "objective")
-
-    def _names(self) -> list[str]:
-        kl = (f"KL of site {site!r}" for site in self._sites)
-        return ["reconstruction of the observed sites", *kl]
+        found = self._steps[index : index + 1]
+        return _bad(found[0].isfinite().tolist(), self._sites) if found else None
 
     def means(self) -> dict[str, Any]:
         """The four quantities of a history row, per datum.
@@ -98,8 +89,12 @@ class Totals:
         """
         # In double, whose sums over an epoch do not overflow
         steps = torch.stack(self._steps).cpu().double()
-        if not (finite := steps.isfinite()).all():
-            raise FloatingPointError(self._complaint(finite.tolist()))
+        if not (finite := steps.isfinite().all(1)).all():
+            first = int(finite.logical_not().nonzero()[0])
+            raise FloatingPointError(
+                f"{_bad(steps[first].isfinite().tolist(), self._sites)} became NaN or infinite at "
+                f"step {self.step + first + 1}: {ADVICE}"
+            )
         objective, reconstruction, *kl = (steps.sum(0) / self.count).tolist()
         return {
             "elbo": reconstruction - sum(kl),
@@ -108,10 +103,9 @@ class Totals:
             "kl": dict(zip(self._sites, kl, strict=True)),
         }
 
-    def _complaint(self, finite: list[list[bool]]) -> str:
-        first = next(i for i, step in enumerate(finite) if not all(step))
-        bad = [n for n, ok in zip(self._names(), finite[first][1:], strict=True) if not ok]
-        return (
-            f"{' and '.join(bad or ['objective'])} became NaN or infinite at step "
-            f"{self.step + first + 1}: lower lr, set clip_norm, or bound the scales"
-        )
+
+def _bad(finite: Sequence[bool], sites: Iterable[str]) -> str | None:
+    """The names of what is not finite of an objective, a reconstruction, and the KL of sites."""
+    names = ["reconstruction of the observed sites", *(f"KL of site {site!r}" for site in sites)]
+    bad = [name for name, ok in zip(names, finite[1:], strict=True) if not ok]
+    return " and ".join(bad) or (None if finite[0] else "objective")

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ..data import Dataset, DataSplits
 from ..ground.recorded import Recorded
@@ -23,7 +22,7 @@ from ..schedules import Schedule
 from . import checkpoint
 from .guard import Skip
 from .loop import Loop
-from .objective import Objective
+from .objective import Objective, check_lr
 from .pair import TrainedPair
 from .plan import Plan
 from .precision import Precision, PrecisionName, as_precision
@@ -72,7 +71,7 @@ class Trainer(Recorded, TrainedPair):
         history: list of plain dicts, one per epoch; ``history.plot()``.
         step: optimizer steps taken so far.
         swapped: whether the guide was swapped after the last epoch.
-        stopping: whether the present run ends after this epoch, see ``stop``.
+        stopping: whether the present run, or else the last one, was told to ``stop``.
         going_on: folder of the interrupted run that the next ``fit`` finishes, see ``resume``.
 
     Example:
@@ -99,15 +98,15 @@ class Trainer(Recorded, TrainedPair):
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        check_lr(lr)
         objective = Objective(beta, lr, optimizer, elbo, clip_norm, engine, precision)
         super().__init__(model, guide, objective, TrainState(RandomStream(seed)), device)
-        self.seed, self._stopped = seed, False
+        self.seed = seed
 
     @property
     def stopping(self) -> bool:
-        """Whether the present run ends after this epoch, or the last one did; see ``stop``."""
-        run = self.state.run
-        return self._stopped if run is None else run.stopping
+        """Whether the present run ends after this epoch, or the last one was ended by ``stop``."""
+        return self.state.run is not None and self.state.run.stopping
 
     @property
     def going_on(self) -> Path | None:
@@ -189,6 +188,7 @@ class Trainer(Recorded, TrainedPair):
             This trainer.
 
         Warns:
+            UserWarning: data of a scale that a Gaussian likelihood cannot be trained on.
             UntrainedWarning: parameters that got no gradient in a whole epoch, and tensors that
                 the loss depends on but that no optimizer has.
 
@@ -204,22 +204,16 @@ class Trainer(Recorded, TrainedPair):
             FloatingPointError: a loss, gradient or parameter became NaN or infinite; the message
                 names step, site and layer, with the ranges of all distributions.
             KeyboardInterrupt: after Ctrl-C, see ``on_interrupt``; the trainer is usable.
-
-        Warns:
-            UserWarning: data of a scale that a Gaussian likelihood cannot be trained on.
         """
         self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
-        plan = Plan.of(
-            self.model,
-            self.guide,
-            self.state,
+        plan = Plan(
+            self,
             data,
-            device=self.device,
+            validation,
+            callbacks,
             epochs=epochs,
             batch_size=batch_size,
-            validation=validation,
             patience=patience,
-            callbacks=callbacks,
             threads=threads,
             progress=progress,
             checkpoint=checkpoint,
@@ -233,45 +227,27 @@ class Trainer(Recorded, TrainedPair):
             return self
         with turn, plan.held(self.state), self.state.stream.on(plan.feed.device):
             plan.check_data(self.model, first=self.step == 0)
-            with self._in_training(plan) as step, plan.shown():
+            with self._in_run(plan) as step, plan.shown():
                 interrupted = Loop(self, plan, step)()
         if interrupted and plan.reraises:
             raise KeyboardInterrupt
         return self
 
     @contextlib.contextmanager
-    def _in_training(self, plan: Plan) -> Iterator[Step]:
+    def _in_run(self, plan: Plan) -> Iterator[Step]:
         """Be in a run, with all that takes its steps."""
         pair = self.model, self.guide
         with in_training(*pair, self.state, plan.feed):
             self._keep_optimizer()
-            announce = tqdm.write if plan.progress else None
-            step = self.steps = Step(*pair, self._objective, self.state, plan.feed, announce)
+            step = self.steps = Step(self, plan)
             self._tried = step.first
             with as_precision(self.precision).on(*pair, *step.first):
-                self._fitting, self.state.run = True, plan.run
-                plan.run.folder = None
+                self._fitting, self.state.run, plan.run.folder = True, plan.run, None
                 try:
                     yield step
                 finally:
-                    self._fitting, self.state.run = False, None
-                    self._stopped = plan.run.stopping
+                    self._fitting, plan.run.position = False, None
                     step.release()
-
-    def write(self, path: str | Path, *, run: Mapping[str, Any]) -> None:
-        """Write a checkpoint, from which a ``run`` goes on; for ``Loop``."""
-        pair = self.model, self.guide
-        checkpoint.write(path, *pair, self._current(), self.state, run=run, arguments=None)
-
-    def _current(self) -> Objective:
-        """The objective with the learning rate as it is now."""
-        self._keep_optimizer()
-        return self._objective
-
-    def give_way(self) -> None:
-        """Let other threads run programs now, on torch's global random stream; for ``Loop``."""
-        with self.state.stream.aside():
-            turn.give_way()
 
     @classmethod
     def resume(
@@ -367,8 +343,7 @@ class Trainer(Recorded, TrainedPair):
 
     def save(self, path: str | Path, *, arguments: bool = True) -> None:
         """Write model, guide, optimizer, history and random state to one file; see ``save``."""
-        pair = self.model, self.guide
-        checkpoint.write(path, *pair, self._current(), self.state, arguments=arguments)
+        checkpoint.write(path, self, arguments=arguments)
 
     def __repr__(self) -> str:
         """Model, guide and how far training went."""

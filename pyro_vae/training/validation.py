@@ -32,14 +32,8 @@ class Validation:
     tensors once that pays, bit for bit the same; a batch whose terms are NaN or infinite runs
     again with the checks. No state changes.
 
-    Where each process of a run has a part of the data, the bound is that of all.
-
-    Args:
-        model: generative program, scaled by beta.
-        guide: inference program, scaled by beta.
-        data: n data.
-        estimator: what is trained with.
-        replay: whether to record the pair at all.
+    Where each process of a run has a part of the data, the bound is that of all. Model and guide
+    are those that are scaled by beta; ``replay`` tells whether to record them at all.
     """
 
     def __init__(
@@ -110,12 +104,7 @@ def _on_cpu(terms: ELBOTerms) -> ELBOTerms:
 
 
 def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) -> dict[str, int]:
-    """The number of active units per latent site of vectors, for a row of the history.
-
-    Args:
-        guide: inference program.
-        data: at least two data.
-        without: sites to leave out.
+    """Active units per latent site of vectors ``without`` some, for a row of the history.
 
     Returns:
         site -> units whose posterior mean has a variance above 0.01 over the data. Empty where
@@ -125,9 +114,8 @@ def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) ->
         return {}
     try:
         means = posterior_means(guide, data)
-    except (
-        Exception
-    ):  # whatever a program provokes that cannot run on means: it trains all the same
+    # Whatever a program provokes that cannot run on means: it trains all the same
+    except Exception:
         return {}
     return {
         site: int(active(mean).sum())
@@ -137,13 +125,7 @@ def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) ->
 
 
 def warn_of_few_codes(model: Any, guide: Any, data: Dataset) -> None:
-    """Warn where a tenth of a codebook's codes or less stand for data.
-
-    Args:
-        model: generative program, with a codebook or without.
-        guide: inference program.
-        data: n data, of which at most a thousand are looked at.
-    """
+    """Warn where a tenth of a codebook's codes or less stand for the first thousand data."""
     if not isinstance(codebook := getattr(model, "codebook", None), Codebook):
         return
     with measuring(model, guide, device=data.device):

@@ -73,6 +73,15 @@ def on_from_each(folder, into):
     return results
 
 
+def read_before_joining(run, folder):
+    """Go on with a trainer that was read while the process was still alone."""
+    newest = min(run.glob("step-*.pt"))
+    ranks.by_first(lambda: (folder.mkdir(), shutil.copy(newest, folder)))
+    with mock.patch.object(ranks, "_world", None):
+        t = Trainer.resume(folder)
+    return outcome(t.fit(GREY, progress=False))
+
+
 def interrupted(folder, number, rank):
     """Send one process a signal, and go on afterwards."""
     t, send = trainer(), lambda: rank == ranks.rank() and os.kill(os.getpid(), number)
@@ -127,6 +136,7 @@ def main(folder):
         results["SIGINT"] = interrupted(folder / "SIGINT", signal.SIGINT, world.size - 1)
         results["SIGTERM"] = interrupted(folder / "SIGTERM", signal.SIGTERM, 0)
         results["full"] = full_disk(folder / "full")
+        results["read before"] = read_before_joining(folder / "copies" / "1", folder / "before")
         results["more"] = outcome(Trainer.resume(run).fit(GREY, epochs=4, progress=False))
         results["longer"] = outcome(fit(trainer(), epochs=4))
         here = None if world.rank else folder / "other"

@@ -9,11 +9,12 @@ import time
 
 import pytest
 import torch
-from checkpointed import Break, assert_same, broken, checkpoints, fit, on, outcome, trainer
+from checkpointed import Break, Stop, assert_same, broken, checkpoints, fit, on, outcome, trainer
 
 from pyro_vae import Trainer, load
 from pyro_vae.storage import folder as folders
 from pyro_vae.storage.sealed import seal
+from pyro_vae.training import plan
 
 
 def test_the_run_of_another_trainer_is_not_overwritten(tmp_path):
@@ -107,7 +108,14 @@ def test_a_file_system_without_locks(code, tmp_path, monkeypatch):
     assert_same(outcome(t), expected)
 
 
-def test_a_newest_checkpoint_of_a_newer_format_is_kept_and_told(tmp_path):
+def fail(*args, **kwargs):
+    raise Stop
+
+
+@pytest.mark.parametrize("fails_at_first", [False, True])
+def test_a_newest_checkpoint_of_a_newer_format_is_kept_and_told(
+    fails_at_first, tmp_path, monkeypatch
+):
     expected = outcome(fit(trainer()))
     hooks = broken(tmp_path)
     newest = checkpoints(tmp_path)[-1]
@@ -121,6 +129,10 @@ def test_a_newest_checkpoint_of_a_newer_format_is_kept_and_told(tmp_path):
         t = Trainer.resume(tmp_path)
     assert newest.read_bytes() == written
     with pytest.warns(UserWarning, match="newer pyro_vae.* kept as newer-step-000000009.pt"):
+        if fails_at_first:
+            with monkeypatch.context() as patch, pytest.raises(Stop):
+                patch.setattr(plan.Plan, "check_data", fail)
+                on(t, callbacks=hooks)
         on(t, callbacks=hooks)
     assert_same(outcome(t), expected)
     assert (tmp_path / "newer-step-000000009.pt").read_bytes() == written

@@ -1,5 +1,7 @@
 """One run after another: swaps, interruptions, and what is frozen or thawed in between."""
 
+import copy
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -20,7 +22,7 @@ from fitting import (
 )
 from torch import nn
 
-from pyro_vae import Trainer, guides, infer, likelihoods, schedules
+from pyro_vae import Trainer, guides, infer, likelihoods, load, schedules
 from pyro_vae.models import VAE
 
 
@@ -249,3 +251,58 @@ def test_a_parameter_that_is_thawed_within_a_run_goes_on_with_its_own_moments():
     assert seen[0] is None and seen[1][0] == 2
     gradient = vae.decoder.layers[0].weight.grad
     torch.testing.assert_close(seen[1][1], 0.9 * first + 0.1 * gradient)
+
+
+def test_a_learning_rate_that_has_fallen_to_zero_ends_no_run(tmp_path):
+    def fall(trainer, **kwargs):
+        trainer.optimizer.param_groups[0]["lr"] = 0.0
+
+    trainer = fitted(callbacks=[Hook(on_step_end=fall)])
+    trainer.save(tmp_path / "trainer.pt")
+    before = values(trainer.model, trainer.guide)
+    for again in (more(trainer), more(load(tmp_path / "trainer.pt")), copy.deepcopy(trainer)):
+        assert again.lr == 0.0 and again.step == trainer.step
+        assert not changed(before, again.model, again.guide)
+    trainer.swap_guide(guides.BottomUp(trainer.model))
+    assert trainer.lr == 0.0
+    with pytest.raises(ValueError, match=r"lr: expected a positive finite number, got 0\.0"):
+        trainer.lr = 0.0
+
+
+def test_a_run_that_was_stopped_says_so_until_the_next_one():
+    told = []
+
+    def stop(trainer, **kwargs):
+        trainer.stop()
+        told.append(trainer.stopping)
+
+    trainer = fitted(callbacks=[Hook(on_epoch_end=stop)])
+    assert told == [True] and trainer.stopping and len(trainer.history) == 1
+    assert not more(trainer).stopping and len(trainer.history) == 3
+
+
+def test_the_state_of_functions_goes_to_another_trainer():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0))
+            pyro.sample("x", dist.Normal(z[:, None].expand(-1, 6), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("mean", torch.zeros(())), 1.0))
+
+    first, second = (Trainer(model, guide, seed=seed) for seed in (0, 1))
+    second.load_state_dict(more(first).state_dict())
+    assert (second.step, rows(second)) == (first.step, rows(first)) and second.step > 0
+
+
+def test_a_state_that_is_taken_over_leaves_the_moments_of_other_guides():
+    vae, guide = pair()
+    trainer = fitted((vae, guide))
+    before = trainer.state_dict()
+    trainer.swap_guide(guides.BottomUp(vae))
+    trainer.load_state_dict({**trainer.state_dict()})
+    trainer.swap_guide(guide)
+    for one, other in zip(trainer.state_dict()["moments"], before["moments"], strict=True):
+        assert one.keys() == other.keys() and one["exp_avg"] is other["exp_avg"]
