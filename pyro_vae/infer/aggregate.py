@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..programs.reading import Contributions
 from ..programs.running import trace_pair, traced
-from ..programs.sites import kinds, latent_sites, point_masses, refuse_auxiliary
+from ..programs.sites import kinds, point_masses, refuse_auxiliary
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
 
@@ -58,7 +58,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
                 "KL and mutual information are infinite: use a guide such as guides.BottomUp"
             )
         refuse_auxiliary(guide_trace, "the aggregate posterior")
-        sites = latent_sites(guide_trace)
+        sites = kinds(guide_trace).latent
         if factors := [s for s in kinds(guide_trace).density if s not in sites]:
             raise ValueError(
                 f"site {factors[0]!r}: expected a guide whose density is that of its latent "
@@ -70,7 +70,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
             {s: density.double() for s, density in _densities(trace, sites, (len(x),)).items()}
             for trace in (guide_trace, model_trace)
         ]
-        parts.append((values, *densities, tuple(latent_sites(model_trace))))
+        parts.append((values, *densities, tuple(kinds(model_trace).latent)))
     columns = [
         {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
         for column in range(3)

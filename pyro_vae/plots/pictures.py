@@ -18,7 +18,7 @@ from ..programs.labels import accepts_labels, as_labels
 from ..programs.means import mean_of
 from ..programs.placing import matched
 from ..programs.running import measuring
-from ..programs.sites import observed_sites
+from ..programs.sites import kinds
 from ..programs.unwrapping import innermost, name_of
 from ..programs.values import check_tensor
 from .drawing import grid_axes, is_image, rows_of, run_on_zeros, stacked
@@ -123,7 +123,7 @@ def _draw(
     y = None if y is None else as_labels(y, n, like.device)
     with evaluating(model):
         trace = run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y)
-    site = observed_sites(trace)[-1]
+    site = kinds(trace).observed[-1]
     p_x = trace.nodes[site]["fn"]
     return (mean_of(p_x, site) if mean else p_x.sample()).reshape(n, *like.shape[1:])
 

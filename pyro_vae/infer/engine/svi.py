@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...ground.turns import turn
 from ...programs.belonging import check_run, join
 from ...programs.registration import unregistered
-from ...programs.running import measuring
+from ...programs.running import measuring, undisturbed
 from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
 from ..stock import StockLoss, StockOptimizer, as_loss, run_pair
 from .compiled import Compiler
@@ -227,7 +227,7 @@ class SVI:
         join(self.model, self.guide)
         run = run_pair if isinstance(self.loss, StockLoss) else self.loss
         # Shapes are compared here, also where Pyro's validation is off
-        with turn, Sites() as sites, measuring(self.model, self.guide, device=x.device):
+        with turn, Sites() as sites, undisturbed(self.model, self.guide, device=x.device):
             with validation_enabled(True):
                 run(self.model, self.guide, x, y)
         self.take_up(sites.found)

@@ -117,7 +117,7 @@ class Estimator(Recorded):
             warn_enumerated(guide_trace)
         p, q = Contributions(model_trace, (n,)), Contributions(guide_trace, (n,))
         free = clamp_free_sites(p, q, n)
-        compute_log_probs(model_trace)
+        compute_log_probs(model_trace, kinds(model_trace).random)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:
             loss = loss + free
@@ -171,7 +171,7 @@ class TraceELBO(Estimator):
         if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
             return -surrogate(model_trace, guide_trace)
-        compute_log_probs(guide_trace)
+        compute_log_probs(guide_trace, kinds(guide_trace).random)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
@@ -222,7 +222,7 @@ class AnalyticELBO(Estimator):
             objective = objective - (kl * guide_trace.nodes[site]["scale"]).sum()
         nodes = guide_trace.nodes
         others = [s for s in kinds(guide_trace).random if s not in latents]
-        guide_trace.compute_log_prob(lambda name, _: name in others)
+        compute_log_probs(guide_trace, others)
         return objective - sum(nodes[s]["log_prob_sum"] for s in others) if others else objective
 
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:

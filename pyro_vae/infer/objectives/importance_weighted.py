@@ -117,7 +117,7 @@ class ImportanceWeightedELBO(TraceELBO):
         p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
         free = clamp_free_sites(p, q, n)
         for trace in (p_trace, q_trace):
-            compute_log_probs(trace)
+            compute_log_probs(trace, kinds(trace).random)
         log_p, log_q = (sum(side.weight(s).reshape(k, n) for s in side.sites) for side in (p, q))
         if is_validation_enabled():
             check_shapes(p_trace, q_trace, p_shape[-1])
