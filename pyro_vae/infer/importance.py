@@ -18,13 +18,7 @@ from ..programs.checks import check_data, check_pair
 from ..programs.labels import as_labels
 from ..programs.reading import Contributions
 from ..programs.running import measuring, traced
-from ..programs.sites import (
-    SAMPLES,
-    auxiliary_sites,
-    is_joint,
-    kinds,
-    point_masses,
-)
+from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_masses
 from ..programs.values import check_tensor
 from .engine.repeated import Repeated
 
@@ -141,18 +135,9 @@ def log_likelihood(
     importance_samples: int = 1000,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Estimate log p(x) per datum in nats; see ``importance`` for how far to trust it.
+    """Estimate log p(x) per datum in nats, (n,); see ``importance`` for how far to trust it.
 
-    Args:
-        model: generative program.
-        guide: inference program.
-        x: (n, *event_shape).
-        y: (n,) labels for a conditional pair.
-        importance_samples: samples per datum; 1 gives the ELBO in expectation.
-        chunk_size: rows decoded at once, bounding the memory.
-
-    Returns:
-        (n,).
+    The arguments are those of ``importance``; one sample gives the ELBO in expectation.
     """
     estimate = importance(model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size)
     return estimate.log_likelihood

@@ -19,14 +19,7 @@ def predicted(
 ) -> Distribution:
     """p(x|z) for one draw z ~ q(z|x), in the current mode, advancing the RNG.
 
-    Args:
-        model: generative program.
-        guide: inference program.
-        x: (n, *event_shape).
-        y: (n,) labels for a conditional pair.
-
-    Returns:
-        The distribution of the last observed site, batch shape (n,).
+    That is the distribution of the last observed site, batch shape (n,).
     """
     trace, _ = trace_pair(model, guide, x, y)
     return trace.nodes[kinds(trace).observed[-1]]["fn"]

@@ -252,16 +252,7 @@ class VAE(DecoderModel):
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None
     ) -> Tensor:
-        """Run the generative program.
-
-        Args:
-            x: data (n, *event_shape), or None to draw them.
-            y: labels (n,) for a conditional model.
-            size: number of data to draw without ``x``; default len(y), else 1.
-
-        Returns:
-            x, given or drawn, (n, *event_shape).
-        """
+        """Run the generative program."""
         if x is not None:
             self._check_given(x)
             n = len(x)

@@ -24,6 +24,12 @@ def _halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
     return sizes
 
 
+def images(h: Tensor, out_shape: Sequence[int], event_dim: int) -> Tensor:
+    """Maps (n, c, h, w), of several numbers per pixel with these last."""
+    numbers = out_shape[event_dim:]
+    return h.unflatten(1, (-1, *numbers)).movedim(2, -1) if numbers else h
+
+
 class ConvEncoder(Recorded, nn.Module):
     """Strided 3x3 convolutions, then one dense layer that also sees the labels.
 
@@ -92,9 +98,7 @@ class ConvDecoder(Recorded, nn.Module):
         features: width of the dense layer.
         skip: feed the inputs into every later layer, as one more map made by a linear layer
             (Skip-VAE).
-        activation: makes the module between layers.
-        norm: makes the normalisation of each hidden layer from its channels or width, before the
-            activation.
+        activation, norm: as in the encoder.
 
     Source: the skip maps are those of "Avoiding Latent Variable Collapse with Generative Skip
     Models", Dieng, Kim, Rush, Blei (2019).
@@ -171,7 +175,4 @@ class ConvDecoder(Recorded, nn.Module):
             h = convolution(torch.cat([h, self.maps[i](z)], 1) if self.skip else h)
             if i < len(self.convolutions) - 1:
                 h = self.activation(self.norms[i](h))
-        image, numbers = self.out_shape[: self.event_dim], self.out_shape[self.event_dim :]
-        if numbers:
-            h = h.unflatten(1, (-1, *numbers)).movedim(2, -1)
-        return h.reshape(*lead, *image, *numbers)
+        return images(h, self.out_shape, self.event_dim).reshape(*lead, *self.out_shape)

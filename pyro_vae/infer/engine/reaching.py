@@ -60,7 +60,7 @@ class Reached:
         tensors, arrays, generators: by identity, as they were met.
         backward_hooks: collections of hooks on the gradients of modules.
         unwatched: what there is whose contents nothing can watch or put back, or None.
-        long: collections that are not looked into.
+        long: where references lie that are not looked into: long collections.
         key: hashable, equal where all contents are equal; objects that are not looked into count
             by their identity.
     """
@@ -71,7 +71,7 @@ class Reached:
         self.arrays: dict[int, np.ndarray] = {}
         self.generators: dict[int, Any] = {}
         self.unwatched: str | None = None
-        self.long: list[Any] = []
+        self.long: list[Place] = []
         self.backward_hooks = [*internals.HOOKS_ON_BACKWARD]
         self._numbers: dict[int, int] = {}
         # What is still to be visited, how, and where it was met
@@ -179,11 +179,12 @@ class Reached:
             self._add(place)
 
     def _collection(self, value: Any) -> None:
+        kind = Entries if isinstance(value, Mapping) else Place
+        name = type(value).__name__
         if len(value) <= _LONGEST:
-            kind = Entries if isinstance(value, Mapping) else Place
-            self._add(kind(value, f"a {type(value).__name__} in {self._within}"))
+            self._add(kind(value, f"a {name} in {self._within}"))
         else:
-            self.long.append(value)
+            self.long.append(kind(value, f"a long {name}"))
         if hasattr(value, "__dict__"):
             self._object(value)
 

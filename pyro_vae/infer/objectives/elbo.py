@@ -23,12 +23,7 @@ from ...programs.checks import check_data
 from ...programs.labels import as_labels
 from ...programs.reading import Contributions
 from ...programs.running import measuring, trace_pair
-from ...programs.sites import (
-    auxiliary_sites,
-    compute_log_probs,
-    kinds,
-    without_rsample,
-)
+from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
 from ...programs.values import check_tensor
 from ..engine.internals import surrogate
 from ..engine.repeated import Checked
@@ -290,12 +285,7 @@ class Drawing:
     """Draws the terms of a pair for batch after batch, in the current mode, advancing the RNG.
 
     The first draw for a batch runs with all of Pyro's checks, the others replay the recorded
-    tensors where there are many.
-
-    Args:
-        model: generative program.
-        guide: inference program.
-        estimator: as in ``elbo_terms``.
+    tensors where there are many. Its arguments are those of ``elbo_terms``.
     """
 
     def __init__(
