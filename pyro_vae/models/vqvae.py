@@ -172,15 +172,13 @@ class VQVAE(DecoderModel):
                 blocks=self.blocks,
                 activation=self.activation,
             )
-        widths = tuple(reversed(networks.hidden_widths(self.hidden)))
-        inputs = (*self.grid_shape, self.code_dim)
-        return networks.MLP(inputs, widths, self._feature_shape(), activation=self.activation)
+        widths, inputs = networks.hidden_widths(self.hidden), (*self.grid_shape, self.code_dim)
+        features = self._feature_shape()
+        return networks.MLP(inputs, widths[::-1], features, activation=self.activation)
 
     def _check_prior(self) -> None:
-        expected, got = (
-            (*self.grid_shape, self.codes),
-            tuple(self.conditionals[_SITE]().event_shape),
-        )
+        expected = (*self.grid_shape, self.codes)
+        got = tuple(self.conditionals[_SITE]().event_shape)
         if got != expected:
             raise ValueError(
                 f"prior: expected a distribution of event shape {expected}, got {got}: build it "

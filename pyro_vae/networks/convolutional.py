@@ -135,10 +135,8 @@ class ConvDecoder(Recorded, nn.Module):
             features + (in_features if skip else 0), math.prod(self.small_shape)
         )
         self.activation = activation()
-        self.first_norm, self.dense_norm = (
-            normalized(norm, features),
-            normalized(norm, channels[-1], 1),
-        )
+        self.first_norm = normalized(norm, features)
+        self.dense_norm = normalized(norm, channels[-1], dim=1)
         self.norms = nn.ModuleList(normalized(norm, c, dim=1) for c in reversed(channels[:-1]))
         self.convolutions, self.maps = nn.ModuleList(), nn.ModuleList()
         widths = [*reversed(channels), outputs]
@@ -146,17 +144,11 @@ class ConvDecoder(Recorded, nn.Module):
         for i, (c_in, c_out) in enumerate(pairs):
             size, target = sizes[len(pairs) - i], sizes[len(pairs) - i - 1]
             padding = tuple(t - (2 * s - 1) for s, t in zip(size, target, strict=True))
-            self.convolutions.append(
-                nn.ConvTranspose2d(
-                    c_in + skip, c_out, 3, stride=2, padding=1, output_padding=padding
-                )
-            )
+            options = {"stride": 2, "padding": 1, "output_padding": padding}
+            self.convolutions.append(nn.ConvTranspose2d(c_in + skip, c_out, 3, **options))
             if skip:
-                self.maps.append(
-                    nn.Sequential(
-                        nn.Linear(in_features, math.prod(size)), nn.Unflatten(-1, (1, *size))
-                    )
-                )
+                pixels = nn.Linear(in_features, math.prod(size))
+                self.maps.append(nn.Sequential(pixels, nn.Unflatten(-1, (1, *size))))
 
     @property
     def output_layer(self) -> nn.Module:

@@ -41,6 +41,14 @@ _NAMESPACES = (
 # Contents that change without a trace: no record keeps them, and nothing puts them back
 _UNWATCHED = (array.array, bytearray, collections.abc.Iterator, queue.SimpleQueue)
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+# What there is to look into
+_PARTS: dict[type, Callable[[Any], tuple]] = {
+    types.MethodType: lambda method: (method.__self__, method.__func__),
+    property: lambda value: (value.fget, value.fset),
+    staticmethod: lambda value: (value.__func__,),
+    classmethod: lambda value: (value.__func__,),
+    functools.cached_property: lambda value: (value.func,),
+}
 _OURS = frozenset(("torch", "pyro", "pyro_vae", "numpy"))
 # More objects that are no modules are not looked into, and longer collections neither
 _MOST_OBJECTS, _LONGEST = 5_000, 10_000
@@ -122,11 +130,8 @@ class Reached:
             (np.ndarray, self._array),
             (_GENERATORS, self._generator),
             (types.FunctionType, self._function),
-            (types.MethodType, self._method),
             (functools.partial, self._partial),
-            (property, self._property),
-            (staticmethod | classmethod, self._wrapped),
-            (functools.cached_property, self._cached),
+            (tuple(_PARTS), self._parts),
             (type, self._class if _is_own(getattr(value, "__module__", None)) else None),
             (dict | types.MappingProxyType, self._collection),
             (list | set | collections.deque, self._collection),
@@ -208,21 +213,13 @@ class Reached:
                 if inside := tuple(n for n in named if n in vars(module)):
                     self._add(Names(vars(module), name, inside))
 
-    def _method(self, method: types.MethodType) -> None:
-        self._key += map(self._token, (method.__self__, method.__func__))
+    def _parts(self, value: Any) -> None:
+        of = next(of for kind, of in _PARTS.items() if isinstance(value, kind))
+        self._key += map(self._token, of(value))
 
     def _partial(self, partial: functools.partial) -> None:
         self._key += map(self._token, (partial.func, partial.args))
         self._add(Entries(partial.keywords, "a functools.partial"))
-
-    def _property(self, value: property) -> None:
-        self._key += map(self._token, (value.fget, value.fset))
-
-    def _wrapped(self, value: staticmethod | classmethod) -> None:
-        self._key.append(self._token(value.__func__))
-
-    def _cached(self, value: functools.cached_property) -> None:
-        self._key.append(self._token(value.func))
 
     def _array(self, array: np.ndarray) -> None:
         self.arrays[id(array)] = array
