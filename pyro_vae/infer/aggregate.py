@@ -115,7 +115,7 @@ def pair_densities(
     run = Checked(of, guide)
     for j in range(0, total, columns):
         column = slice(j, min(j + columns, total))
-        x, y = data[column].x, None if data.y is None else data.y[column]
+        x, y = data[column].x, data[column].y
         held = [value[column] for value in parents.values()]
         for i in range(0, n, rows):
             row = slice(i, min(i + rows, n))
@@ -212,7 +212,7 @@ def _densities(trace: poutine.Trace, sites: list[str], shape: tuple[int, ...]) -
 
 def _crosses(guide: Callable, data: Dataset, z: Values, parents: Values, sites: list[str]) -> bool:
     """Whether the guide gives the right densities when latents are held under an outer plate."""
-    x, y = data[:2].x, None if data.y is None else data.y[:2]
+    x, y = data[:2].x, data[:2].y
     rows = {s: value[:3] for s, value in z.items()}
     held = {s: value[:2] for s, value in parents.items()}
     try:

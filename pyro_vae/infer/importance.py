@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,21 +109,12 @@ def importance(
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
         log_joint = _LogJoint(model)
-        log_weights = [
-            _statistics(
-                _log_weights(
-                    log_joint,
-                    guide,
-                    x[i : i + block],
-                    None if y is None else y[i : i + block],
-                    samples,
-                    chunk_size,
-                    vectorised,
-                )
-            )
-            for i in range(0, len(x), block)
+        labels = itertools.repeat(None) if y is None else y.split(block)
+        found = [
+            _statistics(_log_weights(log_joint, guide, *data, samples, chunk_size, vectorised))
+            for data in zip(x.split(block), labels, strict=False)
         ]
-    columns = [torch.cat(column) for column in zip(*log_weights, strict=True)]
+    columns = [torch.cat(column) for column in zip(*found, strict=True)]
     return ImportanceEstimate(*columns, samples=samples)
 
 

@@ -175,7 +175,7 @@ class TraceELBO(Estimator):
 
 def _log_prob(trace: Trace) -> Tensor | float:
     """The log-probability of all sites, as Pyro sums it but without a start of zero."""
-    sums = [site["log_prob_sum"] for site in kinds(trace).random.values()]
+    sums = [*map(operator.itemgetter("log_prob_sum"), kinds(trace).random.values())]
     return functools.reduce(operator.add, sums) if sums else 0.0
 
 
