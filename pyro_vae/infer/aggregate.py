@@ -109,8 +109,8 @@ def pair_densities(
     def of(x: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         block = dict(zip(z, inputs, strict=False))
         held = dict(zip(parents, inputs[len(z) :], strict=False))
-        y = inputs[len(z) + len(parents) :]
-        return tuple(density(guide, x, y[0] if y else None, block, held, sites).values())
+        y, *_ = (*inputs[len(z) + len(parents) :], None)
+        return tuple(density(guide, x, y, block, held, sites).values())
 
     run = Checked(of, guide)
     for j in range(0, total, columns):
@@ -199,8 +199,7 @@ def _repeated(
 
 
 def _conditioned(guide: Callable, x: Tensor, y: Tensor | None, z: Values) -> poutine.Trace:
-    conditioned = poutine.condition(guide, data=z)
-    trace = traced(conditioned, x, y)
+    trace = traced(poutine.condition(guide, data=z), x, y)
     refuse_auxiliary(trace, "the aggregate posterior")
     return trace
 

@@ -108,7 +108,7 @@ def importance(
     block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
-        log_joint = _LogJoint(model)
+        log_joint = _log_joint(model)
         labels = itertools.repeat(None) if y is None else y.split(block)
         found = [
             _statistics(_log_weights(log_joint, guide, *data, samples, chunk_size, vectorised))
@@ -201,38 +201,32 @@ def _draw(
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
     n = len(x)
     q = Contributions(*guide_trace(guide, x, y, k, vectorised=vectorised))
-    log_q = sum((q.density(s) for s in kinds(q.trace).density), start=x.new_zeros(q.shape))
+    log_q = sum(map(q.density, q.sites), start=x.new_zeros(q.shape))
     z = {s: q.value(s) for s in (*kinds(q.trace).latent, *auxiliary_sites(q.trace))}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
     return z, log_q.reshape(k, n)
 
 
-class _LogJoint:
-    """log p(x, z) of a model per row, which is recorded once many chunks of one size have come.
+def _log_joint(model: Callable) -> Callable[..., Tensor]:
+    """Log p(x, z) of latents, data and labels, (rows,), recorded where many chunks are alike."""
+    sites: list[str] = []
 
-    Args:
-        model: generative program, in evaluation mode.
-    """
+    def of(*inputs: Tensor) -> Tensor:
+        z = dict(zip(sites, inputs, strict=False))
+        return _log_density(model, z, *inputs[len(z) :])
 
-    def __init__(self, model: Callable) -> None:
-        self.model = model
-        self._sites: tuple[str, ...] = ()
-        self._repeated = Repeated(self._of, model, after=_CHUNKS_BEFORE_A_GRAPH)
+    run = Repeated(of, model, after=_CHUNKS_BEFORE_A_GRAPH)
 
-    def __call__(self, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
-        """Of latents, site -> (rows, ...), data (rows, *event_shape), labels (rows,): (rows,)."""
-        self._sites = tuple(z)
-        return self._repeated(*z.values(), x, *(() if y is None else (y,)))
+    def log_joint(z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
+        sites[:] = z
+        return run(*z.values(), x, *(() if y is None else (y,)))
 
-    def _of(self, *inputs: Tensor) -> Tensor:
-        z = dict(zip(self._sites, inputs, strict=False))
-        x, *y = inputs[len(z) :]
-        return _log_density(self.model, z, x, y[0] if y else None)
+    return log_joint
 
 
 def _log_weights(
-    log_joint: _LogJoint,
+    log_joint: Callable[..., Tensor],
     guide: Callable,
     x: Tensor,
     y: Tensor | None,
@@ -267,12 +261,12 @@ def _log_weights(
     return torch.cat(result)
 
 
-def _log_density(program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
+def _log_density(
+    program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None = None
+) -> Tensor:
     """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
-    conditioned = poutine.condition(program, data=z)
-    trace = traced(conditioned, x, y)
-    read = Contributions(trace, (len(x),))
-    return sum((read.density(s) for s in kinds(trace).density), start=x.new_zeros(len(x)))
+    read = Contributions(traced(poutine.condition(program, data=z), x, y), (len(x),))
+    return sum(map(read.density, read.sites), start=x.new_zeros(len(x)))
 
 
 def _statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
