@@ -81,7 +81,6 @@ TESTS = {
     "infer/comparison.py": ["infer/test_comparison.py"],
     "infer/engine/captured.py": ["infer/engine/test_captured.py"],
     "infer/engine/compiled.py": ["infer/engine/test_compiled.py"],
-    "infer/engine/trainable.py": _SVI,
     "infer/engine/optimizers.py": ["infer/engine/test_optimizers.py", *_SVI, *_TRAINER],
     "infer/engine/stepping.py": [
         "infer/engine/test_stepping.py",
