@@ -72,7 +72,6 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
     kind = "" if args.quiet else building.told(splits, where["binarize"], trainer)
     out = args.out or Path("runs", re.sub(r"\.np[yz]$", "", splits.name))
     bar = sys.stderr.isatty()
-    log = _Log(epochs, kind, quiet=bar or args.quiet)
     with _folder(out) if writes else contextlib.nullcontext():
         if args.checkpoint is not None and writes and not resumed:
             (out / _CHECKPOINTS).mkdir(exist_ok=True)
@@ -83,7 +82,7 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
             patience=patience or None,
             epochs=epochs,
             batch_size=args.batch_size,
-            callbacks=(log,),
+            callbacks=(_Log(epochs, kind, quiet=bar or args.quiet),),
             progress=bar and not args.quiet,
             checkpoint=None if args.checkpoint is None else out / _CHECKPOINTS,
             every=args.checkpoint,
@@ -112,7 +111,7 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
         print(evaluation)
         print("wrote", ", ".join(str(out / name) for name in _FILES))
     rows = trainer.history
-    ended = over or log.stopped or len(rows) == epochs
+    ended = over or trainer.stopping or len(rows) == epochs
     return DONE if ended and rows and not rows[-1].get("interrupted") else INTERRUPTED
 
 
@@ -174,14 +173,10 @@ class _Log(CollapseWarning):
     def __init__(self, epochs: int, kind: str, *, quiet: bool) -> None:
         super().__init__()
         self.every, self.kind, self.quiet = math.ceil(epochs / 10), kind, quiet
-        self.stopped = False
 
     def on_fit_begin(self, trainer: Trainer, **kwargs: Any) -> None:
         if self.kind:
             note(self.kind)
-
-    def on_fit_end(self, trainer: Trainer, **kwargs: Any) -> None:
-        self.stopped = trainer.stopping
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -52,18 +52,13 @@ class AutoregressiveFlow(Recorded, nn.Module):
     Jozefowicz, Chen, Sutskever, Welling (2016), equations 13 and 14.
 
     Args:
-        network: context tensors -> features h (..., in_features).
-        in_features: width of the features.
-        size: event shape is (size,), at least 2.
+        network, in_features, size: as in ``DiagonalNormal``, for at least 2 latents.
         steps: number of autoregressive steps.
         hidden: hidden widths of each step's network, none below ``size``; default (64,), or
             (size,) where that is more.
         activation: makes the module between their layers.
         min_scale: lower bound of the base's sigma.
         norm: makes the normalisation of the heads of mu and sigma.
-
-    Shapes:
-        context as the network takes it; batch shape (...), event shape (size,).
 
     Raises:
         ValueError: fewer than one step, widths below ``size``, a single latent, for which each

@@ -94,16 +94,11 @@ class FullNormal(Recorded, nn.Module):
     density at its own draw comes from the noise, see ``distributions.CholeskyNormal``.
 
     Args:
-        network: context tensors -> features (..., in_features).
-        in_features: width of the features.
-        size: event shape is (size,); there are size (size - 1) / 2 entries below the diagonal.
-        min_scale: lower bound of the diagonal of L.
-        norm: makes the normalisation of the heads of mu and the diagonal from ``size``.
+        network, in_features, size: as in ``DiagonalNormal``; there are size (size - 1) / 2 entries
+            below the diagonal.
+        min_scale, norm: the same, for mu and the diagonal of L.
         relative: False for L = S + B, as in files of version 0.1, whose density at its own draw is
             solved for, with a rounding error that grows as S shrinks.
-
-    Shapes:
-        context as the network takes it; batch shape (...), event shape (size,).
 
     Example:
         >>> conditional = FullNormal(nn.Identity(), 4, 2)
@@ -154,9 +149,7 @@ class PointMass(Recorded, nn.Module):
     """All mass on mu(c), a linear head on a network's features.
 
     Args:
-        network: context tensors -> features (..., in_features).
-        in_features: width of the features.
-        size: event shape is (size,).
+        network, in_features, size: as in ``DiagonalNormal``.
 
     Example:
         >>> PointMass(nn.Identity(), 4, 2)(torch.zeros(5, 4)).event_shape

@@ -18,7 +18,7 @@ from ..data import Dataset
 from ..distributions import ContinuousBernoulli, base_of
 from ..likelihoods.base import network_inputs
 from ..programs.running import trace_pair
-from ..programs.sites import observed_sites
+from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 
 _ROWS = 4096
@@ -230,7 +230,7 @@ def baselines(
 
 def _only(trace: poutine.Trace, x: Tensor) -> dict[str, Any] | None:
     """The observed site, where it is one, of all of x."""
-    sites = [trace.nodes[name] for name in observed_sites(trace)]
+    sites = [trace.nodes[name] for name in kinds(trace).observed]
     if len(sites) != 1 or sites[0]["mask"] is not None:
         return None
     (site,) = sites

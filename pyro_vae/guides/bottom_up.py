@@ -181,15 +181,7 @@ class BottomUp(Guide):
         y: Tensor | None = None,
         given: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Run the inference program.
-
-        Args:
-            x: data (n, *event_shape).
-            y: labels (n,) for a conditional model.
-            given: ``parents`` -> (n, size), where there are any.
-
-        Returns:
-            site -> sample (n, size).
+        """Run the inference program, with ``given`` its ``parents`` -> (n, size) if it has any.
 
         Raises:
             ValueError: a parent that is not given.

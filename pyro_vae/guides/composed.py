@@ -92,15 +92,7 @@ class Composed(Guide):
         return tuple(site for part in self.parts for site in part.latents)
 
     def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Run the parts in their order.
-
-        Args:
-            x: data (n, *event_shape).
-            y: labels (n,) for a conditional model.
-
-        Returns:
-            site -> sample (n, size), in sampling order.
-        """
+        """Run the parts in their order."""
         z: dict[str, Tensor] = {}
         for part in self.parts:
             parents = self._parents(part)

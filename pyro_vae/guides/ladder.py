@@ -89,15 +89,7 @@ class Ladder(Guide):
         return tuple(self.model.conditionals[site] for site in self.latents[1:])
 
     def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Run the inference program.
-
-        Args:
-            x: data (n, *event_shape).
-            y: labels (n,) for a conditional model.
-
-        Returns:
-            site -> sample (n, size), top first.
-        """
+        """Run the inference program, from the top layer down."""
         self.model.check_shape(x)
         proposals = self._bottom_up(x, self.model.label_features(y, len(x)))
         z: dict[str, Tensor] = {}

@@ -104,15 +104,7 @@ class NearestCode(Guide):
         return (self.model.codebook,)
 
     def forward(self, x: Tensor, *, y: None = None) -> dict[str, Tensor]:
-        """Run the inference program.
-
-        Args:
-            x: data (n, *event_shape).
-            y: none; here because all guides have it.
-
-        Returns:
-            {"z1": one-hot codes (n, *grid_shape, codes)}.
-        """
+        """Run the inference program: "z1" -> one-hot codes (n, *grid_shape, codes)."""
         self.model.check_shape(x)
         codebook = self.model.codebook
         z_e = self.encoder(network_inputs(self.model.likelihood, x))

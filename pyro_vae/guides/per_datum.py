@@ -108,9 +108,6 @@ class PerDatum(Guide):
             x: rows (n, *event_shape) of the data that it was built for.
             y: labels (n,), which have no influence.
 
-        Returns:
-            site -> sample (n, size).
-
         Raises:
             ValueError: rows that are not among the data.
         """

@@ -17,6 +17,7 @@ from ..programs.means import FillWithMeans
 from ..programs.modes import evaluating
 from ..programs.placing import like
 from ..programs.program import Guide
+from ..programs.running import traced
 from ..programs.sites import is_latent
 
 Offsets = dict[str, tuple[Tensor, Tensor]]
@@ -161,24 +162,12 @@ class SemiAmortized(Guide):
         return (self.model,)
 
     def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Refine, then run the guide with the refined distributions.
-
-        Args:
-            x: data (n, *event_shape).
-            y: labels (n,) for a conditional model.
-
-        Returns:
-            site -> sample (n, size).
-        """
+        """Refine, then run the guide with the refined distributions."""
         with _Offset(self.refine(x, y=y)):
-            return self._run(self.guide, x, y)
+            return self.guide(x, **label_arguments(self.guide, y))
 
     def refine(self, x: Tensor, *, y: Tensor | None = None) -> Offsets:
         """What the steps add to the guide's means and log standard deviations.
-
-        Args:
-            x: data (n, *event_shape).
-            y: labels (n,) for a conditional model.
 
         Returns:
             site -> (shift of mu, log factor of sigma), both (n, size), detached.
@@ -198,8 +187,8 @@ class SemiAmortized(Guide):
         noise = {site: self.get_buffer(f"noise_{site}")[step] for site in offsets}
         moving = _Offset(offsets, noise)
         with moving:
-            q = poutine.trace(self._run).get_trace(self.guide, x, y)
-        p = poutine.trace(poutine.replay(self._run, trace=q)).get_trace(self.model, x, y)
+            q = traced(self.guide, x, y)
+        p = traced(poutine.replay(self.model, trace=q), x, y)
         elbo = p.log_prob_sum() - q.log_prob_sum()
         variables = [t for pair in offsets.values() for t in pair]
         gradients = iter(torch.autograd.grad(elbo, variables))
@@ -213,10 +202,6 @@ class SemiAmortized(Guide):
                 (log_scale + self.lr * along_scale).detach(),
             )
         return refined
-
-    @staticmethod
-    def _run(program: nn.Module, x: Tensor, y: Tensor | None) -> Any:
-        return program(x, **label_arguments(program, y))
 
     def __repr__(self) -> str:
         """The guide that is refined, and how."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..programs.reading import Contributions
 from ..programs.running import trace_pair, traced
-from ..programs.sites import kinds, latent_sites, point_masses, refuse_auxiliary
+from ..programs.sites import kinds, point_masses, refuse_auxiliary
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
 
@@ -58,7 +58,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
                 "KL and mutual information are infinite: use a guide such as guides.BottomUp"
             )
         refuse_auxiliary(guide_trace, "the aggregate posterior")
-        sites = latent_sites(guide_trace)
+        sites = kinds(guide_trace).latent
         if factors := [s for s in kinds(guide_trace).density if s not in sites]:
             raise ValueError(
                 f"site {factors[0]!r}: expected a guide whose density is that of its latent "
@@ -70,7 +70,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
             {s: density.double() for s, density in _densities(trace, sites, (len(x),)).items()}
             for trace in (guide_trace, model_trace)
         ]
-        parts.append((values, *densities, tuple(latent_sites(model_trace))))
+        parts.append((values, *densities, tuple(kinds(model_trace).latent)))
     columns = [
         {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
         for column in range(3)
@@ -109,13 +109,13 @@ def pair_densities(
     def of(x: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         block = dict(zip(z, inputs, strict=False))
         held = dict(zip(parents, inputs[len(z) :], strict=False))
-        y = inputs[len(z) + len(parents) :]
-        return tuple(density(guide, x, y[0] if y else None, block, held, sites).values())
+        y, *_ = (*inputs[len(z) + len(parents) :], None)
+        return tuple(density(guide, x, y, block, held, sites).values())
 
     run = Checked(of, guide)
     for j in range(0, total, columns):
         column = slice(j, min(j + columns, total))
-        x, y = data[column].x, None if data.y is None else data.y[column]
+        x, y = data[column].x, data[column].y
         held = [value[column] for value in parents.values()]
         for i in range(0, n, rows):
             row = slice(i, min(i + rows, n))
@@ -199,8 +199,7 @@ def _repeated(
 
 
 def _conditioned(guide: Callable, x: Tensor, y: Tensor | None, z: Values) -> poutine.Trace:
-    conditioned = poutine.condition(guide, data=z)
-    trace = traced(conditioned, x, y)
+    trace = traced(poutine.condition(guide, data=z), x, y)
     refuse_auxiliary(trace, "the aggregate posterior")
     return trace
 
@@ -212,7 +211,7 @@ def _densities(trace: poutine.Trace, sites: list[str], shape: tuple[int, ...]) -
 
 def _crosses(guide: Callable, data: Dataset, z: Values, parents: Values, sites: list[str]) -> bool:
     """Whether the guide gives the right densities when latents are held under an outer plate."""
-    x, y = data[:2].x, None if data.y is None else data.y[:2]
+    x, y = data[:2].x, data[:2].y
     rows = {s: value[:3] for s, value in z.items()}
     held = {s: value[:2] for s, value in parents.items()}
     try:

@@ -103,13 +103,8 @@ def check_single(
 ) -> None:
     """Raise ``ValueError`` where a batch of one datum cannot be normalised, before it comes.
 
-    Args:
-        model: generative program, in the mode that it is trained in, like the guide.
-        guide: inference program.
-        x: a datum, (1, *event).
-        y: its label, (1,), or None.
-        count: data in an epoch.
-        batch_size: data per step.
+    Model and guide are in the modes that they are trained in; x is a datum, (1, *event), y its
+    label; ``count`` are the data in an epoch.
     """
     modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
     if not any(isinstance(m, BatchNorm) and m.training for p in modules for m in p.modules()):

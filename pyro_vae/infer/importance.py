@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +19,7 @@ from ..programs.checks import check_data, check_pair
 from ..programs.labels import as_labels
 from ..programs.reading import Contributions
 from ..programs.running import measuring, traced
-from ..programs.sites import (
-    SAMPLES,
-    auxiliary_sites,
-    is_joint,
-    kinds,
-    point_masses,
-)
+from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_masses
 from ..programs.values import check_tensor
 from .engine.repeated import Repeated
 
@@ -113,22 +108,13 @@ def importance(
     block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
-        log_joint = _LogJoint(model)
-        log_weights = [
-            _statistics(
-                _log_weights(
-                    log_joint,
-                    guide,
-                    x[i : i + block],
-                    None if y is None else y[i : i + block],
-                    samples,
-                    chunk_size,
-                    vectorised,
-                )
-            )
-            for i in range(0, len(x), block)
+        log_joint = _log_joint(model)
+        labels = itertools.repeat(None) if y is None else y.split(block)
+        found = [
+            _statistics(_log_weights(log_joint, guide, *data, samples, chunk_size, vectorised))
+            for data in zip(x.split(block), labels, strict=False)
         ]
-    columns = [torch.cat(column) for column in zip(*log_weights, strict=True)]
+    columns = [torch.cat(column) for column in zip(*found, strict=True)]
     return ImportanceEstimate(*columns, samples=samples)
 
 
@@ -141,18 +127,9 @@ def log_likelihood(
     importance_samples: int = 1000,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Estimate log p(x) per datum in nats; see ``importance`` for how far to trust it.
+    """Estimate log p(x) per datum in nats, (n,); see ``importance`` for how far to trust it.
 
-    Args:
-        model: generative program.
-        guide: inference program.
-        x: (n, *event_shape).
-        y: (n,) labels for a conditional pair.
-        importance_samples: samples per datum; 1 gives the ELBO in expectation.
-        chunk_size: rows decoded at once, bounding the memory.
-
-    Returns:
-        (n,).
+    The arguments are those of ``importance``; one sample gives the ELBO in expectation.
     """
     estimate = importance(model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size)
     return estimate.log_likelihood
@@ -224,38 +201,32 @@ def _draw(
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
     n = len(x)
     q = Contributions(*guide_trace(guide, x, y, k, vectorised=vectorised))
-    log_q = sum((q.density(s) for s in kinds(q.trace).density), start=x.new_zeros(q.shape))
+    log_q = sum(map(q.density, q.sites), start=x.new_zeros(q.shape))
     z = {s: q.value(s) for s in (*kinds(q.trace).latent, *auxiliary_sites(q.trace))}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
     return z, log_q.reshape(k, n)
 
 
-class _LogJoint:
-    """log p(x, z) of a model per row, which is recorded once many chunks of one size have come.
+def _log_joint(model: Callable) -> Callable[..., Tensor]:
+    """Log p(x, z) of latents, data and labels, (rows,), recorded where many chunks are alike."""
+    sites: list[str] = []
 
-    Args:
-        model: generative program, in evaluation mode.
-    """
+    def of(*inputs: Tensor) -> Tensor:
+        z = dict(zip(sites, inputs, strict=False))
+        return _log_density(model, z, *inputs[len(z) :])
 
-    def __init__(self, model: Callable) -> None:
-        self.model = model
-        self._sites: tuple[str, ...] = ()
-        self._repeated = Repeated(self._of, model, after=_CHUNKS_BEFORE_A_GRAPH)
+    run = Repeated(of, model, after=_CHUNKS_BEFORE_A_GRAPH)
 
-    def __call__(self, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
-        """Of latents, site -> (rows, ...), data (rows, *event_shape), labels (rows,): (rows,)."""
-        self._sites = tuple(z)
-        return self._repeated(*z.values(), x, *(() if y is None else (y,)))
+    def log_joint(z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
+        sites[:] = z
+        return run(*z.values(), x, *(() if y is None else (y,)))
 
-    def _of(self, *inputs: Tensor) -> Tensor:
-        z = dict(zip(self._sites, inputs, strict=False))
-        x, *y = inputs[len(z) :]
-        return _log_density(self.model, z, x, y[0] if y else None)
+    return log_joint
 
 
 def _log_weights(
-    log_joint: _LogJoint,
+    log_joint: Callable[..., Tensor],
     guide: Callable,
     x: Tensor,
     y: Tensor | None,
@@ -290,12 +261,12 @@ def _log_weights(
     return torch.cat(result)
 
 
-def _log_density(program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
+def _log_density(
+    program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None = None
+) -> Tensor:
     """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
-    conditioned = poutine.condition(program, data=z)
-    trace = traced(conditioned, x, y)
-    read = Contributions(trace, (len(x),))
-    return sum((read.density(s) for s in kinds(trace).density), start=x.new_zeros(len(x)))
+    read = Contributions(traced(poutine.condition(program, data=z), x, y), (len(x),))
+    return sum(map(read.density, read.sites), start=x.new_zeros(len(x)))
 
 
 def _statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,8 +13,8 @@ from ..programs.belonging import check_belonging
 from ..programs.encoding import encode, encode_means
 from ..programs.labels import accepts_labels, as_labels, checked_labels, label_arguments
 from ..programs.means import stand_in_data
-from ..programs.running import measuring, traced
-from ..programs.sites import latent_sites
+from ..programs.running import traced, undisturbed
+from ..programs.sites import kinds
 from ..programs.values import check_tensor
 
 
@@ -63,7 +63,7 @@ def _check_single(model: Callable, x: Tensor, name: str) -> None:
 
 
 def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
-    with measuring(guide, device=x.device):
+    with undisturbed(guide, device=x.device):
         return encode_means(guide, x, **label_arguments(guide, y))
 
 
@@ -179,9 +179,9 @@ def _prior_draw(model: Callable, like: Tensor, y: Tensor | None) -> dict[str, Te
     # Zeros, as in decode_mean: what is observed does not matter
     x = like.new_zeros(1, *like.shape[1:])
     y = checked_labels(model, y, 1, x.device)
-    with measuring(model, device=x.device), stand_in_data():
+    with undisturbed(model, device=x.device), stand_in_data():
         trace = traced(model, x, y)
-    return {site: trace.nodes[site]["value"] for site in latent_sites(trace)}
+    return {site: trace.nodes[site]["value"] for site in kinds(trace).latent}
 
 
 def grid_2d(

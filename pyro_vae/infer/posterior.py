@@ -11,7 +11,7 @@ from ..data import Dataset
 from ..programs.autoguides import is_autoguide
 from ..programs.encoding import encode_means
 from ..programs.labels import label_arguments
-from ..programs.running import measuring
+from ..programs.running import undisturbed
 
 ACTIVE = 0.01
 
@@ -29,7 +29,7 @@ def posterior_means(
         batch_size: data at once.
     """
     batch_size = len(data) if is_autoguide(guide) else batch_size
-    with measuring(guide, device=data.device):
+    with undisturbed(guide, device=data.device):
         parts = [
             encode_means(guide, x, **label_arguments(guide, y))
             for x, y in data.batches(batch_size)

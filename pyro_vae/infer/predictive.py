@@ -11,7 +11,7 @@ from ..data import Dataset
 from ..programs.means import mean_of
 from ..programs.placing import matched
 from ..programs.running import measuring, trace_pair
-from ..programs.sites import observed_sites
+from ..programs.sites import kinds
 
 
 def predicted(
@@ -19,17 +19,10 @@ def predicted(
 ) -> Distribution:
     """p(x|z) for one draw z ~ q(z|x), in the current mode, advancing the RNG.
 
-    Args:
-        model: generative program.
-        guide: inference program.
-        x: (n, *event_shape).
-        y: (n,) labels for a conditional pair.
-
-    Returns:
-        The distribution of the last observed site, batch shape (n,).
+    That is the distribution of the last observed site, batch shape (n,).
     """
     trace, _ = trace_pair(model, guide, x, y)
-    return trace.nodes[observed_sites(trace)[-1]]["fn"]
+    return trace.nodes[kinds(trace).observed[-1]]["fn"]
 
 
 def mean_squared_error(

@@ -23,16 +23,8 @@ def dataset_terms(
 ) -> ELBOTerms:
     """``elbo_terms`` of every datum, in batches, without changing any state.
 
-    Args:
-        model: generative program.
-        guide: inference program.
-        data: n data that ``check_data`` has passed; dynamic binarisation is drawn once.
-        batch_size: data at once.
-        samples: draws per datum.
-        estimator: as in ``elbo_terms``.
-
-    Returns:
-        ``ELBOTerms`` with tensors (n,).
+    The data have passed ``check_data``; dynamic binarisation is drawn once. Other arguments, and
+    what is returned, are those of ``elbo_terms``.
     """
     batch_size = len(data) if is_autoguide(guide) else batch_size
     draw = Drawing(model, guide, estimator)

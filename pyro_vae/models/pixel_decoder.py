@@ -226,10 +226,7 @@ class PixelDecoder(Recorded, nn.Module):
 
     def run(self, x: Tensor, maps: Tensor) -> Tensor:
         """Features of all pixels of images, given their maps."""
-        images = x.reshape(len(x), -1, *x.shape[-2:])
-        return self._features(self.pixels(images, maps), x.shape)
-
-    def _features(self, features: Tensor, shape: torch.Size) -> Tensor:
+        features = self.pixels(x.reshape(len(x), -1, *x.shape[-2:]), maps)
         if self.outputs == 1:
-            return features.reshape(shape)
-        return features.reshape(*shape[:-2], self.outputs, *shape[-2:]).movedim(-3, -1)
+            return features.reshape(x.shape)
+        return features.reshape(*x.shape[:-2], self.outputs, *x.shape[-2:]).movedim(-3, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -132,10 +133,12 @@ class VAE(DecoderModel):
             self.event_shape,
             features,
             self.hidden[0],
-            skip=self.skip,
-            activation=self.activation,
-            norm=self.norm,
+            **self._options,
         )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"skip": self.skip, "activation": self.activation, "norm": self.norm}
 
     def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
         """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
@@ -186,13 +189,8 @@ class VAE(DecoderModel):
         layer = int(site[1:])
         if site == self.latents[0]:
             return StandardNormal(self.latent_sizes[site])
-        network = networks.MLP(
-            (self._context_size(layer),),
-            tuple(reversed(networks.hidden_widths(self.hidden[layer]))),
-            skip=self.skip,
-            activation=self.activation,
-            norm=self.norm,
-        )
+        widths = networks.hidden_widths(self.hidden[layer])[::-1]
+        network = networks.MLP((self._context_size(layer),), widths, **self._options)
         size = self.latent_sizes[site]
         return DiagonalNormal(network, network.out_features, size, norm=self.norm)
 
@@ -252,16 +250,7 @@ class VAE(DecoderModel):
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None
     ) -> Tensor:
-        """Run the generative program.
-
-        Args:
-            x: data (n, *event_shape), or None to draw them.
-            y: labels (n,) for a conditional model.
-            size: number of data to draw without ``x``; default len(y), else 1.
-
-        Returns:
-            x, given or drawn, (n, *event_shape).
-        """
+        """Run the generative program."""
         if x is not None:
             self._check_given(x)
             n = len(x)

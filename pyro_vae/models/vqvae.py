@@ -172,15 +172,13 @@ class VQVAE(DecoderModel):
                 blocks=self.blocks,
                 activation=self.activation,
             )
-        widths = tuple(reversed(networks.hidden_widths(self.hidden)))
-        inputs = (*self.grid_shape, self.code_dim)
-        return networks.MLP(inputs, widths, self._feature_shape(), activation=self.activation)
+        widths, inputs = networks.hidden_widths(self.hidden), (*self.grid_shape, self.code_dim)
+        features = self._feature_shape()
+        return networks.MLP(inputs, widths[::-1], features, activation=self.activation)
 
     def _check_prior(self) -> None:
-        expected, got = (
-            (*self.grid_shape, self.codes),
-            tuple(self.conditionals[_SITE]().event_shape),
-        )
+        expected = (*self.grid_shape, self.codes)
+        got = tuple(self.conditionals[_SITE]().event_shape)
         if got != expected:
             raise ValueError(
                 f"prior: expected a distribution of event shape {expected}, got {got}: build it "
@@ -190,16 +188,7 @@ class VQVAE(DecoderModel):
     def forward(
         self, x: Tensor | None = None, *, y: None = None, size: int | None = None
     ) -> Tensor:
-        """Run the generative program.
-
-        Args:
-            x: data (n, *event_shape), or None to draw them.
-            y: none; here because all models have it.
-            size: number of data to draw without ``x``, default 1.
-
-        Returns:
-            x, given or drawn, (n, *event_shape).
-        """
+        """Run the generative program; ``y`` is none, and here because all models have it."""
         if x is not None:
             self._check_given(x)
         with pyro.plate("data", (size or 1) if x is None else len(x), dim=-1):
@@ -220,15 +209,8 @@ class VQVAE(DecoderModel):
     ) -> Tensor:
         """Draw data: codes from a prior that was fitted to the data's codes, then x|z.
 
-        Args:
-            n: number of data.
-            prior: a fitted ``priors.CodePrior``, or "uniform" for the prior of training, from
-                which no data come that look like those of training.
-            y: none; here because all models have it.
-            mean: return the means of p(x|z) for drawn z in place of drawn x.
-
-        Returns:
-            (n, *event_shape).
+        The prior is a fitted ``priors.CodePrior``, or "uniform" for that of training, from which
+        no data come that look like those of training; the rest is as of any ``Model``.
 
         Raises:
             ValueError: no prior, and the model was built without one.

@@ -24,6 +24,12 @@ def _halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
     return sizes
 
 
+def images(h: Tensor, out_shape: Sequence[int], event_dim: int) -> Tensor:
+    """Maps (n, c, h, w), of several numbers per pixel with these last."""
+    numbers = out_shape[event_dim:]
+    return h.unflatten(1, (-1, *numbers)).movedim(2, -1) if numbers else h
+
+
 class ConvEncoder(Recorded, nn.Module):
     """Strided 3x3 convolutions, then one dense layer that also sees the labels.
 
@@ -92,9 +98,7 @@ class ConvDecoder(Recorded, nn.Module):
         features: width of the dense layer.
         skip: feed the inputs into every later layer, as one more map made by a linear layer
             (Skip-VAE).
-        activation: makes the module between layers.
-        norm: makes the normalisation of each hidden layer from its channels or width, before the
-            activation.
+        activation, norm: as in the encoder.
 
     Source: the skip maps are those of "Avoiding Latent Variable Collapse with Generative Skip
     Models", Dieng, Kim, Rush, Blei (2019).
@@ -131,10 +135,8 @@ class ConvDecoder(Recorded, nn.Module):
             features + (in_features if skip else 0), math.prod(self.small_shape)
         )
         self.activation = activation()
-        self.first_norm, self.dense_norm = (
-            normalized(norm, features),
-            normalized(norm, channels[-1], 1),
-        )
+        self.first_norm = normalized(norm, features)
+        self.dense_norm = normalized(norm, channels[-1], dim=1)
         self.norms = nn.ModuleList(normalized(norm, c, dim=1) for c in reversed(channels[:-1]))
         self.convolutions, self.maps = nn.ModuleList(), nn.ModuleList()
         widths = [*reversed(channels), outputs]
@@ -142,17 +144,11 @@ class ConvDecoder(Recorded, nn.Module):
         for i, (c_in, c_out) in enumerate(pairs):
             size, target = sizes[len(pairs) - i], sizes[len(pairs) - i - 1]
             padding = tuple(t - (2 * s - 1) for s, t in zip(size, target, strict=True))
-            self.convolutions.append(
-                nn.ConvTranspose2d(
-                    c_in + skip, c_out, 3, stride=2, padding=1, output_padding=padding
-                )
-            )
+            options = {"stride": 2, "padding": 1, "output_padding": padding}
+            self.convolutions.append(nn.ConvTranspose2d(c_in + skip, c_out, 3, **options))
             if skip:
-                self.maps.append(
-                    nn.Sequential(
-                        nn.Linear(in_features, math.prod(size)), nn.Unflatten(-1, (1, *size))
-                    )
-                )
+                pixels = nn.Linear(in_features, math.prod(size))
+                self.maps.append(nn.Sequential(pixels, nn.Unflatten(-1, (1, *size))))
 
     @property
     def output_layer(self) -> nn.Module:
@@ -171,7 +167,4 @@ class ConvDecoder(Recorded, nn.Module):
             h = convolution(torch.cat([h, self.maps[i](z)], 1) if self.skip else h)
             if i < len(self.convolutions) - 1:
                 h = self.activation(self.norms[i](h))
-        image, numbers = self.out_shape[: self.event_dim], self.out_shape[self.event_dim :]
-        if numbers:
-            h = h.unflatten(1, (-1, *numbers)).movedim(2, -1)
-        return h.reshape(*lead, *image, *numbers)
+        return images(h, self.out_shape, self.event_dim).reshape(*lead, *self.out_shape)

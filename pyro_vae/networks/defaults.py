@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
-from .arguments import Activation, hidden_widths
+from .arguments import hidden_widths
 from .convolutional import ConvDecoder, ConvEncoder
 from .dense import MLP
-from .normalization import Norm
 
 
 def is_image(event_shape: Sequence[int]) -> bool:
@@ -17,18 +17,14 @@ def is_image(event_shape: Sequence[int]) -> bool:
     return len(event_shape) in (2, 3)
 
 
-def encoder(
-    event_shape: Sequence[int],
-    hidden: Sequence[int] | None,
-    *,
-    extra: int = 0,
-    activation: Activation = nn.ReLU,
-    norm: Norm | None = None,
-) -> nn.Module:
-    """The default network from data to features: an MLP if ``hidden`` is given, else by shape."""
+def encoder(event_shape: Sequence[int], hidden: Sequence[int] | None, **options: Any) -> nn.Module:
+    """The default network from data to features: an MLP if ``hidden`` is given, else by shape.
+
+    The options are ``extra``, ``activation`` and ``norm`` of either.
+    """
     if hidden is None and is_image(event_shape):
-        return ConvEncoder(event_shape, extra=extra, activation=activation, norm=norm)
-    return MLP(event_shape, hidden_widths(hidden), extra=extra, activation=activation, norm=norm)
+        return ConvEncoder(event_shape, **options)
+    return MLP(event_shape, hidden_widths(hidden), **options)
 
 
 def decoder(
@@ -36,20 +32,12 @@ def decoder(
     event_shape: Sequence[int],
     out_shape: Sequence[int],
     hidden: Sequence[int] | None,
-    *,
-    skip: bool = False,
-    activation: Activation = nn.ReLU,
-    norm: Norm | None = None,
+    **options: Any,
 ) -> nn.Module:
-    """The default network from latents to the features that a likelihood takes."""
+    """The default network from latents to the features that a likelihood takes.
+
+    The options are ``skip``, ``activation`` and ``norm``, as of an ``MLP``.
+    """
     if hidden is None and is_image(event_shape):
-        return ConvDecoder(
-            in_features,
-            out_shape,
-            event_dim=len(event_shape),
-            skip=skip,
-            activation=activation,
-            norm=norm,
-        )
-    widths = tuple(reversed(hidden_widths(hidden)))
-    return MLP((in_features,), widths, out_shape, skip=skip, activation=activation, norm=norm)
+        return ConvDecoder(in_features, out_shape, event_dim=len(event_shape), **options)
+    return MLP((in_features,), hidden_widths(hidden)[::-1], out_shape, **options)

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from ..ground.recorded import Recorded
 from .arguments import Activation
+from .convolutional import images
 
 
 def grid_shape(event_shape: Sequence[int], halvings: int) -> tuple[int, int]:
@@ -99,13 +100,11 @@ class GridDecoder(Recorded, nn.Module):
     """The mirror image of ``GridEncoder``: residual blocks, then transposed convolutions.
 
     Args:
-        features: length of the vectors.
+        features, blocks, activation: as in the encoder.
         out_shape: shape of the result: an image shape, with a trailing dimension where the
             likelihood wants several numbers per pixel.
         event_dim: number of image dimensions in ``out_shape``, 2 or 3.
         channels: as in the encoder; used in reverse.
-        blocks: residual blocks.
-        activation: makes the module between layers.
 
     Shapes:
         grid (..., *grid_shape(out_shape[:event_dim], len(channels)), features); result
@@ -146,7 +145,4 @@ class GridDecoder(Recorded, nn.Module):
         h = self.blocks(self.first(grid.reshape(-1, *grid.shape[-3:]).movedim(-1, 1)))
         for convolution, (height, width) in zip(self.strided, self.sizes, strict=True):
             h = convolution(self.activation(h))[..., :height, :width]
-        image, numbers = self.out_shape[: self.event_dim], self.out_shape[self.event_dim :]
-        if numbers:
-            h = h.unflatten(1, (-1, *numbers)).movedim(2, -1)
-        return h.reshape(*lead, *image, *numbers)
+        return images(h, self.out_shape, self.event_dim).reshape(*lead, *self.out_shape)

@@ -17,7 +17,7 @@ from ..infer import grid_2d, interpolate, traverse
 from ..programs.labels import as_labels, label_arguments
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
-from ..programs.sites import latent_sites, observed_sites
+from ..programs.sites import kinds
 from ..programs.values import check_tensor
 from .drawing import grid_axes, run_on_zeros, spaced, vector_site
 
@@ -93,7 +93,7 @@ def _batched(model: Callable, x: Tensor, y: Tensor | None, name: str) -> Tensor:
         # A function does not tell its data's shape; its data site does, for one datum or many.
         with measuring(model, device=x.device):
             trace = run_on_zeros(model, x[None], y)
-        event_shape = trace.nodes[observed_sites(trace)[-1]]["fn"].event_shape
+        event_shape = trace.nodes[kinds(trace).observed[-1]]["fn"].event_shape
     event_shape, size = tuple(event_shape), math.prod(event_shape)
     if tuple(x.shape[1:]) == event_shape and len(x):
         return x
@@ -182,7 +182,7 @@ def _unit_kl(
     """The site that is meant, and the mean KL of each of its units over data, (size,)."""
     with ShowMeans():
         q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
-    z = {s: q.nodes[s]["value"] for s in latent_sites(q)}
+    z = {s: q.nodes[s]["value"] for s in kinds(q).latent}
     p, site = run_on_zeros(model, x, y, given=z), vector_site(z, site)
     q_mean, q_variance = _moments(q.nodes[site]["fn"], site)
     p_mean, p_variance = _moments(p.nodes[site]["fn"], site)
@@ -234,7 +234,7 @@ def latent_grid(
     whole("steps", steps)
     with measuring(model, device=like.device):
         trace = run_on_zeros(model, like[:1], y)
-        site = vector_site({s: trace.nodes[s]["value"] for s in latent_sites(trace)}, site)
+        site = vector_site({s: trace.nodes[s]["value"] for s in kinds(trace).latent}, site)
         size = trace.nodes[site]["value"].shape[-1]
         if size != 2:
             raise ValueError(

@@ -16,7 +16,7 @@ from ..programs.labels import as_labels
 from ..programs.means import mean_of
 from ..programs.modes import evaluating
 from ..programs.placing import device_of
-from ..programs.sites import latent_sites, observed_sites
+from ..programs.sites import kinds
 from ..programs.values import check_tensor
 from .drawing import grid_axes, run
 from .scatter import draw_points
@@ -74,7 +74,7 @@ def layer_samples(
     with evaluating(model):
         first = run(model, rows, labels, like)
         data_site = _observed(first, like)
-        order = [s for s in latent_sites(first) if s != data_site]
+        order = [s for s in kinds(first).latent if s != data_site]
         site = _site(order, layer)
         above = {
             s: first.nodes[s]["value"].repeat_interleave(columns, 0)
@@ -98,7 +98,7 @@ def layer_samples(
 
 def _observed(trace: Trace, like: Tensor | None) -> str:
     # Without data the data's site is sampled, like a latent; it is the last one
-    return observed_sites(trace)[-1] if like is not None else latent_sites(trace)[-1]
+    return kinds(trace).observed[-1] if like is not None else kinds(trace).latent[-1]
 
 
 def _site(order: list[str], layer: str | int) -> str:

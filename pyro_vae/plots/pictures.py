@@ -18,7 +18,7 @@ from ..programs.labels import accepts_labels
 from ..programs.means import mean_of
 from ..programs.placing import device_of, matched
 from ..programs.running import measuring
-from ..programs.sites import observed_sites
+from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
 from .drawing import grid_axes, is_image, rows_of, run, stacked
@@ -115,7 +115,7 @@ def _draw(
         return model.sample(n, y=y, mean=mean)
     with evaluating(model):
         trace = run(model, n, y, like)
-    site = observed_sites(trace)[-1]
+    site = kinds(trace).observed[-1]
     p_x = trace.nodes[site]["fn"]
     return (mean_of(p_x, site) if mean else p_x.sample()).reshape(n, *like.shape[1:])
 

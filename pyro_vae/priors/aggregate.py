@@ -85,13 +85,7 @@ class AggregatePosterior(Recorded, nn.Module):
     ) -> AggregatePosterior:
         """Fit to one sample of the top latent per datum.
 
-        Args:
-            model: generative program.
-            guide: inference program.
-            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
-
-        Returns:
-            This prior.
+        The arguments are those of ``posterior_samples``; returns this prior.
 
         Raises:
             ValueError: fewer data than components, latents that are no finite vectors.

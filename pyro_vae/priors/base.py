@@ -57,16 +57,8 @@ class FittedPrior(Recorded, nn.Module):
     ) -> Self:
         """Raise the mean of ``bound`` over one sample of the top latent per datum.
 
-        Args:
-            model: generative program.
-            guide: inference program.
-            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y).
-            epochs: passes over the samples.
-            batch_size: samples per step.
-            lr: learning rate of Adam, which falls to zero as a cosine.
-
-        Returns:
-            This prior.
+        The samples are those of ``posterior_samples``; ``lr`` is the learning rate of Adam, which
+        falls to zero as a cosine. Returns this prior.
 
         Raises:
             ValueError: latents of another size.

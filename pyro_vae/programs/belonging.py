@@ -41,20 +41,25 @@ def join(model: Callable, guide: Callable) -> None:
             object.__setattr__(part, _TRAINED_WITH, WeakReference(model))
 
 
-def check_borrowed(model: Callable, guide: Callable) -> None:
-    """Raise ``ValueError`` for a guide that uses tensors of another model than this one."""
-    for part in _strangers(model, guide):
+def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
+    """Raise ``ValueError`` for a guide that uses tensors of another model than this one.
+
+    Returns:
+        The parts of the guide that were built for another model all the same.
+    """
+    strangers = _strangers(model, guide)
+    for part in strangers:
         used = _tensors(part.model).keys() & _tensors(part).keys()
         used |= _tensors(*part.borrowed_modules).keys()
         if not used <= _tensors(model).keys():
             raise _foreign(model, part)
+    return strangers
 
 
 def check_run(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> None:
     """The same for one that does not say so: modules of another model run while it does."""
-    check_borrowed(model, guide)
     ran: list[nn.Module] = []
-    for part in _strangers(model, guide):
+    for part in check_borrowed(model, guide):
         held = _tensors(model).keys()
         foreign = [m for m in part.model.modules() if not _tensors(m).keys() <= held]
         hooks = [m.register_forward_pre_hook(lambda m, _: ran.append(m)) for m in foreign]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from typing import Any
 
@@ -9,6 +10,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 
 from .sites import kinds
+
+_vectorized = operator.attrgetter("vectorized")
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
@@ -26,40 +29,34 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
         ValueError: a site whose value has not the shape of its distribution; data that the guide
             observes as well; a site of the model that is marked as the guide's alone.
     """
-    if marked := kinds(model_trace).marked:
+    p, q = kinds(model_trace), kinds(guide_trace)
+    if marked := p.marked:
         raise ValueError(
             f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
             "only the guide has: remove the mark"
         )
-    theirs = _data_sites(guide_trace)
-    if both := [s for s in _data_sites(model_trace) if s in theirs]:
+    common = [s for s in p.observed if s in q.observed]
+    if both := [s for s in common if _is_compared(p.random[s]) and _is_compared(q.random[s])]:
         raise ValueError(
             f"guide: expected one that draws latents given the data, it observes {both[0]!r} as "
             "the model does, which would count against the model: run poutine.block(model, "
             f"hide=[{both[0]!r}]) in the guide"
         )
-    for trace in (model_trace, guide_trace):
-        for name, site in kinds(trace).random.items():
-            if _is_compared(site):
-                _check_shape(name, site, n)
+    for name, site in (*p.random.items(), *q.random.items()):
+        if _is_compared(site):
+            _check_shape(name, site, n)
 
 
 def warn_enumerated(guide_trace: Trace) -> None:
     """Tell that sites which are marked for enumeration are drawn, as ``Trace_ELBO`` does."""
-    marked = [
-        s for s in kinds(guide_trace).latent if guide_trace.nodes[s]["infer"].get("enumerate")
-    ]
-    if marked:
+    found = kinds(guide_trace)
+    if marked := [s for s in found.latent if found.random[s]["infer"].get("enumerate")]:
         warnings.warn(
             f"sites {marked} are configured for enumeration, which these estimators do not do: "
             "they are drawn, with a score-function gradient; remove config_enumerate, or use "
             "pyro.infer.TraceEnum_ELBO to sum them out",
             stacklevel=2,
         )
-
-
-def _data_sites(trace: Trace) -> list[str]:
-    return [s for s in kinds(trace).observed if _is_compared(trace.nodes[s])]
 
 
 def _is_compared(site: dict[str, Any]) -> bool:
@@ -75,8 +72,7 @@ def _check_shape(name: str, site: dict[str, Any], n: int) -> None:
     # One number may be observed for all data
     if got == () == event:
         return
-    plates = [f for f in site["cond_indep_stack"] if f.vectorized]
-    batch = [*fn.batch_shape]
+    plates, batch = [*filter(_vectorized, site["cond_indep_stack"])], [*fn.batch_shape]
     for plate in plates:
         # A handler between two plates keeps the outer one from the distribution
         batch = [1] * (-plate.dim - len(batch)) + batch

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyro import poutine
 from torch import Tensor
 
 from .autoguides import check_batch, few, is_autoguide
@@ -15,13 +14,8 @@ from .broadcasting import check_shapes, warn_enumerated
 from .labels import as_labels
 from .program import Guide, Model
 from .reading import Contributions
-from .running import naming_overflow, traced, undisturbed
-from .sites import (
-    check_observed,
-    check_sites,
-    kinds,
-    point_masses,
-)
+from .running import naming_overflow, trace_pair, traced, undisturbed
+from .sites import check_observed, check_sites, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
 from .unwrapping import name_of
 from .values import check_finite, check_tensor, span_of
@@ -139,35 +133,20 @@ def check_pair(
     n = len(x)
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with naming_overflow():
-            model_trace = traced(model, x, y)
         try:
-            with naming_overflow():
-                guide_trace = traced(guide, x, y)
-        except Exception as error:
-            if isinstance(guide, Guide) and guide.model is not getattr(model, "program", model):
-                raise ValueError(
-                    f"guide: it was built for another model, of data {guide.model.event_shape} "
-                    f"and latents {guide.model.latent_sizes}: build it with this model ({error})"
-                ) from error
+            model_trace, guide_trace = trace_pair(model, guide, x, y)
+            check_shapes(model_trace, guide_trace, n)
+        except Exception:
+            _check_alone(model, guide, x, y)
             raise
-        in_model, in_guide = kinds(model_trace).latent, kinds(guide_trace).latent
-        check_observed(model_trace)
-        check_sites(in_model, in_guide)
-        for site in in_model:
-            shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"site {site!r}: the model's value has shape {shapes[0]} for {n} data, the "
-                    f"guide's {shapes[1]}: build the guide for this model"
-                )
-        with naming_overflow():
-            model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
-        check_observed(model_trace)
-        check_shapes(model_trace, guide_trace, n)
-        observed = kinds(model_trace).observed
+        in_model, in_guide = kinds(model_trace), kinds(guide_trace)
+        latents = [in_model.random[s] for s in in_model.latent]
+        # The model itself would have drawn others, which might be broadcast
+        if any([s["value"].shape != s["fn"].batch_shape + s["fn"].event_shape for s in latents]):
+            _check_alone(model, guide, x, y)
         for trace in (model_trace, guide_trace):
             read = Contributions(trace, (n,))
+            compute_log_probs(trace, read.sites)
             for site in read.sites:
                 node = trace.nodes[site]
                 if read(site).isnan().any():
@@ -177,5 +156,35 @@ def check_pair(
                         "parameters and data"
                     )
     warn_enumerated(guide_trace)
-    latents = {s: tuple(model_trace.nodes[s]["fn"].event_shape) for s in in_model}
-    return PairSummary(latents, tuple(observed), tuple(in_guide), tuple(point_masses(guide_trace)))
+    return PairSummary(
+        {site["name"]: tuple(site["fn"].event_shape) for site in latents},
+        tuple(in_model.observed),
+        tuple(in_guide.latent),
+        tuple(point_masses(guide_trace)),
+    )
+
+
+def _check_alone(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) -> None:
+    """Raise for what shows where the model runs by itself, not on the latents of the guide."""
+    with naming_overflow():
+        model_trace = traced(model, x, y)
+    try:
+        with naming_overflow():
+            guide_trace = traced(guide, x, y)
+    except Exception as error:
+        if isinstance(guide, Guide) and guide.model is not getattr(model, "program", model):
+            raise ValueError(
+                f"guide: it was built for another model, of data {guide.model.event_shape} "
+                f"and latents {guide.model.latent_sizes}: build it with this model ({error})"
+            ) from error
+        raise
+    in_model = kinds(model_trace).latent
+    check_observed(model_trace)
+    check_sites(in_model, kinds(guide_trace).latent)
+    for site in in_model:
+        shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"site {site!r}: the model's value has shape {shapes[0]} for {len(x)} data, the "
+                f"guide's {shapes[1]}: build the guide for this model"
+            )

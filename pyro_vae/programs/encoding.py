@@ -8,7 +8,6 @@ from typing import Any
 
 from pyro import poutine
 from pyro.distributions import Distribution
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from .autoguides import check_batch
@@ -16,7 +15,7 @@ from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
 from .placing import matched
-from .sites import is_auxiliary, is_latent
+from .sites import kinds
 from .values import check_finite
 
 
@@ -72,17 +71,10 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> d
 
 def _observation(trace: poutine.Trace, given: Mapping[str, Tensor]) -> dict[str, Any]:
     """The data site of a trace whose latents in ``given`` were conditioned on."""
+    found = kinds(trace)
     # A program run without data has its data site last, sampled like a latent.
-    sites = [
-        site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and name not in given
-        and not site_is_subsample(site)
-        and not site["infer"].get("_deterministic", False)
-    ]
-    observed = [site for site in sites if site["is_observed"]]
-    return (observed or sites)[-1]
+    sites = [s for s in found.observed if s not in given] or found.latent
+    return trace.nodes[sites[-1]]
 
 
 @dataclass(frozen=True)
@@ -151,8 +143,4 @@ def _means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _latents(trace: poutine.Trace) -> dict[str, Tensor]:
-    return {
-        name: site["value"]
-        for name, site in trace.nodes.items()
-        if is_latent(site) and not is_auxiliary(site)
-    }
+    return {site: trace.nodes[site]["value"] for site in kinds(trace).latent}

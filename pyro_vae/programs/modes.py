@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 from ..ground.turns import turn
 from .registration import unregistered
 
+_mode = operator.attrgetter("training")
+
 
 @contextlib.contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
@@ -20,18 +23,20 @@ def evaluating(*programs: Any) -> Iterator[None]:
 
     The model of a guide is in it too, since a guide may run the model's own conditionals.
     """
-    trees = [_run_by(p) for p in programs if isinstance(p, nn.Module)]
-    modules = list(dict.fromkeys(itertools.chain(*trees)))
+    modules: dict[nn.Module, None] = {}
+    for program in programs:
+        if isinstance(program, nn.Module):
+            modules |= dict.fromkeys(_run_by(program))
     with turn:
-        modes = [(module, module.training) for module in modules]
+        modes = [*map(_mode, modules)]
         try:
             for module in modules:
                 module.training = False
             with torch.no_grad(), unregistered():
                 yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
 
 
 def _run_by(program: nn.Module) -> list[nn.Module]:

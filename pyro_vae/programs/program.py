@@ -43,6 +43,9 @@ class Program(Recorded, nn.Module):
 class Model(Program):
     """A generative program p(x, z): ``model(x=None, *, y=None, size=None)``.
 
+    Called with data (n, *event_shape), or without to draw ``size`` of them (default: as many as
+    there are labels, else 1), and with labels (n,) where it is conditional, it returns the data.
+
     Attributes:
         event_shape: shape of one datum.
         latent_sizes: latent site -> its size, in sampling order (top first).
@@ -137,6 +140,9 @@ class Model(Program):
 class Guide(Program):
     """An inference program q(z|x): ``guide(x, *, y=None)``, built for a model.
 
+    Called with data (n, *event_shape), and labels (n,) for a conditional model, it returns site ->
+    sample (n, size), in sampling order.
+
     Attributes:
         model: the generative program that it was built for (not a child: its parameters are
             the model's own).
@@ -159,13 +165,7 @@ class Guide(Program):
     def encode(self, x: Any, *, y: Labels = None) -> Encoding:
         """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.
 
-        The samples are draws, which advance torch's global RNG.
-
-        Args:
-            x: (n, *event_shape), finite, a tensor or anything that ``data.Dataset`` takes.
-            y: labels (n,), or one label for all, for a conditional model.
-
-        Returns:
-            ``Encoding`` whose ``mean`` and ``sample`` map a site to a tensor (n, size).
+        The samples are draws, which advance torch's global RNG. All arguments are those of
+        ``infer.encode``.
         """
         return encode(self, x, y=y)

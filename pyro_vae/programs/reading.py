@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from .sites import is_joint, kinds
+from .sites import compute_log_probs, is_joint, kinds
 
 
 class Contributions:
@@ -35,7 +35,7 @@ class Contributions:
 
     def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
         self.trace, self.shape, self.sites = trace, shape, kinds(trace).density
-        self._plates: dict[str, CondIndepStackFrame | None] = {}
+        self._plates: dict[str, tuple[CondIndepStackFrame | None, float]] = {}
         for site in self.sites:
             node = trace.nodes[site]
             if isinstance(node["scale"], Tensor) or isinstance(node["mask"], Tensor):
@@ -58,29 +58,27 @@ class Contributions:
     def weight(self, site: str) -> Tensor:
         """``density`` times the site's ``poutine.scale``."""
         self._refuse_subsampling(site)
-        total = self._summed(site, self._computed(site)["log_prob"])
-        share = self.subsampled(site)
+        total, share = self.sum(site, self._computed(site)["log_prob"]), self.subsampled(site)
         return total if share == 1 else total / share
 
     def sum(self, site: str, value: Tensor) -> Tensor:
         """A quantity of the site, of its batch shape, as ``shape``."""
-        total, inside = self._summed(site, value), self.inside(site)
+        node, (plate, inside) = self.trace.nodes[site], self._around(site)
+        if node["infer"].get("is_auxiliary") and is_joint(node):
+            # Equal parts of what belongs to all data alike
+            total = (value.sum() / self.shape[-1]).expand(self.shape)
+        else:
+            total = _summed(value, plate, node, self.shape)
         return total if inside == 1 else total * inside
 
     def subsampled(self, site: str) -> float:
         """N/n of the data plate at a site; 1 where the plate is not subsampled."""
-        plate = self._plate(site)
+        plate, _ = self._around(site)
         return 1.0 if plate is None else _share([plate])
 
     def inside(self, site: str) -> float:
         """N/n of the plates inside a datum at a site, subsampled or not."""
-        frames = self.trace.nodes[site]["cond_indep_stack"]
-        # Most often the plate of the data alone
-        if len(frames) == 1 and frames[0] is self._plates.get(site):
-            return 1.0
-        plate = self._plate(site)
-        others = [f for f in frames if f is not plate]
-        return _share(others) if others else 1.0
+        return self._around(site)[1]
 
     def value(self, site: str) -> Tensor:
         """The value of a latent site, whose first dimensions are those of ``shape``.
@@ -88,7 +86,7 @@ class Contributions:
         Raises:
             ValueError: a plate is to the left of that of the data.
         """
-        node, plate = self.trace.nodes[site], self._plate(site)
+        node, (plate, _) = self.trace.nodes[site], self._around(site)
         first = plate.dim if plate else 0
         left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < first]
         if len(left) >= len(self.shape):
@@ -98,23 +96,25 @@ class Contributions:
             )
         return node["value"]
 
-    def _plate(self, site: str) -> CondIndepStackFrame | None:
-        if site not in self._plates:
-            others = map(self.trace.nodes.get, self.sites)
-            self._plates[site] = _data_plate(self.trace.nodes[site], self.shape, others)
-        return self._plates[site]
-
-    def _summed(self, site: str, value: Tensor) -> Tensor:
-        node = self.trace.nodes[site]
-        if node["infer"].get("is_auxiliary") and is_joint(node):
-            # Equal parts of what belongs to all data alike
-            return (value.sum() / self.shape[-1]).expand(self.shape)
-        return _around(self._plate(site), value, node, self.shape)
+    def _around(self, site: str) -> tuple[CondIndepStackFrame | None, float]:
+        """The data plate of a site, and N/n of all others."""
+        found = self._plates.get(site)
+        if found is None:
+            node = self.trace.nodes[site]
+            frames = node["cond_indep_stack"]
+            # Most often the plate of the data alone
+            if len(frames) == 1 and (frames[0].size,) == self.shape and frames[0].vectorized:
+                found = frames[0], 1.0
+            else:
+                plate = _data_plate(node, self.shape, map(self.trace.nodes.get, self.sites))
+                found = plate, _share([f for f in frames if f is not plate])
+            self._plates[site] = found
+        return found
 
     def _computed(self, site: str) -> dict[str, Any]:
         node = self.trace.nodes[site]
         if "unscaled_log_prob" not in node:
-            self.trace.compute_log_prob(lambda name, _: name == site)
+            compute_log_probs(self.trace, [site])
         return node
 
     def _refuse_subsampling(self, site: str) -> None:
@@ -195,12 +195,12 @@ def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Te
         ValueError: the site is not in a plate of size n, or it is not told which plate is that
             of the data.
     """
-    return _around(_data_plate(site, shape), value, site, shape)
+    return _summed(value, _data_plate(site, shape), site, shape)
 
 
-def _around(
-    plate: CondIndepStackFrame | None,
+def _summed(
     value: Tensor,
+    plate: CondIndepStackFrame | None,
     site: dict[str, Any],
     shape: tuple[int, ...],
 ) -> Tensor:

@@ -37,9 +37,8 @@ def trace_pair(
     """
     check_batch(guide, len(x))
     with naming_overflow():
-        guide_trace = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(x, **label_arguments(model, y))
+        guide_trace = traced(guide, x, y)
+        model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
     check_observed(model_trace)
     check_sites(kinds(model_trace).latent, kinds(guide_trace).latent)
     return model_trace, guide_trace

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..distributions import base_of
 SAMPLES = "importance_samples"
 # Where a trace keeps what its sites are
 _KINDS = "kinds_of_sites"
+_OF_AUTOGUIDES = re.compile("_(unconstrained|aux)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +67,10 @@ def _told(trace: Trace) -> Kinds:
     return found
 
 
-def compute_log_probs(trace: Trace) -> dict[str, dict[str, Any]]:
-    """Have the log-probabilities of all random sites, which are returned."""
-    found = kinds(trace).random
-    # Called as (name, site): None, which is false, for a subsample
-    others = dict.fromkeys(trace.nodes.keys() - found.keys())
-    trace.compute_log_prob(others.get)
-    return found
+def compute_log_probs(trace: Trace, sites: Iterable[str]) -> None:
+    """Have the log-probabilities of some sites."""
+    # Called as (name, site): None, which is false, for all others
+    trace.compute_log_prob(dict.fromkeys(trace.nodes.keys() - sites).get)
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:
@@ -114,11 +113,6 @@ def is_point_mass(distribution: Any) -> bool:
     return isinstance(base_of(distribution), Delta)
 
 
-def latent_sites(trace: Trace) -> list[str]:
-    """Latent sites in the order in which the program samples them, auxiliary ones left out."""
-    return [*kinds(trace).latent]
-
-
 def auxiliary_sites(trace: Trace) -> dict[str, str]:
     """Sites that a guide marks ``is_auxiliary`` -> the latent to whose KL term log q belongs.
 
@@ -135,11 +129,6 @@ def auxiliary_sites(trace: Trace) -> dict[str, str]:
     return found
 
 
-def observed_sites(trace: Trace) -> list[str]:
-    """Observed sites, factors among them; what ``pyro.deterministic`` records is none."""
-    return [*kinds(trace).observed]
-
-
 def without_rsample(trace: Trace) -> list[str]:
     """Sites of a guide, factors among them, whose gradient takes the score function."""
     return [s for s in kinds(trace).density if not trace.nodes[s]["fn"].has_rsample]
@@ -150,13 +139,11 @@ def point_masses(trace: Trace) -> list[str]:
 
     A ``Delta`` that is a function of auxiliary sites has one: theirs.
     """
-    auxiliary = auxiliary_sites(trace)
+    auxiliary, latents = auxiliary_sites(trace), kinds(trace).latent
     # An autoguide's site is for the latent that it is named after, others may be for any
-    shared = any(not s.endswith(("_unconstrained", "_aux")) for s in auxiliary)
-    drawn = latent_sites(trace) if shared else auxiliary.values()
-    return [
-        s for s in latent_sites(trace) if is_point_mass(trace.nodes[s]["fn"]) and s not in drawn
-    ]
+    shared = not all(map(_OF_AUTOGUIDES.search, auxiliary))
+    drawn = latents if shared else auxiliary.values()
+    return [s for s in latents if s not in drawn and is_point_mass(trace.nodes[s]["fn"])]
 
 
 def check_sites(in_model: list[str], in_guide: list[str]) -> None:

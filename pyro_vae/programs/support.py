@@ -17,7 +17,7 @@ from ..ground.streams import forked
 from ..ground.turns import turn
 from .labels import label_arguments
 from .modes import evaluating
-from .sites import observed_sites
+from .sites import kinds
 from .values import span_of
 
 # Real numbers that are rates, scales and probabilities as well
@@ -57,7 +57,7 @@ def check_observed_support(model: Callable, x: Tensor, y: Tensor | None) -> None
         few, labels = x[:2], {} if y is None else label_arguments(model, y[:2])
         with evaluating(model):
             traces = [poutine.trace(model).get_trace(few, **labels) for _ in range(2)]
-        values = {s: traces[0].nodes[s]["value"] for s in observed_sites(traces[0])}
+        values = {s: traces[0].nodes[s]["value"] for s in kinds(traces[0]).observed}
         return {
             f"site {site!r}": [trace.nodes[site]["fn"] for trace in traces]
             for site, value in values.items()

@@ -68,6 +68,31 @@ def test_a_pair_that_does_not_fit(spoilt_model, spoilt_guide, message):
         check_pair(*pair, torch.randn(5, 3))
 
 
+def test_a_pair_that_fits_is_run_once():
+    runs = []
+
+    def counted(program):
+        return lambda x: (runs.append(program), program(x))
+
+    check_pair(counted(model), counted(guide), torch.randn(5, 3))
+    assert runs == [guide, model]
+
+
+def test_latents_that_a_model_would_broadcast():
+    """One number per datum in the model, one number for all in the guide."""
+
+    def observing(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("seen", dist.Normal(z.expand(len(x)), 1.0), obs=x)
+
+    def drawing(x):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"site 'z': the model's .* \(2,\) for 2 data.* \(\):"):
+        check_pair(observing, drawing, torch.randn(5))
+
+
 def test_all_missing_sites_at_once():
     with pytest.raises(ValueError) as error:
         check_pair(model, with_arguments(guide, sites=("c", "d")), torch.randn(5, 3))

@@ -12,6 +12,7 @@ from pyro_vae.guides import BottomUp
 from pyro_vae.infer import AnalyticELBO, ImportanceWeightedELBO, TraceELBO
 from pyro_vae.infer.aggregate import draw
 from pyro_vae.models import VAE
+from pyro_vae.programs.sites import compute_log_probs, kinds
 
 SIGMA = 0.7
 W = torch.tensor([[1.2, 0.3], [-0.5, 0.8], [0.1, -1.1], [0.9, 0.9], [-1.3, 0.2], [0.4, 0.7]])
@@ -325,3 +326,24 @@ def test_beta_of_either_form_is_left_out_of_masked_terms():
     expected = infer.elbo_terms(site_masked, guide(), x).elbo
     scaled = [handlers.scale_latents(p, 0.3) for p in (site_masked, guide())]
     assert torch.equal(infer.elbo_terms(*scaled, x).elbo, expected)
+
+
+def test_what_the_sites_are_is_told_of_each_trace_and_of_sites_that_come_later():
+    trace = poutine.trace(site_masked).get_trace(rows())
+    found = kinds(trace)
+    assert kinds(trace) is found
+    assert (found.latent, found.observed) == (["z"], ["a", "b"])
+    marked = poutine.infer_config(site_masked, lambda site: {"is_auxiliary": True})
+    assert kinds(poutine.trace(marked).get_trace(rows())).marked == ["z"]
+    fewer = trace.copy()
+    fewer.remove_node("b")
+    assert kinds(fewer).observed == ["a"]
+    trace.add_node("u", **trace.nodes["z"])
+    assert kinds(trace).latent == ["z", "u"]
+    assert found.latent == ["z"]
+
+
+def test_log_probabilities_are_taken_of_the_sites_that_are_named():
+    trace = poutine.trace(site_masked).get_trace(rows())
+    compute_log_probs(trace, ["z"])
+    assert [name for name, site in trace.nodes.items() if "log_prob" in site] == ["z"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -12,27 +13,21 @@ from torch import nn
 BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
 
 
+@dataclass(eq=False)
 class Place:
     """Where references lie.
 
-    Args:
+    Attributes:
         holder: the object.
         label: what a person calls it.
         names: which of its contents count; None for all.
         counted: whether contents of other names do as soon as there are more of them.
     """
 
-    __slots__ = ("counted", "holder", "label", "names")
-
-    def __init__(
-        self,
-        holder: Any,
-        label: str,
-        names: tuple[str, ...] | None = None,
-        *,
-        counted: bool = False,
-    ) -> None:
-        self.holder, self.label, self.names, self.counted = holder, label, names, counted
+    holder: Any
+    label: str
+    names: tuple[str, ...] | None = None
+    counted: bool = False
 
     def read(self) -> list[Any]:
         """The contents."""
@@ -56,8 +51,6 @@ class Place:
 class Entries(Place):
     """All keys, then all values."""
 
-    __slots__ = ()
-
     def read(self) -> list[Any]:
         """As of ``Place``."""
         return [*self.holder.keys(), *self.holder.values()]
@@ -79,8 +72,6 @@ class Entries(Place):
 class Children(Entries):
     """Modules, tensors or hooks of a module, whose names do not count."""
 
-    __slots__ = ()
-
     def view(self) -> list[Collection[Any]]:
         """As of ``Place``."""
         return [self.holder.values()]
@@ -88,8 +79,6 @@ class Children(Entries):
 
 class Names(Place):
     """Some keys of a mapping: attributes of a module, globals that a function reads."""
-
-    __slots__ = ()
 
     def read(self) -> list[Any]:
         """As of ``Place``."""
@@ -108,8 +97,6 @@ class Names(Place):
 class Attributes(Names):
     """All attributes of a module; those that count are read."""
 
-    __slots__ = ()
-
     def write(self, contents: list[Any]) -> None:
         """As of ``Place``."""
         for name in self.holder.keys() - BOOKKEEPING - frozenset(self.names):
@@ -120,7 +107,7 @@ class Attributes(Names):
 class OfClass(Names):
     """Attributes of a class, in ``vars`` of which nothing can be written."""
 
-    __slots__ = ("owner",)
+    owner: type
 
     def write(self, contents: list[Any]) -> None:
         """As of ``Place``."""
@@ -131,8 +118,6 @@ class OfClass(Names):
 
 class Slots(Place):
     """Attributes that lie in no ``__dict__``."""
-
-    __slots__ = ()
 
     def read(self) -> list[Any]:
         """As of ``Place``."""
@@ -146,8 +131,6 @@ class Slots(Place):
 
 class Cell(Place):
     """A variable of an outer function."""
-
-    __slots__ = ()
 
     def view(self) -> list[Collection[Any]]:
         """As of ``Place``."""

@@ -41,6 +41,14 @@ _NAMESPACES = (
 # Contents that change without a trace: no record keeps them, and nothing puts them back
 _UNWATCHED = (array.array, bytearray, collections.abc.Iterator, queue.SimpleQueue)
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
+# What there is to look into
+_PARTS: dict[type, Callable[[Any], tuple]] = {
+    types.MethodType: lambda method: (method.__self__, method.__func__),
+    property: lambda value: (value.fget, value.fset),
+    staticmethod: lambda value: (value.__func__,),
+    classmethod: lambda value: (value.__func__,),
+    functools.cached_property: lambda value: (value.func,),
+}
 _OURS = frozenset(("torch", "pyro", "pyro_vae", "numpy"))
 # More objects that are no modules are not looked into, and longer collections neither
 _MOST_OBJECTS, _LONGEST = 5_000, 10_000
@@ -60,7 +68,7 @@ class Reached:
         tensors, arrays, generators: by identity, as they were met.
         backward_hooks: collections of hooks on the gradients of modules.
         unwatched: what there is whose contents nothing can watch or put back, or None.
-        long: collections that are not looked into.
+        long: where references lie that are not looked into: long collections.
         key: hashable, equal where all contents are equal; objects that are not looked into count
             by their identity.
     """
@@ -71,7 +79,7 @@ class Reached:
         self.arrays: dict[int, np.ndarray] = {}
         self.generators: dict[int, Any] = {}
         self.unwatched: str | None = None
-        self.long: list[Any] = []
+        self.long: list[Place] = []
         self.backward_hooks = [*internals.HOOKS_ON_BACKWARD]
         self._numbers: dict[int, int] = {}
         # What is still to be visited, how, and where it was met
@@ -122,11 +130,8 @@ class Reached:
             (np.ndarray, self._array),
             (_GENERATORS, self._generator),
             (types.FunctionType, self._function),
-            (types.MethodType, self._method),
             (functools.partial, self._partial),
-            (property, self._property),
-            (staticmethod | classmethod, self._wrapped),
-            (functools.cached_property, self._cached),
+            (tuple(_PARTS), self._parts),
             (type, self._class if _is_own(getattr(value, "__module__", None)) else None),
             (dict | types.MappingProxyType, self._collection),
             (list | set | collections.deque, self._collection),
@@ -179,11 +184,12 @@ class Reached:
             self._add(place)
 
     def _collection(self, value: Any) -> None:
+        kind = Entries if isinstance(value, Mapping) else Place
+        name = type(value).__name__
         if len(value) <= _LONGEST:
-            kind = Entries if isinstance(value, Mapping) else Place
-            self._add(kind(value, f"a {type(value).__name__} in {self._within}"))
+            self._add(kind(value, f"a {name} in {self._within}"))
         else:
-            self.long.append(value)
+            self.long.append(kind(value, f"a long {name}"))
         if hasattr(value, "__dict__"):
             self._object(value)
 
@@ -207,21 +213,13 @@ class Reached:
                 if inside := tuple(n for n in named if n in vars(module)):
                     self._add(Names(vars(module), name, inside))
 
-    def _method(self, method: types.MethodType) -> None:
-        self._key += map(self._token, (method.__self__, method.__func__))
+    def _parts(self, value: Any) -> None:
+        of = next(of for kind, of in _PARTS.items() if isinstance(value, kind))
+        self._key += map(self._token, of(value))
 
     def _partial(self, partial: functools.partial) -> None:
         self._key += map(self._token, (partial.func, partial.args))
         self._add(Entries(partial.keywords, "a functools.partial"))
-
-    def _property(self, value: property) -> None:
-        self._key += map(self._token, (value.fget, value.fset))
-
-    def _wrapped(self, value: staticmethod | classmethod) -> None:
-        self._key.append(self._token(value.__func__))
-
-    def _cached(self, value: functools.cached_property) -> None:
-        self._key.append(self._token(value.func))
 
     def _array(self, array: np.ndarray) -> None:
         self.arrays[id(array)] = array

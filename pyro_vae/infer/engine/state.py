@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 import random
-import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from ...ground import streams
 from .internals import GENERATORS
+from .places import Place
 from .reaching import Reached
 
 Outcome = list[Tensor | None]
@@ -93,10 +92,10 @@ class State(Tensors):
         self, roots: Iterable[Any], tensors: Iterable[Tensor], device: torch.device
     ) -> None:
         self._roots, self._reached = tuple(roots), Reached(*roots)
-        self._contents = [place.read() for place in self._reached.places]
+        self._places = [*self._reached.long, *self._reached.places]
+        self._contents = [place.read() for place in self._places]
         self._arrays = [array.copy() for array in self._reached.arrays.values()]
         self.unwatched = self._reached.unwatched
-        self._long = [(c, copy.copy(c)) for c in self._reached.long]
         self._generators = [*self._reached.generators.values(), *GENERATORS]
         self._positions = _positions_of(self._generators)
         stored = [value for _, value in pyro.get_param_store().named_parameters()]
@@ -104,12 +103,8 @@ class State(Tensors):
 
     def restore(self) -> None:
         """Undo all changes."""
-        for place, contents in zip(self._reached.places, self._contents, strict=True):
-            if not _same(place.read(), contents):
-                place.write(contents)
-        for held, contents in self._long:
-            if not _same_contents(held, contents):
-                _write(held, contents)
+        for place, contents in self._differing():
+            place.write(contents)
         for array, value in zip(self._reached.arrays.values(), self._arrays, strict=True):
             if not _same_bytes(array, value):
                 np.copyto(array, value)
@@ -121,17 +116,17 @@ class State(Tensors):
         """Raise ``Changed`` where anything but a tensor differs from what it was."""
         if pickle.dumps(_positions_of(self._generators)) != pickle.dumps(self._positions):
             raise Changed("it draws random numbers from other streams than torch's global one")
-        for held, contents in self._long:
-            if not _same_contents(held, contents):
-                raise Changed(f"what it reads changes when it runs: a long {type(held).__name__}")
-        if Reached(*self._roots).key == self._reached.key:
-            return
-        differing = (
-            place.differing(contents)
-            for place, contents in zip(self._reached.places, self._contents, strict=True)
-            if not _same(place.read(), contents)
-        )
-        raise Changed(f"what it reads changes when it runs: {next(differing, 'an array')}")
+        differing, long = list(self._differing()), self._reached.long
+        # The key tells what counts of all but long collections
+        if any(p in long for p, _ in differing) or Reached(*self._roots).key != self._reached.key:
+            names = [place.differing(contents) for place, contents in differing]
+            raise Changed(f"what it reads changes when it runs: {[*names, 'an array'][0]}")
+
+    def _differing(self) -> Iterator[tuple[Place, list[Any]]]:
+        """Places whose contents are others than they were, and these."""
+        for place, contents in zip(self._places, self._contents, strict=True):
+            if not _same(place.read(), contents):
+                yield place, contents
 
 
 def _positions_of(generators: Iterable[Any]) -> list[Any]:
@@ -167,23 +162,6 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
 
 def _same(first: list[Any], second: list[Any]) -> bool:
     return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))
-
-
-def _parts_of(collection: Any) -> list[Any]:
-    values = collection.values() if isinstance(collection, Mapping) else ()
-    return [*collection, *values]
-
-
-def _same_contents(first: Any, second: Any) -> bool:
-    return _same(_parts_of(first), _parts_of(second))
-
-
-def _write(collection: Any, contents: Any) -> None:
-    if isinstance(collection, types.MappingProxyType):
-        return
-    collection.clear()
-    add = collection.extend if hasattr(collection, "extend") else collection.update
-    add(contents)
 
 
 def _same_bytes(first: np.ndarray, second: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import pyro
 import pyro.infer
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...ground.turns import turn
 from ...programs.belonging import check_run, join
 from ...programs.registration import unregistered
-from ...programs.running import measuring
+from ...programs.running import measuring, undisturbed
 from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
 from ..stock import StockLoss, StockOptimizer, as_loss, run_pair
 from .compiled import Compiler
@@ -29,15 +29,6 @@ from .stepping import Stepper
 from .trainable import Sites, Waiting, named_parameters, tell_untrained
 
 Engine = Literal["eager", "graph", "compile"]
-
-
-_ENGINES: dict[str, Callable[..., Callable]] = {
-    "eager": lambda estimator, after, announce: estimator,
-    "graph": lambda estimator, after, announce: Graph(estimator, after=after),
-    "compile": lambda estimator, after, announce: Graph(
-        estimator, compile=Compiler(announce), after=after
-    ),
-}
 
 
 def running(
@@ -58,20 +49,23 @@ def running(
     Raises:
         ValueError: an unknown engine.
     """
-    if engine not in _ENGINES:
+    if engine not in get_args(Engine):
         gone = " (which decided by the clock)" if engine == "auto" else ""
         raise ValueError(
-            f"engine: expected {' or '.join(map(repr, _ENGINES))}, got {engine!r}{gone}: "
+            f"engine: expected {' or '.join(map(repr, get_args(Engine)))}, got {engine!r}{gone}: "
             "pass 'graph', or 'compile' for a long run"
         )
-    if engine != "eager" and isinstance(estimator, StockLoss):
+    if engine == "eager":
+        return estimator
+    if isinstance(estimator, StockLoss):
         name = type(estimator.elbo).__name__
         warnings.warn(
             f"{name} runs eagerly, not as a graph: pass loss=TraceELBO() with engine={engine!r}",
             stacklevel=3,
         )
         return estimator
-    return _ENGINES[engine](estimator, after, announce)
+    compiler = Compiler(announce) if engine == "compile" else None
+    return Graph(estimator, compile=compiler, after=after)
 
 
 class SVI:
@@ -177,16 +171,11 @@ class SVI:
         Between the halves the gradient can be looked at, or changed; without ``update`` no
         parameter moves. What has become trainable is in the optimizer from here on.
 
-        Args:
-            x: (n, *event_shape).
-            y: (n,) labels for a conditional pair.
+        Arguments and warnings are those of ``step``.
 
         Returns:
             The loss, a 0-d tensor, and the terms of the bound, as in ``self.terms``; both are
             detached.
-
-        Warns:
-            UntrainedWarning: as ``step``.
 
         Example:
             >>> from pyro_vae import guides, likelihoods, models
@@ -216,9 +205,7 @@ class SVI:
     def prepare(self, x: Tensor, *, y: Tensor | None = None) -> None:
         """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
 
-        Args:
-            x: any data (n, *event_shape), to find the ``pyro.param`` sites of plain functions.
-            y: (n,) labels for a conditional pair.
+        It runs the pair on data x, to find the ``pyro.param`` sites of plain functions.
 
         Raises:
             ValueError: the pair has no trainable parameter.
@@ -227,7 +214,7 @@ class SVI:
         join(self.model, self.guide)
         run = run_pair if isinstance(self.loss, StockLoss) else self.loss
         # Shapes are compared here, also where Pyro's validation is off
-        with turn, Sites() as sites, measuring(self.model, self.guide, device=x.device):
+        with turn, Sites() as sites, undisturbed(self.model, self.guide, device=x.device):
             with validation_enabled(True):
                 run(self.model, self.guide, x, y)
         self.take_up(sites.found)
@@ -302,14 +289,9 @@ class SVI:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def evaluate_loss(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
-        """The loss of ``step`` without a step and without any change of state.
+        """The loss of ``step``, a 0-d tensor, without a step and without any change of state.
 
-        Args:
-            x: (n, *event_shape).
-            y: (n,) labels for a conditional pair.
-
-        Returns:
-            The loss, a 0-d tensor, in evaluation mode; the RNG is restored.
+        In evaluation mode; the RNG is restored.
         """
         with measuring(self.model, self.guide, device=x.device):
             return self.loss(self.model, self.guide, x, y)[0]

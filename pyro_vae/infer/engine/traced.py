@@ -121,13 +121,7 @@ class _StoppedGradients(TorchFunctionMode):
 
 
 class Pair(nn.Module):
-    """Model and guide under one module, and tensors alone for the loss and its terms.
-
-    Args:
-        model: generative program.
-        guide: inference program.
-        estimator: ``TraceELBO(...)`` or another one.
-    """
+    """Model and guide under one module, and tensors alone for the loss and its terms."""
 
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
         super().__init__()

@@ -23,12 +23,7 @@ from ...programs.checks import check_data
 from ...programs.labels import as_labels
 from ...programs.reading import Contributions
 from ...programs.running import measuring, trace_pair
-from ...programs.sites import (
-    auxiliary_sites,
-    compute_log_probs,
-    kinds,
-    without_rsample,
-)
+from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
 from ...programs.values import check_tensor
 from ..engine.internals import surrogate
 from ..engine.repeated import Checked
@@ -117,7 +112,7 @@ class Estimator(Recorded):
             warn_enumerated(guide_trace)
         p, q = Contributions(model_trace, (n,)), Contributions(guide_trace, (n,))
         free = clamp_free_sites(p, q, n)
-        compute_log_probs(model_trace)
+        compute_log_probs(model_trace, kinds(model_trace).random)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:
             loss = loss + free
@@ -171,7 +166,7 @@ class TraceELBO(Estimator):
         if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
             return -surrogate(model_trace, guide_trace)
-        compute_log_probs(guide_trace)
+        compute_log_probs(guide_trace, kinds(guide_trace).random)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
@@ -180,7 +175,7 @@ class TraceELBO(Estimator):
 
 def _log_prob(trace: Trace) -> Tensor | float:
     """The log-probability of all sites, as Pyro sums it but without a start of zero."""
-    sums = [site["log_prob_sum"] for site in kinds(trace).random.values()]
+    sums = [*map(operator.itemgetter("log_prob_sum"), kinds(trace).random.values())]
     return functools.reduce(operator.add, sums) if sums else 0.0
 
 
@@ -222,7 +217,7 @@ class AnalyticELBO(Estimator):
             objective = objective - (kl * guide_trace.nodes[site]["scale"]).sum()
         nodes = guide_trace.nodes
         others = [s for s in kinds(guide_trace).random if s not in latents]
-        guide_trace.compute_log_prob(lambda name, _: name in others)
+        compute_log_probs(guide_trace, others)
         return objective - sum(nodes[s]["log_prob_sum"] for s in others) if others else objective
 
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
@@ -290,12 +285,7 @@ class Drawing:
     """Draws the terms of a pair for batch after batch, in the current mode, advancing the RNG.
 
     The first draw for a batch runs with all of Pyro's checks, the others replay the recorded
-    tensors where there are many.
-
-    Args:
-        model: generative program.
-        guide: inference program.
-        estimator: as in ``elbo_terms``.
+    tensors where there are many. Its arguments are those of ``elbo_terms``.
     """
 
     def __init__(

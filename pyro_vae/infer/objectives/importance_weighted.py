@@ -17,9 +17,8 @@ from torch import Tensor
 from ...ground.arguments import whole
 from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
-from ...programs.labels import label_arguments
 from ...programs.reading import Contributions
-from ...programs.running import measuring
+from ...programs.running import measuring, traced
 from ...programs.sites import (
     check_observed,
     check_sites,
@@ -117,7 +116,7 @@ class ImportanceWeightedELBO(TraceELBO):
         p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
         free = clamp_free_sites(p, q, n)
         for trace in (p_trace, q_trace):
-            compute_log_probs(trace)
+            compute_log_probs(trace, kinds(trace).random)
         log_p, log_q = (sum(side.weight(s).reshape(k, n) for s in side.sites) for side in (p, q))
         if is_validation_enabled():
             check_shapes(p_trace, q_trace, p_shape[-1])
@@ -187,26 +186,18 @@ def _model_trace(
 ) -> tuple[Trace, tuple[int, ...]]:
     """The model's trace at the latents of ``q``, and the shape of its log-probabilities.
 
-    Args:
-        model: generative program.
-        q: trace of the guide with ``k`` samples per datum.
-        x: (n, *event_shape).
-        y: (n,) labels for a conditional pair.
-        k: samples per datum.
-        drawn: whether the latents in ``q`` are (k, n, ...), else (k * n, ...).
-        vectorised: run the model under the plate of samples, else on a row per sample.
+    The latents in ``q`` are (k, n, ...) where they were ``drawn`` under a plate, else (k * n,
+    ...); ``vectorised``, the model runs under it, too, else on a row per sample.
     """
     if vectorised:
         with samples_plate(k):
-            replayed = poutine.replay(model, trace=q)
-            return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (k, len(x))
+            return traced(poutine.replay(model, trace=q), x, y), (k, len(x))
     rows, read = Trace(), Contributions(q, (k, len(x)))
     for site in kinds(q).latent:
         value = read.value(site).flatten(0, 1) if drawn else q.nodes[site]["value"]
         rows.add_node(site, **{**q.nodes[site], "value": value})
     x, y = repeated(x, y, k)
-    replayed = poutine.replay(model, trace=rows)
-    return poutine.trace(replayed).get_trace(x, **label_arguments(model, y)), (len(x),)
+    return traced(poutine.replay(model, trace=rows), x, y), (len(x),)
 
 
 def _model_can(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) -> bool:

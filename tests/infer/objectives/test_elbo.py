@@ -15,7 +15,7 @@ from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 from pyro_vae.programs.reading import per_datum
 from pyro_vae.programs.running import trace_pair
-from pyro_vae.programs.sites import latent_sites, observed_sites
+from pyro_vae.programs.sites import kinds
 
 
 @pytest.fixture
@@ -343,9 +343,9 @@ class TestPerDatum:
 def test_the_model_is_replayed_against_the_guide(deep):
     x = torch.randn(5, 6)
     model_trace, guide_trace = trace_pair(*deep, x)
-    assert latent_sites(model_trace) == ["z3", "z2", "z1"]
-    assert latent_sites(guide_trace) == ["z1", "z2", "z3"]
-    assert observed_sites(model_trace) == ["x"]
+    assert kinds(model_trace).latent == ["z3", "z2", "z1"]
+    assert kinds(guide_trace).latent == ["z1", "z2", "z3"]
+    assert kinds(model_trace).observed == ["x"]
     for site in ("z1", "z2", "z3"):
         assert model_trace.nodes[site]["value"] is guide_trace.nodes[site]["value"]
 
