@@ -116,7 +116,5 @@ class AutoregressiveFlow(Recorded, nn.Module):
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The distribution given the context."""
         h = self.network(*context)
-        steps = [
-            ConditionalAffineAutoregressive(step, stable=True).condition(h) for step in self.steps
-        ]
+        steps = [ConditionalAffineAutoregressive(s, stable=True).condition(h) for s in self.steps]
         return FlowDistribution(self.base(h), steps)

@@ -54,11 +54,7 @@ class _Penalty(TorchDistribution):
     has_rsample = True
 
     def __init__(
-        self,
-        regularizer: Callable,
-        q: Distribution,
-        z: Tensor,
-        batch_shape: Sequence[int],
+        self, regularizer: Callable, q: Distribution, z: Tensor, batch_shape: Sequence[int]
     ) -> None:
         self.regularizer, self.q, self.z = regularizer, q, z
         super().__init__(torch.Size(batch_shape), torch.Size((0,)), validate_args=False)

@@ -46,8 +46,7 @@ class Draws:
 def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Draws:
     """Draw from a guide once for each datum, in the current mode, advancing the RNG.
 
-    Raises:
-        ValueError: a guide that is a point mass, which has no density, or has factors.
+    A guide that is a point mass, which has no density, or has factors is a ``ValueError``.
     """
     parts = []
     for x, y in data.batches(batch_size):
@@ -88,15 +87,9 @@ def pair_densities(
 ) -> Iterator[tuple[slice, slice, Values]]:
     """Log q(z_i|x_j) for all pairs of latents i and data j, block by block.
 
-    Args:
-        guide: inference program.
-        data: N data x_j.
-        z: site -> (n, *latent shape), the latents z_i.
-        parents: site -> (N, *latent shape): latents held at values that belong to x_j.
-        sites: sites whose densities are wanted; default all of ``z``.
-
-    Yields:
-        Rows i, columns j, and site -> log q(site | x_j, sites before it), (rows, columns).
+    The latents ``z`` are site -> (n, *latent shape), and ``parents``, held at values that belong
+    to x_j, site -> (N, *latent shape). What is yielded are rows i, columns j, and, of each of
+    ``sites`` (default: all of ``z``), log q(site | x_j, sites before it), (rows, columns).
     """
     parents = parents or {}
     sites = list(z) if sites is None else sites
@@ -134,15 +127,9 @@ def log_aggregate(
 ) -> Tensor:
     """Log density of the aggregate posterior at given latents, log 1/N sum_j q(z_i|x_j).
 
-    Args:
-        guide: inference program.
-        data: N data.
-        z: site -> (n, *latent shape).
-        own: log q(z_i|x_i), (n,), where z_i belongs to datum i of ``data``.
-        leave_one_out: leave datum i itself out of the sum for z_i, and divide by N - 1.
-
-    Returns:
-        (n,), float64.
+    It is (n,), float64, for latents ``z``, site -> (n, *latent shape), and N data. ``own`` is
+    log q(z_i|x_i), (n,), where z_i belongs to datum i; ``leave_one_out`` leaves datum i itself out
+    of the sum for z_i, and divides by N - 1.
     """
     total = Total(len(next(iter(z.values()))), data.device)
     for row, column, densities in pair_densities(guide, data, z):
@@ -153,8 +140,7 @@ def log_aggregate(
 class Total:
     """A running log-sum-exp over the columns of a matrix that comes in blocks.
 
-    Attributes:
-        log: log sum_j exp(value_ij), (n,), float64.
+    ``log`` is log sum_j exp(value_ij), (n,), float64.
     """
 
     def __init__(self, n: int, device: torch.device) -> None:
@@ -166,8 +152,7 @@ class Total:
         """Add a block, its entries i = j replaced by those of ``diagonal``."""
         values = values.double()
         if diagonal is not None:
-            both = range(max(row.start, column.start), min(row.stop, column.stop))
-            if both:
+            if both := range(max(row.start, column.start), min(row.stop, column.stop)):
                 index = torch.arange(both.start, both.stop, device=values.device)
                 given = diagonal[index] if isinstance(diagonal, Tensor) else diagonal
                 values[index - row.start, index - column.start] = given

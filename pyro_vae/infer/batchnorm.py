@@ -129,9 +129,5 @@ def check_single(
 
 
 def _norms(*programs: Callable) -> list[BatchNorm]:
-    modules = [m for p in programs if isinstance(p, nn.Module) for m in p.modules()]
-    return [
-        m
-        for m in dict.fromkeys(modules)
-        if isinstance(m, BatchNorm) and m.running_mean is not None
-    ]
+    modules = dict.fromkeys(m for p in programs if isinstance(p, nn.Module) for m in p.modules())
+    return [m for m in modules if isinstance(m, BatchNorm) and m.running_mean is not None]

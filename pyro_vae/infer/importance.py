@@ -169,18 +169,14 @@ def guide_trace(
     """A trace of ``k`` samples per datum, and the shape of its log-probabilities per datum.
 
     The shape is (k, n) from one encoding, under an outer plate; (k * n,) from repeated data.
-
-    Raises:
-        ValueError: a site that is a point mass.
+    A site that is a point mass is a ``ValueError``.
     """
+    shape = (k, len(x)) if vectorised else (k * len(x),)
     if vectorised:
         with samples_plate(k):
             trace = traced(guide, x, y)
-        shape: tuple[int, ...] = (k, len(x))
     else:
-        x, y = repeated(x, y, k)
-        trace = traced(guide, x, y)
-        shape = (len(x),)
+        trace = traced(guide, *repeated(x, y, k))
     if points := point_masses(trace):
         raise ValueError(
             f"site {points[0]!r}: the guide is a point mass, which has no density to weigh "
@@ -288,11 +284,8 @@ def pareto_shape(log_weights: Tensor) -> Tensor:
     Sources: "A New and Efficient Estimation Method for the Generalized Pareto Distribution",
     Zhang, Stephens (2009); "Pareto Smoothed Importance Sampling", Vehtari et al. (2015).
 
-    Args:
-        log_weights: (samples, n).
-
-    Returns:
-        (n,); NaN with fewer than 25 samples, and for weights that are NaN, infinite or all 0.
+    Of log-weights (samples, n) it is (n,); NaN with fewer than 25 samples, and for weights that
+    are NaN, infinite or all 0.
     """
     samples, n = log_weights.shape
     tail = min(samples // 5, math.ceil(3 * math.sqrt(samples)))
@@ -301,8 +294,7 @@ def pareto_shape(log_weights: Tensor) -> Tensor:
     largest = log_weights.topk(tail + 1, dim=0).values
     weights = (largest - largest[0]).exp()
     excess = (weights[:-1] - weights[-1]).flip(0)
-    k = _generalised_pareto_shape(excess)
-    k = (k * tail + 0.5 * 10) / (tail + 10)
+    k = (_generalised_pareto_shape(excess) * tail + 0.5 * 10) / (tail + 10)
     # All weights equal up to rounding: there is no tail, and importance sampling is exact.
     return torch.where(excess[-1] <= 1e-3, -math.inf, k)
 

@@ -72,11 +72,8 @@ def decode_mean(
 ) -> Tensor:
     """E[x|z] for any model: run with zeros as data and the latents held at ``z``.
 
-    Args:
-        model: generative program.
-        z: site -> (n, *latent shape); sites that are missing take their conditional means.
-        like: any data (m, *event_shape), for shape, dtype and device.
-        y: (n,) labels for a conditional model.
+    ``z`` is site -> (n, *latent shape), where sites that are missing take their conditional means;
+    ``like`` is any data (m, *event_shape), for shape, dtype and device; ``y`` are labels (n,).
     """
     x = like.new_zeros(len(next(iter(z.values()))), *like.shape[1:])
     return encoding.decode_mean(model, z, x=x, **label_arguments(model, y))

@@ -22,29 +22,18 @@ def posterior_means(
     """E[z_i | x] per latent site as ``encode`` gives it, site -> (n, *latent shape).
 
     No state changes, modes and RNG among it; dynamic binarisation is drawn once.
-
-    Args:
-        guide: inference program.
-        data: n data.
-        batch_size: data at once.
     """
     batch_size = len(data) if is_autoguide(guide) else batch_size
     with undisturbed(guide, device=data.device):
-        parts = [
-            encode_means(guide, x, **label_arguments(guide, y))
-            for x, y in data.batches(batch_size)
-        ]
+        batches = data.batches(batch_size)
+        parts = [encode_means(guide, x, **label_arguments(guide, y)) for x, y in batches]
     return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
 
 
 def mean_variance(means: Tensor) -> Tensor:
     """Var_x(E[z_u|x]) over the n data at hand (divided by n), whose size decides on a unit.
 
-    Args:
-        means: posterior means (n, *latent shape).
-
-    Returns:
-        (units,), float64.
+    The posterior means are (n, *latent shape), the result (units,), float64.
     """
     return means.reshape(len(means), -1).double().var(0, correction=0)
 
@@ -54,11 +43,6 @@ def active(means: Tensor, threshold: float = ACTIVE) -> Tensor:
 
     Source: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016).
 
-    Args:
-        means: posterior means (n, size).
-        threshold: variance over the data above which a unit counts.
-
-    Returns:
-        (size,), boolean.
+    The posterior means are (n, size), the result (size,), boolean.
     """
     return mean_variance(means) > threshold

@@ -19,11 +19,8 @@ from ..programs.running import traced
 class StockOptimizer(torch.optim.Optimizer):
     """A ``pyro.optim`` object as a torch optimizer: it keeps state, rates and clipping itself.
 
-    Args:
-        parameters: to be optimised.
-        inner: such as ``pyro.optim.Adam({"lr": 1e-3})``.
-        modules: programs whose parameters get names in Pyro's store, for options that depend on
-            them.
+    That is ``inner``, such as ``pyro.optim.Adam({"lr": 1e-3})``. The parameters of ``modules`` get
+    names in Pyro's store, for options that depend on them.
     """
 
     def __init__(
@@ -83,8 +80,7 @@ def _declared(program: Callable, labels: dict[str, Tensor]) -> Callable:
 def as_loss(loss: Any) -> Callable:
     """An estimator as it is, an objective of ``pyro.infer`` as a ``StockLoss``.
 
-    Raises:
-        TypeError: anything else, an objective's class, and one that compiles itself.
+    Anything else, an objective's class, and one that compiles itself is a ``TypeError``.
     """
     name = getattr(loss, "__name__", type(loss).__name__)
     if isinstance(loss, type):

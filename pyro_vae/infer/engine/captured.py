@@ -20,8 +20,7 @@ def cuda_graph(
 ) -> tuple[Callable[[], None], Results]:
     """Capture what a function launches on a GPU, after some calls as it is.
 
-    Returns:
-        What launches all of it again, and the results, in memory that every launch writes anew.
+    It returns what launches that again, and the results, whose memory every launch writes anew.
     """
     with torch.cuda.device(device):
         stream, present = torch.cuda.Stream(), torch.cuda.current_stream()
@@ -45,14 +44,9 @@ class Captured:
     the CPU, which a launch could not read, has a copy on the GPU. Where a parameter was moved,
     the function runs as it is.
 
-    Args:
-        run: function of tensors, such as a recorded graph, without gradients.
-        tensors: its first inputs, fixed.
-        data: the next ones, different at each call.
-        constants: the last ones, fixed.
-        kept: how many results are copied for the caller; the others are overwritten by the next
-            call.
-        capture: see ``cuda_graph``.
+    The function, ``run``, has no gradients. Its inputs are ``tensors``, which are fixed, ``data``,
+    which differ at each call, and ``constants``, which are fixed. The first ``kept`` results are
+    copied for the caller; the next call overwrites the others.
     """
 
     def __init__(

@@ -21,10 +21,7 @@ class Compiler:
 
     The same compiler as in ``torch.compile``, entered below its tracing of Python: what a graph
     depends on is checked by ``Graph`` already. Results equal eager ones up to rounding.
-
-    Args:
-        announce: is told, once per graph, how long compiling took; default: the logger
-            "pyro_vae", at level INFO.
+    ``announce`` is told, once per graph, how long compiling took; default: the logger "pyro_vae".
     """
 
     def __init__(self, announce: Callable[[str], object] | None = None) -> None:

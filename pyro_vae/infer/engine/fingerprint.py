@@ -24,13 +24,9 @@ _bytes = operator.methodcaller("tobytes")
 class Fingerprint:
     """All that a pair can reach: modules, their tensors, attributes, and more, see ``Reached``.
 
-    Args:
-        programs: model, guide.
-        others: what runs them, such as an estimator, which is looked at too.
-
-    Attributes:
-        key: hashable, equal for pairs that run the same operations on the same tensors.
-        hooked: whether a parameter or a module has hooks on its gradient.
+    ``others`` run the programs, such as an estimator, and are looked at too. ``key`` is hashable,
+    and equal for pairs that run the same operations on the same tensors; ``hooked`` tells whether
+    a parameter or a module has hooks on its gradient.
     """
 
     def __init__(self, *programs: nn.Module, others: tuple[Any, ...] = ()) -> None:
@@ -44,12 +40,8 @@ class Fingerprint:
         self._holders = [place.holder for place in named]
         self._readers = [_reader(place) for place in named]
         self._cells = [p.holder for p in reached.places if isinstance(p, Cell)]
-        views = [
-            view
-            for place in reached.places
-            if not isinstance(place, Names | Slots | Cell)
-            for view in place.view()
-        ]
+        rest = [p for p in reached.places if not isinstance(p, Names | Slots | Cell)]
+        views = [view for place in rest for view in place.view()]
         self._empty = [view for view in views if not view]
         self._views = [view for view in views if view] + [(_END,)]
         self._arrays = [a for a in reached.arrays.values() if a.nbytes <= _SMALL]
@@ -80,10 +72,8 @@ class Fingerprint:
             return False
 
     def _has_hooks(self) -> bool:
-        on_parameters = itertools.chain.from_iterable(
-            map(internals.gradient_hooks, self._parameters)
-        )
-        return any(on_parameters) or any(map(len, self._backward_hooks))
+        hooks = map(internals.gradient_hooks, self._parameters)
+        return any(itertools.chain.from_iterable(hooks)) or any(map(len, self._backward_hooks))
 
     def _read(self) -> Iterator[Any]:
         attributes = map(operator.call, self._readers, self._holders)
@@ -94,8 +84,7 @@ class Fingerprint:
 class Watch:
     """Tells whether modules hold, or train, other parameters than when it was made.
 
-    Args:
-        programs: a model and a guide; plain functions are left out.
+    Of the programs, plain functions are left out.
     """
 
     def __init__(self, *programs: Callable) -> None:

@@ -34,16 +34,10 @@ _COMPILED = 'a network is compiled by itself; leave that out, and engine="compil
 class _Record:
     """What replays the steps of one key.
 
-    Args:
-        traced: what is recorded; it keeps the pair, whose identity is part of the key.
-        constants: what that closes over, the last inputs of a run.
-        run: the recorded function.
-        fingerprint: of the pair, by which all that the key tells of stays alive.
-        step: the last one that was compared with the program.
-
-    Attributes:
-        exact: the run that is compared with the program, without compiler.
-        tensors: what a run reads, and may change, besides the data.
+    ``traced`` keeps the pair, whose identity is part of the key, and ``fingerprint`` keeps alive
+    all that the key tells of. ``run`` is the recorded function, and ``exact`` the one, without
+    compiler, that is compared with the program, last at ``step``. ``tensors`` are what a run
+    reads, and may change, besides the data; the ``constants`` that it closes over come last.
     """
 
     def __init__(
@@ -148,9 +142,8 @@ class Graph:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
         """One without records, which belong to their pair."""
-        estimator = copy.deepcopy(self.estimator, memo)
         options = {"compile": self.compile, "capture": self.capture, "after": self.after}
-        return type(self)(estimator, **options)
+        return type(self)(copy.deepcopy(self.estimator, memo), **options)
 
     def __call__(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
@@ -308,10 +301,8 @@ class Graph:
     def _accepted(self, traced: Traced, state: State, x: Tensor, y: Tensor | None) -> _Record:
         """A record that gives, and leaves behind, what the program does.
 
-        Raises:
-            Changed: the program changes what it reads.
-            RuntimeError: it gives something else.
-            Exception: whatever it provokes when it is recorded.
+        It raises ``Changed`` where the program changes what it reads, ``RuntimeError`` where it
+        gives something else, and whatever it provokes when it is recorded.
         """
         data = _data(x, y)
         inputs = (*traced.tensors, *data)

@@ -10,7 +10,6 @@ import linecache
 import operator
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -83,16 +82,11 @@ def operations(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
     By default it would be an alias: replays would differentiate through it, and an output that
     torch saves for its own backward, a detached one, would hold itself for ever.
     """
+    table = {_ATEN.detach.default: lambda tensor: NotImplemented}
     # One fake mode for the shapes of all results: make_fx would make one for each, which takes as
     # long as all the rest
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        return make_fx(function, decomposition_table={_ATEN.detach.default: _undecomposed})(
-            *inputs
-        )
-
-
-def _undecomposed(tensor: Tensor) -> Any:
-    return NotImplemented
+        return make_fx(function, decomposition_table=table)(*inputs)
 
 
 def forget_source(forward: Callable) -> None:

@@ -15,13 +15,10 @@ BOOKKEEPING = (frozenset(nn.Module().__dict__) - {"training"}) | {"arguments"}
 
 @dataclass(eq=False)
 class Place:
-    """Where references lie.
+    """Where references lie: in ``holder``, an object that a person calls ``label``.
 
-    Attributes:
-        holder: the object.
-        label: what a person calls it.
-        names: which of its contents count; None for all.
-        counted: whether contents of other names do as soon as there are more of them.
+    Of its contents those of ``names`` count, or all where that is None. ``counted`` tells whether
+    contents of other names do, too, as soon as there are more of them.
     """
 
     holder: Any

@@ -60,17 +60,11 @@ class Reached:
     Looked into are attributes, collections, closures and, of functions and classes that belong to
     no library, the globals that they name and the attributes of the class.
 
-    Args:
-        roots: programs, estimators.
-
-    Attributes:
-        places: where references lie.
-        tensors, arrays, generators: by identity, as they were met.
-        backward_hooks: collections of hooks on the gradients of modules.
-        unwatched: what there is whose contents nothing can watch or put back, or None.
-        long: where references lie that are not looked into: long collections.
-        key: hashable, equal where all contents are equal; objects that are not looked into count
-            by their identity.
+    References lie in ``places`` and, not looked into, in ``long`` collections. Tensors, arrays and
+    generators are held by identity, as they were met; ``backward_hooks`` are collections of hooks
+    on the gradients of modules, and ``unwatched`` says whose contents nothing can watch or put
+    back, or is None. ``key`` is hashable, and equal where all contents are equal; objects that are
+    not looked into count by their identity.
     """
 
     def __init__(self, *roots: Any) -> None:
@@ -177,8 +171,7 @@ class Reached:
         self._key += (self._token(c) for c in type(value).__mro__ if _is_own(c.__module__))
 
     def _class(self, cls: type) -> None:
-        names = tuple(vars(cls).keys() - _OF_CLASSES)
-        if names:
+        if names := tuple(vars(cls).keys() - _OF_CLASSES):
             place = OfClass(vars(cls), cls.__name__, names, counted=True)
             place.owner = cls
             self._add(place)
@@ -198,9 +191,8 @@ class Reached:
         self._key.append(id(function))
         for cell in function.__closure__ or ():
             self._add(Cell(cell, f"a variable around {label}"))
-        self._key += map(
-            self._token, (function.__defaults__, function.__kwdefaults__, function.__dict__)
-        )
+        defaults = function.__defaults__, function.__kwdefaults__
+        self._key += map(self._token, (*defaults, function.__dict__))
         if not _is_own(function.__module__):
             return
         named = tuple(dict.fromkeys(_names(function.__code__)))

@@ -27,11 +27,9 @@ class Repeated:
     over stays as it is. A function that cannot be recorded runs as it is. The 1st, 2nd, 4th, 8th
     and so on replays are compared with the function; a difference ends the record, with a warning.
 
-    Args:
-        function: takes tensors, returns a tensor or a tuple of tensors.
-        programs: what it runs; where one is a plain function, whose state is hidden, nothing is
-            recorded.
-        after: calls with inputs of one shape that run as they are.
+    It returns a tensor or a tuple of tensors. Where one of the ``programs`` that it runs is a
+    plain function, whose state is hidden, nothing is recorded. The first ``after`` calls with
+    inputs of one shape run as they are.
     """
 
     def __init__(self, function: Callable, *programs: Callable, after: int | None = None) -> None:
@@ -126,13 +124,8 @@ def finite_or_checked(
     """What runs without Pyro's checks, where these would let it pass.
 
     What they refuse comes out as NaN or infinite. Such a result is computed once more from the
-    same random numbers with all checks, which raise, or let it pass.
-
-    Args:
-        run: takes the inputs, without checks.
-        function: the same with them.
-        inputs: the first one is a tensor.
-        parts: tensors of a result.
+    same random numbers by ``function``, with all checks, which raise, or let it pass. The first
+    input is a tensor; ``parts`` gives the tensors of a result.
     """
     device = inputs[0].device
     before = streams.positions(device)

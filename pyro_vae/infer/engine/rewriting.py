@@ -23,20 +23,13 @@ def recorded(
 
     Operations that only repeat a tensor for one reader, and those whose result nobody reads, are
     dropped; a linear layer is one call; a sum is negated after it is taken; the others are called
-    as torch's own functions, which dispatch faster than operator overloads.
+    as torch's own functions, which dispatch faster than operator overloads. ``rewrites`` are more
+    of these, for an operation each. The function returns a tuple of tensors.
 
-    Args:
-        function: returns a tuple of tensors.
-        inputs: what it is recorded with.
-        rewrites: more of these, for an operation each.
-
-    Returns:
-        A graph whose inputs are those of the function and then the tensors that this closed over,
-        such as beta, and literals; and these tensors.
-
-    Raises:
-        ValueRead: the function asks for values of tensors, or for sizes that they decide.
-        Exception: whatever a function provokes that cannot be recorded.
+    The result is a graph whose inputs are those of the function and then the tensors that this
+    closed over, such as beta, and literals; and these tensors. Where the function asks for values
+    of tensors, or for sizes that they decide, ``ValueRead`` is raised, and whatever else a
+    function provokes that cannot be recorded.
     """
 
     def refusing(*inputs: Tensor) -> Any:
@@ -158,22 +151,15 @@ def _torch_function(overload: Operator) -> Callable | None:
     signature = schema(overload)
     name = signature.name.removeprefix("aten::")
     operator = name.startswith("__")  # such as >>, which a recorded graph cannot name
-    if (
-        overload.namespace != "aten"
-        or signature.is_mutable
-        or _DRAWING in overload.tags
-        or operator
-    ):
+    impure = signature.is_mutable or _DRAWING in overload.tags
+    if overload.namespace != "aten" or impure or operator:
         return None
     types = [str(argument.type) for argument in signature.arguments]
     if any("Optional[Tensor]]" in kind for kind in types) or types == ["List[Tensor]"]:
         return None  # torch's functions take no None among the indices, or no list
     if any(argument.name == "reduction" for argument in signature.arguments):
         return None  # left out where it is the mean, which is not what torch's functions take
-    for namespace in FUNCTIONS:
-        if function := getattr(namespace, name, None):
-            return function
-    return None
+    return next(filter(None, (getattr(namespace, name, None) for namespace in FUNCTIONS)), None)
 
 
 def _source(node: Node) -> Node | None:

@@ -28,9 +28,7 @@ class Changed(Exception):
 class Tensors:
     """Values of tensors and of their gradients, and where torch's random streams are.
 
-    Args:
-        tensors: those that may change.
-        device: of the data.
+    The streams are those of ``device``, that of the data.
     """
 
     def __init__(self, tensors: Iterable[Tensor], device: torch.device) -> None:
@@ -80,13 +78,7 @@ class Tensors:
 
 
 class State(Tensors):
-    """All that programs can reach, as it is now.
-
-    Args:
-        roots: programs, estimators.
-        tensors: others that may change.
-        device: of the data.
-    """
+    """All that programs and estimators can reach, and more ``tensors``, as they are now."""
 
     def __init__(
         self, roots: Iterable[Any], tensors: Iterable[Tensor], device: torch.device
@@ -97,7 +89,7 @@ class State(Tensors):
         self._arrays = [array.copy() for array in self._reached.arrays.values()]
         self.unwatched = self._reached.unwatched
         self._generators = [*self._reached.generators.values(), *GENERATORS]
-        self._positions = _positions_of(self._generators)
+        self._positions = [*map(_position_of, self._generators)]
         stored = [value for _, value in pyro.get_param_store().named_parameters()]
         super().__init__([*self._reached.tensors.values(), *stored, *tensors], device)
 
@@ -106,7 +98,7 @@ class State(Tensors):
         for place, contents in self._differing():
             place.write(contents)
         for array, value in zip(self._reached.arrays.values(), self._arrays, strict=True):
-            if not _same_bytes(array, value):
+            if array.tobytes() != value.tobytes():
                 np.copyto(array, value)
         for generator, position in zip(self._generators, self._positions, strict=True):
             _go_to(generator, position)
@@ -114,7 +106,8 @@ class State(Tensors):
 
     def check(self) -> None:
         """Raise ``Changed`` where anything but a tensor differs from what it was."""
-        if pickle.dumps(_positions_of(self._generators)) != pickle.dumps(self._positions):
+        positions = [*map(_position_of, self._generators)]
+        if pickle.dumps(positions) != pickle.dumps(self._positions):
             raise Changed("it draws random numbers from other streams than torch's global one")
         differing, long = list(self._differing()), self._reached.long
         # The key tells what counts of all but long collections
@@ -129,12 +122,8 @@ class State(Tensors):
                 yield place, contents
 
 
-def _positions_of(generators: Iterable[Any]) -> list[Any]:
-    """Where random streams of any kind are."""
-    return [_state_of(g) for g in generators]
-
-
-def _state_of(generator: Any) -> Any:
+def _position_of(generator: Any) -> Any:
+    """Where a random stream of any kind is."""
     if isinstance(generator, torch.Generator | np.random.RandomState):
         return generator.get_state()
     if isinstance(generator, random.Random):
@@ -143,7 +132,7 @@ def _state_of(generator: Any) -> Any:
 
 
 def _go_to(generator: Any, state: Any) -> None:
-    """Put a random stream where ``_positions_of`` found it."""
+    """Put a random stream where ``_position_of`` found it."""
     if isinstance(generator, torch.Generator | np.random.RandomState):
         generator.set_state(state)
     elif isinstance(generator, random.Random):
@@ -162,10 +151,6 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
 
 def _same(first: list[Any], second: list[Any]) -> bool:
     return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))
-
-
-def _same_bytes(first: np.ndarray, second: np.ndarray) -> bool:
-    return first.tobytes() == second.tobytes()
 
 
 def equal(a: Tensor | None, b: Tensor | None) -> bool:

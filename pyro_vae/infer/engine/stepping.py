@@ -22,10 +22,8 @@ class Stepper:
 
     The parameters and moments of a fused Adam or AdamW go straight to torch's kernel as long as
     they are those of the step before. Any other optimizer steps by itself, and so does one with
-    hooks or with a ``step`` that something replaced, as torch's schedulers do.
-
-    Args:
-        optimizer: takes the steps. Its options, such as ``lr``, are read at each of them.
+    hooks or with a ``step`` that something replaced, as torch's schedulers do. Its options, such
+    as ``lr``, are read at each step.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.ones(3))
@@ -96,19 +94,14 @@ class _Group:
         """Whether all is as it was, and each parameter has a gradient."""
         given = self.options["params"]
         self._gradients = [*map(_gradient, given)]
+        values = itertools.chain.from_iterable(map(dict.values, self._states))
         return (
             _kind(self.options) == _PLAIN
             and self._optimizer.state is self._state
             and len(given) == len(self.parameters)
             and all(map(operator.is_, given, self.parameters))
             and all(map(operator.is_, map(self._state.get, given), self._states))
-            and all(
-                map(
-                    operator.is_,
-                    itertools.chain.from_iterable(map(dict.values, self._states)),
-                    self._values,
-                )
-            )
+            and all(map(operator.is_, values, self._values))
             and not any(map(operator.is_, self._gradients, itertools.repeat(None)))
         )
 

@@ -38,16 +38,9 @@ def running(
     after: int = 0,
     announce: Callable[[str], object] | None = None,
 ) -> Callable:
-    """An estimator under an engine.
+    """An estimator under an engine of ``SVI``; ``ValueError`` for an unknown one.
 
-    Args:
-        estimator: ``TraceELBO(...)`` or another one.
-        engine: as in ``SVI``.
-        after: steps that run eagerly before a graph is recorded.
-        announce: is told how long compiling took, as in ``Compiler``.
-
-    Raises:
-        ValueError: an unknown engine.
+    ``after`` steps run eagerly before a graph is recorded; ``announce`` is that of ``Compiler``.
     """
     if engine not in get_args(Engine):
         gone = " (which decided by the clock)" if engine == "auto" else ""

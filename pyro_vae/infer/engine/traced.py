@@ -21,20 +21,11 @@ from .rewriting import drop_detaching, drop_transposing_twice
 class Traced:
     """The loss of a pair, and the terms of its bound, as a function of tensors.
 
-    Args:
-        model: generative program.
-        guide: inference program.
-        estimator: ``TraceELBO(...)`` or another one.
-
-    Attributes:
-        tensors: parameters and buffers of the pair, which come before the data.
-        replaying: the mode in which a record of this function runs.
-        rewrites: what may be done to it, see ``rewriting.recorded``.
-        sites: of its results, loss, reconstruction, and KL of each of these, in their order; once
-            it was called.
-        reached: the parameters whose gradients come next.
-        kept: how many of its results are to last where a record of it runs as a CUDA graph; None
-            where it cannot.
+    ``tensors``, parameters and buffers of the pair, come before the data. The results are loss,
+    reconstruction, the KL of each of ``sites``, in their order, and the gradient of each of
+    ``reached``; both are known once it was called. A record of it runs in the mode ``replaying``;
+    ``rewrites`` may be done to that, see ``rewriting.recorded``, and ``kept`` tells how many of
+    its results are to last where it runs as a CUDA graph, or is None where it cannot.
     """
 
     replaying: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext

@@ -52,14 +52,7 @@ def named_parameters(**programs: Callable) -> dict[str, nn.Parameter]:
 
 
 class Waiting:
-    """Parameters that have had no gradient yet; told, once, after so many steps.
-
-    Args:
-        steps: steps to wait for a gradient.
-
-    Attributes:
-        parameters: those that still wait, by name.
-    """
+    """Parameters, by name, that have had no gradient yet; told, once, after so many steps."""
 
     def __init__(self, steps: int) -> None:
         self.steps = self._left = steps
@@ -91,10 +84,7 @@ class Waiting:
 def tell_untrained(loss: Tensor, known: Iterable[Tensor | None], **programs: Callable) -> None:
     """Warn of tensors that a loss depends on and nobody trains.
 
-    Args:
-        loss: with its graph.
-        known: parameters of the optimizer, and data.
-        programs: a model and a guide by their roles.
+    ``known`` are parameters of the optimizer, and data; ``programs``, model and guide by role.
     """
     held = set(map(id, known))
     others = [leaf for leaf in _leaves(loss) if id(leaf) not in held]
@@ -132,14 +122,9 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 def _names_of(tensors: list[Tensor], **programs: Callable) -> list[str]:
     """Where a program has each tensor: in a module, an attribute, a variable of a function.
 
-    Args:
-        tensors: to be named.
-        programs: a model and a guide by their roles.
-
-    Returns:
-        A name per tensor, such as "guide.layers[0].weight"; its shape for a parameter that is not
-        found. Other tensors that are not found are made by the programs when they run, such as
-        the input of a gradient penalty, and are left out.
+    A name per tensor, such as "guide.layers[0].weight"; its shape for a parameter that is not
+    found. Other tensors that are not found are made by the programs when they run, such as the
+    input of a gradient penalty, and are left out.
     """
     if not tensors:
         return []
@@ -166,8 +151,7 @@ def _tensors(value: Any, name: str, depth: int, seen: set[int]) -> Iterator[tupl
         return
     seen.add(id(value))
     if isinstance(value, nn.Module):
-        for key, parameter in value.named_parameters(prefix=name):
-            yield key, parameter
+        yield from value.named_parameters(prefix=name)
         depth += 1
     for key, inner in _inside(value):
         joined = f"{name}{key}" if key.startswith("[") or not name else f"{name}.{key}"

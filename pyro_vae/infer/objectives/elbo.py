@@ -66,16 +66,9 @@ def check_possible(elbo: float, reconstruction: float, n: int) -> bool:
     As E_q[p(z) / q(z)] = 1 at each draw, the sum of log q - log p over any number of draws is
     below -t with a probability of at most e^-t, by Markov's inequality; here t = 20.
 
-    Args:
-        elbo: mean estimate of the bound over ``n`` data, in nats.
-        reconstruction: that of log p(x|z).
-        n: number of data.
-
-    Returns:
-        Whether it is possible.
-
-    Warns:
-        UserWarning: the densities of the latents are no densities, or lost to rounding.
+    ``elbo``, the bound, and ``reconstruction``, log p(x|z), are mean estimates over ``n`` data, in
+    nats. The result tells whether they are possible: where not, the densities of the latents are
+    no densities, or lost to rounding.
     """
     # Rounding may add up to a little per datum
     possible = n * (elbo - reconstruction) <= 20 + 1e-3 * n

@@ -21,14 +21,10 @@ def clamp_free_sites(p: Contributions, q: Contributions, n: int) -> Tensor | Non
     before the traces' log-probabilities are computed. Which side a site is on is decided by its
     KL averaged over the batch: the closed form where it is valid, else log q - log p at the draw.
 
-    Args:
-        p: of the trace of the model replayed against the guide.
-        q: of the trace of the guide; with k samples per datum the KL is averaged over them, too.
-        n: data in the batch.
-
-    Returns:
-        The sum over the data of beta times the free amount of the sites below it, a 0-d tensor to
-        subtract from the objective; None where no site has a free amount.
+    ``p`` is of the trace of the model replayed against the guide, ``q`` of that of the guide; with
+    k samples per datum the KL is averaged over them, too. The result is the sum over the ``n``
+    data of beta times the free amount of the sites below it, a 0-d tensor to subtract from the
+    objective; None where no site has a free amount.
     """
     constant = None
     for site in kinds(q.trace).latent:

@@ -150,14 +150,10 @@ class ImportanceWeightedELBO(TraceELBO):
 def _subsampled(p: Contributions, q: Contributions) -> float:
     """N/n of the data plate, which is outside the weights and has to be that of all sites.
 
-    Raises:
-        ValueError: sites with another N/n, or on a row per sample.
+    Sites with another N/n, or on a row per sample, are a ``ValueError``.
     """
-    shares = {
-        (name, s): side.subsampled(s)
-        for name, side in (("model", p), ("guide", q))
-        for s in side.sites
-    }
+    sides = (("model", p), ("guide", q))
+    shares = {(name, s): side.subsampled(s) for name, side in sides for s in side.sites}
     (first, share), *_ = shares.items()
     for (name, site), other in shares.items():
         if other != share:

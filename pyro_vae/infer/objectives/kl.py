@@ -16,8 +16,7 @@ from ...programs.sites import is_masked, is_point_mass, kinds
 def closed_form(site: str, model_trace: Trace, guide_trace: Trace) -> Tensor:
     """KL(q(z_i|x) || p(z_i|parents)) of a site, of its batch shape.
 
-    Raises:
-        NotImplementedError: there is none; says why.
+    ``NotImplementedError`` says why there is none.
     """
     q, p = guide_trace.nodes[site], model_trace.nodes[site]
     if is_masked(q) or is_masked(p):
