@@ -26,7 +26,7 @@ def read_images(
     grey: bool,
     background: Background | None = None,
 ) -> torch.Tensor:
-    """Read images as 8-bit pixels, upright, opaque, all of one size.
+    """Read images as 8-bit pixels, upright, opaque, all of one size: ``uint8`` (n, 1 or 3, h, w).
 
     Palettes, CMYK, grey, black and white become red, green and blue (or grey); transparent pixels
     show the background, and the orientation of a camera (EXIF) is applied. Refused, since a part
@@ -34,23 +34,10 @@ def read_images(
     Refused unread: images of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels, which are made to
     fill a memory, and more images than fit into it.
 
-    Args:
-        paths: n image files.
-        size: pixels (h, w), or one number for both; None for the size of the first image. Images
-            of another size are resized, and squashed if their proportions differ.
-        grey: one grey channel in place of red, green and blue.
-        background: colour under transparent pixels, a name or (red, green, blue) from 0 to 255;
-            None for white, which is told.
-
-    Returns:
-        ``uint8``, shape (n, 1 or 3, h, w).
-
-    Raises:
-        ValueError: files that are no image, broken or refused, the first five of them named; a
-            size or colour that is none; pictures that are too large or too many.
-
-    Warns:
-        UserWarning: transparent pixels without a ``background``.
+    The options are those of ``load``, with a ``size`` (h, w); images of another size are resized,
+    and squashed if their proportions differ. Raises ``ValueError`` for files that are no image,
+    broken or refused, the first five of them named, for a size or colour that is none, and for
+    pictures that are too large or too many. Warns of transparent pixels without a ``background``.
     """
     if isinstance(size, int):
         size = (size, size)

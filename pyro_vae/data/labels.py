@@ -27,10 +27,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 def as_integers(value: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
     """Labels ``int64`` (n,), and the names of classes that were text or categories.
 
-    Raises:
-        TypeError: an object that holds no labels.
-        ValueError: another number of labels than n, missing ones, or numbers that are not whole
-            by their type.
+    Raises ``TypeError`` for an object that holds no labels, ``ValueError`` for another number of
+    labels than n, missing ones, or numbers that are not whole by their type.
     """
     numbers, names = _numbered(value)
     y = kinds.array(numbers, "y")

@@ -11,13 +11,9 @@ _LOOKED_AT = 10**6
 def scale_notice(x: Tensor) -> str | None:
     """What to do about data far from 1, or about columns far from each other; None for others.
 
-    A few values beside most do not count, and are told where they do harm.
-
-    Networks start with weights for inputs near 1, and a sigma that all elements share is of no
-    use to those that are much smaller than the largest.
-
-    Args:
-        x: real values, (n, *event).
+    Networks start with weights for inputs near 1, and a sigma that all elements share is of no use
+    to those that are much smaller than the largest. A few values beside most do not count, and are
+    told where they do harm. The data are real values (n, *event).
 
     Example:
         >>> import torch

@@ -21,16 +21,7 @@ def is_whole(value: Any) -> bool:
 
 
 def whole(name: str, value: Any, least: int = 1, *, advice: str = "") -> int:
-    """A whole number of at least ``least``.
-
-    Args:
-        name: what the error calls it.
-        value: what was passed.
-        least: the smallest allowed.
-        advice: what to do, for the end of the error.
-
-    Raises:
-        ValueError: anything else.
+    """A whole number from ``least`` on; ``ValueError``, ending in ``advice``, for anything else.
 
     Example:
         >>> whole("samples", 10)

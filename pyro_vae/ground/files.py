@@ -22,12 +22,8 @@ def expanded(argument: str, path: str | Path) -> Path:
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write a file under a temporary name beside it, then rename; an old file stays on failure.
 
-    Args:
-        path: the file; its folder must exist.
-        content: bytes, or text for UTF-8.
-
-    Raises:
-        OSError: the folder is missing or not writable, the disk is full; it names ``path``.
+    Text is written as UTF-8. Raises ``OSError``, which names ``path``, where the folder is missing
+    or not writable, or the disk is full.
     """
     path = Path(path)
     if not path.parent.is_dir():

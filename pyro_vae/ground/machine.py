@@ -23,10 +23,7 @@ def check_threads(threads: Any) -> None:
 
 @contextlib.contextmanager
 def using_threads(threads: int | None) -> Iterator[None]:
-    """So many threads of the CPU for torch's operations, as before afterwards.
-
-    Args:
-        threads: at least 1; None leaves the number as it is.
+    """So many threads of the CPU for torch's operations, as before afterwards; None leaves them.
 
     Example:
         >>> with using_threads(1):

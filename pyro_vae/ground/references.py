@@ -12,9 +12,6 @@ class WeakReference:
     """A model, which is freed at once when nobody else holds it.
 
     A copy that is made along with the model refers to the model's copy, another one to none.
-
-    Args:
-        model: what is referred to.
     """
 
     def __init__(self, model: nn.Module | None) -> None:

@@ -16,11 +16,7 @@ _SECONDS = 0.1
 
 
 class Interruption:
-    """A wish of the system or of a person that a run ends.
-
-    Attributes:
-        signal: the signal that came, or None.
-    """
+    """A wish of the system or of a person that a run ends: the ``signal`` that came, or None."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -77,13 +73,7 @@ def held_back(interruption: Interruption) -> Iterator[None]:
     Only in the main thread, where Python handles signals; handlers of a person's own for Ctrl-C,
     and signals that are ignored, stay as they are. The handlers from before are back afterwards,
     and a SIGTERM that came takes its course: a handler of a person's own is called, and without
-    one the process ends.
-
-    Args:
-        interruption: is told of them.
-
-    Raises:
-        SystemExit: status 143, after SIGTERM.
+    one the process ends, by ``SystemExit`` of status 143.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():

@@ -36,9 +36,7 @@ def go_to(device: torch.device, states: Mapping[str, Tensor]) -> None:
 def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Iterator[None]:
     """Torch's global streams for draws on ``device``, which go back afterwards to where they were.
 
-    Args:
-        device: where is drawn; the CPU's stream is forked in any case.
-        seed: where they start meanwhile; None goes on from where they are.
+    The CPU's is forked in any case. Without a ``seed`` they go on from where they are.
 
     Example:
         >>> with forked(seed=0):
@@ -58,11 +56,8 @@ def forked(device: torch.device | str = "cpu", seed: int | None = None) -> Itera
 class RandomStream:
     """A random stream of its own for every draw of torch inside ``with stream.on(device)``.
 
-    Args:
-        seed: where the stream starts; None leaves torch's global stream in use.
-
-    Raises:
-        ValueError: a seed that torch's generators do not take.
+    Without a seed torch's global stream stays in use. Raises ``ValueError`` for a seed that
+    torch's generators do not take.
     """
 
     def __init__(self, seed: int | None) -> None:

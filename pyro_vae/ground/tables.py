@@ -59,11 +59,9 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows in one place, and the numbers that it stands for.
+    """The text that a table shows in one place, and the numbers that it stands for.
 
-    Attributes:
-        text: what a person reads.
-        numbers: what follows the column's name in a frame, "" for nothing -> number.
+    Their keys are what follows the column's name in a frame, "" for nothing.
     """
 
     text: str

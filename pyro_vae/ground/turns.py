@@ -11,13 +11,11 @@ class Turn:
     """A lock that threads get in the order in which they asked, and its holder again at once.
 
     All that runs programs in this library is within ``with turn:`` (training, evaluations,
-    ``sample``, ``encode``, ``decode``), so that threads can serve a model, or train several,
-    with the results of one thread. A run of training holds it from its first step to its last and
-    lets others go first between two steps. Pyro itself knows nothing of it: a thread that calls
+    ``sample``, ``encode``, ``decode``), so that threads can serve a model, or train several, with
+    the results of one thread. A run of training holds it from its first step to its last and lets
+    others go first between two steps. Pyro itself knows nothing of it: a thread that calls
     ``poutine.trace`` or ``pyro.sample`` on its own needs ``with ground.turns.turn:`` around it.
-
-    Attributes:
-        waiting: a ticket for each other thread that waits for it.
+    ``waiting`` holds a ticket for each other thread that waits.
 
     Example:
         >>> turn = Turn()

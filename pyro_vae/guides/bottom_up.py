@@ -28,9 +28,8 @@ def check_vae(vae: VAE) -> None:
 def encoder_features(vae: VAE, encoder: nn.Module) -> int:
     """Number of features that a user's encoder makes of the model's data.
 
-    Raises:
-        TypeError: no module.
-        ValueError: an encoder that does not take the data, or does not return vectors.
+    Raises ``TypeError`` for no module, ``ValueError`` for one that does not take the data or does
+    not return vectors.
     """
     inputs = [vae.event_shape, *([(vae.condition,)] if vae.condition else [])]
     shape = networks.output_shape(encoder, *inputs, argument="encoder")
@@ -51,14 +50,8 @@ def layer_network(
 ) -> tuple[nn.Module, int]:
     """The network from what is below a latent layer, and the number of its features.
 
-    It mirrors the model's, except where ``encoder`` is given for the first one.
-
-    Args:
-        vae: the model.
-        layer: from 0, which sees the data.
-        below: event shape of what the network sees.
-        hidden: hidden widths as in ``VAE``; None for the model's.
-        encoder: a user's network for layer 0.
+    It sees event shape ``below``, of the data for layer 0, and mirrors the model's, except for
+    ``hidden`` widths that are given and a user's ``encoder`` in layer 0.
     """
     layers = len(vae.latents)
     widths = vae.hidden if hidden is None else networks.hidden_per_layer(hidden, layers)
@@ -77,8 +70,7 @@ def layer_network(
 def covered_sites(vae: VAE, sites: Sequence[str] | None) -> tuple[str, ...]:
     """The latents that a guide covers, bottom to top; all of the model's for None.
 
-    Raises:
-        ValueError: no site, an unknown one, or one named twice.
+    Raises ``ValueError`` for no site, an unknown one, or one named twice.
     """
     bottom_up = vae.latents[::-1]
     if sites is None:

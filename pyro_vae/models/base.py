@@ -15,12 +15,7 @@ from ..programs.program import Model
 
 
 class DecoderModel(Model):
-    """p(x|z) is ``likelihood(decoder(z))``, for data of one shape; base class.
-
-    Attributes:
-        decoder: the network from the latents to features.
-        likelihood: the module from features to p(x|features).
-    """
+    """p(x|z) is ``likelihood(decoder(z))``, for data of one shape; base class."""
 
     decoder: nn.Module
     likelihood: nn.Module

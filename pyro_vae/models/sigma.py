@@ -18,9 +18,7 @@ from .base import DecoderModel
 class Phase:
     """Which parameters train after a switch to a predicted sigma.
 
-    Attributes:
-        model: the model.
-        resting: parameters frozen by the switch, of the model and of others.
+    Those ``resting``, of the model and of others, were frozen by the switch.
     """
 
     model: nn.Module
@@ -76,13 +74,9 @@ def check_replaceable(model: DecoderModel) -> None:
 def predict_sigma(model: DecoderModel, head: nn.Module, freeze: Iterable[nn.Module]) -> Phase:
     """Let the decoder predict sigma from where it stands: what ``VAE.predict_sigma`` does.
 
-    Args:
-        model: its likelihood gets a ``PredictedSigma``, its decoder a second network.
-        head: that network, whose last layer is set to zero.
-        freeze: modules whose present parameters are to rest.
-
-    Raises:
-        ValueError: see ``check_replaceable``; nothing has changed then.
+    The likelihood gets a ``PredictedSigma``, the decoder ``head`` as a second network, whose last
+    layer is set to zero; present parameters of ``freeze`` are to rest. Where ``check_replaceable``
+    raises ``ValueError``, nothing has changed.
     """
     check_replaceable(model)
     likelihood, decoder = model.likelihood, model.decoder

@@ -44,18 +44,12 @@ class _Residual(nn.Module):
 class GridEncoder(Recorded, nn.Module):
     """Strided 4x4 convolutions, residual blocks, then one vector per position.
 
+    Each of ``channels`` comes with a halving of the resolution: images (..., *event_shape), of any
+    size, (h, w) or (c, h, w), become grids
+    (..., *grid_shape(event_shape, len(channels)), features).
+
     Source: "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017),
     section 4.1.
-
-    Args:
-        event_shape: (h, w) or (c, h, w), any size.
-        features: length of the vectors.
-        channels: channels after each halving of the resolution.
-        blocks: residual blocks.
-        activation: makes the module between layers.
-
-    Shapes:
-        x (..., *event_shape); result (..., *grid_shape(event_shape, len(channels)), features).
 
     Example:
         >>> import torch
@@ -99,16 +93,9 @@ class GridEncoder(Recorded, nn.Module):
 class GridDecoder(Recorded, nn.Module):
     """The mirror image of ``GridEncoder``: residual blocks, then transposed convolutions.
 
-    Args:
-        features, blocks, activation: as in the encoder.
-        out_shape: shape of the result: an image shape, with a trailing dimension where the
-            likelihood wants several numbers per pixel.
-        event_dim: number of image dimensions in ``out_shape``, 2 or 3.
-        channels: as in the encoder; used in reverse.
-
-    Shapes:
-        grid (..., *grid_shape(out_shape[:event_dim], len(channels)), features); result
-        (..., *out_shape).
+    A grid (..., *grid_shape(out_shape[:event_dim], len(channels)), features) becomes
+    (..., *out_shape): an image shape of ``event_dim`` dimensions, 2 or 3, with one more where the
+    likelihood wants several numbers per pixel. The channels are the encoder's, used in reverse.
 
     Example:
         >>> import torch

@@ -46,9 +46,7 @@ class _GatedLayer(nn.Module):
 class _Rows:
     """What one layer needs to remember in order to go on by one row, and by one pixel in it.
 
-    Args:
-        layer: whose inputs these are.
-        x: images (n, channels, h, w), for their number, width and kind.
+    Images ``x`` (n, channels, h, w) are for their number, width and kind.
     """
 
     def __init__(self, layer: _GatedLayer, x: Tensor) -> None:
@@ -101,27 +99,19 @@ class PixelCNN(Recorded, nn.Module):
     Pixels are ordered by rows, each from left to right. A stack of vertical convolutions over the
     rows above and one of horizontal convolutions over the row itself leave no blind spot: with
     enough layers a pixel sees every pixel before it, ``layers * (kernel // 2)`` of them to each
-    side. All channels of a pixel are predicted together, given the pixels before it: the model
-    has no dependence among the channels of one pixel.
+    side. All channels of a pixel are predicted together, given the pixels before it: the model has
+    no dependence among the channels of one pixel.
 
     Source: "Conditional Image Generation with PixelCNN Decoders", van den Oord, Kalchbrenner,
     Vinyals, Espeholt, Graves, Kavukcuoglu (2016).
 
-    Args:
-        channels: channels of the data.
-        outputs: features per pixel.
-        width: channels of each stack.
-        layers: gated layers; the first leaves out the pixel itself (mask A).
-        kernel: width of the convolutions, an odd number of at least 3.
-        context: channels of the maps that condition every pixel, 0 for none.
-        skip_context: feed the context into every layer, not only into the first.
+    Each stack has ``width`` channels; the first of the gated layers leaves out the pixel itself
+    (mask A); ``kernel`` is odd and at least 3. Maps of ``context`` channels, 0 for none, condition
+    every pixel, by way of every layer or, without ``skip_context``, of the first alone. From
+    x (n, channels, h, w) and context (n, context, h, w) comes (n, outputs, h, w).
 
-    Shapes:
-        x (n, channels, h, w) and context (n, context, h, w); result (n, outputs, h, w).
-
-    Raises:
-        ValueError: sizes that are not positive integers or an even kernel; when called, a
-            context of another shape.
+    Raises ``ValueError`` for sizes that are not positive integers or an even kernel and, when
+    called, for a context of another shape.
 
     Example:
         >>> PixelCNN(3, 256, layers=2)(torch.zeros(5, 3, 8, 8)).shape
@@ -164,14 +154,9 @@ class PixelCNN(Recorded, nn.Module):
         self.last = nn.Conv2d(width, outputs, 1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Features of every pixel at once; those of a pixel do not depend on it or later ones.
+        """Features (n, outputs, h, w) of every pixel, which do not depend on it or later ones.
 
-        Args:
-            x: (n, channels, h, w).
-            context: (n, context, h, w), given in full: any pixel may see any of it.
-
-        Returns:
-            (n, outputs, h, w).
+        The context (n, context, h, w) is given in full: any pixel may see any of it.
         """
         self._check(x, context)
         v = h = x
@@ -186,18 +171,11 @@ class PixelCNN(Recorded, nn.Module):
         return self.last(h.relu())
 
     def walk(self, x: Tensor, context: Tensor | None = None) -> Iterator[tuple[int, int, Tensor]]:
-        """The pixels in their order, each with its features given those in ``x`` before it.
+        """Row, column and features (n, outputs) of each pixel in order, given those before it.
 
-        ``x`` is filled in while walking: a pixel is read after its features were given out. What
-        a layer made of earlier pixels is kept, so that the whole walk costs about as much
-        arithmetic as one call of the network. Without gradients.
-
-        Args:
-            x: (n, channels, h, w); pixels may be written when their features are known.
-            context: (n, context, h, w).
-
-        Returns:
-            Iterator over row, column and features (n, outputs).
+        ``x`` is filled in while walking: a pixel is read after its features were given out. What a
+        layer made of earlier pixels is kept, so that the whole walk costs about as much arithmetic
+        as one call of the network. Without gradients.
 
         Example:
             >>> network, x = PixelCNN(1, 2, layers=2), torch.zeros(5, 1, 3, 3)

@@ -17,14 +17,10 @@ from .posterior import check_latents, posterior_samples
 
 
 class FittedPrior(Recorded, nn.Module):
-    """Base of priors whose parameters are fitted to the latents of a trained pair.
+    """Base of priors whose parameters are fitted to the latents (n, size) of a trained pair.
 
-    Args:
-        size: event shape is (size,).
-        seed: of the samples, the order of the data and the binarisation in ``fit``.
-
-    Attributes:
-        fitted_on: number of samples, 0-d; 0 before ``fit``.
+    The seed is of the samples, the order of the data and the binarisation in ``fit``;
+    ``fitted_on`` is the number of samples, 0-d, and 0 before.
     """
 
     fitted_on: Tensor

@@ -30,13 +30,10 @@ _SECONDS_BEFORE_A_BAR = 2
 class AutoregressiveCodes(TorchDistribution):
     """Grids of one-hot codes, p(z) = prod_i p(z_i | z_<i), positions i ordered by rows.
 
-    Log-probabilities take one pass of the network, a draw goes from position to position.
-
-    Args:
-        network: features (n, codes, h, w) from one-hot codes (n, codes, h, w).
-        grid_shape: (h, w), or (positions,), which the network sees as one row.
-        codes: number of codes.
-        temperature: divides the logits of each code; below 1 likelier codes are drawn.
+    Log-probabilities take one pass of the network, a draw goes from position to position. The
+    network makes features (n, codes, h, w) of one-hot codes (n, codes, h, w); a ``grid_shape``
+    (positions,) is one row to it. The temperature divides the logits of each code; below 1
+    likelier codes are drawn.
     """
 
     arg_constraints = {}
@@ -93,9 +90,7 @@ class AutoregressiveCodes(TorchDistribution):
     def fill(self, images: Tensor, *, start: int) -> Tensor:
         """Draw all positions from ``start`` on, given those before; in place.
 
-        Args:
-            images: one-hot codes (n, codes, h, w), zero from position ``start`` on.
-            start: number of positions that are given.
+        The images are one-hot codes (n, codes, h, w), zero from there on.
         """
         walk = tqdm(
             self.network.walk(images),

@@ -12,10 +12,7 @@ from .unwrapping import innermost, name_of
 
 
 def is_autoguide(guide: Any) -> bool:
-    """Whether this is one of Pyro's autoguides.
-
-    Their parameters belong to the data of the first run, by their place in the batch.
-    """
+    """Whether this is one of Pyro's autoguides."""
     return isinstance(innermost(guide), AutoGuide | AutoMessenger)
 
 
@@ -25,11 +22,7 @@ def few(guide: Any, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]
 
 
 def check_batch(guide: Any, n: int) -> None:
-    """Refuse an autoguide that has run on another number of data, or that runs the model itself.
-
-    Raises:
-        ValueError: one of both.
-    """
+    """Raise ``ValueError`` for an autoguide of another number of data, or that runs the model."""
     if not is_autoguide(guide):
         return
     if isinstance(innermost(guide), AutoMessenger):

@@ -42,11 +42,7 @@ def join(model: Callable, guide: Callable) -> None:
 
 
 def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
-    """Raise ``ValueError`` for a guide that uses tensors of another model than this one.
-
-    Returns:
-        The parts of the guide that were built for another model all the same.
-    """
+    """Parts of a guide built for another model; ``ValueError`` where one uses its tensors."""
     strangers = _strangers(model, guide)
     for part in strangers:
         used = _tensors(part.model).keys() & _tensors(part).keys()

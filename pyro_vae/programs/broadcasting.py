@@ -15,19 +15,12 @@ _vectorized = operator.attrgetter("vectorized")
 
 
 def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
-    """Compare value, distribution and plates of every site of a pair.
+    """Compare value, distribution and plates of every site of a pair, run on n data.
 
-    torch broadcasts a value against a distribution of another shape, and counts it as often.
-    That no dimension is left undeclared is seen by ``per_datum``, which reads the densities.
-
-    Args:
-        model_trace: trace of the model replayed against the guide.
-        guide_trace: trace of the guide.
-        n: data in the batch.
-
-    Raises:
-        ValueError: a site whose value has not the shape of its distribution; data that the guide
-            observes as well; a site of the model that is marked as the guide's alone.
+    torch broadcasts a value against a distribution of another shape, and counts it as often. That
+    no dimension is left undeclared is seen by ``per_datum``, which reads the densities. Raises
+    ``ValueError``, also for data that the guide observes as well, and for a site of the model that
+    is marked as the guide's alone.
     """
     p, q = kinds(model_trace), kinds(guide_trace)
     if marked := p.marked:

@@ -43,11 +43,7 @@ def decode(
 def decode_mean(
     model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Labels = None
 ) -> Tensor:
-    """E[x|z], ``decode(model, z, x=x, y=y).mean``, as ``mean_of`` finds it: (n, *event).
-
-    Raises:
-        ValueError: as ``decode``; a p(x|z) that has no mean.
-    """
+    """E[x|z] (n, *event), as ``mean_of`` finds it of what ``decode`` gives; errors are of both."""
     observed = _decoded(model, z, x, y)
     return mean_of(observed["fn"], observed["name"])
 

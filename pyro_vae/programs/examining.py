@@ -22,19 +22,10 @@ def examined(
 ) -> Iterator[tuple[Dataset, tuple[PairSummary, ...]]]:
     """Evaluate a model with guides on data: ``undisturbed``, once all are found to fit.
 
-    Args:
-        data: a ``Dataset``, a tensor (n, *event_shape), a pair (x, y), or anything else that
-            ``as_dataset`` takes.
-        model: generative program.
-        *guides: inference programs for it.
-
-    Yields:
-        The data where the programs are, dynamic binarisation drawn once, and what ``check_pair``
-        found of each guide.
-
-    Raises:
-        TypeError: a class or another object in place of a program.
-        ValueError: data that the model cannot have produced, a guide that does not fit.
+    The data are anything that ``as_dataset`` takes. Yields them where the programs are, dynamic
+    binarisation drawn once, and what ``check_pair`` found of each guide. Raises ``TypeError`` for
+    a class or another object in place of a program, ``ValueError`` for data that the model cannot
+    have produced and a guide that does not fit.
     """
     for guide in guides:
         check_guide(model, guide)

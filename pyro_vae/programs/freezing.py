@@ -13,11 +13,7 @@ from .modes import training
 
 
 class Freezing:
-    """Which parameters of a model were frozen, so that these and no others are thawed.
-
-    Attributes:
-        names: parameters that were frozen; None while the model is trained.
-    """
+    """The ``names`` of a model's frozen parameters, to thaw no others; None while it trains."""
 
     def __init__(self) -> None:
         self.names: list[str] | None = None
@@ -57,11 +53,7 @@ def is_free(parameter: nn.Parameter) -> bool:
 
 
 class Hold:
-    """Keeps parameters from being trained until it is released, and until all others are.
-
-    Args:
-        parameters: to rest.
-    """
+    """Keeps parameters from being trained until it is released, and until all others are."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = tuple({id(p): p for p in parameters}.values())

@@ -42,11 +42,8 @@ def placeholders(
 def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     """Labels as ``int64`` (n,) on ``device``, from n of them, also (n, 1), or from one for all.
 
-    None stays None.
-
-    Raises:
-        TypeError: text, and what holds no labels.
-        ValueError: labels that are not integers, or neither one nor n of them.
+    None stays None. Raises ``TypeError`` for text and what holds no labels, ``ValueError`` for
+    labels that are not integers, or neither one nor n of them.
     """
     if y is None:
         return None

@@ -21,15 +21,9 @@ _DRAWN = 2**22
 def mean_of(distribution: Any, site: str) -> Tensor:
     """The mean of a distribution; of 1,000 draws where there is no formula.
 
-    The draws are the same at each call, and the RNG is restored. A category is no number: the
-    most probable one stands for a ``Categorical``.
-
-    Args:
-        distribution: batch shape (...).
-        site: for errors.
-
-    Raises:
-        ValueError: a distribution that has no mean.
+    The draws are the same at each call, and the RNG is restored. A category is no number: the most
+    probable one stands for a ``Categorical``. Raises ``ValueError``, naming ``site``, for a
+    distribution that has no mean.
 
     Example:
         >>> import pyro.distributions as dist

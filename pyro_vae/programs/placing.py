@@ -42,11 +42,8 @@ def matched(
 ) -> Dataset:
     """``data`` on the device and in the floating dtype of the programs' first parameter.
 
-    Args:
-        data: anything that ``as_dataset`` takes.
-        programs: models and guides; functions have no parameters of their own.
-        name: what errors call the data.
-        device: where to put the data in place of the programs' device.
+    They are anything that ``as_dataset`` takes. A ``device`` takes the place of the programs';
+    errors call the data ``name``.
     """
     data = as_dataset(data, name)
     data.check_classes(*programs)

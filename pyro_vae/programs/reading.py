@@ -22,15 +22,9 @@ class Contributions:
     without the N/n of a data plate that is subsampled; a plate inside a datum that is subsampled
     keeps its N/n, which makes the sum unbiased.
 
-    Args:
-        trace: of a model or of a guide.
-        shape: (n,), or (k, n) under an outer plate of k samples.
-
-    Attributes:
-        sites: those that the density consists of.
-
-    Raises:
-        ValueError: a scale or a mask of another shape than the plates of its site.
+    The ``shape`` is (n,), or (k, n) under an outer plate of k samples; ``sites`` are those that
+    the density consists of. Raises ``ValueError`` for a scale or a mask of another shape than the
+    plates of its site.
     """
 
     def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
@@ -47,11 +41,7 @@ class Contributions:
         return self.sum(site, scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"]))
 
     def density(self, site: str) -> Tensor:
-        """The same where it is exact, as a weight needs it.
-
-        Raises:
-            ValueError: a plate inside a datum is subsampled.
-        """
+        """The same for a weight; ``ValueError`` where a plate inside a datum is subsampled."""
         self._refuse_subsampling(site)
         return self(site)
 
@@ -81,11 +71,7 @@ class Contributions:
         return self._around(site)[1]
 
     def value(self, site: str) -> Tensor:
-        """The value of a latent site, whose first dimensions are those of ``shape``.
-
-        Raises:
-            ValueError: a plate is to the left of that of the data.
-        """
+        """A latent's value, ``shape`` first; ``ValueError`` for a plate left of the data's."""
         node, (plate, _) = self.trace.nodes[site], self._around(site)
         first = plate.dim if plate else 0
         left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < first]
@@ -186,14 +172,9 @@ def _data_plate(
 def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
     """Sum a site's log-probability (or KL) over every dimension but those of the data plate.
 
-    Args:
-        value: log-probability of the site, its batch shape.
-        site: the trace's node, whose plates name the dimensions.
-        shape: (n,), or (k, n) under an outer plate of k samples.
-
-    Raises:
-        ValueError: the site is not in a plate of size n, or it is not told which plate is that
-            of the data.
+    The ``value`` has the site's batch shape; ``shape`` is (n,), or (k, n) under an outer plate of
+    k samples. Raises ``ValueError`` where no plate of the site is of size n, or it is not told
+    which one is that of the data.
     """
     return _summed(value, _data_plate(site, shape), site, shape)
 

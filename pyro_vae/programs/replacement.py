@@ -25,12 +25,8 @@ def check_prior(prior: Any) -> None:
 class ReplacedPrior(Messenger):
     """Give one latent site the distribution ``prior()`` in place of the program's own.
 
-    Args:
-        prior: returns a distribution of the site's event shape, without context.
-        site: name of the site; None for the first latent that the program samples.
-
-    Raises:
-        ValueError: when run, a prior of another event shape, or a site that never came.
+    Without a ``site`` it is the first latent that the program samples. Raises ``ValueError``, when
+    run, for a prior of another event shape, or a site that never came.
     """
 
     def __init__(self, prior: Callable, site: str | None = None) -> None:

@@ -31,9 +31,8 @@ def trace_pair(
 ) -> tuple[Trace, Trace]:
     """Traces of the model, replayed against the guide, and of the guide.
 
-    Raises:
-        ValueError: latent sites of one that the other does not have.
-        FloatingPointError: a distribution whose parameters are NaN or infinite.
+    Raises ``ValueError`` for latent sites of one that the other does not have, and
+    ``FloatingPointError`` for a distribution whose parameters are NaN or infinite.
     """
     check_batch(guide, len(x))
     with naming_overflow():

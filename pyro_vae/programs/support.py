@@ -25,13 +25,9 @@ _FEATURES = (0.5, 0.75)
 
 
 def check_support(likelihood: nn.Module, x: Tensor) -> None:
-    """Raise ``ValueError`` for data outside of the support of ``likelihood(features)``.
+    """Raise ``ValueError`` for data (n, *event) outside the support of ``likelihood(features)``.
 
     A support that depends on the features, as that of a ``Uniform``, is not looked at.
-
-    Args:
-        likelihood: a module from features to a distribution.
-        x: (n, *event).
     """
 
     def made() -> dict[str, Sequence[Any]]:
@@ -45,13 +41,7 @@ def check_support(likelihood: nn.Module, x: Tensor) -> None:
 
 
 def check_observed_support(model: Callable, x: Tensor, y: Tensor | None) -> None:
-    """The same for sites of a program that observe the data as they are.
-
-    Args:
-        model: generative program.
-        x: (n, *event); the first two are run.
-        y: (n,) labels, or None.
-    """
+    """The same for sites that observe the data as they are, of a program run on the first two."""
 
     def made() -> dict[str, Sequence[Any]]:
         few, labels = x[:2], {} if y is None else label_arguments(model, y[:2])

@@ -44,14 +44,10 @@ def write(
 ) -> None:
     """Write modules, and what belongs to them, to one file, all of it or nothing.
 
-    Args:
-        path: as for ``saving.save``, with the errors.
-        kind: what is written.
-        modules: name -> module; their tensors, which of them are frozen, parts in evaluation
-            mode.
-        plain: what JSON can hold, recorded objects among it.
-        tensors: containers of tensors and plain data.
-        arguments: whether the modules' arguments are written.
+    The path is as for ``saving.save``, with the errors. Of modules go the tensors, which of them
+    are frozen, parts in evaluation mode and, unless told otherwise, the ``arguments``. ``plain``
+    is what JSON can hold, recorded objects among it; ``tensors`` are containers of tensors and
+    plain data.
     """
     seen: dict[int, int] = {}
     description: dict[str, Any] = {
@@ -78,12 +74,9 @@ def write(
 def opened(path: Path, device: torch.device) -> Iterator[Archive]:
     """Read a file, and name it in whatever the use of its content provokes.
 
-    Torch's random stream is as it was afterwards.
-
-    Raises:
-        NewerFormatError: it is of a version that only a newer library reads.
-        ValueError: not a file of ``write``, or a damaged or forged one.
-        OSError: the file cannot be read.
+    Torch's random stream is as it was afterwards. Raises ``NewerFormatError`` for a version that
+    only a newer library reads, ``ValueError`` for what is not a file of ``write``, or a damaged or
+    forged one, ``OSError`` for a file that cannot be read.
     """
     content, values = _read(path, device)
     try:
@@ -109,15 +102,10 @@ def is_newer(path: Path) -> bool:
 
 
 class Archive:
-    """The content of a file that was opened.
+    """The ``content`` of a file as ``torch.load`` gave it, for which so many values may be built.
 
-    Args:
-        content: what ``torch.load`` gave.
-        values: how many values may be built for it.
-
-    Attributes:
-        kind: what was written, such as "model".
-        tensors: containers of tensors besides the modules; None where there are none.
+    ``kind`` is what was written, such as "model"; ``tensors`` are containers of tensors besides
+    the modules, None where there are none.
     """
 
     def __init__(self, content: Mapping[str, Any], values: int) -> None:
@@ -262,12 +250,9 @@ def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], int]:
 def _claims(container: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
     """What nested containers claim, looked at once where they are shared.
 
-    Returns:
-        Entries, each as often as it is referred to, and the elements of the largest tensor, for
-        one that repeats a few values needs no room in a file.
-
-    Raises:
-        ValueError: they are nested without end, or deeper than any that ``write`` writes.
+    Entries, each as often as it is referred to, and the elements of the largest tensor, for one
+    that repeats a few values needs no room in a file. Raises ``ValueError`` for containers nested
+    without end, or deeper than any that ``write`` writes.
     """
     if depth > _DEEPEST:
         raise ValueError(f"it is nested more than {_DEEPEST} deep")

@@ -28,16 +28,10 @@ _locked: set[Path] = set()
 class RunFolder:
     """A folder with the last checkpoints of one run, for one process at a time.
 
-    Each file is written under a temporary name, flushed to the disk and renamed, so that a
-    process that dies at any moment leaves the checkpoints from before.
-
-    Args:
-        path: the folder; made where it is missing.
-        every: steps between two checkpoints.
-        keep: checkpoints that stay, the latest.
-
-    Raises:
-        ValueError: ``every`` or ``keep`` below 1.
+    Each file is written under a temporary name, flushed to the disk and renamed, so that a process
+    that dies at any moment leaves the checkpoints from before. The folder is made where it is
+    missing; ``every`` counts the steps between two checkpoints, and the latest ``keep`` of them
+    stay, both at least 1.
     """
 
     def __init__(self, path: str | Path, *, every: int = 1000, keep: int = 3) -> None:
@@ -54,10 +48,8 @@ class RunFolder:
         """Keep other runs out of the folder while one that is at ``step`` writes to it.
 
         Where it has ``written`` last, or comes from, is kept up to date: folder -> file name.
-
-        Raises:
-            OSError: the folder cannot be made or written to, or another run is using it.
-            ValueError: it holds checkpoints that the run does not come from.
+        Raises ``OSError`` where the folder cannot be made or written to, or another run is using
+        it, ``ValueError`` where it holds checkpoints that the run does not come from.
         """
         where = self.where
         if where in _locked:
@@ -134,8 +126,7 @@ class RunFolder:
     def put(self, step: int, write: Callable[[Path], None]) -> None:
         """Have the checkpoint of a step written, then remove those that are too many.
 
-        Raises:
-            OSError: it cannot be written; those from before are as they were.
+        After an ``OSError`` those from before are as they were.
         """
         path = self.path / f"step-{step:09}.pt"
         try:

@@ -48,10 +48,7 @@ class _Limited(TorchFunctionMode):
 def limited(values: int) -> Iterator[None]:
     """Refuse tensors and modules made inside that have more than ``values`` values in all.
 
-    A tensor is refused before its memory is asked for.
-
-    Raises:
-        ValueError: a larger tensor, or more and more of them.
+    A tensor is refused, by ``ValueError``, before its memory is asked for.
 
     Example:
         >>> with limited(10**6):

@@ -35,22 +35,12 @@ def seal(payload: bytes) -> bytes:
 
 
 def read(path: Path, device: torch.device | str) -> tuple[Any, bool]:
-    """What ``torch.save`` wrote into an archive, with ``weights_only=True``.
+    """What ``torch.save`` wrote, on ``device``, and whether it was under a checksum.
 
     The checksum, and that no entry claims to be larger than the file, are checked first; nothing
-    but tensors and plain containers is ever unpickled. An archive without a checksum is checked
-    by the CRC of its entries.
-
-    Args:
-        path: a file.
-        device: where to put the tensors.
-
-    Returns:
-        The content, and whether it was under a checksum.
-
-    Raises:
-        ValueError: anything but a whole archive of tensors.
-        OSError: the file cannot be read.
+    but tensors and plain containers is ever unpickled (``weights_only=True``). An archive without
+    a checksum is checked by the CRC of its entries. Raises ``ValueError`` for anything but a whole
+    archive of tensors, ``OSError`` for a file that cannot be read.
     """
     payload, digest = _unsealed(path.read_bytes())
     if digest is not None and hashlib.sha256(payload).hexdigest().encode() != digest:
