@@ -20,8 +20,7 @@ from torch.nn.functional import logsigmoid
 def as_pyro(distribution: Any, site: str) -> TorchDistributionMixin:
     """A distribution of ``torch.distributions`` as Pyro's of the same name; Pyro's as it is.
 
-    Raises:
-        TypeError: no distribution.
+    ``TypeError`` for what is no distribution.
     """
     if isinstance(distribution, TorchDistributionMixin):
         return distribution
@@ -55,17 +54,9 @@ def declared(
 ) -> TorchDistributionMixin:
     """A distribution whose event is one datum: dimensions that are not declared yet become it.
 
-    Args:
-        distribution: of Pyro or of torch, batch shape (..., *undeclared dimensions).
-        event_shape: shape of one datum's value.
-        site: for errors.
-
-    Returns:
-        Batch shape (...), event shape ``event_shape``.
-
-    Raises:
-        TypeError: no distribution.
-        ValueError: one whose last dimensions are not ``event_shape``.
+    From the batch shape (..., *undeclared dimensions), of Pyro or of torch, to the batch shape
+    (...) and the event shape ``event_shape``. ``TypeError`` for what is no distribution, and
+    ``ValueError`` for one whose last dimensions are not ``event_shape``; both name the ``site``.
 
     Example:
         >>> noise = dist.MultivariateNormal(torch.zeros(5, 3, 2), torch.eye(2))
@@ -95,9 +86,6 @@ class CholeskyNormal(dist.MultivariateNormal):
     log q(mu + L e) = -|e|^2 / 2 - sum_i log L_ii - d / 2 log(2 pi), exact however close to
     singular L is, where solving L e = z - mu for e loses all digits. Its gradient is the total
     one, through the draw: for a draw without gradient the equation is solved.
-
-    Args:
-        loc, scale_tril: as in ``pyro.distributions.MultivariateNormal``.
 
     Example:
         >>> p = CholeskyNormal(torch.zeros(2), scale_tril=torch.eye(2))
@@ -225,10 +213,7 @@ class _Grid(TorchDistribution):
 
 
 class GridCategorical(_Grid):
-    """A free probability for each of ``levels`` values on the grid.
-
-    Args:
-        logits: (..., levels); the batch shape is (...).
+    """A free probability for each of ``levels`` values on the grid, by logits (..., levels).
 
     Example:
         >>> GridCategorical(torch.zeros(5, 4)).log_prob(torch.full((5,), 1 / 3)).shape
@@ -268,10 +253,8 @@ class GridCategorical(_Grid):
 class GridLogistic(_Grid):
     """A logistic density integrated over bins of width 1/(levels-1), the outer ones open.
 
-    Args:
-        loc: mean of the logistic density, any shape, which is the batch shape.
-        log_scale: log of its scale, same shape.
-        levels: number of values on the grid.
+    ``loc``, the mean of the density, and the log of its scale have the batch shape; ``levels`` is
+    the number of values on the grid.
 
     Example:
         >>> GridLogistic(torch.zeros(5), torch.zeros(5), 256).log_prob(torch.ones(5)).shape

@@ -40,11 +40,9 @@ def complaint(row: Mapping[str, Any], kl: Mapping[str, float], advice: str = _AD
 def ended_without(
     history: Sequence[Mapping[str, Any]], points: Collection[str]
 ) -> dict[str, float]:
-    """Latent sites that a run ended without, and their KL in nats.
+    """Latent sites that a run ended without, and their KL in nats; none before its fourth epoch.
 
-    Args:
-        history: of the run; it tells of nothing before its fourth epoch.
-        points: latent sites at which the guide is a point mass, and has no KL.
+    At ``points``, latent sites, the guide is a point mass, and has no KL.
     """
     if len(history) < _EPOCHS or {"interrupted", "failed"} & history[-1].keys():
         return {}

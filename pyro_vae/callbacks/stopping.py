@@ -12,11 +12,7 @@ from .base import Callback, Training, default_monitor, monitored, trained
 
 
 class Keeping(Callback):
-    """A callback whose state is some of its attributes.
-
-    Attributes:
-        kept: name in its state -> attribute.
-    """
+    """A callback whose state is some of its attributes, in ``kept``: name -> attribute."""
 
     kept: ClassVar[Mapping[str, str]]
 
@@ -111,11 +107,8 @@ class Patience(KeepBest):
     """Keep the best epoch on validation data, and end the run when none is better for long.
 
     What is compared is the objective on the validation data, among epochs of one and the same
-    beta: while beta moves no epoch counts, neither as the best nor as one waited. The history row
-    of the epoch whose state the run ends with has ``kept=True``.
-
-    Args:
-        epochs: epochs to wait.
+    beta: while beta moves no epoch counts, neither as the best nor as one of the ``epochs`` to
+    wait. The history row of the epoch whose state the run ends with has ``kept=True``.
     """
 
     kept = MappingProxyType({**KeepBest.kept, "waited": "waited", "beta": "_beta"})

@@ -95,17 +95,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Turn a command line into options.
+    """The command of a command line, given without the program's name, and its options.
 
-    Args:
-        argv: the arguments without the program's name.
-
-    Returns:
-        The command and its options.
-
-    Raises:
-        UsageError: an unknown command or option, a missing or a bad value.
-        SystemExit: after ``--help``.
+    ``UsageError`` for an unknown command or option, a missing or a bad value; ``SystemExit`` after
+    ``--help``.
     """
     for argument in argv:
         try:

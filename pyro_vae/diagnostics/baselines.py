@@ -1,6 +1,7 @@
 """What a pair has to beat: models without a network, fitted to the training data.
 
-Each function returns log p(x) per datum, (n,), in nats and in the units of the data.
+Each function returns log p(x) per datum, (n,), in nats and in the units of the data. Data ``x``
+are (n, *event_shape), training data (m, *event_shape).
 """
 
 from __future__ import annotations
@@ -30,11 +31,7 @@ _MOST_VALUES = 2**26
 def independent_normal(train: Tensor, x: Tensor) -> Tensor:
     """A normal distribution of each element, with its mean and variance over the training data.
 
-    An element that never varies there gets the least standard deviation of those that do.
-
-    Args:
-        train: (m, *event_shape), m > 1.
-        x: (n, *event_shape).
+    An element that never varies there gets the least standard deviation of those that do; m > 1.
 
     Example:
         >>> train = torch.tensor([[0.0], [2.0], [4.0]])
@@ -53,11 +50,8 @@ def independent_normal(train: Tensor, x: Tensor) -> Tensor:
 def independent_bernoulli(train: Tensor, x: Tensor) -> Tensor:
     """A probability of 1 for each element.
 
-    It is the mean over the training data, with half a datum of 0 and of 1 each added.
-
-    Args:
-        train: 0 and 1, or probabilities of 1, (m, *event_shape).
-        x: 0 and 1, (n, *event_shape).
+    It is the mean over the training data, which may be probabilities of 1 themselves, with half a
+    datum of 0 and of 1 each added.
 
     Example:
         >>> independent_bernoulli(torch.ones(1, 2), torch.tensor([[1.0, 0.0]])).exp()  # 3/4 1/4
@@ -68,13 +62,9 @@ def independent_bernoulli(train: Tensor, x: Tensor) -> Tensor:
 
 
 def independent_continuous_bernoulli(train: Tensor, x: Tensor) -> Tensor:
-    """A continuous Bernoulli for each element.
+    """A continuous Bernoulli for each element, of values in [0, 1].
 
     Its mean is that of the training data, with half a datum of 0 and of 1 each added.
-
-    Args:
-        train: values in [0, 1], (m, *event_shape).
-        x: likewise, (n, *event_shape).
 
     Example:
         >>> train = torch.tensor([[0.25], [0.75]])
@@ -96,10 +86,7 @@ def independent_continuous_bernoulli(train: Tensor, x: Tensor) -> Tensor:
 def independent_histogram(train: Tensor, x: Tensor, levels: int) -> Tensor:
     """The frequencies of all levels for each element, and one datum more, shared by all levels.
 
-    Args:
-        train: values k / (levels - 1), (m, *event_shape).
-        x: likewise, (n, *event_shape).
-        levels: number of values.
+    The values are k / (levels - 1).
 
     Example:
         >>> train = torch.tensor([[0.0], [0.5], [0.5]])
@@ -124,17 +111,10 @@ def probabilistic_pca(train: Tensor, x: Tensor, latents: int) -> Tensor | None:
     With l_1 >= l_2 >= ... the eigenvalues of the covariance of the d elements and q latents, the
     covariance of the model has l_1, ..., l_q along the same eigenvectors, and in the other d - q
     directions their mean, s^2. At most d - 1 latents, and m - 2, have a meaning. For more than
-    2,000 elements as many rows are used, evenly spaced.
+    2,000 elements as many rows are used, evenly spaced. None where there is no such density: one
+    element, few data, or data without noise.
 
     Source: "Probabilistic Principal Component Analysis", Tipping, Bishop (1999).
-
-    Args:
-        train: (m, *event_shape).
-        x: (n, *event_shape).
-        latents: q, at least 1.
-
-    Returns:
-        None where there is no such density: one element, few data, or data without noise.
 
     Example:
         >>> train = torch.randn(50, 3)
@@ -174,22 +154,12 @@ def probabilistic_pca(train: Tensor, x: Tensor, latents: int) -> Tensor | None:
 def baselines(
     model: Callable, guide: Callable, x: Tensor, y: Tensor | None, reference: Dataset
 ) -> dict[str, Tensor]:
-    """What the pair has to beat on ``x``: name -> log p(x), (n,).
+    """What the pair has to beat on ``x``, with labels ``y`` (n,) or None: name -> log p(x), (n,).
 
-    Args:
-        model: generative program with one observed site, x.
-        guide: inference program.
-        x: (n, *event_shape).
-        y: (n,) labels, or None.
-        reference: the training data.
-
-    Returns:
-        An independent model of each element, by the model's likelihood; for a density also
-        probabilistic PCA with as many latents. Empty for a model that these do not compare with:
-        of several observed sites, under a mask, or of other counts.
-
-    Raises:
-        ValueError: a reference of another event shape.
+    An independent model of each element, by the model's likelihood; for a density also
+    probabilistic PCA with as many latents. Empty for a model that these do not compare with: of
+    several observed sites, under a mask, or of other counts. ``ValueError`` for a ``reference``,
+    the training data, of another event shape.
     """
     if reference.event_shape != tuple(x.shape[1:]):
         raise ValueError(

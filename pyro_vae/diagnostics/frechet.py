@@ -173,14 +173,9 @@ def distance_of_normals(
 ) -> float:
     """Squared Frechet (2-Wasserstein) distance between two normals.
 
+    The means are (d,), the covariances S and S' are (d, d) and positive semidefinite.
     tr (S S')^(1/2) is the sum of the square roots of the eigenvalues of S^(1/2) S' S^(1/2), a
     symmetric matrix, so that nothing becomes complex.
-
-    Args:
-        mean: (d,).
-        covariance: (d, d), positive semidefinite.
-        other_mean: (d,).
-        other_covariance: (d, d).
     """
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T

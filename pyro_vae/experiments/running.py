@@ -28,13 +28,10 @@ from ..training.trainer import Trainer
 def parser(
     name: str, description: str, *, epochs: int, batch_size: int | None = None
 ) -> argparse.ArgumentParser:
-    """The options of every experiment.
+    """The options of every experiment, ``pyro-vae experiment NAME``, with these defaults.
 
-    Args:
-        name: as in ``pyro-vae experiment NAME``.
-        description: what the experiment shows, in its first line.
-        epochs: default of ``--epochs``.
-        batch_size: default of ``--batch-size``; None leaves the option out.
+    The first line of ``description`` is what the experiment shows; without a ``batch_size`` there
+    is no such option.
     """
     result = argparse.ArgumentParser(
         prog=f"pyro-vae experiment {name}",
@@ -90,14 +87,8 @@ def deviating(lines: Iterable[str]) -> str:
 class Results:
     """The rows of a table, one JSON file each: what is there is not computed again.
 
-    Several processes may fill one folder, each with rows of its own.
-
-    Args:
-        folder: where the rows are; made if it is missing.
-        settings: what all rows have in common; a folder of other settings is refused.
-
-    Raises:
-        ValueError: the folder holds rows of other settings.
+    Several processes may fill one folder, which is made if it is missing, each with rows of its
+    own. All rows have the ``settings`` in common: ``ValueError`` for a folder of other ones.
 
     Example:
         >>> import tempfile
@@ -127,9 +118,8 @@ class Results:
     ) -> dict[str, Any]:
         """The row of this key: from its file, else computed and stored.
 
-        Args:
-            key: what tells the row from the others; numbers and strings.
-            compute: makes the row's other entries, JSON-able.
+        The key, numbers and strings, tells the row from the others; ``compute`` makes the row's
+        other entries, JSON-able.
         """
         path = self.path(key, ".json")
         if not path.exists():
@@ -166,13 +156,8 @@ class Results:
     ) -> list[dict[str, Any]]:
         """Compute the rows that are missing, and publish the table of all that are there.
 
-        Args:
-            asked: keys of the rows, see ``row``.
-            compute: makes the other entries of the row of a key.
-            table: makes a text of rows and settings.
-
-        Returns:
-            All rows.
+        ``compute`` makes the other entries of the row of a key, see ``row``, and ``table`` a text
+        of rows and settings. Returns all rows.
         """
         for key in asked:
             self.row(key, functools.partial(compute, key))
@@ -198,15 +183,9 @@ def trained(
     every: int = 10,
     **fit: Any,
 ) -> Trainer:
-    """A trainer after so many epochs, continued from its file where there is one.
+    """A trainer after so many epochs in all, continued from the checkpoint where there is one.
 
-    Args:
-        path: the checkpoint, written after each ``every`` epochs.
-        build: makes the trainer when there is no file.
-        data: what to train on.
-        epochs: in all.
-        every: epochs between checkpoints.
-        fit: further arguments of ``Trainer.fit``.
+    It is written after each ``every`` epochs; ``fit`` has further arguments of ``Trainer.fit``.
     """
     trainer = load(path) if path.exists() else build()
     while (done := len(trainer.history)) < epochs:
@@ -216,12 +195,7 @@ def trained(
 
 
 def sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
-    """Draw images under each title into a file.
-
-    Args:
-        path: the file, such as a PNG.
-        rows: title -> images (32, *event_shape).
-    """
+    """Draw images (32, *event_shape) under each title into a file, such as a PNG."""
     figure, axes = plt.subplots(len(rows), 1, figsize=(8, 2.7), layout="constrained")
     for ax, (title, x) in zip(axes, rows.items(), strict=True):
         plots.images(x.cpu(), columns=16, ax=ax)
@@ -233,12 +207,9 @@ def sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
 def over_seeds(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
     """Rows that differ in the seed only, as one: each number a pair (mean, standard deviation).
 
-    Args:
-        rows: with the entries ``by`` and numbers; entries of other types keep the first row's.
-        by: what tells the groups apart, in the order of their first rows.
-
-    Returns:
-        One row per group with "seeds", their number; the deviation of a single seed is NaN.
+    One row for each group of the same entries ``by``, in the order of their first rows, with
+    "seeds", their number; the deviation of a single seed is NaN. Entries that are no numbers keep
+    the first row's.
 
     Example:
         >>> rows = [{"system": "VAE", "seed": s, "ELBO": -float(s)} for s in (1, 3)]

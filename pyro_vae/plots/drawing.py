@@ -68,20 +68,13 @@ def draw_grid(
     span: tuple[float, float] | None = None,
     cmap: str | None = None,
 ) -> AxesImage:
-    """Draw data in rows of ``columns`` as one image.
+    """Draw data (n, *event) in rows of ``columns`` as one image.
 
-    Args:
-        ax: where to draw.
-        x: (n, *event).
-        columns: data per row.
-        row_labels: one per row of the grid, "" for none.
-        column_labels: one per column of the grid, "" for none.
-        titles: one per datum, above it; for vectors beside it.
-        span: colour scale of vectors and of ``cmap``, by default that of ``x``.
-        cmap: draw images of one channel as a heat-map in these colours.
+    There is a label per row and per column of the grid, "" for none, and a title per datum, above
+    it, for vectors beside it. In the colours ``cmap`` images of one channel are drawn as a
+    heat-map. ``span`` is the colour scale of vectors and of ``cmap``, by default that of ``x``.
 
-    Returns:
-        The image on ``ax``: (height, width, 3) for images, (height, width) for heat-maps.
+    The result is (height, width, 3) for images, (height, width) for heat-maps.
     """
     n, image = len(x), is_image(x.shape[1:])
     row_labels, column_labels, titles = (

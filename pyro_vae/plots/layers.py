@@ -121,14 +121,9 @@ def projections(
 ) -> Figure:
     """Draw a panel of points per layer, coloured by label; ``diagnostics.layers(...).plot()``.
 
-    Args:
-        points: site -> principal components (n, 2).
-        shares: site -> shares of the variance that they explain.
-        y: labels (n,).
-        names: names of the classes.
-
-    Raises:
-        ValueError: not one label per datum.
+    ``points`` maps a site to principal components (n, 2), and ``shares`` to the shares of the
+    variance that they explain; ``y`` are labels (n,), of classes with these names.
+    ``ValueError`` if there is not one label per datum.
     """
     n = len(next(iter(points.values())))
     if y is not None and y.shape != (n,):

@@ -15,19 +15,10 @@ from ..schedules import Constant, Schedule, as_schedule
 
 
 class Annealing:
-    """Beta of a run, one for all latent sites or one per site.
+    """Beta of a run, one for all latent sites or one per site, in any form that ``Trainer`` takes.
 
-    Args:
-        beta: a number >= 0, a schedule, a 0-d tensor (read at each step, never written), or a
-            mapping from site to one of these.
-
-    Attributes:
-        constant: whether every beta is a number that stays.
-        moves: whether one is a schedule, which ``set`` follows.
-
-    Raises:
-        TypeError: anything else.
-        ValueError: a number that is negative or not finite, a tensor with dimensions.
+    A 0-d tensor is read at each step, and never written. ``constant`` tells whether every beta
+    is a number that stays, ``moves`` whether one is a schedule, which ``set`` follows.
 
     Example:
         >>> from pyro_vae.schedules import WarmUp

@@ -29,16 +29,8 @@ _CHECKED_AT_ONCE = 10_000
 class Resident:
     """Minibatches of data that lie on the device, in a new random order each epoch.
 
-    In a run of several processes each gets its part of every minibatch.
-
-    Args:
-        data: n data.
-        batch_size: data per step; the last batch may be shorter.
-
-    Attributes:
-        device: where the batches are.
-        count: data in an epoch.
-        last: data in the last batch of an epoch.
+    In a run of several processes each gets its part of every minibatch. An epoch has ``count``
+    data, its last batch ``last`` of them, which may be fewer than ``batch_size``.
     """
 
     def __init__(self, data: Dataset, batch_size: int) -> None:
@@ -58,11 +50,7 @@ class Resident:
 
 
 def parts(batches: list[Any]) -> list[Any]:
-    """This process's part of every batch, for training.
-
-    Raises:
-        ValueError: a batch with fewer data than there are processes.
-    """
+    """This process's part of every batch, for training; ``ValueError`` if one has too few data."""
     if (least := min(map(len, batches), default=ranks.size())) < ranks.size():
         raise ValueError(
             f"expected a datum of every batch for {ranks.size()} processes, got a batch of "
@@ -81,11 +69,12 @@ class Loaded:
 
     A batch is a tensor x (b, *event_shape), or a pair (x, y) with integer labels y (b,); ``uint8``
     is divided by 255, on the device. For a GPU the next batch is copied while the present one is
-    trained on, where the loader has ``pin_memory=True``.
+    trained on, where the loader has ``pin_memory=True``. ``batch_size`` is None where the loader's
+    sampler decides.
 
     A run of several processes takes the same loader in each of them, see ``Trainer.fit``. Process
     0 draws the order. Data that a ``DistributedSampler`` repeats, to give all equally many, count
-    twice.
+    twice. ``divided`` tells whether each process sees a part of the data only.
 
     Args:
         loader: decides on order, batch size and workers; ``shuffle=True`` draws a new order each
@@ -97,10 +86,6 @@ class Loaded:
         epoch: number of the first pass.
         check: raises for a batch, given its number from 1, that the model cannot have produced;
             called for those of the first pass, where one process trains.
-
-    Attributes:
-        divided: whether each process of a run sees a part of the data only.
-        batch_size: data per step; None where the loader's sampler decides.
 
     Raises:
         ValueError: a loader that does not tell how many batches it gives, or gives none; one
@@ -287,14 +272,8 @@ def source(
 ) -> Dataset | Loaded:
     """Data in any form that ``Trainer.fit`` takes, where the pair is and in its type.
 
-    Args:
-        data: what ``Trainer.fit`` calls ``name``.
-        name: "data" or "validation".
-        model: generative program.
-        guide: inference program.
-        device: where to put the data in place of the pair's device.
-        divide: how several processes share a ``DataLoader``, see ``Loaded``.
-        epoch: number of its first pass.
+    ``name`` is "data" or "validation", as ``Trainer.fit`` calls them, and ``device`` goes before
+    that of the pair. ``divide`` and ``epoch`` are for a ``DataLoader``, see ``Loaded``.
     """
     if isinstance(data, DataSplits):
         data = data.train if name == "data" else data.validation or data.test

@@ -46,11 +46,7 @@ class Skip:
 
 
 def limit_of(on_nonfinite: Literal["raise", "skip"] | Skip) -> int:
-    """How many steps of an epoch may be left out.
-
-    Raises:
-        ValueError: neither "raise", "skip" nor a ``Skip``.
-    """
+    """How many steps of an epoch may be left out; ``ValueError`` for no such ``on_nonfinite``."""
     if isinstance(on_nonfinite, Skip):
         return on_nonfinite.limit
     if on_nonfinite not in ("raise", "skip"):
@@ -68,16 +64,9 @@ class Guard:
     waits for the device; then all goes back to the copy of the last finite state. The same copy
     serves where an update alone made a parameter NaN or infinite.
 
-    Args:
-        svi: takes the steps.
-        modules: whose buffers are restored.
-        step: optimizer steps taken so far.
-        device: of the data.
-        limit: how many steps may be left out.
-
-    Attributes:
-        refused: whether the last step was left out.
-        bad_step: the step that was found bad, counted from 1.
+    Up to ``limit`` steps may be left out; ``refused`` tells whether the last one was. The buffers
+    of ``modules`` are restored. ``step`` is how many steps the optimizer has taken so far, and
+    ``bad_step`` the one that was found bad, counted from 1.
     """
 
     def __init__(
@@ -249,10 +238,8 @@ class Guard:
     def error(self, x: Tensor, y: Tensor | None, blamed: str | None) -> FloatingPointError:
         """Undo the step, and say what is known of it.
 
-        Args:
-            x: its data; where it was found late, other data.
-            y: their labels.
-            blamed: what of the bound is not finite; None for the loss or a gradient.
+        ``x`` and ``y`` are its data, or other data where it was found late; ``blamed`` is what of
+        the bound is not finite, None for the loss or a gradient.
         """
         if isinstance(x, Tensor) and not (finite := x.isfinite()).all():
             at = ", ".join(map(str, (~finite).nonzero()[0].tolist()))

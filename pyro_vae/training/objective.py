@@ -26,20 +26,9 @@ def check_lr(lr: float) -> None:
 
 @dataclass(frozen=True)
 class Objective:
-    """The arguments of a ``Trainer`` besides its pair, checked.
+    """The arguments of a ``Trainer`` besides its pair, checked; see there.
 
-    Attributes:
-        beta: weight of the KL, see ``Trainer``, like all that follow.
-        lr: learning rate at the start of the next run, whatever a scheduler ended with.
-        optimizer: makes a torch optimizer.
-        elbo: the estimator, or its name.
-        clip_norm: greatest norm of the total gradient, or None.
-        engine: how steps run, or None.
-        precision: how networks are evaluated.
-
-    Raises:
-        TypeError: an optimizer, beta, or estimator of another kind.
-        ValueError: a value out of range.
+    ``lr`` is the learning rate at the start of the next run, whatever a scheduler ended with.
     """
 
     beta: float | Schedule | Tensor | Mapping[str, Any]

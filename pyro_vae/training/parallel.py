@@ -41,9 +41,6 @@ class Parallel:
     is that of the loss over the parts of all, whatever their sizes. What the estimator computes
     from a batch as a whole (free bits, regularisers such as DIP and MMD) it computes from the
     part.
-
-    Args:
-        estimator: ``TraceELBO(...)`` or another one.
     """
 
     def __init__(self, estimator: Estimator) -> None:

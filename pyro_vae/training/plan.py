@@ -37,20 +37,12 @@ _BATCH_SIZE = 128
 class Plan:
     """One call of ``Trainer.fit``, with its arguments and errors, before anything happens.
 
-    What is ``asked`` for as None is filled in where a run goes on.
-
-    Attributes:
-        run: that it begins, or goes on with.
-        feed: the minibatches, where the pair is, and in its type.
-        validation: data whose bound is estimated after each epoch, likewise, or None.
-        callbacks: those that were given, and what ``patience`` stands for.
-        folder: where checkpoints are written, or None.
-        tolerated: steps of an epoch that may be left out because they are not finite.
-        threads: threads of the CPU, or None.
-        reraises: whether ``fit`` ends in a KeyboardInterrupt where Ctrl-C ended the run.
-        progress: whether there is a progress bar.
-        bar: the progress bar of all steps, while it is ``shown``.
-        interruption: tells after each step whether the run is to end.
+    What is ``asked`` for as None is filled in where a run goes on. ``feed``, the minibatches, and
+    ``validation`` are where the pair is, and in its type; one of the ``callbacks`` may stand for
+    ``patience``. Of an epoch, ``tolerated`` steps may be left out because they are not finite.
+    ``reraises`` tells whether ``fit`` ends in a KeyboardInterrupt where Ctrl-C ended the run;
+    ``interruption`` tells after each step whether the run is to end. ``bar`` is the progress bar
+    of all steps, while it is ``shown``.
     """
 
     bar: tqdm

@@ -26,11 +26,8 @@ class Precision(Recorded):
     ) -> Iterator[None]:
         """Compute a pair's networks in this precision; as before afterwards.
 
-        Args:
-            model: generative program.
-            guide: inference program.
-            x: some data (n, *event_shape), to find the networks.
-            y: labels (n,) for a conditional pair.
+        They are found by some data ``x`` (n, *event_shape), with labels ``y`` (n,) for a
+        conditional pair.
         """
         yield
 
@@ -67,11 +64,7 @@ class BF16(Precision):
     def on(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
     ) -> Iterator[None]:
-        """Put every network under autocast.
-
-        Raises:
-            ValueError: a pair in double precision.
-        """
+        """Put every network under autocast; ``ValueError`` for a pair in double precision."""
         if x.dtype != torch.float32:
             raise ValueError(
                 f"precision: 'bf16' expects a pair in torch.float32, got {x.dtype}: convert it "
@@ -157,13 +150,8 @@ def networks(
     """The modules of a pair that map tensors to tensors, the largest ones, without any change.
 
     No sample site runs in them, and no distribution is made in them: the layers of a network
-    belong to it, and a conditional distribution is none, but its network and its heads are.
-
-    Args:
-        model: generative program.
-        guide: inference program.
-        x: some data (n, *event_shape), which are run once.
-        y: labels (n,) for a conditional pair.
+    belong to it, and a conditional distribution is none, but its network and its heads are. To
+    find them, some data ``x`` (n, *event_shape) with labels ``y`` (n,) or None are run once.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models

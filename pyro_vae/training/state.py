@@ -26,14 +26,10 @@ _OF_LOOP = ("buffers", "optimizer", "states")
 
 @dataclass
 class Position:
-    """Where a run is in an epoch that has begun.
+    """Where a run is in an epoch that has begun, which has had so many ``batches``.
 
-    Attributes:
-        random: torch's random streams at its start, which the order of its data comes from.
-        totals: what its steps found.
-        batches: how many it has had.
-        skipped: steps that were left out.
-        seconds: how long it has taken.
+    ``random`` are torch's random streams at its start, which the order of its data comes from;
+    ``totals`` is what its steps found, and ``skipped`` how many of them were left out.
     """
 
     random: dict[str, Tensor]
@@ -56,19 +52,12 @@ class Position:
 class Run:
     """One call of ``Trainer.fit``.
 
-    Attributes:
-        epochs: of the run in all.
-        facts: what a run that goes on has to share with the interrupted one.
-        every: steps between two checkpoints; 0 without checkpoints.
-        keep: how many checkpoints stay.
-        done: epochs that are finished.
-        finished: whether all is done.
-        stopping: whether it ends after this epoch.
-        position: within the epoch that has begun, or None.
-        each: of a run from a file, the position of each process, and its random streams.
-        folder: where the checkpoints are from which it goes on, or None.
-        found: of a run that was read from a file, what its loop takes up: states of callbacks, of
-            the optimizer, and of buffers that no state dict holds.
+    A run that goes on has to share the ``facts`` with the interrupted one. There are ``every``
+    steps between two checkpoints, 0 without checkpoints, of which the last ``keep`` stay. ``done``
+    epochs are finished; ``stopping`` tells whether the run ends after this one, and ``position``
+    where it is in it. Of a run from a file, ``folder`` is where its checkpoints are, ``each`` has
+    the position of each process and its random streams, and ``found`` what its loop takes up:
+    states of callbacks, of the optimizer, and of buffers that no state dict holds.
     """
 
     epochs: int
@@ -103,12 +92,7 @@ class Run:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Run:
-        """What ``plain`` gave, at the position of process 0.
-
-        Raises:
-            KeyError: something is not there.
-            ValueError: something cannot be of a run.
-        """
+        """What ``plain`` gave, for process 0; ``KeyError`` or ``ValueError`` for anything else."""
         rest = dict(plain)
         run = {name: rest.pop(name) for name in _OF_RUN}
         whole = [is_whole(value) and value >= 0 for value in run.values()][:4]
@@ -126,18 +110,13 @@ class Run:
 
 @dataclass
 class TrainState:
-    """What training changes.
+    """What training changes: the random stream, and all else that a run leaves behind.
 
-    Attributes:
-        stream: the trainer's random stream.
-        history: a dict per epoch.
-        step: optimizer steps taken so far.
-        swapped: whether the guide was swapped after the last epoch.
-        moments: what the optimizer keeps of each parameter.
-        freezing: which parameters of the model rest while the guide is trained alone.
-        told_collapsed: latent sites whose collapse was told.
-        written: folder -> name of the checkpoint that was written there last.
-        run: the present run, the last one, or one that a file tells of.
+    ``history``, ``step`` and ``swapped`` are those of the ``Trainer``, which explains them.
+    ``moments`` are what the optimizer keeps of each parameter, and ``freezing`` tells which
+    parameters of the model rest while the guide is trained alone. The collapse of the latent sites
+    ``told_collapsed`` was told. ``written`` maps a folder to the name of the checkpoint that was
+    written there last. ``run`` is the present run, the last one, or one that a file tells of.
     """
 
     stream: RandomStream
@@ -173,9 +152,8 @@ class TrainState:
     ) -> None:
         """Take over what ``plain`` gave, if it can be of a run with this model.
 
-        Raises:
-            ValueError: it cannot be; of moments, if the optimizer is ``known``, one of torch.
-            KeyError: something is not there.
+        Otherwise it raises ``ValueError``, or ``KeyError`` where something is not there. Moments
+        are checked if the optimizer is ``known``, one of torch.
         """
         plain, moments = state["plain"], state["moments"]
         frozen, names = plain.get("frozen"), set()

@@ -34,13 +34,9 @@ _STEPS_BEFORE_A_GRAPH = 100
 class Step:
     """What takes the steps of one run.
 
-    Attributes:
-        svi: gradients and updates.
-        annealing: beta as a function of the step.
-        points: latent sites at which the guide is a point mass: what it trains is no bound.
-        first: the first data, with which the pair was tried.
-        running: the estimator under its engine.
-        replays: whether the pair is recorded, and its tensors replayed.
+    At the latent sites ``points`` the guide is a point mass, and what it trains is no bound.
+    The pair was tried with ``first``, the first data; ``replays`` tells whether it is
+    recorded, and its tensors replayed.
     """
 
     def __init__(self, trainer: TrainedPair, plan: Plan) -> None:

@@ -20,8 +20,7 @@ ADVICE = "lower lr, set clip_norm, or bound the scales"
 def logged(modules: Iterable[nn.Module]) -> dict[str, float]:
     """What modules, and those inside them, tell by a method ``logged() -> dict[str, float]``.
 
-    Raises:
-        FloatingPointError: one of them is NaN or infinite, as after a step of infinite gradient.
+    ``FloatingPointError`` if one is NaN or infinite, as after a step of infinite gradient.
     """
     every = {id(part): part for module in modules for part in module.modules()}.values()
     tellers = [tell for part in every if callable(tell := getattr(part, "logged", None))]
@@ -35,8 +34,7 @@ def logged(modules: Iterable[nn.Module]) -> dict[str, float]:
 class Totals:
     """What the steps of an epoch found, kept on the device: reading it waits for it.
 
-    Args:
-        step: optimizer steps before this epoch.
+    ``step`` is how many optimizer steps went before this epoch.
     """
 
     def __init__(self, step: int) -> None:
@@ -84,8 +82,7 @@ class Totals:
     def means(self) -> dict[str, Any]:
         """The four quantities of a history row, per datum.
 
-        Raises:
-            FloatingPointError: NaN or infinity at some step; the message names step and sites.
+        ``FloatingPointError`` names step and sites if one was NaN or infinite at some step.
         """
         # In double, whose sums over an epoch do not overflow
         steps = torch.stack(self._steps).cpu().double()

@@ -50,11 +50,10 @@ class Validation:
         self._checked = False
 
     def __call__(self) -> dict[str, Any]:
-        """The row of the present epoch.
+        """The row of the present epoch, in nats per datum.
 
-        Returns:
-            ``elbo`` with its standard error ``elbo_se``, ``reconstruction`` and ``kl`` per site,
-            all without beta; ``objective``, what the estimator raises, with beta. Nats per datum.
+        ``elbo`` with its standard error ``elbo_se``, ``reconstruction`` and ``kl`` per site are
+        without beta; ``objective``, what the estimator raises, is with beta.
         """
         estimate = self._again if self._checked and self.replay else self._once
         rows = max(1, _ROWS // getattr(self.estimator, "particles", 1))
