@@ -4,6 +4,7 @@ import errno
 import functools
 import gc
 import importlib
+import io
 import os
 import shutil
 import sys
@@ -21,7 +22,8 @@ from pyro_vae.ground.files import expanded
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
-from pyro_vae.storage.folder import fcntl
+from pyro_vae.storage.folder import RunFolder, fcntl
+from pyro_vae.storage.sealed import seal
 
 cases = Cases()
 
@@ -161,6 +163,25 @@ def begun(folder):
     fit(epochs=2, batch_size=4, checkpoint=folder, every=1)
     max(folder.glob("step-*.pt")).unlink()
     return Trainer.resume(folder)
+
+
+@cases
+def newer(tmp):
+    begun(tmp)
+    path = max(tmp.glob("step-*.pt"))
+    content = torch.load(path, weights_only=True)
+    content["version"] += 1
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(seal(buffer.getvalue()))
+    folder = RunFolder(tmp)
+
+    def write():
+        with folder.held(0, {folder.where: path.name}):
+            pass
+
+    # A newer version is not at hand
+    yield write, None
 
 
 @cases

@@ -7,9 +7,9 @@ import torch
 from advice import Cases
 from torch import nn
 
-from pyro_vae import Trainer, data, infer, likelihoods
+from pyro_vae import Trainer, callbacks, data, infer, likelihoods
 from pyro_vae.codebooks import KMeans, MovingAverage, Unused
-from pyro_vae.guides import BottomUp
+from pyro_vae.guides import BottomUp, NearestCode
 from pyro_vae.likelihoods import (
     Bernoulli,
     Categorical,
@@ -217,6 +217,21 @@ def sigmas(tmp):
     yield lambda: Gaussian("learnt"), lambda: Gaussian("learned"), lambda: Gaussian(initial)
     loose, model = Gaussian("learned"), vae(Gaussian("learned"))
     yield lambda: loose.predict_sigma(), lambda: model.predict_sigma()
+    binary = vae(Bernoulli())
+    yield binary.predict_sigma, lambda: vae(Gaussian(sigma="learned")).predict_sigma()
+    grid, predicted = (1, 2, 2), Gaussian(sigma="predicted")
+    pixels = functools.partial(PixelDecoder, grid, 2, width=2, layers=1)
+    yield (
+        lambda: vae(Gaussian("learned"), grid, decoder=pixels()).predict_sigma(),
+        lambda: vae(predicted, grid, decoder=pixels(outputs=2)),
+    )
+    switch = {"callbacks": [callbacks.PredictSigma(1)]}
+    codes = VQVAE((1, 8, 8), 16, 4, likelihood=Gaussian(), channels=(4, 4), blocks=0)
+    images = torch.rand(N, 1, 8, 8)
+    yield (
+        lambda: Trainer(codes, NearestCode(codes)).fit(images, epochs=1, progress=False, **switch),
+        lambda: fit(vae(Gaussian("learned")), **switch),
+    )
     square = torch.ones(D)
     fixed = Gaussian(0.5).noise
     yield (

@@ -37,6 +37,8 @@ def statements(tmp):
     evaluate = functools.partial(diagnostics.evaluate, model, guide, X, importance_samples=0)
     splits = data.load(X, binarize=None)
     yield lambda: evaluate(reference=X[:, :2]), lambda: evaluate(reference=splits.train)
+    without_pandas = mock.patch.dict(sys.modules, {"pandas": None})
+    yield without_pandas(evaluate().to_frame), evaluate().to_markdown, evaluate().to_latex
     binary = (X > 0).float()
     yield (
         lambda: diagnostics.calibration(*pair(likelihood=Bernoulli()), binary),

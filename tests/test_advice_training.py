@@ -86,6 +86,8 @@ def estimators(tmp):
         lambda: step(engine="graph"),
         lambda: SVI(*pair(), engine="compile"),
     )
+    svi = SVI(*pair())
+    yield svi.update, lambda: (svi.gradient(X), svi.update())
     yield lambda: ImportanceWeightedELBO(2.5), lambda: ImportanceWeightedELBO(10)
     summed = fit(trainer(elbo=TraceELBO()))
 
