@@ -159,14 +159,13 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
         for s in in_guide
         if s not in in_model
     ]
-    if problems:
-        advice = ". Name the sites alike, or build it for this model"
-        if partly := [s for s in in_model if s not in in_guide and s.endswith("_unobserved")]:
-            advice = (
-                f". {partly[0]!r} is what obs_mask= leaves unobserved: draw it in the guide under "
-                "the same mask, or observe under poutine.mask(mask=...) in place of obs_mask="
-            )
-        raise ValueError("guide: " + "; ".join(problems) + advice)
+    advice = ". Name the sites alike, or build it for this model"
+    if partly := [s for s in in_model if s not in in_guide and s.endswith("_unobserved")]:
+        advice = (
+            f". {partly[0]!r} is what obs_mask= leaves unobserved: draw it in the guide under the "
+            "same mask, or observe under poutine.mask(mask=...) in place of obs_mask="
+        )
+    raise ValueError("guide: " + "; ".join(problems) + advice)
 
 
 def check_observed(model_trace: Trace) -> None:

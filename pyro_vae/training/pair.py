@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -11,23 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ..infer import check_pair
+from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator, as_estimator
 from ..programs.belonging import check_run, join
 from ..programs.checks import check_guide, check_minibatches
 from ..programs.placing import usable_device
 from ..schedules import Schedule
 from .annealing import Annealing
+from .history import History
 from .objective import Objective, check_lr
+from .precision import Precision, PrecisionName
 from .state import TrainState
-
-
-def _part(name: str, doc: str, *, between: bool = False) -> property:
-    def assign(pair: TrainedPair, value: Any) -> None:
-        part = name.rpartition(".")[2]
-        pair._refuse_in_fit(part, "end the run with trainer.stop()")
-        pair._replace(**{part: value})
-
-    return property(operator.attrgetter(name), assign if between else None, doc=doc)
 
 
 class TrainedPair:
@@ -61,13 +54,50 @@ class TrainedPair:
         # The first data of the last run, with which another guide is tried
         self._tried: tuple[Tensor, Tensor | None] | None = None
 
-    history = _part("state.history", "A plain dict per epoch.")
-    step = _part("state.step", "Optimizer steps taken so far.")
-    swapped = _part("state.swapped", "Whether the guide was swapped after the last epoch.")
-    told_collapsed = _part("state.told_collapsed", "Latent sites whose collapse was told.")
-    optimizer_class = _part("objective.optimizer", "The optimizer as it was given.")
-    engine = _part("objective.engine", "How steps run; assigned between fits.", between=True)
-    precision = _part("objective.precision", "Of networks; likewise.", between=True)
+    @property
+    def history(self) -> History:
+        """A plain dict per epoch."""
+        return self.state.history
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.state.step
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the guide was swapped after the last epoch."""
+        return self.state.swapped
+
+    @property
+    def told_collapsed(self) -> set[str]:
+        """Latent sites whose collapse was told."""
+        return self.state.told_collapsed
+
+    @property
+    def optimizer_class(self) -> Callable[..., torch.optim.Optimizer]:
+        """The optimizer as it was given."""
+        return self.objective.optimizer
+
+    @property
+    def engine(self) -> Engine | None:
+        """How steps run, as it was given; may be assigned between calls of ``fit``."""
+        return self.objective.engine
+
+    @engine.setter
+    def engine(self, engine: Engine | None) -> None:
+        self._refuse_in_fit("engine", "end the run with trainer.stop()")
+        self._replace(engine=engine)
+
+    @property
+    def precision(self) -> PrecisionName | Precision:
+        """How networks are evaluated; may be assigned between calls of ``fit``."""
+        return self.objective.precision
+
+    @precision.setter
+    def precision(self, precision: PrecisionName | Precision) -> None:
+        self._refuse_in_fit("precision", "end the run with trainer.stop()")
+        self._replace(precision=precision)
 
     @property
     def frozen(self) -> bool:
