@@ -248,8 +248,8 @@ class Guard:
             at = ", ".join(map(str, (~finite).nonzero()[0].tolist()))
             return FloatingPointError(
                 f"The data of step {self.bad_step} have {int((~finite).sum())} NaN or infinite "
-                f"values, the first at {named(name)}[{at}] of the batch: remove or fill them where "
-                f"they come from. Model, guide and optimizer are {self.undo()}."
+                f"values, the first at {named(name)}[{at}] of the batch: remove or fill them "
+                f"where they come from. Model, guide and optimizer are {self.undo()}."
             )
         gradients = {n: p.grad for n, p in self._named() if p.grad is not None}
         bad = [name for name, grad in gradients.items() if not bool(grad.isfinite().all())]
