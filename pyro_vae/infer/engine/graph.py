@@ -65,7 +65,7 @@ class _Record:
         for parameter, gradient in zip(traced.reached, rest[len(sites) :], strict=True):
             held = parameter.grad
             parameter.grad = gradient if held is None else held + gradient
-        return loss, ELBOTerms(reconstruction, dict(zip(sites, rest, strict=False)))
+        return loss, ELBOTerms(reconstruction, dict(zip(sites, rest, strict=False)), traced.shared)
 
 
 class Graph:
@@ -201,7 +201,7 @@ class Graph:
         key = (
             Traced if x.requires_grad else kind,
             number,
-            *(x.shape, x.stride(), x.dtype, x.device),
+            *(x.shape, x.stride(), x.dtype, x.device, getattr(x, "total", None)),
             None if y is None else (y.shape, y.stride(), y.dtype, y.device),
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
