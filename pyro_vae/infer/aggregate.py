@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import Data, holding, tensors_of
-from ..programs.reading import Contributions
+from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import trace_pair, traced
 from ..programs.sites import kinds, point_masses, refuse_auxiliary
 from .engine.repeated import Checked
@@ -64,12 +64,10 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
                 f"site {factors[0]!r}: expected a guide whose density is that of its latent "
                 "sites, got a factor: give the latent a distribution that has it"
             )
-        drawn = Contributions(guide_trace, (len(x),))
+        p, drawn = contributions(model_trace, guide_trace, x)
+        check_rows(p, drawn, x)
         values = {s: drawn.value(s) for s in sites}
-        densities = [
-            {s: density.double() for s, density in _densities(trace, sites, (len(x),)).items()}
-            for trace in (guide_trace, model_trace)
-        ]
+        densities = [{s: side.density(s).double() for s in sites} for side in (drawn, p)]
         parts.append((values, *densities, tuple(kinds(model_trace).latent)))
     columns = [
         {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
@@ -169,7 +167,7 @@ def _crossed(
     given |= {s: value[None] for s, value in parents.items()}
     with pyro.plate("latents", shape[0], dim=-2):
         trace = _conditioned(guide, x, y, given)
-    return _densities(trace, sites, shape)
+    return _densities(trace, sites, shape, x)
 
 
 def _repeated(
@@ -180,7 +178,7 @@ def _repeated(
     given = {s: value.repeat_interleave(columns, 0) for s, value in z.items()}
     given |= {s: value.repeat(rows, *(1,) * (value.dim() - 1)) for s, value in parents.items()}
     trace = _conditioned(guide, *repeated(x, y, rows), given)
-    flat = _densities(trace, sites, (rows * columns,))
+    flat = _densities(trace, sites, (rows * columns,), x)
     return {s: value.reshape(rows, columns) for s, value in flat.items()}
 
 
@@ -190,8 +188,10 @@ def _conditioned(guide: Callable, x: Data, y: Tensor | None, z: Values) -> pouti
     return trace
 
 
-def _densities(trace: poutine.Trace, sites: list[str], shape: tuple[int, ...]) -> Values:
-    read = Contributions(trace, shape)
+def _densities(
+    trace: poutine.Trace, sites: list[str], shape: tuple[int, ...], x: Tensor
+) -> Values:
+    read = Contributions(trace, shape, getattr(x, "plate", None))
     return {s: read.density(s) for s in sites}
 
 
