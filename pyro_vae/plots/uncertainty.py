@@ -53,7 +53,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
     y = as_labels(y, len(x), x.device)
     with measuring(model, guide, device=x.device):
         z = encode(guide, x, **label_arguments(guide, y)).mean
-        p = decode(model, z, x=torch.zeros_like(x), **label_arguments(model, y))
+        p = decode(model, z, x=x, **label_arguments(model, y))
         mean, sigma = mean_of(p, "x"), p.stddev
     if sigma.dim() == 4:
         sigma = sigma.square().mean(1).sqrt()
