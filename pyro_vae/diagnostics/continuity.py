@@ -84,11 +84,11 @@ def continuity(
     """Share of the decoded way between two data that a classifier takes for one of its ends.
 
     Data of two classes are encoded to their posterior means; the straight line between these, that
-    of ``infer.interpolate``, is decoded in ``steps`` points. In a latent space without holes the points look like one end, then
-    like the other; through a hole the way leads to other classes. Compare pairs of equal latent
-    size on the same data: an autoencoder (``guides.Delta``, beta 0) against a VAE. Where these
-    reconstruct unequally well, ``relative`` is the fairer number. A classifier calls anything by
-    some name, so that a blur may count as recognised.
+    of ``infer.interpolate``, is decoded in ``steps`` points. In a latent space without holes the
+    points look like one end, then like the other; through a hole the way leads to other classes.
+    Compare pairs of equal latent size on the same data: an autoencoder (``guides.Delta``, beta 0)
+    against a VAE. Where these reconstruct unequally well, ``relative`` is the fairer number. A
+    classifier calls anything by some name, so that a blur may count as recognised.
 
     Args:
         model: generative program.

@@ -23,7 +23,8 @@ def posterior_means(
 ) -> dict[str, Tensor]:
     """E[z_i | x] per latent site as ``encode`` gives it, site -> (n, *latent shape).
 
-    What a mask hides, a latent that a datum does not have, is NaN. No state changes, modes and RNG among it; dynamic binarisation is drawn once.
+    What a mask hides, a latent that a datum does not have, is NaN. No state changes, modes and RNG
+    among it; dynamic binarisation is drawn once.
     """
     batch_size = len(data) if is_autoguide(guide) else batch_size
     with undisturbed(guide, device=data.device):

@@ -53,7 +53,7 @@ def unconstrained(
     if moved in found and transform_of(found[moved]["fn"]) is None:
         raise ValueError(
             f"site {moved!r}: expected one with continuous values to move along, got a "
-            f"{type(found[moved]['fn']).__name__}: decode values of your own, "
+            f"{type(found[moved]['fn']).__name__}: choose values of it yourself, and show "
             f"infer.decode(model, {{{moved!r}: z}}, x=x)"
         )
     return {s: coordinates(node["fn"], node["value"]) for s, node in found.items()}

@@ -11,7 +11,7 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from .autoguides import check_batch
-from .labels import Labels, checked_labels, label_arguments
+from .labels import Labels, checked_labels, label_arguments, naming_missing
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
 from .placing import matched
@@ -58,7 +58,7 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> d
     if x is None:
         kwargs["size"] = size
     args = () if x is None else (x,)
-    with evaluating(model), ShowMeans(), stand_in_data():
+    with evaluating(model), ShowMeans(), stand_in_data(), naming_missing(model, kwargs):
         trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
     if unknown := [name for name in z if name not in trace.nodes]:
         raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
@@ -107,7 +107,7 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
             distribution that has no mean, such as a Cauchy.
     """
     x, arguments = _encodable(guide, x, y)
-    with evaluating(guide):
+    with evaluating(guide), naming_missing(guide, arguments):
         drawn = poutine.trace(guide).get_trace(x, **arguments)
         mean = _latents(_at_means(guide, x, arguments))
         return Encoding(mean=mean, sample=_latents(drawn))
@@ -121,7 +121,7 @@ def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:
 def trace_means(guide: Any, x: Any, *, y: Labels = None) -> poutine.Trace:
     """The trace of a guide whose latents are all at their means."""
     x, arguments = _encodable(guide, x, y)
-    with evaluating(guide):
+    with evaluating(guide), naming_missing(guide, arguments):
         return _at_means(guide, x, arguments)
 
 

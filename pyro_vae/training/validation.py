@@ -119,7 +119,8 @@ def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) ->
     return {
         site: int(active(mean).sum())
         for site, mean in means.items()
-        if site not in without and mean.dim() == 2 and mean.isfinite().all()
+        # NaN is what a mask hides
+        if site not in without and mean.dim() == 2 and not mean.isinf().any()
     }
 
 
