@@ -127,7 +127,8 @@ def active_units(
     return {
         site: int(active(mean).sum())
         for site, mean in means.items()
-        if site not in without and mean.dim() == 2 and mean.isfinite().all()
+        # NaN is what a mask hides
+        if site not in without and mean.dim() == 2 and not mean.isinf().any()
     }
 
 
