@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .autoguides import check_batch, few, is_autoguide
+from .autoguides import check_batch, is_autoguide
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .labels import as_labels
@@ -102,12 +102,14 @@ def check_minibatches(guide: Callable) -> None:
 def check_pair(
     model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None
 ) -> PairSummary:
-    """Check a pair against each other and a few data, without changing any state.
+    """Check a pair against each other and a batch of data, without changing any state.
+
+    Pyro's store is as it was afterwards: a ``pyro.param`` that begins here begins anew later.
 
     Args:
         model: generative program.
         guide: inference program.
-        x: (n, *event_shape); the first two are run, all of them by an autoguide.
+        x: (n, *event_shape), as many as the programs are going to be run on at once.
         y: (n,) labels for a conditional pair.
 
     Returns:
@@ -129,7 +131,6 @@ def check_pair(
     check_tensor(x)
     check_batch(guide, len(x))
     y = as_labels(y, len(x), x.device)
-    x, y = few(guide, x, y)
     n = len(x)
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,6 +10,7 @@ import torch
 
 from ..data import Dataset
 from ..data.given import as_dataset
+from .autoguides import few
 from .belonging import check_belonging
 from .checks import PairSummary, check_data, check_guide, check_pair
 from .placing import matched
@@ -35,6 +36,7 @@ def examined(
     with undisturbed(model, *guides, device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
-        pairs = tuple(check_pair(model, guide, x, y=y) for guide in guides)
+        tried = [(guide, *few(guide, x, y)) for guide in guides]
+        pairs = tuple(check_pair(model, guide, x, y=y) for guide, x, y in tried)
         kept = {"factors": data.factors, "factor_names": data.factor_names}
         yield Dataset(x, y, channels="first", names=data.names or None, **kept), pairs

@@ -5,34 +5,34 @@ from __future__ import annotations
 import contextlib
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..ground.turns import turn
-from .registration import unregistered
+from .methods import held_by
+from .registration import stored, unregistered
 
 _mode = operator.attrgetter("training")
 
 
 @contextlib.contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode is restored afterwards.
+    """Evaluation mode without gradients; modes and Pyro's store are restored afterwards.
 
     The model of a guide is in it too, since a guide may run the model's own conditionals.
     """
     modules: dict[nn.Module, None] = {}
-    for program in programs:
-        if isinstance(program, nn.Module):
-            modules |= dict.fromkeys(_run_by(program))
+    for module in itertools.chain.from_iterable(map(held_by, programs)):
+        modules |= dict.fromkeys(_run_by(module))
     with turn:
         modes = [*map(_mode, modules)]
         try:
             for module in modules:
                 module.training = False
-            with torch.no_grad(), unregistered():
+            with torch.no_grad(), stored(), unregistered(*programs):
                 yield
         finally:
             for module, mode in zip(modules, modes, strict=True):
@@ -60,3 +60,16 @@ def training(module: nn.Module, mode: bool = True) -> Iterator[None]:
     finally:
         for m, mode in modes.items():
             m.training = mode
+
+
+@contextlib.contextmanager
+def resting(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Evaluation mode, with gradients, of these modules alone; theirs is restored."""
+    modes = {module: module.training for module in modules}
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

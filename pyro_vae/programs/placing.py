@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Dataset
 from ..data.given import as_dataset
+from .methods import held_by
 
 _CPU = torch.device("cpu")
 
 
 def like(*programs: Callable, default: Tensor | None = None) -> Any:
     """The first floating parameter of the programs, ``default`` where there is none."""
-    for program in programs:
-        if isinstance(program, nn.Module):
-            for parameter in program.parameters():
-                if parameter.is_floating_point():
-                    return parameter
+    for module in itertools.chain.from_iterable(map(held_by, programs)):
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                return parameter
     return default
 
 

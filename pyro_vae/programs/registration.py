@@ -1,37 +1,87 @@
-"""Declaring the parameters of modules to Pyro, so that stock Pyro trains the right ones."""
+"""Parameters in Pyro's store: those of modules declared, all others left as they were."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyro
 from pyro.distributions.constraints import real
-from torch import nn
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from .methods import held_by
 
 _counter = itertools.count(1)
 # Keyed by instance, not stored on it: a deep copy or a loaded copy gets a name of its own.
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _active = True
+# What is to be in the store again
+_kept: list[dict[str, dict[str, Any]]] = []
 
 
 @contextlib.contextmanager
-def unregistered() -> Iterator[None]:
-    """Run programs without touching Pyro's param store: for optimizers that hold the tensors."""
+def unregistered(*programs: Callable) -> Iterator[None]:
+    """Run programs without their modules in Pyro's store: for optimizers that hold the tensors.
+
+    Nor do they find there the tensors of other modules of the same names.
+    """
     global _active
     before, _active = _active, False
     try:
-        yield
+        with _Own(programs):
+            yield
     finally:
         _active = before
+
+
+class _Own(Messenger):
+    """Gives ``pyro.module``, which declares a module's parameters, these very parameters."""
+
+    def __init__(self, programs: tuple[Callable, ...]) -> None:
+        super().__init__()
+        self._programs = programs
+        self._held: dict[int, Tensor] = {}
+
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        _, *given = msg["args"]
+        if given and msg["kwargs"].get("constraint", real) is real and self._holds(given[0]):
+            # Whoever is outside learns nothing of it
+            msg["value"], msg["done"], msg["stop"] = given[0], True, True
+
+    def _holds(self, value: Any) -> bool:
+        if not (isinstance(value, Tensor) and value.requires_grad):
+            return False
+        if id(value) not in self._held:
+            modules = itertools.chain.from_iterable(map(held_by, self._programs))
+            # Looked up late: other tensors stand for them while they are recorded
+            self._held = {id(p): p for module in modules for p in module.parameters()}
+        return id(value) in self._held
+
+
+@contextlib.contextmanager
+def stored() -> Iterator[None]:
+    """Have Pyro's store afterwards as it was: names, tensors and constraints."""
+    store = pyro.get_param_store()
+    _kept.append(store.get_state())
+    try:
+        yield
+    finally:
+        store.clear()
+        store.set_state(_kept.pop())
 
 
 def _forget(prefix: str) -> None:
     store = pyro.get_param_store()
     for name in [name for name in store.keys() if name.startswith(prefix)]:
         del store[name]
+    for state in _kept:
+        for part in state.values():
+            for name in [name for name in part if name.startswith(prefix)]:
+                del part[name]
 
 
 def register(module: nn.Module, *, always: bool = False) -> None:

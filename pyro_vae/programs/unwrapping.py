@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -12,9 +13,11 @@ def innermost(program: Any) -> Any:
     """The program below all handlers, Pyro's own among them."""
     while True:
         arguments = program.args if isinstance(program, functools.partial) else ()
-        # What poutine.scale(program, ...) and its like return
-        if len(arguments) == 2 and isinstance(arguments[0], Messenger):
-            program = arguments[1]
+        # What poutine.scale(program, ...) and its like return, also as decorators of methods
+        if len(arguments) > 1 and isinstance(arguments[0], Messenger):
+            _, program, *rest = arguments
+            if rest:
+                program = functools.partial(program, *rest)
         elif getattr(program, "program", None) is not None:
             program = program.program
         else:
@@ -26,4 +29,5 @@ def name_of(program: Any) -> str:
     program = innermost(program)
     while isinstance(program, functools.partial):
         program = program.func
-    return getattr(program, "__name__", type(program).__name__)
+    name = getattr(program, "__name__", type(program).__name__)
+    return f"{type(program.__self__).__name__}.{name}" if inspect.ismethod(program) else name

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from ...programs.methods import as_program
 from ...programs.registration import unregistered
 from ..objectives.elbo import ELBOTerms, Estimator
 from .captured import Capture, Captured, cuda_graph
@@ -184,6 +185,7 @@ class Graph:
         """The record of such a call, or None where it is to run as it is."""
         if self._over:
             return None
+        model, guide = as_program(model), as_program(guide)
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             self._notice("the model or the guide is a plain function, whose state is hidden")
             return None
@@ -241,7 +243,7 @@ class Graph:
     def _as_it_is(
         self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
     ) -> tuple[Tensor, ELBOTerms]:
-        with unregistered(), pyro.validation_enabled(False):
+        with unregistered(model, guide), pyro.validation_enabled(False):
             return self.estimator(model, guide, x, y)
 
     def _beside(
@@ -279,7 +281,7 @@ class Graph:
 
     def _record(self, traced: Traced, x: Tensor, y: Tensor | None) -> _Record | None:
         """A record, or None with a notice; ``Changed`` where the program changes what it reads."""
-        with unregistered():
+        with unregistered(*traced.programs):
             traced.prepare(x, y)
         state = State((*traced.programs, self.estimator), _data(x, y), x.device)
         if state.unwatched is not None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...ground.turns import turn
 from ...programs.belonging import check_run, join
+from ...programs.methods import as_program
 from ...programs.registration import unregistered
 from ...programs.running import measuring, undisturbed
 from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
@@ -111,7 +112,7 @@ class SVI:
         engine: Engine | Callable = "eager",
     ) -> None:
         """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
-        self.model, self.guide = model, guide
+        self.model, self.guide = as_program(model), as_program(guide)
         self.optimizer_factory = self._factory(optimizer or fused(torch.optim.Adam, lr=1e-3))
         self.loss = as_loss(TraceELBO() if loss is None else loss)
         self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
@@ -198,7 +199,8 @@ class SVI:
     def prepare(self, x: Tensor, *, y: Tensor | None = None) -> None:
         """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
 
-        It runs the pair on data x, to find the ``pyro.param`` sites of plain functions.
+        It runs the pair on data x, to find the ``pyro.param`` sites of plain functions. Those that
+        Pyro's store does not have yet begin, and join the optimizer, at the first step.
 
         Raises:
             ValueError: the pair has no trainable parameter.
@@ -210,7 +212,9 @@ class SVI:
         with turn, Sites() as sites, undisturbed(self.model, self.guide, device=x.device):
             with validation_enabled(True):
                 run(self.model, self.guide, x, y)
-        self.take_up(sites.found)
+        store = dict(pyro.get_param_store().named_parameters())
+        known = {name: p for name, p in sites.found.items() if store.get(name) is p}
+        self._take_up(known, later=len(known) < len(sites.found))
 
     def take_up(self, sites: Mapping[str, Tensor]) -> None:
         """Let the optimizer have what is trainable and not yet in it.
@@ -218,6 +222,10 @@ class SVI:
         Args:
             sites: trainable ``pyro.param`` sites by name, besides the modules' parameters.
         """
+        self._take_up(sites)
+
+    def _take_up(self, sites: Mapping[str, Tensor], *, later: bool = False) -> None:
+        """The same; ``later`` tells that others are to come, so that there may be none yet."""
         held = set() if self.optimizer is None else set(map(id, self._all()))
         found = named_parameters(model=self.model, guide=self.guide)
         known = held.union(map(id, found.values()))
@@ -225,17 +233,25 @@ class SVI:
         new = {name: p for name, p in found.items() if id(p) not in held}
         self._watch = Watch(self.model, self.guide)
         if self.optimizer is None:
-            if not new:
+            if not (new or later):
                 raise ValueError(
                     "the pair has no trainable parameters: are all of them frozen "
                     "(requires_grad=False), or held by a module that the program does not "
                     "register?"
                 )
-            self.optimizer = self.optimizer_factory(list(new.values()))
+            self.optimizer = self._optimizer_of(list(new.values()))
         elif new:
             _join(self.optimizer, self.optimizer_factory(list(new.values())))
         # Those with a state have had a gradient in another run
         self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
+
+    def _optimizer_of(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of some parameters, or of none yet, which torch refuses to make."""
+        optimizer = self.optimizer_factory(parameters or [nn.Parameter(torch.empty(0))])
+        if not parameters:
+            for group in optimizer.param_groups:
+                group["params"].clear()
+        return optimizer
 
     def _gradient(self, x: Tensor, y: Tensor | None) -> Tensor:
         if self.optimizer is None:
@@ -271,7 +287,7 @@ class SVI:
     ) -> tuple[Tensor, ELBOTerms | None]:
         # The first step runs the programs with all of Pyro's checks
         checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
-        with unregistered(), checks:
+        with unregistered(self.model, self.guide), checks:
             if backward := getattr(estimate, "backward", None):
                 return backward(self.model, self.guide, x, y)
             loss, terms = estimate(self.model, self.guide, x, y)

@@ -51,7 +51,7 @@ class Traced:
     def _bound(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         held = dict(zip(self._names, tensors, strict=False))
         x, *y = tensors[len(self._names) :]
-        with unregistered(), pyro.validation_enabled(False):
+        with unregistered(*self.programs), pyro.validation_enabled(False):
             result = torch.func.functional_call(self._pair, held, (x, y[0] if y else None))
         loss, reconstruction, kl = result
         self.sites = list(kl)
