@@ -14,7 +14,7 @@ from ..ground.arguments import whole
 from ..ground.internals import BatchNorm
 from ..programs.methods import held_by
 from ..programs.placing import matched
-from ..programs.registration import stored, unregistered
+from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
 from .engine.state import Tensors
 
@@ -112,7 +112,7 @@ def check_single(
         return
     before = Tensors((b for p in modules for b in p.buffers()), x.device)
     try:
-        with torch.no_grad(), stored(), unregistered(model, guide):
+        with torch.no_grad(), unregistered(model, guide, stored=False):
             trace_pair(model, guide, x, y)
     except ValueError as error:
         if not _SINGLE.search(str(error)):

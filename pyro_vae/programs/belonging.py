@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..ground.references import WeakReference
 from ..ground.streams import forked
 from .labels import label_arguments
-from .methods import as_program, owner
+from .methods import as_program
 from .modes import evaluating
 from .program import Guide
 from .unwrapping import innermost, name_of
@@ -33,7 +33,7 @@ _told: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[nn.Module]] = (
 
 def join(model: Callable, guide: Callable) -> None:
     """Take down that a guide is trained with a model; copies of the two together know it, too."""
-    model, guide = owner(model), owner(guide)
+    model, guide = innermost(model), innermost(guide)
     if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
         return
     for part in [guide, *_parts(guide)]:
@@ -44,12 +44,11 @@ def join(model: Callable, guide: Callable) -> None:
 
 def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
     """Parts of a guide built for another model; ``ValueError`` where one uses its tensors."""
-    model = as_program(model)
     strangers = _strangers(model, guide)
     for part in strangers:
         used = _tensors(part.model).keys() & _tensors(part).keys()
         used |= _tensors(*part.borrowed_modules).keys()
-        if not used <= _tensors(model).keys():
+        if not used <= _tensors(as_program(model)).keys():
             raise _foreign(model, part)
     return strangers
 
@@ -57,9 +56,8 @@ def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
 def check_run(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> None:
     """The same for one that does not say so: modules of another model run while it does."""
     ran: list[nn.Module] = []
-    model = as_program(model)
     for part in check_borrowed(model, guide):
-        held = _tensors(model).keys()
+        held = _tensors(as_program(model)).keys()
         foreign = [m for m in part.model.modules() if not _tensors(m).keys() <= held]
         hooks = [m.register_forward_pre_hook(lambda m, _: ran.append(m)) for m in foreign]
         try:
@@ -77,10 +75,10 @@ def check_belonging(model: Callable, *guides: Callable) -> None:
 
     Models with the same weights are one and the same here.
     """
-    model = owner(model)
+    model = innermost(model)
     if not isinstance(model, nn.Module):
         return
-    for guide in map(owner, guides):
+    for guide in map(innermost, guides):
         if not isinstance(guide, nn.Module):
             continue
         check_borrowed(model, guide)
@@ -109,19 +107,19 @@ def _parts(guide: nn.Module) -> list[Guide]:
 
 def _strangers(model: Callable, guide: Callable) -> list[Guide]:
     """Parts of a guide that were built for another model."""
-    inner, guide = owner(model), owner(guide)
+    inner, guide = innermost(model), innermost(guide)
     if not (isinstance(inner, nn.Module) and isinstance(guide, nn.Module)):
         return []
     return [
         part
         for part in _parts(guide)
-        if part is innermost(part) and owner(part.model) not in inner.modules()
+        if part is innermost(part) and innermost(part.model) not in inner.modules()
     ]
 
 
 def _model_of(guide: nn.Module) -> nn.Module | None:
     trained_with = getattr(guide, _TRAINED_WITH, lambda: None)()
-    model = owner(getattr(guide, "model", None)) if trained_with is None else trained_with
+    model = innermost(getattr(guide, "model", None)) if trained_with is None else trained_with
     return model if isinstance(model, nn.Module) else None
 
 

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .methods import held_by
 from .modes import resting, training
 from .running import traced, undisturbed
-from .unwrapping import innermost, name_of
+from .unwrapping import below_handlers, name_of
 
 Data = tuple[Tensor, Tensor | None]
 
@@ -64,20 +64,20 @@ class Freezing:
         self.names = None
 
     def holding(
-        self, model: nn.Module, guide: Callable, tried: Data
+        self, model: nn.Module, guide: Callable, tried: Callable[[], Data]
     ) -> AbstractContextManager[None]:
         """Evaluation mode while it is frozen, so that buffers stay as they are, too."""
         if self.names is None:
             return nullcontext()
         if not _of_one_module(model, guide):
             return training(model, False)
-        _, ran = _used(model, guide, *tried)
+        _, ran = _used(model, guide, *tried())
         return resting(ran)
 
 
 def _of_one_module(model: Callable, guide: Callable) -> bool:
-    held = {id(module) for module in held_by(innermost(model))}
-    return not held.isdisjoint(map(id, held_by(innermost(guide))))
+    held = {id(module) for module in held_by(below_handlers(model))}
+    return not held.isdisjoint(map(id, held_by(below_handlers(guide))))
 
 
 def _used(

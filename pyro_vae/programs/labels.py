@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.labels import as_integers
-from .unwrapping import innermost
+from .unwrapping import below_handlers
 
 # What a person may pass for y: labels of all data, or one for all
 Labels = Tensor | np.ndarray | Sequence[int] | int | None
@@ -19,7 +19,7 @@ Labels = Tensor | np.ndarray | Sequence[int] | int | None
 
 def accepts_labels(program: Callable) -> bool:
     """Whether a program takes ``y=``: by its signature, unless it says ``condition = 0``."""
-    program = innermost(program)
+    program = below_handlers(program)
     if getattr(program, "condition", None) == 0:
         return False
     function = program.forward if isinstance(program, nn.Module) else program

@@ -10,8 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from .unwrapping import innermost, name_of
-
 # What a callable consists of -> its module, as long as anybody holds that
 _made: weakref.WeakValueDictionary[Any, Method] = weakref.WeakValueDictionary()
 
@@ -46,7 +44,8 @@ class Method(nn.Module):
         _made.setdefault(_key(self.program), self)
 
     def _get_name(self) -> str:
-        return name_of(self)
+        name = getattr(self.program, "__name__", None)
+        return super()._get_name() if name is None else f"{type(self.module).__name__}.{name}"
 
 
 def held_by(program: Any) -> tuple[nn.Module, ...]:
@@ -80,13 +79,6 @@ def as_program(program: Callable) -> Callable:
     if found is None:
         found = _made[key] = Method(program)
     return found
-
-
-def owner(program: Callable) -> Callable:
-    """The one module that has a program, whatever handlers it is under: that of a method."""
-    program = innermost(program)
-    held = held_by(program)
-    return held[0] if len(held) == 1 else as_program(program)
 
 
 def _key(value: Any) -> Any:

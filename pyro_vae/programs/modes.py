@@ -13,7 +13,7 @@ from torch import nn
 
 from ..ground.turns import turn
 from .methods import held_by
-from .registration import stored, unregistered
+from .registration import unregistered
 
 _mode = operator.attrgetter("training")
 
@@ -25,14 +25,15 @@ def evaluating(*programs: Any) -> Iterator[None]:
     The model of a guide is in it too, since a guide may run the model's own conditionals.
     """
     modules: dict[nn.Module, None] = {}
-    for module in itertools.chain.from_iterable(map(held_by, programs)):
-        modules |= dict.fromkeys(_run_by(module))
+    for program in programs:
+        for module in (program,) if isinstance(program, nn.Module) else held_by(program):
+            modules |= dict.fromkeys(_run_by(module))
     with turn:
         modes = [*map(_mode, modules)]
         try:
             for module in modules:
                 module.training = False
-            with torch.no_grad(), stored(), unregistered(*programs):
+            with torch.no_grad(), unregistered(*programs, stored=False):
                 yield
         finally:
             for module, mode in zip(modules, modes, strict=True):

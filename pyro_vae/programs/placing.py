@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Dataset
 from ..data.given import as_dataset
@@ -18,10 +17,11 @@ _CPU = torch.device("cpu")
 
 def like(*programs: Callable, default: Tensor | None = None) -> Any:
     """The first floating parameter of the programs, ``default`` where there is none."""
-    for module in itertools.chain.from_iterable(map(held_by, programs)):
-        for parameter in module.parameters():
-            if parameter.is_floating_point():
-                return parameter
+    for program in programs:
+        for module in (program,) if isinstance(program, nn.Module) else held_by(program):
+            for parameter in module.parameters():
+                if parameter.is_floating_point():
+                    return parameter
     return default
 
 

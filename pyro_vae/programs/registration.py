@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pyro
@@ -24,27 +25,33 @@ _kept: list[dict[str, dict[str, Any]]] = []
 
 
 @contextlib.contextmanager
-def unregistered(*programs: Callable) -> Iterator[None]:
+def unregistered(*programs: Callable, stored: bool = True) -> Iterator[None]:
     """Run programs without their modules in Pyro's store: for optimizers that hold the tensors.
 
-    Nor do they find there the tensors of other modules of the same names.
+    Nor do they find there the tensors of other modules of the same names. Unless what else they
+    leave there is to be ``stored``, it is afterwards as it was: names, tensors, constraints.
     """
     global _active
     before, _active = _active, False
+    store, own = pyro.get_param_store(), _Own()
+    own.programs = programs
+    if not stored:
+        _kept.append(store.get_state())
     try:
-        with _Own(programs):
+        with own:
             yield
     finally:
         _active = before
+        if not stored:
+            store.clear()
+            store.set_state(_kept.pop())
 
 
 class _Own(Messenger):
     """Gives ``pyro.module``, which declares a module's parameters, these very parameters."""
 
-    def __init__(self, programs: tuple[Callable, ...]) -> None:
-        super().__init__()
-        self._programs = programs
-        self._held: dict[int, Tensor] = {}
+    programs: tuple[Callable, ...]
+    held: Mapping[int, Tensor] = MappingProxyType({})
 
     def _pyro_param(self, msg: dict[str, Any]) -> None:
         _, *given = msg["args"]
@@ -55,23 +62,11 @@ class _Own(Messenger):
     def _holds(self, value: Any) -> bool:
         if not (isinstance(value, Tensor) and value.requires_grad):
             return False
-        if id(value) not in self._held:
-            modules = itertools.chain.from_iterable(map(held_by, self._programs))
+        if id(value) not in self.held:
+            modules = itertools.chain.from_iterable(map(held_by, self.programs))
             # Looked up late: other tensors stand for them while they are recorded
-            self._held = {id(p): p for module in modules for p in module.parameters()}
-        return id(value) in self._held
-
-
-@contextlib.contextmanager
-def stored() -> Iterator[None]:
-    """Have Pyro's store afterwards as it was: names, tensors and constraints."""
-    store = pyro.get_param_store()
-    _kept.append(store.get_state())
-    try:
-        yield
-    finally:
-        store.clear()
-        store.set_state(_kept.pop())
+            self.held = {id(p): p for module in modules for p in module.parameters()}
+        return id(value) in self.held
 
 
 def _forget(prefix: str) -> None:

@@ -7,9 +7,12 @@ import inspect
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
+from torch import nn
+
+from .methods import as_program, held_by
 
 
-def innermost(program: Any) -> Any:
+def below_handlers(program: Any) -> Any:
     """The program below all handlers, Pyro's own among them."""
     while True:
         arguments = program.args if isinstance(program, functools.partial) else ()
@@ -24,9 +27,19 @@ def innermost(program: Any) -> Any:
             return program
 
 
+def innermost(program: Any) -> Any:
+    """The one module that has the program below all handlers, where it is a method; else that."""
+    if not isinstance(program, nn.Module) or getattr(program, "program", None) is not None:
+        program = below_handlers(program)
+    if isinstance(program, nn.Module):
+        return program
+    held = held_by(program)
+    return held[0] if len(held) == 1 else as_program(program)
+
+
 def name_of(program: Any) -> str:
     """The name of a program's class or function, whatever handlers it is under."""
-    program = innermost(program)
+    program = below_handlers(program)
     while isinstance(program, functools.partial):
         program = program.func
     name = getattr(program, "__name__", type(program).__name__)

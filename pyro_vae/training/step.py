@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ class Step:
         )
         self.svi.waiting = Waiting(len(feed))
         self.svi.prepare(x, y=y)
-        if trainer.swapped:
+        if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
             self.svi.waiting.add(named_parameters(model=model, guide=guide))
 
@@ -100,7 +101,7 @@ def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) 
         for module in (p for p in (model, guide) if isinstance(p, nn.Module)):
             stack.enter_context(training(module))
         # After the guide, which may hold conditionals of the model
-        stack.enter_context(state.freezing.holding(model, guide, first(feed)))
+        stack.enter_context(state.freezing.holding(model, guide, functools.partial(first, feed)))
         if feed.last == 1 and ranks.size() == 1:
             x, y = first(feed, 1)
             check_single(model, guide, x, y, count=feed.count, batch_size=feed.batch_size)

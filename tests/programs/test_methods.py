@@ -17,7 +17,7 @@ from torch import nn
 
 from pyro_vae import Trainer, handlers, infer, load
 from pyro_vae.programs.labels import accepts_labels
-from pyro_vae.programs.methods import Method, as_program, held_by, owner
+from pyro_vae.programs.methods import Method, as_program, held_by
 from pyro_vae.programs.modes import evaluating
 from pyro_vae.programs.placing import device_of, dtype_of
 from pyro_vae.programs.unwrapping import innermost, name_of
@@ -78,8 +78,8 @@ def fit(trained, epochs=2, **options):
 
 def stock(vae, steps=3, model=None, guide=None, x=X):
     """Losses of stock Pyro's own steps."""
-    optimizer = pyro.optim.Adam({"lr": 1e-2})
-    svi = pyro.infer.SVI(model or vae.model, guide or vae.guide, optimizer, pyro.infer.Trace_ELBO())
+    adam, loss = pyro.optim.Adam({"lr": 1e-2}), pyro.infer.Trace_ELBO()
+    svi = pyro.infer.SVI(model or vae.model, guide or vae.guide, adam, loss)
     pyro.set_rng_seed(5)
     return [svi.step(x) for _ in range(steps)]
 
@@ -127,7 +127,7 @@ def test_what_shows_its_module_becomes_one(form):
     assert as_program(given) is program is as_program(program)
     assert [*program.parameters()] == [*vae.parameters()]
     assert device_of(given).type == "cpu" and dtype_of(given, default=torch.int8) is torch.float32
-    assert owner(given) is owner(program) is vae
+    assert innermost(given) is innermost(program) is vae
     with evaluating(given):
         assert not vae.decoder[1].training and not program.training
     assert vae.decoder[1].training and program.training
@@ -174,7 +174,8 @@ def test_copies_and_pickles_of_a_pair_share_the_copy_of_the_module():
         assert model.program.__self__ is guide.program.__self__ is model.module
         assert as_program(model.module.model) is model and as_program(vae.model) is pair[0]
     scaled_pair = copy.deepcopy((as_program(poutine.scale(vae.model, 0.5)), pair[1]))
-    assert innermost(scaled_pair[0]).__self__ is scaled_pair[0].module is scaled_pair[1].module
+    assert innermost(scaled_pair[0]) is scaled_pair[0].module is scaled_pair[1].module
+    assert innermost(scaled_pair[0].program) is scaled_pair[0].module
 
 
 def test_modules_live_as_long_as_somebody_holds_them():
@@ -194,11 +195,11 @@ def test_modules_live_as_long_as_somebody_holds_them():
 def test_handlers_take_methods():
     vae = made()
     model = handlers.scale_latents(vae.model, 0.0)
-    assert isinstance(model, nn.Module) and innermost(model) == vae.model
+    assert isinstance(model, nn.Module) and innermost(model) is vae
     loss, terms = infer.TraceELBO()(model, handlers.scale_latents(vae.guide, 0.0), X)
     torch.testing.assert_close(loss, -terms.reconstruction.sum())
     twice = handlers.free_bits(handlers.scale_latents(poutine.scale(vae.guide, 0.5), 2.0), 0.1)
-    assert owner(twice) is vae
+    assert innermost(twice) is vae
 
 
 # Training, against stock Pyro

@@ -288,7 +288,8 @@ class Graph:
             self._notice(f"it reaches {state.unwatched}, whose contents cannot be watched")
             return None
         try:
-            record = self._accepted(traced, state, x, y)
+            with unregistered(*traced.programs, stored=False):
+                record = self._accepted(traced, state, x, y)
         except Changed:
             raise
         except Exception as error:  # recording runs into whatever a program does

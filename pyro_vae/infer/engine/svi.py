@@ -212,20 +212,19 @@ class SVI:
         with turn, Sites() as sites, undisturbed(self.model, self.guide, device=x.device):
             with validation_enabled(True):
                 run(self.model, self.guide, x, y)
-        store = dict(pyro.get_param_store().named_parameters())
-        known = {name: p for name, p in sites.found.items() if store.get(name) is p}
-        self._take_up(known, later=len(known) < len(sites.found))
+        store, found = dict(pyro.get_param_store().named_parameters()), {}
+        for name, parameter in sites.found.items():
+            if store.get(name) is parameter:
+                found[name] = parameter
+        self.take_up(found, later=len(found) < len(sites.found))
 
-    def take_up(self, sites: Mapping[str, Tensor]) -> None:
+    def take_up(self, sites: Mapping[str, Tensor], *, later: bool = False) -> None:
         """Let the optimizer have what is trainable and not yet in it.
 
         Args:
             sites: trainable ``pyro.param`` sites by name, besides the modules' parameters.
+            later: whether others are to come, so that there may be none yet.
         """
-        self._take_up(sites)
-
-    def _take_up(self, sites: Mapping[str, Tensor], *, later: bool = False) -> None:
-        """The same; ``later`` tells that others are to come, so that there may be none yet."""
         held = set() if self.optimizer is None else set(map(id, self._all()))
         found = named_parameters(model=self.model, guide=self.guide)
         known = held.union(map(id, found.values()))
@@ -239,19 +238,16 @@ class SVI:
                     "(requires_grad=False), or held by a module that the program does not "
                     "register?"
                 )
-            self.optimizer = self._optimizer_of(list(new.values()))
+            # Torch makes none of no parameters
+            parameters = list(new.values()) or [nn.Parameter(torch.empty(0))]
+            self.optimizer = self.optimizer_factory(parameters)
+            if not new:
+                for group in self.optimizer.param_groups:
+                    group["params"].clear()
         elif new:
             _join(self.optimizer, self.optimizer_factory(list(new.values())))
         # Those with a state have had a gradient in another run
         self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
-
-    def _optimizer_of(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer of some parameters, or of none yet, which torch refuses to make."""
-        optimizer = self.optimizer_factory(parameters or [nn.Parameter(torch.empty(0))])
-        if not parameters:
-            for group in optimizer.param_groups:
-                group["params"].clear()
-        return optimizer
 
     def _gradient(self, x: Tensor, y: Tensor | None) -> Tensor:
         if self.optimizer is None:

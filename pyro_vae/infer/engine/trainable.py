@@ -12,7 +12,7 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from ...programs.methods import owner
+from ...programs.unwrapping import innermost
 from .internals import children
 
 _SHOWN = 10
@@ -130,7 +130,7 @@ def _names_of(tensors: list[Tensor], **programs: Callable) -> list[str]:
         return []
     wanted, names = {id(t) for t in tensors}, {}
     for role, program in programs.items():
-        program = owner(program)
+        program = innermost(program)
         root = role if isinstance(program, nn.Module) else ""
         for name, tensor in _tensors(program, root, _DEPTH, set()):
             if id(tensor) in wanted:
