@@ -17,9 +17,9 @@ def is_autoguide(guide: Any) -> bool:
     return isinstance(innermost(guide), AutoGuide | AutoMessenger)
 
 
-def few(guide: Any, x: Data, y: Tensor | None) -> tuple[Data, Tensor | None]:
-    """The first two data, enough to try a pair on; all of them for an autoguide."""
-    return (x, y) if is_autoguide(guide) else (x[:2], None if y is None else y[:2])
+def few(guide: Any, x: Data, y: Tensor | None, n: int = 1000) -> tuple[Data, Tensor | None]:
+    """The first data, as many as a batch of an evaluation; all of them for an autoguide."""
+    return (x, y) if is_autoguide(guide) else (x[:n], None if y is None else y[:n])
 
 
 def check_batch(guide: Any, n: int) -> None:

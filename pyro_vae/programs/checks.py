@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data, named
-from .autoguides import check_batch, few, is_autoguide
+from .autoguides import check_batch, is_autoguide
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .given import given
@@ -118,13 +118,15 @@ def check_pair(
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
 ) -> PairSummary:
-    """Check a pair against each other and a few data, without changing any state.
+    """Check a pair against each other and a batch of data, without changing any state.
+
+    Pyro's store is as it was afterwards: a ``pyro.param`` that begins here begins anew later.
 
     Args:
         model: generative program.
         guide: inference program.
         x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
-            with n rows each; the first two are run, all of them by an autoguide.
+            with n rows each; as many as the programs are going to be run on at once.
         y: (n,) labels for a conditional pair.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
@@ -147,17 +149,6 @@ def check_pair(
     """
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
     check_batch(guide, len(x))
-    tried = few(guide, x, y)
-    try:
-        return _check(model, guide, *tried)
-    except AmbiguousPlateError:
-        if len(tried[0]) == len(x):
-            raise
-        # A plate of two need not be that of the first two data
-        return _check(model, guide, x[:3], None if y is None else y[:3])
-
-
-def _check(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> PairSummary:
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

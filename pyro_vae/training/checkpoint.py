@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..ground.recorded import encode
+from ..programs.methods import as_program
 from ..programs.placing import usable_device
 from ..storage import archive
 from ..storage.folder import RunFolder
@@ -72,7 +73,7 @@ def load(
     if model is None:
         model = getattr(guide, "model", None)
     given = {"model": model, "guide": guide}
-    given = {name: program for name, program in given.items() if program is not None}
+    given = {name: as_program(p) for name, p in given.items() if p is not None}
     with archive.opened(Path(path), device or torch.device("cpu")) as file:
         modules = file.modules(given, device)
         if file.kind != "trainer":

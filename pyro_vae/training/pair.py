@@ -15,6 +15,7 @@ from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator, as_estimator
 from ..programs.belonging import check_run, join
 from ..programs.checks import check_guide, check_minibatches
+from ..programs.methods import as_program
 from ..programs.placing import usable_device
 from ..schedules import Schedule
 from .annealing import Annealing
@@ -46,7 +47,8 @@ class TrainedPair:
     ) -> None:
         check_guide(model, guide)
         check_minibatches(guide)
-        self.model, self.guide, self.state, self.plate = model, guide, state, plate
+        self.model, self.guide, self.plate = as_program(model), as_program(guide), plate
+        self.state = state
         self.objective, self.steps = objective, None
         self._check_beta(objective.beta)
         self._fitting = False
@@ -216,19 +218,20 @@ class TrainedPair:
         self._refuse_in_fit("swap_guide", "end the run with trainer.stop()", do="call it")
         check_guide(self.model, guide)
         check_minibatches(guide)
+        guide = as_program(guide)
         if isinstance(guide, nn.Module):
             guide.to(self.device)
         if self._tried is not None:
             x, y = self._tried
             check_pair(self.model, guide, x, y=y)
             check_run(self.model, guide, x, y)
-        freezing = self.state.freezing
+        freezing, names = self.state.freezing, None
         if freeze_model:
-            freezing.check(self.model)
+            names = freezing.trainable(self.model, (self.guide, guide), self._tried)
         self._keep_optimizer()
         freezing.thaw()
-        if freeze_model:
-            freezing.freeze(self.model)
+        if names is not None:
+            freezing.freeze(self.model, names)
         self.guide, self.steps = guide, None
 
     def _keep_optimizer(self) -> None:

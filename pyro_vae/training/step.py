@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,17 +12,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import ranks
-from ..data import Dataset
-from ..data.arguments import Arguments, Data
+from ..data.arguments import Data
 from ..infer import SVI, check_pair
 from ..infer.batchnorm import check_single
 from ..infer.engine.graph import Graph
 from ..infer.engine.optimizers import fused
 from ..infer.engine.svi import Engine, running
-from ..infer.engine.trainable import Waiting
+from ..infer.engine.trainable import Waiting, named_parameters
 from ..programs.modes import training
 from ..programs.placing import seen_values
 from .annealing import Annealing
+from .feeds import Loaded, Resident
 from .guard import Guard
 from .pair import TrainedPair
 from .parallel import Parallel, synchronised
@@ -36,7 +37,7 @@ class Step:
     """What takes the steps of one run.
 
     At the latent sites ``points`` the guide is a point mass, and what it trains is no bound.
-    The pair was tried with ``first``, the first data; ``replays`` tells whether it is
+    The pair was tried with ``first``, as many data as a step has; ``replays`` tells whether it is
     recorded, and its tensors replayed.
     """
 
@@ -45,7 +46,7 @@ class Step:
         model, guide = trainer.model, trainer.guide
         self.objective, self.state, self.modules = objective, trainer.state, trainer.modules()
         self.device = feed.device
-        self.first = x, y = first(feed.data)
+        self.first = x, y = first(feed)
         summary = check_pair(model, guide, x, y=y)
         self.points = tuple(summary.point_masses)
         if summary.outside and feed.count is None:
@@ -75,6 +76,9 @@ class Step:
         )
         self.svi.waiting = Waiting(len(feed))
         self.svi.prepare(x, y=y)
+        if self.state.swapped:
+            # Also what another guide trained, and this one leaves as it is
+            self.svi.waiting.add(named_parameters(model=model, guide=guide))
 
     def begin_epoch(self, tolerated: int) -> Guard:
         """Look at the records anew, and have the steps guarded; so many may be left out."""
@@ -103,13 +107,14 @@ def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) 
         for module in (p for p in (model, guide) if isinstance(p, nn.Module)):
             stack.enter_context(training(module))
         # After the guide, which may hold conditionals of the model
-        stack.enter_context(state.freezing.holding(model))
+        stack.enter_context(state.freezing.holding(model, guide, functools.partial(first, feed)))
         if feed.last == 1 and ranks.size() == 1:
-            x, y = first(feed.data[:1])
+            x, y = first(feed, 1)
             check_single(model, guide, x, y, count=feed.count, batch_size=feed.batch_size)
         yield
 
 
-def first(data: Dataset | Arguments) -> tuple[Data, Tensor | None]:
-    """The first data, with which a pair is tried."""
-    return seen_values(data[:2]), None if data.y is None else data.y[:2]
+def first(feed: Resident | Loaded, n: int | None = None) -> tuple[Data, Tensor | None]:
+    """The first data, with which a pair is tried: n of them, or as many as a batch has."""
+    data = feed.data[: n or feed.batch_size]
+    return seen_values(data), data.y
