@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
+from ..programs.autoguides import check_batch
 from ..programs.reading import Contributions
 from ..programs.running import trace_pair, traced
 from ..programs.sites import kinds, point_masses, refuse_auxiliary
@@ -50,6 +51,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
     """
     parts = []
     for x, y in data.batches(batch_size):
+        check_batch(guide, len(x))
         model_trace, guide_trace = trace_pair(model, guide, x, y)
         if points := point_masses(guide_trace):
             raise ValueError(

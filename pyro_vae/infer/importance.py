@@ -14,7 +14,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ..ground.arguments import whole
-from ..programs.autoguides import few, is_autoguide
+from ..programs.autoguides import check_batch, few, is_autoguide
 from ..programs.checks import check_data, check_pair
 from ..programs.labels import as_labels
 from ..programs.reading import Contributions
@@ -104,6 +104,7 @@ def importance(
         chunk_size = max(1, 2**20 // math.prod(x.shape[1:]))
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
+    check_batch(guide, len(x))
     check_pair(model, guide, x, y=y)
     block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):

@@ -31,7 +31,9 @@ class History(list[dict[str, Any]], Tabular):
     ``patience`` ended with. For a guide that is a point mass ``elbo`` is log p(x, z), no bound,
     ``kl`` is -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the
     row tells its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
-    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Numbers
+    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Under an
+    objective of ``pyro.infer`` they are so, too; where it sums sites out, ``kl`` is empty, the
+    other three are minus its loss, with beta and all scales, and there is no ``elbo_se``. Numbers
     that a module tells by a method ``logged() -> dict[str, float]`` are there too, such as
     ``sigma``.
 

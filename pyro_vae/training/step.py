@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from .. import ranks
 from ..data import Dataset
-from ..infer import SVI, check_pair
+from ..infer import SVI
 from ..infer.batchnorm import check_single
 from ..infer.engine.graph import Graph
 from ..infer.engine.optimizers import fused
@@ -45,15 +45,16 @@ class Step:
         self.objective, self.state, self.modules = objective, trainer.state, trainer.modules()
         self.device = feed.device
         self.first = x, y = first(feed.data)
-        summary = check_pair(model, guide, x, y=y)
+        summary = objective.elbo.examine(model, guide, x, y)
         self.points = tuple(summary.point_masses)
         self.annealing = Annealing(objective.beta)
         self.annealing.check(tuple(summary.latents))
         self.annealing.start(x.device)
         self.annealing.set(self.state.step, len(feed))
-        engine: Engine = objective.engine or ("graph" if len(self.modules) == 2 else "eager")
-        self.replays = engine != "eager"
         estimator = objective.elbo
+        graph = len(self.modules) == 2 and estimator.recordable
+        engine: Engine = objective.engine or ("graph" if graph else "eager")
+        self.replays = engine != "eager" and estimator.recordable
         if ranks.size() > 1:
             estimator = self.running = Parallel(estimator)
         else:
@@ -69,6 +70,13 @@ class Step:
         )
         self.svi.waiting = Waiting(len(feed))
         self.svi.prepare(x, y=y)
+        summed, last = getattr(estimator, "summed", ()), trainer.history[-1:]
+        if summed and (not last or last[0]["kl"]):
+            tqdm.write(
+                f"sites {summed} are summed out, so that the bound has no terms per site: elbo, "
+                "reconstruction and objective of the history are minus the loss per datum, with "
+                "beta and all scales, and kl is empty"
+            )
 
     def begin_epoch(self, tolerated: int) -> Guard:
         """Look at the records anew, and have the steps guarded; so many may be left out."""

@@ -16,7 +16,7 @@ from ..codebooks import Codebook
 from ..data import Dataset
 from ..infer.engine.graph import Graph
 from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, finite_or_checked
-from ..infer.objectives.elbo import ELBOTerms, Estimator
+from ..infer.objectives.elbo import ELBOTerms, Estimator, Whole
 from ..infer.posterior import active, posterior_means
 from ..programs.encoding import encode
 from ..programs.running import measuring
@@ -70,13 +70,17 @@ class Validation:
             total, terms = sum(t for t, _ in told), [t for _, part in told for t in part]
         kl = {s: float(_joined([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
         elbo = _joined([t.elbo for t in terms])
-        return {
+        row = {
             "elbo": float(elbo.mean()),
             "objective": total / len(elbo),
             "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
             "reconstruction": float(_joined([t.reconstruction for t in terms]).mean()),
             "kl": kl,
         }
+        if isinstance(terms[0], Whole):
+            # Of batches, not of data
+            del row["elbo_se"]
+        return row
 
     def _once(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
         return self.estimator(*self.pair, x, y)
