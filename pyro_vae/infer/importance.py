@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
-from ..programs.autoguides import few, is_autoguide
+from ..programs.autoguides import check_batch, few, is_autoguide
 from ..programs.checks import check_data, check_pair
 from ..programs.given import given
 from ..programs.reading import Contributions, check_rows, contributions
@@ -110,6 +110,7 @@ def importance(
         chunk_size = max(1, 2**20 // max(1, elements))
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
+    check_batch(guide, len(x))
     block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
     first = few(guide, x, y, block)
     check_pair(model, guide, first[0], y=first[1])

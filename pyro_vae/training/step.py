@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .. import ranks
 from ..data.arguments import Data
-from ..infer import SVI, check_pair
+from ..infer import SVI
 from ..infer.batchnorm import check_single
 from ..infer.engine.graph import Graph
 from ..infer.engine.optimizers import fused
@@ -47,7 +47,7 @@ class Step:
         self.objective, self.state, self.modules = objective, trainer.state, trainer.modules()
         self.device = feed.device
         self.first = x, y = first(feed)
-        summary = check_pair(model, guide, x, y=y)
+        summary = objective.elbo.examine(model, guide, x, y)
         self.points = tuple(summary.point_masses)
         if summary.outside and feed.count is None:
             raise ValueError(
@@ -58,9 +58,10 @@ class Step:
         self.annealing.check(tuple(summary.latents))
         self.annealing.start(x.device)
         self.annealing.set(self.state.step, len(feed))
-        engine: Engine = objective.engine or ("graph" if len(self.modules) == 2 else "eager")
-        self.replays = engine != "eager"
         estimator = objective.elbo
+        graph = len(self.modules) == 2 and estimator.recordable
+        engine: Engine = objective.engine or ("graph" if graph else "eager")
+        self.replays = engine != "eager" and estimator.recordable
         if ranks.size() > 1:
             estimator = self.running = Parallel(estimator)
         else:
@@ -79,6 +80,13 @@ class Step:
         if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
             self.svi.waiting.add(named_parameters(model=model, guide=guide))
+        summed, last = getattr(estimator, "summed", ()), trainer.history[-1:]
+        if summed and (not last or last[0]["kl"]):
+            tqdm.write(
+                f"sites {summed} are summed out, so that the bound has no terms per site: elbo, "
+                "reconstruction and objective of the history are minus the loss per datum, with "
+                "beta and all scales, and kl is empty"
+            )
 
     def begin_epoch(self, tolerated: int) -> Guard:
         """Look at the records anew, and have the steps guarded; so many may be left out."""

@@ -46,23 +46,29 @@ def running(
 
     ``after`` steps run eagerly before a graph is recorded; ``announce`` is that of ``Compiler``.
     """
+    check_engine(engine)
+    if engine == "eager":
+        return estimator
+    if not getattr(estimator, "recordable", True):
+        instead = "elbo='trace'" if isinstance(estimator, Estimator) else "loss=TraceELBO()"
+        warnings.warn(
+            f"{type(estimator.elbo).__name__} runs eagerly, not as a graph: pass {instead} with "
+            f"engine={engine!r}, or leave engine out",
+            stacklevel=3,
+        )
+        return estimator
+    compiler = Compiler(announce) if engine == "compile" else None
+    return Graph(estimator, compile=compiler, after=after)
+
+
+def check_engine(engine: Engine) -> None:
+    """Raise ``ValueError`` for an unknown engine."""
     if engine not in get_args(Engine):
         gone = " (which decided by the clock)" if engine == "auto" else ""
         raise ValueError(
             f"engine: expected {' or '.join(map(repr, get_args(Engine)))}, got {engine!r}{gone}: "
             "pass 'graph', or 'compile' for a long run"
         )
-    if engine == "eager":
-        return estimator
-    if isinstance(estimator, StockLoss):
-        name = type(estimator.elbo).__name__
-        warnings.warn(
-            f"{name} runs eagerly, not as a graph: pass loss=TraceELBO() with engine={engine!r}",
-            stacklevel=3,
-        )
-        return estimator
-    compiler = Compiler(announce) if engine == "compile" else None
-    return Graph(estimator, compile=compiler, after=after)
 
 
 class SVI:
