@@ -44,3 +44,5 @@ PUBLISHED: dict[str, Callable[[], Pair]] = {
     "dirichlet_process": mixtures.dirichlet_process,
     "toy_mixture": mixtures.toy_mixture,
 }
+
+REFUSED = {}

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from pyro.contrib.easyguide import EasyGuide
 from pyro.infer import TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroParam
 from torch import nn
 from torch.distributions import constraints
@@ -106,7 +107,8 @@ def faces(n=10):
 
 def sparse_gamma():
     pair, elbo = SparseGamma(), TraceMeanField_ELBO
-    return Pair(pair.model, pair.guide, faces(), elbo=elbo, minibatches=False)
+    other = functools.partial(SparseGammaGuide, pair.model)
+    return Pair(pair.model, pair.guide, faces(), elbo=elbo, minibatches=False, other=other)
 
 
 class SparseGammaGuide(EasyGuide):
@@ -161,4 +163,11 @@ def matrix_guide(data, rank=2):
 
 def matrix():
     data = torch.randn(8, 1) * torch.randn(5) + 0.3 * torch.randn(8, 5)
-    return Pair(matrix_model, matrix_guide, data, {"rank": 2}, minibatches=False)
+    return Pair(
+        matrix_model,
+        matrix_guide,
+        data,
+        {"rank": 2},
+        minibatches=False,
+        other=lambda: AutoNormal(matrix_model),
+    )

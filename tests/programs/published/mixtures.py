@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -18,7 +20,7 @@ K = 2
 
 @config_enumerate
 def gmm_model(data):
-    """The tutorial on Gaussian mixtures: weights and locations of all data, assignments of each."""
+    """The tutorial on Gaussian mixtures: latents of all data, and assignments of each."""
     weights = pyro.sample("weights", dist.Dirichlet(0.5 * torch.ones(K)))
     scale = pyro.sample("scale", dist.LogNormal(0.0, 2.0))
     with pyro.plate("components", K):
@@ -57,11 +59,12 @@ def dirichlet_model(data, truncation=3):
         pyro.sample("obs", dist.Normal(mu[z], 1.0), obs=data)
 
 
-def dirichlet_guide(data, truncation=3):
-    kappa = pyro.param("kappa", 1.0 + torch.rand(truncation - 1), constraint=constraints.positive)
-    tau = pyro.param("tau", lambda: 4 + 3 * torch.randn(truncation))
+def dirichlet_guide(data, truncation=3, prefix=""):
+    start = 1.0 + torch.rand(truncation - 1)
+    kappa = pyro.param(f"{prefix}kappa", start, constraint=constraints.positive)
+    tau = pyro.param(f"{prefix}tau", lambda: 4 + 3 * torch.randn(truncation))
     ones = torch.ones(len(data), truncation) / truncation
-    phi = pyro.param("phi", ones, constraint=constraints.simplex)
+    phi = pyro.param(f"{prefix}phi", ones, constraint=constraints.simplex)
     with pyro.plate("beta_plate", truncation - 1):
         pyro.sample("beta", dist.Beta(1.0, kappa))
     with pyro.plate("mu_plate", truncation):
@@ -71,7 +74,14 @@ def dirichlet_guide(data, truncation=3):
 
 
 def dirichlet_process():
-    return Pair(dirichlet_model, dirichlet_guide, points(), {"truncation": 3}, minibatches=False)
+    return Pair(
+        dirichlet_model,
+        dirichlet_guide,
+        points(),
+        {"truncation": 3},
+        minibatches=False,
+        other=lambda: functools.partial(dirichlet_guide, prefix="other_"),
+    )
 
 
 def toy_model(data):
@@ -83,12 +93,13 @@ def toy_model(data):
 
 
 @config_enumerate
-def toy_guide(data):
-    logits = pyro.param("logits_q", lambda: 0.1 * torch.randn(2, 3))
+def toy_guide(data, prefix=""):
+    logits = pyro.param(f"{prefix}logits_q", lambda: 0.1 * torch.randn(2, 3))
     with pyro.plate("data", len(data)):
         pyro.sample("z", dist.Categorical(logits=logits[data.long()]))
 
 
 def toy_mixture():
     flips = (torch.arange(12) % 3 == 0).float()
-    return Pair(toy_model, toy_guide, flips, elbo=enumeration)
+    other = functools.partial(toy_guide, prefix="other_")
+    return Pair(toy_model, toy_guide, flips, elbo=enumeration, other=lambda: other)

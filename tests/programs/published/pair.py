@@ -19,7 +19,8 @@ class Pair:
     ``data`` have a common leading n: a tensor or a tuple is given in order, a mapping by name;
     ``arguments`` are the constants beside them, ``plate`` names the plate of the data where that
     has to be told, ``elbo`` makes the objective under which it was published, and ``parts`` are
-    the modules behind the programs. ``minibatches`` tells that the programs take any n rows.
+    the modules behind the programs. ``minibatches`` tells that the programs take any n rows, and
+    ``other`` makes a second guide where a second pair's is none of its own.
     """
 
     model: Callable
@@ -30,6 +31,7 @@ class Pair:
     elbo: Callable[[], ELBO] = Trace_ELBO
     parts: tuple[nn.Module, ...] = ()
     minibatches: bool = True
+    other: Callable[[], Callable] | None = None
 
     @property
     def args(self) -> tuple[Any, ...]:

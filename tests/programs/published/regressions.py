@@ -44,7 +44,13 @@ def schools_guide(data):
 
 
 def eight_schools():
-    return Pair(schools_model, schools_guide, SCHOOLS, minibatches=False)
+    return Pair(
+        schools_model,
+        schools_guide,
+        SCHOOLS,
+        minibatches=False,
+        other=lambda: AutoNormal(schools_model),
+    )
 
 
 def baseball_model(at_bats, hits=None):
@@ -92,7 +98,9 @@ def line(n=24):
 def rugged():
     x, y = line()
     africa = (torch.arange(len(x)) % 2).float()
-    return Pair(rugged_model, rugged_guide, (africa, x, y - africa))
+    return Pair(
+        rugged_model, rugged_guide, (africa, x, y - africa), other=lambda: AutoNormal(rugged_model)
+    )
 
 
 class BayesianLinear(PyroModule):
@@ -172,7 +180,9 @@ def coin_guide(data):
 
 def coin():
     flips = torch.tensor([1.0] * 8 + [0.0] * 2)
-    return Pair(coin_model, coin_guide, flips, minibatches=False)
+    return Pair(
+        coin_model, coin_guide, flips, minibatches=False, other=lambda: AutoNormal(coin_model)
+    )
 
 
 def lkj_model(y):
@@ -241,4 +251,6 @@ def plane_guide(observed):
 
 def inclined_plane():
     times = 1.6 + 0.1 * torch.randn(6)
-    return Pair(plane_model, plane_guide, times, minibatches=False)
+    return Pair(
+        plane_model, plane_guide, times, minibatches=False, other=lambda: AutoNormal(plane_model)
+    )
