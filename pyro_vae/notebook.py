@@ -19,8 +19,8 @@ from .ground.streams import RandomStream
 from .ground.tables import lookup
 from .infer import GuideComparison, compare_guides, reconstruct
 from .plots.drawing import grid_axes
+from .programs.given import matched
 from .programs.labels import label_arguments
-from .programs.placing import matched
 from .programs.program import Guide, Model
 from .programs.running import measuring
 from .report.sections import render

@@ -16,6 +16,7 @@ from pyro.distributions import MaskedDistribution, constraints
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.arguments import Arguments, Data
 from ..distributions import ContinuousBernoulli, base_of
 from ..likelihoods.base import network_inputs
 from ..programs.running import trace_pair
@@ -152,15 +153,17 @@ def probabilistic_pca(train: Tensor, x: Tensor, latents: int) -> Tensor | None:
 
 
 def baselines(
-    model: Callable, guide: Callable, x: Tensor, y: Tensor | None, reference: Dataset
+    model: Callable, guide: Callable, x: Data, y: Tensor | None, reference: Dataset | Arguments
 ) -> dict[str, Tensor]:
     """What the pair has to beat on ``x``, with labels ``y`` (n,) or None: name -> log p(x), (n,).
 
     An independent model of each element, by the model's likelihood; for a density also
     probabilistic PCA with as many latents. Empty for a model that these do not compare with: of
-    several observed sites, under a mask, or of other counts. ``ValueError`` for a ``reference``,
-    the training data, of another event shape.
+    several observed sites, under a mask, of other counts, or with arguments of its own.
+    ``ValueError`` for a ``reference``, the training data, of another event shape.
     """
+    if isinstance(x, Arguments) or isinstance(reference, Arguments):
+        return {}
     if reference.event_shape != tuple(x.shape[1:]):
         raise ValueError(
             f"reference: expected training data of the event shape of data, {tuple(x.shape[1:])}, "

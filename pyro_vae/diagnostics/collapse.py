@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -163,6 +164,8 @@ def collapse(
     *,
     threshold: float = 0.01,
     batch_size: int = 500,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
 ) -> Collapse:
     """Which latent sites have collapsed: KL, mutual information with the data, active units.
 
@@ -216,6 +219,8 @@ def collapse(
             drawn once. With labels, x stands for (x, y) and p(z) for p(z|y).
         threshold: variance above which a unit is active.
         batch_size: data encoded at once.
+        arguments: constants among the programs' own arguments, by name.
+        plate: name of the plate over the data, where several could be it.
 
     Returns:
         ``Collapse``: per site and for the whole the three terms (n,) in nats, the variances of
@@ -234,7 +239,7 @@ def collapse(
         True
     """
     positive("threshold", threshold)
-    with examined(data, model, guide) as (data, _):
+    with examined(data, model, guide, arguments=arguments, plate=plate) as (data, _):
         if len(data) < 2:
             raise ValueError("data: expected at least 2 data to compare with each other, got 1")
         draws = draw(model, guide, data, batch_size)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.arguments import columns_of
 from ..ground.arguments import whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, or_none, with_error
 from ..infer import importance
@@ -18,7 +19,7 @@ from ..infer.importance import ImportanceEstimate
 from ..infer.objectives.elbo import ELBOTerms, check_possible
 from ..infer.terms import dataset_terms
 from ..programs.examining import examined
-from ..programs.placing import matched
+from ..programs.given import matched
 from .baselines import baselines
 
 _TRUSTED_PARETO_K = 0.7
@@ -145,6 +146,8 @@ def evaluate(
     importance_samples: int = 100,
     batch_size: int = 500,
     chunk_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
 ) -> Evaluation:
     """Bound, reconstruction, KL per site and log p(x) of a pair, without changing any state.
 
@@ -162,6 +165,8 @@ def evaluate(
             guide that is a point mass, such as ``guides.Delta``.
         batch_size: data at once.
         chunk_size: rows (datum, sample) decoded at once, bounding the memory.
+        arguments: constants among the programs' own arguments, by name.
+        plate: name of the plate over the data, where several could be it.
 
     Returns:
         ``Evaluation``: all numbers in nats per datum, with bits per dimension for discrete
@@ -182,7 +187,8 @@ def evaluate(
         ['ELBO', 'KL z1', 'reconstruction']
     """
     whole("importance_samples", importance_samples, 0)
-    with examined(data, model, guide) as (data, (pair,)):
+    own = {"arguments": arguments, "plate": plate}
+    with examined(data, model, guide, **own) as (data, (pair,)):
         x, y, points = data.x, data.y, pair.point_masses
         terms = dataset_terms(model, guide, data, batch_size=batch_size)
         estimate = None
@@ -192,12 +198,12 @@ def evaluate(
             )
         compared = None
         if reference is not None:
-            train = matched(reference, model, guide)
+            train = matched(reference, model, guide, name="reference", **own)
             compared = {} if points else baselines(model, guide, x, y, train)
     result = Evaluation(
         terms,
         estimate,
-        dimensions=math.prod(x.shape[1:]),
+        dimensions=sum(column[0].numel() for column in columns_of(x)),
         levels=getattr(getattr(model, "likelihood", None), "levels", None),
         point_masses=points,
         baselines=compared,

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.arguments import Data, holding, tensors_of
 from ..programs.reading import Contributions
 from ..programs.running import trace_pair, traced
 from ..programs.sites import kinds, point_masses, refuse_auxiliary
@@ -99,11 +100,11 @@ def pair_densities(
     rows = max(1, _PAIRED_VALUES // (columns * units))
     density = _crossed if _crosses(guide, data, z, parents, sites) else _repeated
 
-    def of(x: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def of(*inputs: Tensor) -> tuple[Tensor, ...]:
         block = dict(zip(z, inputs, strict=False))
         held = dict(zip(parents, inputs[len(z) :], strict=False))
-        y, *_ = (*inputs[len(z) + len(parents) :], None)
-        return tuple(density(guide, x, y, block, held, sites).values())
+        seen = holding(x, y, inputs[len(z) + len(parents) :])
+        return tuple(density(guide, *seen, block, held, sites).values())
 
     run = Checked(of, guide)
     for j in range(0, total, columns):
@@ -113,7 +114,7 @@ def pair_densities(
         for i in range(0, n, rows):
             row = slice(i, min(i + rows, n))
             block = [value[row] for value in z.values()]
-            found = run(x, *block, *held, *(() if y is None else (y,)))
+            found = run(*block, *held, *tensors_of(x, y))
             yield row, column, dict(zip(sites, found, strict=True))
 
 
@@ -160,7 +161,7 @@ class Total:
 
 
 def _crossed(
-    guide: Callable, x: Tensor, y: Tensor | None, z: Values, parents: Values, sites: list[str]
+    guide: Callable, x: Data, y: Tensor | None, z: Values, parents: Values, sites: list[str]
 ) -> Values:
     """Densities (rows, columns) from one run: the data along the plate, the latents outside."""
     shape = (len(next(iter(z.values()))), len(x))
@@ -172,7 +173,7 @@ def _crossed(
 
 
 def _repeated(
-    guide: Callable, x: Tensor, y: Tensor | None, z: Values, parents: Values, sites: list[str]
+    guide: Callable, x: Data, y: Tensor | None, z: Values, parents: Values, sites: list[str]
 ) -> Values:
     """The same for a guide that does not broadcast: each pair is a row of its own."""
     rows, columns = len(next(iter(z.values()))), len(x)
@@ -183,7 +184,7 @@ def _repeated(
     return {s: value.reshape(rows, columns) for s, value in flat.items()}
 
 
-def _conditioned(guide: Callable, x: Tensor, y: Tensor | None, z: Values) -> poutine.Trace:
+def _conditioned(guide: Callable, x: Data, y: Tensor | None, z: Values) -> poutine.Trace:
     trace = traced(poutine.condition(guide, data=z), x, y)
     refuse_auxiliary(trace, "the aggregate posterior")
     return trace

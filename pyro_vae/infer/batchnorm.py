@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..data.arguments import Data
 from ..ground.arguments import whole
 from ..ground.internals import BatchNorm
-from ..programs.placing import matched
+from ..programs.given import matched
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
 from .engine.state import Tensors
@@ -99,7 +100,7 @@ def recalibrate_batchnorm(
 
 
 def check_single(
-    model: Callable, guide: Callable, x: Tensor, y: Tensor | None, *, count: int, batch_size: int
+    model: Callable, guide: Callable, x: Data, y: Tensor | None, *, count: int, batch_size: int
 ) -> None:
     """Raise ``ValueError`` where a batch of one datum cannot be normalised, before it comes.
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..data.arguments import Data
 from ..ground.arguments import whole
 from ..ground.streams import forked
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, or_none, two_decimals
@@ -161,6 +162,8 @@ def compare_guides(
     importance_samples: int = 100,
     batch_size: int = 500,
     chunk_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
 ) -> GuideComparison:
     """Compare guides of one model on the same data, without changing any state.
 
@@ -178,6 +181,8 @@ def compare_guides(
         importance_samples: samples per datum for log p(x).
         batch_size: data at once.
         chunk_size: rows (datum, sample) decoded at once, bounding the memory.
+        arguments: constants among the programs' own arguments, by name.
+        plate: name of the plate over the data, where several could be it.
 
     Returns:
         ``GuideComparison``: ELBO, log p(x), inference gap and KL per layer in nats per datum,
@@ -203,7 +208,8 @@ def compare_guides(
         )
     whole("importance_samples", importance_samples)
     results = {}
-    with examined(data, model, *guides.values()) as (data, pairs):
+    own = {"arguments": arguments, "plate": plate}
+    with examined(data, model, *guides.values(), **own) as (data, pairs):
         x, y = data.x, data.y
         for (name, guide), pair in zip(guides.items(), pairs, strict=True):
             terms = dataset_terms(model, guide, data, batch_size=batch_size)
@@ -221,7 +227,7 @@ def compare_guides(
 
 
 def _times(
-    model: Callable, guides: Mapping[str, Callable], x: Tensor, y: Tensor | None
+    model: Callable, guides: Mapping[str, Callable], x: Data, y: Tensor | None
 ) -> dict[str, float]:
     """Median milliseconds of a training step per guide, of copies, in turns."""
     runs = {}
@@ -244,7 +250,7 @@ def _times(
     }
 
 
-def _step_time(svi: SVI, x: Tensor, y: Tensor | None) -> float:
+def _step_time(svi: SVI, x: Data, y: Tensor | None) -> float:
     with training(svi.model), training(svi.guide), torch.enable_grad():
         started = time.perf_counter()
         float(svi.step(x, y=y))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -13,14 +14,14 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
 from ..programs.autoguides import few, is_autoguide
 from ..programs.checks import check_data, check_pair
-from ..programs.labels import as_labels
+from ..programs.given import given
 from ..programs.reading import Contributions
 from ..programs.running import measuring, traced
 from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_masses
-from ..programs.values import check_tensor
 from .engine.repeated import Repeated
 
 # Rows of latents drawn at once, from one encoding per datum or from one per row. Fixed, so that
@@ -58,11 +59,13 @@ class ImportanceEstimate:
 def importance(
     model: Callable,
     guide: Callable,
-    x: Tensor,
+    x: Any,
     *,
     y: Tensor | None = None,
     samples: int = 1000,
     chunk_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
 ) -> ImportanceEstimate:
     """Estimate log p(x) = log E_q[p(x, z) / q(z|x)] with the guide as proposal.
 
@@ -77,10 +80,13 @@ def importance(
     Args:
         model: generative program.
         guide: inference program.
-        x: (n, *event_shape).
+        x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
+            with n rows each.
         y: (n,) labels for a conditional pair.
         samples: importance samples per datum.
         chunk_size: rows decoded at once; default 2^20 / (elements of a datum).
+        arguments: constants among the programs' own arguments, by name.
+        plate: name of the plate over the data, where several could be it.
 
     Returns:
         ``ImportanceEstimate`` with a tensor (n,) per quantity.
@@ -98,10 +104,10 @@ def importance(
         torch.Size([5])
     """
     whole("samples", samples)
-    check_tensor(x)
-    y = as_labels(y, len(x), x.device)
+    x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
     if chunk_size is None:
-        chunk_size = max(1, 2**20 // math.prod(x.shape[1:]))
+        elements = sum(column[0].numel() for column in columns_of(x))
+        chunk_size = max(1, 2**20 // max(1, elements))
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
     check_pair(model, guide, x, y=y)
@@ -121,21 +127,23 @@ def importance(
 def log_likelihood(
     model: Callable,
     guide: Callable,
-    x: Tensor,
+    x: Any,
     *,
     y: Tensor | None = None,
     importance_samples: int = 1000,
     chunk_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
 ) -> Tensor:
     """Estimate log p(x) per datum in nats, (n,); see ``importance`` for how far to trust it.
 
     The arguments are those of ``importance``; one sample gives the ELBO in expectation.
     """
-    estimate = importance(model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size)
-    return estimate.log_likelihood
+    options = {"chunk_size": chunk_size, "arguments": arguments, "plate": plate}
+    return importance(model, guide, x, y=y, samples=importance_samples, **options).log_likelihood
 
 
-def can_broadcast(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
+def can_broadcast(guide: Callable, x: Data, y: Tensor | None) -> bool:
     """Whether the guide can draw many samples per datum from one encoding.
 
     Programs that fix the shape of the batch cannot run under an outer plate, or score something
@@ -153,8 +161,10 @@ def can_broadcast(guide: Callable, x: Tensor, y: Tensor | None) -> bool:
     return torch.allclose(log_q.flatten(), again, rtol=1e-3, atol=1e-3)
 
 
-def repeated(x: Tensor, y: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
+def repeated(x: Data, y: Tensor | None, k: int) -> tuple[Data, Tensor | None]:
     """Data (k * n, *event) and labels (k * n,): all of them k times over."""
+    if isinstance(x, Arguments):
+        return x.repeated(k), None
     return x.repeat(k, *(1,) * (x.dim() - 1)), None if y is None else y.repeat(k)
 
 
@@ -164,7 +174,7 @@ def samples_plate(k: int) -> pyro.plate:
 
 
 def guide_trace(
-    guide: Callable, x: Tensor, y: Tensor | None, k: int, *, vectorised: bool
+    guide: Callable, x: Data, y: Tensor | None, k: int, *, vectorised: bool
 ) -> tuple[Trace, tuple[int, ...]]:
     """A trace of ``k`` samples per datum, and the shape of its log-probabilities per datum.
 
@@ -192,12 +202,13 @@ def guide_trace(
 
 
 def _draw(
-    guide: Callable, x: Tensor, y: Tensor | None, k: int, *, vectorised: bool
+    guide: Callable, x: Data, y: Tensor | None, k: int, *, vectorised: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
     n = len(x)
     q = Contributions(*guide_trace(guide, x, y, k, vectorised=vectorised))
-    log_q = sum(map(q.density, q.sites), start=x.new_zeros(q.shape))
+    zeros = torch.zeros(q.shape, dtype=x.dtype, device=x.device)
+    log_q = sum(map(q.density, q.sites), start=zeros)
     z = {s: q.value(s) for s in (*kinds(q.trace).latent, *auxiliary_sites(q.trace))}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
@@ -208,15 +219,17 @@ def _log_joint(model: Callable) -> Callable[..., Tensor]:
     """Log p(x, z) of latents, data and labels, (rows,), recorded where many chunks are alike."""
     sites: list[str] = []
 
+    data: list[Any] = []
+
     def of(*inputs: Tensor) -> Tensor:
         z = dict(zip(sites, inputs, strict=False))
-        return _log_density(model, z, *inputs[len(z) :])
+        return _log_density(model, z, *holding(*data, inputs[len(z) :]))
 
     run = Repeated(of, model, after=_CHUNKS_BEFORE_A_GRAPH)
 
-    def log_joint(z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
-        sites[:] = z
-        return run(*z.values(), x, *(() if y is None else (y,)))
+    def log_joint(z: dict[str, Tensor], x: Data, y: Tensor | None) -> Tensor:
+        sites[:], data[:] = z, (x, y)
+        return run(*z.values(), *tensors_of(x, y))
 
     return log_joint
 
@@ -224,7 +237,7 @@ def _log_joint(model: Callable) -> Callable[..., Tensor]:
 def _log_weights(
     log_joint: Callable[..., Tensor],
     guide: Callable,
-    x: Tensor,
+    x: Data,
     y: Tensor | None,
     samples: int,
     chunk_size: int,
@@ -258,11 +271,12 @@ def _log_weights(
 
 
 def _log_density(
-    program: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None = None
+    program: Callable, z: dict[str, Tensor], x: Data, y: Tensor | None = None
 ) -> Tensor:
     """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
     read = Contributions(traced(poutine.condition(program, data=z), x, y), (len(x),))
-    return sum(map(read.density, read.sites), start=x.new_zeros(len(x)))
+    zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    return sum(map(read.density, read.sites), start=zeros)
 
 
 def _statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,15 +8,14 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.arguments import Data
+from ..programs.given import matched
 from ..programs.means import mean_of
-from ..programs.placing import matched
 from ..programs.running import measuring, trace_pair
 from ..programs.sites import kinds
 
 
-def predicted(
-    model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
-) -> Distribution:
+def predicted(model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> Distribution:
     """p(x|z) for one draw z ~ q(z|x), in the current mode, advancing the RNG.
 
     That is the distribution of the last observed site, batch shape (n,).

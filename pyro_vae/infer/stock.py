@@ -11,7 +11,8 @@ from pyro import poutine
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ..programs.labels import label_arguments
+from ..data.arguments import Data
+from ..programs.calling import call
 from ..programs.registration import register
 from ..programs.running import traced
 
@@ -46,30 +47,30 @@ class StockLoss:
         self.elbo = elbo
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, None]:
         """The loss without a gradient."""
         return self._run(self.elbo.loss, model, guide, x, y), None
 
     def backward(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, None]:
         """The loss, and its gradient in ``grad`` of each parameter."""
         return self._run(self.elbo.loss_and_grads, model, guide, x, y), None
 
     @staticmethod
     def _run(
-        loss: Callable, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
+        loss: Callable, model: Callable, guide: Callable, x: Data, y: Tensor | None
     ) -> Tensor:
-        value = loss(*(_declared(p, label_arguments(p, y)) for p in (model, guide)), x)
+        value = loss(*(_declared(program, x, y) for program in (model, guide)))
         return torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.double)
 
 
-def _declared(program: Callable, labels: dict[str, Tensor]) -> Callable:
+def _declared(program: Callable, x: Data, y: Tensor | None) -> Callable:
     """The program with its parameters among its sites, without which Pyro takes no gradient."""
 
-    def run(x: Tensor) -> Any:
-        result = program(x, **labels)
+    def run() -> Any:
+        result = call(program, x, y)
         if isinstance(program, nn.Module):
             register(program, always=True)
         return result
@@ -115,7 +116,7 @@ def instead_of(elbo: pyro.infer.ELBO) -> str:
     return f"pass {found}, or train with {svi}" if found else f"train with {svi}"
 
 
-def run_pair(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> None:
+def run_pair(model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
     """Run the guide, and the model on what it drew, for what they declare to Pyro."""
     trace = traced(guide, x, y)
-    poutine.replay(model, trace=trace)(x, **label_arguments(model, y))
+    traced(poutine.replay(model, trace=trace), x, y)

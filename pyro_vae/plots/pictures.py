@@ -14,9 +14,10 @@ from ..data import Dataset
 from ..ground.arguments import at_least, whole
 from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
+from ..programs.given import matched
 from ..programs.labels import accepts_labels
 from ..programs.means import mean_of
-from ..programs.placing import device_of, matched
+from ..programs.placing import device_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.unwrapping import innermost

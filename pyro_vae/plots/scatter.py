@@ -12,8 +12,8 @@ from torch import Tensor
 from ..data import Dataset
 from ..ground.drawing import COLORS, MARKERS, new_axes, shown
 from ..infer import encode
+from ..programs.given import matched
 from ..programs.labels import label_arguments
-from ..programs.placing import matched
 from ..programs.running import measuring
 from .drawing import rows_of, vector_site
 

@@ -12,8 +12,8 @@ from ..ground.arguments import known
 from ..ground.streams import forked
 from ..programs.autoguides import check_batch
 from ..programs.belonging import check_belonging
+from ..programs.given import matched
 from ..programs.modes import evaluating
-from ..programs.placing import matched
 from ..programs.program import Model
 from ..programs.running import traced
 from ..programs.sites import is_latent

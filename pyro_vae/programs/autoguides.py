@@ -7,6 +7,7 @@ from typing import Any
 from pyro.infer.autoguide import AutoGuide, AutoMessenger
 from torch import Tensor
 
+from ..data.arguments import Data
 from ..ground.internals import prototype_frames
 from .unwrapping import innermost, name_of
 
@@ -16,7 +17,7 @@ def is_autoguide(guide: Any) -> bool:
     return isinstance(innermost(guide), AutoGuide | AutoMessenger)
 
 
-def few(guide: Any, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def few(guide: Any, x: Data, y: Tensor | None) -> tuple[Data, Tensor | None]:
     """The first two data, enough to try a pair on; all of them for an autoguide."""
     return (x, y) if is_autoguide(guide) else (x[:2], None if y is None else y[:2])
 

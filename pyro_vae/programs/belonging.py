@@ -12,9 +12,10 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from ..data.arguments import Data
 from ..ground.references import WeakReference
 from ..ground.streams import forked
-from .labels import label_arguments
+from .calling import call
 from .modes import evaluating
 from .program import Guide
 from .unwrapping import innermost, name_of
@@ -52,7 +53,7 @@ def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
     return strangers
 
 
-def check_run(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> None:
+def check_run(model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
     """The same for one that does not say so: modules of another model run while it does."""
     ran: list[nn.Module] = []
     for part in check_borrowed(model, guide):
@@ -61,7 +62,7 @@ def check_run(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = No
         hooks = [m.register_forward_pre_hook(lambda m, _: ran.append(m)) for m in foreign]
         try:
             with evaluating(model, guide), poutine.block(), forked(x.device):
-                guide(x, **label_arguments(guide, y))
+                call(guide, x, y)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from ..data.arguments import Arguments, Data, named
 from .autoguides import check_batch, few, is_autoguide
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
-from .labels import as_labels
+from .given import given
 from .program import Guide, Model
 from .reading import Contributions
 from .running import naming_overflow, trace_pair, traced, undisturbed
@@ -38,7 +40,7 @@ class PairSummary:
     point_masses: tuple[str, ...]
 
 
-def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
+def check_data(model: Callable, x: Data, y: Tensor | None = None) -> None:
     """Raise ``ValueError`` for data that the model cannot have produced.
 
     Checks all of ``x`` and ``y``: emptiness, shape, NaN and infinity, the likelihood's range,
@@ -46,6 +48,11 @@ def check_data(model: Callable, x: Tensor, y: Tensor | None = None) -> None:
     for the support of sites that observe ``x`` itself. Raises ``TypeError`` unless ``x`` is a
     tensor.
     """
+    if isinstance(x, Arguments):
+        for key in x.columns:
+            check_finite(x[key], named(key))
+        check_observed_support(model, x, y)
+        return
     check_tensor(x)
     if len(x) == 0:
         raise ValueError(f"x: expected at least one datum, got shape {tuple(x.shape)}")
@@ -100,15 +107,24 @@ def check_minibatches(guide: Callable) -> None:
 
 
 def check_pair(
-    model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None
+    model: Callable,
+    guide: Callable,
+    x: Any,
+    *,
+    y: Tensor | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
 ) -> PairSummary:
     """Check a pair against each other and a few data, without changing any state.
 
     Args:
         model: generative program.
         guide: inference program.
-        x: (n, *event_shape); the first two are run, all of them by an autoguide.
+        x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
+            with n rows each; the first two are run, all of them by an autoguide.
         y: (n,) labels for a conditional pair.
+        arguments: constants among the programs' own arguments, by name.
+        plate: name of the plate over the data, where several could be it.
 
     Returns:
         ``PairSummary`` with the latent and the observed sites.
@@ -126,9 +142,8 @@ def check_pair(
         >>> check_pair(vae, guides.BottomUp(vae), torch.zeros(5, 6)).latents
         {'z1': (2,)}
     """
-    check_tensor(x)
+    x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
     check_batch(guide, len(x))
-    y = as_labels(y, len(x), x.device)
     x, y = few(guide, x, y)
     n = len(x)
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
@@ -164,7 +179,7 @@ def check_pair(
     )
 
 
-def _check_alone(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) -> None:
+def _check_alone(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
     """Raise for what shows where the model runs by itself, not on the latents of the guide."""
     with naming_overflow():
         model_trace = traced(model, x, y)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +10,19 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from ..data.arguments import Arguments, Data
 from .autoguides import check_batch
+from .calling import arguments_of
+from .given import matched
 from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
-from .placing import matched
 from .sites import kinds
 from .values import check_finite
 
 
 def decode(
-    model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Labels = None
+    model: Any, z: Mapping[str, Tensor], *, x: Data | None = None, y: Labels = None
 ) -> Distribution:
     """The distribution of the observed site given latents; latents not given take their mean.
 
@@ -41,23 +43,23 @@ def decode(
 
 
 def decode_mean(
-    model: Any, z: Mapping[str, Tensor], *, x: Tensor | None = None, y: Labels = None
+    model: Any, z: Mapping[str, Tensor], *, x: Data | None = None, y: Labels = None
 ) -> Tensor:
     """E[x|z] (n, *event), as ``mean_of`` finds it of what ``decode`` gives; errors are of both."""
     observed = _decoded(model, z, x, y)
     return mean_of(observed["fn"], observed["name"])
 
 
-def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> dict[str, Any]:
+def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dict[str, Any]:
     first = next(iter(z.values()))
     size = len(first)
     for site, value in z.items():
         check_finite(value, f"z[{site!r}]")
     y = checked_labels(model, y, size, first.device)
-    kwargs: dict[str, Any] = label_arguments(model, y)
     if x is None:
-        kwargs["size"] = size
-    args = () if x is None else (x,)
+        args, kwargs = (), {"size": size, **label_arguments(model, y)}
+    else:
+        args, kwargs = arguments_of(model, x, y)
     with evaluating(model), ShowMeans(), stand_in_data():
         trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
     if unknown := [name for name in z if name not in trace.nodes]:
@@ -106,22 +108,22 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
         ValueError: data of the wrong shape or dtype or not finite, labels that do not fit, a
             distribution that has no mean, such as a Cauchy.
     """
-    x, arguments = _encodable(guide, x, y)
+    args, kwargs = _encodable(guide, x, y)
     with evaluating(guide):
-        drawn = poutine.trace(guide).get_trace(x, **arguments)
-        return Encoding(mean=_means(guide, x, arguments), sample=_latents(drawn))
+        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        return Encoding(mean=_means(guide, args, kwargs), sample=_latents(drawn))
 
 
 def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:
     """``encode(guide, x, y=y).mean`` in half the time: nothing is drawn."""
-    x, arguments = _encodable(guide, x, y)
+    args, kwargs = _encodable(guide, x, y)
     with evaluating(guide):
-        return _means(guide, x, arguments)
+        return _means(guide, args, kwargs)
 
 
-def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
+def _encodable(guide: Any, x: Any, y: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The guide's arguments, data and others, once all are found to fit."""
-    if not isinstance(x, Tensor):
+    if not isinstance(x, Tensor | Arguments):
         data = matched(x, guide, getattr(guide, "model", None), name="x")
         x, y = data.x, data.y if y is None else y
     check_batch(guide, len(x))
@@ -129,13 +131,14 @@ def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
     if hasattr(model, "check_shape"):
         model.check_shape(x)
         check_finite(x)
-    y = checked_labels(model, y, len(x), x.device)
-    return x, label_arguments(guide, y)
+    if isinstance(x, Tensor):
+        y = checked_labels(model, y, len(x), x.device)
+    return arguments_of(guide, x, y)
 
 
-def _means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _means(guide: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
     with ShowMeans():
-        return _latents(poutine.trace(guide).get_trace(x, **arguments))
+        return _latents(poutine.trace(guide).get_trace(*args, **kwargs))
 
 
 def _latents(trace: poutine.Trace) -> dict[str, Tensor]:

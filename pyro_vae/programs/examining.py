@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..data.arguments import Arguments
 from .belonging import check_belonging
 from .checks import PairSummary, check_data, check_guide, check_pair
-from .placing import matched
+from .given import matched
 from .running import undisturbed
 
 
 @contextlib.contextmanager
 def examined(
-    data: Any, model: Callable, *guides: Callable
-) -> Iterator[tuple[Dataset, tuple[PairSummary, ...]]]:
+    data: Any,
+    model: Callable,
+    *guides: Callable,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
+) -> Iterator[tuple[Dataset | Arguments, tuple[PairSummary, ...]]]:
     """Evaluate a model with guides on data: ``undisturbed``, once all are found to fit.
 
-    The data are anything that ``as_dataset`` takes. Yields them where the programs are, dynamic
+    The data are anything that ``matched`` takes. Yields them where the programs are, dynamic
     binarisation drawn once, and what ``check_pair`` found of each guide. Raises ``TypeError`` for
     a class or another object in place of a program, ``ValueError`` for data that the model cannot
     have produced and a guide that does not fit.
     """
     for guide in guides:
         check_guide(model, guide)
-    data = matched(as_dataset(data), model, *guides)
+    data = matched(data, model, *guides, arguments=arguments, plate=plate)
     # Not by measuring, which would make the warning of strangers one call deeper
     check_belonging(model, *guides)
     with undisturbed(model, *guides, device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
         pairs = tuple(check_pair(model, guide, x, y=y) for guide in guides)
+        if isinstance(x, Arguments):
+            yield x, pairs
+            return
         kept = {"factors": data.factors, "factor_names": data.factor_names}
         yield Dataset(x, y, channels="first", names=data.names or None, **kept), pairs

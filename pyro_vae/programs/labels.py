@@ -17,14 +17,18 @@ from .unwrapping import innermost
 Labels = Tensor | np.ndarray | Sequence[int] | int | None
 
 
+def parameters_of(program: Callable) -> list[inspect.Parameter]:
+    """The parameters of a program's own signature, below all handlers."""
+    program = innermost(program)
+    function = program.forward if isinstance(program, nn.Module) else program
+    return list(inspect.signature(function).parameters.values())
+
+
 def accepts_labels(program: Callable) -> bool:
     """Whether a program takes ``y=``: by its signature, unless it says ``condition = 0``."""
-    program = innermost(program)
-    if getattr(program, "condition", None) == 0:
+    if getattr(innermost(program), "condition", None) == 0:
         return False
-    function = program.forward if isinstance(program, nn.Module) else program
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in parameters_of(program))
 
 
 def label_arguments(program: Callable, y: Tensor | None) -> dict[str, Tensor]:

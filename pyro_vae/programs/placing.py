@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..data.given import as_dataset
+from ..data.arguments import Arguments, Data
 
 _CPU = torch.device("cpu")
 
@@ -34,24 +34,6 @@ def dtype_of(*programs: Callable, default: torch.dtype) -> torch.dtype:
     return default if (found := like(*programs)) is None else found.dtype
 
 
-def matched(
-    data: Any,
-    *programs: Callable,
-    name: str = "data",
-    device: torch.device | str | None = None,
-) -> Dataset:
-    """``data`` on the device and in the floating dtype of the programs' first parameter.
-
-    They are anything that ``as_dataset`` takes. A ``device`` takes the place of the programs';
-    errors call the data ``name``.
-    """
-    data = as_dataset(data, name)
-    data.check_classes(*programs)
-    dtype = dtype_of(*programs, default=data.dtype)
-    data = data.to(device or device_of(*programs, default=data.device))
-    return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))
-
-
 def usable_device(device: torch.device | str) -> torch.device:
     """A device that torch can use here; ``ValueError`` for any other."""
     try:
@@ -66,6 +48,6 @@ def usable_device(device: torch.device | str) -> torch.device:
         ) from error
 
 
-def seen_values(data: Dataset) -> Tensor:
+def seen_values(data: Dataset | Arguments) -> Data:
     """What the likelihood may see, without drawing: 0 and 1 under dynamic binarisation."""
     return data.x.round() if data.binarize else data.x

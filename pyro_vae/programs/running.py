@@ -11,11 +11,12 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..data.arguments import Data
 from ..ground.streams import forked
 from ..ground.turns import turn
 from .autoguides import check_batch
 from .belonging import check_belonging
-from .labels import label_arguments
+from .calling import arguments_of
 from .modes import evaluating
 from .sites import check_observed, check_sites, kinds
 
@@ -27,7 +28,7 @@ _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
 def trace_pair(
-    model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    model: Callable, guide: Callable, x: Data, y: Tensor | None = None
 ) -> tuple[Trace, Trace]:
     """Traces of the model, replayed against the guide, and of the guide.
 
@@ -43,9 +44,10 @@ def trace_pair(
     return model_trace, guide_trace
 
 
-def traced(program: Callable, x: Tensor, y: Tensor | None = None) -> Trace:
+def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
     """What a program does with data, and with labels where it takes them."""
-    return poutine.trace(program).get_trace(x, **label_arguments(program, y))
+    args, kwargs = arguments_of(program, x, y)
+    return poutine.trace(program).get_trace(*args, **kwargs)
 
 
 @contextlib.contextmanager

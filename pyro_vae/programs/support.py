@@ -12,10 +12,11 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint, independent, real
 
+from ..data.arguments import Arguments, Data, Key, named
 from ..ground.internals import unchecked
 from ..ground.streams import forked
 from ..ground.turns import turn
-from .labels import label_arguments
+from .calling import arguments_of
 from .modes import evaluating
 from .sites import kinds
 from .values import span_of
@@ -40,24 +41,30 @@ def check_support(likelihood: nn.Module, x: Tensor) -> None:
     _check(made, x)
 
 
-def check_observed_support(model: Callable, x: Tensor, y: Tensor | None) -> None:
+def check_observed_support(model: Callable, x: Data, y: Tensor | None) -> None:
     """The same for sites that observe the data as they are, of a program run on the first two."""
+    own = isinstance(x, Arguments)
+    for key, column in {key: x[key] for key in x.columns}.items() if own else [("x", x)]:
 
-    def made() -> dict[str, Sequence[Any]]:
-        few, labels = x[:2], {} if y is None else label_arguments(model, y[:2])
-        with evaluating(model):
-            traces = [poutine.trace(model).get_trace(few, **labels) for _ in range(2)]
-        values = {s: traces[0].nodes[s]["value"] for s in kinds(traces[0]).observed}
-        return {
-            f"site {site!r}": [trace.nodes[site]["fn"] for trace in traces]
-            for site, value in values.items()
-            if isinstance(value, Tensor) and value.shape == few.shape and (value == few).all()
-        }
+        def made(key: Key = key) -> dict[str, Sequence[Any]]:
+            few, labels = x[:2], None if y is None else y[:2]
+            args, kwargs = arguments_of(model, few, labels)
+            with evaluating(model):
+                traces = [poutine.trace(model).get_trace(*args, **kwargs) for _ in range(2)]
+            values = {s: traces[0].nodes[s]["value"] for s in kinds(traces[0]).observed}
+            seen = few[key] if own else few
+            return {
+                f"site {site!r}": [trace.nodes[site]["fn"] for trace in traces]
+                for site, value in values.items()
+                if isinstance(value, Tensor)
+                and value.shape == seen.shape
+                and (value == seen).all()
+            }
 
-    _check(made, x)
+        _check(made, column, named(key))
 
 
-def _check(made: Callable[[], Mapping[str, Sequence[Any]]], x: Tensor) -> None:
+def _check(made: Callable[[], Mapping[str, Sequence[Any]]], x: Tensor, name: str = "x") -> None:
     """Compare data with the support that all distributions of a name have.
 
     Not where they cannot be made, nor where they were made with ``validate_args=False``: what is
@@ -65,12 +72,12 @@ def _check(made: Callable[[], Mapping[str, Sequence[Any]]], x: Tensor) -> None:
     """
     with turn, forked(x.device), torch.no_grad(), pyro.validation_enabled(True):
         try:
-            supports = {name: _common(found) for name, found in made().items()}
+            supports = {of: _common(found) for of, found in made().items()}
         except Exception:
             return
-    for name, support in supports.items():
+    for of, support in supports.items():
         if support is not None:
-            _refuse_outside(support, x, name)
+            _refuse_outside(support, x, of, name)
 
 
 def _common(distributions: Sequence[Any]) -> Constraint | None:
@@ -97,7 +104,7 @@ def _alike(one: object, other: object) -> bool:
     return one == other
 
 
-def _refuse_outside(support: Constraint, x: Tensor, name: str) -> None:
+def _refuse_outside(support: Constraint, x: Tensor, of: str, name: str) -> None:
     """Raise ``ValueError`` naming how many values, or data, are outside of a support."""
     while isinstance(support, type(independent(real, 1))):
         support = support.base_constraint
@@ -106,7 +113,7 @@ def _refuse_outside(support: Constraint, x: Tensor, name: str) -> None:
         first = x[outside][0]
         got = f"{float(first):.4g}" if first.ndim == 0 else "one of " + span_of(first)
         raise ValueError(
-            f"x: {name} gives probability to {support!r}, got {int(outside.sum())} "
+            f"{name}: {of} gives probability to {support!r}, got {int(outside.sum())} "
             f"outside, the first {got}: round, clip or leave out what is no such value, or use a "
             "likelihood for these data"
         )

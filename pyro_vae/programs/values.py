@@ -36,7 +36,7 @@ def span_of(value: Any) -> str:
 
 def check_finite(value: Tensor, name: str = "x") -> None:
     """Raise ``ValueError`` if any entry is NaN or infinite."""
-    if not (finite := value.isfinite()).all():
+    if value.is_floating_point() and not (finite := value.isfinite()).all():
         raise ValueError(
             f"{name}: expected finite values, got {int((~finite).sum())} NaN or infinite: "
             "remove or fill these entries"

@@ -37,6 +37,8 @@ def write(
     state = {**trainer.state_dict(), "run": run}
     plain = state.pop("plain")
     made = {**trainer.objective.arguments(), "seed": trainer.state.stream.seed}
+    if trainer.plate is not None:
+        made["plate"] = trainer.plate
     if not arguments:
         try:
             encode(made["optimizer"], "optimizer")

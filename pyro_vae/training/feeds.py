@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from .. import ranks
 from ..data import Dataset, DataSplits
+from ..data.arguments import Arguments, Data, columns_of, tensors_of
 from ..data.checks import as_values
-from ..data.given import as_dataset
 from ..programs.checks import check_data
-from ..programs.placing import device_of, dtype_of, matched, seen_values
+from ..programs.given import as_arguments, matched
+from ..programs.placing import device_of, dtype_of, seen_values
 from ..programs.values import check_finite
 
-Batch = tuple[Tensor, Tensor | None]
+Batch = tuple[Data, Tensor | None]
 Divide = Callable[[list[Any]], list[Any]]
 _CHECKED_AT_ONCE = 10_000
 
@@ -33,7 +34,7 @@ class Resident:
     data, its last batch ``last`` of them, which may be fewer than ``batch_size``.
     """
 
-    def __init__(self, data: Dataset, batch_size: int) -> None:
+    def __init__(self, data: Dataset | Arguments, batch_size: int) -> None:
         self.data, self.batch_size = data, batch_size
         self.device, self.count = data.device, len(data)
         self.last = self.count % batch_size or batch_size
@@ -86,6 +87,7 @@ class Loaded:
         epoch: number of the first pass.
         check: raises for a batch, given its number from 1, that the model cannot have produced;
             called for those of the first pass, where one process trains.
+        own: a batch as the arguments of programs of one's own, None for x or (x, y).
 
     Raises:
         ValueError: a loader that does not tell how many batches it gives, or gives none; one
@@ -103,7 +105,9 @@ class Loaded:
         divide: Divide = parts,
         epoch: int = 0,
         check: Callable[[int, Batch], None] | None = None,
+        own: Callable[[Any], Arguments | None] = lambda _: None,
     ) -> None:
+        self._own = own
         self.loader, self.device, self.dtype, self._check = loader, device, dtype, check
         self.batch_size = loader.batch_size
         self._begun: Iterator[Any] | None = None
@@ -168,12 +172,14 @@ class Loaded:
         return size if self.loader.drop_last else count % size or size
 
     @functools.cached_property
-    def data(self) -> Dataset:
+    def data(self) -> Dataset | Arguments:
         """The data of the first batch, in all processes, with which the first pass begins."""
         batches = self._pass()
         first = next(batches)
         self._begun = itertools.chain([first], batches)
         x, y = self._placed(first)
+        if isinstance(x, Arguments):
+            return x
         if self.divided and not self._in_turn:
             x, y = ranks.gathered(x), None if y is None else ranks.gathered(y)
         return Dataset(x, y, channels="first")
@@ -219,11 +225,14 @@ class Loaded:
             upcoming = next(pipeline, None)
             training = torch.cuda.current_stream(self.device)
             training.wait_event(copied)
-            for tensor in (x,) if y is None else (x, y):
+            for tensor in tensors_of(x, y):
                 tensor.record_stream(training)
             yield x, y
 
     def _placed(self, batch: Any) -> Batch:
+        batch = tuple(batch) if isinstance(batch, list) else batch
+        if (found := self._own(batch)) is not None:
+            return found.to(self.device, self.dtype).replace(total=self.count), None
         parts = (batch,) if isinstance(batch, Tensor) else batch
         tensors = isinstance(parts, tuple | list) and all(isinstance(p, Tensor) for p in parts)
         if not tensors or len(parts) not in (1, 2):
@@ -269,37 +278,52 @@ def source(
     device: torch.device | None,
     divide: Divide = parts,
     epoch: int = 0,
-) -> Dataset | Loaded:
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
+) -> Dataset | Arguments | Loaded:
     """Data in any form that ``Trainer.fit`` takes, where the pair is and in its type.
 
     ``name`` is "data" or "validation", as ``Trainer.fit`` calls them, and ``device`` goes before
-    that of the pair. ``divide`` and ``epoch`` are for a ``DataLoader``, see ``Loaded``.
+    that of the pair. ``divide`` and ``epoch`` are for a ``DataLoader``, see ``Loaded``;
+    ``arguments`` and ``plate`` are those of programs of one's own, see ``matched``.
     """
+    own = {"arguments": arguments, "plate": plate}
     if isinstance(data, DataSplits):
         data = data.train if name == "data" else data.validation or data.test
     if not isinstance(data, DataLoader):
-        return matched(as_dataset(data, name), model, guide, device=device)
+        return matched(data, model, guide, name=name, device=device, **own)
     device = device or device_of(model, guide, default=torch.device("cpu"))
     try:
         dtype = dtype_of(model, guide, default=torch.float32)
         check = functools.partial(_check_batch, name, model)
-        return Loaded(data, device, dtype, divide=divide, epoch=epoch, check=check)
+
+        def as_own(batch: Any) -> Arguments | None:
+            return as_arguments(batch, model, guide, name="a batch of the DataLoader", **own)
+
+        return Loaded(data, device, dtype, divide=divide, epoch=epoch, check=check, own=as_own)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
 
 
 def _check_batch(name: str, model: Callable, number: int, batch: Batch) -> None:
-    check = check_data if hasattr(model, "check_data") else lambda _, x, y: check_finite(x)
+    check = check_data if hasattr(model, "check_data") else _check_finite
     try:
         check(model, *batch)
     except ValueError as error:
         raise ValueError(f"{name}: batch {number} of the DataLoader: {error}") from error
 
 
-def check_source(data: Dataset | Loaded, name: str, model: Callable) -> None:
+def _check_finite(model: Callable, x: Data, y: Tensor | None) -> None:
+    for column in columns_of(x):
+        check_finite(column)
+
+
+def check_source(data: Dataset | Arguments | Loaded, name: str, model: Callable) -> None:
     """Raise for data, or a first batch, that the model cannot have produced."""
     try:
         data = data.data if isinstance(data, Loaded) else data
+        if isinstance(data, Arguments):
+            return check_data(model, data)
         # By parts, since 8-bit data take four times their memory as numbers
         for start in range(0, len(data), _CHECKED_AT_ONCE):
             part = data[start : start + _CHECKED_AT_ONCE]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ranks
+from ..data.arguments import Data, named
 from ..ground import streams
 from ..ground.arguments import whole
 from ..ground.internals import version
@@ -84,7 +85,7 @@ class Guard:
         self._generators = streams.generators(device)
         self._several = ranks.size() > 1
 
-    def step(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def step(self, x: Data, y: Tensor | None) -> Tensor:
         """A gradient, and an update with it unless it is ``refused``; returns the loss."""
         self.refused = False
         self._remember()
@@ -96,7 +97,7 @@ class Guard:
             self.svi.update()
         return loss
 
-    def _first_gradient(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def _first_gradient(self, x: Data, y: Tensor | None) -> Tensor:
         """With all of Pyro's checks, which refuse some numbers that are not finite."""
         try:
             with warnings.catch_warnings():
@@ -235,18 +236,20 @@ class Guard:
                 buffer.copy_(self._before[i])
         self._versions = [-1] * len(self._buffers)
 
-    def error(self, x: Tensor, y: Tensor | None, blamed: str | None) -> FloatingPointError:
+    def error(self, x: Data, y: Tensor | None, blamed: str | None) -> FloatingPointError:
         """Undo the step, and say what is known of it.
 
         ``x`` and ``y`` are its data, or other data where it was found late; ``blamed`` is what of
         the bound is not finite, None for the loss or a gradient.
         """
-        if isinstance(x, Tensor) and not (finite := x.isfinite()).all():
+        for name, column in [("x", x)] if isinstance(x, Tensor) else x.items():
+            if not isinstance(column, Tensor) or (finite := column.isfinite()).all():
+                continue
             at = ", ".join(map(str, (~finite).nonzero()[0].tolist()))
             return FloatingPointError(
                 f"The data of step {self.bad_step} have {int((~finite).sum())} NaN or infinite "
-                f"values, the first at x[{at}] of the batch: remove or fill them where they come "
-                f"from. Model, guide and optimizer are {self.undo()}."
+                f"values, the first at {named(name)}[{at}] of the batch: remove or fill them "
+                f"where they come from. Model, guide and optimizer are {self.undo()}."
             )
         gradients = {n: p.grad for n, p in self._named() if p.grad is not None}
         bad = [name for name, grad in gradients.items() if not bool(grad.isfinite().all())]
@@ -276,7 +279,7 @@ class Guard:
                         held.discard(id(parameter))
                         yield f"{role}.{name}", parameter
 
-    def _ranges(self, x: Tensor, y: Tensor | None) -> list[str]:
+    def _ranges(self, x: Data, y: Tensor | None) -> list[str]:
         """Run the pair again on the same numbers, and look at its layers and distributions."""
         if self._random:
             self._undo_forward()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import ranks
 from ..callbacks.collapse import CollapseWarning, tell_collapsed
+from ..data.arguments import Data
 from ..ground import streams
 from ..ground.turns import turn
 from ..infer.objectives.elbo import check_possible
@@ -167,7 +168,7 @@ class Loop:
                 raise KeyboardInterrupt
 
     def _refused(
-        self, guard: Guard, position: Position, loss: Tensor, x: Tensor, y: Tensor | None
+        self, guard: Guard, position: Position, loss: Tensor, x: Data, y: Tensor | None
     ) -> None:
         """Leave a step out, or stop there."""
         position.skipped += 1

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..data.arguments import Data
 from ..infer import check_pair
 from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator, as_estimator
@@ -41,10 +42,11 @@ class TrainedPair:
         objective: Objective,
         state: TrainState,
         device: torch.device | str | None,
+        plate: str | None = None,
     ) -> None:
         check_guide(model, guide)
         check_minibatches(guide)
-        self.model, self.guide, self.state = model, guide, state
+        self.model, self.guide, self.state, self.plate = model, guide, state, plate
         self.objective, self.steps = objective, None
         self._check_beta(objective.beta)
         self._fitting = False
@@ -52,7 +54,7 @@ class TrainedPair:
         for module in self.modules():
             module.to(self.device)
         # The first data of the last run, with which another guide is tried
-        self._tried: tuple[Tensor, Tensor | None] | None = None
+        self._tried: tuple[Data, Tensor | None] | None = None
 
     @property
     def history(self) -> History:

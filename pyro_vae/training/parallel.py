@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import ranks
+from ..data.arguments import Data
 from ..ground.internals import BatchNorm
 from ..infer.engine.internals import check_dimensions
 from ..infer.engine.traced import Pair
@@ -49,7 +50,7 @@ class Parallel:
         self._key: list[int] = []
 
     def __call__(
-        self, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None = None
+        self, model: nn.Module, guide: nn.Module, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss and terms of this part; the loss's gradient is weighted for the whole batch."""
         if not torch.is_grad_enabled():

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from .. import ranks
 from ..callbacks import check_callbacks
 from ..callbacks.stopping import Patience
-from ..data import Dataset
 from ..data.identity import identity
 from ..data.scale import scale_notice
 from ..ground.arguments import whole
@@ -83,7 +82,8 @@ class Plan:
         check_threads(self.threads)
         self.tolerated = limit_of(asked["on_nonfinite"])
         self.folder = _folder(asked["checkpoint"], every=asked["every"], keep=asked["keep"])
-        known = {"device": trainer.device, "epoch": len(state.history)}
+        known = {"device": trainer.device, "epoch": len(state.history), "plate": trainer.plate}
+        known["arguments"] = asked["arguments"]
         data = source(data, "data", *pair, **known)
         if validation is not None:
             validation = source(validation, "validation", *pair, divide=turns, **known)
@@ -206,7 +206,7 @@ def _going_on(before: Run, run: Run) -> Run:
 def _check_sources(data: Any, validation: Any) -> None:
     """Raise ``TypeError`` for data whose order no checkpoint can tell."""
     for name, given in (("data", data), ("validation", validation)):
-        if not isinstance(given, Dataset | None):
+        if isinstance(given, Loaded):
             raise TypeError(
                 f"{name}: expected a Dataset or tensors where checkpoint= is given, got a "
                 "DataLoader, whose order no checkpoint can tell: leave checkpoint= out, and save "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.modules import module as hooks
 
+from ..data.arguments import Data
 from ..ground.recorded import Recorded
 from ..infer.engine.internals import tree_leaves, tree_map
 from ..programs.running import measuring, trace_pair
@@ -22,7 +23,7 @@ class Precision(Recorded):
 
     @contextlib.contextmanager
     def on(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> Iterator[None]:
         """Compute a pair's networks in this precision; as before afterwards.
 
@@ -40,7 +41,7 @@ class TF32(Precision):
 
     @contextlib.contextmanager
     def on(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> Iterator[None]:
         """Set torch's switch, and set it back."""
         before = torch.get_float32_matmul_precision()
@@ -62,7 +63,7 @@ class BF16(Precision):
 
     @contextlib.contextmanager
     def on(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> Iterator[None]:
         """Put every network under autocast; ``ValueError`` for a pair in double precision."""
         if x.dtype != torch.float32:
@@ -145,7 +146,7 @@ class _Calls(Messenger):
 
 
 def networks(
-    model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+    model: Callable, guide: Callable, x: Data, y: Tensor | None = None
 ) -> list[nn.Module]:
     """The modules of a pair that map tensors to tensors, the largest ones, without any change.
 

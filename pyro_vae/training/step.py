@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .. import ranks
 from ..data import Dataset
+from ..data.arguments import Arguments, Data
 from ..infer import SVI, check_pair
 from ..infer.batchnorm import check_single
 from ..infer.engine.graph import Graph
@@ -104,6 +105,6 @@ def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) 
         yield
 
 
-def first(data: Dataset) -> tuple[Tensor, Tensor | None]:
+def first(data: Dataset | Arguments) -> tuple[Data, Tensor | None]:
     """The first data, with which a pair is tried."""
     return seen_values(data[:2]), None if data.y is None else data.y[:2]

@@ -66,6 +66,7 @@ class Trainer(Recorded, TrainedPair):
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
             None draws from torch's global stream.
         device: move model, guide and data there; default: leave the pair where it is.
+        plate: name of the plate over the data, where several of a program could be it.
 
     Attributes:
         history: list of plain dicts, one per epoch; ``history.plot()``.
@@ -97,10 +98,11 @@ class Trainer(Recorded, TrainedPair):
         precision: PrecisionName | Precision = "float32",
         seed: int | None = None,
         device: torch.device | str | None = None,
+        plate: str | None = None,
     ) -> None:
         check_lr(lr)
         objective = Objective(beta, lr, optimizer, elbo, clip_norm, engine, precision)
-        super().__init__(model, guide, objective, TrainState(RandomStream(seed)), device)
+        super().__init__(model, guide, objective, TrainState(RandomStream(seed)), device, plate)
         self.seed = seed
 
     @property
@@ -117,6 +119,7 @@ class Trainer(Recorded, TrainedPair):
         self,
         data: Dataset | DataSplits | Tensor | tuple[Tensor, Tensor | None] | DataLoader | Any,
         *,
+        arguments: Mapping[str, Any] | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
         validation: Dataset | DataSplits | Tensor | DataLoader | Any | None = None,
@@ -153,7 +156,10 @@ class Trainer(Recorded, TrainedPair):
                 pair (x, y), or anything else that ``data.Dataset`` takes, which lie on the
                 device; a data set of torch, of which each item is read once; or, for data that
                 do not fit there or are new in each epoch, a ``torch.utils.data.DataLoader`` of
-                batches x or (x, y), of which those of the first epoch are checked.
+                batches x or (x, y), of which those of the first epoch are checked. To programs
+                of your own a tuple or a mapping of tensors with n rows each, or
+                ``data.Arguments``, is passed as their own arguments, by position or by name.
+            arguments: constants among the programs' own arguments, by name.
             epochs: passes over the data. After ``resume``: of the interrupted call in all, by
                 default as many as it was to have.
             batch_size: data per step; the last batch of an epoch may be shorter. Default: 128,
@@ -211,6 +217,7 @@ class Trainer(Recorded, TrainedPair):
             data,
             validation,
             callbacks,
+            arguments=arguments,
             epochs=epochs,
             batch_size=batch_size,
             patience=patience,

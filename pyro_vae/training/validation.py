@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import ranks
 from ..codebooks import Codebook
 from ..data import Dataset
+from ..data.arguments import Arguments, Data
 from ..infer.engine.graph import Graph
 from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, finite_or_checked
 from ..infer.objectives.elbo import ELBOTerms, Estimator
@@ -40,7 +41,7 @@ class Validation:
         self,
         model: Callable,
         guide: Callable,
-        data: Dataset | Loaded,
+        data: Dataset | Arguments | Loaded,
         estimator: Estimator,
         *,
         replay: bool = True,
@@ -78,10 +79,10 @@ class Validation:
             "kl": kl,
         }
 
-    def _once(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
+    def _once(self, x: Data, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
         return self.estimator(*self.pair, x, y)
 
-    def _again(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
+    def _again(self, x: Data, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
         run = functools.partial(self._graph, *self.pair)
         return finite_or_checked(run, self._once, (x, y), lambda found: (found[0], found[1].elbo))
 
@@ -102,7 +103,9 @@ def _on_cpu(terms: ELBOTerms) -> ELBOTerms:
     return ELBOTerms(terms.reconstruction.cpu(), {s: kl.cpu() for s, kl in terms.kl.items()})
 
 
-def active_units(guide: Callable, data: Dataset, *, without: Collection[str]) -> dict[str, int]:
+def active_units(
+    guide: Callable, data: Dataset | Arguments, *, without: Collection[str]
+) -> dict[str, int]:
     """Active units per latent site of vectors ``without`` some, for a row of the history.
 
     Returns:

@@ -6,7 +6,8 @@ from pyro_vae import data, diagnostics, guides, infer, likelihoods
 from pyro_vae.data.given import as_dataset
 from pyro_vae.infer.terms import dataset_terms
 from pyro_vae.models import VAE
-from pyro_vae.programs.placing import device_of, matched
+from pyro_vae.programs.given import matched
+from pyro_vae.programs.placing import device_of
 
 X = torch.randn(23, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(23) % 3

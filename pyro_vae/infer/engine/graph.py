@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from ...data.arguments import Data
 from ...programs.registration import unregistered
 from ..objectives.elbo import ELBOTerms, Estimator
 from .captured import Capture, Captured, cuda_graph
@@ -53,10 +54,10 @@ class _Record:
         self.fingerprint, self.step, self.count = fingerprint, step, 0
 
     def __call__(
-        self, x: Tensor, y: Tensor | None, run: Callable | None = None
+        self, x: Data, y: Tensor | None, run: Callable | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss and terms of a step; a recorded gradient is added to ``grad`` of each parameter."""
-        traced, data = self._traced, (x,) if y is None else (x, y)
+        traced, data = self._traced, _data(x, y)
         with traced.replaying():
             loss, reconstruction, *rest = (run or self.run)(
                 *traced.tensors, *data, *self._constants
@@ -146,13 +147,13 @@ class Graph:
         return type(self)(copy.deepcopy(self.estimator, memo), **options)
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales, and the terms without them, detached."""
         return self._step(Traced, model, guide, x, y)
 
     def backward(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """The same, and the gradient of the loss in ``grad`` of each parameter, all None before.
 
@@ -167,7 +168,7 @@ class Graph:
         self._next = step + 1 if step - self._compared >= _UNCOMPARED else math.inf
 
     def _step(
-        self, kind: type[Traced], model: Callable, guide: Callable, x: Tensor, y: Tensor | None
+        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: Tensor | None
     ) -> tuple[Tensor, ELBOTerms]:
         self.step += 1
         record = self._record_of(kind, model, guide, x, y)
@@ -179,7 +180,7 @@ class Graph:
         return _taken(kind, *record(x, y))
 
     def _record_of(
-        self, kind: type[Traced], model: Callable, guide: Callable, x: Tensor, y: Tensor | None
+        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: Tensor | None
     ) -> _Record | None:
         """The record of such a call, or None where it is to run as it is."""
         if self._over:
@@ -191,17 +192,22 @@ class Graph:
             numbers = {number for _, number, *_ in self._calls}
             shapes = self._changes <= _MOST_CHANGES and len(numbers) <= _MOST_KEYS // 2
             what = "the shapes of its batches" if shapes else "its modules' attributes"
+            if shapes and not isinstance(x, Tensor) and x.constants:
+                what += ", or numbers among its arguments, which may be tensors,"
             self._notice(f"{what} change from step to step")
             return None
         number = self._number_of(model, guide)
         if self._latest.hooked:
             self._notice("a parameter or a module has hooks on its gradient")
             return None
+        if not isinstance(x, Tensor) and x.key is None:
+            self._notice("constants among its arguments cannot be told from others")
+            return None
         where = x.device.type
         key = (
             Traced if x.requires_grad else kind,
             number,
-            *(x.shape, x.stride(), x.dtype, x.device),
+            (x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x.key,
             None if y is None else (y.shape, y.stride(), y.dtype, y.device),
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
@@ -217,7 +223,7 @@ class Graph:
         return self._number
 
     def _recorded_now(
-        self, key: Any, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None
+        self, key: Any, model: nn.Module, guide: nn.Module, x: Data, y: Tensor | None
     ) -> _Record | None:
         if key in self._recorded:
             return None
@@ -228,7 +234,7 @@ class Graph:
             del self._recorded[next(iter(self._recorded))]
         kind, *_ = key
         try:
-            record = self._record(kind(model, guide, self.estimator), x, y)
+            record = self._record(kind(model, guide, self.estimator, (x, y)), x, y)
         except Changed as change:
             self._changes += 1
             if self._changes == 1:  # as of a program that fills a cache when it first runs
@@ -239,7 +245,7 @@ class Graph:
         return record
 
     def _as_it_is(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None
     ) -> tuple[Tensor, ELBOTerms]:
         with unregistered(), pyro.validation_enabled(False):
             return self.estimator(model, guide, x, y)
@@ -277,10 +283,10 @@ class Graph:
         record.step = self._compared = self.step
         self._next = math.inf if self._epochs else self.step + _UNCOMPARED_ALONE
 
-    def _record(self, traced: Traced, x: Tensor, y: Tensor | None) -> _Record | None:
+    def _record(self, traced: Traced, x: Data, y: Tensor | None) -> _Record | None:
         """A record, or None with a notice; ``Changed`` where the program changes what it reads."""
         with unregistered():
-            traced.prepare(x, y)
+            traced.prepare()
         state = State((*traced.programs, self.estimator), _data(x, y), x.device)
         if state.unwatched is not None:
             self._notice(f"it reaches {state.unwatched}, whose contents cannot be watched")
@@ -298,7 +304,7 @@ class Graph:
         self._are_compared(record)
         return record
 
-    def _accepted(self, traced: Traced, state: State, x: Tensor, y: Tensor | None) -> _Record:
+    def _accepted(self, traced: Traced, state: State, x: Data, y: Tensor | None) -> _Record:
         """A record that gives, and leaves behind, what the program does.
 
         It raises ``Changed`` where the program changes what it reads, ``RuntimeError`` where it
@@ -310,7 +316,7 @@ class Graph:
         state.restore()
         if type(traced) is TracedGradient and any(c.requires_grad for c in constants):
             # Parameters that no module holds: autograd alone finds them
-            return self._accepted(Traced(*traced.programs, self.estimator), state, x, y)
+            return self._accepted(Traced(*traced.programs, self.estimator, (x, y)), state, x, y)
         state.add(constants)
         record = _Record(traced, constants, graph.forward, self._latest, self.step)
 
@@ -355,7 +361,9 @@ class Graph:
             warnings.warn(f"this pair {does}: {reason}", stacklevel=4)
 
 
-def _data(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+def _data(x: Data, y: Tensor | None) -> tuple[Tensor, ...]:
+    if not isinstance(x, Tensor):
+        return x.tensors
     return (x,) if y is None else (x, y)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyro
 import pyro.infer
@@ -15,8 +15,11 @@ from pyro.infer.util import validation_enabled
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
+from ...data.arguments import Arguments, Data
 from ...ground.turns import turn
 from ...programs.belonging import check_run, join
+from ...programs.calling import check_arguments
+from ...programs.given import are_labels
 from ...programs.registration import unregistered
 from ...programs.running import measuring, undisturbed
 from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
@@ -82,6 +85,7 @@ class SVI:
             which takes seconds to minutes, told to the logger "pyro_vae", and gives the same up
             to rounding. Or an estimator that runs already under an engine, such as
             ``Graph(loss)``, to share it.
+        plate: name of the plate over the data, where several could be it.
 
     Raises:
         ValueError: an unknown engine.
@@ -109,9 +113,10 @@ class SVI:
         *,
         clip_norm: float | None = None,
         engine: Engine | Callable = "eager",
+        plate: str | None = None,
     ) -> None:
         """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
-        self.model, self.guide = model, guide
+        self.model, self.guide, self.plate = model, guide, plate
         self.optimizer_factory = self._factory(optimizer or fused(torch.optim.Adam, lr=1e-3))
         self.loss = as_loss(TraceELBO() if loss is None else loss)
         self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
@@ -135,15 +140,15 @@ class SVI:
         """The modules' trainable parameters, each once, in order."""
         return [*named_parameters(model=self.model, guide=self.guide).values()]
 
-    def step(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
+    def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One gradient step: ``gradient``, then ``update``.
 
         What becomes trainable after the first step is trained from then on: parameters that are
         unfrozen, networks that are replaced, ``pyro.param`` sites that come later.
 
         Args:
-            x: (n, *event_shape).
-            y: (n,) labels for a conditional pair.
+            args: x, (n, *event_shape), or the programs' own arguments, as for ``pyro.infer.SVI``.
+            kwargs: y, (n,) labels for a conditional pair, or the programs' own.
 
         Returns:
             The loss before the step, a 0-d tensor (``float(loss)`` waits for the device). The
@@ -154,11 +159,11 @@ class SVI:
                 that the loss depends on but that no optimizer has.
         """
         with turn:
-            loss = self._gradient(x, y)
+            loss = self._gradient(*self._given(args, kwargs))
             self.update()
         return loss
 
-    def gradient(self, x: Tensor, *, y: Tensor | None = None) -> tuple[Tensor, ELBOTerms | None]:
+    def gradient(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ELBOTerms | None]:
         """The first half of ``step``: the gradient of the loss, in ``grad`` of each parameter.
 
         Between the halves the gradient can be looked at, or changed; without ``update`` no
@@ -179,7 +184,7 @@ class SVI:
             ...     svi.update()
         """
         with turn:
-            return self._gradient(x, y), self.terms
+            return self._gradient(*self._given(args, kwargs)), self.terms
 
     def update(self) -> None:
         """The second half of ``step``: clip the gradients, and let the optimizer take its step.
@@ -195,7 +200,17 @@ class SVI:
             self._stepper = Stepper(self.optimizer)
         self._stepper()
 
-    def prepare(self, x: Tensor, *, y: Tensor | None = None) -> None:
+    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Data, Tensor | None]:
+        """Data, and labels, of a call."""
+        if self.plate is None and len(args) == 1 and kwargs.keys() <= {"y"}:
+            (x,), y = args, kwargs.get("y")
+            if isinstance(x, Tensor | Arguments) and (y is None or are_labels(y)):
+                return x, y
+        if isinstance(args[0], Arguments):
+            return args[0].replace(plate=self.plate), None
+        return Arguments(args, kwargs, plate=self.plate), None
+
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
 
         It runs the pair on data x, to find the ``pyro.param`` sites of plain functions.
@@ -203,6 +218,11 @@ class SVI:
         Raises:
             ValueError: the pair has no trainable parameter.
         """
+        self._prepare(*self._given(args, kwargs))
+
+    def _prepare(self, x: Data, y: Tensor | None) -> None:
+        if isinstance(x, Arguments):
+            check_arguments(x, self.model, self.guide)
         check_run(self.model, self.guide, x, y)
         join(self.model, self.guide)
         run = run_pair if isinstance(self.loss, StockLoss) else self.loss
@@ -237,9 +257,9 @@ class SVI:
         # Those with a state have had a gradient in another run
         self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
 
-    def _gradient(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def _gradient(self, x: Data, y: Tensor | None) -> Tensor:
         if self.optimizer is None:
-            self.prepare(x, y=y)
+            self._prepare(x, y)
         if self._watch is None or not self._watch.holds():
             self.take_up({})
         for group in self.optimizer.param_groups:
@@ -267,7 +287,7 @@ class SVI:
         return loss.detach()
 
     def _run(
-        self, estimate: Callable, x: Tensor, y: Tensor | None
+        self, estimate: Callable, x: Data, y: Tensor | None
     ) -> tuple[Tensor, ELBOTerms | None]:
         # The first step runs the programs with all of Pyro's checks
         checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
@@ -281,11 +301,12 @@ class SVI:
     def _all(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def evaluate_loss(self, x: Tensor, *, y: Tensor | None = None) -> Tensor:
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of ``step``, a 0-d tensor, without a step and without any change of state.
 
         In evaluation mode; the RNG is restored.
         """
+        x, y = self._given(args, kwargs)
         with measuring(self.model, self.guide, device=x.device):
             return self.loss(self.model, self.guide, x, y)[0]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
 
+from ...data.arguments import Data, holding
 from ...programs.registration import unregistered
 from ..objectives.elbo import Estimator
 from .internals import tree_leaves, tree_map_only
@@ -21,7 +22,8 @@ from .rewriting import drop_detaching, drop_transposing_twice
 class Traced:
     """The loss of a pair, and the terms of its bound, as a function of tensors.
 
-    ``tensors``, parameters and buffers of the pair, come before the data. The results are loss,
+    ``tensors``, parameters and buffers of the pair, come before the tensors of data of the form
+    of ``data``. The results are loss,
     reconstruction, the KL of each of ``sites``, in their order, and the gradient of each of
     ``reached``; both are known once it was called. A record of it runs in the mode ``replaying``;
     ``rewrites`` may be done to that, see ``rewriting.recorded``, and ``kept`` tells how many of
@@ -32,16 +34,23 @@ class Traced:
     rewrites: tuple[Callable[[Node], object], ...] = ()
     kept: int | None = None
 
-    def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        estimator: Estimator,
+        data: tuple[Data, Tensor | None],
+    ) -> None:
+        self._data = data
         self.programs, self._pair = (model, guide), Pair(model, guide, estimator)
         named = {**dict(self._pair.named_parameters()), **dict(self._pair.named_buffers())}
         self._names, self.tensors = tuple(named), tuple(named.values())
         self.sites: list[str] = []
         self.reached: list[Tensor] = []
 
-    def prepare(self, x: Tensor, y: Tensor | None) -> None:
+    def prepare(self) -> None:
         """What the estimator does once for a pair, before it runs without checks."""
-        self._pair.estimator.prepare(self._pair.model, self._pair.guide, x, y)
+        self._pair.estimator.prepare(*self.programs, *self._data)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Of all tensors, x, and y if there is one: loss, reconstruction, KL of each site."""
@@ -50,9 +59,9 @@ class Traced:
 
     def _bound(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         held = dict(zip(self._names, tensors, strict=False))
-        x, *y = tensors[len(self._names) :]
+        data = holding(*self._data, tensors[len(self._names) :])
         with unregistered(), pyro.validation_enabled(False):
-            result = torch.func.functional_call(self._pair, held, (x, y[0] if y else None))
+            result = torch.func.functional_call(self._pair, held, data)
         loss, reconstruction, kl = result
         self.sites = list(kl)
         return loss, reconstruction, *kl.values()
@@ -118,7 +127,7 @@ class Pair(nn.Module):
         super().__init__()
         self.model, self.guide, self.estimator = model, guide, estimator
 
-    def forward(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def forward(self, x: Data, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss, reconstruction, and KL by site."""
         loss, terms = self.estimator(self.model, self.guide, x, y)
         return loss, terms.reconstruction, terms.kl

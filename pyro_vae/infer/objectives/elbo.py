@@ -6,9 +6,9 @@ import functools
 import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pyro.infer import ELBO
@@ -16,15 +16,15 @@ from pyro.infer.util import is_validation_enabled, validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ...data.arguments import Data, holding, tensors_of
 from ...ground.arguments import whole
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import check_data
-from ...programs.labels import as_labels
+from ...programs.given import given
 from ...programs.reading import Contributions
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
-from ...programs.values import check_tensor
 from ..engine.internals import surrogate
 from ..engine.repeated import Checked
 from ..stock import instead_of
@@ -95,7 +95,7 @@ class Estimator(Recorded):
         self.reduction = reduction
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         n = len(x)
@@ -113,9 +113,7 @@ class Estimator(Recorded):
             terms = self._terms(p, q)
         return (loss / n if self.reduction == "mean" else loss), terms
 
-    def prepare(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
-    ) -> None:
+    def prepare(self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
         """Settle what cannot be settled while a graph is recorded; nothing by default."""
 
     @abstractmethod
@@ -227,11 +225,13 @@ class AnalyticELBO(Estimator):
 def elbo_terms(
     model: Callable,
     guide: Callable,
-    x: Tensor,
+    x: Any,
     *,
     y: Tensor | None = None,
     samples: int = 1,
     estimator: Estimator | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
 ) -> ELBOTerms:
     """The terms of the evidence lower bound for each datum, without changing any state.
 
@@ -247,10 +247,13 @@ def elbo_terms(
     Args:
         model: generative program.
         guide: inference program.
-        x: (n, *event_shape).
+        x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
+            with n rows each.
         y: (n,) labels for a conditional pair.
         samples: draws per datum.
         estimator: ``TraceELBO()`` (default) or ``AnalyticELBO()``.
+        arguments: constants among the programs' own arguments, by name.
+        plate: name of the plate over the data, where several could be it.
 
     Returns:
         ``ELBOTerms``: elbo (n,), reconstruction (n,), kl {site: (n,)}, in nats.
@@ -266,8 +269,7 @@ def elbo_terms(
         (torch.Size([5]), ['z1', 'z2'])
     """
     whole("samples", samples)
-    check_tensor(x)
-    y = as_labels(y, len(x), x.device)
+    x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
     check_data(model, x, y)
     # Whatever Pyro's own switch: what follows the first draw relies on its checks
     with measuring(model, guide, device=x.device), validation_enabled(True):
@@ -289,10 +291,10 @@ class Drawing:
         self._again = Checked(self._once, model, guide)
 
     def __call__(
-        self, x: Tensor, y: Tensor | None, samples: int = 1, *, checked: bool = False
+        self, x: Data, y: Tensor | None, samples: int = 1, *, checked: bool = False
     ) -> ELBOTerms:
         """Means over ``samples`` draws; ``checked`` tells that the model can produce the data."""
-        data = (x,) if y is None else (x, y)
+        self._given, data = (x, y), tensors_of(x, y)
         first = self._again if checked else self._once
         draws = [first(*data), *(self._again(*data) for _ in range(samples - 1))]
         if samples == 1:
@@ -302,7 +304,7 @@ class Drawing:
         return ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)))
 
     def _once(self, *data: Tensor) -> tuple[Tensor, ...]:
-        terms = self.estimator(self.model, self.guide, *data)[1]
+        terms = self.estimator(self.model, self.guide, *holding(*self._given, data))[1]
         self._sites[:] = terms.kl
         return terms.reconstruction, *terms.kl.values()
 

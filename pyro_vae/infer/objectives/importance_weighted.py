@@ -14,6 +14,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ...data.arguments import Data
 from ...ground.arguments import whole
 from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
@@ -87,9 +88,7 @@ class ImportanceWeightedELBO(TraceELBO):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, vectorised=WeakKeyDictionary())
 
-    def prepare(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
-    ) -> None:
+    def prepare(self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
         """Find out, once per program, whether it can run on many samples of one datum."""
         if guide in self.vectorised and model in self.vectorised:
             return
@@ -100,7 +99,7 @@ class ImportanceWeightedELBO(TraceELBO):
             self.vectorised[model] = self.vectorised[guide] and _model_can(model, guide, x, y)
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales inside the weights, and the ELBO's terms, detached."""
         if self.particles == 1:
@@ -173,7 +172,7 @@ def _subsampled(p: Contributions, q: Contributions) -> float:
 def _model_trace(
     model: Callable,
     q: Trace,
-    x: Tensor,
+    x: Data,
     y: Tensor | None,
     k: int,
     *,
@@ -196,7 +195,7 @@ def _model_trace(
     return traced(poutine.replay(model, trace=rows), x, y), (len(x),)
 
 
-def _model_can(model: Callable, guide: Callable, x: Tensor, y: Tensor | None) -> bool:
+def _model_can(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> bool:
     """Whether the model gives the same densities under the plate as on a row per sample."""
     k, densities = 3, []
     q, _ = guide_trace(guide, x, y, k, vectorised=True)

@@ -175,7 +175,7 @@ def test_on_a_gpu_no_program_waits_for_it_or_computes_elsewhere(build):
         with torch.device("cuda"):
             pair = build()
         x, y = (None if t is None else t.to("cuda") for t in data(pair[0]))
-        traced = TracedGradient(*pair, TraceELBO())
+        traced = TracedGradient(*pair, TraceELBO(), (x, y))
         with OnTheCPU() as watched:
             results = traced._bound(*traced.tensors, x, *(() if y is None else (y,)))
     assert {result.device.type for result in results} == {"cuda"}

@@ -194,7 +194,8 @@ def test_recording_leaves_no_trace(fails):
     graph, before = Graph(TraceELBO()), everything(net, *programs)
     with warnings.catch_warnings(), contextlib.suppress(Changed):
         warnings.simplefilter("ignore")
-        assert graph._record(TracedGradient(*programs, graph.estimator), X[:20], None) is None
+        traced = TracedGradient(*programs, graph.estimator, (X[:20], None))
+        assert graph._record(traced, X[:20], None) is None
     after = everything(net, *programs)
     assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
     assert before[1] == after[1] and not hasattr(net, "fresh")

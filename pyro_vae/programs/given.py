@@ -1,0 +1,168 @@
+"""What a person passes for data: x, with labels or without, or the programs' own arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ..data import Dataset
+from ..data.arguments import Arguments, Data, as_column
+from ..data.given import as_dataset
+from ..ground.arguments import known
+from .calling import check_arguments, names_of, takes_second
+from .labels import accepts_labels, as_labels
+from .placing import device_of, dtype_of
+from .unwrapping import innermost
+from .values import check_tensor
+
+# Numbers that may be indices, which no program wants as floating ones
+_INDICES = (torch.int8, torch.int16, torch.int32, torch.int64)
+# Of mappings that stand for x, or for x and labels
+_PAIRS = ({"x"}, {"x", "y"}, {"data"}, {"data", "target"})
+
+
+def as_arguments(
+    data: Any,
+    *programs: Callable,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
+    name: str = "data",
+) -> Arguments | None:
+    """Data as the arguments of programs of one's own.
+
+    None where they are x, or x with labels y, which the contract of this library gives to
+    programs: any data of its own models; a tensor, or one with whole-number labels that a program
+    takes as ``y``.
+
+    Args:
+        data: a tensor, a tuple or a mapping of tensors or arrays, ``Arguments``, or None for
+            programs that take constants alone.
+        programs: model and guide, or one of them.
+        arguments: constants, by name.
+        plate: name of the plate over the data.
+        name: what the data are called in errors.
+
+    Raises:
+        TypeError: data that no program takes, or not all that a program needs.
+        ValueError: columns of unequal length, an unknown name among ``arguments``.
+    """
+    if any(map(_is_ours, programs)):
+        if arguments or isinstance(data, Arguments):
+            raise TypeError(
+                f"arguments: expected none, as the programs of this library take x and y, got "
+                f"{', '.join(map(repr, arguments or ())) or repr(data)}: pass x, or (x, y)"
+            )
+        return None
+    if not isinstance(data, Arguments):
+        found = _columns(data, programs, own=bool(arguments) or plate is not None, name=name)
+        if found is None:
+            return None
+        args, kwargs = found
+        columns = (*range(len(args)), *kwargs)
+        data = Arguments(args, kwargs, columns)
+    for key in arguments or ():
+        known("arguments", key, names_of(*programs))
+    constants = {k: v for k, v in (arguments or {}).items() if k not in data.kwargs}
+    changed = data.replace(kwargs={**data.kwargs, **constants}, plate=plate or data.plate)
+    check_arguments(changed, *programs)
+    return changed.to(
+        device_of(*programs, default=changed.device), dtype_of(*programs, default=changed.dtype)
+    )
+
+
+def matched(
+    data: Any,
+    *programs: Callable,
+    name: str = "data",
+    device: torch.device | str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
+) -> Dataset | Arguments:
+    """``data`` on the device and in the floating dtype of the programs' first parameter.
+
+    They are anything that ``as_dataset`` or ``as_arguments`` takes. A ``device`` takes the place
+    of the programs'; errors call the data ``name``.
+    """
+    own = as_arguments(data, *programs, arguments=arguments, plate=plate, name=name)
+    if own is not None:
+        return own if device is None else own.to(device)
+    data = as_dataset(data, name)
+    data.check_classes(*programs)
+    dtype = dtype_of(*programs, default=data.dtype)
+    data = data.to(device or device_of(*programs, default=data.device))
+    return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))
+
+
+def given(
+    x: Any,
+    y: Any,
+    *programs: Callable,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
+) -> tuple[Data, Tensor | None]:
+    """The data of an evaluation, and labels: a tensor as it is, else ``as_arguments``."""
+    data = x if y is None else (x, y)
+    own = as_arguments(data, *programs, arguments=arguments, plate=plate, name="x")
+    if own is not None:
+        return own, None
+    check_tensor(x)
+    return x, as_labels(y, len(x), x.device)
+
+
+def _columns(
+    data: Any, programs: tuple[Callable, ...], *, own: bool, name: str
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
+    """Positional and keyword arguments; None for x, with labels or without."""
+    if data is None:
+        return (), {}
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if isinstance(data, Dataset):
+        if data.y is None or any(map(accepts_labels, programs)):
+            return ((data.x,), {}) if own and data.y is None else None
+        if not any(map(takes_second, programs)):
+            return None
+        if data.binarize:
+            raise ValueError(
+                f"{name}: expected data that stay as they are for a program whose labels are no "
+                "argument y, got binarize='dynamic': call the argument y, or pass "
+                "data.binarized(generator)"
+            )
+        return (data.x, data.y), {}
+    if isinstance(data, Mapping):
+        if {*map(str.lower, map(str, data))} not in _PAIRS:
+            return (), {str(k): as_column(v, str(k)) for k, v in data.items()}
+        data = tuple(data[key] for key in sorted(data))
+    pair = isinstance(data, tuple) and len(data) == 2
+    if pair and any(map(accepts_labels, programs)):
+        x, y = data
+        if are_labels(y) and not own:
+            return None
+        return (as_column(x, "x"),), {"y": as_column(y, "y")}
+    if isinstance(data, tuple) and len(data) > 1 and data[1] is not None:
+        return tuple(as_column(v, f"{name}[{i}]") for i, v in enumerate(data)), {}
+    x = data[0] if isinstance(data, tuple) and data else data
+    kept = isinstance(x, Tensor) and (x.dim() == 1 or x.dtype in _INDICES)
+    return ((as_column(x, "x"),), {}) if own or kept else None
+
+
+def _is_ours(program: Callable) -> bool:
+    """Whether this is a model of this library, or a guide of one."""
+    inner = innermost(program)
+    return hasattr(inner, "latent_sizes") or hasattr(getattr(inner, "model", None), "latent_sizes")
+
+
+def are_labels(y: Any) -> bool:
+    """Whether these are classes of data: whole numbers, or text, one per datum or for all."""
+    if y is None:
+        return True
+    if isinstance(y, Tensor):
+        return not y.is_floating_point() and (y.dim() < 2 or y.shape[1:].numel() == 1)
+    if isinstance(y, np.ndarray):
+        return y.dtype.kind not in "fc" and (y.ndim < 2 or y[0].size == 1)
+    return True
