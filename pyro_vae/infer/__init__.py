@@ -1,6 +1,6 @@
 """From a model/guide pair and data to numbers."""
 
-from ..programs.checks import PairSummary, check_pair
+from ..programs.checks import PairSummary
 from ..programs.encoding import Encoding, decode, encode
 from ..programs.modes import evaluating
 from .batchnorm import recalibrate_batchnorm
@@ -13,6 +13,7 @@ from .latent import grid_2d, interpolate, reconstruct, traverse
 from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
 from .objectives.importance_weighted import ImportanceWeightedELBO
 from .predictive import mean_squared_error
+from .tools import check_pair
 
 __all__ = [
     "SVI",

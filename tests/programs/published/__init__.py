@@ -45,4 +45,9 @@ PUBLISHED: dict[str, Callable[[], Pair]] = {
     "toy_mixture": mixtures.toy_mixture,
 }
 
-REFUSED = {}
+# Programs with parameters that get no gradient under these data, as under stock Pyro
+UNTRAINED = ("cvae", "ss_vae_M2")
+# (program, use) -> the line with which it is refused
+REFUSED: dict[tuple[str, str], str] = {}
+# (program, use) -> the line of the warning with which it goes through
+TOLD: dict[tuple[str, str], str] = {}

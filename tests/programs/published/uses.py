@@ -296,7 +296,7 @@ def compares(make: Make, folder: Path) -> None:
         pair.model,
         {"one": pair.guide, "other": other.guide},
         pair.data,
-        importance_samples=0,
+        importance_samples=2,
         **told(pair),
     )
     for name, p in (("one", pair), ("other", other)):
