@@ -20,8 +20,9 @@ from ..programs.checks import PairSummary, check_minibatches
 from ..programs.encoding import encode
 from ..programs.given import given
 from ..programs.labels import placeholders
-from ..programs.program import Guide, Model
+from ..programs.program import Model
 from ..programs.running import trace_pair, undisturbed
+from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 from .aggregate import draw, pair_densities
 from .engine.graph import Graph
@@ -115,12 +116,12 @@ def check_pair(
 
 
 def _why_not(run: Callable[[], object]) -> str:
-    """The first line of what a tool says against a pair."""
+    """What a tool finds wrong with a pair, or the first line of its error; "" for nothing."""
     try:
-        run()
+        found = run()
     except Exception as error:  # a program may raise whatever it likes
         return str(error).strip().partition("\n")[0] or type(error).__name__
-    return ""
+    return found if isinstance(found, str) else ""
 
 
 def _rows(x: Data, y: Tensor | None, n: int) -> tuple[Data, Tensor | None]:
@@ -133,13 +134,14 @@ def _minibatches(model: Callable, guide: Callable, x: Data, y: Tensor | None) ->
         trace_pair(model, guide, *_rows(x, y, max(1, len(x) // 2)))
 
 
-def _recorded(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
+def _recorded(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
     graph = Graph(TraceELBO())
     with warnings.catch_warnings(record=True) as told, torch.enable_grad():
         warnings.simplefilter("always")
         graph(model, guide, x, y)
-    if not graph.records:
-        raise ValueError(told[-1].message if told else "its modules change when they first run")
+    if graph.records:
+        return ""
+    return str(told[-1].message) if told else "its modules change when they first run"
 
 
 def _collapse(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
@@ -148,22 +150,19 @@ def _collapse(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> No
     next(iter(pair_densities(guide, data, drawn.z)))
 
 
-def _drawn(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
+def _drawn(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
     trace = poutine.trace(model).get_trace(size=2, **placeholders(model, 2, x.device))
-    if any(site["is_observed"] for site in trace.nodes.values() if site["type"] == "sample"):
-        raise ValueError("the model observes its data, whatever it is given")
+    return "it observes data although it is given none" if kinds(trace).observed else ""
 
 
-def _library_guides(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
-    if not isinstance(innermost(model), Model):
-        raise ValueError("guides of this library are built for its models")
+def _library_guides(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
+    return "" if isinstance(innermost(model), Model) else "they are built for models of pyro_vae"
 
 
-def _in_files(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
-    if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
-        raise ValueError("parameters of plain functions are in Pyro's store, not in modules")
-    if not (isinstance(innermost(model), Model) and isinstance(innermost(guide), Guide)):
-        raise ValueError("tensors alone: give load and resume model= and guide=")
+def _in_files(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
+    if isinstance(model, nn.Module) and isinstance(guide, nn.Module):
+        return ""
+    return "parameters of plain functions are in Pyro's store, not in modules"
 
 
 _TOOLS: dict[str, Callable[[Callable, Callable, Data, Tensor | None], object]] = {

@@ -5,10 +5,10 @@ import warnings
 
 import pytest
 from published import PUBLISHED, REFUSED, TOLD, UNTRAINED
-from published.uses import USES
+from published.uses import USES, loss_of, made, told
 from published_page import PAGE, page
 
-from pyro_vae.infer import UntrainedWarning
+from pyro_vae.infer import UntrainedWarning, check_pair
 
 CELLS = [(name, use) for name in PUBLISHED for use in USES]
 
@@ -31,9 +31,9 @@ def test_a_published_pair_goes_through(name, use, tmp_path):
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("name", "use"), TOLD)
 def test_what_is_told_is_told_in_one_line(name, use, tmp_path):
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as warned:
         USES[use](PUBLISHED[name], tmp_path)
-    assert {str(warning.message) for warning in told} == {TOLD[name, use]}
+    assert {str(warning.message) for warning in warned} == {TOLD[name, use]}
 
 
 @pytest.mark.usefixtures("untrained")
@@ -43,6 +43,26 @@ def test_what_is_refused_is_refused_in_one_line(name, use, tmp_path):
         USES[use](PUBLISHED[name], tmp_path)
     assert str(refused.value) == REFUSED[name, use]
     assert "\n" not in REFUSED[name, use]
+
+
+# What the checker calls a use
+TOOLS = {
+    "elbo_terms, evaluate": "elbo_terms",
+    "importance": "importance",
+    "collapse": "collapse",
+    "save, resume": "checkpoint",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_checker_tells_what_goes_through(name):
+    pair = made(PUBLISHED[name])
+    tools = check_pair(pair.model, pair.guide, pair.data, **told(pair)).tools
+    assert (tools["fit, minibatches"] == "") == pair.minibatches
+    for tool, use in TOOLS.items():
+        assert (tools[tool] == "") == ((name, use) not in REFUSED), (tool, tools[tool])
+    if loss_of(pair) is None:
+        assert (tools["engine='graph'"] == "") == ((name, "graph") not in REFUSED | TOLD)
 
 
 def test_the_page_has_the_table_that_these_tests_find():
