@@ -26,8 +26,9 @@ Example:
     (torch.Size([128, 1, 8, 8]), tensor([0., 1.]), torch.Size([128]))
 """
 
+from .arguments import Arguments
 from .dataset import Dataset, DataSplits
 from .loading import NAMES, load
 from .sprites import render_shapes, shapes
 
-__all__ = ["NAMES", "DataSplits", "Dataset", "load", "render_shapes", "shapes"]
+__all__ = ["NAMES", "Arguments", "DataSplits", "Dataset", "load", "render_shapes", "shapes"]

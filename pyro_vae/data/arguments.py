@@ -245,7 +245,10 @@ def _rows(key: Key, value: Any) -> int:
 
 def as_column(value: Any, name: str) -> Tensor:
     """A tensor of real numbers, as it is where it is one, for a column of ``Arguments``."""
-    return value if isinstance(value, Tensor) else tensor(value, name)
+    if isinstance(value, Tensor):
+        return value
+    found = tensor(value, name)
+    return found.to(torch.get_default_dtype()) if found.is_floating_point() else found
 
 
 # Data and labels of a call, as the tensors in them

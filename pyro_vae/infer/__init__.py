@@ -13,6 +13,7 @@ from .latent import grid_2d, interpolate, reconstruct, traverse
 from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
 from .objectives.importance_weighted import ImportanceWeightedELBO
 from .predictive import mean_squared_error
+from .sampling import sample
 from .tools import check_pair
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "mean_squared_error",
     "recalibrate_batchnorm",
     "reconstruct",
+    "sample",
     "traverse",
 ]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from ..data import Dataset
@@ -19,16 +18,15 @@ from ..programs import checks
 from ..programs.checks import PairSummary, check_minibatches
 from ..programs.encoding import encode
 from ..programs.given import given
-from ..programs.labels import placeholders
 from ..programs.program import Model
 from ..programs.running import trace_pair, undisturbed
-from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 from .aggregate import draw, pair_densities
 from .engine.graph import Graph
 from .importance import importance
 from .latent import reconstruct
 from .objectives.elbo import AnalyticELBO, TraceELBO
+from .sampling import sample
 
 # Rows that tools are tried on, where the programs run on a part of the data
 _ROWS = 8
@@ -150,11 +148,6 @@ def _collapse(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> No
     next(iter(pair_densities(guide, data, drawn.z)))
 
 
-def _drawn(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
-    trace = poutine.trace(model).get_trace(size=2, **placeholders(model, 2, x.device))
-    return "it observes data although it is given none" if kinds(trace).observed else ""
-
-
 def _library_guides(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
     return "" if isinstance(innermost(model), Model) else "they are built for models of pyro_vae"
 
@@ -173,7 +166,7 @@ _TOOLS: dict[str, Callable[[Callable, Callable, Data, Tensor | None], object]] =
     "collapse": _collapse,
     "encode": lambda model, guide, x, y: encode(guide, x, y=y),
     "reconstruct": lambda model, guide, x, y: reconstruct(model, guide, x, y=y),
-    "sample": _drawn,
+    "sample": lambda model, guide, x, y: sample(model, x, y=y),
     "guides of the library": _library_guides,
     "save, resume": _in_files,
 }

@@ -16,7 +16,7 @@ from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, takes_second
 from .labels import accepts_labels, as_labels
-from .placing import device_of, dtype_of
+from .placing import device_of, dtype_of, like
 from .unwrapping import innermost
 from .values import check_tensor
 
@@ -70,8 +70,9 @@ def as_arguments(
     constants = {k: v for k, v in (arguments or {}).items() if k not in data.kwargs}
     changed = data.replace(kwargs={**data.kwargs, **constants}, plate=plate or data.plate)
     check_arguments(changed, *programs)
+    # Functions have parameters of a type that nobody knows
     return changed.to(
-        device_of(*programs, default=changed.device), dtype_of(*programs, default=changed.dtype)
+        device_of(*programs, default=changed.device), getattr(like(*programs), "dtype", None)
     )
 
 
@@ -110,6 +111,8 @@ def given(
     own = as_arguments(data, *programs, arguments=arguments, plate=plate, name="x")
     if own is not None:
         return own, None
+    if y is None and (pair := _pair(x)) is not None:
+        x, y = pair
     check_tensor(x)
     return x, as_labels(y, len(x), x.device)
 
@@ -120,8 +123,6 @@ def _columns(
     """Positional and keyword arguments; None for x, with labels or without."""
     if data is None:
         return (), {}
-    if isinstance(data, TensorDataset):
-        data = data.tensors
     if isinstance(data, Dataset):
         if data.y is None or any(map(accepts_labels, programs)):
             return ((data.x,), {}) if own and data.y is None else None
@@ -134,21 +135,32 @@ def _columns(
                 "data.binarized(generator)"
             )
         return (data.x, data.y), {}
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if (pair := _pair(data)) is not None:
+        x, y = pair
+        if y is not None and any(map(accepts_labels, programs)):
+            if are_labels(y) and not own:
+                return None
+            return (as_column(x, "x"),), {"y": as_column(y, "y")}
+        data = x if y is None else pair
     if isinstance(data, Mapping):
-        if {*map(str.lower, map(str, data))} not in _PAIRS:
-            return (), {str(k): as_column(v, str(k)) for k, v in data.items()}
-        data = tuple(data[key] for key in sorted(data))
-    pair = isinstance(data, tuple) and len(data) == 2
-    if pair and any(map(accepts_labels, programs)):
-        x, y = data
-        if are_labels(y) and not own:
-            return None
-        return (as_column(x, "x"),), {"y": as_column(y, "y")}
-    if isinstance(data, tuple) and len(data) > 1 and data[1] is not None:
+        return (), {str(k): as_column(v, str(k)) for k, v in data.items()}
+    if isinstance(data, tuple):
         return tuple(as_column(v, f"{name}[{i}]") for i, v in enumerate(data)), {}
-    x = data[0] if isinstance(data, tuple) and data else data
-    kept = isinstance(x, Tensor) and (x.dim() == 1 or x.dtype in _INDICES)
-    return ((as_column(x, "x"),), {}) if own or kept else None
+    kept = isinstance(data, Tensor) and (data.dim() == 1 or data.dtype in _INDICES)
+    return ((as_column(data, "x"),), {}) if own or kept else None
+
+
+def _pair(data: Any) -> tuple[Any, Any] | None:
+    """X and y, where data are these two or x alone in one."""
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if isinstance(data, Mapping) and {*map(str.lower, map(str, data))} in _PAIRS:
+        data = tuple(data[key] for key in sorted(data))
+    if not isinstance(data, tuple) or not 1 <= len(data) <= 2:
+        return None
+    return (*data, None)[:2]
 
 
 def _is_ours(program: Callable) -> bool:

@@ -15,6 +15,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 
 from pyro_vae import Trainer, diagnostics, handlers, infer
 
@@ -267,7 +268,7 @@ def density(trace: poutine.Trace, n: int) -> torch.Tensor:
     """Log-probability of all sites, (n,), the plate of the data to the left of all others."""
     trace.compute_log_prob()
     sites = [s for s in trace.nodes.values() if s["type"] == "sample"]
-    found = [s["unscaled_log_prob"] for s in sites if type(s["fn"]).__name__ != "_Subsample"]
+    found = [s["unscaled_log_prob"] for s in sites if not site_is_subsample(s)]
     return sum(v.reshape(n, -1).sum(-1) for v in found)
 
 
@@ -386,6 +387,22 @@ def resumes(make: Make, folder: Path) -> None:
     assert comparable(trainer.history) == comparable(rows)
 
 
+def draws(make: Make, folder: Path) -> None:
+    """All sites as the program itself draws them, once it does not observe."""
+    pair = made(make)
+    pyro.set_rng_seed(5)
+    found = infer.sample(pair.model, pair.data, **constants(pair))
+    pyro.set_rng_seed(5)
+    with resting(pair), torch.no_grad():
+        trace = poutine.trace(poutine.uncondition(pair.model))
+        expected = trace.get_trace(*pair.args, **pair.kwargs)
+    assert expected.stochastic_nodes
+    for site in expected.stochastic_nodes:
+        if not site_is_subsample(expected.nodes[site]):
+            torch.testing.assert_close(found.pop(site), expected.nodes[site]["value"])
+    assert not found
+
+
 USES: dict[str, Callable[[Make, Path], None]] = {
     "stock SVI": stock_trains,
     "SVI": svi,
@@ -400,4 +417,5 @@ USES: dict[str, Callable[[Make, Path], None]] = {
     "compare_guides": compares,
     "swap_guide": swaps,
     "checkpoint": resumes,
+    "sample": draws,
 }
