@@ -60,8 +60,10 @@ def names_of(*programs: Callable) -> list[str]:
 
 
 def takes_second(program: Callable) -> bool:
-    """Whether a program takes a second argument by its position."""
-    return 1 in _taken(program, Arguments((None, None)))
+    """Whether a program takes data as its second argument: one that it needs, or may be None."""
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [p for p in parameters_of(program) if p.kind in by_position]
+    return len(found) > 1 and found[1].default in (inspect.Parameter.empty, None)
 
 
 def _taken(program: Callable, x: Arguments) -> set[Key]:

@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import Trainer, diagnostics, guides, infer, likelihoods, models
-from pyro_vae.data import Arguments
+from pyro_vae.data import Arguments, Dataset
 
 N = 40
 LABELS = torch.arange(N) % 3
@@ -57,6 +57,22 @@ def test_labels_reach_the_program_whatever_it_calls_them(name):
             trainer.fit(data, epochs=1, progress=False)
     wrong = infer.elbo_terms(model, guide, (X, LABELS.flip(0))).elbo.mean()
     assert wrong < expected - 2
+
+
+def test_labels_of_a_data_set_are_data_of_a_program_that_has_an_argument_for_them():
+    model, guide = reading("labels")
+    found = diagnostics.evaluate(model, guide, Dataset(X, LABELS), importance_samples=0)
+    assert abs(float(found.terms.elbo.mean()) - stock(model, guide, X, LABELS)) < 0.1
+    with pytest.raises(ValueError, match="no argument y, got binarize='dynamic'"):
+        diagnostics.evaluate(model, guide, Dataset(X.sigmoid(), LABELS, binarize="dynamic"))
+
+    def other(x, scale=1.0):
+        return one(x)
+
+    # Nor are they taken for something else
+    found = diagnostics.evaluate(other, alone, Dataset(X, LABELS), importance_samples=0)
+    expected = diagnostics.evaluate(one, alone, X, importance_samples=0)
+    assert torch.equal(found.terms.elbo, expected.terms.elbo)
 
 
 def test_keyword_arguments_are_given_by_name():

@@ -154,7 +154,7 @@ def test_recording_moves_neither_buffers_nor_the_random_stream(kind):
     before = [b.clone() for b in guide.buffers()]
     graph, x = Graph(TraceELBO()), torch.randn(4, 6)
     stream = torch.get_rng_state()
-    graph._record(kind(model, guide, graph.estimator), x, None)
+    graph._record(kind(model, guide, graph.estimator, (x, None)), x, None)
     assert torch.equal(stream, torch.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(before, guide.buffers(), strict=True))
 
