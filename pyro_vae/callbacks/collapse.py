@@ -27,7 +27,9 @@ def collapsed(row: Mapping[str, Any], threshold: float = THRESHOLD) -> dict[str,
         >>> collapsed({"kl": {"z1": 9.0, "z2": 0.01}})
         {'z2': 0.01}
     """
-    kl = row.get("validation", row).get("kl", {})
+    measured = row.get("validation", row)
+    # What all data share has little for each
+    kl = {**measured.get("kl", {}), **measured.get("kl_global", {})}
     return {site: value for site, value in sorted(kl.items()) if value <= threshold}
 
 

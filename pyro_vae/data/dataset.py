@@ -155,7 +155,10 @@ class Dataset:
         """
         index = index.to(self.device)
         y = None if self.y is None else self.y.index_select(0, index)
-        return self._draw(self._stored.index_select(0, index)), y
+        x = self._draw(self._stored.index_select(0, index))
+        # For latents that all data share, which count once
+        x.total = len(self._stored)
+        return x, y
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False

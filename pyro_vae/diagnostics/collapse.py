@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..ground.arguments import positive
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number
 from ..infer.aggregate import Draws, Total, draw, pair_densities
-from ..infer.posterior import mean_variance, posterior_means
+from ..infer.posterior import centred, mean_variance, posterior_means
 from ..plots.collapse import collapse as picture
 from ..programs.examining import examined
 
@@ -51,11 +51,13 @@ class Units:
         variance: variance over x of E[z_u|x], (units,).
         standard_error: of the variance, (units,).
         threshold: variance above which a unit is active.
+        share: share of the data that have the site, which masks hide from the others.
     """
 
     variance: Tensor
     standard_error: Tensor
     threshold: float
+    share: float = 1.0
 
     @property
     def active(self) -> int:
@@ -82,16 +84,24 @@ class Collapse(Tabular):
         sites: latent site -> its ``Information``, bottom to top.
         units: latent site -> its ``Units``.
         whole: ``Information`` of all latents together.
+        compared: of each datum how many have the same latents, itself among them, (n,); None
+            where no mask differs between data.
     """
 
     sites: dict[str, Information]
     units: dict[str, Units]
     whole: Information
+    compared: Tensor | None = None
 
     @property
     def cap(self) -> float:
-        """The largest value that the estimate of the mutual information can take, log N."""
-        return math.log(len(self.whole.kl))
+        """The largest value that the estimate of the mutual information can take, log N.
+
+        N is the number of data with the same latents, its logarithm the mean over the data.
+        """
+        if self.compared is None:
+            return math.log(len(self.whole.kl))
+        return float(self.compared.double().log().mean())
 
     @property
     def collapsed(self) -> tuple[str, ...]:
@@ -103,7 +113,7 @@ class Collapse(Tabular):
         mean, error = mean_and_error(self.sites[site].mutual_information)
         # A unit at the threshold carries half of it; without active units, noise may carry more
         little = 0.5 * units.threshold if units.active else 5 * units.threshold * len(units)
-        return mean <= little + 2 * error
+        return mean <= units.share * little + 2 * error
 
     @property
     def verdict(self) -> str:
@@ -142,6 +152,10 @@ class Collapse(Tabular):
             f"unit is active if the variance of its posterior mean is above {threshold:g}",
             f"the mutual information cannot be estimated above log N = {self.cap:.2f}",
         ]
+        if self.compared is not None:
+            sizes = int(self.compared.min()), int(self.compared.max())
+            notes[1] += ", a mean, for data are compared with those under the same mask alone"
+            notes[1] += f" ({sizes[0]} to {sizes[1]}): I is given the mask"
         if float(self.whole.mutual_information.mean()) > self.cap - 1:
             notes[1] += ", which it has reached: it is at least this; use more data"
         return notes
@@ -203,6 +217,12 @@ def collapse(
     1/2 ``threshold`` nats, what one unit at the threshold carries where q is about as wide as the
     prior, or 5 ``threshold`` nats per unit where no unit is active.
 
+    Masks that hide latents of some data, as for sequences of unequal lengths: which latents a
+    datum has is given, like a label. q(z) is over the N_m data under the same mask m alone, I is
+    I(x; z|m), and a latent that a datum does not have counts 0, also in what is a small I. All of
+    the above holds for each m by itself; no term of I is above log N_m. The variance of a unit is
+    over the data that have it. Masks of observed sites change nothing of this.
+
     The cost grows as N^2 densities (10,000 data and 20 units: about a minute on one core); the
     memory does not. A guide that does not broadcast over sample dimensions is run on every pair of
     data: pass a thousand.
@@ -227,8 +247,8 @@ def collapse(
         all units, and a verdict. The RNG is restored: a second call gives the same numbers.
 
     Raises:
-        ValueError: fewer than two data, a threshold that is not positive, a guide that is a point
-            mass, data that the model cannot have produced.
+        ValueError: fewer than two data, or a datum under a mask of its own; a threshold that is
+            not positive, a guide that is a point mass, data that the model cannot have produced.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -243,6 +263,7 @@ def collapse(
         if len(data) < 2:
             raise ValueError("data: expected at least 2 data to compare with each other, got 1")
         draws = draw(model, guide, data, batch_size)
+        compared = _compared(draws)
         aggregates, names = _aggregates(guide, data, draws)
         means = posterior_means(guide, data, batch_size=batch_size)
     sites = {
@@ -252,7 +273,22 @@ def collapse(
     log_q, log_p = sum(draws.log_q.values()), sum(draws.log_p.values())
     whole = _information(log_q, log_p, aggregates["all"], f"I(x; {','.join(sorted(draws.z))})")
     units = {s: _units(means[s], threshold) for s in sites}
-    return Collapse(sites, units, whole)
+    return Collapse(sites, units, whole, compared)
+
+
+def _compared(draws: Draws) -> Tensor | None:
+    """How many data have the latents of each; ``ValueError`` for one that is alone with them."""
+    if draws.alike is None:
+        return None
+    compared = draws.alike.bincount()[draws.alike]
+    if (alone := compared == 1).any():
+        raise ValueError(
+            f"site {draws.unlike!r}: expected at least two data under each mask, to compare with "
+            f"each other, got {int(alone.sum())} data under masks of their own, the first in row "
+            f"{int(alone.nonzero()[0])}: leave these out, use more data, or read the KL alone, "
+            "infer.elbo_terms(model, guide, x).kl"
+        )
+    return compared
 
 
 def _information(log_q: Tensor, log_p: Tensor, log_aggregate: Tensor, name: str) -> Information:
@@ -263,15 +299,16 @@ def _aggregates(
     guide: Callable, data: Dataset, draws: Draws
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Log q of each site's draws without x, and of "all"; what I per site is between."""
-    order, n = list(draws.z), len(data)
+    order, n, alike = list(draws.z), len(data), draws.alike
     rank = {s: i for i, s in enumerate(draws.model_order)}
-    prefix = {s: Total(n, data.device) for s in order}
+    prefix = {s: Total(n, data.device, alike) for s in order}
     for row, column, densities in pair_densities(guide, data, draws.z):
         pair, own = torch.zeros((), dtype=torch.float64), 0.0
         for s in order:
             pair, own = pair + densities[s].double(), own + draws.log_q[s]
             prefix[s].add(row, column, pair, own)
-    joint = {s: total.log - math.log(n) for s, total in prefix.items()}
+    log_n = math.log(n) if alike is None else alike.bincount()[alike].double().log()
+    joint = {s: total.log - log_n for s, total in prefix.items()}
     found, names = {"all": joint[order[-1]]}, {}
     for i, s in enumerate(order):
         before = order[:i]
@@ -279,21 +316,21 @@ def _aggregates(
             found[s] = joint[s] - (joint[order[i - 1]] if before else 0.0)
             names[s] = f"I(x; {s}|{','.join(before)})" if before else f"I(x; {s})"
             continue
-        alone = Total(n, data.device)
+        alone = Total(n, data.device, alike)
         # The other latents belong to x_j, also those that the guide samples later
         parents = {b: draws.z[b] for b in order if b != s}
         for row, column, densities in pair_densities(
             guide, data, {s: draws.z[s]}, parents=parents, sites=[s]
         ):
             alone.add(row, column, densities[s], draws.log_q[s])
-        found[s] = alone.log - math.log(n)
+        found[s] = alone.log - log_n
         names[s] = f"I(x,{','.join(before)}; {s})"
     return found, names
 
 
 def _units(means: Tensor, threshold: float) -> Units:
-    means = means.reshape(len(means), -1).double()
-    variance = mean_variance(means)
-    fourth = (means - means.mean(0)).pow(4).mean(0)
-    error = ((fourth - variance.square()).clamp(min=0) / len(means)).sqrt()
-    return Units(variance, error, threshold)
+    variance, deviations = mean_variance(means), centred(means)
+    fourth, n = deviations.pow(4).nanmean(0), (~deviations.isnan()).sum(0)
+    error = ((fourth - variance.square()).clamp(min=0) / n).sqrt()
+    share = float((~deviations.isnan()).any(1).double().mean())
+    return Units(variance, error.nan_to_num(0.0), threshold, share)

@@ -13,6 +13,7 @@ from ..data import Dataset
 from ..ground.arguments import whole
 from ..ground.tables import Table, Tabular, mean_and_error
 from ..infer.latent import decode_mean
+from ..programs.coordinates import constrained, unconstrained
 from ..programs.encoding import encode
 from ..programs.examining import examined
 from ..programs.labels import label_arguments
@@ -82,12 +83,12 @@ def continuity(
 ) -> Continuity:
     """Share of the decoded way between two data that a classifier takes for one of its ends.
 
-    Data of two classes are encoded to their posterior means; the straight line between these is
-    decoded in ``steps`` points. In a latent space without holes the points look like one end, then
-    like the other; through a hole the way leads to other classes. Compare pairs of equal latent
-    size on the same data: an autoencoder (``guides.Delta``, beta 0) against a VAE. Where these
-    reconstruct unequally well, ``relative`` is the fairer number. A classifier calls anything by
-    some name, so that a blur may count as recognised.
+    Data of two classes are encoded to their posterior means; the straight line between these, that
+    of ``infer.interpolate``, is decoded in ``steps`` points. In a latent space without holes the
+    points look like one end, then like the other; through a hole the way leads to other classes.
+    Compare pairs of equal latent size on the same data: an autoencoder (``guides.Delta``, beta 0)
+    against a VAE. Where these reconstruct unequally well, ``relative`` is the fairer number. A
+    classifier calls anything by some name, so that a blur may count as recognised.
 
     Args:
         model: generative program.
@@ -126,19 +127,26 @@ def continuity(
         t = torch.linspace(0, 1, steps, device=data.device, dtype=x.dtype)
         found = []
         for ends in rows.split(max(1, 2000 // steps)):
-            start, end = (encode(guide, x[i], **label_arguments(guide, y[i])).mean for i in ends.T)
-            z = {}
+            start, end = (_coordinates(model, guide, x[i], y[i]) for i in ends.T)
+            line = {}
             for s, v in start.items():
                 weight = t.reshape(-1, *(1,) * (v.dim() - 1))
-                z[s] = torch.lerp(v[:, None], end[s][:, None], weight).flatten(0, 1)
-            # As in infer.interpolate: a conditional model sees the label of the nearer end
-            labels = torch.where(t > 0.5, y[ends[:, 1:]], y[ends[:, :1]]).flatten()
-            decoded = decode_mean(model, z, like=x, y=labels)
+                line[s] = torch.lerp(v[:, None], end[s][:, None], weight).flatten(0, 1)
+            # As in infer.interpolate: a model sees the nearer end and its label
+            nearer = torch.where(t > 0.5, ends[:, 1:], ends[:, :1]).flatten()
+            like, labels = x[nearer], y[nearer]
+            z = constrained(model, line, like, labels)
+            decoded = decode_mean(model, z, like=like, y=labels)
             predicted = torch.as_tensor(classifier.predict(_rows(decoded)))
             classes = predicted.reshape(len(ends), steps)
             own = y[ends].cpu()
             found.append((classes == own[:, :1]) | (classes == own[:, 1:]))
     return Continuity(torch.cat(found), rows.cpu())
+
+
+def _coordinates(model: Callable, guide: Callable, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """The posterior means of data, in unconstrained coordinates."""
+    return unconstrained(model, encode(guide, x, **label_arguments(guide, y)).mean, x, y)
 
 
 def _pairs(y: Tensor, pairs: int, seed: int) -> Tensor:

@@ -13,9 +13,8 @@ import torch
 from ..data import Dataset
 from ..ground.arguments import known, whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error
-from ..programs.encoding import encode
+from ..infer.posterior import posterior_means
 from ..programs.examining import examined
-from ..programs.labels import label_arguments
 
 _CODES_AT_ONCE = 4096
 _TREES = 50
@@ -90,7 +89,8 @@ def disentanglement(
         ``Disentanglement``: the scores with standard errors, and matrices (units, factors).
 
     Raises:
-        ValueError: data without factors, an unknown site or factor.
+        ValueError: data without factors, an unknown site or factor, a site that a mask hides from
+            some of the data.
 
     Example:
         >>> from pyro_vae import data, guides, likelihoods, models
@@ -105,17 +105,19 @@ def disentanglement(
                 "data: expected a Dataset with factors, got none: use data.shapes(), or pass your "
                 "own with Dataset(x, factors=..., factor_names=...)"
             )
-        parts = [
-            encode(guide, x, **label_arguments(guide, y)).mean
-            for x, y in data.batches(_CODES_AT_ONCE)
-        ]
+        means = posterior_means(guide, data, batch_size=_CODES_AT_ONCE)
     names = data.factor_names
     if categorical is None:
         labels = data.factors.new_full((len(data),), math.nan) if data.y is None else data.y
         equal = [bool((labels == column).all()) for column in data.factors.T]
         categorical = [name for name, same in zip(names, equal, strict=True) if same]
-    sites = list(parts[0]) if site is None else [known("site", site, parts[0])]
-    codes = torch.cat([torch.cat([p[s].flatten(1) for s in sites], 1) for p in parts])
+    sites = list(means) if site is None else [known("site", site, means)]
+    if absent := [s for s in sites if means[s].isnan().any()]:
+        raise ValueError(
+            f"site {absent[0]!r}: a mask hides it from some of the data, which have no code then: "
+            "pass site= with one that all have, or data that all have it"
+        )
+    codes = torch.cat([means[s].flatten(1) for s in sites], 1)
     return score_codes(
         codes.double().cpu().numpy(),
         data.factors.double().cpu().numpy(),

@@ -30,7 +30,8 @@ class Evaluation(Tabular):
     """Bound, its terms and log p(x) over a data set; ``print`` it, or read the parts.
 
     Attributes:
-        terms: bound, reconstruction and KL per site, each (n,), nats per datum.
+        terms: bound, reconstruction and KL per site, each (n,), nats per datum; of latents
+            that all data share the table has the KL in nats per data set.
         importance: log p(x) with its diagnostics per datum, None if it was not asked for.
         dimensions: elements of a datum.
         levels: number of values of a discrete pixel, None for other data.
@@ -56,12 +57,17 @@ class Evaluation(Tabular):
     def rows(self) -> list[tuple[str, float, float, str]]:
         """The table: quantity, mean over the data, standard error, unit."""
         quantities = {self.bound: self.terms.elbo, "reconstruction": self.terms.reconstruction}
+        whole = self.terms.kl_global
         for site, kl in sorted(self.terms.kl.items()):
-            quantities[f"-log p({site})" if site in self.point_masses else f"KL {site}"] = kl
+            if site not in whole:
+                quantities[f"-log p({site})" if site in self.point_masses else f"KL {site}"] = kl
         if self.importance is not None:
             quantities["log p(x)"] = self.importance.log_likelihood
         quantities |= self.baselines or {}
         rows = [(name, *mean_and_error(v), "nats/datum") for name, v in quantities.items()]
+        for site, kl in sorted(whole.items()):
+            name = f"-log p({site})" if site in self.point_masses else f"KL {site}"
+            rows.append((name, float(kl), math.nan, "nats/data set"))
         if self.levels is not None:
             best = self.bound if self.importance is None else "log p(x)"
             bits = -quantities[best] / (self.dimensions * math.log(2))
@@ -162,7 +168,8 @@ def evaluate(
             and, beside a density, probabilistic PCA with as many latents are fitted: what the
             pair has to beat. Default: the table goes without them.
         importance_samples: samples per datum for log p(x); 0 leaves log p(x) out, and so does a
-            guide that is a point mass, such as ``guides.Delta``.
+            guide that is a point mass, such as ``guides.Delta``. Latents outside the data plate
+            need 0: no datum has weights of its own.
         batch_size: data at once.
         chunk_size: rows (datum, sample) decoded at once, bounding the memory.
         arguments: constants among the programs' own arguments, by name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..ground.arguments import positive
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, two_decimals
-from ..infer.posterior import ACTIVE, active, posterior_means
+from ..infer.posterior import ACTIVE, active, centred, posterior_means
 from ..infer.terms import dataset_terms
 from ..plots.layers import projections
 from ..programs.examining import examined
@@ -31,12 +32,14 @@ class Layer:
     Attributes:
         site: its name.
         kl: its KL term (n,), nats per datum; for a point mass -log p(z).
-        means: posterior means (n, size), the other dimensions of a site flattened.
+        means: posterior means (n, size), the other dimensions of a site flattened; NaN for what
+            a mask hides, a latent that a datum does not have.
         active: units whose variance of the posterior mean is above the threshold, (size,).
         explained_variance_ratio: share of the variance of the means that each principal component
             explains, the largest first, (min(n, size),); all 0 where nothing varies.
         projection: the means on the first two principal components, (n, 2); the second column
-            is 0 for a single unit.
+            is 0 for a single unit. The average stands for a unit that a datum does not have, and
+            a datum without any is NaN.
     """
 
     site: str
@@ -184,19 +187,20 @@ def _layer(site: str, kl: Tensor, means: Tensor, threshold: float) -> Layer:
     from sklearn.decomposition import PCA
 
     pca = PCA()
-    centred = means.double() - means.double().mean(0)
-    rounding = _ROUNDING * torch.finfo(means.dtype).eps * means.abs().amax(0)
-    varying = centred.abs().amax(0) > rounding
+    deviations, absent = centred(means).nan_to_num(0.0), means.isnan().all(1)
+    rounding = _ROUNDING * torch.finfo(means.dtype).eps * means.nan_to_num(0.0).abs().amax(0)
+    varying = deviations.abs().amax(0) > rounding
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
         # A site without any variance, or a single datum, has shares 0 / 0
-        projection = torch.as_tensor(pca.fit_transform((centred * varying).numpy()))[:, :2]
+        projection = torch.as_tensor(pca.fit_transform((deviations * varying).numpy()))[:, :2]
     ratios = torch.as_tensor(pca.explained_variance_ratio_).nan_to_num()
     padding = torch.zeros(len(means), 2 - projection.shape[1], dtype=projection.dtype)
+    projection = torch.cat([projection, padding], 1).masked_fill(absent[:, None], math.nan)
     return Layer(
         site=site,
         kl=kl,
         means=means,
         active=active(means, threshold),
         explained_variance_ratio=ratios.to(means.dtype),
-        projection=torch.cat([projection, padding], 1).to(means.dtype),
+        projection=projection.to(means.dtype),
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..ground.arguments import whole
 from ..ground.tables import Table, Tabular, mean_and_error, number, standard_error, with_error
-from ..infer.aggregate import draw, log_aggregate
+from ..infer.aggregate import draw, log_aggregate, refuse_unlike
 from ..programs.examining import examined
 from ..programs.running import measuring
 from .two_samples import LEVEL, Comparison, compare
@@ -166,7 +166,8 @@ def rarity(
 
     Raises:
         ValueError: fewer than one draw, fewer than two reference data, a guide that is a point
-            mass, data that the model cannot have produced.
+            mass, latents under masks that differ between data, data that the model cannot have
+            produced.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -175,7 +176,7 @@ def rarity(
         >>> rarity(vae, guides.BottomUp(vae), x).rarest(1)
         tensor([50])
     """
-    own, other = _sets(model, guide, data, reference, samples)
+    own, other = _sets(model, guide, data, reference, samples, batch_size)
     options = {"samples": samples, "batch_size": batch_size}
     with measuring(model, guide, device=own.device):
         if other is None:
@@ -202,7 +203,7 @@ def log_density(
     batch_size: int = 500,
 ) -> Tensor:
     """``rarity(...).log_density`` alone, (n,), without comparing the two sets."""
-    own, other = _sets(model, guide, data, reference, samples)
+    own, other = _sets(model, guide, data, reference, samples, batch_size)
     populating = [own if other is None else other]
     with measuring(model, guide, device=own.device):
         (found,) = _log_q(model, guide, own, populating, samples=samples, batch_size=batch_size)
@@ -210,7 +211,7 @@ def log_density(
 
 
 def _sets(
-    model: Callable, guide: Callable, data: Any, reference: Any, samples: int
+    model: Callable, guide: Callable, data: Any, reference: Any, samples: int, batch_size: int
 ) -> tuple[Dataset, Dataset | None]:
     """Data and reference, checked and binarised once."""
     whole("samples", samples)
@@ -218,6 +219,7 @@ def _sets(
     with contextlib.ExitStack() as stack:
         for name, d in sets.items():
             sets[name], _ = stack.enter_context(examined(d, model, guide))
+        refuse_unlike(model, guide, [*sets.values()], batch_size)
     if len(sets[name]) < 2:
         raise ValueError(f"{name}: expected at least 2 data to compare with, got 1")
     return sets["data"], sets.get("reference")

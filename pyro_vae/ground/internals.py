@@ -16,6 +16,8 @@ BatchNorm = batchnorm._BatchNorm
 version = operator.attrgetter("_version")
 # Of an autoguide: the plates of the model's first run, by name
 prototype_frames = operator.attrgetter("_prototype_frames")
+# Of a masked distribution: what counts, a tensor or one bool for all
+mask_of = operator.attrgetter("_mask")
 
 
 def unchecked(distribution: Distribution) -> bool:

@@ -17,7 +17,7 @@ from torch.distributions import constraints
 from ..ground.arguments import known
 from ..ground.recorded import Recorded
 from ..programs.program import Model
-from ..programs.sites import is_auxiliary, is_latent
+from ..programs.sites import is_auxiliary, is_latent, is_masked
 from ..programs.unwrapping import innermost
 from ..regularizers import Regularizer
 from .wrapping import wrap
@@ -43,7 +43,7 @@ class _Latents(Messenger):
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.sites:
-            self.sites[msg["name"]] = msg["fn"], msg["value"]
+            self.sites[msg["name"]] = dict(msg)
 
 
 class _Penalty(TorchDistribution):
@@ -86,7 +86,14 @@ class _Regularize(Recorded):
             result = program(*args, **kwargs)
         if not am_i_wrapped():
             return result
-        q, z = latents.sites[_chosen(self.site, list(latents.sites))]
+        site = latents.sites[_chosen(self.site, list(latents.sites))]
+        if is_masked(site):
+            raise ValueError(
+                f"site {site['name']!r}: a mask may hide it from some of the data, which a "
+                "penalty over the batch would count all the same: pass another site=, or leave "
+                "the penalty out"
+            )
+        q, z = site["fn"], site["value"]
         if not q.batch_shape:
             raise ValueError(
                 "regularize: the posterior has no batch dimension: sample it inside "
@@ -138,7 +145,7 @@ def regularize(guide: Callable, regularizer: Regularizer, *, site: str | None = 
 
     Raises:
         TypeError: a model, where the penalty would have the other sign.
-        ValueError: when run, an unknown site, or several sites and none named.
+        ValueError: when run, an unknown site, several sites and none named, or one under a mask.
 
     Example:
         >>> from pyro_vae import guides, infer, likelihoods, models, regularizers

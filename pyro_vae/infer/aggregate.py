@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import Data, holding, tensors_of
-from ..programs.reading import Contributions
+from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import trace_pair, traced
-from ..programs.sites import kinds, point_masses, refuse_auxiliary
+from ..programs.sites import kinds, point_masses, present, refuse_auxiliary
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
 
@@ -35,13 +35,28 @@ class Draws:
         z: latent site -> (n, *latent shape), in the guide's sampling order.
         log_q: site -> log q(site | x_i, sites before it), (n,), float64.
         log_p: site -> log p(site | its parents in the model), (n,), float64.
+        present: site -> which elements of each datum's latent no mask hides, (n, units); only
+            sites with masks.
         model_order: latent sites in the model's sampling order.
     """
 
     z: Values
     log_q: Values
     log_p: Values
+    present: Values
     model_order: tuple[str, ...]
+
+    @property
+    def unlike(self) -> str | None:
+        """A site that some of the data have other elements of than others; None without."""
+        return next((s for s, shown in self.present.items() if (shown != shown[0]).any()), None)
+
+    @property
+    def alike(self) -> Tensor | None:
+        """A number for each datum, (n,), equal where latents are; None where all are alike."""
+        if self.unlike is None:
+            return None
+        return torch.cat([*self.present.values()], 1).unique(dim=0, return_inverse=True)[1]
 
 
 def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Draws:
@@ -64,18 +79,33 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
                 f"site {factors[0]!r}: expected a guide whose density is that of its latent "
                 "sites, got a factor: give the latent a distribution that has it"
             )
-        drawn = Contributions(guide_trace, (len(x),))
+        p, drawn = contributions(model_trace, guide_trace, x)
+        check_rows(p, drawn, x)
         values = {s: drawn.value(s) for s in sites}
-        densities = [
-            {s: density.double() for s, density in _densities(trace, sites, (len(x),)).items()}
-            for trace in (guide_trace, model_trace)
-        ]
-        parts.append((values, *densities, tuple(kinds(model_trace).latent)))
+        densities = [{s: side.density(s).double() for s in sites} for side in (drawn, p)]
+        shown = {s: present(guide_trace.nodes[s]) for s in sites}
+        masks = {s: mask.reshape(len(x), -1) for s, mask in shown.items() if mask is not None}
+        parts.append((values, *densities, masks, tuple(kinds(model_trace).latent)))
     columns = [
         {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
-        for column in range(3)
+        for column in range(4)
     ]
-    return Draws(*columns, model_order=parts[0][3])
+    return Draws(*columns, model_order=parts[0][4])
+
+
+def refuse_unlike(model: Callable, guide: Callable, sets: list[Dataset], batch_size: int) -> None:
+    """Raise ``ValueError`` where masks give some of the data other latents than others.
+
+    Their densities are of unequal dimensions then, and no datum is where another one is.
+    """
+    draws = [draw(model, guide, d, batch_size) for d in sets]
+    for site in draws[0].present:
+        shown = torch.cat([d.present[site] for d in draws])
+        if (shown != shown[0]).any():
+            raise ValueError(
+                f"site {site!r}: its mask differs between data, which have no common latents "
+                "then to compare: pass data of equal masks, such as sequences of one length"
+            )
 
 
 def pair_densities(
@@ -141,17 +171,22 @@ def log_aggregate(
 class Total:
     """A running log-sum-exp over the columns of a matrix that comes in blocks.
 
-    ``log`` is log sum_j exp(value_ij), (n,), float64.
+    ``log`` is log sum_j exp(value_ij), (n,), float64; over all j, or over those whose number in
+    ``alike``, (n,), is that of i.
     """
 
-    def __init__(self, n: int, device: torch.device) -> None:
+    def __init__(self, n: int, device: torch.device, alike: Tensor | None = None) -> None:
         self.log = torch.full((n,), -math.inf, dtype=torch.float64, device=device)
+        self._alike = alike
 
     def add(
         self, row: slice, column: slice, values: Tensor, diagonal: Tensor | float | None = None
     ) -> None:
         """Add a block, its entries i = j replaced by those of ``diagonal``."""
         values = values.double()
+        if self._alike is not None:
+            others = self._alike[row, None] != self._alike[column]
+            values = values.masked_fill(others, -math.inf)
         if diagonal is not None:
             if both := range(max(row.start, column.start), min(row.stop, column.stop)):
                 index = torch.arange(both.start, both.stop, device=values.device)
@@ -169,7 +204,7 @@ def _crossed(
     given |= {s: value[None] for s, value in parents.items()}
     with pyro.plate("latents", shape[0], dim=-2):
         trace = _conditioned(guide, x, y, given)
-    return _densities(trace, sites, shape)
+    return _densities(trace, sites, shape, x)
 
 
 def _repeated(
@@ -180,7 +215,7 @@ def _repeated(
     given = {s: value.repeat_interleave(columns, 0) for s, value in z.items()}
     given |= {s: value.repeat(rows, *(1,) * (value.dim() - 1)) for s, value in parents.items()}
     trace = _conditioned(guide, *repeated(x, y, rows), given)
-    flat = _densities(trace, sites, (rows * columns,))
+    flat = _densities(trace, sites, (rows * columns,), x)
     return {s: value.reshape(rows, columns) for s, value in flat.items()}
 
 
@@ -190,8 +225,10 @@ def _conditioned(guide: Callable, x: Data, y: Tensor | None, z: Values) -> pouti
     return trace
 
 
-def _densities(trace: poutine.Trace, sites: list[str], shape: tuple[int, ...]) -> Values:
-    read = Contributions(trace, shape)
+def _densities(
+    trace: poutine.Trace, sites: list[str], shape: tuple[int, ...], x: Tensor
+) -> Values:
+    read = Contributions(trace, shape, getattr(x, "plate", None))
     return {s: read.density(s) for s in sites}
 
 

@@ -19,8 +19,8 @@ from ..ground.arguments import whole
 from ..programs.autoguides import few, is_autoguide
 from ..programs.checks import check_data, check_pair
 from ..programs.given import given
-from ..programs.reading import Contributions
-from ..programs.running import measuring, traced
+from ..programs.reading import Contributions, check_rows, contributions
+from ..programs.running import measuring, trace_pair, traced
 from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_masses
 from .engine.repeated import Repeated
 
@@ -93,8 +93,8 @@ def importance(
 
     Raises:
         ValueError: fewer than one sample or row; data outside the model's range; a guide that
-            does not fit the model; a plate inside a datum that is subsampled, or that is to the
-            left of the data's around a latent.
+            does not fit the model; a site outside the data plate, a plate inside a datum that is
+            subsampled, or that is to the left of the data's around a latent.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -113,6 +113,8 @@ def importance(
     check_pair(model, guide, x, y=y)
     block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
+        tried, labels = few(guide, x, y)
+        check_rows(*contributions(*trace_pair(model, guide, tried, labels), tried), tried)
         vectorised = can_broadcast(guide, x, y)
         log_joint = _log_joint(model)
         labels = itertools.repeat(None) if y is None else y.split(block)
@@ -206,13 +208,17 @@ def _draw(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
     n = len(x)
-    q = Contributions(*guide_trace(guide, x, y, k, vectorised=vectorised))
+    q = _read(x, *guide_trace(guide, x, y, k, vectorised=vectorised))
     zeros = torch.zeros(q.shape, dtype=x.dtype, device=x.device)
     log_q = sum(map(q.density, q.sites), start=zeros)
     z = {s: q.value(s) for s in (*kinds(q.trace).latent, *auxiliary_sites(q.trace))}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
     return z, log_q.reshape(k, n)
+
+
+def _read(x: Tensor, trace: Trace, shape: tuple[int, ...]) -> Contributions:
+    return Contributions(trace, shape, getattr(x, "plate", None))
 
 
 def _log_joint(model: Callable) -> Callable[..., Tensor]:
@@ -274,7 +280,7 @@ def _log_density(
     program: Callable, z: dict[str, Tensor], x: Data, y: Tensor | None = None
 ) -> Tensor:
     """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
-    read = Contributions(traced(poutine.condition(program, data=z), x, y), (len(x),))
+    read = _read(x, traced(poutine.condition(program, data=z), x, y), (len(x),))
     zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     return sum(map(read.density, read.sites), start=zeros)
 

@@ -10,11 +10,10 @@ from torch import Tensor
 from ..ground.arguments import known, whole
 from ..programs import encoding
 from ..programs.belonging import check_belonging
+from ..programs.coordinates import constrained, unconstrained
 from ..programs.encoding import encode, encode_means
-from ..programs.labels import accepts_labels, as_labels, checked_labels, label_arguments
-from ..programs.means import stand_in_data
-from ..programs.running import traced, undisturbed
-from ..programs.sites import kinds
+from ..programs.labels import accepts_labels, as_labels, label_arguments
+from ..programs.running import undisturbed
 from ..programs.values import check_tensor
 
 
@@ -70,12 +69,14 @@ def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
 def decode_mean(
     model: Callable, z: dict[str, Tensor], *, like: Tensor, y: Tensor | None = None
 ) -> Tensor:
-    """E[x|z] for any model: run with zeros as data and the latents held at ``z``.
+    """E[x|z] for any model: run on data, with the latents held at ``z``.
 
     ``z`` is site -> (n, *latent shape), where sites that are missing take their conditional means;
-    ``like`` is any data (m, *event_shape), for shape, dtype and device; ``y`` are labels (n,).
+    ``like`` are the n data that the model is run on, or any others, (m, *event_shape), of which
+    the first stands for all; ``y`` are labels (n,).
     """
-    x = like.new_zeros(len(next(iter(z.values()))), *like.shape[1:])
+    n = len(next(iter(z.values())))
+    x = like if len(like) == n else first_of(like, n)
     return encoding.decode_mean(model, z, x=x, **label_arguments(model, y))
 
 
@@ -91,6 +92,8 @@ def interpolate(
     """Decoded straight line between the posterior means of two data.
 
     x_t = E[x | (1 - t) z_start + t z_end], t = 0 .. 1 in ``steps`` equal steps, in all layers.
+    Latents that cannot be all real numbers go straight in unconstrained coordinates, such as the
+    logarithm of positive ones, in which no step leaves their support.
 
     Args:
         model: generative program.
@@ -116,13 +119,14 @@ def interpolate(
         )
     ends = torch.stack([start, end])
     y = as_labels(y, 2, ends.device)
-    mean = _means(guide, ends, y)
+    u = unconstrained(model, _means(guide, ends, y), ends, y)
     t = torch.linspace(0, 1, steps, device=ends.device)
-    z = {
-        s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1))) for s, v in mean.items()
+    line = {
+        s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1))) for s, v in u.items()
     }
-    labels = None if y is None else y[(t > 0.5).long()]
-    return decode_mean(model, z, like=ends, y=labels)
+    nearer = (t > 0.5).long()
+    x, labels = ends[nearer], None if y is None else y[nearer]
+    return decode_mean(model, constrained(model, line, x, labels), like=x, y=labels)
 
 
 def traverse(
@@ -140,45 +144,49 @@ def traverse(
     The other units of the site, and the layers above it, stay at the posterior means of ``x``;
     the layers below take their conditional means.
 
+    A site that cannot be all real numbers is changed in unconstrained coordinates, in which no
+    value leaves its support: those of ``torch.distributions.biject_to``, the logarithm of a
+    positive unit, the logit of one in (0, 1), k - 1 coordinates of k values that add up to 1.
+    Units are those of the site, one by one, or its coordinates.
+
     Args:
         model: generative program.
         guide: inference program.
         x: (*event_shape,), the datum to start from.
         site: latent site.
         dims: units to change; default all.
-        values: values to give, (v,); default -3 .. 3 in 7 steps.
+        values: values to give a unit, or its unconstrained coordinate, (v,); default -3 .. 3 in
+            7 steps.
         y: one label () for a conditional pair.
 
     Returns:
         (len(dims), v, *event_shape).
 
     Raises:
-        ValueError: a site that the guide does not have, data that are not a single datum.
+        ValueError: a site that the guide does not have, or without such coordinates, as
+            categories are; data that are not a single datum.
     """
     _check_single(model, x, "x")
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
     labels = as_labels(y, 1, x.device)
     mean = _means(guide, x[None], labels)
     known("site", site, mean)
-    dims = list(range(mean[site].shape[-1])) if dims is None else list(dims)
-    order = list(_prior_draw(model, x[None], labels))
-    held = {s: mean[s] for s in order[: order.index(site) + 1]}
-    rows = {s: v.repeat(len(dims) * len(values), *(1,) * (v.dim() - 1)) for s, v in held.items()}
+    u = unconstrained(model, mean, x[None], labels, moved=site)
+    dims = list(range(u[site][0].numel())) if dims is None else list(dims)
+    n, order = len(dims) * len(values), list(u)
+    held = {s: u[s] for s in order[: order.index(site) + 1]}
+    rows = {s: v.repeat(n, *(1,) * (v.dim() - 1)) for s, v in held.items()}
+    units = rows[site].view(n, -1)
     for i, dim in enumerate(dims):
-        rows[site][i * len(values) : (i + 1) * len(values), dim] = values
-    n = len(rows[site])
-    result = decode_mean(model, rows, like=x[None], y=None if labels is None else labels.expand(n))
+        units[i * len(values) : (i + 1) * len(values), dim] = values
+    like, labels = first_of(x[None], n), None if labels is None else labels.expand(n)
+    result = decode_mean(model, constrained(model, rows, like, labels), like=like, y=labels)
     return result.unflatten(0, (len(dims), len(values)))
 
 
-def _prior_draw(model: Callable, like: Tensor, y: Tensor | None) -> dict[str, Tensor]:
-    """One draw of all latents, in the model's sampling order."""
-    # Zeros, as in decode_mean: what is observed does not matter
-    x = like.new_zeros(1, *like.shape[1:])
-    y = checked_labels(model, y, 1, x.device)
-    with undisturbed(model, device=x.device), stand_in_data():
-        trace = traced(model, x, y)
-    return {site: trace.nodes[site]["value"] for site in kinds(trace).latent}
+def first_of(x: Tensor, n: int) -> Tensor:
+    """The first datum of some, ``n`` times."""
+    return x[torch.zeros(n, dtype=torch.long, device=x.device)]
 
 
 def grid_2d(
@@ -191,9 +199,12 @@ def grid_2d(
 ) -> tuple[Tensor, Tensor]:
     """Decoded grid of a two-dimensional latent space, at equal quantiles of N(0, 1).
 
+    They are those of the units, or of the unconstrained coordinates of a site that cannot be all
+    real numbers, as in ``traverse``.
+
     Args:
         model: generative program whose ``site`` has two units.
-        like: any data (m, *event_shape), for shape, dtype and device.
+        like: any data (m, *event_shape), on the first of which the program is run.
         site: the two-dimensional latent site.
         steps: values per axis.
         y: a label for a conditional model.
@@ -210,10 +221,12 @@ def grid_2d(
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     z = torch.stack([first.flatten(), second.flatten()], -1)
     labels = as_labels(y if accepts_labels(model) else None, len(z), like.device)
-    drawn = _prior_draw(model, like, None if labels is None else labels[:1])
-    known("site", site, drawn)
-    if drawn[site].shape != (1, 2):
+    u = unconstrained(model, {}, like[:1], None if labels is None else labels[:1], moved=site)
+    known("site", site, u)
+    if u[site].shape != (1, 2):
         raise ValueError(
-            f"site {site!r}: expected two units, the model has {tuple(drawn[site].shape[1:])}"
+            f"site {site!r}: expected two units, the model has {tuple(u[site].shape[1:])}"
         )
-    return axis, decode_mean(model, {site: z}, like=like, y=labels).unflatten(0, (steps, steps))
+    x = first_of(like, len(z))
+    means = decode_mean(model, constrained(model, {site: z}, x, labels), like=x, y=labels)
+    return axis, means.unflatten(0, (steps, steps))

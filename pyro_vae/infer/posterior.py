@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..programs.autoguides import is_autoguide
-from ..programs.encoding import encode_means
+from ..programs.encoding import trace_means
 from ..programs.labels import label_arguments
 from ..programs.running import undisturbed
+from ..programs.sites import kinds, present
 
 ACTIVE = 0.01
 
@@ -21,20 +23,38 @@ def posterior_means(
 ) -> dict[str, Tensor]:
     """E[z_i | x] per latent site as ``encode`` gives it, site -> (n, *latent shape).
 
-    No state changes, modes and RNG among it; dynamic binarisation is drawn once.
+    What a mask hides, a latent that a datum does not have, is NaN. No state changes, modes and RNG
+    among it; dynamic binarisation is drawn once.
     """
     batch_size = len(data) if is_autoguide(guide) else batch_size
     with undisturbed(guide, device=data.device):
         batches = data.batches(batch_size)
-        parts = [encode_means(guide, x, **label_arguments(guide, y)) for x, y in batches]
+        parts = [_means(guide, x, y) for x, y in batches]
     return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
+
+
+def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    trace, found = trace_means(guide, x, **label_arguments(guide, y)), {}
+    for site in kinds(trace).latent:
+        value, shown = trace.nodes[site]["value"], present(trace.nodes[site])
+        found[site] = value if shown is None else torch.where(shown, value, math.nan)
+    return found
+
+
+def centred(means: Tensor) -> Tensor:
+    """Posterior means less their mean over the data that have them, (n, units), float64."""
+    means = means.reshape(len(means), -1).double()
+    return means - means.nanmean(0)
 
 
 def mean_variance(means: Tensor) -> Tensor:
     """Var_x(E[z_u|x]) over the n data at hand (divided by n), whose size decides on a unit.
 
-    The posterior means are (n, *latent shape), the result (units,), float64.
+    The posterior means are (n, *latent shape), the result (units,), float64; over the data that
+    have the unit, 0 where none has.
     """
+    if means.isnan().any():
+        return centred(means).square().nanmean(0).nan_to_num(0.0)
     return means.reshape(len(means), -1).double().var(0, correction=0)
 
 

@@ -38,4 +38,5 @@ def dataset_terms(
     return ELBOTerms(
         torch.cat([p.reconstruction for p in parts]),
         {site: torch.cat([p.kl[site] for p in parts]) for site in parts[0].kl},
+        parts[0].shared,
     )

@@ -23,7 +23,8 @@ def history(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = 
     used, the objective that was ascended is beside it. Dashed lines are of the validation data,
     with a band of one standard error. A vertical line with the name of the new guide stands where
     the guide was swapped, and tells where the model was frozen. In a long run the limits of the
-    axes leave out epochs, mostly the first ones, that are far from all the others.
+    axes leave out epochs, mostly the first ones, that are far from all the others. The KL of a
+    latent that all data share is divided among them; its name tells how much it is in all.
 
     Args:
         rows: ``trainer.history``: one mapping per epoch.
@@ -206,7 +207,9 @@ def _draw_bound(ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]]
 def _draw_kl(ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]]) -> None:
     for i, site in enumerate(_sites(rows, "kl")):
         color = COLORS[i % len(COLORS)]
-        _line(ax, epochs, [_get(r, "kl", site) for r in rows], site, color=color)
+        last = [kl[site] for row in rows if site in (kl := row.get("kl_global", {}))][-1:]
+        name = f"{site} ({last[0]:.3g} nats in all)" if last else site
+        _line(ax, epochs, [_get(r, "kl", site) for r in rows], name, color=color)
         validation = [_get(r, "validation", "kl", site) for r in rows]
         _line(ax, epochs, validation, f"{site}, validation", color=color, linestyle="--")
 

@@ -19,8 +19,10 @@ from torchvision.utils import make_grid
 from ..data import Dataset
 from ..ground.arguments import known
 from ..ground.drawing import new_axes, shown
+from ..infer.latent import first_of
 from ..programs.labels import Labels, checked_labels, label_arguments
 from ..programs.means import stand_in_data
+from ..programs.running import traced
 from ..programs.unwrapping import name_of
 
 
@@ -192,17 +194,16 @@ def spaced(values: Iterable[float], most: int = 10) -> list[str]:
     return [f"{v:.3g}" if i % every == 0 else "" for i, v in enumerate(values)]
 
 
-def run_on_zeros(
+def run_on(
     model: Callable, x: Tensor, y: Labels, *, given: Mapping[str, Tensor] | None = None
 ) -> Trace:
-    """The trace of a model on zeros of the shape of ``x``, with the latents that are ``given``.
+    """The trace of a model on data, with the latents that are ``given``.
 
-    Its latents and p(x|z) are those for ``x``, which may be grey where the likelihood is binary.
+    The data may be grey where the likelihood is binary.
     """
-    program = poutine.condition(model, data=given or {})
     y = checked_labels(model, y, len(x), x.device)
     with stand_in_data():
-        return poutine.trace(program).get_trace(torch.zeros_like(x), **label_arguments(model, y))
+        return traced(poutine.condition(model, data=given or {}), x, y)
 
 
 def run(
@@ -218,7 +219,7 @@ def run(
         ValueError: a model without a method ``sample``, and no ``like``.
     """
     if like is not None:
-        return run_on_zeros(model, like[:1].expand(n, *like.shape[1:]), y, given=given)
+        return run_on(model, first_of(like, n), y, given=given)
     if not hasattr(model, "sample"):
         raise ValueError(
             f"like: {name_of(model)} has no method sample(n): "

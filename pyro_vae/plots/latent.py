@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,12 +15,13 @@ from torch import Tensor
 from ..ground.arguments import whole
 from ..ground.drawing import shown
 from ..infer import grid_2d, interpolate, traverse
+from ..programs.coordinates import coordinates
 from ..programs.labels import as_labels, label_arguments
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.values import check_tensor
-from .drawing import grid_axes, run_on_zeros, spaced, vector_site
+from .drawing import grid_axes, run_on, spaced, vector_site
 
 _MOST_UNITS = 10
 
@@ -35,6 +37,8 @@ def interpolation(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw decoded straight lines between the posterior means of two data, a row per pair.
+
+    The lines are those of ``infer.interpolate``.
 
     Args:
         model: generative program.
@@ -92,7 +96,7 @@ def _batched(model: Callable, x: Tensor, y: Tensor | None, name: str) -> Tensor:
     if event_shape is None:
         # A function does not tell its data's shape; its data site does, for one datum or many.
         with measuring(model, device=x.device):
-            trace = run_on_zeros(model, x[None], y)
+            trace = run_on(model, x[None], y)
         event_shape = trace.nodes[kinds(trace).observed[-1]]["fn"].event_shape
     event_shape, size = tuple(event_shape), math.prod(event_shape)
     if tuple(x.shape[1:]) == event_shape and len(x):
@@ -123,7 +127,9 @@ def traversals(
     All else stays at the posterior means, as in ``infer.traverse``. Each row names its unit and
     the unit's KL in nats: that of the normals with the moments of q(z_u|x) and of its prior given
     the means of the layers above, exact for diagonal normals; for the datum, or averaged over
-    ``data``, as a unit that is used for few data may matter little for this one.
+    ``data``, as a unit that is used for few data may matter little for this one. Of a site that
+    cannot be all real numbers, units, values and KL are in unconstrained coordinates, such as the
+    logarithm of positive units.
 
     Args:
         model: generative program.
@@ -131,7 +137,8 @@ def traversals(
         x: the datum to start from, (*event,) or (1, *event).
         site: latent site of vectors; by default the first that the guide samples.
         dims: units; by default the 10 of the largest KL, the largest first.
-        values: values to give, (v,); by default -3 .. 3 in 7 steps.
+        values: values to give a unit, or its unconstrained coordinate, (v,); by default -3 .. 3
+            in 7 steps.
         y: one label () for a conditional pair, given to all of ``data`` too.
         data: data (n, *event) over which each unit's KL is averaged; default ``x`` alone.
         ax: axes to draw on; by default those of a new figure.
@@ -161,7 +168,7 @@ def traversals(
     with measuring(model, guide, device=x.device):
         over = x if data is None else _batched(model, data, labels, "data")
         y_over = None if labels is None else labels.expand(len(over))
-        site, kl = _unit_kl(model, guide, over, y_over, site)
+        site, kl, unbounded = _unit_kl(model, guide, over, y_over, site)
         if dims is None:
             dims = kl.topk(min(_MOST_UNITS, len(kl))).indices.tolist()
         dims = [int(d) for d in dims]
@@ -172,23 +179,37 @@ def traversals(
     columns = spaced(values.tolist())
     ax = grid_axes(rows.flatten(0, 1), len(values), ax, row_labels=names, column_labels=columns)
     ax.set_ylabel("latent unit, KL")
-    ax.set_xlabel("value of the unit")
+    ax.set_xlabel("value of the unit" if unbounded else "unconstrained coordinate of the unit")
     return ax
 
 
 def _unit_kl(
     model: Callable, guide: Callable, x: Tensor, y: Tensor | None, site: str | None
-) -> tuple[str, Tensor]:
-    """The site that is meant, and the mean KL of each of its units over data, (size,)."""
+) -> tuple[str, Tensor, bool]:
+    """The site that is meant, the mean KL of each unit over data, (size,), whether it is real."""
     with ShowMeans():
         q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
     z = {s: q.nodes[s]["value"] for s in kinds(q).latent}
-    p, site = run_on_zeros(model, x, y, given=z), vector_site(z, site)
-    q_mean, q_variance = _moments(q.nodes[site]["fn"], site)
-    p_mean, p_variance = _moments(p.nodes[site]["fn"], site)
+    p, site = run_on(model, x, y, given=z), vector_site(z, site)
+    prior, posterior = p.nodes[site]["fn"], q.nodes[site]["fn"]
+    unbounded = coordinates(prior, z[site]) is z[site]
+    moments = _moments if unbounded else functools.partial(_drawn_moments, prior)
+    q_mean, q_variance = moments(posterior, site)
+    p_mean, p_variance = moments(prior, site)
     ratio = q_variance / p_variance
     kl = 0.5 * (ratio + (q_mean - p_mean) ** 2 / p_variance - 1 - ratio.log())
-    return site, kl.mean(0).reshape(-1)
+    return site, kl.mean(0).reshape(-1), unbounded
+
+
+def _drawn_moments(
+    prior: Distribution, distribution: Distribution, site: str
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of draws in the coordinates of the prior."""
+    draws = coordinates(prior, distribution.sample((1000,)))
+    # Where a draw is rounded to the end of its support
+    draws = torch.where(draws.isfinite(), draws, math.nan)
+    mean = draws.nanmean(0)
+    return mean, (draws - mean).square().nanmean(0).clamp(min=1e-12)
 
 
 def _moments(distribution: Distribution, site: str) -> tuple[Tensor, Tensor]:
@@ -211,9 +232,12 @@ def latent_grid(
 ) -> Axes:
     """Draw the decoded grid of a two-dimensional latent space, at equal quantiles of N(0, 1).
 
+    They are values of the units, or, of a site that cannot be all real numbers, unconstrained
+    coordinates, as in ``infer.grid_2d``.
+
     Args:
         model: generative program whose ``site`` has two units; other sites take their means.
-        like: any data (m, *event), for shape, dtype and device.
+        like: any data (m, *event), on the first of which the program is run.
         site: the two-dimensional latent site.
         steps: values per axis.
         y: a label for a conditional model.
@@ -233,9 +257,11 @@ def latent_grid(
     """
     whole("steps", steps)
     with measuring(model, device=like.device):
-        trace = run_on_zeros(model, like[:1], y)
+        trace = run_on(model, like[:1], y)
         site = vector_site({s: trace.nodes[s]["value"] for s in kinds(trace).latent}, site)
-        size = trace.nodes[site]["value"].shape[-1]
+        fn, z = trace.nodes[site]["fn"], trace.nodes[site]["value"]
+        u = coordinates(fn, z)
+        size = u.shape[-1]
         if size != 2:
             raise ValueError(
                 f"site: expected two units, {site!r} has {size}: use plots.traversals for one "
@@ -244,6 +270,7 @@ def latent_grid(
         axis, means = grid_2d(model, like=like, site=site, steps=steps, y=y)
     ticks = spaced([round(v, 2) + 0.0 for v in axis.tolist()], most=8)
     ax = grid_axes(means.flatten(0, 1), steps, ax, row_labels=ticks[::-1], column_labels=ticks)
-    ax.set_xlabel(shown(f"{site}[0]"))
-    ax.set_ylabel(shown(f"{site}[1]"))
+    unit = "[{}]" if u is z else "[{}], unconstrained"
+    ax.set_xlabel(shown(site + unit.format(0)))
+    ax.set_ylabel(shown(site + unit.format(1)))
     return ax

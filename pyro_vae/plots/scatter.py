@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..ground.drawing import COLORS, MARKERS, new_axes, shown
-from ..infer import encode
 from ..programs.given import matched
+from ..programs.coordinates import coordinates
+from ..programs.encoding import trace_means
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
+from ..programs.sites import kinds, present
 from .drawing import rows_of, vector_site
 
 _ENCODED_AT_ONCE = 4096
@@ -32,7 +35,9 @@ def latent_scatter(
     """Draw the posterior means of a latent site, coloured by label.
 
     Of a site with more than two units the first two principal components are drawn, with the
-    share of the variance that each explains.
+    share of the variance that each explains. Where the guide's distribution cannot be all real
+    numbers, the means are drawn in unconstrained coordinates, such as the logarithm of positive
+    units. Data that do not have the site, as a mask hides it from them, are not drawn.
 
     Args:
         guide: inference program.
@@ -93,20 +98,23 @@ def _points(
         for i in range(0, len(x), _ENCODED_AT_ONCE):
             rows = slice(i, i + _ENCODED_AT_ONCE)
             given = label_arguments(guide, None if y is None else y[rows])
-            mean = encode(guide, x[rows], **given).mean
-            site = vector_site(mean, site)
-            parts.append(mean[site])
+            trace = trace_means(guide, x[rows], **given)
+            site = vector_site({s: trace.nodes[s]["value"] for s in kinds(trace).latent}, site)
+            node = trace.nodes[site]
+            u, here = coordinates(node["fn"], node["value"]), present(node)
+            parts.append(u if here is None else torch.where(here, u, math.nan))
     points = torch.cat(parts).cpu().numpy()
+    unconstrained = "" if u is node["value"] else ", unconstrained"
     if points.shape[1] < 2:
         raise ValueError(
             f"site: expected at least two units, {site!r} has {points.shape[1]}: "
             "for a histogram, see infer.encode(guide, x).mean"
         )
-    names = [f"{site}[0]", f"{site}[1]"]
+    names = [f"{site}[{unit}]{unconstrained}" for unit in range(2)]
     if points.shape[1] > 2:
         points, shares = _principal_components(points)
         names = [
-            f"principal component {i} of {site} ({share:.0%} of the variance)"
+            f"principal component {i} of {site}{unconstrained} ({share:.0%} of the variance)"
             for i, share in enumerate(shares, start=1)
         ]
     return points, names, y
@@ -126,7 +134,7 @@ def latent_map(
 
     Scores that tell where a model is at a loss or where data are rare: the bound of each datum,
     ``diagnostics.rarity(...).log_density``, a factor of variation. Classes are better served by
-    ``latent_scatter``. Two units are drawn as they are, else the first two principal components.
+    ``latent_scatter``. Which units are drawn, and in what coordinates, is told there.
 
     Args:
         guide: inference program.
@@ -168,15 +176,20 @@ def latent_map(
 
 
 def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first two components (n, 2) and their shares of the variance (2,)."""
+    """The first two components (n, 2) and their shares of the variance (2,), of rows not NaN."""
     # Slow to import, and only needed here.
     from sklearn.decomposition import PCA
 
-    if len(points) < 2:
-        raise ValueError("data: expected at least 2 data for principal components, got 1")
+    drawn = ~np.isnan(points).any(1)
+    if drawn.sum() < 2:
+        raise ValueError(
+            f"data: expected at least 2 data for principal components, got {drawn.sum()}"
+        )
     with np.errstate(invalid="ignore"):  # a site without any variance has shares 0 / 0
-        pca = PCA(n_components=2).fit(points)
-    return pca.transform(points), np.nan_to_num(pca.explained_variance_ratio_)
+        pca = PCA(n_components=2).fit(points[drawn])
+    components = np.full_like(points[:, :2], np.nan)
+    components[drawn] = pca.transform(points[drawn])
+    return components, np.nan_to_num(pca.explained_variance_ratio_)
 
 
 def draw_points(

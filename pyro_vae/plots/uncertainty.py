@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -53,7 +52,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
     y = as_labels(y, len(x), x.device)
     with measuring(model, guide, device=x.device):
         z = encode(guide, x, **label_arguments(guide, y)).mean
-        p = decode(model, z, x=torch.zeros_like(x), **label_arguments(model, y))
+        p = decode(model, z, x=x, **label_arguments(model, y))
         mean, sigma = mean_of(p, "x"), p.stddev
     if sigma.dim() == 4:
         sigma = sigma.square().mean(1).sqrt()

@@ -16,7 +16,7 @@ from ..programs.given import matched
 from ..programs.modes import evaluating
 from ..programs.program import Model
 from ..programs.running import traced
-from ..programs.sites import is_latent
+from ..programs.sites import is_latent, present
 
 _BATCH = 1000
 
@@ -44,7 +44,8 @@ def posterior_samples(
         (n, size), in the dtype and on the device of the guide.
 
     Raises:
-        ValueError: a site that the guide does not have, or one that is no vector.
+        ValueError: a site that the guide does not have, one that is no vector, or that a mask
+            hides from some of the data.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -61,7 +62,15 @@ def posterior_samples(
             site = site or _top(model, x, y)
             trace = traced(guide, x, y)
             sites = [name for name, node in trace.nodes.items() if is_latent(node)]
-            parts.append(trace.nodes[known("site", site, sites)]["value"])
+            node = trace.nodes[known("site", site, sites)]
+            shown = present(node)
+            if shown is not None and not shown.all():
+                raise ValueError(
+                    f"site {site!r}: a mask hides it from some of the data, which have no draw of "
+                    "it then: pass data that all have it, or your own draws, "
+                    "prior.fit_samples(z)"
+                )
+            parts.append(node["value"])
     if parts[0].dim() != 2:
         raise ValueError(
             f"site {site!r}: expected vectors (n, size), got {tuple(parts[0].shape)}: these "

@@ -9,16 +9,17 @@ from typing import Any
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 
+from .plates import DataPlate
 from .sites import kinds
 
 _vectorized = operator.attrgetter("vectorized")
 
 
-def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
-    """Compare value, distribution and plates of every site of a pair, run on n data.
+def check_shapes(model_trace: Trace, guide_trace: Trace, data: DataPlate) -> None:
+    """Compare value, distribution and plates of every site of a pair.
 
     torch broadcasts a value against a distribution of another shape, and counts it as often. That
-    no dimension is left undeclared is seen by ``per_datum``, which reads the densities. Raises
+    no dimension is left undeclared is seen by ``Contributions``, which reads the densities. Raises
     ``ValueError``, also for data that the guide observes as well, and for a site of the model that
     is marked as the guide's alone.
     """
@@ -37,7 +38,7 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, n: int) -> None:
         )
     for name, site in (*p.random.items(), *q.random.items()):
         if _is_compared(site):
-            _check_shape(name, site, n)
+            _check_shape(name, site, data)
 
 
 def warn_enumerated(guide_trace: Trace) -> None:
@@ -59,7 +60,7 @@ def _is_compared(site: dict[str, Any]) -> bool:
     return known and not recorded and site["fn"].event_shape != (0,)
 
 
-def _check_shape(name: str, site: dict[str, Any], n: int) -> None:
+def _check_shape(name: str, site: dict[str, Any], data: DataPlate) -> None:
     fn, got = site["fn"], tuple(getattr(site["value"], "shape", ()))
     event = tuple(fn.event_shape)
     # One number may be observed for all data
@@ -73,8 +74,8 @@ def _check_shape(name: str, site: dict[str, Any], n: int) -> None:
     expected = (*batch, *event)
     if got == expected:
         return
-    over_data = sorted([f for f in plates if f.size == n], key=lambda f: f.name != "data")
-    least = len(event) - (over_data[0].dim if over_data else -1)
+    over_data = data.frame(site)
+    least = len(event) - (over_data.dim if over_data else -1)
     # Data may be the same under each of a plate to their left
     if len(got) >= least and got == expected[len(expected) - len(got) :]:
         return

@@ -14,8 +14,9 @@ from .autoguides import check_batch, few, is_autoguide
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .given import given
+from .plates import AmbiguousPlateError
 from .program import Guide, Model
-from .reading import Contributions
+from .reading import contributions
 from .running import naming_overflow, trace_pair, traced, undisturbed
 from .sites import check_observed, check_sites, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
@@ -32,12 +33,14 @@ class PairSummary:
         observed: observed sites of the model.
         guide_order: latent sites in the guide's sampling order.
         point_masses: those where the guide has no density, so that there is no bound.
+        outside: sites outside the data plate, which all data share.
     """
 
     latents: dict[str, tuple[int, ...]]
     observed: tuple[str, ...]
     guide_order: tuple[str, ...]
     point_masses: tuple[str, ...]
+    outside: tuple[str, ...] = ()
 
 
 def check_data(model: Callable, x: Data, y: Tensor | None = None) -> None:
@@ -130,9 +133,9 @@ def check_pair(
         ``PairSummary`` with the latent and the observed sites.
 
     Raises:
-        ValueError: a latent missing in the guide or unknown to the model, unequal shapes, a site
-            outside the data plate, no observed site, data outside the likelihood's range, a model
-            that needs labels without them.
+        ValueError: a latent missing in the guide or unknown to the model, unequal shapes, no
+            plate of the data or several, no observed site, data outside the likelihood's range, a
+            model that needs labels without them.
         FloatingPointError: a distribution whose parameters are NaN or infinite for these data.
 
     Example:
@@ -144,13 +147,25 @@ def check_pair(
     """
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
     check_batch(guide, len(x))
-    x, y = few(guide, x, y)
-    n = len(x)
+    tried = few(guide, x, y)
+    try:
+        return _check(model, guide, *tried)
+    except AmbiguousPlateError:
+        if len(tried[0]) == len(x):
+            raise
+        # A plate of two need not be that of the first two data
+        return _check(model, guide, x[:3], None if y is None else y[:3])
+
+
+def _check(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> PairSummary:
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             model_trace, guide_trace = trace_pair(model, guide, x, y)
-            check_shapes(model_trace, guide_trace, n)
+            sides = contributions(model_trace, guide_trace, x)
+            check_shapes(model_trace, guide_trace, sides[0].plate)
+        except AmbiguousPlateError:
+            raise
         except Exception:
             _check_alone(model, guide, x, y)
             raise
@@ -159,11 +174,10 @@ def check_pair(
         # The model itself would have drawn others, which might be broadcast
         if any([s["value"].shape != s["fn"].batch_shape + s["fn"].event_shape for s in latents]):
             _check_alone(model, guide, x, y)
-        for trace in (model_trace, guide_trace):
-            read = Contributions(trace, (n,))
-            compute_log_probs(trace, read.sites)
+        for read in sides:
+            compute_log_probs(read.trace, read.sites)
             for site in read.sites:
-                node = trace.nodes[site]
+                node = read.trace.nodes[site]
                 if read(site).isnan().any():
                     raise ValueError(
                         f"site {site!r}: its log-probability is NaN for a "
@@ -176,6 +190,7 @@ def check_pair(
         tuple(in_model.observed),
         tuple(in_guide.latent),
         tuple(point_masses(guide_trace)),
+        tuple(dict.fromkeys(site for read in sides for site in read.outside)),
     )
 
 

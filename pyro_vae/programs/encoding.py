@@ -14,7 +14,7 @@ from ..data.arguments import Arguments, Data
 from .autoguides import check_batch
 from .calling import arguments_of
 from .given import matched
-from .labels import Labels, checked_labels, label_arguments
+from .labels import Labels, checked_labels, label_arguments, naming_missing
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
 from .sites import kinds
@@ -60,7 +60,12 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dic
         args, kwargs = (), {"size": size, **label_arguments(model, y)}
     else:
         args, kwargs = arguments_of(model, x, y)
-    with evaluating(model), ShowMeans(), stand_in_data():
+    with (
+        evaluating(model),
+        ShowMeans(),
+        stand_in_data(),
+        naming_missing(model, args, kwargs),
+    ):
         trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
     if unknown := [name for name in z if name not in trace.nodes]:
         raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
@@ -109,16 +114,22 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
             distribution that has no mean, such as a Cauchy.
     """
     args, kwargs = _encodable(guide, x, y)
-    with evaluating(guide):
+    with evaluating(guide), naming_missing(guide, args, kwargs):
         drawn = poutine.trace(guide).get_trace(*args, **kwargs)
-        return Encoding(mean=_means(guide, args, kwargs), sample=_latents(drawn))
+        mean = _latents(_at_means(guide, args, kwargs))
+        return Encoding(mean=mean, sample=_latents(drawn))
 
 
 def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:
     """``encode(guide, x, y=y).mean`` in half the time: nothing is drawn."""
+    return _latents(trace_means(guide, x, y=y))
+
+
+def trace_means(guide: Any, x: Any, *, y: Labels = None) -> poutine.Trace:
+    """The trace of a guide whose latents are all at their means."""
     args, kwargs = _encodable(guide, x, y)
-    with evaluating(guide):
-        return _means(guide, args, kwargs)
+    with evaluating(guide), naming_missing(guide, args, kwargs):
+        return _at_means(guide, args, kwargs)
 
 
 def _encodable(guide: Any, x: Any, y: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -136,9 +147,9 @@ def _encodable(guide: Any, x: Any, y: Any) -> tuple[tuple[Any, ...], dict[str, A
     return arguments_of(guide, x, y)
 
 
-def _means(guide: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+def _at_means(guide: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> poutine.Trace:
     with ShowMeans():
-        return _latents(poutine.trace(guide).get_trace(*args, **kwargs))
+        return poutine.trace(guide).get_trace(*args, **kwargs)
 
 
 def _latents(trace: poutine.Trace) -> dict[str, Tensor]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from .sites import compute_log_probs, is_joint, kinds
+from .plates import DataPlate, data_plate
+from .sites import auxiliary_sites, compute_log_probs, kinds
 
 
 class Contributions:
@@ -20,20 +21,41 @@ class Contributions:
     Every estimator reads this. Called with a site it is the site's log-probability where no mask
     hides it, observations, latents and factors alike, without any ``poutine.scale`` (beta) and
     without the N/n of a data plate that is subsampled; a plate inside a datum that is subsampled
-    keeps its N/n, which makes the sum unbiased.
+    keeps its N/n, which makes the sum unbiased. What is outside the data plate belongs to the
+    whole data set: each datum has an equal part of it.
 
-    The ``shape`` is (n,), or (k, n) under an outer plate of k samples; ``sites`` are those that
-    the density consists of. Raises ``ValueError`` for a scale or a mask of another shape than the
-    plates of its site.
+    The ``shape`` is (n,), or (k, n) under an outer plate of k samples; ``plate`` is that of the
+    data, or its name where a person gave it, see ``data_plate``; ``sites`` are those that the
+    density consists of, and ``outside`` those of them outside the plate. Raises ``ValueError``
+    for a scale or a mask of another shape than the plates of its site.
     """
 
-    def __init__(self, trace: Trace, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, trace: Trace, shape: tuple[int, ...], plate: DataPlate | str | None = None
+    ) -> None:
         self.trace, self.shape, self.sites = trace, shape, kinds(trace).density
+        if not isinstance(plate, DataPlate):
+            plate = data_plate((trace,), shape[-1], plate=plate, outer=len(shape) - 1)
+        self.plate, self.outside = plate, []
         self._plates: dict[str, tuple[CondIndepStackFrame | None, float]] = {}
         for site in self.sites:
             node = trace.nodes[site]
             if isinstance(node["scale"], Tensor) or isinstance(node["mask"], Tensor):
                 _check_shapes(site, node)
+            frames = node["cond_indep_stack"]
+            # Most often the plate of the data alone
+            if len(frames) == 1 and frames[0].vectorized and frames[0].name in plate.names:
+                self._plates[site] = frames[0], 1.0
+                continue
+            frame = plate.frame(node)
+            self._plates[site] = frame, _share([f for f in frames if f is not frame])
+            if frame is None:
+                self.outside.append(site)
+        self._joint = self._drawn_as_one() if self.outside else set()
+        self.outside = [site for site in self.outside if site not in self._joint]
+        if self.outside and not plate.names:
+            node = self._computed(self.outside[0])
+            _refuse(node, node["log_prob"], shape)
 
     def __call__(self, site: str) -> Tensor:
         """Of ``shape``; the log-probability is computed unless the trace has it."""
@@ -53,28 +75,29 @@ class Contributions:
 
     def sum(self, site: str, value: Tensor) -> Tensor:
         """A quantity of the site, of its batch shape, as ``shape``."""
-        node, (plate, inside) = self.trace.nodes[site], self._around(site)
-        if node["infer"].get("is_auxiliary") and is_joint(node):
-            # Equal parts of what belongs to all data alike
-            total = (value.sum() / self.shape[-1]).expand(self.shape)
-        else:
-            total = _summed(value, plate, node, self.shape)
+        frame, inside = self._plates[site]
+        if frame is not None and frame.dim == -1 and value.shape == self.shape and inside == 1:
+            return value
+        total = _summed(value, frame, self.trace.nodes[site], self.shape)
+        if frame is None:
+            parts = self.shape[-1] if site in self._joint else self.plate.total
+            total = (total / parts).expand(self.shape)
         return total if inside == 1 else total * inside
 
     def subsampled(self, site: str) -> float:
         """N/n of the data plate at a site; 1 where the plate is not subsampled."""
-        plate, _ = self._around(site)
-        return 1.0 if plate is None else _share([plate])
+        frame, _ = self._plates[site]
+        return 1.0 if frame is None else _share([frame])
 
     def inside(self, site: str) -> float:
         """N/n of the plates inside a datum at a site, subsampled or not."""
-        return self._around(site)[1]
+        return self._plates[site][1]
 
     def value(self, site: str) -> Tensor:
         """A latent's value, ``shape`` first; ``ValueError`` for a plate left of the data's."""
-        node, (plate, _) = self.trace.nodes[site], self._around(site)
-        first = plate.dim if plate else 0
-        left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < first]
+        node, (frame, _) = self.trace.nodes[site], self._plates[site]
+        refuse_shared([site] if frame is None else [])
+        left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < frame.dim]
         if len(left) >= len(self.shape):
             raise ValueError(
                 f"site {site!r}: its plate {left[-1].name!r} is to the left of that of the data, "
@@ -82,20 +105,10 @@ class Contributions:
             )
         return node["value"]
 
-    def _around(self, site: str) -> tuple[CondIndepStackFrame | None, float]:
-        """The data plate of a site, and N/n of all others."""
-        found = self._plates.get(site)
-        if found is None:
-            node = self.trace.nodes[site]
-            frames = node["cond_indep_stack"]
-            # Most often the plate of the data alone
-            if len(frames) == 1 and (frames[0].size,) == self.shape and frames[0].vectorized:
-                found = frames[0], 1.0
-            else:
-                plate = _data_plate(node, self.shape, map(self.trace.nodes.get, self.sites))
-                found = plate, _share([f for f in frames if f is not plate])
-            self._plates[site] = found
-        return found
+    def _drawn_as_one(self) -> set[str]:
+        """Auxiliary sites that are one draw for the latents of these data."""
+        latents = auxiliary_sites(self.trace)
+        return {s for s in self.outside if latents.get(s, s) not in self.outside}
 
     def _computed(self, site: str) -> dict[str, Any]:
         node = self.trace.nodes[site]
@@ -104,6 +117,7 @@ class Contributions:
         return node
 
     def _refuse_subsampling(self, site: str) -> None:
+        refuse_shared(self.outside)
         if self.inside(site) != 1:
             raise ValueError(
                 f"site {site!r}: a plate inside the datum is subsampled, so that its density is "
@@ -132,71 +146,78 @@ def _share(frames: list[CondIndepStackFrame]) -> float:
     return math.prod([f.full_size / f.size for f in frames if f.full_size not in (None, f.size)])
 
 
-def _plates_of_size(site: dict[str, Any], shape: tuple[int, ...]) -> list[CondIndepStackFrame]:
-    """The plates of a site that are as large as the data, without the outer ones of samples."""
-    found, outer = [], len(shape) - 1
-    for frame in site["cond_indep_stack"]:  # outermost first
-        if frame.vectorized:
-            outer -= 1
-            if outer < 0 and frame.size == shape[-1]:
-                found.append(frame)
-    return found
+def contributions(model_trace: Trace, guide_trace: Trace, x: Any) -> tuple[Contributions, ...]:
+    """Those of a pair that was run on x: of the model, and of the guide.
 
-
-def _shared_plates(sites: Iterable[dict[str, Any]], shape: tuple[int, ...]) -> set[str]:
-    """Names of the plates as large as the data that are around every site in any such plate."""
-    plates = [_plates_of_size(site, shape) for site in sites]
-    names = [{f.name for f in around} for around in plates if around]
-    return set.intersection(*names) if names else set()
-
-
-def _data_plate(
-    site: dict[str, Any], shape: tuple[int, ...], sites: Iterable[dict[str, Any]] = ()
-) -> CondIndepStackFrame | None:
-    """The data plate of a site: by name, the only one of its size, or that all sites share."""
-    plates = _plates_of_size(site, shape)
-    for plate in plates:
-        if plate.name == "data":
-            return plate
-    if len(plates) > 1:
-        shared = _shared_plates(sites, shape)
-        plates = [f for f in plates if f.name in shared] or plates
-    if len(plates) > 1:
-        raise ValueError(
-            f"site {site['name']!r}: the plates {', '.join(repr(f.name) for f in plates)} are all "
-            f"as large as the data ({shape[-1]}): name the plate of the data 'data'"
-        )
-    return plates[0] if plates else None
-
-
-def per_datum(value: Tensor, site: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
-    """Sum a site's log-probability (or KL) over every dimension but those of the data plate.
-
-    The ``value`` has the site's batch shape; ``shape`` is (n,), or (k, n) under an outer plate of
-    k samples. Raises ``ValueError`` where no plate of the site is of size n, or it is not told
-    which one is that of the data.
+    Where x tells, ``x.plate`` is the name of the data plate, and ``x.total`` how many data there
+    are, of which x is a part.
     """
-    return _summed(value, _data_plate(site, shape), site, shape)
+    traces = model_trace, guide_trace
+    named = {"plate": getattr(x, "plate", None), "total": getattr(x, "total", None)}
+    plate = data_plate(traces, len(x), **named)
+    shape = (plate.size,)
+    return Contributions(model_trace, shape, plate), Contributions(guide_trace, shape, plate)
+
+
+def count_once(p: Contributions, q: Contributions) -> None:
+    """Let what is outside the data plate count once per data set: n/N in a step on n of N data.
+
+    To be called before the traces' log-probabilities are computed.
+    """
+    if (share := p.plate.share) != 1:
+        for side in (p, q):
+            for site in side.outside:
+                node = side.trace.nodes[site]
+                node["scale"] = node["scale"] * share
+
+
+def check_rows(p: Contributions, q: Contributions, x: Any) -> None:
+    """Raise ``ValueError`` unless each row of x is a datum, which shares no site with others."""
+    if p.plate.size != len(x):
+        raise ValueError(
+            f"plate {min(p.plate.names)!r}: expected one datum for each of the {len(x)} rows of "
+            f"the data, got {p.plate.size}: use elbo='trace' or 'analytic' and evaluate(..., "
+            "importance_samples=0), or put the data along dimension 0"
+        )
+    refuse_shared([*p.outside, *q.outside])
+
+
+def refuse_shared(outside: Sequence[str]) -> None:
+    """Raise ``ValueError`` where sites outside the data plate would be part of each datum."""
+    if outside:
+        raise ValueError(
+            f"site {outside[0]!r}: it is outside the data plate, so that all data share it, and "
+            "no datum has a weight or a density of its own: use elbo='trace' or 'analytic' and "
+            "evaluate(..., importance_samples=0), or draw it inside the plate, for each datum"
+        )
 
 
 def _summed(
     value: Tensor,
-    plate: CondIndepStackFrame | None,
-    site: dict[str, Any],
+    frame: CondIndepStackFrame | None,
+    node: dict[str, Any],
     shape: tuple[int, ...],
 ) -> Tensor:
-    data_dim = plate.dim if plate else -1
-    first = -value.dim()
-    others = [*range(first, data_dim + 1 - len(shape)), *range(max(first, data_dim + 1), 0)]
+    """Sum over every dimension but that of the data; over all outside of their plate, ()."""
+    first, expected = -value.dim(), shape
+    if frame is None:
+        others, expected = [*range(first, 0)], ()
+    else:
+        last = frame.dim + 1
+        others = [*range(first, last - len(shape)), *range(max(first, last), 0)]
     undeclared, total = False, value
     if others:
-        inside = {f.dim for f in site["cond_indep_stack"] if f.vectorized}
+        inside = {f.dim for f in node["cond_indep_stack"] if f.vectorized}
         undeclared = any([d not in inside and value.shape[d] > 1 for d in others])
         total = value.sum(others)
-    if undeclared or tuple(total.shape) != shape:
-        raise ValueError(
-            f"site {site['name']!r}: expected log-probabilities of shape {shape}, one per datum, "
-            f"got {tuple(value.shape)}: sample it inside pyro.plate('data', len(x)) and declare "
-            "its other dimensions with .to_event"
-        )
+    if undeclared or tuple(total.shape) != expected:
+        _refuse(node, value, shape)
     return total
+
+
+def _refuse(node: dict[str, Any], value: Tensor, shape: tuple[int, ...]) -> NoReturn:
+    raise ValueError(
+        f"site {node['name']!r}: expected log-probabilities of shape {shape}, one per datum, "
+        f"got {tuple(value.shape)}: sample it inside pyro.plate('data', len(x)) and declare "
+        "its other dimensions with .to_event"
+    )

@@ -17,6 +17,7 @@ from ..ground.turns import turn
 from .autoguides import check_batch
 from .belonging import check_belonging
 from .calling import arguments_of
+from .labels import naming_missing
 from .modes import evaluating
 from .sites import check_observed, check_sites, kinds
 
@@ -45,9 +46,13 @@ def trace_pair(
 
 
 def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
-    """What a program does with data, and with labels where it takes them."""
+    """What a program does with data, and with labels where it takes them.
+
+    Raises ``TypeError`` for a program that needs more than these.
+    """
     args, kwargs = arguments_of(program, x, y)
-    return poutine.trace(program).get_trace(*args, **kwargs)
+    with naming_missing(program, args, kwargs):
+        return poutine.trace(program).get_trace(*args, **kwargs)
 
 
 @contextlib.contextmanager

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pyro.distributions import Delta, MaskedDistribution
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 from ..distributions import base_of
+from ..ground.internals import mask_of
 
 # The plate of samples per datum
 SAMPLES = "importance_samples"
@@ -102,10 +105,30 @@ def is_penalty(site: dict[str, Any]) -> bool:
 
 def is_masked(site: dict[str, Any]) -> bool:
     """Whether some of a site's log-probabilities may not count."""
+    return any(mask is not None for mask, _ in _masks(site))
+
+
+def present(site: dict[str, Any]) -> Tensor | None:
+    """Which elements of a site's value no mask hides, of its shape; None where none is hidden."""
+    value, found = site["value"], None
+    for mask, shape in _masks(site):
+        if mask is None or mask is True:
+            continue
+        shown = torch.as_tensor(mask, device=value.device).expand(shape)
+        shown = shown.reshape(*shape, *(1,) * (value.dim() - len(shape))).expand(value.shape)
+        found = shown if found is None else found & shown
+    return found
+
+
+def _masks(site: dict[str, Any]) -> list[tuple[Any, torch.Size]]:
+    """The masks around a site and of its distribution, each with the shape that it masks."""
     distribution = site["fn"]
-    while hasattr(distribution, "base_dist") and not isinstance(distribution, MaskedDistribution):
+    found = [(site["mask"], distribution.batch_shape)]
+    while hasattr(distribution, "base_dist"):
+        if isinstance(distribution, MaskedDistribution):
+            found.append((mask_of(distribution), distribution.batch_shape))
         distribution = distribution.base_dist
-    return site["mask"] is not None or isinstance(distribution, MaskedDistribution)
+    return found
 
 
 def is_point_mass(distribution: Any) -> bool:

@@ -246,7 +246,9 @@ class Loaded:
                 "data set or its collate_fn return these"
             )
         x, *y = (part.to(self.device, non_blocking=True) for part in parts)
-        return as_values(x).to(self.dtype), y[0].long() if y else None
+        x = as_values(x).to(self.dtype)
+        x.total = self.count
+        return x, y[0].long() if y else None
 
 
 class _Divided(Sampler):

@@ -29,7 +29,9 @@ class History(list[dict[str, Any]], Tabular):
     Ctrl-C or SIGTERM, ``failed`` on one ended by an error, ``skipped`` with the number of steps
     that were left out because they were not finite, ``kept`` on the epoch whose state a run with
     ``patience`` ended with. For a guide that is a point mass ``elbo`` is log p(x, z), no bound,
-    ``kl`` is -log p(z), and there are no active units. With ``infer.ImportanceWeightedELBO`` the
+    ``kl`` is -log p(z), and there are no active units. Of latents outside the data plate, which
+    all data share, ``kl`` is the equal part of each datum, and ``kl_global`` has their KL in nats
+    per data set. With ``infer.ImportanceWeightedELBO`` the
     row tells its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
     ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Numbers
     that a module tells by a method ``logged() -> dict[str, float]`` are there too, such as
@@ -56,7 +58,8 @@ class History(list[dict[str, Any]], Tabular):
     def table(self, epochs: int | None = None) -> Table:
         """Bound, objective, reconstruction and KL of the last so many epochs; default: all."""
         last = self if epochs is None else self[-epochs:]
-        kl = dict.fromkeys(f"kl.{site}" for row in last for site in row.get("kl", ()))
+        sites = [(key, s) for key in ("kl", "kl_global") for row in last for s in row.get(key, ())]
+        kl = dict.fromkeys(f"{key}.{site}" for key, site in sites)
         keys = ["elbo", "objective", "reconstruction", *kl, "validation.elbo", "seconds"]
         keys = [key for key in keys if any(lookup(row, key) is not None for row in last)]
         rows = [
@@ -68,6 +71,8 @@ class History(list[dict[str, Any]], Tabular):
             for row in last
         ]
         caption = f"last {len(last)} of {len(self)} epochs, nats per datum"
+        if any("kl_global" in row for row in last):
+            caption += "; kl_global, nats per data set"
         return Table(caption, ["epoch", "guide", *keys], rows)
 
     def to_json(self) -> str:

@@ -142,7 +142,8 @@ class Loop:
                 state.step += 1
                 position.batches += 1
                 if not guard.refused:
-                    totals.add(loss * len(x) if mean else loss, step.svi.terms)
+                    terms = step.svi.terms
+                    totals.add(loss * len(terms.reconstruction) if mean else loss, terms)
             bar.update()
             if hooks and not guard.refused:
                 if not annealing.constant:

@@ -60,13 +60,13 @@ class Parallel:
         if key != self._key:
             pair = Pair(model, guide, self.estimator)
             self._parallel, self._key = DistributedDataParallel(pair), key
-        loss, reconstruction, kl = self._parallel(x, y)
+        loss, *terms = self._parallel(x, y)
         # DistributedDataParallel takes the mean over the processes
         weight = float(ranks.size())
         if self.reduction == "mean":
             weight = weight * len(x) / ranks.count(x)
         loss.register_hook(lambda gradient: gradient * weight)
-        return loss, ELBOTerms(reconstruction, kl)
+        return loss, ELBOTerms(*terms)
 
     def release(self) -> None:
         """Let go of the group of processes, which may end before the trainer does."""

@@ -48,6 +48,11 @@ class Step:
         self.first = x, y = first(feed.data)
         summary = check_pair(model, guide, x, y=y)
         self.points = tuple(summary.point_masses)
+        if summary.outside and feed.count is None:
+            raise ValueError(
+                f"site {summary.outside[0]!r}: all data share it, and it counts once among them, "
+                "but this DataLoader does not tell how many they are: give its data set a __len__"
+            )
         self.annealing = Annealing(objective.beta)
         self.annealing.check(tuple(summary.latents))
         self.annealing.start(x.device)

@@ -40,12 +40,13 @@ class Totals:
     def __init__(self, step: int) -> None:
         self.step, self.count = step, 0
         self._sites: tuple[str, ...] = ()
+        self._shared: dict[str, int] = {}
         self._steps: list[Tensor] = []
 
     def add(self, loss: Tensor, terms: ELBOTerms) -> None:
         """Add a step: its loss, summed over the data, and the terms of its bound."""
         self.count += len(terms.reconstruction)
-        self._sites = tuple(terms.kl)
+        self._sites, self._shared = tuple(terms.kl), terms.shared
         parts = (terms.reconstruction, *terms.kl.values())
         self._steps.append(torch.stack([-loss, *(part.sum() for part in parts)]))
 
@@ -58,13 +59,15 @@ class Totals:
     def state(self) -> dict[str, Any]:
         """What has been added so far, as a file can hold it."""
         steps = torch.stack(self._steps).cpu() if self._steps else None
-        return {"step": self.step, "count": self.count, "sites": list(self._sites), "steps": steps}
+        sites, shared = list(self._sites), {"shared": self._shared} if self._shared else {}
+        return {"step": self.step, "count": self.count, "sites": sites, "steps": steps, **shared}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Totals:
         """What ``state`` gave."""
         totals = cls(state["step"])
         totals.count, totals._sites = state["count"], tuple(state["sites"])
+        totals._shared = state.get("shared", {})
         totals._steps = [] if state["steps"] is None else list(state["steps"])
         return totals
 
@@ -80,7 +83,7 @@ class Totals:
         return _bad(found[0].isfinite().tolist(), self._sites) if found else None
 
     def means(self) -> dict[str, Any]:
-        """The four quantities of a history row, per datum.
+        """The quantities of a history row, per datum; ``kl_global`` is per data set.
 
         ``FloatingPointError`` names step and sites if one was NaN or infinite at some step.
         """
@@ -92,12 +95,15 @@ class Totals:
                 f"{_bad(steps[first].isfinite().tolist(), self._sites)} became NaN or infinite at "
                 f"step {self.step + first + 1}: {ADVICE}"
             )
-        objective, reconstruction, *kl = (steps.sum(0) / self.count).tolist()
+        objective, reconstruction, *each = (steps.sum(0) / self.count).tolist()
+        kl = dict(zip(self._sites, each, strict=True))
+        shared = {site: kl[site] * total for site, total in self._shared.items()}
         return {
-            "elbo": reconstruction - sum(kl),
+            "elbo": reconstruction - sum(each),
             "objective": objective,
             "reconstruction": reconstruction,
-            "kl": dict(zip(self._sites, kl, strict=True)),
+            "kl": kl,
+            **({"kl_global": shared} if shared else {}),
         }
 
 

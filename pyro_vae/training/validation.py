@@ -54,7 +54,8 @@ class Validation:
         """The row of the present epoch, in nats per datum.
 
         ``elbo`` with its standard error ``elbo_se``, ``reconstruction`` and ``kl`` per site are
-        without beta; ``objective``, what the estimator raises, is with beta.
+        without beta; ``objective``, what the estimator raises, is with beta. Where there are
+        latents that all data share, ``kl_global`` has their KL in nats per data set.
         """
         estimate = self._again if self._checked and self.replay else self._once
         rows = max(1, _ROWS // getattr(self.estimator, "particles", 1))
@@ -62,7 +63,8 @@ class Validation:
         with measuring(*self.pair, device=self.data.device):
             for x, y in self.data.batches(rows):
                 loss, part = estimate(x, y)
-                total -= float(loss) * (len(x) if self.estimator.reduction == "mean" else 1)
+                n = len(part.reconstruction) if self.estimator.reduction == "mean" else 1
+                total -= float(loss) * n
                 terms.append(part)
         self._checked = True
         if isinstance(self.data, Loaded) and self.data.divided:
@@ -71,12 +73,14 @@ class Validation:
             total, terms = sum(t for t, _ in told), [t for _, part in told for t in part]
         kl = {s: float(_joined([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
         elbo = _joined([t.elbo for t in terms])
+        shared = {s: kl[s] * n for s, n in terms[0].shared.items()}
         return {
             "elbo": float(elbo.mean()),
             "objective": total / len(elbo),
             "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
             "reconstruction": float(_joined([t.reconstruction for t in terms]).mean()),
             "kl": kl,
+            **({"kl_global": shared} if shared else {}),
         }
 
     def _once(self, x: Data, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
@@ -100,7 +104,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _on_cpu(terms: ELBOTerms) -> ELBOTerms:
-    return ELBOTerms(terms.reconstruction.cpu(), {s: kl.cpu() for s, kl in terms.kl.items()})
+    kl = {site: value.cpu() for site, value in terms.kl.items()}
+    return ELBOTerms(terms.reconstruction.cpu(), kl, terms.shared)
 
 
 def active_units(
@@ -122,7 +127,8 @@ def active_units(
     return {
         site: int(active(mean).sum())
         for site, mean in means.items()
-        if site not in without and mean.dim() == 2 and mean.isfinite().all()
+        # NaN is what a mask hides
+        if site not in without and mean.dim() == 2 and not mean.isinf().any()
     }
 
 

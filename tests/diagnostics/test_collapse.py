@@ -222,12 +222,12 @@ def test_a_site_that_follows_its_prior_has_collapsed_though_its_mean_moves():
     assert float(result.sites["z1"].kl.abs().max()) < 1e-5
 
 
-def result_of(information, spread, variance):
+def result_of(information, spread, variance, share=1.0):
     """A ``Collapse`` of one site: I of given mean and standard deviation, units of variances."""
     terms = information + spread * torch.tensor([-1.0, 1.0] * 50, dtype=torch.float64)
     site = Information(terms, terms, torch.zeros(100, dtype=torch.float64), "I(x; z)")
     variance = torch.tensor(variance, dtype=torch.float64)
-    units = Units(variance, torch.zeros_like(variance), 0.01)
+    units = Units(variance, torch.zeros_like(variance), 0.01, share)
     return Collapse({"z": site}, {"z": units}, site)
 
 
@@ -251,6 +251,11 @@ def test_the_rule_of_the_verdict(information, spread, variance, collapsed):
     result = result_of(information, spread, variance)
     assert result.collapsed == (("z",) if collapsed else ())
     assert ("no site collapsed" in result.verdict) is not collapsed
+
+
+def test_little_is_less_where_few_data_have_a_site():
+    assert result_of(0.00049, 0.0, [0.5, 0.0], share=0.1).collapsed == ("z",)
+    assert result_of(0.00051, 0.0, [0.5, 0.0], share=0.1).collapsed == ()
 
 
 # Any pair

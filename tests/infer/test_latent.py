@@ -96,7 +96,8 @@ def test_interpolation_of_a_users_pair():
     x = torch.randn(2, 3)
     code, scale = user_codes(x)
     got = interpolate(user_model, user_guide, x[0], x[1], steps=3)
-    torch.testing.assert_close(got[1], code.mean(0) @ W * scale.mean(0))
+    # A positive site goes straight in its logarithm
+    torch.testing.assert_close(got[1], code.mean(0) @ W * scale.log().mean(0).exp())
 
 
 def test_interpolation_changes_the_label_in_the_middle():
@@ -152,11 +153,11 @@ def test_traversal_holds_the_layers_above_and_follows_below(deep, site):
 def test_traversal_of_a_users_pair(site):
     x = torch.randn(3)
     code, scale = user_codes(x[None])
-    got = traverse(user_model, user_guide, x, site=site, dims=[0], values=torch.tensor([1.5]))
+    got = traverse(user_model, user_guide, x, site=site, dims=[0], values=torch.tensor([-1.5]))
     if site == "code":
-        code = torch.tensor([[1.5, code[0, 1]]])
+        code = torch.tensor([[-1.5, code[0, 1]]])
     else:
-        scale = torch.tensor([[1.5]])
+        scale = torch.tensor([[-1.5]]).exp()
         code = scale.expand(1, 2)
     torch.testing.assert_close(got[0], code @ W * scale)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pyro_vae import infer
 from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer import check_pair, importance
@@ -32,6 +33,48 @@ def guide(x, sites=("a", "b"), size=2, loc=0.0):
 
 def with_arguments(program, **kwargs):
     return lambda x: program(x, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["elbo_terms", "importance", "encode", "reconstruct", "decode"])
+def test_a_program_that_takes_more_than_x_says_so(name):
+    def lengthy(x, lengths, *, mask, y=None, weight=1.0):
+        raise AssertionError("never runs")
+
+    x = torch.randn(5, 3)
+    run = {
+        "elbo_terms": lambda: infer.elbo_terms(lengthy, lengthy, x),
+        "importance": lambda: infer.importance(lengthy, lengthy, x),
+        "encode": lambda: infer.encode(lengthy, x),
+        "reconstruct": lambda: infer.reconstruct(lengthy, lengthy, x),
+        "decode": lambda: infer.decode(lengthy, {"z": x}, x=x),
+    }[name]
+    message = (
+        "^lengthy: the program takes more than x: it needs 'lengths', 'mask' as well: pass "
+        r"data=\(x, lengths, mask\) or {'x': x, 'lengths': lengths, 'mask': mask}, or what is "
+        "the same for all data by arguments={name: value}$"
+    )
+    with pytest.raises(TypeError, match=message):
+        run()
+
+
+def test_labels_are_no_missing_argument_where_they_are_given():
+    def labelled(x, y, lengths):
+        raise AssertionError("never runs")
+
+    x, y = torch.randn(5, 3), torch.zeros(5, dtype=int)
+    with pytest.raises(TypeError, match="takes more than x and y: it needs 'lengths' as well"):
+        check_pair(labelled, labelled, x, y=y)
+    with pytest.raises(TypeError, match="takes more than x: it needs 'y', 'lengths' as well"):
+        check_pair(labelled, labelled, x)
+
+
+@pytest.mark.parametrize("given", [{}, {"weight": None}])
+def test_other_type_errors_are_the_programs_own(given):
+    def broken(x, weight=1.0):
+        return x + object()
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        check_pair(with_arguments(broken, **given), broken, torch.randn(5, 3))
 
 
 def test_the_summary_of_a_users_pair():

@@ -66,7 +66,7 @@ class _Record:
         for parameter, gradient in zip(traced.reached, rest[len(sites) :], strict=True):
             held = parameter.grad
             parameter.grad = gradient if held is None else held + gradient
-        return loss, ELBOTerms(reconstruction, dict(zip(sites, rest, strict=False)))
+        return loss, ELBOTerms(reconstruction, dict(zip(sites, rest, strict=False)), traced.shared)
 
 
 class Graph:

@@ -46,6 +46,7 @@ class Traced:
         named = {**dict(self._pair.named_parameters()), **dict(self._pair.named_buffers())}
         self._names, self.tensors = tuple(named), tuple(named.values())
         self.sites: list[str] = []
+        self.shared: dict[str, int] = {}
         self.reached: list[Tensor] = []
 
     def prepare(self) -> None:
@@ -62,7 +63,7 @@ class Traced:
         data = holding(*self._data, tensors[len(self._names) :])
         with unregistered(), pyro.validation_enabled(False):
             result = torch.func.functional_call(self._pair, held, data)
-        loss, reconstruction, kl = result
+        loss, reconstruction, kl, self.shared = result
         self.sites = list(kl)
         return loss, reconstruction, *kl.values()
 
@@ -121,13 +122,15 @@ class _StoppedGradients(TorchFunctionMode):
 
 
 class Pair(nn.Module):
-    """Model and guide under one module, and tensors alone for the loss and its terms."""
+    """Model and guide under one module, and the terms of the bound as plain data."""
 
     def __init__(self, model: nn.Module, guide: nn.Module, estimator: Estimator) -> None:
         super().__init__()
         self.model, self.guide, self.estimator = model, guide, estimator
 
-    def forward(self, x: Data, y: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Loss, reconstruction, and KL by site."""
+    def forward(
+        self, x: Data, y: Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, int]]:
+        """Loss, reconstruction, KL by site, and among how many data that of some is divided."""
         loss, terms = self.estimator(self.model, self.guide, x, y)
-        return loss, terms.reconstruction, terms.kl
+        return loss, terms.reconstruction, terms.kl, terms.shared

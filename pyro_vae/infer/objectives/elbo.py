@@ -7,7 +7,7 @@ import operator
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,7 @@ from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import check_data
 from ...programs.given import given
-from ...programs.reading import Contributions
+from ...programs.reading import Contributions, contributions, count_once
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
 from ..engine.internals import surrogate
@@ -36,19 +36,29 @@ from .kl import check_order, check_scales, closed_form
 class ELBOTerms:
     """The terms of log p(x) >= E_q[log p(x|z)] - sum_i KL_i, in nats per datum.
 
+    A latent outside the data plate, which all data share, has one KL term for the data set. Each
+    datum has an equal part of it in ``kl``, so that ``elbo`` adds up to the data set's bound.
+
     Attributes:
         reconstruction: log-probability of the observed sites, (n,).
         kl: latent site -> its KL term, (n,); a factor of the guide, which is part of log q, has a
             term of its own.
+        shared: latent site outside the data plate -> among how many data its KL is divided.
     """
 
     reconstruction: Tensor
     kl: dict[str, Tensor]
+    shared: dict[str, int] = field(default_factory=dict)
 
     @property
     def elbo(self) -> Tensor:
         """The bound itself, without any beta, (n,)."""
         return self.reconstruction - sum(self.kl.values())
+
+    @property
+    def kl_global(self) -> dict[str, Tensor]:
+        """Latent site outside the data plate -> its KL in nats per data set, 0-d."""
+        return {site: self.kl[site].mean() * total for site, total in self.shared.items()}
 
     def __repr__(self) -> str:
         """Means over the data."""
@@ -98,20 +108,20 @@ class Estimator(Recorded):
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
-        n = len(x)
         model_trace, guide_trace = trace_pair(model, guide, x, y)
+        p, q = contributions(model_trace, guide_trace, x)
         if is_validation_enabled():
-            check_shapes(model_trace, guide_trace, n)
+            check_shapes(model_trace, guide_trace, p.plate)
             warn_enumerated(guide_trace)
-        p, q = Contributions(model_trace, (n,)), Contributions(guide_trace, (n,))
-        free = clamp_free_sites(p, q, n)
+        free = clamp_free_sites(p, q, p.plate.size)
+        count_once(p, q)
         compute_log_probs(model_trace, kinds(model_trace).random)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:
             loss = loss + free
         with torch.no_grad():
             terms = self._terms(p, q)
-        return (loss / n if self.reduction == "mean" else loss), terms
+        return (loss / p.plate.objective if self.reduction == "mean" else loss), terms
 
     def prepare(self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
         """Settle what cannot be settled while a graph is recorded; nothing by default."""
@@ -134,7 +144,8 @@ class Estimator(Recorded):
         }
         for aux, site in auxiliary_sites(q.trace).items():
             kl[site] = kl[site] + kl.pop(aux).reshape(p.shape)
-        return ELBOTerms(reconstruction, kl)
+        outside = [s for s in kl if s in p.outside + q.outside] if p.outside or q.outside else ()
+        return ELBOTerms(reconstruction, kl, dict.fromkeys(outside, p.plate.total))
 
 
 class TraceELBO(Estimator):
@@ -242,7 +253,8 @@ def elbo_terms(
     checks, and after a hundred as recorded tensors, bit for bit the same.
 
     Sites that a guide marks ``is_auxiliary`` count in the KL of the latent that is drawn from
-    them; where an autoguide draws the latents of all data as one, each datum gets an equal part.
+    them; where an autoguide draws the latents of all data as one, each datum gets an equal part,
+    as it does of the KL of a latent that is outside the data plate, see ``ELBOTerms``.
 
     Args:
         model: generative program.
@@ -256,7 +268,8 @@ def elbo_terms(
         plate: name of the plate over the data, where several could be it.
 
     Returns:
-        ``ELBOTerms``: elbo (n,), reconstruction (n,), kl {site: (n,)}, in nats.
+        ``ELBOTerms``: elbo (n,), reconstruction (n,), kl {site: (n,)}, in nats per datum, and
+        kl_global {site: ()}, in nats per data set.
 
     Raises:
         ValueError: data of the wrong shape or range, a guide that does not fit the model.
@@ -288,6 +301,7 @@ class Drawing:
     ) -> None:
         self.model, self.guide, self.estimator = model, guide, estimator or TraceELBO()
         self._sites: list[str] = []
+        self._shared: dict[str, int] = {}
         self._again = Checked(self._once, model, guide)
 
     def __call__(
@@ -301,11 +315,11 @@ class Drawing:
             reconstruction, *kl = draws[0]
         else:
             reconstruction, *kl = (torch.stack(d).mean(0) for d in zip(*draws, strict=True))
-        return ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)))
+        return ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)), self._shared)
 
     def _once(self, *data: Tensor) -> tuple[Tensor, ...]:
         terms = self.estimator(self.model, self.guide, *holding(*self._given, data))[1]
-        self._sites[:] = terms.kl
+        self._sites[:], self._shared = terms.kl, terms.shared
         return terms.reconstruction, *terms.kl.values()
 
 

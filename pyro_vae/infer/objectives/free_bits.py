@@ -38,7 +38,9 @@ def clamp_free_sites(p: Contributions, q: Contributions, n: int) -> Tensor | Non
         with torch.no_grad():
             kl = _mean_kl(site, p, q)
             counts = (kl > free).to(kl.dtype)
-            amount = (1 - counts) * free * n * _per_datum_scale(in_q["scale"]) / q.inside(site)
+            # The scale of what is in the data plate tells how often the program counts the data
+            data = p.plate.objective if site in q.outside else n
+            amount = (1 - counts) * free * data * _per_datum_scale(in_q["scale"]) / q.inside(site)
         in_q["scale"], in_p["scale"] = in_q["scale"] * counts, in_p["scale"] * counts
         constant = amount if constant is None else constant + amount
     return constant

@@ -18,8 +18,8 @@ from ...data.arguments import Data
 from ...ground.arguments import whole
 from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
-from ...programs.reading import Contributions
-from ...programs.running import measuring, traced
+from ...programs.reading import Contributions, check_rows, contributions
+from ...programs.running import measuring, trace_pair, traced
 from ...programs.sites import (
     check_observed,
     check_sites,
@@ -65,7 +65,7 @@ class ImportanceWeightedELBO(TraceELBO):
 
     Raises:
         ValueError: fewer than one particle; when called, a guide that is a point mass, a plate
-            inside a datum that is subsampled.
+            inside a datum that is subsampled, a site outside the data plate.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -94,6 +94,7 @@ class ImportanceWeightedELBO(TraceELBO):
             return
         check_batch(guide, len(x))
         with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
+            check_rows(*contributions(*trace_pair(model, guide, x, y), x), x)
             x, y = few(guide, x, y)
             self.vectorised[guide] = can_broadcast(guide, x, y)
             self.vectorised[model] = self.vectorised[guide] and _model_can(model, guide, x, y)
@@ -112,13 +113,14 @@ class ImportanceWeightedELBO(TraceELBO):
         p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
         check_observed(p_trace)
         check_sites(kinds(p_trace).latent, kinds(q_trace).latent)
-        p, q = Contributions(p_trace, p_shape), Contributions(q_trace, q_shape)
+        plate = getattr(x, "plate", None)
+        p, q = Contributions(p_trace, p_shape, plate), Contributions(q_trace, q_shape, plate)
         free = clamp_free_sites(p, q, n)
         for trace in (p_trace, q_trace):
             compute_log_probs(trace, kinds(trace).random)
         log_p, log_q = (sum(side.weight(s).reshape(k, n) for s in side.sites) for side in (p, q))
         if is_validation_enabled():
-            check_shapes(p_trace, q_trace, p_shape[-1])
+            check_shapes(p_trace, q_trace, p.plate)
             warn_enumerated(q_trace)
         bound = (log_p - log_q).logsumexp(0) - math.log(k)
         for site in without_rsample(q_trace):
@@ -133,7 +135,7 @@ class ImportanceWeightedELBO(TraceELBO):
             loss = loss + free
         with torch.no_grad():
             terms = self._averaged(p, q)
-        return (loss / n if self.reduction == "mean" else loss), terms
+        return (loss / (share * n) if self.reduction == "mean" else loss), terms
 
     def _averaged(self, p: Contributions, q: Contributions) -> ELBOTerms:
         def mean(value: Tensor) -> Tensor:
@@ -187,10 +189,11 @@ def _model_trace(
     if vectorised:
         with samples_plate(k):
             return traced(poutine.replay(model, trace=q), x, y), (k, len(x))
-    rows, read = Trace(), Contributions(q, (k, len(x)))
+    rows = Trace()
+    value = Contributions(q, (k, len(x)), getattr(x, "plate", None)).value if drawn else None
     for site in kinds(q).latent:
-        value = read.value(site).flatten(0, 1) if drawn else q.nodes[site]["value"]
-        rows.add_node(site, **{**q.nodes[site], "value": value})
+        z = value(site).flatten(0, 1) if drawn else q.nodes[site]["value"]
+        rows.add_node(site, **{**q.nodes[site], "value": z})
     x, y = repeated(x, y, k)
     return traced(poutine.replay(model, trace=rows), x, y), (len(x),)
 
@@ -201,7 +204,8 @@ def _model_can(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> b
     q, _ = guide_trace(guide, x, y, k, vectorised=True)
     for vectorised in (True, False):
         try:
-            p = Contributions(*_model_trace(model, q, x, y, k, drawn=True, vectorised=vectorised))
+            traced_so = _model_trace(model, q, x, y, k, drawn=True, vectorised=vectorised)
+            p = Contributions(*traced_so, getattr(x, "plate", None))
             log_p = sum(p.weight(s) for s in p.sites)
         except CANNOT_BROADCAST:
             return False

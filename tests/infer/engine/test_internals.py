@@ -438,6 +438,13 @@ def try_frames():
     assert [(name, frame.size) for name, frame in frames.items()] == [("rows", 5)]
 
 
+def try_masks():
+    mask = torch.tensor([True, False])
+    assert lower.mask_of(dist.Normal(0.0, 1.0).mask(True)) is True
+    found = lower.mask_of(dist.Normal(torch.zeros(3, 2), 1.0).mask(mask))
+    assert found.shape == (3, 2) and torch.equal(found[0], mask)
+
+
 def try_unchecked():
     for kind in (dist.Normal, torch.distributions.Normal):
         assert lower.unchecked(kind(0.0, 1.0, validate_args=False))
@@ -479,6 +486,7 @@ TRIED = {
     "tree_map": try_trees,
     "tree_map_only": try_trees,
     "BatchNorm": try_batch_norm,
+    "mask_of": try_masks,
     "prototype_frames": try_frames,
     "unchecked": try_unchecked,
     "version": try_version,

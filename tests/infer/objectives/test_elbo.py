@@ -13,7 +13,7 @@ from pyro_vae.handlers import scale_latents
 from pyro_vae.infer import AnalyticELBO, TraceELBO, elbo_terms
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
-from pyro_vae.programs.reading import per_datum
+from pyro_vae.programs.reading import Contributions
 from pyro_vae.programs.running import trace_pair
 from pyro_vae.programs.sites import kinds
 
@@ -313,8 +313,7 @@ class TestPerDatum:
     def test_sums_over_other_plates_whatever_their_sizes_and_order(self, shape, outer):
         x = torch.randn(shape)
         trace = poutine.trace(self.pixels).get_trace(x, outer)
-        trace.compute_log_prob()
-        got = per_datum(trace.nodes["x"]["log_prob"], trace.nodes["x"], (len(x),))
+        got = Contributions(trace, (len(x),))("x")
         torch.testing.assert_close(got, dist.Normal(0.0, 1.0).log_prob(x).sum(-1))
 
     @pytest.mark.parametrize("k", [2, 5])
@@ -326,18 +325,18 @@ class TestPerDatum:
                 return pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
 
         trace = poutine.trace(program).get_trace()
-        trace.compute_log_prob()
-        node = trace.nodes["z"]
-        got = per_datum(node["log_prob"], node, (k, 5))
-        torch.testing.assert_close(got, dist.Normal(x, 1.0).log_prob(node["value"]).sum(-1))
+        got = Contributions(trace, (k, 5))("z")
+        torch.testing.assert_close(
+            got, dist.Normal(x, 1.0).log_prob(trace.nodes["z"]["value"]).sum(-1)
+        )
 
     def test_a_site_outside_the_data_plate_is_named(self):
         def program():
             pyro.sample("scale", dist.Normal(0.0, 1.0))
 
-        node = poutine.trace(program).get_trace().nodes["scale"]
+        trace = poutine.trace(program).get_trace()
         with pytest.raises(ValueError, match=r"site 'scale': expected log-probabilities of shape"):
-            per_datum(torch.zeros(()), node, (5,))
+            Contributions(trace, (5,))
 
 
 def test_the_model_is_replayed_against_the_guide(deep):
