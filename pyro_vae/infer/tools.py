@@ -32,7 +32,7 @@ from .sampling import sample
 _ROWS = 8
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class CheckedPair(Tabular, PairSummary):
     """What ``check_pair`` found; ``print`` it to see which tools work with the pair.
 
