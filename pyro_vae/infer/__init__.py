@@ -1,6 +1,6 @@
 """From a model/guide pair and data to numbers."""
 
-from ..programs.checks import PairSummary, check_pair
+from ..programs.checks import PairSummary
 from ..programs.encoding import Encoding, decode, encode
 from ..programs.modes import evaluating
 from .batchnorm import recalibrate_batchnorm
@@ -15,6 +15,7 @@ from .objectives.importance_weighted import ImportanceWeightedELBO
 from .predictive import mean_squared_error
 from .sampling import sample
 from .terms import elbo_terms
+from .tools import check_pair
 
 __all__ = [
     "SVI",
