@@ -220,7 +220,7 @@ def processes(tmp):
         return parallel
 
     def shared(*programs, n=N, batch_size=4, estimator=None):
-        feed = feeds.Resident(feeds.as_dataset(X[:n]), batch_size)
+        feed = feeds.Resident(data.Dataset(X[:n]), batch_size)
         return alone(lambda: check_parallel(feed, *programs, estimator=estimator))
 
     def function(x):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.arguments import Data
 from ..ground.internals import prototype_frames
-from .unwrapping import innermost, name_of
+from .unwrapping import innermost, is_ours, name_of
 
 
 def is_autoguide(guide: Any) -> bool:
@@ -19,7 +19,11 @@ def is_autoguide(guide: Any) -> bool:
 
 
 def few(guide: Any, x: Data, y: Tensor | None, n: int = 1000) -> tuple[Data, Tensor | None]:
-    """The first data, as many as a batch of an evaluation; all of them for an autoguide."""
+    """The first data, as many as a batch of an evaluation; all of them for an autoguide.
+
+    Of a guide of this library, which takes any number, the first two.
+    """
+    n = min(n, 2) if is_ours(guide) else n
     return (x, y) if is_autoguide(guide) else (x[:n], None if y is None else y[:n])
 
 
