@@ -11,11 +11,12 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from .autoguides import check_batch
-from .labels import Labels, checked_labels, label_arguments, naming_missing
+from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
 from .placing import matched
 from .sites import kinds
+from .tracing import trace
 from .values import check_finite
 
 
@@ -58,11 +59,11 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Tensor | None, y: Any) -> d
     if x is None:
         kwargs["size"] = size
     args = () if x is None else (x,)
-    with evaluating(model), ShowMeans(), stand_in_data(), naming_missing(model, kwargs):
-        trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
-    if unknown := [name for name in z if name not in trace.nodes]:
+    with evaluating(model), ShowMeans(), stand_in_data():
+        found = trace(poutine.condition(model, data=dict(z)), *args, **kwargs)
+    if unknown := [name for name in z if name not in found.nodes]:
         raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
-    return _observation(trace, given=z)
+    return _observation(found, given=z)
 
 
 def _observation(trace: poutine.Trace, given: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -107,8 +108,8 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
             distribution that has no mean, such as a Cauchy.
     """
     x, arguments = _encodable(guide, x, y)
-    with evaluating(guide), naming_missing(guide, arguments):
-        drawn = poutine.trace(guide).get_trace(x, **arguments)
+    with evaluating(guide):
+        drawn = trace(guide, x, **arguments)
         mean = _latents(_at_means(guide, x, arguments))
         return Encoding(mean=mean, sample=_latents(drawn))
 
@@ -121,7 +122,7 @@ def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:
 def trace_means(guide: Any, x: Any, *, y: Labels = None) -> poutine.Trace:
     """The trace of a guide whose latents are all at their means."""
     x, arguments = _encodable(guide, x, y)
-    with evaluating(guide), naming_missing(guide, arguments):
+    with evaluating(guide):
         return _at_means(guide, x, arguments)
 
 
@@ -141,7 +142,7 @@ def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:
 
 def _at_means(guide: Any, x: Tensor, arguments: Mapping[str, Tensor]) -> poutine.Trace:
     with ShowMeans():
-        return poutine.trace(guide).get_trace(x, **arguments)
+        return trace(guide, x, **arguments)
 
 
 def _latents(trace: poutine.Trace) -> dict[str, Tensor]:

@@ -15,9 +15,10 @@ from ..ground.streams import forked
 from ..ground.turns import turn
 from .autoguides import check_batch
 from .belonging import check_belonging
-from .labels import label_arguments, naming_missing
+from .labels import label_arguments
 from .modes import evaluating
 from .sites import check_observed, check_sites, kinds
+from .tracing import trace
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -44,13 +45,8 @@ def trace_pair(
 
 
 def traced(program: Callable, x: Tensor, y: Tensor | None = None) -> Trace:
-    """What a program does with data, and with labels where it takes them.
-
-    Raises ``TypeError`` for a program that needs more than these.
-    """
-    labels = label_arguments(program, y)
-    with naming_missing(program, labels):
-        return poutine.trace(program).get_trace(x, **labels)
+    """What a program does with data, and with labels where it takes them."""
+    return trace(program, x, **label_arguments(program, y))
 
 
 @contextlib.contextmanager
