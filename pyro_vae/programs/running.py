@@ -18,9 +18,9 @@ from ..ground.turns import turn
 from .autoguides import check_rows, is_messenger
 from .belonging import check_belonging
 from .calling import arguments_of
-from .labels import naming_missing
 from .modes import evaluating
 from .sites import check_latents, check_observed
+from .tracing import trace
 from .unwrapping import innermost, name_of
 
 # What torch says about parameters outside their range
@@ -62,8 +62,7 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
     Raises ``TypeError`` for a program that needs more than these.
     """
     args, kwargs = arguments_of(program, x, y)
-    with naming_missing(program, args, kwargs):
-        return poutine.trace(program).get_trace(*args, **kwargs)
+    return trace(program, *args, **kwargs)
 
 
 def _traced_at_once(
