@@ -14,7 +14,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ..ground.arguments import whole
-from ..programs.autoguides import few, is_autoguide
+from ..programs.autoguides import few, is_autoguide, is_per_datum
 from ..programs.checks import check_data, check_pair
 from ..programs.labels import as_labels
 from ..programs.reading import Contributions, check_rows, contributions
@@ -105,7 +105,7 @@ def importance(
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
     check_pair(model, guide, x, y=y)
-    block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
+    block = len(x) if is_per_datum(guide) else max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         tried, labels = few(guide, x, y)
         check_rows(*contributions(*trace_pair(model, guide, tried, labels), tried), tried)

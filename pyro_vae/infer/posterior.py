@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs.autoguides import is_autoguide
+from ..programs.autoguides import is_per_datum
 from ..programs.encoding import encode_means
 from ..programs.labels import label_arguments
 from ..programs.running import undisturbed
@@ -23,7 +23,7 @@ def posterior_means(
 
     No state changes, modes and RNG among it; dynamic binarisation is drawn once.
     """
-    batch_size = len(data) if is_autoguide(guide) else batch_size
+    batch_size = len(data) if is_per_datum(guide) else batch_size
     with undisturbed(guide, device=data.device):
         batches = data.batches(batch_size)
         parts = [encode_means(guide, x, **label_arguments(guide, y)) for x, y in batches]

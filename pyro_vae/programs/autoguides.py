@@ -1,4 +1,4 @@
-"""Pyro's autoguides, whose parameters belong to data by their place in a batch."""
+"""Pyro's autoguides, most of whose parameters belong to data by their place in a batch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,35 @@ def is_autoguide(guide: Any) -> bool:
     return isinstance(innermost(guide), AutoGuide | AutoMessenger)
 
 
+def is_per_datum(guide: Any) -> bool:
+    """Whether an autoguide has parameters for each datum, or may have: it was not run yet."""
+    if not is_autoguide(guide):
+        return False
+    guide = innermost(guide)
+    if isinstance(guide, AutoMessenger):
+        return True
+    parts = [m for m in guide.modules() if isinstance(m, AutoGuide) and m is not guide]
+    return any(map(_is_per_datum, parts or [guide]))
+
+
+def _is_per_datum(guide: AutoGuide) -> bool:
+    if guide.prototype_trace is None:
+        return True
+    given = guide.prototype_trace.nodes["_INPUT"]["args"]
+    sizes = [len(x) for x in given if isinstance(x, Tensor) and x.dim()]
+    # Observed sites, which would tell the data plate, are not in this trace
+    frames = prototype_frames(guide).values()
+    return any(not sizes or sizes[0] in (f.size, f.full_size) for f in frames)
+
+
 def few(guide: Any, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The first two data, enough to try a pair on; all of them for an autoguide."""
-    return (x, y) if is_autoguide(guide) else (x[:2], None if y is None else y[:2])
+    """The first two data, enough to try a pair on; all for an autoguide with a place for each."""
+    return (x, y) if is_per_datum(guide) else (x[:2], None if y is None else y[:2])
 
 
 def check_batch(guide: Any, n: int) -> None:
     """Raise ``ValueError`` for an autoguide of another number of data, or that runs the model."""
-    if not is_autoguide(guide):
+    if not is_per_datum(guide):
         return
     if isinstance(innermost(guide), AutoMessenger):
         raise ValueError(
