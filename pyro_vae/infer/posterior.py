@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..programs.autoguides import is_per_datum
-from ..programs.encoding import encode_means
+from ..programs.encoding import trace_means
 from ..programs.labels import label_arguments
+from ..programs.reading import latent_rows
 from ..programs.running import undisturbed
 
 ACTIVE = 0.01
@@ -21,12 +22,15 @@ def posterior_means(
 ) -> dict[str, Tensor]:
     """E[z_i | x] per latent site as ``encode`` gives it, site -> (n, *latent shape).
 
-    No state changes, modes and RNG among it; dynamic binarisation is drawn once.
+    Those outside the data plate, which all data share, are left out. No state changes, modes and
+    RNG among it; dynamic binarisation is drawn once.
     """
     batch_size = len(data) if is_per_datum(guide) else batch_size
     with undisturbed(guide, device=data.device):
         batches = data.batches(batch_size)
-        parts = [encode_means(guide, x, **label_arguments(guide, y)) for x, y in batches]
+        parts = [
+            latent_rows(trace_means(guide, x, **label_arguments(guide, y)), x) for x, y in batches
+        ]
     return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
 
 

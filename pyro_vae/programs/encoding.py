@@ -99,7 +99,8 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
         y: labels (n,), or one label for all, for a conditional guide.
 
     Returns:
-        ``Encoding`` with a tensor (n, *latent shape) per site.
+        ``Encoding`` with a tensor (n, *latent shape) per site; of a latent that all data share,
+        outside the data plate, (*latent shape,).
 
     Raises:
         TypeError: ``x`` holds no data.
@@ -114,9 +115,14 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
 
 def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:
     """``encode(guide, x, y=y).mean`` in half the time: nothing is drawn."""
+    return _latents(trace_means(guide, x, y=y))
+
+
+def trace_means(guide: Any, x: Any, *, y: Labels = None) -> poutine.Trace:
+    """The trace of a guide whose latents are all at their means."""
     x, arguments = _encodable(guide, x, y)
-    with evaluating(guide):
-        return _means(guide, x, arguments)
+    with evaluating(guide), ShowMeans():
+        return poutine.trace(guide).get_trace(x, **arguments)
 
 
 def _encodable(guide: Any, x: Any, y: Any) -> tuple[Tensor, dict[str, Tensor]]:

@@ -17,6 +17,7 @@ from .autoguides import check_batch
 from .belonging import check_belonging
 from .labels import label_arguments
 from .modes import evaluating
+from .plates import PROGRAM
 from .sites import check_observed, check_sites, kinds
 
 # What torch says about parameters outside their range
@@ -38,6 +39,7 @@ def trace_pair(
     with naming_overflow():
         guide_trace = traced(guide, x, y)
         model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+    vars(model_trace)[PROGRAM] = model
     check_observed(model_trace)
     check_sites(kinds(model_trace).latent, kinds(guide_trace).latent)
     return model_trace, guide_trace

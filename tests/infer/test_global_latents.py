@@ -15,8 +15,10 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyro_vae import Trainer, diagnostics, handlers, infer
+from pyro_vae.data import Dataset
 from pyro_vae.guides import Composed
 from pyro_vae.infer import AnalyticELBO, ImportanceWeightedELBO, TraceELBO
+from pyro_vae.infer.posterior import posterior_means
 
 N, B, SIGMA, WIDTH = 12, 5, 0.7, 1.5
 
@@ -327,7 +329,7 @@ def test_it_is_trained_to_the_posterior():
 def test_an_autoguide_of_globals_alone_takes_minibatches():
     def observe(x):
         w = pyro.sample("w", dist.Normal(0.0, WIDTH))
-        with pyro.plate("levels", 3):
+        with pyro.plate("levels", 4):
             pyro.sample("v", dist.Normal(0.0, 1.0))
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(w, SIGMA), obs=x[:, 0])
@@ -355,3 +357,33 @@ def test_stock_pyro_trains_them():
     assert guide.globals.locs.w.item() != before
     assert poutine.trace(guide).get_trace(x).nodes["w"]["value"].shape == ()
     assert math.isfinite(svi.evaluate_loss(x))
+
+
+class TestPictures:
+    def test_encodings(self):
+        x, (_, guide) = rows(), pair()
+        code = infer.encode(guide, x)
+        assert code.mean["w"].shape == ()
+        assert code.mean["z"].shape == (N,)
+        torch.testing.assert_close(code.mean["w"], guide.loc.detach())
+
+    def test_reconstructions(self):
+        x, pairs = rows(), pair()
+        expected = infer.encode(pairs[1], x).mean["z"]
+        torch.testing.assert_close(infer.reconstruct(*pairs, x), expected)
+        assert infer.reconstruct(*pairs, x, sample=True).shape == (N,)
+
+    def test_active_units_are_those_of_each_datum(self):
+        x, (_, guide) = rows(), pair()
+        found = posterior_means(guide, Dataset(x), batch_size=B)
+        assert list(found) == ["z"]
+        torch.testing.assert_close(found["z"], infer.encode(guide, x).mean["z"])
+
+    def test_paths_of_one_datum_refuse_them(self):
+        x, pairs = rows(), pair()
+        for use in (
+            lambda: infer.interpolate(*pairs, x[0], x[1]),
+            lambda: infer.traverse(*pairs, x[0], site="z"),
+        ):
+            with pytest.raises(ValueError, match=r"site 'w': .* shared by all data: hold it"):
+                use()

@@ -238,18 +238,31 @@ class Components(nn.Module):
 
 
 def test_a_plate_of_two_is_told_from_the_two_data_of_a_trial():
-    pair, x = (Components(), Components(guide=True)), sequences()
-    assert infer.check_pair(*pair, x).outside == ("means",)
-    assert infer.elbo_terms(*pair, x).kl_global["means"].shape == ()
+    x = sequences()
+    for use in (
+        lambda *pair: infer.check_pair(*pair, x).outside,
+        lambda *pair: list(infer.elbo_terms(*pair, x).kl_global),
+        lambda *pair: list(infer.elbo_terms(*pair, named(x[:2], "data")).kl_global),
+    ):
+        assert list(use(Components(), Components(guide=True))) == ["means"]
     with pytest.raises(ValueError, match=r"site 'means': its plate 'components' .* plate='data'"):
-        infer.elbo_terms(*pair, x[:2])
-    assert list(infer.elbo_terms(*pair, named(x[:2], "data")).kl_global) == ["means"]
+        infer.elbo_terms(Components(), Components(guide=True), x[:2])
+
+
+def test_a_plate_that_was_of_another_size_is_none_of_the_data():
+    """So that no batch that happens to be as large ends a run."""
+    pair, x = (Components(), Components(guide=True)), sequences()
+    infer.elbo_terms(*pair, x)
+    assert list(infer.elbo_terms(*pair, x[:2]).kl_global) == ["means"]
+    trainer = Trainer(*pair)
+    trainer.fit(x, epochs=2, batch_size=3, progress=False)
+    assert list(trainer.history[-1]["kl_global"]) == ["means"]
 
 
 def test_a_batch_that_is_not_divided_as_the_plate_is():
     x = sequences().mT[:2].clone()
     x.total = T
-    with pytest.raises(ValueError, match="'sequences': expected the 2 data of a batch, .* got 5"):
+    with pytest.raises(ValueError, match=r"'sequences': expected the 2 data of a batch, .* got 5"):
         TraceELBO()(around_sequences, around_sequences_guide, x)
 
 
