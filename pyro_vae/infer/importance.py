@@ -105,10 +105,11 @@ def importance(
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
     check_pair(model, guide, x, y=y)
+    first, first_y = few(guide, x, y)
+    with measuring(model, guide, device=x.device):
+        check_rows(*contributions(*trace_pair(model, guide, first, first_y), first), first)
     block = len(x) if is_per_datum(guide) else max(1, min(512, _WEIGHTS // samples))
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-        tried, labels = few(guide, x, y)
-        check_rows(*contributions(*trace_pair(model, guide, tried, labels), tried), tried)
         vectorised = can_broadcast(guide, x, y)
         log_joint = _log_joint(model)
         labels = itertools.repeat(None) if y is None else y.split(block)

@@ -18,11 +18,9 @@ def is_autoguide(guide: Any) -> bool:
 
 def is_per_datum(guide: Any) -> bool:
     """Whether an autoguide has parameters for each datum, or may have: it was not run yet."""
-    if not is_autoguide(guide):
-        return False
     guide = innermost(guide)
-    if isinstance(guide, AutoMessenger):
-        return True
+    if not isinstance(guide, AutoGuide):
+        return isinstance(guide, AutoMessenger)
     parts = [m for m in guide.modules() if isinstance(m, AutoGuide) and m is not guide]
     return any(map(_is_per_datum, parts or [guide]))
 

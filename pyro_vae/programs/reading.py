@@ -170,9 +170,10 @@ def latents_apart(trace: Trace, x: Any) -> tuple[dict[str, Tensor], dict[str, Te
 def latent_rows(trace: Trace, x: Any) -> dict[str, Tensor]:
     """Values of the latents of each datum, along dimension 0 the data."""
     plate, found = _plate_of(trace, x), {}
-    for site, value in latents_apart(trace, x)[0].items():
+    for site in kinds(trace).latent:
         node = trace.nodes[site]
-        found[site] = value.movedim(plate.frame(node).dim - node["fn"].event_dim, 0)
+        if (frame := plate.frame(node)) is not None:
+            found[site] = node["value"].movedim(frame.dim - node["fn"].event_dim, 0)
     return found
 
 
@@ -185,7 +186,8 @@ def count_once(p: Contributions, q: Contributions) -> None:
 
     To be called before the traces' log-probabilities are computed.
     """
-    if (share := p.plate.share) != 1:
+    share = p.plate.share
+    if share != 1:
         for side in (p, q):
             for site in side.outside:
                 node = side.trace.nodes[site]
