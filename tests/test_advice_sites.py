@@ -106,7 +106,7 @@ def observed(tmp):
     yield bound(TraceELBO(), *undeclared), bound(TraceELBO(), P, Q)
     outside = lambda x: (P(x), pyro.factor("all", x.sum()))  # noqa: E731
     inside = pair(model=lambda x, z: pyro.factor("each", x.sum(1)))
-    yield bound(TraceELBO(), outside, Q), bound(TraceELBO(), *inside)
+    yield weighted(outside, Q), bound(TraceELBO(), outside, Q), weighted(*inside)
 
     def observes(x):
         with plate(x):

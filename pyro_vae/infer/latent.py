@@ -11,8 +11,9 @@ from ..ground.arguments import known, whole
 from ..programs import encoding
 from ..programs.belonging import check_belonging
 from ..programs.coordinates import constrained, unconstrained
-from ..programs.encoding import encode, encode_means
+from ..programs.encoding import encode, trace_means
 from ..programs.labels import accepts_labels, as_labels, label_arguments
+from ..programs.reading import latents_apart
 from ..programs.running import undisturbed
 from ..programs.values import check_tensor
 
@@ -46,7 +47,16 @@ def reconstruct(
     check_tensor(x)
     check_belonging(model, guide)
     y = as_labels(y, len(x), x.device)
-    z = encode(guide, x, **label_arguments(guide, y)).sample if sample else _means(guide, x, y)
+    each, shared = _apart(guide, x, y)
+    if not each:
+        raise ValueError(
+            f"site {next(iter(shared))!r}: expected latents of each datum, all data share those "
+            "of this guide: run poutine.condition(model, data=...) for what they predict"
+        )
+    z = {**each, **shared}
+    if sample:
+        drawn = encode(guide, x, **label_arguments(guide, y)).sample
+        z = {site: drawn[site] for site in z}
     return decode_mean(model, z, x, y)
 
 
@@ -62,8 +72,19 @@ def _check_single(model: Callable, x: Tensor, name: str) -> None:
 
 
 def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    each, shared = _apart(guide, x, y)
+    if shared:
+        raise ValueError(
+            f"site {next(iter(shared))!r}: expected a guide whose latents are all of one datum, "
+            "this one is shared by all data: hold it in the model and draw it in no guide, by "
+            "poutine.condition(model, data=...)"
+        )
+    return each
+
+
+def _apart(guide: Callable, x: Tensor, y: Tensor | None) -> tuple[dict[str, Tensor], ...]:
     with undisturbed(guide, device=x.device):
-        return encode_means(guide, x, **label_arguments(guide, y))
+        return latents_apart(trace_means(guide, x, **label_arguments(guide, y)), x)
 
 
 def decode_mean(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data, named
-from .autoguides import check_rows, is_autoguide, is_messenger
+from .autoguides import check_rows, is_messenger, is_per_datum
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .given import given
@@ -101,11 +101,12 @@ def check_guide(model: Callable, guide: Callable) -> None:
 
 def check_minibatches(guide: Callable) -> None:
     """Raise ``ValueError`` for a guide that cannot be trained on shuffled minibatches."""
-    if is_autoguide(guide):
+    if is_per_datum(guide):
         raise ValueError(
             f"guide: {name_of(guide)} has parameters for each datum by its place in the batch, "
             "which changes from epoch to epoch: use guides.PerDatum(vae, x), which is AutoNormal "
-            "with rows found by their values, or infer.SVI with all data in each step"
+            "with rows found by their values, or infer.SVI with all data in each step; if all "
+            "latents are outside the data plate, run guide(x) once before"
         )
 
 

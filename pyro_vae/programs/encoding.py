@@ -102,7 +102,8 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
         y: labels (n,), or one label for all, for a conditional guide.
 
     Returns:
-        ``Encoding`` with a tensor (n, *latent shape) per site.
+        ``Encoding`` with a tensor (n, *latent shape) per site; of a latent that all data share,
+        outside the data plate, (*latent shape,).
 
     Raises:
         TypeError: ``x`` holds no data.

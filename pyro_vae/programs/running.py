@@ -19,6 +19,7 @@ from .autoguides import check_rows, is_messenger
 from .belonging import check_belonging
 from .calling import arguments_of
 from .modes import evaluating
+from .plates import PROGRAM
 from .sites import check_latents, check_observed
 from .tracing import trace
 from .unwrapping import innermost, name_of
@@ -51,6 +52,7 @@ def trace_pair(
         else:
             guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+    vars(model_trace)[PROGRAM] = model
     check_observed(model_trace)
     check_latents(model_trace, guide_trace, enumerating=enumerating)
     return model_trace, guide_trace
