@@ -40,8 +40,9 @@ def check_batch(guide: Any, n: int) -> None:
 def check_rows(guide: Any, n: int) -> None:
     """Raise ``ValueError`` for an autoguide of another number of data."""
     inner = innermost(guide)
-    frames = prototype_frames(inner) if isinstance(inner, AutoGuide) else {}
-    sizes = [frame.size for frame in frames.values()]
+    if not isinstance(inner, AutoGuide):
+        return
+    sizes = [frame.size for frame in prototype_frames(inner).values()]
     if sizes and n not in sizes:
         raise ValueError(
             f"guide: {name_of(guide)} has parameters for each of {max(sizes)} data, got {n}: "
