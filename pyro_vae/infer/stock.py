@@ -14,11 +14,10 @@ from pyro.poutine import Trace
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
-from ..programs.autoguides import is_messenger
+from ..programs.autoguides import check_messenger, is_messenger
 from ..programs.labels import label_arguments
 from ..programs.registration import register
-from ..programs.running import own_messenger, traced
-from ..programs.unwrapping import innermost
+from ..programs.running import traced
 
 
 class StockOptimizer(torch.optim.Optimizer):
@@ -78,18 +77,16 @@ def run_stock(
 
     ``ran`` is told of each run of "model" and "guide", in their order, with its trace.
     """
+    pair = {"model": model, "guide": guide}
     if is_messenger(guide):
         # Pyro has to see it as it is
-        programs = model, own_messenger(model, guide)
-        y, labels = None, label_arguments(model, y)
-    else:
-        labels = {}
-        pair = {"model": model, "guide": guide}.items()
-        programs = (_declared(p, label_arguments(p, y), role, ran) for role, p in pair)
-    value = method(*programs, x, **labels)
-    if ran and is_messenger(guide):
-        for role, trace in zip(("model", "guide"), innermost(guide).get_traces(), strict=True):
+        check_messenger(model, guide)
+        value = method(model, guide, x, **label_arguments(model, y))
+        for role, trace in zip(pair, guide.get_traces() if ran else (), strict=False):
             ran(role, trace)
+    else:
+        declared = (_declared(p, label_arguments(p, y), role, ran) for role, p in pair.items())
+        value = method(*declared, x)
     return torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.double)
 
 
@@ -146,7 +143,8 @@ def check_stock(name: str, elbo: pyro.infer.ELBO) -> None:
 def run_pair(model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None) -> None:
     """Run the guide, and the model on what it drew, for what they declare to Pyro."""
     if is_messenger(guide):
-        own_messenger(model, guide)(x, **label_arguments(model, y))
+        check_messenger(model, guide)
+        guide(x, **label_arguments(model, y))
         return
     trace = traced(guide, x, y)
     poutine.replay(model, trace=trace)(x, **label_arguments(model, y))

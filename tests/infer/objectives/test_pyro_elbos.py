@@ -1,6 +1,7 @@
 """Objectives of stock Pyro, in a ``Trainer`` and as estimators."""
 
 import copy
+import functools
 
 import pyro
 import pyro.distributions as dist
@@ -8,6 +9,7 @@ import pytest
 import torch
 from pyro import infer as stock
 from pyro import poutine
+from pyro.contrib import cevae
 from pyro.contrib.cevae import TraceCausalEffect_ELBO
 from torch import nn
 from torch.nn.functional import softplus
@@ -321,6 +323,36 @@ class TestObservedByTheGuide:
         terms = infer.elbo_terms(*hidden, x, samples=50)
         assert abs(row["elbo"] - float(terms.elbo.mean())) < 6 * row["elbo_se"]
         assert list(row["kl"]) == ["z"]
+
+
+class Columns(nn.Module):
+    """A program of features, treatment and outcome, whose data are columns of x."""
+
+    def __init__(self, program):
+        super().__init__()
+        self.program = program
+
+    def forward(self, x):
+        return self.program(x[:, :-2], t=x[:, -2], y=x[:, -1])
+
+
+def test_cevae_as_pyro_has_it():
+    config = {"feature_dim": 4, "latent_dim": 2, "hidden_dim": 5, "num_layers": 2}
+    model, guide = (
+        Columns(make({**config, "outcome_dist": "normal"})) for make in (cevae.Model, cevae.Guide)
+    )
+    x = torch.randn(9, 6)
+    x[:, 4] = (x[:, 4] > 0).double()
+    elbo = TraceCausalEffect_ELBO()
+    data = x[:, :4], x[:, 4], x[:, 5]
+    run = functools.partial(elbo.loss_and_grads, model.program, guide.program, *data)
+    expected = gradients(run, model, guide)
+    pyro.clear_param_store()
+    found = gradients(lambda: PyroELBO(elbo).backward(model, guide, x), model, guide)
+    assert float(found[0][0]) == pytest.approx(expected[0], abs=1e-10)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-10, atol=1e-10)
+    assert {n.split(".")[1] for n in found[1]} >= {"x_nn", "t_nn", "y0_nn", "y1_nn", "z1_nn"}
+    Trainer(model, guide, elbo=elbo).fit(x, epochs=1, batch_size=4, progress=False)
 
 
 def with_parameters(whole):
