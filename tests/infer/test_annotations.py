@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from differentiated import Half, gradients
 from pyro import poutine
 from pyro.contrib.easyguide import EasyGuide
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
@@ -83,15 +84,6 @@ def joined(z, y):
     return torch.cat([z, y], -1)
 
 
-class Half(nn.Module):
-    def __init__(self, whole, role):
-        super().__init__()
-        self.whole, self.role = whole, role
-
-    def forward(self, x):
-        return getattr(self.whole, self.role)(x)
-
-
 def halves(whole):
     return Half(whole, "model"), Half(whole, "guide")
 
@@ -99,13 +91,6 @@ def halves(whole):
 def cells():
     x = torch.randn(N, GENES)
     return torch.cat([x, one_hot(torch.arange(N) % CLASSES, CLASSES).double()], -1)
-
-
-def gradients(run, whole):
-    whole.zero_grad()
-    torch.manual_seed(3)
-    loss = float(run())
-    return loss, {n: p.grad.clone() for n, p in whole.named_parameters() if p.grad is not None}
 
 
 def differentiated(estimator, *data):
