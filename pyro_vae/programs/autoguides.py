@@ -62,6 +62,16 @@ def check_batch(guide: Any, n: int) -> None:
     check_rows(guide, n)
 
 
+def check_messenger(model: Any, guide: Any) -> None:
+    """Raise ``ValueError`` unless a guide that runs the model runs this one, without handlers."""
+    messenger = innermost(guide)
+    if messenger is not guide or messenger.model is not model:
+        raise ValueError(
+            f"guide: {name_of(guide)} runs the model that it was made of, got another one, or "
+            "handlers around one of the two: pass guide.model and the guide as they are"
+        )
+
+
 def check_rows(guide: Any, n: int) -> None:
     """Raise ``ValueError`` for an autoguide of another number of data."""
     inner = innermost(guide)

@@ -9,20 +9,18 @@ from collections.abc import Callable, Iterator
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.guide import GuideMessenger
 from torch import Tensor
 
 from ..data.arguments import Data
 from ..ground.streams import forked
 from ..ground.turns import turn
-from .autoguides import check_rows, is_messenger
+from .autoguides import check_messenger, check_rows, is_messenger
 from .belonging import check_belonging
 from .calling import arguments_of
 from .modes import evaluating
 from .plates import PROGRAM
 from .sites import check_latents, check_observed
 from .tracing import trace
-from .unwrapping import innermost, name_of
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -48,7 +46,10 @@ def trace_pair(
     check_rows(guide, len(x))
     with naming_overflow():
         if is_messenger(guide):
-            model_trace, guide_trace = _traced_at_once(model, guide, x, y)
+            check_messenger(model, guide)
+            args, kwargs = arguments_of(model, x, y)
+            guide(*args, **kwargs)
+            model_trace, guide_trace = guide.get_traces()
         else:
             guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
@@ -65,27 +66,6 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
     """
     args, kwargs = arguments_of(program, x, y)
     return trace(program, *args, **kwargs)
-
-
-def _traced_at_once(
-    model: Callable, guide: Callable, x: Data, y: Tensor | None
-) -> tuple[Trace, Trace]:
-    """The same of a guide that runs the model itself."""
-    messenger = own_messenger(model, guide)
-    args, kwargs = arguments_of(model, x, y)
-    guide(*args, **kwargs)
-    return messenger.get_traces()
-
-
-def own_messenger(model: Callable, guide: Callable) -> GuideMessenger:
-    """A guide that runs the model itself; ``ValueError`` where that is another than this one."""
-    messenger = innermost(guide)
-    if messenger.model is not model:
-        raise ValueError(
-            f"guide: {name_of(guide)} runs the model that it was made of, got another one, or one "
-            "under handlers: pass guide.model itself as the model"
-        )
-    return messenger
 
 
 @contextlib.contextmanager
