@@ -5,7 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from chance import LEVEL, chance_of, excess
+from chance import LEVEL, chance_of, excess, sigmas
 
 from pyro_vae import Trainer, data, diagnostics, guides, likelihoods
 from pyro_vae.diagnostics import two_samples
@@ -138,7 +138,7 @@ def test_false_alarms_stay_at_the_stated_level(monkeypatch):
     p_values = torch.tensor([comparison.p_value for comparison in found])
     for level in (0.05, 0.2, 0.5):
         error = math.sqrt(level * (1 - level) / 400)
-        assert float((p_values <= level).double().mean()) < level + 3 * error
+        assert float((p_values <= level).double().mean()) < level + sigmas(3) * error
     # Not so cautious that nothing would be found
     assert (p_values <= 0.2).double().mean() > 0.1
 
