@@ -67,8 +67,8 @@ def test_the_expected_objective_is_the_closed_form(linear, beta):
     q = guide.conditionals["z1"](x)
     expected = linear.reconstruction(x, q.mean, q.stddev) - beta * linear.kl(q.mean, q.stddev)
     pair = both(linear.vae, guide, beta)
-    copies = x.expand(500, 6)
-    draws = torch.tensor([-Trace_ELBO().loss(*pair, copies) / 500 for _ in range(100)])
+    copies = x.expand(2000, 6)
+    draws = torch.tensor([-Trace_ELBO().loss(*pair, copies) / 2000 for _ in range(100)])
     error = draws.std() / 10
     assert excess((draws.mean() - expected) / error, draws=100) < 1
     assert error < 0.02
