@@ -17,7 +17,7 @@ from .given import given
 from .plates import AmbiguousPlateError
 from .program import Guide, Model
 from .reading import contributions
-from .running import naming_overflow, trace_pair, traced, undisturbed
+from .running import naming_overflow, overflow, trace_pair, traced, undisturbed
 from .sites import check_latents, check_observed, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
 from .unwrapping import name_of
@@ -139,7 +139,8 @@ def check_pair(
         ValueError: a latent missing in the guide or unknown to the model, unequal shapes, no
             plate of the data or several, no observed site, data outside the likelihood's range, a
             model that needs labels without them.
-        FloatingPointError: a distribution whose parameters are NaN or infinite for these data.
+        FloatingPointError: a distribution whose parameters are NaN or infinite for these data, or
+            latents whose squares overflow.
 
     Example:
         >>> import torch
@@ -184,6 +185,9 @@ def compared(
             for site in read.sites:
                 node = read.trace.nodes[site]
                 if read(site).isnan().any():
+                    if node["value"].isfinite().all() and node["value"].square().isinf().any():
+                        values = span_of(node["value"])
+                        raise overflow(f"the log-probability of site {site!r}, with {values},")
                     raise ValueError(
                         f"site {site!r}: its log-probability is NaN for a "
                         f"{type(node['fn']).__name__} with {span_of(node['value'])}: check "

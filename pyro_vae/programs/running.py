@@ -77,10 +77,15 @@ def naming_overflow() -> Iterator[None]:
         found = _REFUSED.match(str(error))
         if found is None or not _NOT_FINITE.search(str(error)):
             raise
-        raise FloatingPointError(
-            f"{found['parameter']} of a {found['distribution']} became NaN or infinite: rescale "
-            "data of very large values, lower lr, set clip_norm, or bound the scales"
-        ) from error
+        raise overflow(f"{found['parameter']} of a {found['distribution']}") from error
+
+
+def overflow(what: str) -> FloatingPointError:
+    """The error for what became NaN or infinite, with something to do about."""
+    return FloatingPointError(
+        f"{what} became NaN or infinite: rescale data of very large values, lower lr, set "
+        "clip_norm, or bound the scales"
+    )
 
 
 @contextlib.contextmanager
