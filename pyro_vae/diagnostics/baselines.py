@@ -19,6 +19,7 @@ from ..data import Dataset
 from ..data.arguments import Arguments, Data
 from ..distributions import ContinuousBernoulli, base_of
 from ..likelihoods.base import network_inputs
+from ..programs.autoguides import few
 from ..programs.running import trace_pair
 from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
@@ -169,8 +170,9 @@ def baselines(
             f"reference: expected training data of the event shape of data, {tuple(x.shape[1:])}, "
             f"got {reference.event_shape}: pass d.train of the same data set"
         )
-    trace, _ = trace_pair(model, guide, x[:2], None if y is None else y[:2])
-    site = _only(trace, x[:2])
+    first = few(guide, x, y)
+    trace, _ = trace_pair(model, guide, *first)
+    site = _only(trace, first[0])
     if site is None or len(reference) < 2:
         return {}
     p = base_of(site["fn"])

@@ -162,7 +162,7 @@ def regularize(guide: Callable, regularizer: Regularizer, *, site: str | None = 
         _chosen(site, list(model.latents))
     earlier, inner = 0, guide
     while hasattr(inner, "program"):
-        earlier += isinstance(inner.effect, _Regularize)
+        earlier += isinstance(getattr(inner, "effect", None), _Regularize)
         inner = inner.program
     name = "penalty" if not earlier else f"penalty{earlier + 1}"
     return wrap(guide, _Regularize(regularizer, site, name))

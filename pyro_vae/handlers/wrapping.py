@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..ground.arguments import at_least, known
 from ..ground.recorded import Recorded
+from ..programs.methods import as_program
 from ..programs.program import Guide, Model, Program
 from ..programs.sites import is_auxiliary, is_latent
 
@@ -63,6 +64,7 @@ def wrap(program: Callable, effect: Any) -> Any:
 
     Where the program is a module, the effect's ``modules``, if any, become its children.
     """
+    program = as_program(program)
     if isinstance(program, Guide):
         return _WrappedGuide(program, effect)
     if isinstance(program, Model):

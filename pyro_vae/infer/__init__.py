@@ -10,10 +10,11 @@ from .engine.svi import SVI
 from .engine.trainable import UntrainedWarning
 from .importance import ImportanceEstimate, importance, log_likelihood
 from .latent import grid_2d, interpolate, reconstruct, traverse
-from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
+from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO
 from .objectives.importance_weighted import ImportanceWeightedELBO
 from .predictive import mean_squared_error
 from .sampling import sample
+from .terms import elbo_terms
 from .tools import check_pair
 
 __all__ = [

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import Data
 from ..ground.arguments import whole
 from ..ground.internals import BatchNorm
 from ..programs.given import matched
+from ..programs.methods import held_by
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
 from .engine.state import Tensors
@@ -54,7 +55,7 @@ def recalibrate_batchnorm(
     Example:
         >>> from pyro_vae import guides, likelihoods, models
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
-        >>> norm = nn.BatchNorm1d(6)
+        >>> norm = torch.nn.BatchNorm1d(6)
         >>> x = 3 + torch.randn(100, 6)
         >>> recalibrate_batchnorm(vae, guides.BottomUp(vae, encoder=norm), x)
         >>> bool(torch.isclose(norm.running_mean, x.mean(0), atol=0.1).all())
@@ -107,13 +108,13 @@ def check_single(
     Model and guide are in the modes that they are trained in; x is a datum, (1, *event), y its
     label; ``count`` are the data in an epoch.
     """
-    modules = [p for p in (model, guide) if isinstance(p, nn.Module)]
+    modules = [*held_by(model), *held_by(guide)]
     if not any(isinstance(m, BatchNorm) and m.training for p in modules for m in p.modules()):
         return
     before = Tensors((b for p in modules for b in p.buffers()), x.device)
     try:
-        with torch.no_grad(), unregistered():
-            trace_pair(model, guide, x, y)
+        with torch.no_grad(), unregistered(model, guide, stored=False):
+            trace_pair(model, guide, x, y, enumerating=True)
     except ValueError as error:
         if not _SINGLE.search(str(error)):
             raise
@@ -130,5 +131,5 @@ def check_single(
 
 
 def _norms(*programs: Callable) -> list[BatchNorm]:
-    modules = dict.fromkeys(m for p in programs if isinstance(p, nn.Module) for m in p.modules())
+    modules = dict.fromkeys(m for p in programs for held in held_by(p) for m in held.modules())
     return [m for m in modules if isinstance(m, BatchNorm) and m.running_mean is not None]

@@ -22,6 +22,7 @@ from ..ground.arguments import whole
 from ..ground.streams import forked
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, or_none, two_decimals
 from ..programs.examining import examined
+from ..programs.methods import as_program
 from ..programs.modes import training
 from .comparison_picture import guide_comparison
 from .engine.svi import SVI
@@ -232,10 +233,11 @@ def _times(
     """Median milliseconds of a training step per guide, of copies, in turns."""
     runs = {}
     for name, guide in guides.items():
-        if isinstance(model, nn.Module) and isinstance(guide, nn.Module):
+        pair = as_program(model), as_program(guide)
+        if all(isinstance(program, nn.Module) for program in pair):
             # What cannot be copied is not timed
             with contextlib.suppress(TypeError, RuntimeError):
-                runs[name] = SVI(*copy.deepcopy((model, guide)))
+                runs[name] = SVI(*copy.deepcopy(pair))
     times: dict[str, list[float]] = {name: [] for name in guides}
     with forked(x.device), warnings.catch_warnings(action="ignore"):
         for _ in range(_WARM_UP + _STEPS):

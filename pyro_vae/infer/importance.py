@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
-from ..programs.autoguides import few, is_autoguide
+from ..programs.autoguides import check_batch, few, is_autoguide
 from ..programs.checks import check_data, check_pair
 from ..programs.given import given
 from ..programs.reading import Contributions, check_rows, contributions
@@ -110,8 +110,10 @@ def importance(
         chunk_size = max(1, 2**20 // max(1, elements))
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
-    check_pair(model, guide, x, y=y)
+    check_batch(guide, len(x))
     block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
+    first = few(guide, x, y, block)
+    check_pair(model, guide, first[0], y=first[1])
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         tried, labels = few(guide, x, y)
         check_rows(*contributions(*trace_pair(model, guide, tried, labels), tried), tried)
@@ -153,7 +155,7 @@ def can_broadcast(guide: Callable, x: Data, y: Tensor | None) -> bool:
     """
     if is_autoguide(guide):
         return True
-    x, y = few(guide, x, y)
+    x, y = few(guide, x, y, 2)
     try:
         z, log_q = _draw(guide, x, y, 3, vectorised=True)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}

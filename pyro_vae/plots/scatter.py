@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..ground.drawing import COLORS, MARKERS, new_axes, shown
-from ..programs.given import matched
 from ..programs.coordinates import coordinates
 from ..programs.encoding import trace_means
+from ..programs.given import matched
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
 from ..programs.sites import kinds, present

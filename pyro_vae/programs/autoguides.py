@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyro.infer.autoguide import AutoGuide, AutoMessenger
+from pyro.poutine.guide import GuideMessenger
 from torch import Tensor
 
 from ..data.arguments import Data
@@ -17,21 +18,30 @@ def is_autoguide(guide: Any) -> bool:
     return isinstance(innermost(guide), AutoGuide | AutoMessenger)
 
 
-def few(guide: Any, x: Data, y: Tensor | None) -> tuple[Data, Tensor | None]:
-    """The first two data, enough to try a pair on; all of them for an autoguide."""
-    return (x, y) if is_autoguide(guide) else (x[:2], None if y is None else y[:2])
+def few(guide: Any, x: Data, y: Tensor | None, n: int = 1000) -> tuple[Data, Tensor | None]:
+    """The first data, as many as a batch of an evaluation; all of them for an autoguide."""
+    return (x, y) if is_autoguide(guide) else (x[:n], None if y is None else y[:n])
+
+
+def is_messenger(guide: Any) -> bool:
+    """Whether a guide runs the model itself, with other distributions, as AutoMessengers do."""
+    return isinstance(innermost(guide), GuideMessenger)
 
 
 def check_batch(guide: Any, n: int) -> None:
     """Raise ``ValueError`` for an autoguide of another number of data, or that runs the model."""
-    if not is_autoguide(guide):
-        return
-    if isinstance(innermost(guide), AutoMessenger):
+    if is_messenger(guide):
         raise ValueError(
             f"guide: {name_of(guide)} runs the model itself, data included, so that their density "
             "would be part of the guide's: use an autoguide such as AutoNormal, or guides.PerDatum"
         )
-    frames = prototype_frames(innermost(guide))
+    check_rows(guide, n)
+
+
+def check_rows(guide: Any, n: int) -> None:
+    """Raise ``ValueError`` for an autoguide of another number of data."""
+    inner = innermost(guide)
+    frames = prototype_frames(inner) if isinstance(inner, AutoGuide) else {}
     sizes = [frame.size for frame in frames.values()]
     if sizes and n not in sizes:
         raise ValueError(

@@ -16,6 +16,7 @@ from ..data.arguments import Data
 from ..ground.references import WeakReference
 from ..ground.streams import forked
 from .calling import call
+from .methods import as_program
 from .modes import evaluating
 from .program import Guide
 from .unwrapping import innermost, name_of
@@ -48,7 +49,7 @@ def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
     for part in strangers:
         used = _tensors(part.model).keys() & _tensors(part).keys()
         used |= _tensors(*part.borrowed_modules).keys()
-        if not used <= _tensors(model).keys():
+        if not used <= _tensors(as_program(model)).keys():
             raise _foreign(model, part)
     return strangers
 
@@ -57,7 +58,7 @@ def check_run(model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     """The same for one that does not say so: modules of another model run while it does."""
     ran: list[nn.Module] = []
     for part in check_borrowed(model, guide):
-        held = _tensors(model).keys()
+        held = _tensors(as_program(model)).keys()
         foreign = [m for m in part.model.modules() if not _tensors(m).keys() <= held]
         hooks = [m.register_forward_pre_hook(lambda m, _: ran.append(m)) for m in foreign]
         try:

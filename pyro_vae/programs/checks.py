@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data, named
-from .autoguides import check_batch, few, is_autoguide
+from .autoguides import check_rows, is_autoguide, is_messenger
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .given import given
@@ -18,7 +18,7 @@ from .plates import AmbiguousPlateError
 from .program import Guide, Model
 from .reading import contributions
 from .running import naming_overflow, trace_pair, traced, undisturbed
-from .sites import check_observed, check_sites, compute_log_probs, kinds, point_masses
+from .sites import check_latents, check_observed, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
 from .unwrapping import name_of
 from .values import check_finite, check_tensor, span_of
@@ -118,13 +118,15 @@ def check_pair(
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
 ) -> PairSummary:
-    """Check a pair against each other and a few data, without changing any state.
+    """Check a pair against each other and a batch of data, without changing any state.
+
+    Pyro's store is as it was afterwards: a ``pyro.param`` that begins here begins anew later.
 
     Args:
         model: generative program.
         guide: inference program.
         x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
-            with n rows each; the first two are run, all of them by an autoguide.
+            with n rows each; as many as the programs are going to be run on at once.
         y: (n,) labels for a conditional pair.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
@@ -146,34 +148,36 @@ def check_pair(
         {'z1': (2,)}
     """
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
-    check_batch(guide, len(x))
-    tried = few(guide, x, y)
-    try:
-        return _check(model, guide, *tried)
-    except AmbiguousPlateError:
-        if len(tried[0]) == len(x):
-            raise
-        # A plate of two need not be that of the first two data
-        return _check(model, guide, x[:3], None if y is None else y[:3])
+    check_rows(guide, len(x))
+    return compared(model, guide, x, y)
 
 
-def _check(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> PairSummary:
+def compared(
+    model: Callable,
+    guide: Callable,
+    x: Data,
+    y: Tensor | None,
+    *,
+    enumerating: bool = False,
+    observing: bool = False,
+) -> PairSummary:
+    """``check_pair``, where the model may have sites to enumerate, and the guide observed ones."""
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model_trace, guide_trace = trace_pair(model, guide, x, y)
+            model_trace, guide_trace = trace_pair(model, guide, x, y, enumerating=enumerating)
             sides = contributions(model_trace, guide_trace, x)
-            check_shapes(model_trace, guide_trace, sides[0].plate)
+            check_shapes(model_trace, guide_trace, sides[0].plate, observing=observing)
         except AmbiguousPlateError:
             raise
         except Exception:
-            _check_alone(model, guide, x, y)
+            _check_alone(model, guide, x, y, enumerating=enumerating)
             raise
         in_model, in_guide = kinds(model_trace), kinds(guide_trace)
         latents = [in_model.random[s] for s in in_model.latent]
         # The model itself would have drawn others, which might be broadcast
         if any([s["value"].shape != s["fn"].batch_shape + s["fn"].event_shape for s in latents]):
-            _check_alone(model, guide, x, y)
+            _check_alone(model, guide, x, y, enumerating=enumerating)
         for read in sides:
             compute_log_probs(read.trace, read.sites)
             for site in read.sites:
@@ -184,7 +188,8 @@ def _check(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> PairS
                         f"{type(node['fn']).__name__} with {span_of(node['value'])}: check "
                         "parameters and data"
                     )
-    warn_enumerated(guide_trace)
+    if not enumerating:
+        warn_enumerated(guide_trace)
     return PairSummary(
         {site["name"]: tuple(site["fn"].event_shape) for site in latents},
         tuple(in_model.observed),
@@ -194,8 +199,12 @@ def _check(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> PairS
     )
 
 
-def _check_alone(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
+def _check_alone(
+    model: Callable, guide: Callable, x: Data, y: Tensor | None, *, enumerating: bool
+) -> None:
     """Raise for what shows where the model runs by itself, not on the latents of the guide."""
+    if is_messenger(guide):
+        return
     with naming_overflow():
         model_trace = traced(model, x, y)
     try:
@@ -208,10 +217,9 @@ def _check_alone(model: Callable, guide: Callable, x: Data, y: Tensor | None) ->
                 f"and latents {guide.model.latent_sizes}: build it with this model ({error})"
             ) from error
         raise
-    in_model = kinds(model_trace).latent
     check_observed(model_trace)
-    check_sites(in_model, kinds(guide_trace).latent)
-    for site in in_model:
+    check_latents(model_trace, guide_trace, enumerating=enumerating)
+    for site in (s for s in kinds(model_trace).latent if s in guide_trace.nodes):
         shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
         if shapes[0] != shapes[1]:
             raise ValueError(

@@ -10,6 +10,7 @@ import torch
 
 from ..data import Dataset
 from ..data.arguments import Arguments
+from .autoguides import few
 from .belonging import check_belonging
 from .checks import PairSummary, check_data, check_guide, check_pair
 from .given import matched
@@ -39,7 +40,8 @@ def examined(
     with undisturbed(model, *guides, device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
-        pairs = tuple(check_pair(model, guide, x, y=y) for guide in guides)
+        tried = [(guide, *few(guide, x, y)) for guide in guides]
+        pairs = tuple(check_pair(model, guide, x, y=y) for guide, x, y in tried)
         if isinstance(x, Arguments):
             yield x, pairs
             return

@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import nn
+import torch
+from pyro import poutine
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .modes import training
+from .methods import held_by
+from .modes import resting, training
+from .running import traced, undisturbed
+from .unwrapping import below_handlers, name_of
+
+Data = tuple[Tensor, Tensor | None]
 
 
 class Freezing:
@@ -19,18 +26,35 @@ class Freezing:
         self.names: list[str] | None = None
         self._hold = Hold(())
 
-    def check(self, model: Callable) -> None:
-        """Raise ``TypeError`` for a model that cannot be frozen."""
+    def trainable(
+        self, model: Callable, guides: Iterable[Callable], tried: Data | None
+    ) -> list[str]:
+        """Names of what there is to freeze of a model.
+
+        Where one module has a guide as well, that is what the model's run on the data ``tried``
+        uses. Raises ``TypeError`` for a model that cannot be frozen, ``ValueError`` where it takes
+        data to tell and there are none.
+        """
         if not isinstance(model, nn.Module):
             raise TypeError(
                 "freeze_model: expected a model that is a module, got a plain function, whose "
                 "parameters are in Pyro's store: make it the forward of an nn.Module"
             )
+        free = {name: p for name, p in model.named_parameters() if is_free(p)}
+        shared = [guide for guide in guides if _of_one_module(model, guide)]
+        if not shared:
+            return list(free)
+        if tried is None:
+            raise ValueError(
+                f"freeze_model: expected a trainer that has trained, since {name_of(model)} and "
+                f"{name_of(shared[0])} are of one module, and only a run tells which parameters "
+                "are the model's: call fit first"
+            )
+        used, _ = _used(model, shared[0], *tried)
+        return [name for name, p in free.items() if id(p) in used]
 
-    def freeze(self, model: nn.Module, names: list[str] | None = None) -> None:
-        """Freeze what is trainable; for a model from a file, what its run had frozen."""
-        if names is None:
-            names = [name for name, p in model.named_parameters() if is_free(p)]
+    def freeze(self, model: nn.Module, names: list[str]) -> None:
+        """Freeze what ``trainable`` named; for a model from a file, what its run had frozen."""
         self.names = names
         self._hold = Hold(model.get_parameter(name) for name in names)
 
@@ -39,9 +63,52 @@ class Freezing:
         self._hold.release()
         self.names = None
 
-    def holding(self, model: nn.Module) -> AbstractContextManager:
+    def holding(
+        self, model: nn.Module, guide: Callable, tried: Callable[[], Data]
+    ) -> AbstractContextManager[None]:
         """Evaluation mode while it is frozen, so that buffers stay as they are, too."""
-        return nullcontext() if self.names is None else training(model, False)
+        if self.names is None:
+            return nullcontext()
+        if not _of_one_module(model, guide):
+            return training(model, False)
+        _, ran = _used(model, guide, *tried())
+        return resting(ran)
+
+
+def _of_one_module(model: Callable, guide: Callable) -> bool:
+    held = {id(module) for module in held_by(below_handlers(model))}
+    return not held.isdisjoint(map(id, held_by(below_handlers(guide))))
+
+
+def _used(
+    model: nn.Module, guide: Callable, x: Tensor, y: Tensor | None
+) -> tuple[set[int], list[nn.Module]]:
+    """Ids of the parameters that log p(x, z) depends on, and the modules that run for it."""
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
+    trained, ran = [p.requires_grad for p in parameters], {}
+
+    def note(module: nn.Module, _: Any) -> None:
+        ran[module] = None
+
+    hooks = [module.register_forward_pre_hook(note) for module in model.modules()]
+    try:
+        with undisturbed(model, guide, device=x.device):
+            drawn = traced(guide, x, y)
+            ran.clear()
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            with torch.enable_grad():
+                density = traced(poutine.replay(model, trace=drawn), x, y).log_prob_sum()
+            gradients = [None] * len(parameters)
+            if isinstance(density, Tensor) and density.requires_grad:
+                gradients = torch.autograd.grad(density, parameters, allow_unused=True)
+    finally:
+        for parameter, was in zip(parameters, trained, strict=True):
+            parameter.requires_grad_(was)
+        for hook in hooks:
+            hook.remove()
+    used = zip(parameters, gradients, strict=True)
+    return {id(p) for p, gradient in used if gradient is not None}, list(ran)
 
 
 _holders: WeakIdKeyDictionary = WeakIdKeyDictionary()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.labels import as_integers
-from .unwrapping import innermost, name_of
+from .unwrapping import below_handlers, name_of
 
 # What a person may pass for y: labels of all data, or one for all
 Labels = Tensor | np.ndarray | Sequence[int] | int | None
@@ -20,14 +20,15 @@ Labels = Tensor | np.ndarray | Sequence[int] | int | None
 
 def parameters_of(program: Callable) -> list[inspect.Parameter]:
     """The parameters of a program's own signature, below all handlers."""
-    program = innermost(program)
+    program = below_handlers(program)
     function = program.forward if isinstance(program, nn.Module) else program
     return list(inspect.signature(function).parameters.values())
 
 
 def accepts_labels(program: Callable) -> bool:
     """Whether a program takes ``y=``: by its signature, unless it says ``condition = 0``."""
-    if getattr(innermost(program), "condition", None) == 0:
+    program = below_handlers(program)
+    if getattr(program, "condition", None) == 0:
         return False
     return any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in parameters_of(program))
 
@@ -53,9 +54,9 @@ def naming_missing(
         columns = ", ".join(f"{name!r}: {name}" for name in names)
         raise TypeError(
             f"{name_of(program)}: the program takes more than "
-            f"{' and '.join([*names[: len(args)], *kwargs])}: it needs {', '.join(map(repr, missing))} as "
-            f"well: pass data=({', '.join(names)}) or {{{columns}}}, or what is the same for all "
-            "data by arguments={name: value}"
+            f"{' and '.join([*names[: len(args)], *kwargs])}: it needs "
+            f"{', '.join(map(repr, missing))} as well: pass data=({', '.join(names)}) or "
+            f"{{{columns}}}, or what is the same for all data by arguments={{name: value}}"
         ) from error
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..ground.turns import turn
+from .methods import held_by
 from .registration import unregistered
 
 _mode = operator.attrgetter("training")
@@ -19,20 +20,20 @@ _mode = operator.attrgetter("training")
 
 @contextlib.contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; each module's own mode is restored afterwards.
+    """Evaluation mode without gradients; modes and Pyro's store are restored afterwards.
 
     The model of a guide is in it too, since a guide may run the model's own conditionals.
     """
     modules: dict[nn.Module, None] = {}
     for program in programs:
-        if isinstance(program, nn.Module):
-            modules |= dict.fromkeys(_run_by(program))
+        for module in (program,) if isinstance(program, nn.Module) else held_by(program):
+            modules |= dict.fromkeys(_run_by(module))
     with turn:
         modes = [*map(_mode, modules)]
         try:
             for module in modules:
                 module.training = False
-            with torch.no_grad(), unregistered():
+            with torch.no_grad(), unregistered(*programs, stored=False):
                 yield
         finally:
             for module, mode in zip(modules, modes, strict=True):
@@ -60,3 +61,16 @@ def training(module: nn.Module, mode: bool = True) -> Iterator[None]:
     finally:
         for m, mode in modes.items():
             m.training = mode
+
+
+@contextlib.contextmanager
+def resting(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Evaluation mode, with gradients, of these modules alone; theirs is restored."""
+    modes = {module: module.training for module in modules}
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..data.arguments import Arguments, Data
+from .methods import held_by
 
 _CPU = torch.device("cpu")
 
@@ -17,8 +18,8 @@ _CPU = torch.device("cpu")
 def like(*programs: Callable, default: Tensor | None = None) -> Any:
     """The first floating parameter of the programs, ``default`` where there is none."""
     for program in programs:
-        if isinstance(program, nn.Module):
-            for parameter in program.parameters():
+        for module in (program,) if isinstance(program, nn.Module) else held_by(program):
+            for parameter in module.parameters():
                 if parameter.is_floating_point():
                     return parameter
     return default

@@ -1,37 +1,82 @@
-"""Declaring the parameters of modules to Pyro, so that stock Pyro trains the right ones."""
+"""Parameters in Pyro's store: those of modules declared, all others left as they were."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import pyro
 from pyro.distributions.constraints import real
-from torch import nn
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from .methods import held_by
 
 _counter = itertools.count(1)
 # Keyed by instance, not stored on it: a deep copy or a loaded copy gets a name of its own.
 _names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _active = True
+# What is to be in the store again
+_kept: list[dict[str, dict[str, Any]]] = []
 
 
 @contextlib.contextmanager
-def unregistered() -> Iterator[None]:
-    """Run programs without touching Pyro's param store: for optimizers that hold the tensors."""
+def unregistered(*programs: Callable, stored: bool = True) -> Iterator[None]:
+    """Run programs without their modules in Pyro's store: for optimizers that hold the tensors.
+
+    Nor do they find there the tensors of other modules of the same names. Unless what else they
+    leave there is to be ``stored``, it is afterwards as it was: names, tensors, constraints.
+    """
     global _active
     before, _active = _active, False
+    store, own = pyro.get_param_store(), _Own()
+    own.programs = programs
+    if not stored:
+        _kept.append(store.get_state())
     try:
-        yield
+        with own:
+            yield
     finally:
         _active = before
+        if not stored:
+            store.clear()
+            store.set_state(_kept.pop())
+
+
+class _Own(Messenger):
+    """Gives ``pyro.module``, which declares a module's parameters, these very parameters."""
+
+    programs: tuple[Callable, ...]
+    held: Mapping[int, Tensor] = MappingProxyType({})
+
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        _, *given = msg["args"]
+        if given and msg["kwargs"].get("constraint", real) is real and self._holds(given[0]):
+            # Whoever is outside learns nothing of it
+            msg["value"], msg["done"], msg["stop"] = given[0], True, True
+
+    def _holds(self, value: Any) -> bool:
+        if not (isinstance(value, Tensor) and value.requires_grad):
+            return False
+        if id(value) not in self.held:
+            modules = itertools.chain.from_iterable(map(held_by, self.programs))
+            # Looked up late: other tensors stand for them while they are recorded
+            self.held = {id(p): p for module in modules for p in module.parameters()}
+        return id(value) in self.held
 
 
 def _forget(prefix: str) -> None:
     store = pyro.get_param_store()
     for name in [name for name in store.keys() if name.startswith(prefix)]:
         del store[name]
+    for state in _kept:
+        for part in state.values():
+            for name in [name for name in part if name.startswith(prefix)]:
+                del part[name]
 
 
 def register(module: nn.Module, *, always: bool = False) -> None:

@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterator
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
+from pyro.poutine.guide import GuideMessenger
 from torch import Tensor
 
 from ..data.arguments import Data
 from ..ground.streams import forked
 from ..ground.turns import turn
-from .autoguides import check_batch
+from .autoguides import check_rows, is_messenger
 from .belonging import check_belonging
 from .calling import arguments_of
 from .labels import naming_missing
 from .modes import evaluating
-from .sites import check_observed, check_sites, kinds
+from .sites import check_latents, check_observed
+from .unwrapping import innermost, name_of
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -29,19 +31,28 @@ _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
 def trace_pair(
-    model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+    model: Callable,
+    guide: Callable,
+    x: Data,
+    y: Tensor | None = None,
+    *,
+    enumerating: bool = False,
 ) -> tuple[Trace, Trace]:
     """Traces of the model, replayed against the guide, and of the guide.
 
-    Raises ``ValueError`` for latent sites of one that the other does not have, and
+    Where ``enumerating``, the model alone may have latent sites that are marked for enumeration.
+    Raises ``ValueError`` for other latent sites of one that the other does not have, and
     ``FloatingPointError`` for a distribution whose parameters are NaN or infinite.
     """
-    check_batch(guide, len(x))
+    check_rows(guide, len(x))
     with naming_overflow():
-        guide_trace = traced(guide, x, y)
-        model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+        if is_messenger(guide):
+            model_trace, guide_trace = _traced_at_once(model, guide, x, y)
+        else:
+            guide_trace = traced(guide, x, y)
+            model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
     check_observed(model_trace)
-    check_sites(kinds(model_trace).latent, kinds(guide_trace).latent)
+    check_latents(model_trace, guide_trace, enumerating=enumerating)
     return model_trace, guide_trace
 
 
@@ -53,6 +64,27 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
     args, kwargs = arguments_of(program, x, y)
     with naming_missing(program, args, kwargs):
         return poutine.trace(program).get_trace(*args, **kwargs)
+
+
+def _traced_at_once(
+    model: Callable, guide: Callable, x: Data, y: Tensor | None
+) -> tuple[Trace, Trace]:
+    """The same of a guide that runs the model itself."""
+    messenger = own_messenger(model, guide)
+    args, kwargs = arguments_of(model, x, y)
+    guide(*args, **kwargs)
+    return messenger.get_traces()
+
+
+def own_messenger(model: Callable, guide: Callable) -> GuideMessenger:
+    """A guide that runs the model itself; ``ValueError`` where that is another than this one."""
+    messenger = innermost(guide)
+    if messenger.model is not model:
+        raise ValueError(
+            f"guide: {name_of(guide)} runs the model that it was made of, got another one, or one "
+            "under handlers: pass guide.model itself as the model"
+        )
+    return messenger
 
 
 @contextlib.contextmanager

@@ -191,6 +191,21 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
     raise ValueError("guide: " + "; ".join(problems) + advice)
 
 
+def enumerated(trace: Trace) -> list[str]:
+    """Latent sites that are marked for enumeration, as ``config_enumerate`` does."""
+    found = kinds(trace)
+    return [s for s in found.latent if found.random[s]["infer"].get("enumerate")]
+
+
+def check_latents(model_trace: Trace, guide_trace: Trace, *, enumerating: bool = False) -> None:
+    """``check_sites`` of traces; where ``enumerating``, the model alone may have marked sites."""
+    in_model, in_guide = (kinds(trace).latent for trace in (model_trace, guide_trace))
+    if enumerating:
+        marked = enumerated(model_trace)
+        in_model = [s for s in in_model if s in in_guide or s not in marked]
+    check_sites(in_model, in_guide)
+
+
 def check_observed(model_trace: Trace) -> None:
     """Raise ``ValueError`` for a model without an observed site."""
     if not kinds(model_trace).observed:

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
+from torch import nn
+
+from .methods import as_program, held_by
 
 
-def innermost(program: Any) -> Any:
+def below_handlers(program: Any) -> Any:
     """The program below all handlers, Pyro's own among them."""
     while True:
         arguments = program.args if isinstance(program, functools.partial) else ()
-        # What poutine.scale(program, ...) and its like return
-        if len(arguments) == 2 and isinstance(arguments[0], Messenger):
-            program = arguments[1]
+        # What poutine.scale(program, ...) and its like return, also as decorators of methods
+        if len(arguments) > 1 and isinstance(arguments[0], Messenger):
+            _, program, *rest = arguments
+            if rest:
+                program = functools.partial(program, *rest)
         elif getattr(program, "program", None) is not None:
             program = program.program
         else:
             return program
 
 
+def innermost(program: Any) -> Any:
+    """The one module that has the program below all handlers, where it is a method; else that."""
+    if not isinstance(program, nn.Module) or getattr(program, "program", None) is not None:
+        program = below_handlers(program)
+    if isinstance(program, nn.Module):
+        return program
+    held = held_by(program)
+    return held[0] if len(held) == 1 else as_program(program)
+
+
 def name_of(program: Any) -> str:
     """The name of a program's class or function, whatever handlers it is under."""
-    program = innermost(program)
+    program = below_handlers(program)
     while isinstance(program, functools.partial):
         program = program.func
-    return getattr(program, "__name__", type(program).__name__)
+    name = getattr(program, "__name__", type(program).__name__)
+    return f"{type(program.__self__).__name__}.{name}" if inspect.ismethod(program) else name

@@ -18,7 +18,7 @@ from ..data import DataSplits
 from ..diagnostics.evaluation import Evaluation
 from ..ground.files import write_atomically
 from ..ground.streams import forked
-from ..infer import check_pair
+from ..programs.autoguides import few
 from ..programs.placing import device_of
 from ..programs.unwrapping import name_of
 from ..training.trainer import Trainer
@@ -104,11 +104,12 @@ def write_report(
     with forked(device, seed):
         test = data.test.to(device)
         x, y = test.batch(torch.arange(len(test), device=device))
+        first = few(trainer.guide, x, y)
         run = Run(
             trainer,
             data,
             test.replace(x=x, y=y, binarize=None),
-            check_pair(trainer.model, trainer.guide, x, y=y),
+            trainer.elbo.examine(trainer.model, trainer.guide, *first),
         )
         page = _page(run, evaluation, command)
     write_atomically(path, page.encode("utf-8", "backslashreplace"))

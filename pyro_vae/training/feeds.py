@@ -41,10 +41,12 @@ class Resident:
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return math.ceil(self.count / self.batch_size)
+        return math.ceil(self.count / self.batch_size) or 1
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
+        if not self.count:
+            return iter([(self.data, None)])
         order = ranks.same(torch.randperm(self.count, device=self.device))
         rows = order.split(self.batch_size)
         return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))

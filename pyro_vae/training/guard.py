@@ -106,8 +106,9 @@ class Guard:
         except (ValueError, FloatingPointError):
             self._undo_forward()
             streams.go_to(self.device, self._random)
-            with unregistered(), pyro.validation_enabled(False):
-                loss, self.svi.terms = self.svi.loss(self.svi.model, self.svi.guide, x, y)
+            pair = self.svi.model, self.svi.guide
+            with unregistered(*pair), pyro.validation_enabled(False):
+                loss, self.svi.terms = self.svi.loss(*pair, x, y)
             if bool(loss.isfinite()):
                 raise
             self.refused, self._step = True, self._step + 1
@@ -288,11 +289,12 @@ class Guard:
         found: list[str] = []
         try:
             with (
-                unregistered(),
+                unregistered(self.svi.model, self.svi.guide),
                 pyro.validation_enabled(False),
                 _first_bad_layer(self.svi.model, self.svi.guide) as layers,
             ):
-                model_trace, guide_trace = trace_pair(self.svi.model, self.svi.guide, x, y)
+                pair = self.svi.model, self.svi.guide
+                model_trace, guide_trace = trace_pair(*pair, x, y, enumerating=True)
         except Exception as error:  # a report must not hide what it reports
             return [f"The programs could not be run again ({type(error).__name__}: {error})."]
         finally:

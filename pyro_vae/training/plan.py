@@ -90,7 +90,7 @@ class Plan:
             _check_names(data, validation, trainer.model)
         feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
         self.feed, self.validation = feed, validation
-        check_parallel(feed, *pair)
+        check_parallel(feed, *pair, estimator=trainer.elbo)
         self.run, every = Run(epochs, {}), None
         if self.folder is not None:
             _check_sources(data, validation)

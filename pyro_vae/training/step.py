@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,17 +12,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import ranks
-from ..data import Dataset
-from ..data.arguments import Arguments, Data
-from ..infer import SVI, check_pair
+from ..data.arguments import Data
+from ..infer import SVI
 from ..infer.batchnorm import check_single
 from ..infer.engine.graph import Graph
 from ..infer.engine.optimizers import fused
 from ..infer.engine.svi import Engine, running
-from ..infer.engine.trainable import Waiting
+from ..infer.engine.trainable import Waiting, named_parameters
 from ..programs.modes import training
 from ..programs.placing import seen_values
 from .annealing import Annealing
+from .feeds import Loaded, Resident
 from .guard import Guard
 from .pair import TrainedPair
 from .parallel import Parallel, synchronised
@@ -36,7 +37,7 @@ class Step:
     """What takes the steps of one run.
 
     At the latent sites ``points`` the guide is a point mass, and what it trains is no bound.
-    The pair was tried with ``first``, the first data; ``replays`` tells whether it is
+    The pair was tried with ``first``, as many data as a step has; ``replays`` tells whether it is
     recorded, and its tensors replayed.
     """
 
@@ -45,8 +46,8 @@ class Step:
         model, guide = trainer.model, trainer.guide
         self.objective, self.state, self.modules = objective, trainer.state, trainer.modules()
         self.device = feed.device
-        self.first = x, y = first(feed.data)
-        summary = check_pair(model, guide, x, y=y)
+        self.first = x, y = first(feed)
+        summary = objective.elbo.examine(model, guide, x, y)
         self.points = tuple(summary.point_masses)
         if summary.outside and feed.count is None:
             raise ValueError(
@@ -57,9 +58,10 @@ class Step:
         self.annealing.check(tuple(summary.latents))
         self.annealing.start(x.device)
         self.annealing.set(self.state.step, len(feed))
-        engine: Engine = objective.engine or ("graph" if len(self.modules) == 2 else "eager")
-        self.replays = engine != "eager"
         estimator = objective.elbo
+        graph = len(self.modules) == 2 and estimator.recordable
+        engine: Engine = objective.engine or ("graph" if graph else "eager")
+        self.replays = engine != "eager" and estimator.recordable
         if ranks.size() > 1:
             estimator = self.running = Parallel(estimator)
         else:
@@ -75,6 +77,16 @@ class Step:
         )
         self.svi.waiting = Waiting(len(feed))
         self.svi.prepare(x, y=y)
+        if self.state.swapped:
+            # Also what another guide trained, and this one leaves as it is
+            self.svi.waiting.add(named_parameters(model=model, guide=guide))
+        summed, last = getattr(estimator, "summed", ()), trainer.history[-1:]
+        if summed and (not last or last[0]["kl"]):
+            tqdm.write(
+                f"sites {summed} are summed out, so that the bound has no terms per site: elbo, "
+                "reconstruction and objective of the history are minus the loss per datum, with "
+                "beta and all scales, and kl is empty"
+            )
 
     def begin_epoch(self, tolerated: int) -> Guard:
         """Look at the records anew, and have the steps guarded; so many may be left out."""
@@ -103,13 +115,14 @@ def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) 
         for module in (p for p in (model, guide) if isinstance(p, nn.Module)):
             stack.enter_context(training(module))
         # After the guide, which may hold conditionals of the model
-        stack.enter_context(state.freezing.holding(model))
+        stack.enter_context(state.freezing.holding(model, guide, functools.partial(first, feed)))
         if feed.last == 1 and ranks.size() == 1:
-            x, y = first(feed.data[:1])
+            x, y = first(feed, 1)
             check_single(model, guide, x, y, count=feed.count, batch_size=feed.batch_size)
         yield
 
 
-def first(data: Dataset | Arguments) -> tuple[Data, Tensor | None]:
-    """The first data, with which a pair is tried."""
-    return seen_values(data[:2]), None if data.y is None else data.y[:2]
+def first(feed: Resident | Loaded, n: int | None = None) -> tuple[Data, Tensor | None]:
+    """The first data, with which a pair is tried: n of them, or as many as a batch has."""
+    data = feed.data[: n or feed.batch_size]
+    return seen_values(data), data.y

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -54,8 +55,11 @@ class Trainer(Recorded, TrainedPair):
             place, or a mapping from site to one of these.
         lr: learning rate.
         optimizer: a class of ``torch.optim``, or any callable ``optimizer(parameters, lr=...)``.
-        elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), or an
-            estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
+        elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), an
+            estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``, or an objective
+            of ``pyro.infer`` or your own subclass, such as ``pyro.infer.TraceEnum_ELBO()``: its
+            own loss and gradient, summed over the data of a step as Pyro does, where the other
+            ones average; the programs run eagerly, and the history is in nats per datum.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
             eager on the CPU, is recorded once a run turns out to be long, and compared with the
@@ -92,7 +96,7 @@ class Trainer(Recorded, TrainedPair):
         beta: float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor] = 1.0,
         lr: float = 1e-3,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-        elbo: Literal["trace", "analytic"] | Estimator = "trace",
+        elbo: Literal["trace", "analytic"] | Estimator | ELBO = "trace",
         clip_norm: float | None = None,
         engine: Engine | None = None,
         precision: PrecisionName | Precision = "float32",
@@ -264,6 +268,7 @@ class Trainer(Recorded, TrainedPair):
         model: Callable | None = None,
         guide: Callable | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        elbo: Estimator | ELBO | None = None,
         device: torch.device | str | None = None,
     ) -> Trainer:
         """The trainer of an interrupted run, whose next ``fit`` goes on where it stopped.
@@ -291,6 +296,7 @@ class Trainer(Recorded, TrainedPair):
             model: your own model, where the file holds tensors only; see ``load``.
             guide: your own guide, likewise.
             optimizer: the optimizer, where the file could not hold it.
+            elbo: the objective, likewise.
             device: where to go on; default: the CPU.
 
         Returns:
@@ -315,8 +321,8 @@ class Trainer(Recorded, TrainedPair):
             >>> [row["epoch"] for row in again.history]
             [1, 2, 3]
         """
-        given = {"model": model, "guide": guide, "optimizer": optimizer, "device": device}
-        return checkpoint.resume(cls, folder, **given)
+        given = {"model": model, "guide": guide, "optimizer": optimizer, "elbo": elbo}
+        return checkpoint.resume(cls, folder, **given, device=device)
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""

@@ -129,6 +129,7 @@ def test_functions_and_frozen_pairs_are_not_timed():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
 
+    pyro.param("loc", torch.zeros(()))
     found = compare_guides(model, {"mine": guide}, X, importance_samples=5)
     assert math.isnan(found["mine"].milliseconds) and "ms per step" not in str(found)
     assert float(pyro.param("loc").detach()) == 0.0

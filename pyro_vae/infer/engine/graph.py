@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from ...data.arguments import Data
+from ...programs.methods import as_program
 from ...programs.registration import unregistered
 from ..objectives.elbo import ELBOTerms, Estimator
 from .captured import Capture, Captured, cuda_graph
@@ -185,6 +186,7 @@ class Graph:
         """The record of such a call, or None where it is to run as it is."""
         if self._over:
             return None
+        model, guide = as_program(model), as_program(guide)
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             self._notice("the model or the guide is a plain function, whose state is hidden")
             return None
@@ -247,7 +249,7 @@ class Graph:
     def _as_it_is(
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None
     ) -> tuple[Tensor, ELBOTerms]:
-        with unregistered(), pyro.validation_enabled(False):
+        with unregistered(model, guide), pyro.validation_enabled(False):
             return self.estimator(model, guide, x, y)
 
     def _beside(
@@ -285,14 +287,15 @@ class Graph:
 
     def _record(self, traced: Traced, x: Data, y: Tensor | None) -> _Record | None:
         """A record, or None with a notice; ``Changed`` where the program changes what it reads."""
-        with unregistered():
+        with unregistered(*traced.programs):
             traced.prepare()
         state = State((*traced.programs, self.estimator), _data(x, y), x.device)
         if state.unwatched is not None:
             self._notice(f"it reaches {state.unwatched}, whose contents cannot be watched")
             return None
         try:
-            record = self._accepted(traced, state, x, y)
+            with unregistered(*traced.programs, stored=False):
+                record = self._accepted(traced, state, x, y)
         except Changed:
             raise
         except Exception as error:  # recording runs into whatever a program does

@@ -11,6 +11,7 @@ import pyro
 from torch import Tensor, nn
 
 from ...ground import streams
+from ...programs.methods import as_program
 from .rewriting import recorded
 from .state import State, Tensors, alike
 
@@ -33,9 +34,9 @@ class Repeated:
     """
 
     def __init__(self, function: Callable, *programs: Callable, after: int | None = None) -> None:
-        self.function, self.programs = function, programs
+        self.function, self.programs = function, tuple(map(as_program, programs))
         self.after = CALLS_BEFORE_A_GRAPH if after is None else after
-        self._recordable = all(isinstance(p, nn.Module) for p in programs)
+        self._recordable = all(isinstance(p, nn.Module) for p in self.programs)
         self._calls: collections.Counter[tuple] = collections.Counter()
         self._recorded: dict[tuple, _Replay] = {}
 

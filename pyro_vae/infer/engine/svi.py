@@ -20,6 +20,7 @@ from ...ground.turns import turn
 from ...programs.belonging import check_run, join
 from ...programs.calling import check_arguments
 from ...programs.given import are_labels
+from ...programs.methods import as_program
 from ...programs.registration import unregistered
 from ...programs.running import measuring, undisturbed
 from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
@@ -45,23 +46,29 @@ def running(
 
     ``after`` steps run eagerly before a graph is recorded; ``announce`` is that of ``Compiler``.
     """
+    check_engine(engine)
+    if engine == "eager":
+        return estimator
+    if not getattr(estimator, "recordable", True):
+        instead = "elbo='trace'" if isinstance(estimator, Estimator) else "loss=TraceELBO()"
+        warnings.warn(
+            f"{type(estimator.elbo).__name__} runs eagerly, not as a graph: pass {instead} with "
+            f"engine={engine!r}, or leave engine out",
+            stacklevel=3,
+        )
+        return estimator
+    compiler = Compiler(announce) if engine == "compile" else None
+    return Graph(estimator, compile=compiler, after=after)
+
+
+def check_engine(engine: Engine) -> None:
+    """Raise ``ValueError`` for an unknown engine."""
     if engine not in get_args(Engine):
         gone = " (which decided by the clock)" if engine == "auto" else ""
         raise ValueError(
             f"engine: expected {' or '.join(map(repr, get_args(Engine)))}, got {engine!r}{gone}: "
             "pass 'graph', or 'compile' for a long run"
         )
-    if engine == "eager":
-        return estimator
-    if isinstance(estimator, StockLoss):
-        name = type(estimator.elbo).__name__
-        warnings.warn(
-            f"{name} runs eagerly, not as a graph: pass loss=TraceELBO() with engine={engine!r}",
-            stacklevel=3,
-        )
-        return estimator
-    compiler = Compiler(announce) if engine == "compile" else None
-    return Graph(estimator, compile=compiler, after=after)
 
 
 class SVI:
@@ -116,7 +123,7 @@ class SVI:
         plate: str | None = None,
     ) -> None:
         """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
-        self.model, self.guide, self.plate = model, guide, plate
+        self.model, self.guide, self.plate = as_program(model), as_program(guide), plate
         self.optimizer_factory = self._factory(optimizer or fused(torch.optim.Adam, lr=1e-3))
         self.loss = as_loss(TraceELBO() if loss is None else loss)
         self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
@@ -213,7 +220,8 @@ class SVI:
     def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Collect the parameters and make the optimizer; ``step`` does so when nobody else did.
 
-        It runs the pair on data x, to find the ``pyro.param`` sites of plain functions.
+        It runs the pair on data x, to find the ``pyro.param`` sites of plain functions. Those that
+        Pyro's store does not have yet begin, and join the optimizer, at the first step.
 
         Raises:
             ValueError: the pair has no trainable parameter.
@@ -230,13 +238,18 @@ class SVI:
         with turn, Sites() as sites, undisturbed(self.model, self.guide, device=x.device):
             with validation_enabled(True):
                 run(self.model, self.guide, x, y)
-        self.take_up(sites.found)
+        store, found = dict(pyro.get_param_store().named_parameters()), {}
+        for name, parameter in sites.found.items():
+            if store.get(name) is parameter:
+                found[name] = parameter
+        self.take_up(found, later=len(found) < len(sites.found))
 
-    def take_up(self, sites: Mapping[str, Tensor]) -> None:
+    def take_up(self, sites: Mapping[str, Tensor], *, later: bool = False) -> None:
         """Let the optimizer have what is trainable and not yet in it.
 
         Args:
             sites: trainable ``pyro.param`` sites by name, besides the modules' parameters.
+            later: whether others are to come, so that there may be none yet.
         """
         held = set() if self.optimizer is None else set(map(id, self._all()))
         found = named_parameters(model=self.model, guide=self.guide)
@@ -245,13 +258,18 @@ class SVI:
         new = {name: p for name, p in found.items() if id(p) not in held}
         self._watch = Watch(self.model, self.guide)
         if self.optimizer is None:
-            if not new:
+            if not (new or later):
                 raise ValueError(
                     "the pair has no trainable parameters: are all of them frozen "
                     "(requires_grad=False), or held by a module that the program does not "
                     "register?"
                 )
-            self.optimizer = self.optimizer_factory(list(new.values()))
+            # Torch makes none of no parameters
+            parameters = list(new.values()) or [nn.Parameter(torch.empty(0))]
+            self.optimizer = self.optimizer_factory(parameters)
+            if not new:
+                for group in self.optimizer.param_groups:
+                    group["params"].clear()
         elif new:
             _join(self.optimizer, self.optimizer_factory(list(new.values())))
         # Those with a state have had a gradient in another run
@@ -291,7 +309,7 @@ class SVI:
     ) -> tuple[Tensor, ELBOTerms | None]:
         # The first step runs the programs with all of Pyro's checks
         checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
-        with unregistered(), checks:
+        with unregistered(self.model, self.guide), checks:
             if backward := getattr(estimate, "backward", None):
                 return backward(self.model, self.guide, x, y)
             loss, terms = estimate(self.model, self.guide, x, y)

@@ -61,7 +61,7 @@ class Traced:
     def _bound(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         held = dict(zip(self._names, tensors, strict=False))
         data = holding(*self._data, tensors[len(self._names) :])
-        with unregistered(), pyro.validation_enabled(False):
+        with unregistered(*self.programs), pyro.validation_enabled(False):
             result = torch.func.functional_call(self._pair, held, data)
         loss, reconstruction, kl, self.shared = result
         self.sites = list(kl)

@@ -95,7 +95,7 @@ class ImportanceWeightedELBO(TraceELBO):
         check_batch(guide, len(x))
         with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
             check_rows(*contributions(*trace_pair(model, guide, x, y), x), x)
-            x, y = few(guide, x, y)
+            x, y = few(guide, x, y, 2)
             self.vectorised[guide] = can_broadcast(guide, x, y)
             self.vectorised[model] = self.vectorised[guide] and _model_can(model, guide, x, y)
 
