@@ -101,8 +101,9 @@ class Drawing:
     ) -> ELBOTerms:
         """Means over ``samples`` draws; ``checked`` tells that the model can produce the data."""
         self._given, data = (x, y), tensors_of(x, y)
-        first = self._again if checked else self._once
-        draws = [first(*data), *(self._again(*data) for _ in range(samples - 1))]
+        again = self._again if data else self._once
+        draws = [(again if checked else self._once)(*data)]
+        draws += [again(*data) for _ in range(samples - 1)]
         if samples == 1:
             reconstruction, *kl = draws[0]
         else:

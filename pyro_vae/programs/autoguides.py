@@ -43,7 +43,7 @@ def check_rows(guide: Any, n: int) -> None:
     inner = innermost(guide)
     frames = prototype_frames(inner) if isinstance(inner, AutoGuide) else {}
     sizes = [frame.size for frame in frames.values()]
-    if sizes and n not in sizes:
+    if sizes and n and n not in sizes:
         raise ValueError(
             f"guide: {name_of(guide)} has parameters for each of {max(sizes)} data, got {n}: "
             "pass the data of its first run, all in their order, or use guides.PerDatum for "

@@ -51,7 +51,7 @@ def as_arguments(
         TypeError: data that no program takes, or not all that a program needs.
         ValueError: columns of unequal length, an unknown name among ``arguments``.
     """
-    if any(map(_is_ours, programs)):
+    if any(map(is_ours, programs)):
         if arguments or isinstance(data, Arguments):
             raise TypeError(
                 f"arguments: expected none, as the programs of this library take x and y, got "
@@ -163,7 +163,7 @@ def _pair(data: Any) -> tuple[Any, Any] | None:
     return (*data, None)[:2]
 
 
-def _is_ours(program: Callable) -> bool:
+def is_ours(program: Callable) -> bool:
     """Whether this is a model of this library, or a guide of one."""
     inner = innermost(program)
     return hasattr(inner, "latent_sizes") or hasattr(getattr(inner, "model", None), "latent_sizes")

@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 from .. import ranks
 from ..callbacks import check_callbacks
 from ..callbacks.stopping import Patience
+from ..data import Dataset
+from ..data.arguments import Arguments
 from ..data.identity import identity
 from ..data.scale import scale_notice
 from ..ground.arguments import whole
@@ -22,6 +24,8 @@ from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..ground.streams import forked
 from ..likelihoods import Gaussian
+from ..programs.given import is_ours
+from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost
 from ..storage.folder import RunFolder
 from .feeds import Loaded, Resident, check_source, source, turns
@@ -56,10 +60,11 @@ class Plan:
     ) -> None:
         pair, state = (trainer.model, trainer.guide), trainer.state
         before = state.run if state.run is not None and state.run.folder is not None else None
-        defaults = {"batch_size": _BATCH_SIZE} if before is None else before.asked()
+        defaults = {} if before is None else before.asked()
         asked |= {name: value for name, value in defaults.items() if asked[name] is None}
         epochs = whole("epochs", asked["epochs"])
-        batch_size = whole("batch_size", asked["batch_size"])
+        if (batch_size := asked["batch_size"]) is not None:
+            batch_size = whole("batch_size", batch_size)
         if (patience := asked["patience"]) is not None:
             patience = whole("patience", patience)
             if validation is None:
@@ -88,7 +93,13 @@ class Plan:
         if validation is not None:
             validation = source(validation, "validation", *pair, divide=turns, **known)
             _check_names(data, validation, trainer.model)
-        feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
+        own = not any(map(is_ours, pair))
+        if batch_size is None:
+            batch_size = _batch_size(trainer, data, own)
+        feed = data
+        if not isinstance(data, Loaded):
+            # Programs may have parameters for each row
+            feed = Resident(data, batch_size, in_order=own and len(data) <= batch_size)
         self.feed, self.validation = feed, validation
         check_parallel(feed, *pair, estimator=trainer.elbo)
         self.run, every = Run(epochs, {}), None
@@ -153,6 +164,18 @@ class Plan:
         if self.validation is not None:
             with forked():
                 check_source(self.validation, "validation", model)
+
+
+def _batch_size(trainer: TrainedPair, data: Dataset | Arguments | Loaded, own: bool) -> int:
+    """The default; all data for programs that take no fewer, as those of a plate of fixed size."""
+    if not own or isinstance(data, Loaded) or len(data) <= _BATCH_SIZE:
+        return _BATCH_SIZE
+    for part in (data[:_BATCH_SIZE], data):
+        with contextlib.suppress(Exception):
+            trainer.elbo.examine(trainer.model, trainer.guide, seen_values(part), part.y)
+            return len(part)
+    # The error is told where the pair is tried
+    return _BATCH_SIZE
 
 
 def _folder(path: str | Path | None, **options: int | None) -> RunFolder | None:

@@ -167,7 +167,8 @@ class Trainer(Recorded, TrainedPair):
             epochs: passes over the data. After ``resume``: of the interrupted call in all, by
                 default as many as it was to have.
             batch_size: data per step; the last batch of an epoch may be shorter. Default: 128,
-                or that of the interrupted call. A ``DataLoader`` has its own.
+                all for programs of your own that take no fewer, or that of the interrupted call.
+                A ``DataLoader`` has its own.
             validation: data whose bound is estimated after each epoch, in any of these forms
                 (of ``DataSplits`` the validation set, or else the test set); under a graph it is
                 recorded too, in a long run.

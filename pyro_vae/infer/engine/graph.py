@@ -349,7 +349,7 @@ class Graph:
     def _captured(
         self, run: Callable, traced: Traced, data: Sequence[Tensor], constants: Sequence[Tensor]
     ) -> Callable:
-        capture = self.capture or _CAPTURES.get(data[0].device.type)
+        capture = self.capture or _CAPTURES.get((*data, *traced.tensors)[0].device.type)
         if capture is None or traced.kept is None:
             return run
         try:

@@ -213,7 +213,7 @@ class SVI:
             (x,), y = args, kwargs.get("y")
             if isinstance(x, Tensor | Arguments) and (y is None or are_labels(y)):
                 return x, y
-        if isinstance(args[0], Arguments):
+        if args and isinstance(args[0], Arguments):
             return args[0].replace(plate=self.plate), None
         return Arguments(args, kwargs, plate=self.plate), None
 
