@@ -6,9 +6,11 @@ import operator
 import warnings
 from typing import Any
 
+from pyro.contrib.mue.missingdatahmm import MissingDataDiscreteHMM
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 
+from ..distributions import base_of
 from .plates import DataPlate
 from .sites import is_point_mass, kinds
 
@@ -71,9 +73,18 @@ def _is_compared(site: dict[str, Any]) -> bool:
     return known and not recorded and site["fn"].event_shape != (0,)
 
 
+def _event_shape(distribution: Any, value: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a distribution of sequences of any duration, with that of the value."""
+    event, inner = tuple(distribution.event_shape), base_of(distribution)
+    if not isinstance(inner, MissingDataDiscreteHMM) and getattr(inner, "duration", 0) is not None:
+        return event
+    time = len(inner.event_shape)
+    return (*event[:-time], *value[len(value) - time :][:1], *event[len(event) - time + 1 :])
+
+
 def _check_shape(name: str, site: dict[str, Any], data: DataPlate) -> None:
     fn, got = site["fn"], tuple(getattr(site["value"], "shape", ()))
-    event = tuple(fn.event_shape)
+    event = _event_shape(fn, got)
     # One number may be observed for all data
     if got == () == event:
         return

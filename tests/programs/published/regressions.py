@@ -181,7 +181,12 @@ def coin_guide(data):
 def coin():
     flips = torch.tensor([1.0] * 8 + [0.0] * 2)
     return Pair(
-        coin_model, coin_guide, flips, minibatches=False, other=lambda: AutoNormal(coin_model)
+        coin_model,
+        coin_guide,
+        None,
+        {"data": flips},
+        minibatches=False,
+        other=lambda: AutoNormal(coin_model),
     )
 
 
@@ -252,5 +257,10 @@ def plane_guide(observed):
 def inclined_plane():
     times = 1.6 + 0.1 * torch.randn(6)
     return Pair(
-        plane_model, plane_guide, times, minibatches=False, other=lambda: AutoNormal(plane_model)
+        plane_model,
+        plane_guide,
+        None,
+        {"observed": times},
+        minibatches=False,
+        other=lambda: AutoNormal(plane_model),
     )

@@ -150,8 +150,8 @@ def forecast():
     series = (0.5 * time + torch.randn(8).cumsum(0))[:, None]
     model = LocalLevel()
     guide = AutoNormal(model)
-    data = series, covariates
-    return Pair(model, guide, data, parts=(model, guide), minibatches=False)
+    data = {"data": series, "covariates": covariates}
+    return Pair(model, guide, None, data, parts=(model, guide), minibatches=False)
 
 
 def profile_hmm():
