@@ -26,9 +26,7 @@ X = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
 
 
 def network(inputs, outputs):
-    return nn.Sequential(
-        nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, outputs)
-    )
+    return nn.Sequential(nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, outputs))
 
 
 class VAE(nn.Module):
