@@ -247,6 +247,39 @@ def test_a_trainer_counts_them_once(elbo):
     assert legend.get_texts()[0].get_text().startswith("w (")
 
 
+def test_a_run_that_goes_on_counts_them_once(tmp_path):
+    """Interrupted in the middle of an epoch."""
+
+    class Interrupt:
+        def __init__(self, step=None):
+            self.step = step
+
+        def on_step_end(self, trainer, loss):
+            if trainer.step == self.step:
+                raise KeyboardInterrupt
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    fit = {"epochs": 2, "batch_size": B, "progress": False, "every": 1}
+    histories = []
+    for step in (None, 4):
+        folder = tmp_path / str(step)
+        trainer = Trainer(*pair(1.3), lr=1e-3, seed=0)
+        trainer.fit(rows(), checkpoint=folder, callbacks=[Interrupt(step)], **fit)
+        if step:
+            model, guide = pair(1.3)
+            trainer = Trainer.resume(folder, model=model, guide=guide)
+            trainer.fit(rows(), progress=False, callbacks=[Interrupt()])
+        histories.append(trainer.history)
+    for one, other in zip(*histories, strict=True):
+        assert one["kl_global"] == other["kl_global"]
+        assert one["elbo"] == other["elbo"]
+
+
 def test_the_engines_are_the_same():
     losses = []
     for engine in ("eager", "graph"):
