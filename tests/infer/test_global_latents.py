@@ -129,6 +129,7 @@ def test_the_kl_is_in_nats_per_data_set():
     terms = infer.elbo_terms(model, guide, x, estimator=AnalyticELBO())
     torch.testing.assert_close(terms.kl_global["w"], expected)
     torch.testing.assert_close(terms.kl["w"], (expected / N).expand(N))
+    assert f"KL(w) {float(expected):.2f} per data set" in repr(terms)
     assert list(infer.elbo_terms(*pair(), x, samples=200).kl_global) == ["w"]
 
 
@@ -164,6 +165,18 @@ def test_a_batch_of_a_known_whole_is_a_share_of_stock_pyros_subsample(estimator,
     torch.testing.assert_close(-N * found[2].elbo.mean(), expected[0])
     mean, _, _ = ours(type(estimator)("mean"), *pair(1.3), part(rows()[index], N))
     torch.testing.assert_close(mean, expected[0] / N)
+
+
+def test_draws_that_are_not_reparametrised():
+    class Scored(Posterior):
+        def q(self):
+            return super().q().has_rsample_(False)
+
+    index = torch.tensor([7, 1, 4, 0, 10])
+    of = {"of": lambda x: pyro.plate("data", N, subsample=index)}
+    expected = stock(Trace_ELBO(), Levels(**of), Scored(rows(), 1.3, **of), rows())
+    found = ours(TraceELBO(), Levels(), Scored(rows(), 1.3), part(rows()[index], N))
+    check(found, expected, times=B / N)
 
 
 def test_without_a_known_whole_a_batch_is_the_data_set():
