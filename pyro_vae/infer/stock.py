@@ -82,8 +82,10 @@ def run_stock(
         # Pyro has to see it as it is
         check_messenger(model, guide)
         value = method(model, guide, x, **label_arguments(model, y))
-        for role, trace in zip(pair, guide.get_traces() if ran else (), strict=False):
-            ran(role, trace)
+        if ran is not None:
+            model_trace, guide_trace = guide.get_traces()
+            ran("guide", guide_trace)
+            ran("model", model_trace)
     else:
         declared = (_declared(p, label_arguments(p, y), role, ran) for role, p in pair.items())
         value = method(*declared, x)
