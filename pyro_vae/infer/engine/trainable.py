@@ -35,7 +35,8 @@ class Sites(Messenger):
         self.found: dict[str, Tensor] = {}
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
-        parameter = msg["value"].unconstrained()
+        # A module's own parameter, where programs run without the store, is no value of it
+        parameter = getattr(msg["value"], "unconstrained", lambda: msg["value"])()
         if parameter.requires_grad:
             self.found[msg["name"]] = parameter
 
