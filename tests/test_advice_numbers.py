@@ -25,6 +25,7 @@ from pyro_vae import (
     ranks,
     schedules,
 )
+from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp, FullCovariance
 from pyro_vae.models import VAE
 from pyro_vae.training import feeds
@@ -220,7 +221,7 @@ def processes(tmp):
         return parallel
 
     def shared(*programs, n=N, batch_size=4, estimator=None):
-        feed = feeds.Resident(feeds.as_dataset(X[:n]), batch_size)
+        feed = feeds.Resident(Dataset(X[:n]), batch_size)
         return alone(lambda: check_parallel(feed, *programs, estimator=estimator))
 
     def function(x):

@@ -85,12 +85,12 @@ P, Q = pair()
 
 @cases
 def observed(tmp):
-    yield checked(pair(obs=None)[0], Q), checked(pair(obs=X[:2])[0], Q)
+    yield checked(pair(obs=None)[0], Q), checked(pair(obs=X)[0], Q)
     column = pair(lambda z: gaussian(z[:, :1]))
     yield (
         checked(*column),
         checked(*pair(lambda z: gaussian(z[:, :1].expand(-1, D)))),
-        checked(*pair(lambda z: gaussian(z[:, :1]), obs=X[:2, :1])),
+        checked(*pair(lambda z: gaussian(z[:, :1]), obs=X[:, :1])),
     )
     squeezed = pair(model=lambda x, z: pyro.sample("y", gaussian(z[:, :1]), obs=x[:, 0]))
     mended = (
@@ -106,7 +106,7 @@ def observed(tmp):
     yield bound(TraceELBO(), *undeclared), bound(TraceELBO(), P, Q)
     outside = lambda x: (P(x), pyro.factor("all", x.sum()))  # noqa: E731
     inside = pair(model=lambda x, z: pyro.factor("each", x.sum(1)))
-    yield bound(TraceELBO(), outside, Q), bound(TraceELBO(), *inside)
+    yield weighted(outside, Q), bound(TraceELBO(), outside, Q), weighted(*inside)
 
     def observes(x):
         with plate(x):
@@ -129,8 +129,8 @@ def observed(tmp):
             with poutine.mask(mask=x[:, 0] > 0):
                 pyro.sample("x_unobserved", gaussian(x))
 
-    half = pair(obs_mask=X[:2, 0] <= 0)[0]
-    instead = poutine.mask(pair(obs=X[:2])[0], mask=X[:2, 0] <= 0)
+    half = pair(obs_mask=X[:, 0] <= 0)[0]
+    instead = poutine.mask(pair(obs=X)[0], mask=X[:, 0] <= 0)
     yield checked(half, Q), checked(half, under_mask), checked(instead, Q)
 
 

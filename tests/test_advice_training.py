@@ -197,6 +197,24 @@ def parameters(tmp):
 
     yield swap(plain), swap(Module())
 
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(D, D), nn.Linear(D, D)
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            own(self.encoder(x))
+
+    both = Both()
+    methods = Trainer(both.model, both.guide, seed=0)
+    frozen = functools.partial(methods.swap_guide, both.guide, freeze_model=True)
+    yield frozen, lambda: fit(methods) and frozen()
+
 
 @cases
 def within_a_run(tmp):

@@ -15,11 +15,10 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 from ..data.arguments import Data
-from ..programs.autoguides import is_messenger
+from ..programs.autoguides import check_messenger, is_messenger
 from ..programs.calling import arguments_of, call
 from ..programs.registration import register
-from ..programs.running import own_messenger, traced
-from ..programs.unwrapping import innermost
+from ..programs.running import traced
 
 
 class StockOptimizer(torch.optim.Optimizer):
@@ -79,16 +78,16 @@ def run_stock(
 
     ``ran`` is told of each run of "model" and "guide", in their order, with its trace.
     """
+    pair = {"model": model, "guide": guide}
     if is_messenger(guide):
         # Pyro has to see it as it is
+        check_messenger(model, guide)
         args, kwargs = arguments_of(model, x, y)
-        value = method(model, own_messenger(model, guide), *args, **kwargs)
-    else:
-        pair = {"model": model, "guide": guide}.items()
-        value = method(*(_declared(program, x, y, role, ran) for role, program in pair))
-    if ran and is_messenger(guide):
-        for role, trace in zip(("model", "guide"), innermost(guide).get_traces(), strict=True):
+        value = method(model, guide, *args, **kwargs)
+        for role, trace in zip(pair, guide.get_traces() if ran else (), strict=False):
             ran(role, trace)
+    else:
+        value = method(*(_declared(program, x, y, role, ran) for role, program in pair.items()))
     return torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.double)
 
 
@@ -146,7 +145,7 @@ def check_stock(name: str, elbo: pyro.infer.ELBO) -> None:
 def run_pair(model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
     """Run the guide, and the model on what it drew, for what they declare to Pyro."""
     if is_messenger(guide):
-        own_messenger(model, guide)
+        check_messenger(model, guide)
         args, kwargs = arguments_of(model, x, y)
         guide(*args, **kwargs)
         return

@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 
 from ..distributions import base_of
 from .plates import DataPlate
-from .sites import enumerated, is_point_mass, kinds
+from .sites import is_point_mass, kinds
 
 _vectorized = operator.attrgetter("vectorized")
 
@@ -49,13 +49,15 @@ def check_shapes(
 def observed_by(guide_trace: Trace) -> list[str]:
     """Sites that a guide observes and that have a density: no factors, no point masses."""
     found = kinds(guide_trace)
+    if not found.observed:
+        return []
     sites = ((s, found.random[s]["fn"]) for s in found.observed)
-    return [s for s, fn in sites if not (_is_factor(fn) or is_point_mass(fn))]
+    return [s for s, fn in sites if fn.event_shape != (0,) and not is_point_mass(fn)]
 
 
 def warn_enumerated(guide_trace: Trace) -> None:
     """Tell that sites which are marked for enumeration are drawn, as ``Trace_ELBO`` does."""
-    if marked := enumerated(guide_trace):
+    if marked := kinds(guide_trace).enumerated:
         warnings.warn(
             f"sites {marked} are configured for enumeration, which these estimators do not do: "
             "they are drawn, with a score-function gradient; remove config_enumerate, or use "
@@ -68,11 +70,7 @@ def _is_compared(site: dict[str, Any]) -> bool:
     """Whether a site has a value of its own: neither ``pyro.deterministic`` nor a factor."""
     known = isinstance(site["fn"], TorchDistributionMixin)
     recorded = site["infer"].get("_deterministic", False)
-    return known and not recorded and not _is_factor(site["fn"])
-
-
-def _is_factor(distribution: Any) -> bool:
-    return distribution.event_shape == (0,)
+    return known and not recorded and site["fn"].event_shape != (0,)
 
 
 def _event_shape(distribution: Any, value: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data, named
-from .autoguides import check_rows, is_autoguide, is_messenger
+from .autoguides import check_rows, is_messenger, is_per_datum
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .given import given
 from .plates import AmbiguousPlateError
 from .program import Guide, Model
 from .reading import contributions
-from .running import naming_overflow, trace_pair, traced, undisturbed
+from .running import naming_overflow, overflow, trace_pair, traced, undisturbed
 from .sites import check_latents, check_observed, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
 from .unwrapping import name_of
@@ -101,11 +101,12 @@ def check_guide(model: Callable, guide: Callable) -> None:
 
 def check_minibatches(guide: Callable) -> None:
     """Raise ``ValueError`` for a guide that cannot be trained on shuffled minibatches."""
-    if is_autoguide(guide):
+    if is_per_datum(guide):
         raise ValueError(
             f"guide: {name_of(guide)} has parameters for each datum by its place in the batch, "
             "which changes from epoch to epoch: use guides.PerDatum(vae, x), which is AutoNormal "
-            "with rows found by their values, or infer.SVI with all data in each step"
+            "with rows found by their values, or infer.SVI with all data in each step; if all "
+            "latents are outside the data plate, run guide(x) once before"
         )
 
 
@@ -138,7 +139,8 @@ def check_pair(
         ValueError: a latent missing in the guide or unknown to the model, unequal shapes, no
             plate of the data or several, no observed site, data outside the likelihood's range, a
             model that needs labels without them.
-        FloatingPointError: a distribution whose parameters are NaN or infinite for these data.
+        FloatingPointError: a distribution whose parameters are NaN or infinite for these data, or
+            latents whose squares overflow.
 
     Example:
         >>> import torch
@@ -183,6 +185,9 @@ def compared(
             for site in read.sites:
                 node = read.trace.nodes[site]
                 if read(site).isnan().any():
+                    if node["value"].isfinite().all() and node["value"].square().isinf().any():
+                        values = span_of(node["value"])
+                        raise overflow(f"the log-probability of site {site!r}, with {values},")
                     raise ValueError(
                         f"site {site!r}: its log-probability is NaN for a "
                         f"{type(node['fn']).__name__} with {span_of(node['value'])}: check "

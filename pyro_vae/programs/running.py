@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.guide import GuideMessenger
 from torch import Tensor
 
 from ..data.arguments import Data
 from ..ground.streams import forked
 from ..ground.turns import turn
-from .autoguides import check_rows, is_messenger
+from .autoguides import check_messenger, check_rows, is_messenger
 from .belonging import check_belonging
 from .calling import arguments_of
-from .labels import naming_missing
 from .modes import evaluating
+from .plates import PROGRAM
 from .sites import check_latents, check_observed
-from .unwrapping import innermost, name_of
+from .tracing import trace
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -47,10 +46,14 @@ def trace_pair(
     check_rows(guide, len(x))
     with naming_overflow():
         if is_messenger(guide):
-            model_trace, guide_trace = _traced_at_once(model, guide, x, y)
+            check_messenger(model, guide)
+            args, kwargs = arguments_of(model, x, y)
+            guide(*args, **kwargs)
+            model_trace, guide_trace = guide.get_traces()
         else:
             guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+    vars(model_trace)[PROGRAM] = model
     check_observed(model_trace)
     check_latents(model_trace, guide_trace, enumerating=enumerating)
     return model_trace, guide_trace
@@ -62,29 +65,7 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
     Raises ``TypeError`` for a program that needs more than these.
     """
     args, kwargs = arguments_of(program, x, y)
-    with naming_missing(program, args, kwargs):
-        return poutine.trace(program).get_trace(*args, **kwargs)
-
-
-def _traced_at_once(
-    model: Callable, guide: Callable, x: Data, y: Tensor | None
-) -> tuple[Trace, Trace]:
-    """The same of a guide that runs the model itself."""
-    messenger = own_messenger(model, guide)
-    args, kwargs = arguments_of(model, x, y)
-    guide(*args, **kwargs)
-    return messenger.get_traces()
-
-
-def own_messenger(model: Callable, guide: Callable) -> GuideMessenger:
-    """A guide that runs the model itself; ``ValueError`` where that is another than this one."""
-    messenger = innermost(guide)
-    if messenger.model is not model:
-        raise ValueError(
-            f"guide: {name_of(guide)} runs the model that it was made of, got another one, or one "
-            "under handlers: pass guide.model itself as the model"
-        )
-    return messenger
+    return trace(program, *args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -96,10 +77,15 @@ def naming_overflow() -> Iterator[None]:
         found = _REFUSED.match(str(error))
         if found is None or not _NOT_FINITE.search(str(error)):
             raise
-        raise FloatingPointError(
-            f"{found['parameter']} of a {found['distribution']} became NaN or infinite: rescale "
-            "data of very large values, lower lr, set clip_norm, or bound the scales"
-        ) from error
+        raise overflow(f"{found['parameter']} of a {found['distribution']}") from error
+
+
+def overflow(what: str) -> FloatingPointError:
+    """The error for what became NaN or infinite, with something to do about."""
+    return FloatingPointError(
+        f"{what} became NaN or infinite: rescale data of very large values, lower lr, set "
+        "clip_norm, or bound the scales"
+    )
 
 
 @contextlib.contextmanager

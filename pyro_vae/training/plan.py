@@ -24,9 +24,8 @@ from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..ground.streams import forked
 from ..likelihoods import Gaussian
-from ..programs.given import is_ours
 from ..programs.placing import seen_values
-from ..programs.unwrapping import innermost
+from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
 from .feeds import Loaded, Resident, check_source, source, turns
 from .guard import limit_of
@@ -93,13 +92,12 @@ class Plan:
         if validation is not None:
             validation = source(validation, "validation", *pair, divide=turns, **known)
             _check_names(data, validation, trainer.model)
-        own = not any(map(is_ours, pair))
-        if batch_size is None:
-            batch_size = _batch_size(trainer, data, own)
         feed = data
         if not isinstance(data, Loaded):
-            # Programs may have parameters for each row
-            feed = Resident(data, batch_size, in_order=own and len(data) <= batch_size)
+            batch_size = _batch_size(trainer, data, batch_size)
+            # Programs of a person's own may have parameters for each row
+            in_order = len(data) <= batch_size and not any(map(is_ours, pair))
+            feed = Resident(data, batch_size, in_order=in_order)
         self.feed, self.validation = feed, validation
         check_parallel(feed, *pair, estimator=trainer.elbo)
         self.run, every = Run(epochs, {}), None
@@ -166,16 +164,28 @@ class Plan:
                 check_source(self.validation, "validation", model)
 
 
-def _batch_size(trainer: TrainedPair, data: Dataset | Arguments | Loaded, own: bool) -> int:
-    """The default; all data for programs that take no fewer, as those of a plate of fixed size."""
-    if not own or isinstance(data, Loaded) or len(data) <= _BATCH_SIZE:
-        return _BATCH_SIZE
-    for part in (data[:_BATCH_SIZE], data):
-        with contextlib.suppress(Exception):
-            trainer.elbo.examine(trainer.model, trainer.guide, seen_values(part), part.y)
-            return len(part)
-    # The error is told where the pair is tried
-    return _BATCH_SIZE
+def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | None) -> int:
+    """As asked, or the default; all data for programs that take no fewer, else ``ValueError``."""
+    batch_size = asked or _BATCH_SIZE
+    if len(data) <= batch_size or any(map(is_ours, (trainer.model, trainer.guide))):
+        return batch_size
+    # What is wrong with all data as well is told where the pair is tried
+    if _runs(trainer, data[:batch_size]) or not _runs(trainer, data):
+        return batch_size
+    if asked is None:
+        return len(data)
+    raise ValueError(
+        f"batch_size: expected all {len(data)} data in each step, as the programs run on no fewer,"
+        f" got {asked}: leave batch_size out, or make their plates as large as the data they get"
+    )
+
+
+def _runs(trainer: TrainedPair, data: Dataset | Arguments) -> bool:
+    try:
+        trainer.elbo.examine(trainer.model, trainer.guide, seen_values(data), data.y)
+    except Exception:  # whatever a program raises
+        return False
+    return True
 
 
 def _folder(path: str | Path | None, **options: int | None) -> RunFolder | None:

@@ -72,7 +72,8 @@ def load(
 
     Args:
         path: a file written by ``save``.
-        model: your own model to load the tensors into, in place of one built from the file.
+        model: your own model to load the tensors into, in place of one built from the file; a
+            method where it was one, ``model=vae.model, guide=vae.guide``.
         guide: your own guide, likewise; its model comes along where none is given.
         optimizer: the trainer's optimizer, where the file could not hold it.
         elbo: the trainer's objective, likewise: an object of your own class.

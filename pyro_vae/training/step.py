@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from ..programs.placing import seen_values
 from .annealing import Annealing
 from .feeds import Loaded, Resident
 from .guard import Guard
+from .history import History
 from .pair import TrainedPair
 from .parallel import Parallel, synchronised
 from .plan import Plan
@@ -80,13 +81,8 @@ class Step:
         if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
             self.svi.waiting.add(named_parameters(model=model, guide=guide))
-        summed, last = getattr(estimator, "summed", ()), trainer.history[-1:]
-        if summed and (not last or last[0]["kl"]):
-            tqdm.write(
-                f"sites {summed} are summed out, so that the bound has no terms per site: elbo, "
-                "reconstruction and objective of the history are minus the loss per datum, with "
-                "beta and all scales, and kl is empty"
-            )
+        if summed := getattr(estimator, "summed", ()):
+            _tell_summed(summed, trainer.history)
 
     def begin_epoch(self, tolerated: int) -> Guard:
         """Look at the records anew, and have the steps guarded; so many may be left out."""
@@ -105,6 +101,16 @@ class Step:
             if (moments := self.state.moments.get(parameter)) is not None:
                 optimizer.state[parameter] = moments
         return optimizer
+
+
+def _tell_summed(sites: Sequence[str], history: History) -> None:
+    """Say what a history has of a bound without terms, unless it had so before."""
+    if not history or history[-1]["kl"]:
+        tqdm.write(
+            f"sites {sites} are summed out, so that the bound has no terms per site: elbo, "
+            "reconstruction and objective of the history are minus the loss per datum, with beta "
+            "and all scales, and kl is empty"
+        )
 
 
 @contextlib.contextmanager

@@ -49,8 +49,9 @@ class Trainer(Recorded, TrainedPair):
     alone; a thread that draws from torch's generator by itself draws from that of a seeded run).
 
     Args:
-        model: generative program.
-        guide: inference program.
+        model: generative program: an ``nn.Module``, a method of one, such as ``vae.model``, a
+            ``functools.partial`` or a handler around these, or a function.
+        guide: inference program; it may be another method of the same module.
         beta: weight of the KL: a number >= 0, a schedule, a 0-d tensor that you may fill in
             place, or a mapping from site to one of these.
         lr: learning rate.
@@ -64,7 +65,7 @@ class Trainer(Recorded, TrainedPair):
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
             eager on the CPU, is recorded once a run turns out to be long, and compared with the
             programs again and again, see ``infer.Graph``; "compile" pays in a long run. Default:
-            "graph" for modules, "eager" for plain functions.
+            "graph" for modules and their methods, "eager" for plain functions.
         precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
             in bfloat16, with parameters, densities, KL terms and codebooks in float32.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
@@ -294,7 +295,8 @@ class Trainer(Recorded, TrainedPair):
 
         Args:
             folder: what ``fit`` got as ``checkpoint``.
-            model: your own model, where the file holds tensors only; see ``load``.
+            model: your own model, where the file holds tensors only; see ``load``. Methods of
+                one module are given one by one, ``model=vae.model, guide=vae.guide``.
             guide: your own guide, likewise.
             optimizer: the optimizer, where the file could not hold it.
             elbo: the objective, likewise.
@@ -339,15 +341,18 @@ class Trainer(Recorded, TrainedPair):
             guide: inference program for the same model.
             freeze_model: train the guide alone until the next swap: the model's parameters get
                 ``requires_grad=False``, those that a guide borrows among them, and ``fit`` runs
-                the model in evaluation mode, so that no buffer changes. The next swap without it
-                thaws exactly these parameters; what you froze yourself stays frozen.
+                the model in evaluation mode, so that no buffer changes. Where a guide is of the
+                model's own module, these are the parameters and the parts that the model's run
+                uses. The next swap without it thaws exactly these parameters; what you froze
+                yourself stays frozen.
 
         Returns:
             This trainer.
 
         Raises:
             TypeError: ``freeze_model`` for a plain function, a guide that is none.
-            ValueError: a guide that does not fit the model, or uses another one's modules. The
+            ValueError: a guide that does not fit the model, or uses another one's modules;
+                ``freeze_model`` for a module that has a guide as well, before any ``fit``. The
                 guide from before then stays.
             RuntimeError: called by a callback within ``fit``.
         """

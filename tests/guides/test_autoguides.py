@@ -202,13 +202,17 @@ class TestRefused:
 
     def test_one_that_runs_another_model(self):
         vae, guide, x = pair_of(autoguide.AutoNormalMessenger)
-        for model in (copy.deepcopy(vae), handlers.scale_latents(vae, 0.5)):
+        for pair in (
+            (copy.deepcopy(vae), guide),
+            (handlers.scale_latents(vae, 0.5), guide),
+            (vae, handlers.scale_latents(guide, 0.5)),
+        ):
             for use in (
                 infer.check_pair,
-                lambda *pair: infer.SVI(*pair[:2], loss=Trace_ELBO()).step(pair[2]),
+                lambda *given: infer.SVI(*given[:2], loss=Trace_ELBO()).step(given[2]),
             ):
                 with pytest.raises(ValueError, match="runs the model that it was made of"):
-                    use(model, guide, x)
+                    use(*pair, x)
 
     def test_a_mark_in_the_model(self):
         def model(x):

@@ -78,7 +78,9 @@ class SVI:
     the data (``reduction="mean"`` in the estimator: nats per datum).
 
     Args:
-        model: generative program: an ``nn.Module`` or a function with ``pyro.param`` sites.
+        model: generative program: an ``nn.Module``, a method of one, such as ``vae.model``, a
+            ``functools.partial`` or a handler around these; or a function with ``pyro.param``
+            sites.
         guide: inference program.
         optimizer: makes a torch optimizer from a list of parameters, for example
             ``functools.partial(torch.optim.Adam, lr=1e-3)``. Default: fused Adam, 1e-3. Those of

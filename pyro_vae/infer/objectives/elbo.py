@@ -119,7 +119,8 @@ class Estimator(Recorded):
             check_shapes(model_trace, guide_trace, p.plate)
             warn_enumerated(guide_trace)
         free = clamp_free_sites(p, q, p.plate.size)
-        count_once(p, q)
+        if p.outside or q.outside:
+            count_once(p, q)
         compute_log_probs(model_trace, kinds(model_trace).random)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...programs.broadcasting import observed_by
 from ...programs.checks import PairSummary, compared
 from ...programs.reading import Contributions
-from ...programs.sites import enumerated
+from ...programs.sites import kinds
 from ..engine.trainable import Sites
 from ..stock import check_stock, run_stock
 from .elbo import AnalyticELBO, ELBOTerms, Estimator, TraceELBO, Whole
@@ -122,7 +122,7 @@ class PyroELBO(Estimator):
 
     def _found(self, pairs: list[tuple[Trace, Trace]], loss: Tensor, n: int) -> ELBOTerms:
         """The terms of the ELBO by traces of model and guide."""
-        marked = [s for pair in pairs for trace in pair for s in enumerated(trace)]
+        marked = [s for pair in pairs for trace in pair for s in kinds(trace).enumerated]
         self.summed = [*dict.fromkeys(marked)] if isinstance(self.elbo, _SUMMING) else []
         if self.summed or not pairs:
             return Whole((-loss / n).expand(n), {})
