@@ -51,8 +51,10 @@ class Contributions:
             self._plates[site] = frame, _share([f for f in frames if f is not frame])
             if frame is None:
                 self.outside.append(site)
-        self._joint = self._drawn_as_one() if self.outside else set()
-        self.outside = [site for site in self.outside if site not in self._joint]
+        self._joint: set[str] = set()
+        if self.outside:
+            self._joint = self._drawn_as_one()
+            self.outside = [site for site in self.outside if site not in self._joint]
         if self.outside and not (plate.names or plate.whole):
             node = self._computed(self.outside[0])
             _refuse(node, node["log_prob"], shape)

@@ -56,8 +56,14 @@ class ELBOTerms:
         return {site: self.kl[site].mean() * total for site, total in self.shared.items()}
 
     def __repr__(self) -> str:
-        """Means over the data."""
-        kl = ", ".join(f"KL({site}) {float(v.mean()):.2f}" for site, v in self.kl.items())
+        """Means over the data; of what all data share, the KL in nats per data set."""
+        each = [
+            f"KL({site}) {float(self.kl_global[site]):.2f} per data set"
+            if site in self.shared
+            else f"KL({site}) {float(v.mean()):.2f}"
+            for site, v in self.kl.items()
+        ]
+        kl = ", ".join(each)
         return (
             f"ELBOTerms of {len(self.reconstruction)} data, mean nats: elbo "
             f"{float(self.elbo.mean()):.2f}, reconstruction "
