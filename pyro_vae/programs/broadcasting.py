@@ -90,7 +90,8 @@ def _check_shape(name: str, site: dict[str, Any], data: DataPlate) -> None:
     for plate in plates:
         # A handler between two plates keeps the outer one from the distribution
         batch = [1] * (-plate.dim - len(batch)) + batch
-        batch[plate.dim] = plate.size if batch[plate.dim] == 1 else batch[plate.dim]
+        if batch[plate.dim] == 1 and plate.size > 0:
+            batch[plate.dim] = plate.size
     if got == (*batch, *event):
         return
     event = _event_shape(fn, got)

@@ -14,7 +14,7 @@ from ..data import Dataset
 from ..data.arguments import Arguments, Data, as_column
 from ..data.given import as_dataset
 from ..ground.arguments import known
-from .calling import check_arguments, names_of, takes_second
+from .calling import check_arguments, names_of, positional, takes_second
 from .labels import accepts_labels, as_labels
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
@@ -129,7 +129,7 @@ def _columns(
     if data is None:
         return (), {}
     if isinstance(data, Dataset):
-        if data.y is None or any(map(accepts_labels, programs)):
+        if data.y is None or _take_labels(programs):
             return ((data.x,), {}) if own and data.y is None else None
         if not any(map(takes_second, programs)):
             return None
@@ -144,7 +144,7 @@ def _columns(
         data = data.tensors
     if (pair := _pair(data)) is not None:
         x, y = pair
-        if y is not None and any(map(accepts_labels, programs)):
+        if y is not None and _take_labels(programs):
             if are_labels(y) and not own:
                 return None
             return (as_column(x, "x"),), {"y": as_column(y, "y")}
@@ -157,6 +157,16 @@ def _columns(
         return tuple(as_column(v, f"{name}[{i}]") for i, v in enumerate(data)), {}
     kept = isinstance(data, Tensor) and (data.dim() == 1 or data.dtype in _INDICES)
     return ((as_column(data, "x"),), {}) if own or kept else None
+
+
+def _take_labels(programs: tuple[Callable, ...]) -> bool:
+    """Whether the second of two data is labels y: not what is the second argument of a program.
+
+    Pyro's autoguides take any keywords, whatever their model takes.
+    """
+    seconds = [p.name for program in programs for p in positional(program)[1:2]]
+    others = {*seconds} - {"y", "size"}
+    return any(map(accepts_labels, programs)) and ("y" in names_of(*programs) or not others)
 
 
 def _pair(data: Any) -> tuple[Any, Any] | None:

@@ -35,8 +35,9 @@ class Sites(Messenger):
         self.found: dict[str, Tensor] = {}
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
-        # A module's own parameter, where programs run without the store, is no value of it
-        parameter = getattr(msg["value"], "unconstrained", lambda: msg["value"])()
+        value = msg["value"]
+        # What a module's name stands for, where modules are not in the store
+        parameter = value.unconstrained() if hasattr(value, "unconstrained") else value
         if parameter.requires_grad:
             self.found[msg["name"]] = parameter
 
