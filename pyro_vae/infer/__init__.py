@@ -2,7 +2,10 @@
 
 from ..programs.checks import PairSummary, check_pair
 from ..programs.encoding import Encoding, decode, encode
+from ..programs.inspecting import structure
+from ..programs.inversion import Factorisation, faithful_inverse
 from ..programs.modes import evaluating
+from ..programs.structure import Structure
 from .batchnorm import recalibrate_batchnorm
 from .comparison import GuideComparison, GuideResult, compare_guides
 from .engine.graph import Graph
@@ -20,12 +23,14 @@ __all__ = [
     "AnalyticELBO",
     "ELBOTerms",
     "Encoding",
+    "Factorisation",
     "Graph",
     "GuideComparison",
     "GuideResult",
     "ImportanceEstimate",
     "ImportanceWeightedELBO",
     "PairSummary",
+    "Structure",
     "TraceELBO",
     "UntrainedWarning",
     "check_pair",
@@ -34,6 +39,7 @@ __all__ = [
     "elbo_terms",
     "encode",
     "evaluating",
+    "faithful_inverse",
     "grid_2d",
     "importance",
     "interpolate",
@@ -42,5 +48,6 @@ __all__ = [
     "recalibrate_batchnorm",
     "reconstruct",
     "sample",
+    "structure",
     "traverse",
 ]
