@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from .unwrapping import below_handlers, name_of
 
 # Of how many data a program is run: seldom as many as another plate has elements
 _FEW = 11
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def structure(
@@ -138,11 +140,13 @@ def _run(model: Callable, x: Data, y: Tensor | None) -> _Run:
         compute_log_probs(trace, kinds(trace).density)
     columns = _columns(model, x, y)
     nodes = {s: trace.nodes[s] for s in kinds(trace).density if counts(trace.nodes[s])}
-    seen = {site: origins.of(node["log_prob"]) - {site} for site, node in nodes.items()}
+    seen = {site: origins.of(node["log_prob"]) for site, node in nodes.items()}
     made: dict[str, list[str]] = {}
     whole: dict[str, str] = {}
     for site, value in sites.observed.items():
-        found = {origin for origin in origins.of(value) if isinstance(origin, _Argument)}
+        found = origins.of(value)
+        # Residuals are observed, too
+        seen[site] |= {origin for origin in found if not isinstance(origin, _Argument)}
         made[site] = [name for name in columns if _Argument(name) in found]
         for name in made[site]:
             if value.shape == columns[name].shape and value.data_ptr() == columns[name].data_ptr():
@@ -153,8 +157,8 @@ def _run(model: Callable, x: Data, y: Tensor | None) -> _Run:
 def _columns(model: Callable, x: Data, y: Tensor | None) -> dict[str, Tensor]:
     """The arguments that have a row per datum, by name."""
     args, kwargs = arguments_of(model, x, y)
-    names = [p.name for p in parameters_of(model) if p.kind is not p.VAR_POSITIONAL][: len(args)]
-    names += [named(i) for i in range(len(names), len(args))]
+    positional = [p.name for p in parameters_of(model) if p.kind in _POSITIONAL]
+    names = [*positional[: len(args)], *(named(i) for i in range(len(positional), len(args)))]
     columns = {id(t) for t in (*columns_of(x), y)}
     found = {**dict(zip(names, args, strict=True)), **kwargs}
     return {name: value for name, value in found.items() if id(value) in columns}
@@ -169,9 +173,10 @@ def _inspected(model: Callable, x: Data, y: Tensor | None, plate: str | None) ->
         first, *others = [_run(model, x[p], None if y is None else y[p]) for p in picked]
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in columns_of(x))
+        told = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"like: {name_of(model)} does not run on data of shape {shapes}: pass data such as it "
-            f"is trained on ({error})"
+            f"like: {name_of(model)} does not run on data of shape {shapes} ({told}): pass data "
+            "such as it is trained on"
         ) from error
     for other in others:
         _check_alike(first, other)
@@ -202,7 +207,6 @@ def _built(run: _Run, frames: Mapping[str, CondIndepStackFrame | None], plate: s
     latents: dict[str, Latent] = {}
     observed: dict[str, Observed] = {}
     parents: dict[str, tuple[str, ...]] = {}
-    arguments: dict[str, None] = {}
     for site, node in run.nodes.items():
         common: dict[str, Any] = {
             "distribution": type(_below(node["fn"])).__name__,
@@ -210,39 +214,38 @@ def _built(run: _Run, frames: Mapping[str, CondIndepStackFrame | None], plate: s
             "plates": _plates(site, node, frames[site]),
             "is_global": frames[site] is None,
         }
-        seen = {*run.seen[site]}
-        for origin in run.seen[site]:
-            # Who sees an argument that was observed as it is sees what was observed
-            if isinstance(origin, _Argument) and run.whole.get(origin.name) in observed:
-                seen = seen - {origin} | {run.whole[origin.name]}
-        own = {o.name: _shown(o, run) for o in seen if isinstance(o, _Argument)}
-        own.pop(next((a for a, s in run.whole.items() if s == site), None), None)
-        arguments |= dict.fromkeys(own.values())
-        order = (*reversed(latents), *reversed(observed))
-        parents[site] = (*(s for s in order if s in seen), *sorted(own.values()))
-        _check_inside(site, common["is_global"], parents[site], frames)
+        seen = {_shown(origin, site, run, observed) for origin in run.seen[site]} - {site}
+        order = (*reversed(latents), *reversed(observed), *sorted(seen - run.nodes.keys()))
+        parents[site] = tuple(name for name in order if name in seen)
+        _check_inside(site, parents[site], frames)
         if node["is_observed"]:
-            made = run.made[site]
             whole = [name for name, of in run.whole.items() if of == site]
-            argument = next(iter(whole + made), None)
+            argument = next(iter(whole + run.made[site]), None)
             observed[site] = Observed(argument=argument, whole=bool(whole), **common)
         else:
             latents[site] = _latent(node, common)
-    return Structure(latents, observed, parents, tuple(arguments), plate)
+    arguments = [name for seen in parents.values() for name in seen if name not in run.nodes]
+    return Structure(latents, observed, parents, tuple(dict.fromkeys(arguments)), plate)
 
 
-def _shown(argument: _Argument, run: _Run) -> str:
-    """The name of an argument, told from a site of the same name."""
-    return f"{argument.name} (argument)" if argument.name in run.nodes else argument.name
+def _shown(origin: str | _Argument, site: str, run: _Run, observed: Mapping[str, Observed]) -> str:
+    """The name of what ``site`` sees: of data that were ``observed`` as they are, their site's."""
+    if isinstance(origin, str):
+        return origin
+    by = run.whole.get(origin.name)
+    if by == site or by in observed:
+        return by
+    return f"{origin.name} (argument)" if origin.name in run.nodes else origin.name
 
 
 def _latent(node: dict[str, Any], common: dict[str, Any]) -> Latent:
     try:
         support = _plain(node["fn"].support)
+        discrete = support.is_discrete
     except NotImplementedError:
-        support = real
+        support, discrete = real, False
     marked = bool(node["infer"].get("enumerate"))
-    return Latent(support=support, discrete=support.is_discrete, enumerated=marked, **common)
+    return Latent(support=support, discrete=discrete, enumerated=marked, **common)
 
 
 def _below(distribution: Any) -> Any:
@@ -283,12 +286,10 @@ def _plates(
 
 
 def _check_inside(
-    site: str,
-    is_global: bool,
-    parents: tuple[str, ...],
-    frames: Mapping[str, CondIndepStackFrame | None],
+    site: str, parents: tuple[str, ...], frames: Mapping[str, CondIndepStackFrame | None]
 ) -> None:
-    if is_global and (local := [p for p in parents if frames.get(p)]):
+    local = [parent for parent in parents if frames.get(parent)]
+    if local and frames[site] is None:
         raise ValueError(
             f"site {site!r}: expected it inside the plate of the data, as it sees {local[0]!r} of "
             "each datum, got it outside: sample it inside that plate"
