@@ -1,7 +1,11 @@
-"""Every test: its own random stream, an empty param store, validation on, one thread."""
+"""Every test: its own random stream, an empty param store, validation on, one thread.
+
+The stream's seed is PYRO_VAE_TEST_SEED, by default 0: a test passes under every seed.
+"""
 
 import collections
 import math
+import os
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -25,7 +29,7 @@ collect_ignore_glob = ["*conftest.py"]
 def isolated():
     pyro.clear_param_store()
     with torch.random.fork_rng(devices=[]), pyro.validation_enabled(True):
-        pyro.set_rng_seed(0)
+        pyro.set_rng_seed(int(os.environ.get("PYRO_VAE_TEST_SEED", 0)))
         yield
     pyro.clear_param_store()
     plt.close("all")

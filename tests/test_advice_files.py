@@ -103,6 +103,10 @@ class OwnAdam(torch.optim.Adam):
     pass
 
 
+class OwnELBO(pyro.infer.Trace_ELBO):
+    pass
+
+
 class OwnEncoder(nn.Linear):
     pass
 
@@ -143,6 +147,8 @@ def writing(tmp):
     yield lambda: load(path, model=given["model"]), lambda: load(path, **given)
     save(own(optimizer=OwnAdam), path, arguments=False)
     yield lambda: load(path, **given), lambda: load(path, **given, optimizer=OwnAdam)
+    save(own(elbo=OwnELBO()), path, arguments=False)
+    yield lambda: load(path, **given), lambda: load(path, **given, elbo=OwnELBO())
     (tmp / "own_models.py").write_text(
         "from pyro_vae.models import VAE\n\n\nclass OwnVAE(VAE):\n    pass\n"
     )

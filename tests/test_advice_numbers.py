@@ -7,6 +7,7 @@ from unittest import mock
 
 import torch
 from advice import Cases
+from pyro.infer import Trace_ELBO
 from test_advice_training import Does, N, X, fit, pair, trainer
 from test_codebooks import clips, video_pair
 from torch import nn
@@ -24,6 +25,7 @@ from pyro_vae import (
     ranks,
     schedules,
 )
+from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp, FullCovariance
 from pyro_vae.models import VAE
 from pyro_vae.training import feeds
@@ -218,9 +220,9 @@ def processes(tmp):
 
         return parallel
 
-    def shared(*programs, n=N, batch_size=4):
-        feed = feeds.Resident(feeds.as_dataset(X[:n]), batch_size)
-        return alone(lambda: check_parallel(feed, *programs))
+    def shared(*programs, n=N, batch_size=4, estimator=None):
+        feed = feeds.Resident(Dataset(X[:n]), batch_size)
+        return alone(lambda: check_parallel(feed, *programs, estimator=estimator))
 
     def function(x):
         return vae(x)
@@ -230,6 +232,10 @@ def processes(tmp):
             return function(x)
 
     yield shared(function, guide), shared(Module(), guide)
+    yield (
+        shared(vae, guide, estimator=Trainer(vae, guide, elbo=Trace_ELBO()).elbo),
+        shared(vae, guide, estimator=Trainer(vae, guide, elbo="trace").elbo),
+    )
     yield (
         shared(vae, guide, batch_size=7),
         shared(vae, guide, batch_size=4),

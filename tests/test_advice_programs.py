@@ -164,9 +164,13 @@ def autoguides(tmp):
     )
     messenger = AutoNormalMessenger(p)
     yield (
-        lambda: check_pair(p, messenger, X),
-        lambda: check_pair(p, AutoNormal(p), X),
-        lambda: check_pair(p, PerDatum(p, X), X),
+        lambda: infer.importance(p, messenger, X, samples=3),
+        lambda: infer.importance(p, AutoNormal(p), X, samples=3),
+        lambda: infer.importance(p, PerDatum(p, X), X, samples=3),
+    )
+    yield (
+        lambda: check_pair(vae(), messenger, X),
+        lambda: check_pair(messenger.model, messenger, X),
     )
     joint = AutoMultivariateNormal(p)
     SVI(p, joint).step(X)

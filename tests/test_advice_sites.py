@@ -6,10 +6,12 @@ import pyro.infer
 import torch
 from advice import Cases
 from pyro import poutine
+from pyro.contrib.cevae import TraceCausalEffect_ELBO
 from pyro.infer import config_enumerate
+from torch import nn
 
-from pyro_vae import diagnostics, infer
-from pyro_vae.infer import AnalyticELBO, ImportanceWeightedELBO, TraceELBO, check_pair
+from pyro_vae import Trainer, diagnostics, infer
+from pyro_vae.infer import SVI, AnalyticELBO, ImportanceWeightedELBO, TraceELBO, check_pair
 
 N, D = 5, 3
 X = torch.linspace(-1, 1, N * D).view(N, D)
@@ -44,6 +46,28 @@ def pair(likelihood=gaussian, posterior=gaussian, prior=prior, model=lambda x, z
     return p, q
 
 
+class Predicting(nn.Module):
+    """A pair of which the guide predicts a column of the data, too."""
+
+    def __init__(self, guide):
+        super().__init__()
+        self.net, self.guide = nn.Linear(D - 1, D), guide
+
+    def forward(self, x):
+        with plate(x):
+            if self.guide:
+                logits, *loc = self.net(x[:, 1:]).unbind(-1)
+                t, only = x[:, 0].sign().relu(), {"is_auxiliary": True}
+                pyro.sample("t", dist.Bernoulli(logits=logits), obs=t, infer=only)
+                pyro.sample("z", gaussian(torch.stack(loc, -1)))
+            else:
+                z = pyro.sample("z", gaussian(x.new_zeros(len(x), D - 1)))
+                pyro.sample("x", gaussian(self.net(z)), obs=x)
+
+
+predicting = Predicting(False), Predicting(True)
+
+
 def checked(*pair):
     return lambda: check_pair(*pair, X)
 
@@ -61,12 +85,12 @@ P, Q = pair()
 
 @cases
 def observed(tmp):
-    yield checked(pair(obs=None)[0], Q), checked(pair(obs=X[:2])[0], Q)
+    yield checked(pair(obs=None)[0], Q), checked(pair(obs=X)[0], Q)
     column = pair(lambda z: gaussian(z[:, :1]))
     yield (
         checked(*column),
         checked(*pair(lambda z: gaussian(z[:, :1].expand(-1, D)))),
-        checked(*pair(lambda z: gaussian(z[:, :1]), obs=X[:2, :1])),
+        checked(*pair(lambda z: gaussian(z[:, :1]), obs=X[:, :1])),
     )
     squeezed = pair(model=lambda x, z: pyro.sample("y", gaussian(z[:, :1]), obs=x[:, 0]))
     mended = (
@@ -82,7 +106,7 @@ def observed(tmp):
     yield bound(TraceELBO(), *undeclared), bound(TraceELBO(), P, Q)
     outside = lambda x: (P(x), pyro.factor("all", x.sum()))  # noqa: E731
     inside = pair(model=lambda x, z: pyro.factor("each", x.sum(1)))
-    yield bound(TraceELBO(), outside, Q), bound(TraceELBO(), *inside)
+    yield weighted(outside, Q), bound(TraceELBO(), outside, Q), weighted(*inside)
 
     def observes(x):
         with plate(x):
@@ -91,6 +115,13 @@ def observed(tmp):
 
     hidden = poutine.block(observes, hide=["x"])
     yield checked(P, observes), checked(P, hidden)
+    written_for = TraceCausalEffect_ELBO()
+    yield (
+        checked(*predicting),
+        checked(predicting[0], poutine.block(predicting[1], hide=["t"])),
+        lambda: Trainer(*predicting, elbo=written_for).fit(X, epochs=1, progress=False),
+        lambda: SVI(*predicting, loss=written_for).step(X),
+    )
 
     def under_mask(x):
         with plate(x):
@@ -98,8 +129,8 @@ def observed(tmp):
             with poutine.mask(mask=x[:, 0] > 0):
                 pyro.sample("x_unobserved", gaussian(x))
 
-    half = pair(obs_mask=X[:2, 0] <= 0)[0]
-    instead = poutine.mask(pair(obs=X[:2])[0], mask=X[:2, 0] <= 0)
+    half = pair(obs_mask=X[:, 0] <= 0)[0]
+    instead = poutine.mask(pair(obs=X)[0], mask=X[:, 0] <= 0)
     yield checked(half, Q), checked(half, under_mask), checked(instead, Q)
 
 
@@ -123,6 +154,11 @@ def marks(tmp):
     both = coins[0], config_enumerate(coins[1])
     sum_out = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
     yield checked(*both), checked(*coins), lambda: sum_out.loss(*both, X)
+    yield (
+        lambda: infer.elbo_terms(*both, X, estimator=sum_out),
+        lambda: infer.elbo_terms(*coins, X, estimator=TraceELBO()),
+        lambda: SVI(*both, loss=sum_out).evaluate_loss(X),
+    )
 
     def factored(x):
         with plate(x):

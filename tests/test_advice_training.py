@@ -59,15 +59,13 @@ def estimators(tmp):
     def using(elbo):
         return lambda: fit(trainer(elbo=elbo))
 
-    for stock, same in (
-        (pyro.infer.Trace_ELBO(), "trace"),
-        (pyro.infer.TraceMeanField_ELBO(), "analytic"),
-        (pyro.infer.RenyiELBO(0, num_particles=3), infer.ImportanceWeightedELBO(3, "mean")),
-    ):
-        again = functools.partial(step, stock)
-        yield using(stock), using(same), again
-    kept = pyro.infer.Trace_ELBO(num_particles=2)
-    yield using(kept), lambda: step(kept)
+    wake = pyro.infer.ReweightedWakeSleep(num_particles=2, vectorize_particles=False)
+    yield using(wake), lambda: step(wake)
+    yield (
+        using(pyro.infer.JitTrace_ELBO()),
+        using(pyro.infer.Trace_ELBO()),
+        lambda: fit(trainer(elbo=TraceELBO(), engine="compile")),
+    )
     yield using(TraceELBO), using(TraceELBO("mean"))
     yield lambda: step(TraceELBO), lambda: step(TraceELBO())
     yield lambda: step(pyro.infer.Trace_ELBO), lambda: step(pyro.infer.Trace_ELBO())
@@ -80,6 +78,12 @@ def estimators(tmp):
     yield (
         lambda: step(pyro.infer.Trace_ELBO(), engine="graph"),
         lambda: step(loss=TraceELBO(), engine="graph"),
+        lambda: step(pyro.infer.Trace_ELBO()),
+    )
+    yield (
+        lambda: fit(trainer(elbo=pyro.infer.Trace_ELBO(), engine="graph")),
+        lambda: fit(trainer(elbo="trace", engine="graph")),
+        lambda: fit(trainer(elbo=pyro.infer.Trace_ELBO())),
     )
     yield (
         lambda: step(engine="auto"),
@@ -192,6 +196,24 @@ def parameters(tmp):
         return lambda: Trainer(model, own).swap_guide(own, freeze_model=True)
 
     yield swap(plain), swap(Module())
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(D, D), nn.Linear(D, D)
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x), D), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            own(self.encoder(x))
+
+    both = Both()
+    methods = Trainer(both.model, both.guide, seed=0)
+    frozen = functools.partial(methods.swap_guide, both.guide, freeze_model=True)
+    yield frozen, lambda: fit(methods) and frozen()
 
 
 @cases

@@ -14,11 +14,16 @@ from pyro_vae.experiments.gallery import PICTURES
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-TABLES, SPEED, GALLERY = (
+TABLES, SPEED, GALLERY, OWN = (
     ROOT / folder / "README.md"
-    for folder in ("pyro_vae/experiments", "tests/benchmarks", "notebooks/gallery")
+    for folder in (
+        "pyro_vae/experiments",
+        "tests/benchmarks",
+        "notebooks/gallery",
+        "pyro_vae/programs",
+    )
 )
-PAGES = [ROOT / "README.md", TABLES, SPEED, GALLERY, *sorted(ROOT.glob("notebooks/*.ipynb"))]
+PAGES = [ROOT / "README.md", TABLES, SPEED, GALLERY, OWN, *sorted(ROOT.glob("notebooks/*.ipynb"))]
 
 
 def section(title):

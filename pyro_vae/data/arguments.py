@@ -74,10 +74,8 @@ class Arguments:
         yield from self.kwargs.items()
 
     def __len__(self) -> int:
-        """Count the data, n."""
-        if self.size is None:
-            raise TypeError("data: their number is not known before the programs were run")
-        return self.size
+        """Count the data, n; 0 where there is no column to tell."""
+        return 0 if self.size is None else self.size
 
     def __bool__(self) -> bool:
         return True
@@ -162,8 +160,6 @@ class Arguments:
 
     def batch(self, index: Tensor) -> tuple[Arguments, None]:
         """Some rows, as a part of all of them, and no labels: as ``Dataset.batch``."""
-        if not self.columns:
-            return self, None
         rows = index.to(self.device)
         return dataclasses.replace(self[rows], total=self.total or len(self)), None
 
@@ -172,9 +168,11 @@ class Arguments:
     ) -> Iterator[tuple[Arguments, None]]:
         """Go once through the data, as ``Dataset.batches``."""
         whole("batch_size", batch_size, advice="use len(data) for one batch of everything")
+        if not self.columns:
+            return iter([(self, None)])
         arrange = torch.randperm if shuffle else torch.arange
         rows = arrange(len(self), device=self.device)
-        return map(self.batch, rows.split(batch_size if self.columns else len(self)))
+        return map(self.batch, rows.split(batch_size))
 
     # What a ``Dataset`` tells besides
 

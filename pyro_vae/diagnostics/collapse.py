@@ -152,12 +152,14 @@ class Collapse(Tabular):
             f"unit is active if the variance of its posterior mean is above {threshold:g}",
             f"the mutual information cannot be estimated above log N = {self.cap:.2f}",
         ]
-        if self.compared is not None:
-            sizes = int(self.compared.min()), int(self.compared.max())
-            notes[1] += ", a mean, for data are compared with those under the same mask alone"
-            notes[1] += f" ({sizes[0]} to {sizes[1]}): I is given the mask"
         if float(self.whole.mutual_information.mean()) > self.cap - 1:
             notes[1] += ", which it has reached: it is at least this; use more data"
+        if self.compared is not None:
+            sizes = f"{int(self.compared.min())} to {int(self.compared.max())}"
+            notes.append(
+                f"masks differ: I is given the mask, for a datum is compared with those under its "
+                f"own alone (N = {sizes})"
+            )
         return notes
 
     def plot(self) -> Figure:
@@ -278,9 +280,9 @@ def collapse(
 
 def _compared(draws: Draws) -> Tensor | None:
     """How many data have the latents of each; ``ValueError`` for one that is alone with them."""
-    if draws.alike is None:
+    if (alike := draws.alike) is None:
         return None
-    compared = draws.alike.bincount()[draws.alike]
+    compared = alike.bincount()[alike]
     if (alone := compared == 1).any():
         raise ValueError(
             f"site {draws.unlike!r}: expected at least two data under each mask, to compare with "

@@ -134,9 +134,8 @@ def continuity(
                 line[s] = torch.lerp(v[:, None], end[s][:, None], weight).flatten(0, 1)
             # As in infer.interpolate: a model sees the nearer end and its label
             nearer = torch.where(t > 0.5, ends[:, 1:], ends[:, :1]).flatten()
-            like, labels = x[nearer], y[nearer]
-            z = constrained(model, line, like, labels)
-            decoded = decode_mean(model, z, like=like, y=labels)
+            on = x[nearer], y[nearer]
+            decoded = decode_mean(model, constrained(model, line, *on), *on)
             predicted = torch.as_tensor(classifier.predict(_rows(decoded)))
             classes = predicted.reshape(len(ends), steps)
             own = y[ends].cpu()

@@ -1,6 +1,6 @@
 """From a model/guide pair and data to numbers."""
 
-from ..programs.checks import PairSummary, check_pair
+from ..programs.checks import PairSummary
 from ..programs.encoding import Encoding, decode, encode
 from ..programs.inspecting import structure
 from ..programs.inversion import Factorisation, faithful_inverse
@@ -13,10 +13,12 @@ from .engine.svi import SVI
 from .engine.trainable import UntrainedWarning
 from .importance import ImportanceEstimate, importance, log_likelihood
 from .latent import grid_2d, interpolate, reconstruct, traverse
-from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO, elbo_terms
+from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO
 from .objectives.importance_weighted import ImportanceWeightedELBO
 from .predictive import mean_squared_error
 from .sampling import sample
+from .terms import elbo_terms
+from .tools import check_pair
 
 __all__ = [
     "SVI",

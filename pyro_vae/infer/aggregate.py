@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import Data, holding, tensors_of
+from ..programs.autoguides import check_batch
 from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import trace_pair, traced
 from ..programs.sites import kinds, point_masses, present, refuse_auxiliary
@@ -66,6 +67,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
     """
     parts = []
     for x, y in data.batches(batch_size):
+        check_batch(guide, len(x))
         model_trace, guide_trace = trace_pair(model, guide, x, y)
         if points := point_masses(guide_trace):
             raise ValueError(

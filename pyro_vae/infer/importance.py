@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
-from ..programs.autoguides import few, is_autoguide
+from ..programs.autoguides import check_batch, few, is_autoguide, is_per_datum
 from ..programs.checks import check_data, check_pair
 from ..programs.given import given
 from ..programs.reading import Contributions, check_rows, contributions
@@ -110,12 +110,13 @@ def importance(
         chunk_size = max(1, 2**20 // max(1, elements))
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
-    block = len(x) if is_autoguide(guide) else max(1, min(512, _WEIGHTS // samples))
-    first = few(guide, x, y, block)
-    check_pair(model, guide, first[0], y=first[1])
+    check_batch(guide, len(x))
+    block = len(x) if is_per_datum(guide) else max(1, min(512, _WEIGHTS // samples))
+    first, first_y = few(guide, x, y, block)
+    check_pair(model, guide, first, y=first_y)
+    with measuring(model, guide, device=x.device):
+        check_rows(*contributions(*trace_pair(model, guide, first, first_y), first), first)
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-        tried, labels = few(guide, x, y)
-        check_rows(*contributions(*trace_pair(model, guide, tried, labels), tried), tried)
         vectorised = can_broadcast(guide, x, y)
         log_joint = _log_joint(model)
         labels = itertools.repeat(None) if y is None else y.split(block)

@@ -11,8 +11,9 @@ from ..ground.arguments import known, whole
 from ..programs import encoding
 from ..programs.belonging import check_belonging
 from ..programs.coordinates import constrained, unconstrained
-from ..programs.encoding import encode, encode_means
+from ..programs.encoding import encode, trace_means
 from ..programs.labels import accepts_labels, as_labels, label_arguments
+from ..programs.reading import latents_apart
 from ..programs.running import undisturbed
 from ..programs.values import check_tensor
 
@@ -46,8 +47,17 @@ def reconstruct(
     check_tensor(x)
     check_belonging(model, guide)
     y = as_labels(y, len(x), x.device)
-    z = encode(guide, x, **label_arguments(guide, y)).sample if sample else _means(guide, x, y)
-    return decode_mean(model, z, like=x, y=y)
+    each, shared = _apart(guide, x, y)
+    if not each:
+        raise ValueError(
+            f"site {next(iter(shared))!r}: expected latents of each datum, all data share those "
+            "of this guide: run poutine.condition(model, data=...) for what they predict"
+        )
+    z = {**each, **shared}
+    if sample:
+        drawn = encode(guide, x, **label_arguments(guide, y)).sample
+        z = {site: drawn[site] for site in z}
+    return decode_mean(model, z, x, y)
 
 
 def _check_single(model: Callable, x: Tensor, name: str) -> None:
@@ -62,21 +72,29 @@ def _check_single(model: Callable, x: Tensor, name: str) -> None:
 
 
 def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    each, shared = _apart(guide, x, y)
+    if shared:
+        raise ValueError(
+            f"site {next(iter(shared))!r}: expected a guide whose latents are all of one datum, "
+            "this one is shared by all data: hold it in the model and draw it in no guide, by "
+            "poutine.condition(model, data=...)"
+        )
+    return each
+
+
+def _apart(guide: Callable, x: Tensor, y: Tensor | None) -> tuple[dict[str, Tensor], ...]:
     with undisturbed(guide, device=x.device):
-        return encode_means(guide, x, **label_arguments(guide, y))
+        return latents_apart(trace_means(guide, x, **label_arguments(guide, y)), x)
 
 
 def decode_mean(
-    model: Callable, z: dict[str, Tensor], *, like: Tensor, y: Tensor | None = None
+    model: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None = None
 ) -> Tensor:
-    """E[x|z] for any model: run on data, with the latents held at ``z``.
+    """E[x|z] for any model: run on data (n, *event_shape), with the latents held at ``z``.
 
     ``z`` is site -> (n, *latent shape), where sites that are missing take their conditional means;
-    ``like`` are the n data that the model is run on, or any others, (m, *event_shape), of which
-    the first stands for all; ``y`` are labels (n,).
+    ``y`` are labels (n,).
     """
-    n = len(next(iter(z.values())))
-    x = like if len(like) == n else first_of(like, n)
     return encoding.decode_mean(model, z, x=x, **label_arguments(model, y))
 
 
@@ -126,7 +144,7 @@ def interpolate(
     }
     nearer = (t > 0.5).long()
     x, labels = ends[nearer], None if y is None else y[nearer]
-    return decode_mean(model, constrained(model, line, x, labels), like=x, y=labels)
+    return decode_mean(model, constrained(model, line, x, labels), x, labels)
 
 
 def traverse(
@@ -179,8 +197,8 @@ def traverse(
     units = rows[site].view(n, -1)
     for i, dim in enumerate(dims):
         units[i * len(values) : (i + 1) * len(values), dim] = values
-    like, labels = first_of(x[None], n), None if labels is None else labels.expand(n)
-    result = decode_mean(model, constrained(model, rows, like, labels), like=like, y=labels)
+    x, labels = first_of(x[None], n), None if labels is None else labels.expand(n)
+    result = decode_mean(model, constrained(model, rows, x, labels), x, labels)
     return result.unflatten(0, (len(dims), len(values)))
 
 
@@ -228,5 +246,5 @@ def grid_2d(
             f"site {site!r}: expected two units, the model has {tuple(u[site].shape[1:])}"
         )
     x = first_of(like, len(z))
-    means = decode_mean(model, constrained(model, {site: z}, x, labels), like=x, y=labels)
+    means = decode_mean(model, constrained(model, {site: z}, x, labels), x, labels)
     return axis, means.unflatten(0, (steps, steps))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs.autoguides import is_autoguide
+from ..programs.autoguides import is_per_datum
 from ..programs.encoding import trace_means
 from ..programs.labels import label_arguments
+from ..programs.reading import latent_rows
 from ..programs.running import undisturbed
 from ..programs.sites import kinds, present
 
@@ -23,10 +24,11 @@ def posterior_means(
 ) -> dict[str, Tensor]:
     """E[z_i | x] per latent site as ``encode`` gives it, site -> (n, *latent shape).
 
-    What a mask hides, a latent that a datum does not have, is NaN. No state changes, modes and RNG
-    among it; dynamic binarisation is drawn once.
+    What a mask hides, a latent that a datum does not have, is NaN; those outside the data plate,
+    which all data share, are left out. No state changes, modes and RNG among it; dynamic
+    binarisation is drawn once.
     """
-    batch_size = len(data) if is_autoguide(guide) else batch_size
+    batch_size = len(data) if is_per_datum(guide) else batch_size
     with undisturbed(guide, device=data.device):
         batches = data.batches(batch_size)
         parts = [_means(guide, x, y) for x, y in batches]
@@ -34,11 +36,11 @@ def posterior_means(
 
 
 def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
-    trace, found = trace_means(guide, x, **label_arguments(guide, y)), {}
-    for site in kinds(trace).latent:
-        value, shown = trace.nodes[site]["value"], present(trace.nodes[site])
-        found[site] = value if shown is None else torch.where(shown, value, math.nan)
-    return found
+    trace = trace_means(guide, x, **label_arguments(guide, y))
+    for node in map(trace.nodes.get, kinds(trace).latent):
+        if (shown := present(node)) is not None:
+            node["value"] = torch.where(shown, node["value"], math.nan)
+    return latent_rows(trace, x)
 
 
 def centred(means: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,13 @@ import pyro.infer
 import torch
 from pyro import poutine
 from pyro.optim import PyroOptim
+from pyro.poutine import Trace
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 from ..data.arguments import Data
-from ..programs.calling import call
+from ..programs.autoguides import check_messenger, is_messenger
+from ..programs.calling import arguments_of, call
 from ..programs.registration import register
 from ..programs.running import traced
 
@@ -43,6 +47,8 @@ class StockLoss:
     It runs the programs at each step, and gives no terms.
     """
 
+    recordable = False
+
     def __init__(self, elbo: pyro.infer.ELBO) -> None:
         self.elbo = elbo
 
@@ -50,29 +56,57 @@ class StockLoss:
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, None]:
         """The loss without a gradient."""
-        return self._run(self.elbo.loss, model, guide, x, y), None
+        return run_stock(self.elbo.loss, model, guide, x, y), None
 
     def backward(
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, None]:
         """The loss, and its gradient in ``grad`` of each parameter."""
-        return self._run(self.elbo.loss_and_grads, model, guide, x, y), None
-
-    @staticmethod
-    def _run(
-        loss: Callable, model: Callable, guide: Callable, x: Data, y: Tensor | None
-    ) -> Tensor:
-        value = loss(*(_declared(program, x, y) for program in (model, guide)))
-        return torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.double)
+        return run_stock(self.elbo.loss_and_grads, model, guide, x, y), None
 
 
-def _declared(program: Callable, x: Data, y: Tensor | None) -> Callable:
+def run_stock(
+    method: Callable,
+    model: Callable,
+    guide: Callable,
+    x: Data,
+    y: Tensor | None,
+    *,
+    ran: Callable[[str, Trace], object] | None = None,
+) -> Tensor:
+    """What a method of a ``pyro.infer`` objective gives for a pair.
+
+    ``ran`` is told of each run of "model" and "guide", in their order, with its trace.
+    """
+    pair = {"model": model, "guide": guide}
+    if is_messenger(guide):
+        # Pyro has to see it as it is
+        check_messenger(model, guide)
+        args, kwargs = arguments_of(model, x, y)
+        value = method(model, guide, *args, **kwargs)
+        for role, trace in zip(pair, guide.get_traces() if ran else (), strict=False):
+            ran(role, trace)
+    else:
+        value = method(*(_declared(program, x, y, role, ran) for role, program in pair.items()))
+    return torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.double)
+
+
+def _declared(
+    program: Callable,
+    x: Data,
+    y: Tensor | None,
+    role: str,
+    ran: Callable[[str, Trace], object] | None,
+) -> Callable:
     """The program with its parameters among its sites, without which Pyro takes no gradient."""
 
     def run() -> Any:
-        result = call(program, x, y)
+        with contextlib.nullcontext() if ran is None else TraceMessenger() as tracer:
+            result = call(program, x, y)
         if isinstance(program, nn.Module):
             register(program, always=True)
+        if ran is not None:
+            ran(role, tracer.trace)
         return result
 
     return run
@@ -87,12 +121,7 @@ def as_loss(loss: Any) -> Callable:
     if isinstance(loss, type):
         raise TypeError(f"loss: expected an object, got the class {name}: pass {name}()")
     if isinstance(loss, pyro.infer.ELBO):
-        if name.startswith("Jit"):
-            raise TypeError(
-                f"loss: {name} compiles by torch.jit, which does not train modules: pass "
-                f"loss=pyro.infer.{name.removeprefix('Jit')}(), or loss=TraceELBO(), "
-                'engine="compile"'
-            )
+        check_stock("loss", loss)
         return StockLoss(loss)
     if not callable(loss) or isinstance(loss, pyro.infer.EnergyDistance):
         raise TypeError(
@@ -102,21 +131,23 @@ def as_loss(loss: Any) -> Callable:
     return loss
 
 
-def instead_of(elbo: pyro.infer.ELBO) -> str:
-    """What a ``Trainer`` takes in place of an objective of ``pyro.infer``."""
-    particles = elbo.num_particles
-    same = {
-        pyro.infer.Trace_ELBO: 'elbo="trace"',
-        pyro.infer.TraceMeanField_ELBO: 'elbo="analytic"',
-    }
-    found = same.get(type(elbo)) if particles == 1 else None
-    if isinstance(elbo, pyro.infer.RenyiELBO) and elbo.alpha == 0:
-        found = f'elbo=infer.ImportanceWeightedELBO({particles}, "mean")'
-    svi = f"infer.SVI(model, guide, loss=pyro.infer.{type(elbo).__name__}(...)), which takes it"
-    return f"pass {found}, or train with {svi}" if found else f"train with {svi}"
+def check_stock(name: str, elbo: pyro.infer.ELBO) -> None:
+    """Raise ``TypeError`` for an argument of a name that is an objective which compiles itself."""
+    cls = type(elbo).__name__
+    if cls.startswith("Jit"):
+        raise TypeError(
+            f"{name}: {cls} compiles by torch.jit, which does not train modules: pass "
+            f"{name}=pyro.infer.{cls.removeprefix('Jit')}(), or {name}=TraceELBO(), "
+            'engine="compile"'
+        )
 
 
 def run_pair(model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
     """Run the guide, and the model on what it drew, for what they declare to Pyro."""
+    if is_messenger(guide):
+        check_messenger(model, guide)
+        args, kwargs = arguments_of(model, x, y)
+        guide(*args, **kwargs)
+        return
     trace = traced(guide, x, y)
     traced(poutine.replay(model, trace=trace), x, y)

@@ -1,21 +1,130 @@
-"""The bound over a whole data set."""
+"""The bound's terms for each datum, of a few data or of a whole data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from pyro.infer import ELBO
+from pyro.infer.util import validation_enabled
+from torch import Tensor
 
 from ..data import Dataset
-from ..programs.autoguides import is_autoguide
+from ..data.arguments import Arguments, Data, holding, tensors_of
+from ..ground.arguments import whole
+from ..programs.autoguides import is_per_datum
+from ..programs.checks import check_data
+from ..programs.given import given
 from ..programs.running import measuring
-from .objectives.elbo import Drawing, ELBOTerms, Estimator
+from .engine.repeated import Checked
+from .objectives.elbo import ELBOTerms, Estimator, TraceELBO, Whole
+from .objectives.pyro_elbo import as_estimator
+
+
+def elbo_terms(
+    model: Callable,
+    guide: Callable,
+    x: Any,
+    *,
+    y: Tensor | None = None,
+    samples: int = 1,
+    estimator: Estimator | ELBO | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    plate: str | None = None,
+) -> ELBOTerms:
+    """The terms of the evidence lower bound for each datum, without changing any state.
+
+    elbo = E_q[log p(x|z)] - sum_i KL_i, each expectation estimated with ``samples`` draws. Any
+    beta of the pair is left out: this is the bound itself. Evaluation mode is used and the RNG is
+    restored afterwards, so that a second call gives the same numbers; for other draws change the
+    seed or ``samples``. Many draws cost little of Pyro: those after the first run without its
+    checks, and after a hundred as recorded tensors, bit for bit the same.
+
+    Sites that a guide marks ``is_auxiliary`` count in the KL of the latent that is drawn from
+    them; where an autoguide draws the latents of all data as one, each datum gets an equal part,
+    as it does of the KL of a latent that is outside the data plate, see ``ELBOTerms``.
+
+    Args:
+        model: generative program.
+        guide: inference program.
+        x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
+            with n rows each.
+        y: (n,) labels for a conditional pair.
+        samples: draws per datum.
+        estimator: ``TraceELBO()`` (default), ``AnalyticELBO()``, or an objective of ``pyro.infer``
+            that sums no sites out, whose draws are then the objective's own.
+        arguments: constants among the programs' own arguments, by name.
+        plate: name of the plate over the data, where several could be it.
+
+    Returns:
+        ``ELBOTerms``: elbo (n,), reconstruction (n,), kl {site: (n,)}, in nats per datum, and
+        kl_global {site: ()}, in nats per data set.
+
+    Raises:
+        ValueError: data of the wrong shape or range, a guide that does not fit the model.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=(3, 2), likelihood=likelihoods.Gaussian())
+        >>> terms = elbo_terms(vae, guides.BottomUp(vae), torch.zeros(5, 6), samples=10)
+        >>> terms.elbo.shape, sorted(terms.kl)
+        (torch.Size([5]), ['z1', 'z2'])
+    """
+    whole("samples", samples)
+    x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
+    check_data(model, x, y)
+    # Whatever Pyro's own switch: what follows the first draw relies on its checks
+    with measuring(model, guide, device=x.device), validation_enabled(True):
+        return Drawing(model, guide, estimator)(x, y, samples)
+
+
+class Drawing:
+    """Draws the terms of a pair for batch after batch, in the current mode, advancing the RNG.
+
+    The first draw for a batch runs with all of Pyro's checks, the others replay the recorded
+    tensors where there are many. Its arguments are those of ``elbo_terms``.
+    """
+
+    def __init__(
+        self, model: Callable, guide: Callable, estimator: Estimator | ELBO | None = None
+    ) -> None:
+        self.model, self.guide = model, guide
+        self.estimator = TraceELBO() if estimator is None else as_estimator(estimator)
+        self._sites: list[str] = []
+        self._shared: dict[str, int] = {}
+        recordable = self.estimator.recordable
+        self._again = Checked(self._once, model, guide) if recordable else self._once
+
+    def __call__(
+        self, x: Data, y: Tensor | None, samples: int = 1, *, checked: bool = False
+    ) -> ELBOTerms:
+        """Means over ``samples`` draws; ``checked`` tells that the model can produce the data."""
+        self._given, data = (x, y), tensors_of(x, y)
+        again = self._again if data else self._once
+        draws = [(again if checked else self._once)(*data)]
+        draws += [again(*data) for _ in range(samples - 1)]
+        if samples == 1:
+            reconstruction, *kl = draws[0]
+        else:
+            reconstruction, *kl = (torch.stack(d).mean(0) for d in zip(*draws, strict=True))
+        return ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)), self._shared)
+
+    def _once(self, *data: Tensor) -> tuple[Tensor, ...]:
+        terms = self.estimator(self.model, self.guide, *holding(*self._given, data))[1]
+        if isinstance(terms, Whole):
+            raise ValueError(
+                f"estimator: {self.estimator!r} sums sites out, so that no datum has terms of its "
+                "own: use TraceELBO(), or infer.SVI(model, guide, loss=...).evaluate_loss(x)"
+            )
+        self._sites[:], self._shared = terms.kl, terms.shared
+        return terms.reconstruction, *terms.kl.values()
 
 
 def dataset_terms(
     model: Callable,
     guide: Callable,
-    data: Dataset,
+    data: Dataset | Arguments,
     *,
     batch_size: int = 1000,
     samples: int = 1,
@@ -26,7 +135,7 @@ def dataset_terms(
     The data have passed ``check_data``; dynamic binarisation is drawn once. Other arguments, and
     what is returned, are those of ``elbo_terms``.
     """
-    batch_size = len(data) if is_autoguide(guide) else batch_size
+    batch_size = len(data) if is_per_datum(guide) else batch_size
     draw = Drawing(model, guide, estimator)
     # A model that tells what data it can produce has been shown these: Pyro need not look again
     checks = hasattr(model, "check_data")

@@ -41,6 +41,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         ValueError: no data, or data of the wrong shape.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import guides, likelihoods, models
         >>> noise = likelihoods.Gaussian(sigma="predicted")
         >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=noise, hidden=())
@@ -74,6 +75,7 @@ def calibration(result: Any, *, ax: Axes | None = None) -> Axes:
         The axes.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import diagnostics, guides, likelihoods, models
         >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
         >>> result = diagnostics.calibration(vae, guides.BottomUp(vae), torch.zeros(5, 6))

@@ -6,22 +6,26 @@ import operator
 import warnings
 from typing import Any
 
+from pyro.contrib.mue.missingdatahmm import MissingDataDiscreteHMM
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 
+from ..distributions import base_of
 from .plates import DataPlate
-from .sites import kinds
+from .sites import is_point_mass, kinds
 
 _vectorized = operator.attrgetter("vectorized")
 
 
-def check_shapes(model_trace: Trace, guide_trace: Trace, data: DataPlate) -> None:
+def check_shapes(
+    model_trace: Trace, guide_trace: Trace, data: DataPlate, *, observing: bool = False
+) -> None:
     """Compare value, distribution and plates of every site of a pair.
 
     torch broadcasts a value against a distribution of another shape, and counts it as often. That
     no dimension is left undeclared is seen by ``Contributions``, which reads the densities. Raises
-    ``ValueError``, also for data that the guide observes as well, and for a site of the model that
-    is marked as the guide's alone.
+    ``ValueError``, also for a guide that observes something, unless it may be ``observing``, and
+    for a site of the model that is marked as the guide's alone.
     """
     p, q = kinds(model_trace), kinds(guide_trace)
     if marked := p.marked:
@@ -29,22 +33,31 @@ def check_shapes(model_trace: Trace, guide_trace: Trace, data: DataPlate) -> Non
             f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
             "only the guide has: remove the mark"
         )
-    common = [s for s in p.observed if s in q.observed]
-    if both := [s for s in common if _is_compared(p.random[s]) and _is_compared(q.random[s])]:
+    if (seen := observed_by(guide_trace)) and not observing:
+        as_model = " as the model does" if seen[0] in p.observed else ""
         raise ValueError(
-            f"guide: expected one that draws latents given the data, it observes {both[0]!r} as "
-            "the model does, which would count against the model: run poutine.block(model, "
-            f"hide=[{both[0]!r}]) in the guide"
+            f"guide: expected one that draws latents given the data, it observes {seen[0]!r}"
+            f"{as_model}, whose log q counts against the bound, which trains it to be wrong: hide "
+            f"it there, by poutine.block(..., hide={seen}), or pass the Pyro objective that was "
+            "written for the guide, as elbo= of Trainer or loss= of infer.SVI"
         )
     for name, site in (*p.random.items(), *q.random.items()):
         if _is_compared(site):
             _check_shape(name, site, data)
 
 
+def observed_by(guide_trace: Trace) -> list[str]:
+    """Sites that a guide observes and that have a density: no factors, no point masses."""
+    found = kinds(guide_trace)
+    if not found.observed:
+        return []
+    sites = ((s, found.random[s]["fn"]) for s in found.observed)
+    return [s for s, fn in sites if fn.event_shape != (0,) and not is_point_mass(fn)]
+
+
 def warn_enumerated(guide_trace: Trace) -> None:
     """Tell that sites which are marked for enumeration are drawn, as ``Trace_ELBO`` does."""
-    found = kinds(guide_trace)
-    if marked := [s for s in found.latent if found.random[s]["infer"].get("enumerate")]:
+    if marked := kinds(guide_trace).enumerated:
         warnings.warn(
             f"sites {marked} are configured for enumeration, which these estimators do not do: "
             "they are drawn, with a score-function gradient; remove config_enumerate, or use "
@@ -60,9 +73,18 @@ def _is_compared(site: dict[str, Any]) -> bool:
     return known and not recorded and site["fn"].event_shape != (0,)
 
 
+def _event_shape(distribution: Any, value: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a distribution of sequences of any duration, with that of the value."""
+    event, inner = tuple(distribution.event_shape), base_of(distribution)
+    if not isinstance(inner, MissingDataDiscreteHMM) and getattr(inner, "duration", 0) is not None:
+        return event
+    time = len(inner.event_shape)
+    return (*event[:-time], *value[len(value) - time :][:1], *event[len(event) - time + 1 :])
+
+
 def _check_shape(name: str, site: dict[str, Any], data: DataPlate) -> None:
     fn, got = site["fn"], tuple(getattr(site["value"], "shape", ()))
-    event = tuple(fn.event_shape)
+    event = _event_shape(fn, got)
     # One number may be observed for all data
     if got == () == event:
         return

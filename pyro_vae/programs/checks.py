@@ -10,15 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data, named
-from .autoguides import check_batch, is_autoguide
+from .autoguides import check_rows, is_messenger, is_per_datum
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .given import given
 from .plates import AmbiguousPlateError
 from .program import Guide, Model
 from .reading import contributions
-from .running import naming_overflow, trace_pair, traced, undisturbed
-from .sites import check_observed, check_sites, compute_log_probs, kinds, point_masses
+from .running import naming_overflow, overflow, trace_pair, traced, undisturbed
+from .sites import check_latents, check_observed, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
 from .unwrapping import name_of
 from .values import check_finite, check_tensor, span_of
@@ -101,11 +101,12 @@ def check_guide(model: Callable, guide: Callable) -> None:
 
 def check_minibatches(guide: Callable) -> None:
     """Raise ``ValueError`` for a guide that cannot be trained on shuffled minibatches."""
-    if is_autoguide(guide):
+    if is_per_datum(guide):
         raise ValueError(
             f"guide: {name_of(guide)} has parameters for each datum by its place in the batch, "
             "which changes from epoch to epoch: use guides.PerDatum(vae, x), which is AutoNormal "
-            "with rows found by their values, or infer.SVI with all data in each step"
+            "with rows found by their values, or infer.SVI with all data in each step; if all "
+            "latents are outside the data plate, run guide(x) once before"
         )
 
 
@@ -138,7 +139,8 @@ def check_pair(
         ValueError: a latent missing in the guide or unknown to the model, unequal shapes, no
             plate of the data or several, no observed site, data outside the likelihood's range, a
             model that needs labels without them.
-        FloatingPointError: a distribution whose parameters are NaN or infinite for these data.
+        FloatingPointError: a distribution whose parameters are NaN or infinite for these data, or
+            latents whose squares overflow.
 
     Example:
         >>> import torch
@@ -148,34 +150,51 @@ def check_pair(
         {'z1': (2,)}
     """
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
-    check_batch(guide, len(x))
+    check_rows(guide, len(x))
+    return compared(model, guide, x, y)
+
+
+def compared(
+    model: Callable,
+    guide: Callable,
+    x: Data,
+    y: Tensor | None,
+    *,
+    enumerating: bool = False,
+    observing: bool = False,
+) -> PairSummary:
+    """``check_pair``, where the model may have sites to enumerate, and the guide observed ones."""
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model_trace, guide_trace = trace_pair(model, guide, x, y)
+            model_trace, guide_trace = trace_pair(model, guide, x, y, enumerating=enumerating)
             sides = contributions(model_trace, guide_trace, x)
-            check_shapes(model_trace, guide_trace, sides[0].plate)
+            check_shapes(model_trace, guide_trace, sides[0].plate, observing=observing)
         except AmbiguousPlateError:
             raise
         except Exception:
-            _check_alone(model, guide, x, y)
+            _check_alone(model, guide, x, y, enumerating=enumerating)
             raise
         in_model, in_guide = kinds(model_trace), kinds(guide_trace)
         latents = [in_model.random[s] for s in in_model.latent]
         # The model itself would have drawn others, which might be broadcast
         if any([s["value"].shape != s["fn"].batch_shape + s["fn"].event_shape for s in latents]):
-            _check_alone(model, guide, x, y)
+            _check_alone(model, guide, x, y, enumerating=enumerating)
         for read in sides:
             compute_log_probs(read.trace, read.sites)
             for site in read.sites:
                 node = read.trace.nodes[site]
                 if read(site).isnan().any():
+                    if node["value"].isfinite().all() and node["value"].square().isinf().any():
+                        values = span_of(node["value"])
+                        raise overflow(f"the log-probability of site {site!r}, with {values},")
                     raise ValueError(
                         f"site {site!r}: its log-probability is NaN for a "
                         f"{type(node['fn']).__name__} with {span_of(node['value'])}: check "
                         "parameters and data"
                     )
-    warn_enumerated(guide_trace)
+    if not enumerating:
+        warn_enumerated(guide_trace)
     return PairSummary(
         {site["name"]: tuple(site["fn"].event_shape) for site in latents},
         tuple(in_model.observed),
@@ -185,8 +204,12 @@ def check_pair(
     )
 
 
-def _check_alone(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
+def _check_alone(
+    model: Callable, guide: Callable, x: Data, y: Tensor | None, *, enumerating: bool
+) -> None:
     """Raise for what shows where the model runs by itself, not on the latents of the guide."""
+    if is_messenger(guide):
+        return
     with naming_overflow():
         model_trace = traced(model, x, y)
     try:
@@ -199,10 +222,9 @@ def _check_alone(model: Callable, guide: Callable, x: Data, y: Tensor | None) ->
                 f"and latents {guide.model.latent_sizes}: build it with this model ({error})"
             ) from error
         raise
-    in_model = kinds(model_trace).latent
     check_observed(model_trace)
-    check_sites(in_model, kinds(guide_trace).latent)
-    for site in in_model:
+    check_latents(model_trace, guide_trace, enumerating=enumerating)
+    for site in (s for s in kinds(model_trace).latent if s in guide_trace.nodes):
         shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
         if shapes[0] != shapes[1]:
             raise ValueError(

@@ -14,10 +14,11 @@ from ..data.arguments import Arguments, Data
 from .autoguides import check_batch
 from .calling import arguments_of
 from .given import matched
-from .labels import Labels, checked_labels, label_arguments, naming_missing
+from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
 from .sites import kinds
+from .tracing import trace
 from .values import check_finite
 
 
@@ -60,16 +61,11 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dic
         args, kwargs = (), {"size": size, **label_arguments(model, y)}
     else:
         args, kwargs = arguments_of(model, x, y)
-    with (
-        evaluating(model),
-        ShowMeans(),
-        stand_in_data(),
-        naming_missing(model, args, kwargs),
-    ):
-        trace = poutine.trace(poutine.condition(model, data=dict(z))).get_trace(*args, **kwargs)
-    if unknown := [name for name in z if name not in trace.nodes]:
+    with evaluating(model), ShowMeans(), stand_in_data():
+        found = trace(poutine.condition(model, data=dict(z)), *args, **kwargs)
+    if unknown := [name for name in z if name not in found.nodes]:
         raise ValueError(f"z: the model has no latent site {unknown[0]!r}")
-    return _observation(trace, given=z)
+    return _observation(found, given=z)
 
 
 def _observation(trace: poutine.Trace, given: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -106,7 +102,8 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
         y: labels (n,), or one label for all, for a conditional guide.
 
     Returns:
-        ``Encoding`` with a tensor (n, *latent shape) per site.
+        ``Encoding`` with a tensor (n, *latent shape) per site; of a latent that all data share,
+        outside the data plate, (*latent shape,).
 
     Raises:
         TypeError: ``x`` holds no data.
@@ -114,8 +111,8 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
             distribution that has no mean, such as a Cauchy.
     """
     args, kwargs = _encodable(guide, x, y)
-    with evaluating(guide), naming_missing(guide, args, kwargs):
-        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+    with evaluating(guide):
+        drawn = trace(guide, *args, **kwargs)
         mean = _latents(_at_means(guide, args, kwargs))
         return Encoding(mean=mean, sample=_latents(drawn))
 
@@ -128,7 +125,7 @@ def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:
 def trace_means(guide: Any, x: Any, *, y: Labels = None) -> poutine.Trace:
     """The trace of a guide whose latents are all at their means."""
     args, kwargs = _encodable(guide, x, y)
-    with evaluating(guide), naming_missing(guide, args, kwargs):
+    with evaluating(guide):
         return _at_means(guide, args, kwargs)
 
 
@@ -149,7 +146,7 @@ def _encodable(guide: Any, x: Any, y: Any) -> tuple[tuple[Any, ...], dict[str, A
 
 def _at_means(guide: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> poutine.Trace:
     with ShowMeans():
-        return poutine.trace(guide).get_trace(*args, **kwargs)
+        return trace(guide, *args, **kwargs)
 
 
 def _latents(trace: poutine.Trace) -> dict[str, Tensor]:

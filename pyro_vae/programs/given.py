@@ -17,7 +17,7 @@ from ..ground.arguments import known
 from .calling import check_arguments, names_of, takes_second
 from .labels import accepts_labels, as_labels
 from .placing import device_of, dtype_of, like
-from .unwrapping import innermost
+from .unwrapping import is_ours
 from .values import check_tensor
 
 # Numbers that may be indices, which no program wants as floating ones
@@ -51,7 +51,7 @@ def as_arguments(
         TypeError: data that no program takes, or not all that a program needs.
         ValueError: columns of unequal length, an unknown name among ``arguments``.
     """
-    if any(map(_is_ours, programs)):
+    if any(map(is_ours, programs)):
         if arguments or isinstance(data, Arguments):
             raise TypeError(
                 f"arguments: expected none, as the programs of this library take x and y, got "
@@ -161,12 +161,6 @@ def _pair(data: Any) -> tuple[Any, Any] | None:
     if not isinstance(data, tuple) or not 1 <= len(data) <= 2:
         return None
     return (*data, None)[:2]
-
-
-def _is_ours(program: Callable) -> bool:
-    """Whether this is a model of this library, or a guide of one."""
-    inner = innermost(program)
-    return hasattr(inner, "latent_sizes") or hasattr(getattr(inner, "model", None), "latent_sizes")
 
 
 def are_labels(y: Any) -> bool:

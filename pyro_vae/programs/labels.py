@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.labels import as_integers
-from .unwrapping import below_handlers, name_of
+from .unwrapping import below_handlers
 
 # What a person may pass for y: labels of all data, or one for all
 Labels = Tensor | np.ndarray | Sequence[int] | int | None
@@ -36,28 +35,6 @@ def accepts_labels(program: Callable) -> bool:
 def label_arguments(program: Callable, y: Tensor | None) -> dict[str, Tensor]:
     """``{"y": y}`` where there are labels and the program takes them."""
     return {} if y is None or not accepts_labels(program) else {"y": y}
-
-
-@contextlib.contextmanager
-def naming_missing(
-    program: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Iterator[None]:
-    """Say what a program needs that is called with these alone, and takes more."""
-    try:
-        yield
-    except TypeError as error:
-        kept = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        parameters = [p for p in parameters_of(program) if p.kind not in kept]
-        names = [p.name for p in parameters if p.default is p.empty or p is parameters[0]]
-        if not (missing := [name for name in names[len(args) :] if name not in kwargs]):
-            raise
-        columns = ", ".join(f"{name!r}: {name}" for name in names)
-        raise TypeError(
-            f"{name_of(program)}: the program takes more than "
-            f"{' and '.join([*names[: len(args)], *kwargs])}: it needs "
-            f"{', '.join(map(repr, missing))} as well: pass data=({', '.join(names)}) or "
-            f"{{{columns}}}, or what is the same for all data by arguments={{name: value}}"
-        ) from error
 
 
 def placeholders(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 
 from ..ground.arguments import known
 from .sites import is_penalty, kinds
+from .unwrapping import innermost
 
 Frames = list[CondIndepStackFrame]
+# Where a trace keeps the model that it is of
+PROGRAM = "program_of_trace"
+# Plates of each model that once were not as large as the data, so that theirs is another one
+_others: WeakKeyDictionary[Callable, set[str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def data_plate(
         names |= _of_the_guide(found, nodes, _nodes(others[0]))
         found = DataPlate(names, found.size, found.total, found.counted)
     if plate is None and not outer:
-        _check_others(found, both)
+        _check_others(found, both, vars(first).get(PROGRAM))
     return found
 
 
@@ -182,11 +188,17 @@ def _of_the_guide(
     return frozenset(found.difference(f.name for node in outside for f in _frames(node, 0)))
 
 
-def _check_others(plate: DataPlate, nodes: Iterable[dict[str, Any]]) -> None:
-    """Raise ``ValueError`` for sites of another plate as large as that of the data."""
+def _check_others(
+    plate: DataPlate, nodes: Iterable[dict[str, Any]], program: Callable | None
+) -> None:
+    """Raise ``ValueError`` for sites of another plate that may always be as large as the data."""
+    known_others = set() if program is None else _others.setdefault(innermost(program), set())
     for node in nodes:
-        others = [frame for frame in _frames(node, 0) if frame.size == plate.size]
-        if others and plate.frame(node) is None:
+        if plate.frame(node) is not None:
+            continue
+        frames = _frames(node, 0)
+        known_others.update(frame.name for frame in frames if frame.size != plate.size)
+        if others := [frame for frame in frames if frame.name not in known_others]:
             raise AmbiguousPlateError(
                 f"site {node['name']!r}: its plate {others[0].name!r} is as large as that of the "
                 f"data, {min(plate.names)!r} ({plate.size}): give both one name if each of its "

@@ -159,12 +159,35 @@ def contributions(model_trace: Trace, guide_trace: Trace, x: Any) -> tuple[Contr
     return Contributions(model_trace, shape, plate), Contributions(guide_trace, shape, plate)
 
 
+def latents_apart(trace: Trace, x: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Values of the latents of each datum, and of those outside the data plate."""
+    plate, latents = _plate_of(trace, x), kinds(trace).latent
+    values = {site: trace.nodes[site]["value"] for site in latents}
+    shared = [site for site in latents if plate.frame(trace.nodes[site]) is None]
+    return {s: v for s, v in values.items() if s not in shared}, {s: values[s] for s in shared}
+
+
+def latent_rows(trace: Trace, x: Any) -> dict[str, Tensor]:
+    """Values of the latents of each datum, along dimension 0 the data."""
+    plate, found = _plate_of(trace, x), {}
+    for site in kinds(trace).latent:
+        node = trace.nodes[site]
+        if (frame := plate.frame(node)) is not None:
+            found[site] = node["value"].movedim(frame.dim - node["fn"].event_dim, 0)
+    return found
+
+
+def _plate_of(trace: Trace, x: Any) -> DataPlate:
+    return data_plate((trace,), len(x), plate=getattr(x, "plate", None))
+
+
 def count_once(p: Contributions, q: Contributions) -> None:
     """Let what is outside the data plate count once per data set: n/N in a step on n of N data.
 
     To be called before the traces' log-probabilities are computed.
     """
-    if (share := p.plate.share) != 1:
+    share = p.plate.share
+    if share != 1:
         for side in (p, q):
             for site in side.outside:
                 node = side.trace.nodes[site]

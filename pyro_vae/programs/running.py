@@ -14,12 +14,13 @@ from torch import Tensor
 from ..data.arguments import Data
 from ..ground.streams import forked
 from ..ground.turns import turn
-from .autoguides import check_batch
+from .autoguides import check_messenger, check_rows, is_messenger
 from .belonging import check_belonging
 from .calling import arguments_of
-from .labels import naming_missing
 from .modes import evaluating
-from .sites import check_observed, check_sites, kinds
+from .plates import PROGRAM
+from .sites import check_latents, check_observed
+from .tracing import trace
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -29,19 +30,32 @@ _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
 def trace_pair(
-    model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+    model: Callable,
+    guide: Callable,
+    x: Data,
+    y: Tensor | None = None,
+    *,
+    enumerating: bool = False,
 ) -> tuple[Trace, Trace]:
     """Traces of the model, replayed against the guide, and of the guide.
 
-    Raises ``ValueError`` for latent sites of one that the other does not have, and
+    Where ``enumerating``, the model alone may have latent sites that are marked for enumeration.
+    Raises ``ValueError`` for other latent sites of one that the other does not have, and
     ``FloatingPointError`` for a distribution whose parameters are NaN or infinite.
     """
-    check_batch(guide, len(x))
+    check_rows(guide, len(x))
     with naming_overflow():
-        guide_trace = traced(guide, x, y)
-        model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+        if is_messenger(guide):
+            check_messenger(model, guide)
+            args, kwargs = arguments_of(model, x, y)
+            guide(*args, **kwargs)
+            model_trace, guide_trace = guide.get_traces()
+        else:
+            guide_trace = traced(guide, x, y)
+            model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+    vars(model_trace)[PROGRAM] = model
     check_observed(model_trace)
-    check_sites(kinds(model_trace).latent, kinds(guide_trace).latent)
+    check_latents(model_trace, guide_trace, enumerating=enumerating)
     return model_trace, guide_trace
 
 
@@ -51,8 +65,7 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
     Raises ``TypeError`` for a program that needs more than these.
     """
     args, kwargs = arguments_of(program, x, y)
-    with naming_missing(program, args, kwargs):
-        return poutine.trace(program).get_trace(*args, **kwargs)
+    return trace(program, *args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -64,10 +77,15 @@ def naming_overflow() -> Iterator[None]:
         found = _REFUSED.match(str(error))
         if found is None or not _NOT_FINITE.search(str(error)):
             raise
-        raise FloatingPointError(
-            f"{found['parameter']} of a {found['distribution']} became NaN or infinite: rescale "
-            "data of very large values, lower lr, set clip_norm, or bound the scales"
-        ) from error
+        raise overflow(f"{found['parameter']} of a {found['distribution']}") from error
+
+
+def overflow(what: str) -> FloatingPointError:
+    """The error for what became NaN or infinite, with something to do about."""
+    return FloatingPointError(
+        f"{what} became NaN or infinite: rescale data of very large values, lower lr, set "
+        "clip_norm, or bound the scales"
+    )
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ class Kinds:
         random: name -> site with a log-probability of its own: no subsample of a plate.
         latent: latent sites, those that are marked ``is_auxiliary`` left out.
         marked: those.
+        enumerated: latent sites that are marked for enumeration, as by ``config_enumerate``.
         observed: observed sites, factors among them; what ``pyro.deterministic`` records is none.
         density: sites whose log-probabilities add up to a program's own: all but penalties.
     """
@@ -40,6 +41,7 @@ class Kinds:
     random: dict[str, dict[str, Any]]
     latent: list[str]
     marked: list[str]
+    enumerated: list[str]
     observed: list[str]
     density: list[str]
 
@@ -53,7 +55,7 @@ def kinds(trace: Trace) -> Kinds:
 
 
 def _told(trace: Trace) -> Kinds:
-    found = Kinds(len(trace.nodes), {}, [], [], [], [])
+    found = Kinds(len(trace.nodes), {}, [], [], [], [], [])
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or site_is_subsample(site):
             continue
@@ -63,8 +65,12 @@ def _told(trace: Trace) -> Kinds:
             continue
         if site["is_observed"]:
             found.observed.append(name)
+        elif infer.get("is_auxiliary", False):
+            found.marked.append(name)
         else:
-            (found.marked if infer.get("is_auxiliary", False) else found.latent).append(name)
+            found.latent.append(name)
+            if infer.get("enumerate"):
+                found.enumerated.append(name)
         if not infer.get("is_penalty", False):
             found.density.append(name)
     return found
@@ -189,6 +195,15 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
             "same mask, or observe under poutine.mask(mask=...) in place of obs_mask="
         )
     raise ValueError("guide: " + "; ".join(problems) + advice)
+
+
+def check_latents(model_trace: Trace, guide_trace: Trace, *, enumerating: bool = False) -> None:
+    """``check_sites`` of traces; where ``enumerating``, the model alone may have marked sites."""
+    p, q = kinds(model_trace), kinds(guide_trace)
+    in_model = p.latent
+    if enumerating:
+        in_model = [s for s in in_model if s in q.latent or s not in p.enumerated]
+    check_sites(in_model, q.latent)
 
 
 def check_observed(model_trace: Trace) -> None:

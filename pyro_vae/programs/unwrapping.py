@@ -37,6 +37,12 @@ def innermost(program: Any) -> Any:
     return held[0] if len(held) == 1 else as_program(program)
 
 
+def is_ours(program: Any) -> bool:
+    """Whether this is a model of this library, or a guide of one."""
+    inner = innermost(program)
+    return hasattr(inner, "latent_sizes") or hasattr(getattr(inner, "model", None), "latent_sizes")
+
+
 def name_of(program: Any) -> str:
     """The name of a program's class or function, whatever handlers it is under."""
     program = below_handlers(program)

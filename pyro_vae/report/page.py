@@ -18,7 +18,6 @@ from ..data import DataSplits
 from ..diagnostics.evaluation import Evaluation
 from ..ground.files import write_atomically
 from ..ground.streams import forked
-from ..infer import check_pair
 from ..programs.autoguides import few
 from ..programs.placing import device_of
 from ..programs.unwrapping import name_of
@@ -110,7 +109,7 @@ def write_report(
             trainer,
             data,
             test.replace(x=x, y=y, binarize=None),
-            check_pair(trainer.model, trainer.guide, first[0], y=first[1]),
+            trainer.elbo.examine(trainer.model, trainer.guide, *first),
         )
         page = _page(run, evaluation, command)
     write_atomically(path, page.encode("utf-8", "backslashreplace"))

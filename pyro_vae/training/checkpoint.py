@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 from torch import nn
 
 from ..ground.recorded import encode
+from ..infer.objectives.elbo import Estimator
 from ..programs.methods import as_program
 from ..programs.placing import usable_device
 from ..storage import archive
 from ..storage.folder import RunFolder
 from .pair import TrainedPair
+
+# Arguments of a trainer that a file need not hold
+_HANDED_IN = "optimizer", "elbo"
 
 
 def write(
@@ -40,11 +45,11 @@ def write(
     made = {**trainer.objective.arguments(), "seed": trainer.state.stream.seed}
     if trainer.plate is not None:
         made["plate"] = trainer.plate
-    if not arguments:
+    for name in () if arguments else _HANDED_IN:
         try:
-            encode(made["optimizer"], "optimizer")
+            encode(made[name], name)
         except TypeError:
-            del made["optimizer"]
+            del made[name]
     plain = {**plain, "arguments": made}
     archive.write(path, "trainer", modules, plain=plain, tensors=state, arguments=bool(arguments))
 
@@ -67,6 +72,7 @@ def load(
     guide: Callable | None,
     optimizer: Callable[..., torch.optim.Optimizer] | None,
     device: torch.device | str | None,
+    elbo: Estimator | ELBO | None = None,
 ) -> Any:
     """Read a file as ``saving.load`` does; ``make`` is the class of a trainer."""
     device = None if device is None else usable_device(device)
@@ -80,12 +86,13 @@ def load(
             return modules[file.kind]
         plain = file.plain()
         arguments = plain.pop("arguments")
-        if optimizer is not None:
-            arguments["optimizer"] = optimizer
-        if "optimizer" not in arguments:
-            raise ValueError(
-                "it does not hold its optimizer: pass load(path, optimizer=...) as well"
-            )
+        for name, given in zip(_HANDED_IN, (optimizer, elbo), strict=True):
+            if given is not None:
+                arguments[name] = given
+            if name not in arguments:
+                raise ValueError(
+                    f"it does not hold its {name}: pass load(path, {name}=...) as well"
+                )
         if arguments.get("engine") == "auto":  # of 0.1
             arguments["engine"] = "graph"
             warnings.warn(

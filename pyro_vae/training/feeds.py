@@ -30,22 +30,30 @@ _CHECKED_AT_ONCE = 10_000
 class Resident:
     """Minibatches of data that lie on the device, in a new random order each epoch.
 
+    ``in_order`` leaves the data in their own.
+
     In a run of several processes each gets its part of every minibatch. An epoch has ``count``
     data, its last batch ``last`` of them, which may be fewer than ``batch_size``.
     """
 
-    def __init__(self, data: Dataset | Arguments, batch_size: int) -> None:
+    def __init__(
+        self, data: Dataset | Arguments, batch_size: int, *, in_order: bool = False
+    ) -> None:
+        self._in_order = in_order
         self.data, self.batch_size = data, batch_size
         self.device, self.count = data.device, len(data)
         self.last = self.count % batch_size or batch_size
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return math.ceil(self.count / self.batch_size)
+        return math.ceil(self.count / self.batch_size) or 1
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
-        order = ranks.same(torch.randperm(self.count, device=self.device))
+        if not self.count:
+            return iter([(self.data, None)])
+        arrange = torch.arange if self._in_order else torch.randperm
+        order = ranks.same(arrange(self.count, device=self.device))
         rows = order.split(self.batch_size)
         return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))
 

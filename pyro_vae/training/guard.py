@@ -293,7 +293,8 @@ class Guard:
                 pyro.validation_enabled(False),
                 _first_bad_layer(self.svi.model, self.svi.guide) as layers,
             ):
-                model_trace, guide_trace = trace_pair(self.svi.model, self.svi.guide, x, y)
+                pair = self.svi.model, self.svi.guide
+                model_trace, guide_trace = trace_pair(*pair, x, y, enumerating=True)
         except Exception as error:  # a report must not hide what it reports
             return [f"The programs could not be run again ({type(error).__name__}: {error})."]
         finally:

@@ -33,7 +33,9 @@ class History(list[dict[str, Any]], Tabular):
     all data share, ``kl`` is the equal part of each datum, and ``kl_global`` has their KL in nats
     per data set. With ``infer.ImportanceWeightedELBO`` the
     row tells its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,
-    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Numbers
+    ``reconstruction`` and ``kl`` remain those of the ELBO, averaged over the particles. Under an
+    objective of ``pyro.infer`` they are so, too; where it sums sites out, ``kl`` is empty, the
+    other three are minus its loss, with beta and all scales, and there is no ``elbo_se``. Numbers
     that a module tells by a method ``logged() -> dict[str, float]`` are there too, such as
     ``sigma``.
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 
 from ..infer.engine.optimizers import check_optimizer, recordable
-from ..infer.engine.svi import Engine, running
-from ..infer.objectives.elbo import Estimator, as_estimator
+from ..infer.engine.svi import Engine, check_engine
+from ..infer.objectives.elbo import Estimator
+from ..infer.objectives.pyro_elbo import as_estimator
 from ..schedules import Schedule
 from .annealing import Annealing
 from .precision import Precision, PrecisionName, as_precision
@@ -34,7 +36,7 @@ class Objective:
     beta: float | Schedule | Tensor | Mapping[str, Any]
     lr: float
     optimizer: Callable[..., torch.optim.Optimizer]
-    elbo: Literal["trace", "analytic"] | Estimator
+    elbo: Literal["trace", "analytic"] | Estimator | ELBO
     clip_norm: float | None
     engine: Engine | None
     precision: PrecisionName | Precision
@@ -47,7 +49,7 @@ class Objective:
         as_precision(self.precision)
         object.__setattr__(self, "elbo", as_estimator(self.elbo))
         if self.engine is not None:
-            running(self.elbo, self.engine)
+            check_engine(self.engine)
         Annealing(self.beta)
 
     def arguments(self) -> dict[str, Any]:

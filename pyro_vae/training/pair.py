@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ..data.arguments import Data
-from ..infer import check_pair
 from ..infer.engine.svi import Engine
-from ..infer.objectives.elbo import Estimator, as_estimator
+from ..infer.objectives.elbo import Estimator
+from ..infer.objectives.pyro_elbo import as_estimator
 from ..programs.belonging import check_run, join
 from ..programs.checks import check_guide, check_minibatches
 from ..programs.methods import as_program
@@ -138,14 +139,15 @@ class TrainedPair:
         """The estimator; may be assigned between calls of ``fit``, like the argument ``elbo``.
 
         Model, guide and the optimizer's state stay, so that a run goes on with another bound,
-        such as ``infer.ImportanceWeightedELBO(10, "mean")`` for fine-tuning.
+        such as ``infer.ImportanceWeightedELBO(10, "mean")`` for fine-tuning. An objective of
+        ``pyro.infer`` is then reduced as the one before.
         """
         return self.objective.elbo
 
     @elbo.setter
-    def elbo(self, elbo: Literal["trace", "analytic"] | Estimator) -> None:
+    def elbo(self, elbo: Literal["trace", "analytic"] | Estimator | ELBO) -> None:
         self._refuse_in_fit("elbo", "end the run with trainer.stop()")
-        estimator = as_estimator(elbo)
+        estimator = as_estimator(elbo, self.elbo.reduction if self.step else "sum")
         if self.step and estimator.reduction != (expected := self.elbo.reduction):
             raise ValueError(
                 f"elbo: expected reduction={expected!r}, as in the steps so far, got "
@@ -223,7 +225,7 @@ class TrainedPair:
             guide.to(self.device)
         if self._tried is not None:
             x, y = self._tried
-            check_pair(self.model, guide, x, y=y)
+            self.elbo.examine(self.model, guide, x, y)
             check_run(self.model, guide, x, y)
         freezing, names = self.state.freezing, None
         if freeze_model:

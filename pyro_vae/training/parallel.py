@@ -17,14 +17,22 @@ from ..ground.internals import BatchNorm
 from ..infer.engine.internals import check_dimensions
 from ..infer.engine.traced import Pair
 from ..infer.objectives.elbo import ELBOTerms, Estimator
+from ..infer.objectives.pyro_elbo import PyroELBO
 from ..programs.unwrapping import name_of
 from .feeds import Loaded, Resident
 
 
-def check_parallel(feed: Resident | Loaded, *programs: Callable) -> None:
+def check_parallel(
+    feed: Resident | Loaded, *programs: Callable, estimator: Estimator | None = None
+) -> None:
     """Raise for what several processes cannot share; a process alone can do it all."""
     if ranks.size() == 1:
         return
+    if isinstance(estimator, PyroELBO):
+        raise TypeError(
+            "elbo: a run of several processes expects an estimator of pyro_vae, whose gradient "
+            f"they can share, got {type(estimator.elbo).__name__}: pass elbo='trace'"
+        )
     for program in programs:
         if not isinstance(program, nn.Module):
             raise TypeError(

@@ -15,6 +15,8 @@ from tqdm.auto import tqdm
 from .. import ranks
 from ..callbacks import check_callbacks
 from ..callbacks.stopping import Patience
+from ..data import Dataset
+from ..data.arguments import Arguments
 from ..data.identity import identity
 from ..data.scale import scale_notice
 from ..ground.arguments import whole
@@ -22,7 +24,8 @@ from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..ground.streams import forked
 from ..likelihoods import Gaussian
-from ..programs.unwrapping import innermost
+from ..programs.placing import seen_values
+from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
 from .feeds import Loaded, Resident, check_source, source, turns
 from .guard import limit_of
@@ -56,10 +59,11 @@ class Plan:
     ) -> None:
         pair, state = (trainer.model, trainer.guide), trainer.state
         before = state.run if state.run is not None and state.run.folder is not None else None
-        defaults = {"batch_size": _BATCH_SIZE} if before is None else before.asked()
+        defaults = {} if before is None else before.asked()
         asked |= {name: value for name, value in defaults.items() if asked[name] is None}
         epochs = whole("epochs", asked["epochs"])
-        batch_size = whole("batch_size", asked["batch_size"])
+        if (batch_size := asked["batch_size"]) is not None:
+            batch_size = whole("batch_size", batch_size)
         if (patience := asked["patience"]) is not None:
             patience = whole("patience", patience)
             if validation is None:
@@ -88,9 +92,14 @@ class Plan:
         if validation is not None:
             validation = source(validation, "validation", *pair, divide=turns, **known)
             _check_names(data, validation, trainer.model)
-        feed = data if isinstance(data, Loaded) else Resident(data, batch_size)
+        feed = data
+        if not isinstance(data, Loaded):
+            batch_size = _batch_size(trainer, data, batch_size)
+            # Programs of a person's own may have parameters for each row
+            in_order = len(data) <= batch_size and not any(map(is_ours, pair))
+            feed = Resident(data, batch_size, in_order=in_order)
         self.feed, self.validation = feed, validation
-        check_parallel(feed, *pair)
+        check_parallel(feed, *pair, estimator=trainer.elbo)
         self.run, every = Run(epochs, {}), None
         if self.folder is not None:
             _check_sources(data, validation)
@@ -153,6 +162,30 @@ class Plan:
         if self.validation is not None:
             with forked():
                 check_source(self.validation, "validation", model)
+
+
+def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | None) -> int:
+    """As asked, or the default; all data for programs that take no fewer, else ``ValueError``."""
+    batch_size = asked or _BATCH_SIZE
+    if len(data) <= batch_size or any(map(is_ours, (trainer.model, trainer.guide))):
+        return batch_size
+    # What is wrong with all data as well is told where the pair is tried
+    if _runs(trainer, data[:batch_size]) or not _runs(trainer, data):
+        return batch_size
+    if asked is None:
+        return len(data)
+    raise ValueError(
+        f"batch_size: expected all {len(data)} data in each step, as the programs run on no fewer,"
+        f" got {asked}: leave batch_size out, or make their plates as large as the data they get"
+    )
+
+
+def _runs(trainer: TrainedPair, data: Dataset | Arguments) -> bool:
+    try:
+        trainer.elbo.examine(trainer.model, trainer.guide, seen_values(data), data.y)
+    except Exception:  # whatever a program raises
+        return False
+    return True
 
 
 def _folder(path: str | Path | None, **options: int | None) -> RunFolder | None:

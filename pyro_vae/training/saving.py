@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 
+from ..infer.objectives.elbo import Estimator
 from ..programs.program import Guide, Model
 from ..storage import archive
 from . import checkpoint
@@ -60,6 +62,7 @@ def load(
     model: Model | None = None,
     guide: Guide | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    elbo: Estimator | ELBO | None = None,
     device: torch.device | str | None = None,
 ) -> Any:
     """Read what ``save`` wrote, with ``weights_only=True``: no code in the file is ever run.
@@ -69,9 +72,11 @@ def load(
 
     Args:
         path: a file written by ``save``.
-        model: your own model to load the tensors into, in place of one built from the file.
+        model: your own model to load the tensors into, in place of one built from the file; a
+            method where it was one, ``model=vae.model, guide=vae.guide``.
         guide: your own guide, likewise; its model comes along where none is given.
         optimizer: the trainer's optimizer, where the file could not hold it.
+        elbo: the trainer's objective, likewise: an object of your own class.
         device: where to put the tensors; default: the CPU.
 
     Returns:
@@ -83,4 +88,4 @@ def load(
         FileNotFoundError: there is no such file.
         OSError: the file cannot be read.
     """
-    return checkpoint.load(Trainer, path, model, guide, optimizer, device)
+    return checkpoint.load(Trainer, path, model, guide, optimizer, device, elbo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .. import ranks
 from ..data.arguments import Data
-from ..infer import SVI, check_pair
+from ..infer import SVI
 from ..infer.batchnorm import check_single
 from ..infer.engine.graph import Graph
 from ..infer.engine.optimizers import fused
@@ -24,6 +24,7 @@ from ..programs.placing import seen_values
 from .annealing import Annealing
 from .feeds import Loaded, Resident
 from .guard import Guard
+from .history import History
 from .pair import TrainedPair
 from .parallel import Parallel, synchronised
 from .plan import Plan
@@ -47,7 +48,7 @@ class Step:
         self.objective, self.state, self.modules = objective, trainer.state, trainer.modules()
         self.device = feed.device
         self.first = x, y = first(feed)
-        summary = check_pair(model, guide, x, y=y)
+        summary = objective.elbo.examine(model, guide, x, y)
         self.points = tuple(summary.point_masses)
         if summary.outside and feed.count is None:
             raise ValueError(
@@ -58,9 +59,10 @@ class Step:
         self.annealing.check(tuple(summary.latents))
         self.annealing.start(x.device)
         self.annealing.set(self.state.step, len(feed))
-        engine: Engine = objective.engine or ("graph" if len(self.modules) == 2 else "eager")
-        self.replays = engine != "eager"
         estimator = objective.elbo
+        graph = len(self.modules) == 2 and estimator.recordable
+        engine: Engine = objective.engine or ("graph" if graph else "eager")
+        self.replays = engine != "eager" and estimator.recordable
         if ranks.size() > 1:
             estimator = self.running = Parallel(estimator)
         else:
@@ -79,6 +81,8 @@ class Step:
         if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
             self.svi.waiting.add(named_parameters(model=model, guide=guide))
+        if summed := getattr(estimator, "summed", ()):
+            _tell_summed(summed, trainer.history)
 
     def begin_epoch(self, tolerated: int) -> Guard:
         """Look at the records anew, and have the steps guarded; so many may be left out."""
@@ -97,6 +101,16 @@ class Step:
             if (moments := self.state.moments.get(parameter)) is not None:
                 optimizer.state[parameter] = moments
         return optimizer
+
+
+def _tell_summed(sites: Sequence[str], history: History) -> None:
+    """Say what a history has of a bound without terms, unless it had so before."""
+    if not history or history[-1]["kl"]:
+        tqdm.write(
+            f"sites {sites} are summed out, so that the bound has no terms per site: elbo, "
+            "reconstruction and objective of the history are minus the loss per datum, with beta "
+            "and all scales, and kl is empty"
+        )
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -48,19 +49,23 @@ class Trainer(Recorded, TrainedPair):
     alone; a thread that draws from torch's generator by itself draws from that of a seeded run).
 
     Args:
-        model: generative program.
-        guide: inference program.
+        model: generative program: an ``nn.Module``, a method of one, such as ``vae.model``, a
+            ``functools.partial`` or a handler around these, or a function.
+        guide: inference program; it may be another method of the same module.
         beta: weight of the KL: a number >= 0, a schedule, a 0-d tensor that you may fill in
             place, or a mapping from site to one of these.
         lr: learning rate.
         optimizer: a class of ``torch.optim``, or any callable ``optimizer(parameters, lr=...)``.
-        elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), or an
-            estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``.
+        elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), an
+            estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``, or an objective
+            of ``pyro.infer`` or your own subclass, such as ``pyro.infer.TraceEnum_ELBO()``: its
+            own loss and gradient, summed over the data of a step as Pyro does, where the other
+            ones average; the programs run eagerly, and the history is in nats per datum.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
             eager on the CPU, is recorded once a run turns out to be long, and compared with the
             programs again and again, see ``infer.Graph``; "compile" pays in a long run. Default:
-            "graph" for modules, "eager" for plain functions.
+            "graph" for modules and their methods, "eager" for plain functions.
         precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
             in bfloat16, with parameters, densities, KL terms and codebooks in float32.
         seed: seed of this trainer's own random stream (data order, binarisation, latents);
@@ -92,7 +97,7 @@ class Trainer(Recorded, TrainedPair):
         beta: float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor] = 1.0,
         lr: float = 1e-3,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-        elbo: Literal["trace", "analytic"] | Estimator = "trace",
+        elbo: Literal["trace", "analytic"] | Estimator | ELBO = "trace",
         clip_norm: float | None = None,
         engine: Engine | None = None,
         precision: PrecisionName | Precision = "float32",
@@ -163,7 +168,8 @@ class Trainer(Recorded, TrainedPair):
             epochs: passes over the data. After ``resume``: of the interrupted call in all, by
                 default as many as it was to have.
             batch_size: data per step; the last batch of an epoch may be shorter. Default: 128,
-                or that of the interrupted call. A ``DataLoader`` has its own.
+                all for programs of your own that take no fewer, or that of the interrupted call.
+                A ``DataLoader`` has its own.
             validation: data whose bound is estimated after each epoch, in any of these forms
                 (of ``DataSplits`` the validation set, or else the test set); under a graph it is
                 recorded too, in a long run.
@@ -264,6 +270,7 @@ class Trainer(Recorded, TrainedPair):
         model: Callable | None = None,
         guide: Callable | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        elbo: Estimator | ELBO | None = None,
         device: torch.device | str | None = None,
     ) -> Trainer:
         """The trainer of an interrupted run, whose next ``fit`` goes on where it stopped.
@@ -288,9 +295,11 @@ class Trainer(Recorded, TrainedPair):
 
         Args:
             folder: what ``fit`` got as ``checkpoint``.
-            model: your own model, where the file holds tensors only; see ``load``.
+            model: your own model, where the file holds tensors only; see ``load``. Methods of
+                one module are given one by one, ``model=vae.model, guide=vae.guide``.
             guide: your own guide, likewise.
             optimizer: the optimizer, where the file could not hold it.
+            elbo: the objective, likewise.
             device: where to go on; default: the CPU.
 
         Returns:
@@ -315,8 +324,8 @@ class Trainer(Recorded, TrainedPair):
             >>> [row["epoch"] for row in again.history]
             [1, 2, 3]
         """
-        given = {"model": model, "guide": guide, "optimizer": optimizer, "device": device}
-        return checkpoint.resume(cls, folder, **given)
+        given = {"model": model, "guide": guide, "optimizer": optimizer, "elbo": elbo}
+        return checkpoint.resume(cls, folder, **given, device=device)
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""
@@ -332,15 +341,18 @@ class Trainer(Recorded, TrainedPair):
             guide: inference program for the same model.
             freeze_model: train the guide alone until the next swap: the model's parameters get
                 ``requires_grad=False``, those that a guide borrows among them, and ``fit`` runs
-                the model in evaluation mode, so that no buffer changes. The next swap without it
-                thaws exactly these parameters; what you froze yourself stays frozen.
+                the model in evaluation mode, so that no buffer changes. Where a guide is of the
+                model's own module, these are the parameters and the parts that the model's run
+                uses. The next swap without it thaws exactly these parameters; what you froze
+                yourself stays frozen.
 
         Returns:
             This trainer.
 
         Raises:
             TypeError: ``freeze_model`` for a plain function, a guide that is none.
-            ValueError: a guide that does not fit the model, or uses another one's modules. The
+            ValueError: a guide that does not fit the model, or uses another one's modules;
+                ``freeze_model`` for a module that has a guide as well, before any ``fit``. The
                 guide from before then stays.
             RuntimeError: called by a callback within ``fit``.
         """

@@ -17,7 +17,7 @@ from ..data import Dataset
 from ..data.arguments import Arguments, Data
 from ..infer.engine.graph import Graph
 from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, finite_or_checked
-from ..infer.objectives.elbo import ELBOTerms, Estimator
+from ..infer.objectives.elbo import ELBOTerms, Estimator, Whole
 from ..infer.posterior import active, posterior_means
 from ..programs.encoding import encode
 from ..programs.running import measuring
@@ -74,7 +74,7 @@ class Validation:
         kl = {s: float(_joined([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
         elbo = _joined([t.elbo for t in terms])
         shared = {s: kl[s] * n for s, n in terms[0].shared.items()}
-        return {
+        row = {
             "elbo": float(elbo.mean()),
             "objective": total / len(elbo),
             "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
@@ -82,6 +82,10 @@ class Validation:
             "kl": kl,
             **({"kl_global": shared} if shared else {}),
         }
+        if isinstance(terms[0], Whole):
+            # Of batches, not of data
+            del row["elbo_se"]
+        return row
 
     def _once(self, x: Data, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
         return self.estimator(*self.pair, x, y)

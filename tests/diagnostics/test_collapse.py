@@ -5,6 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from chance import sigmas
 from torch import nn
 from torch.distributions import kl_divergence
 
@@ -29,10 +30,10 @@ def gaussian_guide(x):
         pyro.sample("z", dist.Normal(x + SHIFTS, SCALES).to_event(1))
 
 
-def within(terms, expected, errors=3):
-    """Whether a mean is the expected one to ``errors`` standard errors."""
+def within(terms, expected):
+    """Whether a mean is the expected one but for what chance explains."""
     error = float(terms.std()) / math.sqrt(len(terms))
-    return abs(float(terms.mean()) - expected) < errors * error
+    return abs(float(terms.mean()) - expected) < sigmas() * error
 
 
 # The numbers

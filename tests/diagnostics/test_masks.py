@@ -99,7 +99,7 @@ def test_sequences_against_the_closed_form():
         assert within(result.sites[f"z{t}"].mutual_information, PER_STEP * share)
         assert result.units[f"z{t}"].share == pytest.approx(share)
     assert result.collapsed == () and result.cap == pytest.approx(math.log(800))
-    assert "data are compared with those under the same mask alone (800 to 800)" in str(result)
+    assert "compared with those under its own alone (N = 800 to 800)" in str(result)
 
 
 def test_elements_of_a_site_against_the_closed_form():

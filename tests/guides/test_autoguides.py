@@ -1,5 +1,7 @@
 """Pyro's autoguides over a model of ours, and guides with auxiliary sites of their own."""
 
+import copy
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -34,7 +36,12 @@ POINTS = {
     "AutoDelta": autoguide.AutoDelta,
     "AutoLaplaceApproximation": autoguide.AutoLaplaceApproximation,
 }
-ALL = PER_SITE | JOINT | POINTS
+MESSENGERS = {
+    "AutoNormalMessenger": autoguide.AutoNormalMessenger,
+    "AutoHierarchicalNormalMessenger": autoguide.AutoHierarchicalNormalMessenger,
+    "AutoRegressiveMessenger": autoguide.AutoRegressiveMessenger,
+}
+ALL = PER_SITE | JOINT | POINTS | MESSENGERS
 
 
 def pair_of(make, n=12):
@@ -61,18 +68,20 @@ def test_the_loss_is_pyros_and_the_terms_add_up(name):
 def test_training_is_that_of_stock_pyro(name):
     """The same seed and steps; the parameters agree to the rounding of ten steps of Adam."""
     found = []
-    for ours in (False, True):
+    for loss in (None, infer.TraceELBO(), Trace_ELBO()):
         vae, guide, x = pair_of(ALL[name])
         guide(x)
-        if ours:
-            svi = infer.SVI(vae, guide, lambda p: torch.optim.Adam(p, lr=1e-2))
-        else:
+        if loss is None:
             svi = SVI(vae, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+        else:
+            svi = infer.SVI(vae, guide, lambda p: torch.optim.Adam(p, lr=1e-2), loss)
         pyro.set_rng_seed(1)
         losses = torch.tensor([float(svi.step(x)) for _ in range(10)])
         weights = [p.detach().flatten() for m in (vae, guide) for p in m.parameters()]
         found.append((losses, torch.cat(weights)))
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    stock, *ours = found
+    for own in ours:
+        torch.testing.assert_close(own, stock, rtol=1e-3, atol=1e-3)
 
 
 def test_all_data_make_the_autoguide_whoever_is_first():
@@ -182,9 +191,28 @@ class TestRefused:
 
     def test_one_that_runs_the_model(self):
         vae, guide, x = pair_of(autoguide.AutoNormalMessenger)
-        for use in (infer.elbo_terms, infer.check_pair, infer.importance):
+        for use in (
+            infer.importance,
+            diagnostics.collapse,
+            infer.ImportanceWeightedELBO(2),
+            lambda _, guide, x: infer.encode(guide, x),
+        ):
             with pytest.raises(ValueError, match="AutoNormalMessenger runs the model itself"):
                 use(vae, guide, x)
+
+    def test_one_that_runs_another_model(self):
+        vae, guide, x = pair_of(autoguide.AutoNormalMessenger)
+        for pair in (
+            (copy.deepcopy(vae), guide),
+            (handlers.scale_latents(vae, 0.5), guide),
+            (vae, handlers.scale_latents(guide, 0.5)),
+        ):
+            for use in (
+                infer.check_pair,
+                lambda *given: infer.SVI(*given[:2], loss=Trace_ELBO()).step(given[2]),
+            ):
+                with pytest.raises(ValueError, match="runs the model that it was made of"):
+                    use(*pair, x)
 
     def test_a_mark_in_the_model(self):
         def model(x):

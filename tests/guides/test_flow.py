@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from chance import excess
 from pyro.distributions.transforms import AffineAutoregressive
 from torch import nn
 
@@ -42,7 +43,7 @@ def test_the_bound_is_closer_than_mean_field_on_a_bent_posterior():
     evidence = banana.evidence(x)
     gaps = {}
     for guide in (BottomUp(banana.vae), Flow(banana.vae, steps=4)):
-        for lr in (0.02, 0.003):
+        for lr, steps in ((0.02, 250), (0.003, 750)):
             svi = infer.SVI(
                 banana.vae,
                 guide,
@@ -50,15 +51,18 @@ def test_the_bound_is_closer_than_mean_field_on_a_bent_posterior():
                 infer.TraceELBO("mean"),
                 engine="graph",
             )
-            for _ in range(250):
+            for _ in range(steps):
                 svi.step(x)
         elbo = infer.elbo_terms(banana.vae, guide, x, samples=50).elbo
         gaps[type(guide)] = float((evidence - elbo).mean())
     assert gaps[BottomUp] > 0.2
     assert 0 < gaps[Flow] < 0.3 * gaps[BottomUp]
+    base = guide.conditionals["z1"].base
+    with torch.no_grad():  # wider than what is left of the gap, so that weights have a variance
+        base.raw_scale.bias += 1.0
     estimate = infer.importance(banana.vae, guide, x, samples=2000)
-    difference = estimate.log_likelihood - evidence
-    assert abs(difference.mean()) < 3 * estimate.standard_error.square().sum().sqrt() / len(x)
+    error = estimate.standard_error.square().sum().sqrt()
+    assert excess((estimate.log_likelihood - evidence).sum() / error) < 1
 
 
 def test_training_and_importance_sampling_invert_nothing(monkeypatch):

@@ -16,14 +16,16 @@ class Correlated:
 
     sigma = 0.7
 
-    def __init__(self, k=3):
-        self.vae = VAE((6,), latents=k, likelihood=Gaussian(self.sigma), hidden=())
+    def __init__(self):
+        self.vae = VAE((6,), latents=3, likelihood=Gaussian(self.sigma), hidden=())
         layer = self.vae.decoder.layers[0]
         with torch.no_grad():
-            layer.weight.copy_(0.4 * torch.randn(6, k) + 0.8 * torch.randn(6, 1))
+            gram = torch.tensor([[3.0, 2.7, 0.5], [2.7, 3.0, 0.0], [0.5, 0.0, 1.0]])
+            Q = torch.linalg.qr(torch.randn(6, 3)).Q
+            layer.weight.copy_(Q @ torch.linalg.cholesky(gram).T)
         self.vae.requires_grad_(False)
         self.W, self.b = layer.weight, layer.bias
-        self.precision = torch.eye(k) + self.W.T @ self.W / self.sigma**2
+        self.precision = torch.eye(3) + self.W.T @ self.W / self.sigma**2
 
     def posterior(self, x):
         covariance = self.precision.inverse()

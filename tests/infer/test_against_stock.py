@@ -185,9 +185,6 @@ def test_deterministic_sites_anywhere_change_nothing(estimator):
 @pytest.mark.parametrize(
     ("model", "guide", "message"),
     [
-        (programs.factor_outside, programs.plain_guide, "site 'decay': .* one per datum"),
-        (programs.plain_model, programs.factor_outside_guide, "site 'decay': .* one per datum"),
-        (programs.latent_outside, programs.latent_outside_guide, "site 'shared': .* one per dat"),
         (programs.unobserved, programs.plain_guide, "model: it observes nothing: pass obs=x"),
         (programs.scale_repeated, programs.plain_guide, "site 'x': expected a scale of the shape"),
         (programs.mask_repeated, programs.plain_guide, "site 'x': expected a mask of the shape"),
@@ -196,6 +193,35 @@ def test_deterministic_sites_anywhere_change_nothing(estimator):
 def test_what_is_no_bound_per_datum_is_refused_by_site(estimator, model, guide, message):
     with pytest.raises(ValueError, match=message):
         estimator(model, guide, data()[:D])
+
+
+OUTSIDE = [
+    (programs.factor_outside, programs.plain_guide, "decay"),
+    (programs.plain_model, programs.factor_outside_guide, "decay"),
+    (programs.latent_outside, programs.latent_outside_guide, "shared"),
+]
+outside = pytest.mark.parametrize(("model", "guide", "site"), OUTSIDE)
+
+
+@outside
+@pytest.mark.parametrize(
+    ("estimator", "theirs"), [(TraceELBO(), Trace_ELBO()), (AnalyticELBO(), TraceMeanField_ELBO())]
+)
+def test_what_all_data_share_counts_once(estimator, theirs, model, guide, site):
+    case = Case(model, guide)
+    found = ours(estimator, case)
+    check(found, stock(theirs, case))
+    terms = found[2]
+    assert float(terms.elbo.sum()) == pytest.approx(-found[0], rel=1e-10)
+    assert list(terms.kl_global) == [site] * (site in terms.kl)
+
+
+@outside
+def test_what_all_data_share_is_no_part_of_a_weight(model, guide, site):
+    message = f"site '{site}': it is outside the data plate"
+    for run in (ImportanceWeightedELBO(3), log_likelihood):
+        with pytest.raises(ValueError, match=message):
+            run(model, guide, data()[:D])
 
 
 def test_latents_in_a_plate_to_the_left_are_refused_by_importance():

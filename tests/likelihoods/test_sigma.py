@@ -256,8 +256,10 @@ def test_data_with_constant_pixels_train(sigma):
     vae, guide = pair(sigma)
     x = torch.randn(60, 6)
     x[:, :3] = torch.tensor([0.0, 1.0, -2.0])
-    trainer = Trainer(vae, guide, lr=0.02, seed=0)
-    trainer.fit(x, epochs=60, batch_size=20, progress=False)
+    trainer = Trainer(vae, guide, seed=0)
+    # The mean of a constant pixel trembles by lr, which is much beside its sigma
+    for trainer.lr in (0.02, 0.001):
+        trainer.fit(x, epochs=30, batch_size=20, progress=False)
     assert trainer.history[-1]["elbo"] > trainer.history[0]["elbo"]
     sigma = torch.as_tensor(vae.decode(torch.zeros(1, 3)).stddev)
     assert ((sigma >= 1e-4 * 0.999) & sigma.isfinite()).all()

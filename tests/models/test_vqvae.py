@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from chance import LEVEL, chance_of
 from pyro import poutine
 from torch import nn
 
@@ -89,8 +90,7 @@ def test_codes_are_uniform_a_priori():
     trace = poutine.trace(vqvae).get_trace(size=500)
     z = trace.nodes["z1"]["value"]
     assert z.shape == (500, 2, 2, 6) and torch.equal(z.sum(-1), torch.ones(500, 2, 2))
-    share = z.mean((0, 1, 2))
-    assert (share - 1 / 6).abs().max() < 4 * (5 / 36 / 2000) ** 0.5
+    assert chance_of(z.sum((0, 1, 2)), 2000, [1 / 6] * 6) > LEVEL
     trace.compute_log_prob()
     assert trace.nodes["z1"]["log_prob"].tolist() == pytest.approx([-4 * math.log(6)] * 500)
 

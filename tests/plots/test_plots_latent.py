@@ -177,6 +177,57 @@ def test_traversals_of_a_conditional_pair_over_data():
     assert ax.get_yticklabels()[0].get_text().endswith(f"\n{float(kl.max()):.2f} nats")
 
 
+def positive_pair():
+    """A site of LogNormals, whose KL to the prior is that of normals; it needs positive data."""
+
+    def model(x):
+        assert (x > 0).all()
+        with pyro.plate("rows", len(x)):
+            size = pyro.sample("size", dist.LogNormal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Gamma(100.0, 100 / size).to_event(1), obs=x)
+
+    def guide(x):
+        assert (x > 0).all()
+        with pyro.plate("rows", len(x)):
+            pyro.sample("size", dist.LogNormal(x.log(), 0.5).to_event(1))
+
+    return model, guide
+
+
+def test_traversals_of_a_positive_site_are_in_logarithms():
+    model, guide = positive_pair()
+    x = torch.tensor([[0.5, 3.0]])
+    ax = plots.traversals(model, guide, x, dims=[0, 1], values=[-2.0, 0.0, 1.0])
+    expected = infer.traverse(
+        model, guide, x[0], site="size", values=torch.tensor([-2.0, 0.0, 1.0])
+    )
+    assert_drawn(ax, expected.flatten(0, 1), 2, 3)
+    torch.testing.assert_close(expected[0, :, 0], torch.tensor([-2.0, 0.0, 1.0]).exp())
+    assert ax.get_xlabel() == "unconstrained coordinate of the unit"
+    kl = kl_divergence(Normal(x[0].log(), 0.5), Normal(0.0, 1.0))
+    shown = [float(text.split("\n")[1].split()[0]) for text in texts(ax.get_yticklabels())]
+    # Of 1,000 draws
+    assert shown == pytest.approx(kl.tolist(), abs=0.2)
+
+
+def test_a_grid_and_pictures_of_a_program_that_needs_positive_data():
+    model, guide = positive_pair()
+    x = torch.rand(6, 2) + 0.5
+    ax = plots.latent_grid(model, like=x, site="size", steps=3)
+    axis, means = infer.grid_2d(model, like=x, site="size", steps=3)
+    assert_drawn(ax, means.flatten(0, 1), 3, 3)
+    torch.testing.assert_close(means[0, 2], axis[[2, 2]].exp())
+    assert ax.get_xlabel() == "size[0], unconstrained"
+    for draw in (
+        lambda: plots.samples(model, 4, like=x),
+        lambda: plots.layer_samples(model, "size", like=x),
+        lambda: plots.reconstructions(model, guide, x),
+        lambda: plots.uncertainty(model, guide, x),
+        lambda: plots.interpolation(model, guide, x[:2], x[2:4]),
+    ):
+        draw()
+
+
 # latent_grid
 
 

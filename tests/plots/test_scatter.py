@@ -1,6 +1,8 @@
 """Pictures of where data lie in latent space, compared with the numbers that they show."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from drawn import functions, pair, texts
@@ -104,6 +106,23 @@ def test_scatter_of_functions_and_conditional_guides():
     points = offsets(plots.latent_scatter(guide, x, y=y))
     expected = guide.encode(x, y=y).mean["z1"][y.argsort(stable=True)]
     np.testing.assert_allclose(points, expected, rtol=1e-6)
+
+
+def test_scatter_of_a_positive_site_is_in_logarithms():
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("size", dist.LogNormal(x, 0.1).to_event(1))
+
+    x = torch.randn(30, 3)
+    ax = plots.latent_scatter(guide, x[:, :2])
+    # E[z] = exp(x + 0.1^2 / 2)
+    np.testing.assert_allclose(offsets(ax), x[:, :2] + 0.005, rtol=1e-4, atol=1e-5)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == tuple(
+        f"size[{unit}], unconstrained" for unit in range(2)
+    )
+    ax = plots.latent_map(guide, x, x[:, 0])
+    np.testing.assert_allclose(offsets(ax)[:30], PCA(2).fit_transform(x), rtol=1e-3, atol=1e-4)
+    assert ax.get_xlabel().startswith("principal component 1 of size, unconstrained (")
 
 
 @pytest.mark.parametrize(

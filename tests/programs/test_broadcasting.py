@@ -247,3 +247,27 @@ class TestObservedInPart:
         for use in (check_pair, elbo_terms):
             with pytest.raises(ValueError, match=r"'x_unobserved' .*obs_mask=.* poutine.mask"):
                 use(self.model, guide, torch.randn(4, 3))
+
+
+def gaussian_hmm(z):
+    eye = torch.eye(2)
+    noise, start = (dist.MultivariateNormal(torch.zeros(2), eye) for _ in range(2))
+    return dist.GaussianHMM(start, eye, noise, eye, noise)
+
+
+def test_sequences_of_any_duration_are_as_long_as_they_are():
+    x = torch.randn(3, 5, 2)
+    pair = (
+        seeing(lambda x, z: pyro.sample("x", gaussian_hmm(z).expand([len(x)]), obs=x)),
+        lambda x: guide(x[:, 0]),
+    )
+    torch.manual_seed(0)
+    expected = Trace_ELBO().loss(*pair, x)
+    torch.manual_seed(0)
+    assert float(elbo_terms(*pair, x).elbo.sum()) == pytest.approx(-expected)
+    wide = (
+        seeing(lambda x, z: pyro.sample("x", gaussian_hmm(z).expand([len(x)]), obs=x[..., :1])),
+        pair[1],
+    )
+    with pytest.raises(ValueError, match=r"site 'x': expected a value of shape \(3, 5, 2\)"):
+        elbo_terms(*wide, x)

@@ -158,8 +158,20 @@ def test_a_site_outside_the_data_plate():
 
         return run
 
-    with pytest.raises(ValueError, match=r"site 'shared': expected log-prob.*pyro.plate"):
-        check_pair(outside(model), outside(guide), torch.randn(5, 3))
+    found = check_pair(outside(model), outside(guide), torch.randn(5, 3))
+    assert found.outside == ("shared",)
+
+
+def test_no_site_in_a_data_plate():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z[:, None], 1.0).expand(x.shape).to_event(2), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(x[:, 0], 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match=r"site 'z': expected log-prob.*pyro.plate"):
+        check_pair(model, guide, torch.randn(5, 3))
 
 
 @pytest.mark.parametrize("dim", [-1, -2])

@@ -5,6 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from chance import excess
 from fitting import (
     FROZEN,
     GREY,
@@ -168,7 +169,7 @@ def test_dynamic_binarisation_is_drawn_anew_each_epoch():
     logits = vae.decoder(guide.encode(X).mean["z1"]).detach()
     expected = (GREY.x * logits - nn.functional.softplus(logits)).sum(-1).mean()
     mean, error = mean_and_error(found)
-    assert abs(mean - float(expected)) < 3 * error
+    assert excess((mean - float(expected)) / error, draws=60) < 1
     static = GREY.binarized(torch.Generator().manual_seed(0))
     once = fitted((vae, guide), static, **options).history.column("objective")
     assert once == pytest.approx(once[:1] * 60, rel=1e-6)

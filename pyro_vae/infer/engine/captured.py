@@ -58,7 +58,7 @@ class Captured:
         kept: int,
         capture: Capture = cuda_graph,
     ) -> None:
-        device = data[0].device
+        device = (*data, *tensors)[0].device
         self._run, self._tensors, self._constants, self._kept = run, tensors, constants, kept
         self._data = [tensor.clone() for tensor in data]
         self._numbers = [c if c.device == device else c.to(device) for c in constants]

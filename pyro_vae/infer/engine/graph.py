@@ -186,7 +186,8 @@ class Graph:
         """The record of such a call, or None where it is to run as it is."""
         if self._over:
             return None
-        model, guide = as_program(model), as_program(guide)
+        if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
+            model, guide = as_program(model), as_program(guide)
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             self._notice("the model or the guide is a plain function, whose state is hidden")
             return None
@@ -349,7 +350,7 @@ class Graph:
     def _captured(
         self, run: Callable, traced: Traced, data: Sequence[Tensor], constants: Sequence[Tensor]
     ) -> Callable:
-        capture = self.capture or _CAPTURES.get(data[0].device.type)
+        capture = self.capture or _CAPTURES.get((*data, *traced.tensors)[0].device.type)
         if capture is None or traced.kept is None:
             return run
         try:

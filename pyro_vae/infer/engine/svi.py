@@ -46,23 +46,29 @@ def running(
 
     ``after`` steps run eagerly before a graph is recorded; ``announce`` is that of ``Compiler``.
     """
+    check_engine(engine)
+    if engine == "eager":
+        return estimator
+    if not getattr(estimator, "recordable", True):
+        instead = "elbo='trace'" if isinstance(estimator, Estimator) else "loss=TraceELBO()"
+        warnings.warn(
+            f"{type(estimator.elbo).__name__} runs eagerly, not as a graph: pass {instead} with "
+            f"engine={engine!r}, or leave engine out",
+            stacklevel=3,
+        )
+        return estimator
+    compiler = Compiler(announce) if engine == "compile" else None
+    return Graph(estimator, compile=compiler, after=after)
+
+
+def check_engine(engine: Engine) -> None:
+    """Raise ``ValueError`` for an unknown engine."""
     if engine not in get_args(Engine):
         gone = " (which decided by the clock)" if engine == "auto" else ""
         raise ValueError(
             f"engine: expected {' or '.join(map(repr, get_args(Engine)))}, got {engine!r}{gone}: "
             "pass 'graph', or 'compile' for a long run"
         )
-    if engine == "eager":
-        return estimator
-    if isinstance(estimator, StockLoss):
-        name = type(estimator.elbo).__name__
-        warnings.warn(
-            f"{name} runs eagerly, not as a graph: pass loss=TraceELBO() with engine={engine!r}",
-            stacklevel=3,
-        )
-        return estimator
-    compiler = Compiler(announce) if engine == "compile" else None
-    return Graph(estimator, compile=compiler, after=after)
 
 
 class SVI:
@@ -72,7 +78,9 @@ class SVI:
     the data (``reduction="mean"`` in the estimator: nats per datum).
 
     Args:
-        model: generative program: an ``nn.Module`` or a function with ``pyro.param`` sites.
+        model: generative program: an ``nn.Module``, a method of one, such as ``vae.model``, a
+            ``functools.partial`` or a handler around these; or a function with ``pyro.param``
+            sites.
         guide: inference program.
         optimizer: makes a torch optimizer from a list of parameters, for example
             ``functools.partial(torch.optim.Adam, lr=1e-3)``. Default: fused Adam, 1e-3. Those of
@@ -207,7 +215,7 @@ class SVI:
             (x,), y = args, kwargs.get("y")
             if isinstance(x, Tensor | Arguments) and (y is None or are_labels(y)):
                 return x, y
-        if isinstance(args[0], Arguments):
+        if args and isinstance(args[0], Arguments):
             return args[0].replace(plate=self.plate), None
         return Arguments(args, kwargs, plate=self.plate), None
 

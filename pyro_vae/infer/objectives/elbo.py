@@ -6,28 +6,23 @@ import functools
 import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pyro.infer import ELBO
-from pyro.infer.util import is_validation_enabled, validation_enabled
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ...data.arguments import Data, holding, tensors_of
-from ...ground.arguments import whole
+from ...data.arguments import Data
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
-from ...programs.checks import check_data
-from ...programs.given import given
+from ...programs.checks import PairSummary, check_pair
 from ...programs.reading import Contributions, contributions, count_once
-from ...programs.running import measuring, trace_pair
+from ...programs.running import trace_pair
 from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
 from ..engine.internals import surrogate
-from ..engine.repeated import Checked
-from ..stock import instead_of
 from .free_bits import clamp_free_sites
 from .kl import check_order, check_scales, closed_form
 
@@ -70,6 +65,13 @@ class ELBOTerms:
         )
 
 
+class Whole(ELBOTerms):
+    """A bound that has no terms: ``reconstruction`` is its mean, for each datum; ``kl`` is empty.
+
+    That of an objective of Pyro's which sums sites out: minus its loss, with all scales.
+    """
+
+
 def check_possible(elbo: float, reconstruction: float, n: int) -> bool:
     """Warn of a bound that is above what the likelihood allows, by more than chance.
 
@@ -99,6 +101,9 @@ class Estimator(Recorded):
         reduction: "sum" over the data, as Pyro does, or "mean": nats per datum.
     """
 
+    # Whether an engine may record what it computes
+    recordable: ClassVar[bool] = True
+
     def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
         if reduction not in ("sum", "mean"):
             raise ValueError(f"reduction: expected 'sum' or 'mean', got {reduction!r}")
@@ -114,7 +119,8 @@ class Estimator(Recorded):
             check_shapes(model_trace, guide_trace, p.plate)
             warn_enumerated(guide_trace)
         free = clamp_free_sites(p, q, p.plate.size)
-        count_once(p, q)
+        if p.outside or q.outside:
+            count_once(p, q)
         compute_log_probs(model_trace, kinds(model_trace).random)
         loss = -self._objective(model_trace, guide_trace)
         if free is not None:
@@ -125,6 +131,12 @@ class Estimator(Recorded):
 
     def prepare(self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
         """Settle what cannot be settled while a graph is recorded; nothing by default."""
+
+    def examine(
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+    ) -> PairSummary:
+        """What ``check_pair`` finds of a pair that this is to train, and raises."""
+        return check_pair(model, guide, x, y=y)
 
     @abstractmethod
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
@@ -231,112 +243,3 @@ class AnalyticELBO(Estimator):
             return closed_form(site, model_trace, guide_trace)
         except NotImplementedError as error:
             raise ValueError(f"site {site!r}: {error}, use elbo='trace'") from None
-
-
-def elbo_terms(
-    model: Callable,
-    guide: Callable,
-    x: Any,
-    *,
-    y: Tensor | None = None,
-    samples: int = 1,
-    estimator: Estimator | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    plate: str | None = None,
-) -> ELBOTerms:
-    """The terms of the evidence lower bound for each datum, without changing any state.
-
-    elbo = E_q[log p(x|z)] - sum_i KL_i, each expectation estimated with ``samples`` draws. Any
-    beta of the pair is left out: this is the bound itself. Evaluation mode is used and the RNG is
-    restored afterwards, so that a second call gives the same numbers; for other draws change the
-    seed or ``samples``. Many draws cost little of Pyro: those after the first run without its
-    checks, and after a hundred as recorded tensors, bit for bit the same.
-
-    Sites that a guide marks ``is_auxiliary`` count in the KL of the latent that is drawn from
-    them; where an autoguide draws the latents of all data as one, each datum gets an equal part,
-    as it does of the KL of a latent that is outside the data plate, see ``ELBOTerms``.
-
-    Args:
-        model: generative program.
-        guide: inference program.
-        x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
-            with n rows each.
-        y: (n,) labels for a conditional pair.
-        samples: draws per datum.
-        estimator: ``TraceELBO()`` (default) or ``AnalyticELBO()``.
-        arguments: constants among the programs' own arguments, by name.
-        plate: name of the plate over the data, where several could be it.
-
-    Returns:
-        ``ELBOTerms``: elbo (n,), reconstruction (n,), kl {site: (n,)}, in nats per datum, and
-        kl_global {site: ()}, in nats per data set.
-
-    Raises:
-        ValueError: data of the wrong shape or range, a guide that does not fit the model.
-
-    Example:
-        >>> from pyro_vae import guides, likelihoods, models
-        >>> vae = models.VAE((6,), latents=(3, 2), likelihood=likelihoods.Gaussian())
-        >>> terms = elbo_terms(vae, guides.BottomUp(vae), torch.zeros(5, 6), samples=10)
-        >>> terms.elbo.shape, sorted(terms.kl)
-        (torch.Size([5]), ['z1', 'z2'])
-    """
-    whole("samples", samples)
-    x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
-    check_data(model, x, y)
-    # Whatever Pyro's own switch: what follows the first draw relies on its checks
-    with measuring(model, guide, device=x.device), validation_enabled(True):
-        return Drawing(model, guide, estimator)(x, y, samples)
-
-
-class Drawing:
-    """Draws the terms of a pair for batch after batch, in the current mode, advancing the RNG.
-
-    The first draw for a batch runs with all of Pyro's checks, the others replay the recorded
-    tensors where there are many. Its arguments are those of ``elbo_terms``.
-    """
-
-    def __init__(
-        self, model: Callable, guide: Callable, estimator: Estimator | None = None
-    ) -> None:
-        self.model, self.guide, self.estimator = model, guide, estimator or TraceELBO()
-        self._sites: list[str] = []
-        self._shared: dict[str, int] = {}
-        self._again = Checked(self._once, model, guide)
-
-    def __call__(
-        self, x: Data, y: Tensor | None, samples: int = 1, *, checked: bool = False
-    ) -> ELBOTerms:
-        """Means over ``samples`` draws; ``checked`` tells that the model can produce the data."""
-        self._given, data = (x, y), tensors_of(x, y)
-        first = self._again if checked else self._once
-        draws = [first(*data), *(self._again(*data) for _ in range(samples - 1))]
-        if samples == 1:
-            reconstruction, *kl = draws[0]
-        else:
-            reconstruction, *kl = (torch.stack(d).mean(0) for d in zip(*draws, strict=True))
-        return ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)), self._shared)
-
-    def _once(self, *data: Tensor) -> tuple[Tensor, ...]:
-        terms = self.estimator(self.model, self.guide, *holding(*self._given, data))[1]
-        self._sites[:], self._shared = terms.kl, terms.shared
-        return terms.reconstruction, *terms.kl.values()
-
-
-def as_estimator(elbo: str | Estimator) -> Estimator:
-    """An estimator as it is; "trace" and "analytic" as one that averages over the data."""
-    if isinstance(elbo, Estimator):
-        return elbo
-    estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
-    if isinstance(elbo, ELBO):
-        raise TypeError(
-            f"elbo: expected an estimator of pyro_vae, which gives the terms of the bound, got "
-            f"{type(elbo).__name__}: {instead_of(elbo)}"
-        )
-    if isinstance(elbo, type):
-        raise TypeError(
-            f"elbo: expected an object, got the class {elbo.__name__}: pass {elbo.__name__}(...)"
-        )
-    if elbo not in estimators:
-        raise ValueError(f"elbo: expected {' or '.join(map(repr, estimators))}, got {elbo!r}")
-    return estimators[elbo](reduction="mean")

@@ -43,14 +43,14 @@ def sampled_later(site: str, model_trace: Trace, guide_trace: Trace) -> list[str
     return [parent for parent in model_order[: model_order.index(site)] if parent in later]
 
 
-def check_order(model_trace: Trace, guide_trace: Trace) -> None:
-    """Raise ``ValueError`` where the closed form of a site is wrong."""
+def check_order(model_trace: Trace, guide_trace: Trace, by: str = "elbo='analytic'") -> None:
+    """Raise ``ValueError`` where the closed form of a site, which ``by`` takes, is wrong."""
     order = kinds(model_trace).latent
     for site in order:
         if parents := sampled_later(site, model_trace, guide_trace):
             raise ValueError(
-                f"site {site!r}: elbo='analytic' is wrong here, because the guide samples "
-                f"{parents[0]!r}, which the prior of {site!r} may depend on, after {site!r}: "
+                f"site {site!r}: {by} is wrong here, because the guide samples {parents[0]!r}, "
+                f"which the prior of {site!r} may depend on, after {site!r}: "
                 "use elbo='trace', or a guide that samples in the model's order "
                 f"{tuple(order)}"
             )
