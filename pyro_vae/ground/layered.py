@@ -17,7 +17,7 @@ _Item = str | tuple[str, str, int]
 _SWEEPS = 24
 # Ways bend for nodes, not nodes for ways
 _WEIGHT_OF_BENDS = 0.03
-_BESIDE_BENDS, _BETWEEN_LANES = 0.6, 1.5
+_BETWEEN_BENDS, _BESIDE_BENDS, _BETWEEN_LANES = 0.25, 0.6, 1.5
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def _placed(
         total = 0.0
         for before, item in itertools.pairwise([None, *row]):
             if before is not None:
-                bend = isinstance(before, tuple) or isinstance(item, tuple)
-                total += _BESIDE_BENDS if bend else 1.0
+                bends = isinstance(before, tuple) + isinstance(item, tuple)
+                total += (1.0, _BESIDE_BENDS, _BETWEEN_BENDS)[bends]
             offsets[item] = total
     place = {item: offsets[item] - offsets[row[-1]] / 2 for row in rows for item in row}
     for sweep in range(_SWEEPS):

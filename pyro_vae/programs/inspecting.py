@@ -183,7 +183,8 @@ def _inspected(model: Callable, x: Data, y: Tensor | None, plate: str | None) ->
     check_observed(first.trace)
     around = data_plate([first.trace], n, plate=plate)
     frames = {site: around.frame(node) for site, node in first.nodes.items()}
-    if not any(frames.values()) or around.size != n:
+    # Pyro's plates may have no size, -1
+    if not any(frames.values()) or around.size not in (n, -1):
         raise ValueError(
             f"model: expected a plate of the {n} data that it was run on, got sites "
             f"{[*first.nodes]} without: sample what belongs to a datum inside "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -32,14 +31,8 @@ class Factorisation:
 
     def __repr__(self) -> str:
         """A factor per latent."""
-        return " ".join(
-            f"q({site}|{','.join(seen)})" if seen else f"q({site})"
-            for site, seen in self.inputs.items()
-        )
-
-    def _repr_html_(self) -> str:
-        """What ``print`` shows, for notebooks."""
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        factors = [f"q({s}|{','.join(of)})" if of else f"q({s})" for s, of in self.inputs.items()]
+        return " ".join(factors) or "nothing to draw"
 
 
 def faithful_inverse(structure: Structure, order: Order = "bottom-up") -> Factorisation:

@@ -115,12 +115,16 @@ def _frames(
         ways = [p for arrow, way in bends.items() if members.issuperset(arrow) for p in way]
         boxes = [_box(centres[node], half) for node in members] + [*map(_box, ways)]
         boxes += [box for other, box in found.items() if inside[other] <= members]
-        found[label] = (
-            min(box[0] for box in boxes) - 0.15,
-            min(box[1] for box in boxes) - 0.1 - _LABEL,
-            max(box[2] for box in boxes) + 0.15,
-            max(box[3] for box in boxes) + 0.15,
+        left, bottom, right, top = (
+            limit(box[i] for box in boxes) for i, limit in enumerate((min, min, max, max))
         )
+        wanting = max(0.0, 0.085 * len(label) - 0.1 - (right - left)) / 2
+        left, right = left - 0.15 - wanting, right + 0.15 + wanting
+        bottom -= 0.1 + _LABEL
+        # No label on another
+        while any(bottom == box[1] and left < box[2] and box[0] < right for box in found.values()):
+            bottom -= _LABEL
+        found[label] = (left, bottom, right, top + 0.15)
     return found
 
 

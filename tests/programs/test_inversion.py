@@ -255,8 +255,3 @@ def test_bad_orders_and_discrete_latents_are_refused():
 
     with pytest.raises(ValueError, match=r"site 'k': .* got a Bernoulli: mark it infer="):
         faithful_inverse(structure(mixture, X))
-
-
-def test_notebooks_show_what_is_printed():
-    found = inverse(NAMED["chain"][0])
-    assert found._repr_html_() == f"<pre>{found}</pre>"

@@ -48,7 +48,7 @@ def test_it_prints_what_a_person_wants_to_see():
         '  x   observed (3,)  in "data"  <- z1',
     ]
     assert found.posterior == {"z2": ("z1",), "z1": ("z2", "x")}
-    page = found._repr_html_()
+    page = found.to_html()
     assert all(text in page for text in ("~ Normal (4,)", "in &quot;data&quot;", "&lt;- z2"))
     assert "| z1 | ~ Normal (4,) |" in found.to_markdown()
 
@@ -376,8 +376,7 @@ def test_parameters_that_were_trained_stay():
     program = Program()
     store = pyro.get_param_store()
     program(X)
-    with torch.no_grad():
-        store._params["scale"].add_(1.0)
+    store["scale"] = torch.tensor(3.0)
     before = {name: value.clone() for name, value in store.items()}
     structure(program, X)
     assert {*store.keys()} == {*before}
