@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import operator
 
+from pyro.nn import PyroModule
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.modules import batchnorm
 from torch.utils import _python_dispatch
@@ -26,3 +28,12 @@ mask_of = operator.attrgetter("_mask")
 def unchecked(distribution: Distribution) -> bool:
     """Whether a distribution was made with ``validate_args=False``."""
     return vars(distribution).get("_validate_args") is False
+
+
+def constrained_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """What Pyro keeps of a ``PyroModule``: name in its store -> unconstrained, the module's own."""
+    if not isinstance(module, PyroModule):
+        return {}
+    prefix = f"{module._pyro_name}." if module._pyro_name else ""
+    names = module._pyro_params
+    return {prefix + name: getattr(module, f"{name}_unconstrained") for name in names}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import pyro
 from pyro.distributions.constraints import real
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from ..ground.internals import constrained_parameters
 from .methods import held_by
 
 _counter = itertools.count(1)
@@ -28,8 +30,9 @@ _kept: list[dict[str, dict[str, Any]]] = []
 def unregistered(*programs: Callable, stored: bool = True) -> Iterator[None]:
     """Run programs without their modules in Pyro's store: for optimizers that hold the tensors.
 
-    Nor do they find there the tensors of other modules of the same names. Unless what else they
-    leave there is to be ``stored``, it is afterwards as it was: names, tensors, constraints.
+    Nor do they find there the tensors of other modules of the same names that were run so. Unless
+    what else they leave there is to be ``stored``, it is afterwards as it was: names, tensors,
+    constraints.
     """
     global _active
     before, _active = _active, False
@@ -38,6 +41,8 @@ def unregistered(*programs: Callable, stored: bool = True) -> Iterator[None]:
     if not stored:
         _kept.append(store.get_state())
     try:
+        if len(store):
+            _forget_namesakes(programs)
         with own:
             yield
     finally:
@@ -67,6 +72,25 @@ class _Own(Messenger):
             # Looked up late: other tensors stand for them while they are recorded
             self.held = {id(p): p for module in modules for p in module.parameters()}
         return id(value) in self.held
+
+
+# Those whose tensors Pyro itself keeps in its store, by names that others may have as well
+_constrained: weakref.WeakSet[PyroModule] = weakref.WeakSet()
+
+
+def _forget_namesakes(programs: Iterable[Callable]) -> None:
+    """Drop from Pyro's store what of another module would stand for tensors of these."""
+    store = pyro.get_param_store()
+    modules = itertools.chain.from_iterable(map(held_by, programs))
+    for module in itertools.chain.from_iterable(map(nn.Module.modules, modules)):
+        for name, own in constrained_parameters(module).items():
+            _constrained.add(module)
+            if name not in store or (held := store[name].unconstrained()) is own:
+                continue
+            # What nobody holds was put there on purpose, as by loading the store
+            others = itertools.chain.from_iterable(m.parameters(False) for m in _constrained)
+            if any(held is parameter for parameter in others):
+                del store[name]
 
 
 def _forget(prefix: str) -> None:

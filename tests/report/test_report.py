@@ -303,7 +303,7 @@ def test_an_old_report_stays_when_a_new_one_fails(digits, tmp_path, monkeypatch)
     def broken(*args, **kwargs):
         raise ValueError("broken")
 
-    monkeypatch.setattr("pyro_vae.report.page.check_pair", broken)
+    monkeypatch.setattr("pyro_vae.report.page.few", broken)
     with pytest.raises(ValueError, match="broken"):
         write_report(path, fitted(digits, latents=2), digits)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

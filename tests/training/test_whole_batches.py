@@ -6,6 +6,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 from pyro_vae import Trainer, diagnostics, infer
@@ -113,3 +115,42 @@ def test_other_programs_are_trained_in_minibatches():
     trainer = Trainer(pair.model, pair.guide, lr=0.05, seed=0).fit(X, epochs=50, progress=False)
     assert trainer.step == 100
     assert abs(pair.loc - 1 / 3) < 0.05
+
+
+class Positive(PyroModule):
+    """A guide whose scales are constrained, which Pyro keeps in its store by their name alone."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(N))
+        self.scale = PyroParam(torch.full((N,), scale), dist.constraints.positive)
+
+    def forward(self, x):
+        with pyro.plate("rows", N):
+            pyro.sample("z", dist.Normal(self.loc, self.scale))
+
+
+def model(x):
+    with pyro.plate("rows", N):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[:, None], 1.0).expand([N, 2]).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("stock_before", [False, True])
+def test_guides_of_one_class_train_their_own_tensors(stock_before):
+    first, second = Positive(1.0), Positive(2.0)
+    if stock_before:
+        SVI(model, first, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(X)
+    trainer = Trainer(model, first, lr=0.01, seed=0)
+    for guide, other in ((first, second), (second, first), (first, second)):
+        before = [guide.scale.detach().clone(), other.scale.detach().clone()]
+        if guide is not trainer.guide:
+            trainer.swap_guide(guide)
+        trainer.fit(X, epochs=2, progress=False)
+        assert (guide.scale != before[0]).all()
+        assert torch.equal(other.scale, before[1])
+        # An evaluation of one is not of the other
+        mine, others = (
+            infer.elbo_terms(model, g, X, samples=50).elbo.mean() for g in (guide, other)
+        )
+        assert abs(mine - others) > 0.1

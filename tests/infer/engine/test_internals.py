@@ -15,6 +15,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.nn.modules import module as all_modules
@@ -438,6 +439,24 @@ def try_frames():
     assert [(name, frame.size) for name, frame in frames.items()] == [("rows", 5)]
 
 
+def try_constrained():
+    class Scaled(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.scale = PyroParam(torch.ones(2), dist.constraints.positive)
+            self.inner = nn.Linear(1, 1)
+
+        def forward(self):
+            return self.scale
+
+    scaled, other = Scaled(), Scaled()
+    other()
+    assert list(lower.constrained_parameters(scaled)) == ["scale"]
+    assert lower.constrained_parameters(scaled)["scale"] is scaled.scale_unconstrained
+    assert lower.constrained_parameters(other)["scale"] is pyro.param("scale").unconstrained()
+    assert lower.constrained_parameters(nn.Linear(1, 1)) == {}
+
+
 def try_masks():
     mask = torch.tensor([True, False])
     assert lower.mask_of(dist.Normal(0.0, 1.0).mask(True)) is True
@@ -486,6 +505,7 @@ TRIED = {
     "tree_map": try_trees,
     "tree_map_only": try_trees,
     "BatchNorm": try_batch_norm,
+    "constrained_parameters": try_constrained,
     "mask_of": try_masks,
     "prototype_frames": try_frames,
     "unchecked": try_unchecked,
