@@ -31,7 +31,7 @@ def unchecked(distribution: Distribution) -> bool:
 
 
 def constrained_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """What Pyro keeps of a ``PyroModule``: name in its store -> unconstrained, the module's own."""
+    """What Pyro keeps of a ``PyroModule``: name in its store -> the module's tensor."""
     if not isinstance(module, PyroModule):
         return {}
     prefix = f"{module._pyro_name}." if module._pyro_name else ""
