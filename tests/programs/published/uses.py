@@ -357,6 +357,10 @@ def second(make: Make, pair: Pair) -> Pair:
 
 def run_by(program: Callable, pair: Pair) -> dict[str, torch.Tensor]:
     """The tensors that a program's draws and densities depend on."""
+    # Another module's, where both are of one name
+    store, held = pyro.get_param_store(), {id(p) for part in pair.parts for p in part.parameters()}
+    for name in [name for name in store if id(store[name].unconstrained()) in held]:
+        del store[name]
     trace = poutine.trace(program).get_trace(*pair.args, **pair.kwargs)
     trace.compute_log_prob()
     sites = [s for s in trace.nodes.values() if s["type"] == "sample"]
@@ -399,7 +403,7 @@ def resumes(make: Make, folder: Path) -> None:
     rows = fitted(whole, epochs=3).history
     expected = values(whole)
     fitted(made(make), epochs=2, fit={"checkpoint": folder, "every": 1})
-    pair = made(make)
+    pair = warm(made(make))
     own = {} if loss_of(pair) is None else {"elbo": pair.elbo()}
     trainer = Trainer.resume(folder, model=pair.model, guide=pair.guide, **own)
     run(trainer, pair, epochs=3)
