@@ -9,9 +9,12 @@ import operator
 
 from torch.distributions import Distribution
 from torch.nn.modules import batchnorm
+from torch.utils import _python_dispatch
 
 # The base of batch normalisation of any dimension
 BatchNorm = batchnorm._BatchNorm
+# A mode that sees every operation
+DispatchMode = _python_dispatch.TorchDispatchMode
 # How often a tensor was changed in place; those made in inference mode cannot tell
 version = operator.attrgetter("_version")
 # Of an autoguide: the plates of the model's first run, by name

@@ -2,7 +2,10 @@
 
 from ..programs.checks import PairSummary
 from ..programs.encoding import Encoding, decode, encode
+from ..programs.inspecting import structure
+from ..programs.inversion import Factorisation, faithful_inverse
 from ..programs.modes import evaluating
+from ..programs.structure import Structure
 from .batchnorm import recalibrate_batchnorm
 from .comparison import GuideComparison, GuideResult, compare_guides
 from .engine.graph import Graph
@@ -22,12 +25,14 @@ __all__ = [
     "AnalyticELBO",
     "ELBOTerms",
     "Encoding",
+    "Factorisation",
     "Graph",
     "GuideComparison",
     "GuideResult",
     "ImportanceEstimate",
     "ImportanceWeightedELBO",
     "PairSummary",
+    "Structure",
     "TraceELBO",
     "UntrainedWarning",
     "check_pair",
@@ -36,6 +41,7 @@ __all__ = [
     "elbo_terms",
     "encode",
     "evaluating",
+    "faithful_inverse",
     "grid_2d",
     "importance",
     "interpolate",
@@ -44,5 +50,6 @@ __all__ = [
     "recalibrate_batchnorm",
     "reconstruct",
     "sample",
+    "structure",
     "traverse",
 ]

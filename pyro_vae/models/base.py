@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import networks
 from ..likelihoods.base import check_values, feature_shape
 from ..programs.program import Model
+from ..programs.structure import Observed
 
 
 class DecoderModel(Model):
@@ -25,6 +26,12 @@ class DecoderModel(Model):
     def event_size(self) -> int:
         """Number of elements of one datum."""
         return math.prod(self.event_shape)
+
+    @property
+    def _observed(self) -> dict[str, Observed]:
+        """The only observed site, for ``structure``."""
+        kind, shape = type(self.likelihood).__name__, self.event_shape
+        return {"x": Observed(distribution=kind, event_shape=shape, argument="x", whole=True)}
 
     def _feature_shape(self) -> tuple[int, ...]:
         return feature_shape(self.likelihood, self.event_shape)

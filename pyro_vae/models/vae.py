@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions.constraints import real_vector
 
 from .. import networks
 from ..conditionals.hand_over import HandOver
@@ -17,6 +18,7 @@ from ..distributions import declared
 from ..ground.arguments import known
 from ..ground.streams import forked
 from ..likelihoods import Likelihood
+from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_likelihood
 from .sigma import Phase, predict_sigma
 
@@ -181,6 +183,21 @@ class VAE(DecoderModel):
         # From the top on, as they are named
         above = [*self.latent_sizes][: len(self.latent_sizes) - layer][::-1]
         return above if self.skip else above[:1]
+
+    @property
+    def structure(self) -> Structure:
+        """The sites and who sees whom, as ``infer.structure`` tells them."""
+        latents, parents = {}, {}
+        for site, conditional in self.conditionals.items():
+            normal = isinstance(conditional, StandardNormal | DiagonalNormal)
+            name = "Normal" if normal else type(conditional).__name__
+            shape = (self.latent_sizes[site],)
+            latents[site] = Latent(distribution=name, event_shape=shape, support=real_vector)
+        labels = ("y",) if self.condition else ()
+        for layer, site in enumerate((*self.latents, "x")):
+            seen = self._sees(len(self.latents) - layer)
+            parents[site] = (*seen, *(labels if seen else ()))
+        return Structure(latents, self._observed, parents, labels)
 
     def _context_size(self, layer: int) -> int:
         return sum(self.latent_sizes[s] for s in self._sees(layer)) + self.condition

@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import Distribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.distributions.constraints import independent, one_hot
 from torch.nn.functional import embedding
 
 from .. import networks
@@ -20,6 +21,7 @@ from ..ground.recorded import takes
 from ..likelihoods import Likelihood
 from ..networks.grids import GridDecoder, grid_shape
 from ..programs.encoding import decode
+from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_likelihood
 
 _SITE = "z1"
@@ -143,6 +145,17 @@ class VQVAE(DecoderModel):
         sizes = [arguments.get("codes") or 512, arguments.get("code_dim") or 64]
         codebook = MovingAverage(*sizes, **MovingAverage.absent)
         return {**arguments, "codebook": codebook}
+
+    @property
+    def structure(self) -> Structure:
+        """The sites and who sees whom, as ``infer.structure`` tells them."""
+        z = Latent(
+            distribution=type(self.conditionals[_SITE]).__name__,
+            event_shape=(*self.grid_shape, self.codes),
+            support=independent(one_hot, len(self.grid_shape)),
+            discrete=True,
+        )
+        return Structure({_SITE: z}, self._observed, {_SITE: (), "x": (_SITE,)})
 
     @property
     def convolutional(self) -> bool:

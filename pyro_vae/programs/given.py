@@ -32,6 +32,7 @@ def as_arguments(
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
     name: str = "data",
+    labelled: bool = False,
 ) -> Arguments | None:
     """Data as the arguments of programs of one's own.
 
@@ -46,6 +47,7 @@ def as_arguments(
         arguments: constants, by name.
         plate: name of the plate over the data.
         name: what the data are called in errors.
+        labelled: whether labels need not be for the programs, as for colours of a picture.
 
     Raises:
         TypeError: data that no program takes, or not all that a program needs.
@@ -59,7 +61,8 @@ def as_arguments(
             )
         return None
     if not isinstance(data, Arguments):
-        found = _columns(data, programs, own=bool(arguments) or plate is not None, name=name)
+        own = bool(arguments) or plate is not None
+        found = _columns(data, programs, own=own, labelled=labelled, name=name)
         if found is None:
             return None
         args, kwargs = found
@@ -83,13 +86,15 @@ def matched(
     device: torch.device | str | None = None,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
+    labelled: bool = False,
 ) -> Dataset | Arguments:
     """``data`` on the device and in the floating dtype of the programs' first parameter.
 
-    They are anything that ``as_dataset`` or ``as_arguments`` takes. A ``device`` takes the place
-    of the programs'; errors call the data ``name``.
+    They are anything that ``as_dataset`` or ``as_arguments`` takes, where the other arguments are
+    explained. A ``device`` takes the place of the programs'.
     """
-    own = as_arguments(data, *programs, arguments=arguments, plate=plate, name=name)
+    options = {"arguments": arguments, "plate": plate, "name": name, "labelled": labelled}
+    own = as_arguments(data, *programs, **options)
     if own is not None:
         return own if device is None else own.to(device)
     data = as_dataset(data, name)
@@ -118,7 +123,7 @@ def given(
 
 
 def _columns(
-    data: Any, programs: tuple[Callable, ...], *, own: bool, name: str
+    data: Any, programs: tuple[Callable, ...], *, own: bool, labelled: bool, name: str
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
     """Positional and keyword arguments; None for x, with labels or without."""
     if data is None:
@@ -143,6 +148,8 @@ def _columns(
             if are_labels(y) and not own:
                 return None
             return (as_column(x, "x"),), {"y": as_column(y, "y")}
+        if labelled and are_labels(y) and not any(map(takes_second, programs)):
+            return None
         data = x if y is None else pair
     if isinstance(data, Mapping):
         return (), {str(k): as_column(v, str(k)) for k, v in data.items()}

@@ -36,7 +36,7 @@ def test_what_does_not_work_is_told_with_its_reason():
 def fixed(x):
     with pyro.plate("rows", 9):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x)
+        pyro.sample("x", dist.Normal(z[:, None] + 0 * x, 1.0).to_event(1), obs=x)
 
 
 def fixed_guide(x):

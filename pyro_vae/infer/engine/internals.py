@@ -23,7 +23,7 @@ from torch.fx import GraphModule, graph_module
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.modules import module as all_modules
 from torch.optim import optimizer as all_optimizers
-from torch.utils import _python_dispatch, _pytree
+from torch.utils import _pytree
 
 _ATEN = torch.ops.aten
 
@@ -56,9 +56,7 @@ adam, adamw = torch._fused_adam_, torch._fused_adamw_
 add_to_each, copy_each = torch._foreach_add_, torch._foreach_copy_
 norm_of_each = torch._foreach_norm
 
-# A mode that sees every operation; their class, such as that of ``torch.ops.aten.add.Tensor``;
-# what one of them declares
-DispatchMode = _python_dispatch.TorchDispatchMode
+# The class of operations, such as that of ``torch.ops.aten.add.Tensor``; what one declares
 Operator = torch._ops.OpOverload
 schema = operator.attrgetter("_schema")
 # Have read lengths from tensors

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .internals import SIZING, UNSAFE_INDEX, DispatchMode, schema, tree_leaves
+from ...ground.internals import DispatchMode
+from .internals import SIZING, UNSAFE_INDEX, schema, tree_leaves
 
 _ATEN = torch.ops.aten
 _DEPENDING = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...data.arguments import Data
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
-from ...programs.checks import PairSummary, check_pair
+from ...programs.checks import PairSummary, compared
 from ...programs.reading import Contributions, contributions, count_once
 from ...programs.running import trace_pair
 from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
@@ -142,7 +142,7 @@ class Estimator(Recorded):
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> PairSummary:
         """What ``check_pair`` finds of a pair that this is to train, and raises."""
-        return check_pair(model, guide, x, y=y)
+        return compared(model, guide, x, y)
 
     @abstractmethod
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:

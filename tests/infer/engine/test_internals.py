@@ -284,7 +284,7 @@ def try_buffers():
     assert norm.running_mean is replaced
 
 
-class Listed(internals.DispatchMode):
+class Listed(lower.DispatchMode):
     def __init__(self):
         super().__init__()
         self.seen = []
