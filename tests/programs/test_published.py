@@ -4,13 +4,11 @@ import re
 import warnings
 
 import pytest
-from published import PUBLISHED, REFUSED, TOLD, UNTRAINED
+from published import CELLS, PUBLISHED, REFUSED, TOLD, UNTRAINED
 from published.uses import USES, loss_of, made, told
 from published_page import PAGE, page
 
 from pyro_vae.infer import UntrainedWarning, check_pair
-
-CELLS = [(name, use) for name in PUBLISHED for use in USES]
 
 
 @pytest.fixture
