@@ -25,7 +25,7 @@ from .pair import Pair
 
 Make = Callable[[], Pair]
 # Draws of an estimate that is compared with another one, and how many standard errors it may miss
-DRAWS, WIDE = 40, 6
+DRAWS, WIDE = 20, 6
 
 
 def made(make: Make, seed: int = 0) -> Pair:
