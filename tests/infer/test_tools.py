@@ -59,10 +59,12 @@ def test_nothing_is_tried_before_it_is_asked_for_and_nothing_left_behind():
         runs.append(len(x))
         return fixed(x)
 
+    model = vae()
+    model.train()
+    guide = BottomUp(model)
     found = check_pair(counted, fixed_guide, X)
-    before, model = len(runs), vae()
-    kept = check_pair(model, BottomUp(model), X)
-    stream = torch.get_rng_state()
+    before, stream = len(runs), torch.get_rng_state()
+    kept = check_pair(model, guide, X)
     assert len(runs) == before
     text = str(found)
     assert len(runs) > before
