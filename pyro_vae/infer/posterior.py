@@ -28,7 +28,7 @@ def posterior_means(
     which all data share, are left out. No state changes, modes and RNG among it; dynamic
     binarisation is drawn once.
     """
-    batch_size = len(data) if is_per_datum(guide) else batch_size
+    batch_size = max(1, len(data)) if is_per_datum(guide) else batch_size
     with undisturbed(guide, device=data.device):
         batches = data.batches(batch_size)
         parts = [_means(guide, x, y) for x, y in batches]

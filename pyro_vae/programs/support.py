@@ -87,7 +87,16 @@ def _common(distributions: Sequence[Any]) -> Constraint | None:
         first, *others = [d.support for d in distributions]
     except NotImplementedError:
         return None
+    if _of_rows(first):
+        return None
     return first if all(_alike(first, other) for other in others) else None
+
+
+def _of_rows(support: Constraint) -> bool:
+    """Whether bounds may be those of the few data alone."""
+    found = vars(support).values()
+    bounds = any(isinstance(v, Tensor) and v.numel() > 1 for v in found)
+    return bounds or any(_of_rows(v) for v in found if isinstance(v, Constraint))
 
 
 def _unchecked(distribution: object) -> bool:

@@ -37,6 +37,11 @@ def write(
     Where ``arguments`` is None, they are written if JSON can hold them.
     """
     modules = checked({"model": trainer.model, "guide": trainer.guide})
+    if trainer.steps is not None and (stored := trainer.steps.svi.stored):
+        raise TypeError(
+            f"pyro.param({stored[0]!r}): it is in Pyro's store and in no module, which alone a "
+            "file holds: make it an nn.Parameter or a PyroParam of a module"
+        )
     if arguments is None:
         with contextlib.suppress(TypeError):
             return write(path, trainer, run=run)

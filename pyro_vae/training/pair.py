@@ -18,6 +18,7 @@ from ..programs.belonging import check_run, join
 from ..programs.checks import check_guide, check_minibatches
 from ..programs.methods import as_program
 from ..programs.placing import usable_device
+from ..programs.unwrapping import is_ours
 from ..schedules import Schedule
 from .annealing import Annealing
 from .history import History
@@ -47,7 +48,8 @@ class TrainedPair:
         plate: str | None = None,
     ) -> None:
         check_guide(model, guide)
-        check_minibatches(guide)
+        if is_ours(model):
+            check_minibatches(guide)
         self.model, self.guide, self.plate = as_program(model), as_program(guide), plate
         self.state = state
         self.objective, self.steps = objective, None
@@ -219,7 +221,8 @@ class TrainedPair:
     def _swap(self, guide: Callable, *, freeze_model: bool) -> None:
         self._refuse_in_fit("swap_guide", "end the run with trainer.stop()", do="call it")
         check_guide(self.model, guide)
-        check_minibatches(guide)
+        if is_ours(self.model):
+            check_minibatches(guide)
         guide = as_program(guide)
         if isinstance(guide, nn.Module):
             guide.to(self.device)

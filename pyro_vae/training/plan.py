@@ -24,6 +24,8 @@ from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..ground.streams import forked
 from ..likelihoods import Gaussian
+from ..programs.autoguides import is_per_datum
+from ..programs.checks import check_minibatches
 from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
@@ -93,7 +95,9 @@ class Plan:
             validation = source(validation, "validation", *pair, divide=turns, **known)
             _check_names(data, validation, trainer.model)
         feed = data
-        if not isinstance(data, Loaded):
+        if isinstance(data, Loaded):
+            check_minibatches(trainer.guide)
+        else:
             batch_size = _batch_size(trainer, data, batch_size)
             # Programs of a person's own may have parameters for each row
             in_order = len(data) <= batch_size and not any(map(is_ours, pair))
@@ -167,6 +171,14 @@ class Plan:
 def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | None) -> int:
     """As asked, or the default; all data for programs that take no fewer, else ``ValueError``."""
     batch_size = asked or _BATCH_SIZE
+    if is_per_datum(trainer.guide):
+        # An autoguide has as many parameters as there are data in its first run
+        _runs(trainer, data)
+        if not is_per_datum(trainer.guide):
+            return batch_size
+        if asked is None or len(data) <= asked:
+            return max(len(data), 1)
+        check_minibatches(trainer.guide)
     if len(data) <= batch_size or any(map(is_ours, (trainer.model, trainer.guide))):
         return batch_size
     # What is wrong with all data as well is told where the pair is tried

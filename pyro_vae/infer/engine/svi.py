@@ -135,7 +135,7 @@ class SVI:
         self._checked = False
         self._watch: Watch | None = None
         self._sites = Sites()
-        self.waiting = Waiting(1)
+        self.waiting, self.stored = Waiting(1), ()
         self.terms: ELBOTerms | None = None
 
     def _factory(self, optimizer: OptimizerFactory | PyroOptim) -> OptimizerFactory:
@@ -240,6 +240,8 @@ class SVI:
         with turn, Sites() as sites, undisturbed(self.model, self.guide, device=x.device):
             with validation_enabled(True):
                 run(self.model, self.guide, x, y)
+        held = {*map(id, named_parameters(model=self.model, guide=self.guide).values())}
+        self.stored = tuple(name for name, p in sites.found.items() if id(p) not in held)
         store, found = dict(pyro.get_param_store().named_parameters()), {}
         for name, parameter in sites.found.items():
             if store.get(name) is parameter:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 from . import autoencoders, factors, mixtures, partly_labelled, regressions, sequences
 from .pair import Pair
+from .uses import USES
 
 # Where the shape was published -> what makes such a pair anew
 PUBLISHED: dict[str, Callable[[], Pair]] = {
@@ -47,7 +50,18 @@ PUBLISHED: dict[str, Callable[[], Pair]] = {
 
 # Programs with parameters that get no gradient under these data, as under stock Pyro
 UNTRAINED = ("cvae", "ss_vae_M2")
-# (program, use) -> the line with which it is refused
-REFUSED: dict[tuple[str, str], str] = {}
-# (program, use) -> the line of the warning with which it goes through
-TOLD: dict[tuple[str, str], str] = {}
+# Programs that have their data themselves: there is nothing to validate them on
+WITHOUT_DATA = ("forecast", "lda", "svi_part_i", "gplvm", "sv-dkl", "neutra", "inclined_plane")
+CELLS = [
+    (name, use)
+    for name in PUBLISHED
+    for use in USES
+    if not (name in WITHOUT_DATA and use == "validation")
+]
+OUTCOMES = Path(__file__).parent / "outcomes.json"
+_found = json.loads(OUTCOMES.read_text())
+# (program, use) -> the line with which it is refused, and that of the warning with which it works
+REFUSED, TOLD = (
+    {(name, use): line for name, lines in _found[kind].items() for use, line in lines.items()}
+    for kind in ("refused", "told")
+)

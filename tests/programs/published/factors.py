@@ -107,7 +107,7 @@ def faces(n=10):
 
 def sparse_gamma():
     pair, elbo = SparseGamma(), TraceMeanField_ELBO
-    other = functools.partial(SparseGammaGuide, pair.model)
+    other = functools.partial(AutoNormal, pair.model)
     return Pair(pair.model, pair.guide, faces(), elbo=elbo, minibatches=False, other=other)
 
 
@@ -132,7 +132,8 @@ class SparseGammaGuide(EasyGuide):
 def easy_guide():
     model = SparseGamma().model
     guide = SparseGammaGuide(model)
-    return Pair(model, guide, faces(), parts=(guide,), minibatches=False)
+    other = functools.partial(AutoNormal, model)
+    return Pair(model, guide, faces(), parts=(guide,), minibatches=False, other=other)
 
 
 def matrix_model(data, rank=2):

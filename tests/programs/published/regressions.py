@@ -216,7 +216,8 @@ def gplvm():
         torch.linspace(-1, 1, 6)[:, None], y, kernel, torch.linspace(-1, 1, 3)[:, None]
     )
     module = gp.models.GPLVM(base)
-    return Pair(module.model, module.guide, None, parts=(module,), minibatches=False)
+    other = functools.partial(AutoNormal, module.model)
+    return Pair(module.model, module.guide, None, parts=(module,), minibatches=False, other=other)
 
 
 def deep_kernel():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -159,4 +161,5 @@ def profile_hmm():
     module = ProfileHMM(latent_seq_length=3, alphabet_length=4)
     sequences = torch.eye(4)[torch.randint(4, (10, 5))]
     scale = {"local_scale": torch.tensor(1.0)}
-    return Pair(module.model, module.guide, sequences, scale, parts=(module,))
+    other = functools.partial(AutoNormal, module.model)
+    return Pair(module.model, module.guide, sequences, scale, parts=(module,), other=other)
