@@ -106,7 +106,9 @@ def data_plate(
         around = [frame for frames in around for frame in frames]
     frame = next((frame for frame in around if frame.name in names), None)
     if frame is None:
-        return DataPlate(names, n or 1, n or 1, whole=not n)
+        # Where nothing stands for a row of the data, all rows are one datum
+        whole = not n or (total in (None, n) and not outer and all(map(_is_single, both)))
+        return DataPlate(names, 1, 1, whole=True) if whole else DataPlate(names, n, n)
     found = _measured(names, frame, n, total)
     if others:
         names |= _of_the_guide(found, nodes, _nodes(others[0]))
@@ -114,6 +116,11 @@ def data_plate(
     if plate is None and not outer:
         _check_others(found, both, vars(first).get(PROGRAM))
     return found
+
+
+def _is_single(node: dict[str, Any]) -> bool:
+    """Whether a site has one density: neither plates around it nor dimensions of a batch."""
+    return node["fn"].batch_shape == () and not _frames(node, 0)
 
 
 def _only_frame(traces: Iterable[Trace], n: int) -> CondIndepStackFrame | None:

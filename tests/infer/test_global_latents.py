@@ -381,9 +381,6 @@ def test_an_autoguide_of_globals_alone_takes_minibatches():
             pyro.sample("x", dist.Normal(w, SIGMA), obs=x[:, 0])
 
     x, guide = rows(), AutoNormal(observe)
-    with pytest.raises(ValueError, match=r"run guide\(x\) once before"):
-        Trainer(observe, guide)
-    guide(x)
     trainer = Trainer(observe, guide, lr=0.05, seed=0)
     trainer.fit(x, epochs=60, batch_size=B, progress=False)
     precision = 1 / WIDTH**2 + N / SIGMA**2

@@ -4,9 +4,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vae import infer
+from pyro_vae import Trainer, infer
 from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer import check_pair, importance
@@ -162,7 +163,7 @@ def test_a_site_outside_the_data_plate():
     assert found.outside == ("shared",)
 
 
-def test_no_site_in_a_data_plate():
+def test_programs_without_a_plate_are_about_one_datum():
     def model(x):
         z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1))
         pyro.sample("x", dist.Normal(z[:, None], 1.0).expand(x.shape).to_event(2), obs=x)
@@ -170,8 +171,17 @@ def test_no_site_in_a_data_plate():
     def guide(x):
         pyro.sample("z", dist.Normal(x[:, 0], 1.0).to_event(1))
 
+    x = torch.randn(5, 3)
+    assert check_pair(model, guide, x).outside == ("z", "x")
+    pyro.set_rng_seed(0)
+    expected = -Trace_ELBO().loss(model, guide, x)
+    pyro.set_rng_seed(0)
+    terms = infer.elbo_terms(model, guide, x)
+    assert terms.elbo.shape == (1,)
+    assert math.isclose(float(terms.elbo), expected, rel_tol=1e-5)
+    # Parts of it would be other ones
     with pytest.raises(ValueError, match=r"site 'z': expected log-prob.*pyro.plate"):
-        check_pair(model, guide, torch.randn(5, 3))
+        Trainer(model, guide).fit(torch.randn(300, 3), epochs=1, progress=False)
 
 
 @pytest.mark.parametrize("dim", [-1, -2])
