@@ -169,8 +169,10 @@ def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | No
     batch_size = asked or _BATCH_SIZE
     if len(data) <= batch_size or any(map(is_ours, (trainer.model, trainer.guide))):
         return batch_size
-    # What is wrong with all data as well is told where the pair is tried
-    if _runs(trainer, data[:batch_size]) or not _runs(trainer, data):
+    part = data[:batch_size]
+    # What is wrong with all data as well is told where the pair is tried; all of them may show
+    # which plates are not theirs, but as large as a batch
+    if _runs(trainer, part) or not _runs(trainer, data) or _runs(trainer, part):
         return batch_size
     if asked is None:
         return len(data)
