@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyro
@@ -88,11 +88,22 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
         shown = {s: present(guide_trace.nodes[s]) for s in sites}
         masks = {s: mask.reshape(len(x), -1) for s, mask in shown.items() if mask is not None}
         parts.append((values, *densities, masks, tuple(kinds(model_trace).latent)))
+        refuse_missing(parts[0][0], values)
     columns = [
         {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
         for column in range(4)
     ]
     return Draws(*columns, model_order=parts[0][4])
+
+
+def refuse_missing(some: Iterable[str], others: Iterable[str]) -> None:
+    """Raise ``ValueError`` for a site that some of the data have and a program not for others."""
+    if missing := {*some} ^ {*others}:
+        raise ValueError(
+            f"site {min(missing)!r}: the guide draws it for some of the data only, as for the "
+            "longest sequence of a batch, and latents of all are compared here: draw it for all, "
+            "under a mask where a datum has none, or pass data of one length"
+        )
 
 
 def refuse_unlike(model: Callable, guide: Callable, sets: list[Dataset], batch_size: int) -> None:
@@ -230,6 +241,7 @@ def _conditioned(guide: Callable, x: Data, y: Tensor | None, z: Values) -> pouti
 def _densities(
     trace: poutine.Trace, sites: list[str], shape: tuple[int, ...], x: Tensor
 ) -> Values:
+    refuse_missing(sites, [s for s in sites if s in trace.nodes])
     read = Contributions(trace, shape, getattr(x, "plate", None))
     return {s: read.density(s) for s in sites}
 

@@ -24,15 +24,25 @@ def posterior_means(
 ) -> dict[str, Tensor]:
     """E[z_i | x] per latent site as ``encode`` gives it, site -> (n, *latent shape).
 
-    What a mask hides, a latent that a datum does not have, is NaN; those outside the data plate,
-    which all data share, are left out. No state changes, modes and RNG among it; dynamic
-    binarisation is drawn once.
+    A latent that a datum does not have, which a mask hides or its batch lacks, is NaN; those
+    outside the data plate, which all data share, are left out. No state changes, modes and RNG
+    among it; dynamic binarisation is drawn once.
     """
     batch_size = max(1, len(data)) if is_per_datum(guide) else batch_size
     with undisturbed(guide, device=data.device):
         batches = data.batches(batch_size)
         parts = [_means(guide, x, y) for x, y in batches]
-    return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
+    found = {site: value for part in parts for site, value in part.items()}
+    rows = [len(next(iter(part.values()), ())) for part in parts]
+    return {
+        site: torch.cat(
+            [
+                part[site] if site in part else value.new_full((n, *value.shape[1:]), math.nan)
+                for n, part in zip(rows, parts, strict=True)
+            ]
+        )
+        for site, value in found.items()
+    }
 
 
 def _means(guide: Callable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:

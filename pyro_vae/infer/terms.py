@@ -18,7 +18,7 @@ from ..programs.checks import check_data
 from ..programs.given import given
 from ..programs.running import measuring
 from .engine.repeated import Checked
-from .objectives.elbo import ELBOTerms, Estimator, TraceELBO, Whole
+from .objectives.elbo import ELBOTerms, Estimator, TraceELBO, Whole, joined
 from .objectives.pyro_elbo import as_estimator
 
 
@@ -144,8 +144,4 @@ def dataset_terms(
             draw(x, y, samples, checked=checks and i > 0)
             for i, (x, y) in enumerate(data.batches(batch_size))
         ]
-    return ELBOTerms(
-        torch.cat([p.reconstruction for p in parts]),
-        {site: torch.cat([p.kl[site] for p in parts]) for site in parts[0].kl},
-        parts[0].shared,
-    )
+    return joined(parts)

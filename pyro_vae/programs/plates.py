@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,9 +17,11 @@ from .unwrapping import innermost
 Frames = list[CondIndepStackFrame]
 # What Pyro says for the size of ``pyro.plate("data")``
 _ANY = -1
-# Where a trace keeps the model that it is of
+# The plate of an objective of Pyro with ``vectorize_particles``
+_PARTICLES = "num_particles_vectorized"
+# Where a trace keeps the program that it is of
 PROGRAM = "program_of_trace"
-# Plates of each model that once were not as large as the data, so that theirs is another one
+# Plates of each program that once were not as large as the data, so that theirs is another one
 _others: WeakKeyDictionary[Callable, set[str]] = WeakKeyDictionary()
 
 
@@ -31,8 +33,8 @@ class DataPlate:
         names: what the programs call it.
         size: how many data there are in a trace.
         total: how many there are in the whole data set.
-        counted: whether the programs themselves count these data as ``total``, because they
-            subsample the plate.
+        objective: of how many data an objective is the sum: of more than ``size`` where the
+            programs themselves subsample the plate.
         whole: whether there is none, in programs that have their data themselves: these are one
             datum, and all sites are outside.
     """
@@ -40,18 +42,13 @@ class DataPlate:
     names: frozenset[str]
     size: int
     total: int
-    counted: bool = False
+    objective: int
     whole: bool = False
 
     @property
     def share(self) -> float:
         """How much of what is outside the plate belongs to these data in an objective."""
-        return 1.0 if self.counted else self.size / self.total
-
-    @property
-    def objective(self) -> int:
-        """Of how many data an objective is the sum."""
-        return self.total if self.counted else self.size
+        return self.objective / self.total
 
     def frame(self, node: dict[str, Any]) -> CondIndepStackFrame | None:
         """The plate around a site; None outside of it."""
@@ -101,20 +98,22 @@ def data_plate(
         names = frozenset([plate])
     else:
         sites = observed if others else [*nodes.values()]
-        around = _candidates(sites, n, outer)
-        names = _chosen(around, _candidates(nodes.values(), n, outer), n)
+        no_data = frozenset().union(*_others_of(first, *others))
+        around = _candidates(sites, n, outer, no_data)
+        names = _chosen(around, _candidates(nodes.values(), n, outer, no_data), n)
         around = [frame for frames in around for frame in frames]
     frame = next((frame for frame in around if frame.name in names), None)
     if frame is None:
         # Where nothing stands for a row of the data, all rows are one datum
         whole = not n or (total in (None, n) and not outer and all(map(_is_single, both)))
-        return DataPlate(names, 1, 1, whole=True) if whole else DataPlate(names, n, n)
+        size = 1 if whole else n
+        return DataPlate(names, size, size, size, whole=whole)
     found = _measured(names, frame, n, total)
     if others:
         names |= _of_the_guide(found, nodes, _nodes(others[0]))
-        found = DataPlate(names, found.size, found.total, found.counted)
+        found = replace(found, names=names)
     if plate is None and not outer:
-        _check_others(found, both, vars(first).get(PROGRAM))
+        _check_others(found, both, _others_of(first, *others))
     return found
 
 
@@ -142,12 +141,16 @@ def _nodes(trace: Trace) -> dict[str, dict[str, Any]]:
 
 
 def _frames(node: dict[str, Any], outer: int) -> Frames:
-    return [frame for frame in node["cond_indep_stack"] if frame.vectorized][outer:]
+    stack = node["cond_indep_stack"]
+    return [f for f in stack if f.vectorized and f.name != _PARTICLES][outer:]
 
 
-def _candidates(sites: Iterable[dict[str, Any]], n: int, outer: int) -> list[Frames]:
+def _candidates(
+    sites: Iterable[dict[str, Any]], n: int, outer: int, no_data: Set[str]
+) -> list[Frames]:
     """The plates of each site that may be that of n data; none of sites without."""
     around = [_frames(node, outer) for node in sites]
+    around = [[f for f in frames if f.name not in no_data] or frames for frames in around]
     for may_be in (lambda f: suits(f, n), lambda f: f.full_size == n, lambda f: True):
         found = [[frame for frame in frames if may_be(frame)] for frames in around]
         if any(found):
@@ -180,9 +183,10 @@ def _measured(
 ) -> DataPlate:
     size, full = frame.size, frame.full_size
     if size == _ANY:
-        return DataPlate(names, n, total or n)
+        return DataPlate(names, n, total or n, n)
     if full not in (None, size):
-        return DataPlate(names, size, full, counted=True)
+        # Of a batch, or of all data
+        return DataPlate(names, size, (total if full == n else None) or full, full)
     if size != n:
         if n and total not in (None, n):
             raise ValueError(
@@ -190,7 +194,7 @@ def _measured(
                 f"{total}, got {size} in the program: pass batch_size={total}, all in each step"
             )
         total = None
-    return DataPlate(names, size, total or size)
+    return DataPlate(names, size, total or size, size)
 
 
 def _of_the_guide(
@@ -207,17 +211,25 @@ def _of_the_guide(
     return frozenset(found.difference(f.name for node in outside for f in _frames(node, 0)))
 
 
+def _others_of(*traces: Trace) -> list[set[str]]:
+    """Plates of programs that are not the data's, by their traces; to be added to."""
+    programs = [vars(trace)[PROGRAM] for trace in traces if PROGRAM in vars(trace)]
+    return [_others.setdefault(innermost(program), set()) for program in programs]
+
+
 def _check_others(
-    plate: DataPlate, nodes: Iterable[dict[str, Any]], program: Callable | None
+    plate: DataPlate, nodes: Iterable[dict[str, Any]], no_data: list[set[str]]
 ) -> None:
     """Raise ``ValueError`` for sites of another plate that may always be as large as the data."""
-    known_others = set() if program is None else _others.setdefault(innermost(program), set())
     for node in nodes:
+        frames = [frame for frame in _frames(node, 0) if frame.name not in plate.names]
+        for names in no_data:
+            names.update(frame.name for frame in frames if frame.size != plate.size)
         if plate.frame(node) is not None:
             continue
-        frames = _frames(node, 0)
-        known_others.update(frame.name for frame in frames if frame.size != plate.size)
-        if others := [frame for frame in frames if frame.name not in known_others]:
+        if others := [
+            frame for frame in frames if not any(frame.name in names for names in no_data)
+        ]:
             raise AmbiguousPlateError(
                 f"site {node['name']!r}: its plate {others[0].name!r} is as large as that of the "
                 f"data, {min(plate.names)!r} ({plate.size}): give both one name if each of its "

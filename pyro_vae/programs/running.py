@@ -55,10 +55,10 @@ def trace_pair(
             args, kwargs = arguments_of(model, x, y)
             guide(*args, **kwargs)
             model_trace, guide_trace = guide.get_traces()
+            vars(model_trace)[PROGRAM] = model
         else:
             guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
-    vars(model_trace)[PROGRAM] = model
     check_observed(model_trace)
     check_latents(model_trace, guide_trace, enumerating=enumerating)
     return model_trace, guide_trace
@@ -71,10 +71,12 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
     """
     args, kwargs = arguments_of(program, x, y)
     try:
-        return poutine.trace(program).get_trace(*args, **kwargs)
+        trace = poutine.trace(program).get_trace(*args, **kwargs)
     except TypeError:
         refuse_missing(program, args, kwargs)
         raise
+    vars(trace)[PROGRAM] = program
+    return trace
 
 
 @contextlib.contextmanager

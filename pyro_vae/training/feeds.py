@@ -58,6 +58,14 @@ class Resident:
         return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))
 
 
+def part_of(x: Data, total: int | None) -> Data:
+    """Data that know of how many in all they are a part."""
+    if isinstance(x, Arguments):
+        return x if total is None or not x.columns else x.replace(total=total)
+    x.total = total
+    return x
+
+
 def parts(batches: list[Any]) -> list[Any]:
     """This process's part of every batch, for training; ``ValueError`` if one has too few data."""
     if (least := min(map(len, batches), default=ranks.size())) < ranks.size():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from ..programs.checks import check_minibatches
 from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
-from .feeds import Loaded, Resident, check_source, source, turns
+from .feeds import Loaded, Resident, check_source, part_of, source, turns
 from .guard import limit_of
 from .pair import TrainedPair
 from .parallel import check_parallel
@@ -173,7 +174,7 @@ def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | No
     batch_size = asked or _BATCH_SIZE
     if is_per_datum(trainer.guide):
         # An autoguide has as many parameters as there are data in its first run
-        _runs(trainer, data)
+        _runs(trainer, data, len(data))
         if not is_per_datum(trainer.guide):
             return batch_size
         if asked is None or len(data) <= asked:
@@ -181,8 +182,11 @@ def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | No
         check_minibatches(trainer.guide)
     if len(data) <= batch_size or any(map(is_ours, (trainer.model, trainer.guide))):
         return batch_size
-    # What is wrong with all data as well is told where the pair is tried
-    if _runs(trainer, data[:batch_size]) or not _runs(trainer, data):
+    part = data[:batch_size]
+    # What is wrong with all data as well is told where the pair is tried; all of them may show
+    # which plates are not theirs, but as large as a batch
+    runs = functools.partial(_runs, trainer, total=len(data))
+    if runs(part) or not runs(data) or runs(part):
         return batch_size
     if asked is None:
         return len(data)
@@ -192,9 +196,11 @@ def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | No
     )
 
 
-def _runs(trainer: TrainedPair, data: Dataset | Arguments) -> bool:
+def _runs(trainer: TrainedPair, data: Dataset | Arguments, total: int) -> bool:
+    """Whether the pair runs on data, which are a part of ``total``."""
+    x = part_of(seen_values(data), total)
     try:
-        trainer.elbo.examine(trainer.model, trainer.guide, seen_values(data), data.y)
+        trainer.elbo.examine(trainer.model, trainer.guide, x, data.y)
     except Exception:  # whatever a program raises
         return False
     return True

@@ -22,7 +22,7 @@ from ..infer.engine.trainable import Waiting, named_parameters
 from ..programs.modes import training
 from ..programs.placing import seen_values
 from .annealing import Annealing
-from .feeds import Loaded, Resident
+from .feeds import Loaded, Resident, part_of
 from .guard import Guard
 from .history import History
 from .pair import TrainedPair
@@ -131,4 +131,4 @@ def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) 
 def first(feed: Resident | Loaded, n: int | None = None) -> tuple[Data, Tensor | None]:
     """The first data, with which a pair is tried: n of them, or as many as a batch has."""
     data = feed.data[: n or feed.batch_size]
-    return seen_values(data), data.y
+    return part_of(seen_values(data), feed.count), data.y

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,9 +47,18 @@ class Totals:
     def add(self, loss: Tensor, terms: ELBOTerms) -> None:
         """Add a step: its loss, summed over the data, and the terms of its bound."""
         self.count += len(terms.reconstruction)
-        self._sites, self._shared = tuple(terms.kl), terms.shared
+        if self._sites != (sites := tuple(terms.kl)):
+            terms = self._widened(terms, sites)
+        self._shared = terms.shared
         parts = (terms.reconstruction, *terms.kl.values())
         self._steps.append(torch.stack([-loss, *(part.sum() for part in parts)]))
+
+    def _widened(self, terms: ELBOTerms, sites: tuple[str, ...]) -> ELBOTerms:
+        """The terms at the sites of all steps, which need not have the same."""
+        self._sites = (*self._sites, *(s for s in sites if s not in self._sites))
+        size, none = 2 + len(self._sites), torch.zeros_like(terms.reconstruction)
+        self._steps = [torch.cat([s, s.new_zeros(size - len(s))]) for s in self._steps]
+        return replace(terms, kl={s: terms.kl.get(s, none) for s in self._sites})
 
     def combine(self) -> None:
         """Add up the steps of all processes of the run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ..data import Dataset
 from ..data.arguments import Arguments, Data
 from ..infer.engine.graph import Graph
 from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, finite_or_checked
-from ..infer.objectives.elbo import ELBOTerms, Estimator, Whole
+from ..infer.objectives.elbo import ELBOTerms, Estimator, Whole, joined
 from ..infer.posterior import active, posterior_means
 from ..programs.encoding import encode
 from ..programs.running import measuring
@@ -71,14 +71,15 @@ class Validation:
             # Not by what adds tensors up: processes may have unequal numbers of batches
             told = ranks.each((total, [_on_cpu(t) for t in terms]))
             total, terms = sum(t for t, _ in told), [t for _, part in told for t in part]
-        kl = {s: float(_joined([t.kl[s] for t in terms]).mean()) for s in terms[0].kl}
-        elbo = _joined([t.elbo for t in terms])
-        shared = {s: kl[s] * n for s, n in terms[0].shared.items()}
+        found = joined(terms)
+        kl = {s: float(_exact(value).mean()) for s, value in found.kl.items()}
+        elbo = _exact(found.elbo)
+        shared = {s: kl[s] * n for s, n in found.shared.items()}
         row = {
             "elbo": float(elbo.mean()),
             "objective": total / len(elbo),
             "elbo_se": float(elbo.std() / math.sqrt(len(elbo))) if len(elbo) > 1 else 0.0,
-            "reconstruction": float(_joined([t.reconstruction for t in terms]).mean()),
+            "reconstruction": float(_exact(found.reconstruction).mean()),
             "kl": kl,
             **({"kl_global": shared} if shared else {}),
         }
@@ -102,9 +103,9 @@ class _Quiet(Graph):
         pass
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def _exact(values: Tensor) -> Tensor:
     """One value for each datum, in double, whose sums do not overflow."""
-    return torch.cat(list(parts)).cpu().double()
+    return values.cpu().double()
 
 
 def _on_cpu(terms: ELBOTerms) -> ELBOTerms:

@@ -167,6 +167,19 @@ def test_a_batch_of_a_known_whole_is_a_share_of_stock_pyros_subsample(estimator,
     torch.testing.assert_close(mean, expected[0] / N)
 
 
+@estimators
+def test_a_batch_of_a_known_whole_that_the_program_subsamples(estimator, theirs):
+    x, rows_of = rows(), torch.arange(3)
+
+    def programs(size):
+        of = lambda _: pyro.plate("data", size, subsample=rows_of)  # noqa: E731
+        return pair(widen=1.3, of=of)
+
+    found = ours(estimator, *programs(6), part(x[:6], N))
+    check(found, stock(theirs, *programs(N), x), times=6 / N)
+    torch.testing.assert_close(found[2].kl["w"].sum() * N / 3, found[2].kl_global["w"])
+
+
 def test_draws_that_are_not_reparametrised():
     class Scored(Posterior):
         def q(self):

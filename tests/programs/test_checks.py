@@ -180,8 +180,8 @@ def test_programs_without_a_plate_are_about_one_datum():
     assert terms.elbo.shape == (1,)
     assert math.isclose(float(terms.elbo), expected, rel_tol=1e-5)
     # Parts of it would be other ones
-    with pytest.raises(ValueError, match=r"site 'z': expected log-prob.*pyro.plate"):
-        Trainer(model, guide).fit(torch.randn(300, 3), epochs=1, progress=False)
+    with pytest.raises(ValueError, match="batch_size: expected all 300 data in each step"):
+        Trainer(model, guide).fit(torch.randn(300, 3), epochs=1, batch_size=60, progress=False)
 
 
 @pytest.mark.parametrize("dim", [-1, -2])

@@ -259,6 +259,53 @@ def test_a_plate_that_was_of_another_size_is_none_of_the_data():
     assert list(trainer.history[-1]["kl_global"]) == ["means"]
 
 
+class Elements(nn.Module):
+    """A latent for each element of a matrix, whose rows are the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.5))
+
+    def model(self, x):
+        with pyro.plate("rows", len(x), dim=-2), pyro.plate("columns", 3, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, SIGMA), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x), dim=-2), pyro.plate("columns", 3, dim=-1):
+            pyro.sample("z", dist.Normal(self.gain * x, 0.5))
+
+
+@pytest.mark.parametrize("batch_size", [4, 3], ids=["last", "first"])
+def test_batches_as_large_as_a_plate_inside_a_datum(batch_size):
+    pair, x = Elements(), torch.randn(7, 3)
+    trainer = Trainer(pair.model, pair.guide)
+    trainer.fit(x, epochs=2, batch_size=batch_size, validation=x[:3], progress=False)
+    assert len(infer.elbo_terms(pair.model, pair.guide, x[:3]).elbo) == 3
+    estimates = [
+        infer.log_likelihood(pair.model, pair.guide, x, importance_samples=5, chunk_size=rows)
+        for rows in (3, 35)
+    ]
+    torch.testing.assert_close(*estimates)
+
+
+def test_as_many_particles_as_data():
+    """Whose plate is the objective's, not the programs'."""
+    elbo = Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
+    x = sequences()[:3]
+
+    def model(x):
+        with pyro.plate("all", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, SIGMA), obs=x[:, 0])
+
+    def guide(x):
+        with pyro.plate("all", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+
+    assert infer.elbo_terms(model, guide, x, estimator=elbo).elbo.shape == (3,)
+
+
 def test_a_batch_that_is_not_divided_as_the_plate_is():
     x = sequences().mT[:2].clone()
     x.total = T

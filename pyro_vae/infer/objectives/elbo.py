@@ -6,7 +6,7 @@ import functools
 import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -69,6 +69,19 @@ class ELBOTerms:
             f"{float(self.elbo.mean()):.2f}, reconstruction "
             f"{float(self.reconstruction.mean()):.2f}, {kl}"
         )
+
+
+def joined(parts: Sequence[ELBOTerms]) -> ELBOTerms:
+    """The terms of all data by those of batches; no KL of a site that a batch does not have."""
+    sites = dict.fromkeys(site for part in parts for site in part.kl)
+    return ELBOTerms(
+        torch.cat([part.reconstruction for part in parts]),
+        {
+            s: torch.cat([p.kl[s] if s in p.kl else torch.zeros_like(p.elbo) for p in parts])
+            for s in sites
+        },
+        {site: total for part in parts for site, total in part.shared.items()},
+    )
 
 
 class Whole(ELBOTerms):
