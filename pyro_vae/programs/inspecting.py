@@ -162,7 +162,7 @@ def _columns(model: Callable, x: Data, y: Tensor | None) -> dict[str, Tensor]:
     args, kwargs = arguments_of(model, x, y)
     positional = [p.name for p in parameters_of(model) if p.kind in _POSITIONAL]
     names = [*positional[: len(args)], *(named(i) for i in range(len(positional), len(args)))]
-    columns = {id(t) for t in (*columns_of(x), y)}
+    columns = {id(t) for t in (*columns_of(x), y) if t is not None}
     found = {**dict(zip(names, args, strict=True)), **kwargs}
     return {name: value for name, value in found.items() if id(value) in columns}
 
@@ -185,7 +185,7 @@ def _inspected(model: Callable, x: Data, y: Tensor | None, plate: str | None) ->
     for other in others:
         _check_alike(first, other)
     check_observed(first.trace)
-    around = data_plate([first.trace], n, plate=plate)
+    around = data_plate([first.trace], n, plate=plate or getattr(x, "plate", None))
     frames = {site: around.frame(node) for site, node in first.nodes.items()}
     # A program that has its data itself knows how many; Pyro's plates may have no size, -1
     if not any(frames.values()) or (n and around.size not in (n, -1)):

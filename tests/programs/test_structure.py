@@ -470,8 +470,11 @@ def test_the_data_plate_is_told_where_several_could_be_it():
     with pytest.raises(ValueError, match=r"plates .*'rows', 'columns'.*pass plate="):
         structure(model, X)
     for name, other in (("rows", "columns"), ("columns", "rows")):
-        found = structure(model, X, plate=name)
-        assert found.plate == name and [p.name for p in found.latents["z"].plates] == [other]
+        for found in (
+            structure(model, X, plate=name),
+            structure(model, Arguments((X,), plate=name)),
+        ):
+            assert found.plate == name and [p.name for p in found.latents["z"].plates] == [other]
 
 
 # Errors
