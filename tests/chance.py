@@ -31,7 +31,7 @@ def excess(errors, draws=math.inf):
 
 def chance_of(counts, draws, probabilities):
     """The p-value of the least likely of such counts (binomial, two-sided, Bonferroni's)."""
-    k, p = np.asarray(counts), np.asarray(probabilities, dtype=float)
+    k, p = (torch.as_tensor(v).detach().double().numpy() for v in (counts, probabilities))
     tails = np.minimum(stats.binom.cdf(k, draws, p), stats.binom.sf(k - 1, draws, p))
     return 2 * k.size * float(tails.min())
 

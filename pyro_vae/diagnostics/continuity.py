@@ -115,7 +115,7 @@ def continuity(
     """
     whole("steps", steps, 3)
     whole("pairs", pairs)
-    with examined(data, model, guide) as (data, _):
+    with examined(data, model, guide, labelled=True) as (data, _):
         if data.y is None or len(data.y.unique()) < 2:
             raise ValueError(
                 "data: expected labels of at least two classes, to tell the ends apart"

@@ -99,7 +99,7 @@ def disentanglement(
         >>> sorted(disentanglement(vae, guides.BottomUp(vae), d, folds=2).scores)[-2:]
         ['MIG', 'SAP']
     """
-    with examined(data, model, guide) as (data, _):
+    with examined(data, model, guide, labelled=True) as (data, _):
         if data.factors is None:
             raise ValueError(
                 "data: expected a Dataset with factors, got none: use data.shapes(), or pass your "

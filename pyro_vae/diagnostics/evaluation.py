@@ -14,8 +14,7 @@ from ..data import Dataset
 from ..data.arguments import columns_of
 from ..ground.arguments import whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, or_none, with_error
-from ..infer import importance
-from ..infer.importance import ImportanceEstimate
+from ..infer.importance import ImportanceEstimate, weighed
 from ..infer.objectives.elbo import ELBOTerms, check_possible
 from ..infer.terms import dataset_terms
 from ..programs.examining import examined
@@ -200,8 +199,8 @@ def evaluate(
         terms = dataset_terms(model, guide, data, batch_size=batch_size)
         estimate = None
         if importance_samples and not points:
-            estimate = importance(
-                model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size
+            estimate = weighed(
+                model, guide, x, y, samples=importance_samples, chunk_size=chunk_size
             )
         compared = None
         if reference is not None:

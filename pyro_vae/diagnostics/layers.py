@@ -170,7 +170,7 @@ def layers(
         torch.Size([20, 2])
     """
     positive("threshold", threshold)
-    with examined(data, model, guide) as (data, (pair,)):
+    with examined(data, model, guide, labelled=True) as (data, (pair,)):
         terms = dataset_terms(model, guide, data, batch_size=batch_size)
         means = posterior_means(guide, data, batch_size=batch_size)
     # The model samples from the top, the table starts at the data

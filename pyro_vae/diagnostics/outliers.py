@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..ground.tables import Table, Tabular
-from ..infer import importance
+from ..infer.importance import weighed
 from ..infer.terms import dataset_terms
 from ..programs.examining import examined
 from .rarity import log_density
@@ -110,13 +110,13 @@ def outliers(
         raise ValueError("strange: 'normal' is the name of the data that belong: choose another")
     scores, populating = {}, reference
     for name, given in {"normal": normal, **kinds}.items():
-        with examined(given, model, guide) as (d, _):
+        with examined(given, model, guide, labelled=True) as (d, _):
             if len(d) < 2:
                 raise ValueError(f"{name}: expected at least 2 data, got {len(d)}")
         terms = dataset_terms(model, guide, d, batch_size=batch_size)
         found = {"-ELBO": -terms.elbo}
         if importance_samples:
-            estimate = importance(model, guide, d.x, y=d.y, samples=importance_samples)
+            estimate = weighed(model, guide, d.x, d.y, samples=importance_samples)
             found["-log p(x)"] = -estimate.log_likelihood
         found["KL"] = sum(terms.kl.values())
         populating = d if populating is None else populating

@@ -218,7 +218,7 @@ def _sets(
     sets = {"data": data} if reference is None else {"data": data, "reference": reference}
     with contextlib.ExitStack() as stack:
         for name, d in sets.items():
-            sets[name], _ = stack.enter_context(examined(d, model, guide))
+            sets[name], _ = stack.enter_context(examined(d, model, guide, labelled=True))
         refuse_unlike(model, guide, [*sets.values()], batch_size)
     if len(sets[name]) < 2:
         raise ValueError(f"{name}: expected at least 2 data to compare with, got 1")

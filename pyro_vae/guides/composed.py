@@ -82,7 +82,7 @@ class Composed(Guide):
                     f"parts[{i}]: expected a module, got {part!r}: make it the forward of an "
                     "nn.Module"
                 )
-        model = model or getattr(parts[0], "model", None)
+        model = getattr(parts[0], "model", None) if model is None else model
         if model is None or (globals is not None and like is None):
             raise TypeError(
                 "globals: expected the model and data to run it on, got none: pass model=, and "

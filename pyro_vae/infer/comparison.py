@@ -26,7 +26,7 @@ from ..programs.methods import as_program
 from ..programs.modes import training
 from .comparison_picture import guide_comparison
 from .engine.svi import SVI
-from .importance import ImportanceEstimate, importance
+from .importance import ImportanceEstimate, weighed
 from .objectives.elbo import ELBOTerms
 from .terms import dataset_terms
 
@@ -216,8 +216,8 @@ def compare_guides(
             terms = dataset_terms(model, guide, data, batch_size=batch_size)
             estimate = None
             if not pair.point_masses:
-                estimate = importance(
-                    model, guide, x, y=y, samples=importance_samples, chunk_size=chunk_size
+                estimate = weighed(
+                    model, guide, x, y, samples=importance_samples, chunk_size=chunk_size
                 )
             results[name] = (terms, estimate, pair.point_masses)
     times = _times(model, guides, x[:_BATCH], None if y is None else y[:_BATCH])

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
 from ..programs.autoguides import check_batch, few, is_autoguide, is_per_datum
-from ..programs.checks import check_data, check_pair
+from ..programs.checks import check_data, compared
 from ..programs.given import given
 from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import measuring, trace_pair, traced
@@ -103,8 +103,21 @@ def importance(
         >>> estimate.log_likelihood.shape
         torch.Size([5])
     """
-    whole("samples", samples)
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
+    return weighed(model, guide, x, y, samples=samples, chunk_size=chunk_size)
+
+
+def weighed(
+    model: Callable,
+    guide: Callable,
+    x: Data,
+    y: Tensor | None,
+    *,
+    samples: int,
+    chunk_size: int | None = None,
+) -> ImportanceEstimate:
+    """``importance`` of data as programs are given them, with labels where they take them."""
+    whole("samples", samples)
     if chunk_size is None:
         elements = sum(column[0].numel() for column in columns_of(x))
         chunk_size = max(1, 2**20 // max(1, elements))
@@ -113,7 +126,7 @@ def importance(
     check_batch(guide, len(x))
     block = len(x) if is_per_datum(guide) else max(1, min(512, _WEIGHTS // samples))
     first, first_y = few(guide, x, y, block)
-    check_pair(model, guide, first, y=first_y)
+    compared(model, guide, first, first_y)
     with measuring(model, guide, device=x.device):
         check_rows(*contributions(*trace_pair(model, guide, first, first_y), first), first)
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):

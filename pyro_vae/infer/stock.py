@@ -84,8 +84,10 @@ def run_stock(
         check_messenger(model, guide)
         args, kwargs = arguments_of(model, x, y)
         value = method(model, guide, *args, **kwargs)
-        for role, trace in zip(pair, guide.get_traces() if ran else (), strict=False):
-            ran(role, trace)
+        if ran is not None:
+            model_trace, guide_trace = guide.get_traces()
+            ran("guide", guide_trace)
+            ran("model", model_trace)
     else:
         value = method(*(_declared(program, x, y, role, ran) for role, program in pair.items()))
     return torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.double)

@@ -284,7 +284,7 @@ def outliers(
         4
     """
     whole("n", n)
-    data = data if isinstance(data, Tensor) else matched(data, model, guide)
+    data = data if isinstance(data, Tensor) else matched(data, model, guide, labelled=True)
     with measuring(model, guide, device=data.device):
         x, y = rows_of(data, y)
         log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)

@@ -62,7 +62,7 @@ def latent_scatter(
         >>> ax.collections[0].get_offsets().shape
         (5, 2)
     """
-    data = data if isinstance(data, Tensor) else matched(data, guide)
+    data = data if isinstance(data, Tensor) else matched(data, guide, labelled=True)
     points, names, y = _points(guide, data, y, site)
     ax = _named(ax, names)
     if not len(labels) and isinstance(data, Dataset):
@@ -160,7 +160,7 @@ def latent_map(
         >>> latent_map(guides.BottomUp(vae), x, x.norm(dim=1), name="length").get_xlabel()
         'z1[0]'
     """
-    data = data if isinstance(data, Tensor) else matched(data, guide)
+    data = data if isinstance(data, Tensor) else matched(data, guide, labelled=True)
     scores = torch.as_tensor(color).detach().double().cpu().numpy()
     if scores.shape != (len(data),):
         raise ValueError(f"color: expected {len(data)} scores, got shape {scores.shape}")

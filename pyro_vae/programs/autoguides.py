@@ -45,7 +45,7 @@ def is_per_datum(guide: Any) -> bool:
 def _is_per_datum(guide: AutoGuide) -> bool:
     if guide.prototype_trace is None:
         return True
-    given = guide.prototype_trace.nodes["_INPUT"]["args"]
+    given = guide.prototype_trace.nodes["_INPUT"].get("args", ())
     sizes = [len(x) for x in given if isinstance(x, Tensor) and x.dim()]
     # Observed sites, which would tell the data plate, are not in this trace
     frames = prototype_frames(guide).values()

@@ -33,7 +33,7 @@ def check_shapes(
             f"site {marked[0]!r} of the model is marked is_auxiliary, which is for sites that "
             "only the guide has: remove the mark"
         )
-    if (seen := observed_by(guide_trace)) and not observing:
+    if q.observed and not observing and (seen := observed_by(guide_trace)):
         as_model = " as the model does" if seen[0] in p.observed else ""
         raise ValueError(
             f"guide: expected one that draws latents given the data, it observes {seen[0]!r}"
@@ -49,8 +49,6 @@ def check_shapes(
 def observed_by(guide_trace: Trace) -> list[str]:
     """Sites that a guide observes and that have a density: no factors, no point masses."""
     found = kinds(guide_trace)
-    if not found.observed:
-        return []
     sites = ((s, found.random[s]["fn"]) for s in found.observed)
     return [s for s, fn in sites if fn.event_shape != (0,) and not is_point_mass(fn)]
 
@@ -84,7 +82,7 @@ def _event_shape(distribution: Any, value: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_shape(name: str, site: dict[str, Any], data: DataPlate) -> None:
     fn, got = site["fn"], tuple(getattr(site["value"], "shape", ()))
-    event = _event_shape(fn, got)
+    event = tuple(fn.event_shape)
     # One number may be observed for all data
     if got == () == event:
         return
@@ -92,7 +90,11 @@ def _check_shape(name: str, site: dict[str, Any], data: DataPlate) -> None:
     for plate in plates:
         # A handler between two plates keeps the outer one from the distribution
         batch = [1] * (-plate.dim - len(batch)) + batch
-        batch[plate.dim] = plate.size if batch[plate.dim] == 1 else batch[plate.dim]
+        if batch[plate.dim] == 1 and plate.size > 0:
+            batch[plate.dim] = plate.size
+    if got == (*batch, *event):
+        return
+    event = _event_shape(fn, got)
     expected = (*batch, *event)
     if got == expected:
         return

@@ -59,6 +59,12 @@ def names_of(*programs: Callable) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def positional(program: Callable) -> list[inspect.Parameter]:
+    """The parameters that a program names and takes by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p for p in parameters_of(program) if p.kind in kinds]
+
+
 def takes_second(program: Callable) -> bool:
     """Whether a program takes data as its second argument: one that it needs, or may be None."""
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

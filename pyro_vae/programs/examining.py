@@ -12,7 +12,7 @@ from ..data import Dataset
 from ..data.arguments import Arguments
 from .autoguides import few
 from .belonging import check_belonging
-from .checks import PairSummary, check_data, check_guide, check_pair
+from .checks import PairSummary, check_data, check_guide, compared
 from .given import matched
 from .running import undisturbed
 
@@ -24,24 +24,26 @@ def examined(
     *guides: Callable,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
+    labelled: bool = False,
 ) -> Iterator[tuple[Dataset | Arguments, tuple[PairSummary, ...]]]:
     """Evaluate a model with guides on data: ``undisturbed``, once all are found to fit.
 
-    The data are anything that ``matched`` takes. Yields them where the programs are, dynamic
-    binarisation drawn once, and what ``check_pair`` found of each guide. Raises ``TypeError`` for
-    a class or another object in place of a program, ``ValueError`` for data that the model cannot
-    have produced and a guide that does not fit.
+    The data, and what is told of them, are anything that ``matched`` takes. Yields them where the
+    programs are, dynamic binarisation drawn once, and what ``check_pair`` finds of each guide.
+    Raises ``TypeError`` for a class or another object in place of a program, ``ValueError`` for
+    data that the model cannot have produced and a guide that does not fit.
     """
     for guide in guides:
         check_guide(model, guide)
-    data = matched(data, model, *guides, arguments=arguments, plate=plate)
+    own = {"arguments": arguments, "plate": plate, "labelled": labelled}
+    data = matched(data, model, *guides, **own)
     # Not by measuring, which would make the warning of strangers one call deeper
     check_belonging(model, *guides)
     with undisturbed(model, *guides, device=data.device):
         x, y = data.batch(torch.arange(len(data), device=data.device))
         check_data(model, x, y)
         tried = [(guide, *few(guide, x, y)) for guide in guides]
-        pairs = tuple(check_pair(model, guide, x, y=y) for guide, x, y in tried)
+        pairs = tuple(compared(model, guide, x, y) for guide, x, y in tried)
         if isinstance(x, Arguments):
             yield x, pairs
             return

@@ -14,7 +14,7 @@ from ..data import Dataset
 from ..data.arguments import Arguments, Data, as_column
 from ..data.given import as_dataset
 from ..ground.arguments import known
-from .calling import check_arguments, names_of, takes_second
+from .calling import check_arguments, names_of, positional, takes_second
 from .labels import accepts_labels, as_labels
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
@@ -32,6 +32,7 @@ def as_arguments(
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
     name: str = "data",
+    labelled: bool = False,
 ) -> Arguments | None:
     """Data as the arguments of programs of one's own.
 
@@ -46,6 +47,7 @@ def as_arguments(
         arguments: constants, by name.
         plate: name of the plate over the data.
         name: what the data are called in errors.
+        labelled: whether labels need not be for the programs, as for colours of a picture.
 
     Raises:
         TypeError: data that no program takes, or not all that a program needs.
@@ -59,7 +61,8 @@ def as_arguments(
             )
         return None
     if not isinstance(data, Arguments):
-        found = _columns(data, programs, own=bool(arguments) or plate is not None, name=name)
+        own = bool(arguments) or plate is not None
+        found = _columns(data, programs, own=own, labelled=labelled, name=name)
         if found is None:
             return None
         args, kwargs = found
@@ -83,13 +86,15 @@ def matched(
     device: torch.device | str | None = None,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
+    labelled: bool = False,
 ) -> Dataset | Arguments:
     """``data`` on the device and in the floating dtype of the programs' first parameter.
 
-    They are anything that ``as_dataset`` or ``as_arguments`` takes. A ``device`` takes the place
-    of the programs'; errors call the data ``name``.
+    They are anything that ``as_dataset`` or ``as_arguments`` takes, where the other arguments are
+    explained. A ``device`` takes the place of the programs'.
     """
-    own = as_arguments(data, *programs, arguments=arguments, plate=plate, name=name)
+    options = {"arguments": arguments, "plate": plate, "name": name, "labelled": labelled}
+    own = as_arguments(data, *programs, **options)
     if own is not None:
         return own if device is None else own.to(device)
     data = as_dataset(data, name)
@@ -118,13 +123,13 @@ def given(
 
 
 def _columns(
-    data: Any, programs: tuple[Callable, ...], *, own: bool, name: str
+    data: Any, programs: tuple[Callable, ...], *, own: bool, labelled: bool, name: str
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
     """Positional and keyword arguments; None for x, with labels or without."""
     if data is None:
         return (), {}
     if isinstance(data, Dataset):
-        if data.y is None or any(map(accepts_labels, programs)):
+        if data.y is None or _take_labels(programs):
             return ((data.x,), {}) if own and data.y is None else None
         if not any(map(takes_second, programs)):
             return None
@@ -139,10 +144,12 @@ def _columns(
         data = data.tensors
     if (pair := _pair(data)) is not None:
         x, y = pair
-        if y is not None and any(map(accepts_labels, programs)):
+        if y is not None and _take_labels(programs):
             if are_labels(y) and not own:
                 return None
             return (as_column(x, "x"),), {"y": as_column(y, "y")}
+        if labelled and are_labels(y) and not any(map(takes_second, programs)):
+            return None
         data = x if y is None else pair
     if isinstance(data, Mapping):
         return (), {str(k): as_column(v, str(k)) for k, v in data.items()}
@@ -150,6 +157,16 @@ def _columns(
         return tuple(as_column(v, f"{name}[{i}]") for i, v in enumerate(data)), {}
     kept = isinstance(data, Tensor) and (data.dim() == 1 or data.dtype in _INDICES)
     return ((as_column(data, "x"),), {}) if own or kept else None
+
+
+def _take_labels(programs: tuple[Callable, ...]) -> bool:
+    """Whether the second of two data is labels y: not what is the second argument of a program.
+
+    Pyro's autoguides take any keywords, whatever their model takes.
+    """
+    seconds = [p.name for program in programs for p in positional(program)[1:2]]
+    others = {*seconds} - {"y", "size"}
+    return any(map(accepts_labels, programs)) and ("y" in names_of(*programs) or not others)
 
 
 def _pair(data: Any) -> tuple[Any, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -58,10 +58,6 @@ def held_by(program: Any) -> tuple[nn.Module, ...]:
         inside = (program.__self__,)
     elif isinstance(program, functools.partial):
         inside = (program.func, *program.args, *program.keywords.values())
-    elif isinstance(program, list | tuple):
-        inside = program
-    elif isinstance(program, Mapping):
-        inside = program.values()
     else:
         return ()
     return tuple({id(m): m for value in inside for m in held_by(value)}.values())

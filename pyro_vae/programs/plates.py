@@ -15,6 +15,8 @@ from .sites import is_penalty, kinds
 from .unwrapping import innermost
 
 Frames = list[CondIndepStackFrame]
+# What Pyro says for the size of ``pyro.plate("data")``
+_ANY = -1
 # Where a trace keeps the model that it is of
 PROGRAM = "program_of_trace"
 # Plates of each model that once were not as large as the data, so that theirs is another one
@@ -31,12 +33,15 @@ class DataPlate:
         total: how many there are in the whole data set.
         counted: whether the programs themselves count these data as ``total``, because they
             subsample the plate.
+        whole: whether there is none, in programs that have their data themselves: these are one
+            datum, and all sites are outside.
     """
 
     names: frozenset[str]
     size: int
     total: int
     counted: bool = False
+    whole: bool = False
 
     @property
     def share(self) -> float:
@@ -51,9 +56,14 @@ class DataPlate:
     def frame(self, node: dict[str, Any]) -> CondIndepStackFrame | None:
         """The plate around a site; None outside of it."""
         for frame in node["cond_indep_stack"]:
-            if frame.name in self.names and frame.vectorized and frame.size == self.size:
+            if frame.name in self.names and frame.vectorized and suits(frame, self.size):
                 return frame
         return None
+
+
+def suits(frame: CondIndepStackFrame, n: int) -> bool:
+    """Whether a plate is as large as n data, or of no size of its own."""
+    return frame.size in (n, _ANY)
 
 
 class AmbiguousPlateError(ValueError):
@@ -96,7 +106,7 @@ def data_plate(
         around = [frame for frames in around for frame in frames]
     frame = next((frame for frame in around if frame.name in names), None)
     if frame is None:
-        return DataPlate(names, n, n)
+        return DataPlate(names, n or 1, n or 1, whole=not n)
     found = _measured(names, frame, n, total)
     if others:
         names |= _of_the_guide(found, nodes, _nodes(others[0]))
@@ -131,8 +141,8 @@ def _frames(node: dict[str, Any], outer: int) -> Frames:
 def _candidates(sites: Iterable[dict[str, Any]], n: int, outer: int) -> list[Frames]:
     """The plates of each site that may be that of n data; none of sites without."""
     around = [_frames(node, outer) for node in sites]
-    for suits in (lambda f: f.size == n, lambda f: f.full_size == n, lambda f: True):
-        found = [[frame for frame in frames if suits(frame)] for frames in around]
+    for may_be in (lambda f: suits(f, n), lambda f: f.full_size == n, lambda f: True):
+        found = [[frame for frame in frames if may_be(frame)] for frames in around]
         if any(found):
             return [frames for frames in found if frames]
     return []
@@ -162,6 +172,8 @@ def _measured(
     names: frozenset[str], frame: CondIndepStackFrame, n: int, total: int | None
 ) -> DataPlate:
     size, full = frame.size, frame.full_size
+    if size == _ANY:
+        return DataPlate(names, n, total or n)
     if full not in (None, size):
         return DataPlate(names, size, full, counted=True)
     if size != n:

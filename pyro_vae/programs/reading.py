@@ -51,9 +51,11 @@ class Contributions:
             self._plates[site] = frame, _share([f for f in frames if f is not frame])
             if frame is None:
                 self.outside.append(site)
-        self._joint = self._drawn_as_one() if self.outside else set()
-        self.outside = [site for site in self.outside if site not in self._joint]
-        if self.outside and not plate.names:
+        self._joint: set[str] = set()
+        if self.outside:
+            self._joint = self._drawn_as_one()
+            self.outside = [site for site in self.outside if site not in self._joint]
+        if self.outside and not (plate.names or plate.whole):
             node = self._computed(self.outside[0])
             _refuse(node, node["log_prob"], shape)
 
@@ -196,13 +198,13 @@ def count_once(p: Contributions, q: Contributions) -> None:
 
 def check_rows(p: Contributions, q: Contributions, x: Any) -> None:
     """Raise ``ValueError`` unless each row of x is a datum, which shares no site with others."""
+    refuse_shared([*p.outside, *q.outside])
     if p.plate.size != len(x):
         raise ValueError(
             f"plate {min(p.plate.names)!r}: expected one datum for each of the {len(x)} rows of "
             f"the data, got {p.plate.size}: use elbo='trace' or 'analytic' and evaluate(..., "
             "importance_samples=0), or put the data along dimension 0"
         )
-    refuse_shared([*p.outside, *q.outside])
 
 
 def refuse_shared(outside: Sequence[str]) -> None:

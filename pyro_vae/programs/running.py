@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterator
 
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
+from pyro.poutine.guide import GuideMessenger
 from torch import Tensor
 
 from ..data.arguments import Data
 from ..ground.streams import forked
 from ..ground.turns import turn
-from .autoguides import check_messenger, check_rows, is_messenger
+from .autoguides import check_messenger, check_rows
 from .belonging import check_belonging
 from .calling import arguments_of
 from .modes import evaluating
 from .plates import PROGRAM
 from .sites import check_latents, check_observed
-from .tracing import trace
+from .tracing import refuse_missing
+from .unwrapping import innermost
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -43,9 +46,11 @@ def trace_pair(
     Raises ``ValueError`` for other latent sites of one that the other does not have, and
     ``FloatingPointError`` for a distribution whose parameters are NaN or infinite.
     """
-    check_rows(guide, len(x))
+    inner = innermost(guide)
+    if isinstance(inner, AutoGuide):
+        check_rows(guide, len(x))
     with naming_overflow():
-        if is_messenger(guide):
+        if isinstance(inner, GuideMessenger):
             check_messenger(model, guide)
             args, kwargs = arguments_of(model, x, y)
             guide(*args, **kwargs)
@@ -65,7 +70,11 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
     Raises ``TypeError`` for a program that needs more than these.
     """
     args, kwargs = arguments_of(program, x, y)
-    return trace(program, *args, **kwargs)
+    try:
+        return poutine.trace(program).get_trace(*args, **kwargs)
+    except TypeError:
+        refuse_missing(program, args, kwargs)
+        raise
 
 
 @contextlib.contextmanager

@@ -17,11 +17,12 @@ def trace(program: Callable, *args: Any, **kwargs: Any) -> Trace:
     try:
         return poutine.trace(program).get_trace(*args, **kwargs)
     except TypeError:
-        _refuse_missing(program, args, kwargs)
+        refuse_missing(program, args, kwargs)
         raise
 
 
-def _refuse_missing(program: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def refuse_missing(program: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` for a program that needs more than these arguments."""
     parameters = parameters_of(program)
     given = {p.name for p in parameters[: len(args)]} | kwargs.keys()
     needed = [

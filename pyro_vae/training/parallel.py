@@ -18,6 +18,7 @@ from ..infer.engine.internals import check_dimensions
 from ..infer.engine.traced import Pair
 from ..infer.objectives.elbo import ELBOTerms, Estimator
 from ..infer.objectives.pyro_elbo import PyroELBO
+from ..programs.methods import Method
 from ..programs.unwrapping import name_of
 from .feeds import Loaded, Resident
 
@@ -67,7 +68,10 @@ class Parallel:
         key = [id(model), id(guide), *map(id, parameters)]
         if key != self._key:
             pair = Pair(model, guide, self.estimator)
-            self._parallel, self._key = DistributedDataParallel(pair), key
+            # A method may leave parts of its module unused
+            methods = any(isinstance(m, Method) for m in pair.modules())
+            self._parallel = DistributedDataParallel(pair, find_unused_parameters=methods)
+            self._key = key
         loss, *terms = self._parallel(x, y)
         # DistributedDataParallel takes the mean over the processes
         weight = float(ranks.size())

@@ -15,7 +15,7 @@ from test_data_damage import tiff_of_five_channels
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, data
-from pyro_vae.data import Dataset, DataSplits, load, render_shapes, shapes
+from pyro_vae.data import Arguments, Dataset, DataSplits, load, render_shapes, shapes
 from pyro_vae.data.given import as_dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
@@ -324,6 +324,16 @@ def pictures(tmp):
     yield lambda: load(apart), lambda: load(folder("apart", "test/b/0.png"))
     twice = folder("twice", "train/0.png", "val/0.png", "valid/0.png")
     yield lambda: load(twice), None
+
+
+@cases
+def arguments(tmp):
+    x, few, number = torch.zeros(4, 3), torch.ones(2), torch.tensor(1.0)
+    asked = lambda columns, **kwargs: lambda: Arguments((x,), kwargs, columns)  # noqa: E731
+    yield asked((0, "k"), k=few), asked((0,), k=few)
+    yield asked((0, "k"), k=number), asked((0,), k=number)
+    yield asked((0, "k"), k="text"), asked((0,), k="text")
+    yield lambda: Arguments((x[:0],)), None
 
 
 test_the_advice_works_on_what_provokes_it = cases.test()

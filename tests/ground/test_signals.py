@@ -211,7 +211,7 @@ def endless(folder):
 
 
 def test_a_process_that_is_terminated_ends_with_status_143(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=endless, args=(tmp_path,))
+    process = multiprocessing.get_context("fork").Process(target=endless, args=(tmp_path,))
     process.start()
     while not list(tmp_path.glob("step-*.pt")):
         time.sleep(0.01)

@@ -129,6 +129,7 @@ def test_the_kl_is_in_nats_per_data_set():
     terms = infer.elbo_terms(model, guide, x, estimator=AnalyticELBO())
     torch.testing.assert_close(terms.kl_global["w"], expected)
     torch.testing.assert_close(terms.kl["w"], (expected / N).expand(N))
+    assert f"KL(w) {float(expected):.2f} per data set" in repr(terms)
     assert list(infer.elbo_terms(*pair(), x, samples=200).kl_global) == ["w"]
 
 
@@ -164,6 +165,18 @@ def test_a_batch_of_a_known_whole_is_a_share_of_stock_pyros_subsample(estimator,
     torch.testing.assert_close(-N * found[2].elbo.mean(), expected[0])
     mean, _, _ = ours(type(estimator)("mean"), *pair(1.3), part(rows()[index], N))
     torch.testing.assert_close(mean, expected[0] / N)
+
+
+def test_draws_that_are_not_reparametrised():
+    class Scored(Posterior):
+        def q(self):
+            return super().q().has_rsample_(False)
+
+    index = torch.tensor([7, 1, 4, 0, 10])
+    of = {"of": lambda x: pyro.plate("data", N, subsample=index)}
+    expected = stock(Trace_ELBO(), Levels(**of), Scored(rows(), 1.3, **of), rows())
+    found = ours(TraceELBO(), Levels(), Scored(rows(), 1.3), part(rows()[index], N))
+    check(found, expected, times=B / N)
 
 
 def test_without_a_known_whole_a_batch_is_the_data_set():
@@ -245,6 +258,39 @@ def test_a_trainer_counts_them_once(elbo):
     assert "kl_global.w" in str(trainer.history.table())
     legend = trainer.history.plot().axes[1].get_legend()
     assert legend.get_texts()[0].get_text().startswith("w (")
+
+
+def test_a_run_that_goes_on_counts_them_once(tmp_path):
+    """Interrupted in the middle of an epoch."""
+
+    class Interrupt:
+        def __init__(self, step=None):
+            self.step = step
+
+        def on_step_end(self, trainer, loss):
+            if trainer.step == self.step:
+                raise KeyboardInterrupt
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    fit = {"epochs": 2, "batch_size": B, "progress": False, "every": 1}
+    histories = []
+    for step in (None, 4):
+        folder = tmp_path / str(step)
+        trainer = Trainer(*pair(1.3), lr=1e-3, seed=0)
+        trainer.fit(rows(), checkpoint=folder, callbacks=[Interrupt(step)], **fit)
+        if step:
+            model, guide = pair(1.3)
+            trainer = Trainer.resume(folder, model=model, guide=guide)
+            trainer.fit(rows(), progress=False, callbacks=[Interrupt()])
+        histories.append(trainer.history)
+    for one, other in zip(*histories, strict=True):
+        assert one["kl_global"] == other["kl_global"]
+        assert one["elbo"] == other["elbo"]
 
 
 def test_the_engines_are_the_same():

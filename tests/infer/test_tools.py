@@ -36,7 +36,7 @@ def test_what_does_not_work_is_told_with_its_reason():
 def fixed(x):
     with pyro.plate("rows", 9):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x)
+        pyro.sample("x", dist.Normal(z[:, None] + 0 * x, 1.0).to_event(1), obs=x)
 
 
 def fixed_guide(x):
@@ -48,7 +48,7 @@ def fixed_guide(x):
 def test_a_pair_of_fixed_size_is_for_whole_data():
     tools = check_pair(fixed, fixed_guide, X).tools
     assert tools["fit, whole data"] == ""
-    for tool in ("fit, minibatches", "engine='graph'", "sample", "save, resume"):
+    for tool in ("fit, minibatches", "engine='graph'", "save, resume"):
         assert tools[tool] and "\n" not in tools[tool], tool
 
 
@@ -59,11 +59,12 @@ def test_nothing_is_tried_before_it_is_asked_for_and_nothing_left_behind():
         runs.append(len(x))
         return fixed(x)
 
-    found = check_pair(counted, fixed_guide, X)
-    before, stream = len(runs), torch.get_rng_state()
     model = vae()
     model.train()
-    kept = check_pair(model, BottomUp(model), X)
+    guide = BottomUp(model)
+    found = check_pair(counted, fixed_guide, X)
+    before, stream = len(runs), torch.get_rng_state()
+    kept = check_pair(model, guide, X)
     assert len(runs) == before
     text = str(found)
     assert len(runs) > before

@@ -100,7 +100,7 @@ def test_the_summary_of_a_library_pair(n):
     [
         ({}, {"sites": ("a",)}, r"latent site 'b' of the model is missing in the guide .*\['a'\]"),
         ({"sites": ("a",)}, {}, r"site 'b' of the guide is no latent site of the model .*\['a'\]"),
-        ({}, {"size": 3}, r"site 'b': .* shape \(2, 2\) for 2 data, the guide's \(2, 3\)"),
+        ({}, {"size": 3}, r"site 'b': .* shape \(5, 2\) for 5 data, the guide's \(5, 3\)"),
         ({"observe": False}, {}, r"model: it observes nothing: pass obs=x"),
         ({}, {"loc": math.inf}, "site 'a': its log-probability is NaN for a .*Independent"),
     ],
@@ -132,7 +132,7 @@ def test_latents_that_a_model_would_broadcast():
     def drawing(x):
         pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ValueError, match=r"site 'z': the model's .* \(2,\) for 2 data.* \(\):"):
+    with pytest.raises(ValueError, match=r"site 'z': the model's .* \(5,\) for 5 data.* \(\):"):
         check_pair(observing, drawing, torch.randn(5))
 
 
@@ -187,7 +187,7 @@ def test_undeclared_event_dimensions(dim):
 
     message = r"site 'a': .* shape \(2,\), one per datum, got \(2, 2\): .* with .to_event"
     with pytest.raises(ValueError, match=message):
-        check_pair(observing, careless, torch.randn(5, 2))
+        check_pair(observing, careless, torch.randn(2, 2))
 
 
 def test_a_guide_built_for_another_model():
@@ -208,7 +208,7 @@ def test_an_error_of_the_guide_itself_stays_what_it_is(linear):
 
 def test_latents_of_another_size():
     one, other = (VAE((6,), size, likelihood=Gaussian()) for size in (2, 3))
-    with pytest.raises(ValueError, match=r"site 'z1': the model's value has shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"site 'z1': the model's value has shape \(3, 2\)"):
         check_pair(one, BottomUp(other), torch.randn(3, 6))
 
 

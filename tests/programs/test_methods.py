@@ -108,7 +108,7 @@ FORMS = {
     "method": lambda vae: vae.model,
     "partial": lambda vae: functools.partial(vae.model, spread=2.0),
     "partial of a function": lambda vae: functools.partial(VAE.model, vae),
-    "module in a list": lambda vae: functools.partial(print, [vae]),
+    "partial with a module": lambda vae: functools.partial(print, net=vae),
     "handler": scaled,
     "handlers": lambda vae: poutine.mask(scaled(vae), mask=True),
     "enumerated": lambda vae: config_enumerate(vae.guide),
@@ -228,6 +228,13 @@ def test_the_trainer_records_the_steps():
     again = fit(trainer(made(), engine="eager"), 27)
     for one, other in zip(trained.history, again.history, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_graph_by_itself_records_methods():
+    vae, graph = made(), infer.Graph(infer.TraceELBO())
+    for _ in range(3):
+        graph(vae.model, vae.guide, X)
+    assert graph.records == 1
 
 
 def test_many_draws_are_recorded(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import math
 
 import parallel_cases
+import parallel_methods
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
@@ -64,6 +65,15 @@ def test_processes_agree_to_the_last_bit_and_draw_numbers_of_their_own(processes
     for name, tensor in first["state"].items():
         assert torch.equal(tensor, second["state"][name]), name
     assert first["drawn"] != second["drawn"]
+
+
+def test_a_method_may_leave_parts_of_its_module_unused(tmp_path):
+    parallel_cases.finished(parallel_methods.__file__, tmp_path, cwd=tmp_path)
+    alone = parallel_methods.run()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, tensor in alone.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_the_noise_of_the_parts_is_that_of_one_batch(processes):

@@ -210,7 +210,8 @@ class Graph:
         key = (
             Traced if x.requires_grad else kind,
             number,
-            (x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x.key,
+            *((x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else (x.key,)),
+            getattr(x, "total", None),
             None if y is None else (y.shape, y.stride(), y.dtype, y.device),
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),

@@ -35,7 +35,9 @@ class Sites(Messenger):
         self.found: dict[str, Tensor] = {}
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
-        parameter = msg["value"].unconstrained()
+        value = msg["value"]
+        # What a module's name stands for, where modules are not in the store
+        parameter = value.unconstrained() if hasattr(value, "unconstrained") else value
         if parameter.requires_grad:
             self.found[msg["name"]] = parameter
 

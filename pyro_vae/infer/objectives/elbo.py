@@ -18,7 +18,7 @@ from torch import Tensor
 from ...data.arguments import Data
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
-from ...programs.checks import PairSummary, check_pair
+from ...programs.checks import PairSummary, compared
 from ...programs.reading import Contributions, contributions, count_once
 from ...programs.running import trace_pair
 from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
@@ -56,8 +56,14 @@ class ELBOTerms:
         return {site: self.kl[site].mean() * total for site, total in self.shared.items()}
 
     def __repr__(self) -> str:
-        """Means over the data."""
-        kl = ", ".join(f"KL({site}) {float(v.mean()):.2f}" for site, v in self.kl.items())
+        """Means over the data; of what all data share, the KL in nats per data set."""
+        each = [
+            f"KL({site}) {float(self.kl_global[site]):.2f} per data set"
+            if site in self.shared
+            else f"KL({site}) {float(v.mean()):.2f}"
+            for site, v in self.kl.items()
+        ]
+        kl = ", ".join(each)
         return (
             f"ELBOTerms of {len(self.reconstruction)} data, mean nats: elbo "
             f"{float(self.elbo.mean()):.2f}, reconstruction "
@@ -136,7 +142,7 @@ class Estimator(Recorded):
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> PairSummary:
         """What ``check_pair`` finds of a pair that this is to train, and raises."""
-        return check_pair(model, guide, x, y=y)
+        return compared(model, guide, x, y)
 
     @abstractmethod
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:

@@ -35,8 +35,9 @@ class PyroELBO(Estimator):
     there are none, see ``Whole``. ``TraceTailAdaptive_ELBO``, which has no value, is given minus
     the ELBO for one.
 
-    A file holds the arguments of Pyro's own classes; other objects it cannot hold. Raises
-    ``TypeError`` for objects that compile themselves, or have two losses.
+    A file holds the arguments of Pyro's own classes, not what they keep in Pyro's store, such as
+    averages for baselines; other objects it cannot hold. Raises ``TypeError`` for objects that
+    compile themselves, or have two losses.
 
     Attributes:
         summed: sites that were summed out in the last run.
@@ -103,25 +104,28 @@ class PyroELBO(Estimator):
     def _run(
         self, method: Callable, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
     ) -> tuple[Tensor, ELBOTerms]:
-        traces: dict[str, list[Trace]] = {"model": [], "guide": []}
+        drawn: list[Trace] = []
+        pairs: list[tuple[Trace, Trace]] = []
 
         def ran(role: str, trace: Trace) -> None:
-            traces[role].append(trace)
-            if role == "model" and self._analytic and is_validation_enabled():
-                check_order(trace, traces["guide"][-1], type(self.elbo).__name__)
+            if role == "guide":
+                drawn.append(trace)
+            elif found := [q for q in drawn if _on_its_draws(trace, q)]:
+                pairs.append((trace, found[-1]))
+                if self._analytic and is_validation_enabled():
+                    check_order(*pairs[-1], type(self.elbo).__name__)
 
         loss = run_stock(method, model, guide, x, y, ran=ran).detach().to(x.device)
         with torch.no_grad():
             # Before these it may have run the pair to count its plates
             runs = 1 if self.elbo.vectorize_particles else self.elbo.num_particles
-            pairs = [*zip(traces["model"], traces["guide"], strict=True)][-runs:]
-            terms = self._found(pairs, loss, len(x))
+            terms = self._found(pairs[-runs:], loss, len(x))
         if isinstance(self.elbo, pyro.infer.TraceTailAdaptive_ELBO):
             loss = -terms.elbo.sum()
         return (loss / len(x) if self.reduction == "mean" else loss), terms
 
     def _found(self, pairs: list[tuple[Trace, Trace]], loss: Tensor, n: int) -> ELBOTerms:
-        """The terms of the ELBO by traces of model and guide."""
+        """The terms of the ELBO by traces of the model, on draws of the guide, and of these."""
         marked = [s for pair in pairs for trace in pair for s in kinds(trace).enumerated]
         self.summed = [*dict.fromkeys(marked)] if isinstance(self.elbo, _SUMMING) else []
         if self.summed or not pairs:
@@ -132,7 +136,7 @@ class PyroELBO(Estimator):
             seen = observed_by(q.trace)
             q.sites = [s for s in q.sites if s not in seen]
             found.append(self._terms(p, q))
-        k = self.elbo.num_particles
+        k = self.elbo.num_particles if self.elbo.vectorize_particles else len(pairs)
         return ELBOTerms(
             sum(terms.reconstruction for terms in found) / k,
             {site: sum(terms.kl[site] for terms in found) / k for site in found[0].kl},
@@ -150,6 +154,13 @@ class PyroELBO(Estimator):
 
     def __repr__(self) -> str:
         return f"{type(self.elbo).__name__}, reduction={self.reduction!r}"
+
+
+def _on_its_draws(model_trace: Trace, guide_trace: Trace) -> bool:
+    """Whether a model ran on the latents of this run of a guide."""
+    nodes, drawn = model_trace.nodes, guide_trace.nodes
+    common = [s for s in kinds(guide_trace).latent if s in nodes]
+    return all(nodes[s]["value"] is drawn[s]["value"] for s in common)
 
 
 def _options(elbo: ELBO) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from differentiated import gradients
 from pyro import infer as stock
+from pyro.contrib.gp.kernels import RBF
 from torch import nn
 
 from pyro_vae import Trainer, infer, load, save
@@ -33,6 +34,12 @@ WEIGHTED = {
     "tail": lambda: stock.TraceTailAdaptive_ELBO(**PARTICLES, vectorize_particles=True),
 }
 ALL = DRAWING | WEIGHTED
+
+
+def mmd():
+    """It runs the model once more, on latents of its own."""
+    kernel = RBF(input_dim=2, lengthscale=torch.tensor(1.0))
+    return stock.Trace_MMD(kernel, **PARTICLES)
 
 
 class Squared(stock.Trace_ELBO):
@@ -128,9 +135,9 @@ def test_the_terms_of_each_datum_are_its_own(pair):
     torch.testing.assert_close(terms, expected)
 
 
-@pytest.mark.parametrize("name", [*ALL, "own"])
+@pytest.mark.parametrize("name", [*ALL, "own", "mmd"])
 def test_a_trainer_takes_it_with_beta_validation_and_another_guide(flat, name):
-    elbo = {**ALL, "own": Squared}[name]()
+    elbo = {**ALL, "own": Squared, "mmd": mmd}[name]()
     vae, guide = flat
     x = torch.randn(12, 6)
     trainer = Trainer(vae, guide, elbo=elbo, beta=WarmUp(epochs=2), clip_norm=5.0, seed=0)

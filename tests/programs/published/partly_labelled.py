@@ -8,6 +8,7 @@ import torch
 from pyro import poutine
 from pyro.contrib import cevae as contrib
 from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.nn import PyroModule
 from torch import nn
 from torch.distributions import constraints
 
@@ -163,6 +164,9 @@ def cevae():
         "outcome_dist": "bernoulli",
     }
     model, guide = contrib.Model(config), contrib.Guide(config)
+    # Without names stock Pyro takes networks of one for those of the other, and trains these alone
+    names = PyroModule("cevae")
+    names.model, names.guide = model, guide
     z = torch.randn(24)
     x = z[:, None] + 0.5 * torch.randn(24, 4)
     t = torch.bernoulli(z.sigmoid())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -226,7 +228,8 @@ def deep_kernel():
     module = gp.models.VariationalSparseGP(
         x, y, kernel, Xu=torch.linspace(-1, 1, 3)[:, None], likelihood=gp.likelihoods.Binary()
     )
-    return Pair(module.model, module.guide, None, parts=(module,), minibatches=False)
+    other = functools.partial(AutoNormal, module.model)
+    return Pair(module.model, module.guide, None, parts=(module,), minibatches=False, other=other)
 
 
 def banana_model():

@@ -229,10 +229,10 @@ def terms(make: Make, folder: Path) -> None:
     expected = stock_loss(Trace_ELBO(), pair, Unscaled())
     assert float(found.elbo.sum()) == pytest.approx(-expected, rel=1e-5)
     pyro.set_rng_seed(3)
-    with resting(pair):
+    with resting(pair), torch.no_grad():
         p, _ = traces(pair)
     observed = [p.nodes[s] for s in p.observation_nodes]
-    seen = sum(float(site["unscaled_log_prob"].sum()) for site in observed)
+    seen = sum(float(site["log_prob_sum"]) for site in observed)
     assert float(found.reconstruction.sum()) == pytest.approx(seen, rel=1e-4, abs=1e-4)
     shared = sum(float(kl) for kl in found.kl_global.values())
     own = sum(float(kl.sum()) for site, kl in found.kl.items() if site not in found.kl_global)
@@ -241,8 +241,9 @@ def terms(make: Make, folder: Path) -> None:
 
 def traces(pair: Pair) -> tuple[poutine.Trace, poutine.Trace]:
     """Of the model, on the draws of the guide, and of the guide, with log-probabilities."""
-    q = poutine.trace(pair.guide).get_trace(*pair.args, **pair.kwargs)
-    p = poutine.trace(poutine.replay(pair.model, q)).get_trace(*pair.args, **pair.kwargs)
+    model, guide = (Unscaled()(p) for p in (pair.model, pair.guide))
+    q = poutine.trace(guide).get_trace(*pair.args, **pair.kwargs)
+    p = poutine.trace(poutine.replay(model, q)).get_trace(*pair.args, **pair.kwargs)
     for trace in (p, q):
         trace.compute_log_prob()
     return p, q
@@ -290,7 +291,7 @@ def weighs(make: Make, folder: Path) -> None:
 def density(trace: poutine.Trace, n: int) -> torch.Tensor:
     """Log-probability of all sites, (n,), the plate of the data to the left of all others."""
     sites = [s for s in trace.nodes.values() if s["type"] == "sample"]
-    found = [s["unscaled_log_prob"] for s in sites if not site_is_subsample(s)]
+    found = [s["log_prob"] for s in sites if not site_is_subsample(s)]
     return sum(v.reshape(n, -1).sum(-1) for v in found)
 
 
@@ -377,7 +378,7 @@ def swaps(make: Make, folder: Path) -> None:
     model = {id(p) for p in run_by(pair.model, pair).values()}
     own = [{id(p): p for p in g.values() if id(p) not in model} for g in guides]
     one, two = ([p for i, p in a.items() if i not in b] for a, b in (own, own[::-1]))
-    assert one and two
+    assert two
     for guide, moving, idle in (
         (other.guide, two, one),
         (pair.guide, one, two),
@@ -399,7 +400,8 @@ def resumes(make: Make, folder: Path) -> None:
     expected = values(whole)
     fitted(made(make), epochs=2, fit={"checkpoint": folder, "every": 1})
     pair = made(make)
-    trainer = Trainer.resume(folder, model=pair.model, guide=pair.guide)
+    own = {} if loss_of(pair) is None else {"elbo": pair.elbo()}
+    trainer = Trainer.resume(folder, model=pair.model, guide=pair.guide, **own)
     run(trainer, pair, epochs=3)
     found = values(pair)
     assert found.keys() == expected.keys()
