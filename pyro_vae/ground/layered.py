@@ -72,12 +72,13 @@ def layered(parents: Parents, zones: Mapping[str, int], lanes: Mapping[str, Lane
             for one, other in itertools.pairwise([*way, target]):
                 near[one].append(other)
                 near[other].append(one)
-    depth = {item: number for number, row in enumerate(rows) for item in row}
-    rows = _ordered(rows, near, lane, depth)
-    place = _placed(rows, near, lane, depth)
+    rows = _ordered(rows, near, lane)
+    place = _placed(rows, near, lane)
     bends: dict[tuple[str, str], list[Point]] = {}
-    for item in sorted((i for i in place if isinstance(i, tuple)), key=depth.__getitem__):
-        bends.setdefault(item[:2], []).append((place[item], depth[item]))
+    for depth, row in enumerate(rows):
+        for item in row:
+            if isinstance(item, tuple):
+                bends.setdefault(item[:2], []).append((place[item], float(depth)))
     return Layout({n: (place[n], float(layer[n])) for n in parents}, bends)
 
 
@@ -102,11 +103,10 @@ def _ordered(
     rows: list[list[_Item]],
     near: Mapping[_Item, list[_Item]],
     lane: Mapping[_Item, Lane],
-    depth: Mapping[_Item, int],
 ) -> list[list[_Item]]:
     """Rows sorted by lane, and within lanes so that few arrows cross."""
     rows = [sorted(row, key=lane.__getitem__) for row in rows]
-    best, least = rows, _crossings(rows, near, depth)
+    best, least = rows, _crossings(rows, near)
     for sweep in range(_SWEEPS):
         step = 1 if sweep % 2 == 0 else -1
         rows = list(rows)
@@ -119,7 +119,7 @@ def _ordered(
                 seen = [at[other] for other in near[item] if other in at]
                 wanted[item] = lane[item], sum(seen) / len(seen) if seen else i
             rows[number] = sorted(rows[number], key=wanted.__getitem__)
-        if (found := _crossings(rows, near, depth)) < least:
+        if (found := _crossings(rows, near)) < least:
             best, least = rows, found
     return best
 
@@ -127,7 +127,6 @@ def _ordered(
 def _crossings(
     rows: Iterable[Sequence[_Item]],
     near: Mapping[_Item, list[_Item]],
-    depth: Mapping[_Item, int],
 ) -> int:
     total = 0
     for upper, lower in itertools.pairwise(rows):
@@ -141,7 +140,6 @@ def _placed(
     rows: Sequence[Sequence[_Item]],
     near: Mapping[_Item, list[_Item]],
     lane: Mapping[_Item, Lane],
-    depth: Mapping[_Item, int],
 ) -> dict[_Item, float]:
     """Places in their rows, near the neighbours' and at a distance from each other."""
     weight = {item: _WEIGHT_OF_BENDS if isinstance(item, tuple) else 1.0 for item in near}

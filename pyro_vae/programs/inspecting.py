@@ -48,8 +48,8 @@ def structure(
 
     Args:
         model: generative program; handlers around one of this library's models do not count.
-        like: data of the form that the program is trained on, a few are enough; for a model of
-            this library they may be left out.
+        like: data of the form that the program is trained on, a few are enough; left out for a
+            model of this library, or a program that has its data itself.
         arguments: constants among the program's own arguments, by name.
         plate: name of the plate over the data, where several could be it.
 
@@ -69,14 +69,17 @@ def structure(
           x   observed (6,)  in "data"  <- z1
     """
     own = _own(below_handlers(model))
-    if like is None:
-        if own is None:
-            raise TypeError(
-                f"like: expected data for {name_of(model)}, which has to be run on a few, got "
-                "none: pass like=x, or all arguments with a row per datum, like=(x, ...)"
-            )
+    if own is not None and like is None:
         return own
-    x, y = given(like, None, model, arguments=arguments, plate=plate)
+    try:
+        x, y = given(like, None, model, arguments=arguments, plate=plate)
+    except TypeError as error:
+        if like is not None:
+            raise
+        raise TypeError(
+            f"like: expected data for {name_of(model)}, which has to be run on a few, got none: "
+            "pass like=x, or all arguments with a row per datum, like=(x, ...)"
+        ) from error
     if own is not None:
         check_data(model, x, y)
         return own
@@ -159,16 +162,17 @@ def _columns(model: Callable, x: Data, y: Tensor | None) -> dict[str, Tensor]:
     args, kwargs = arguments_of(model, x, y)
     positional = [p.name for p in parameters_of(model) if p.kind in _POSITIONAL]
     names = [*positional[: len(args)], *(named(i) for i in range(len(positional), len(args)))]
-    columns = {id(t) for t in (*columns_of(x), y)}
+    columns = {id(t) for t in (*columns_of(x), y) if t is not None}
     found = {**dict(zip(names, args, strict=True)), **kwargs}
     return {name: value for name, value in found.items() if id(value) in columns}
 
 
 def _inspected(model: Callable, x: Data, y: Tensor | None, plate: str | None) -> Structure:
-    n = min(len(x), _FEW)
+    total = len(columns_of(x)[0]) if columns_of(x) else 0
+    n = min(total, _FEW)
     rows = torch.arange(n, device=x.device)
     # The first data, then the first one and the last one in the place of each of them
-    picked = (rows, torch.zeros_like(rows), torch.full_like(rows, len(x) - 1))
+    picked = (rows, torch.zeros_like(rows), torch.full_like(rows, total - 1))
     try:
         first, *others = [_run(model, x[p], None if y is None else y[p]) for p in picked]
     except Exception as error:
@@ -181,12 +185,12 @@ def _inspected(model: Callable, x: Data, y: Tensor | None, plate: str | None) ->
     for other in others:
         _check_alike(first, other)
     check_observed(first.trace)
-    around = data_plate([first.trace], n, plate=plate)
+    around = data_plate([first.trace], n, plate=plate or getattr(x, "plate", None))
     frames = {site: around.frame(node) for site, node in first.nodes.items()}
-    # Pyro's plates may have no size, -1
-    if not any(frames.values()) or around.size not in (n, -1):
+    # A program that has its data itself knows how many; Pyro's plates may have no size, -1
+    if not any(frames.values()) or (n and around.size not in (n, -1)):
         raise ValueError(
-            f"model: expected a plate of the {n} data that it was run on, got sites "
+            f"model: expected a plate over the data, {n or 'all'} in this run, got sites "
             f"{[*first.nodes]} without: sample what belongs to a datum inside "
             "pyro.plate('data', len(x))"
         )

@@ -144,10 +144,10 @@ class Structure(Tabular):
     def plot(self) -> Figure:
         """Draw the plate diagram: latents white, what is observed grey, plates as frames."""
         kinds = dict.fromkeys(self.arguments, "given")
-        plates = dict.fromkeys(self.arguments, (f'"{self.plate}"',))
+        plates = dict.fromkeys(self.arguments, (f'"{self.plate}" (n)',))
         for name in self.parents:
             site = self._site(name)
-            plates[name] = self._around(site)
+            plates[name] = self._around(site, " (n)")
             kinds[name] = "latent"
             if isinstance(site, Observed):
                 kinds[name] = "factor" if site.is_factor else "observed"
@@ -156,8 +156,8 @@ class Structure(Tabular):
     def _site(self, name: str) -> Latent | Observed:
         return self.latents[name] if name in self.latents else self.observed[name]
 
-    def _around(self, site: Site) -> tuple[str, ...]:
-        """Plates as they are shown."""
-        data = () if site.is_global else (f'"{self.plate}"',)
+    def _around(self, site: Site, size: str = "") -> tuple[str, ...]:
+        """Plates as they are shown, that of the data with a ``size``."""
+        data = () if site.is_global else (f'"{self.plate}"{size}',)
         sizes = {p: p.size if p.total is None else f"{p.size} of {p.total}" for p in site.plates}
-        return (*data, *(f'"{p.name}" ({size})' for p, size in sizes.items()))
+        return (*data, *(f'"{p.name}" ({told})' for p, told in sizes.items()))

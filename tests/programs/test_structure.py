@@ -1,5 +1,7 @@
 """The structure of a program: every site as it is, and every dependence, whatever carries it."""
 
+import copy
+import pickle
 import warnings
 
 import pyro
@@ -438,6 +440,27 @@ def test_data_of_any_form_are_taken():
         assert structure(model, like, arguments={"width": 2.0}).parents == seen
 
 
+def test_programs_that_have_their_data_themselves_are_read():
+    def model(width):
+        with pyro.plate("rows", N):
+            z = pyro.sample("z", dist.Normal(0.0, width))
+            with pyro.plate("columns", D):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=X.T)
+
+    with pytest.raises(TypeError, match="like: expected data for model"):
+        structure(model)
+    found = structure(model, arguments={"width": 2.0}, plate="rows")
+    assert found.parents == {"z": (), "x": ("z",)} and found.plate == "rows"
+    assert found.observed["x"].argument is None and found.observed["x"].batch_shape == (D,)
+
+
+def test_it_can_be_copied_and_pickled():
+    found = structure(kitchen_sink, X, arguments={"size": 7})
+    for other in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert str(other) == str(found) and other.parents == found.parents
+        assert other.latents["half"].support.check(torch.tensor([0.1, 0.7])).tolist() == [1, 0]
+
+
 def test_the_data_plate_is_told_where_several_could_be_it():
     def model(x):
         with pyro.plate("rows", len(x), dim=-1), pyro.plate("columns", len(x), dim=-2):
@@ -447,8 +470,11 @@ def test_the_data_plate_is_told_where_several_could_be_it():
     with pytest.raises(ValueError, match=r"plates .*'rows', 'columns'.*pass plate="):
         structure(model, X)
     for name, other in (("rows", "columns"), ("columns", "rows")):
-        found = structure(model, X, plate=name)
-        assert found.plate == name and [p.name for p in found.latents["z"].plates] == [other]
+        for found in (
+            structure(model, X, plate=name),
+            structure(model, Arguments((X,), plate=name)),
+        ):
+            assert found.plate == name and [p.name for p in found.latents["z"].plates] == [other]
 
 
 # Errors
@@ -473,7 +499,7 @@ def test_a_program_without_a_data_plate_is_refused():
             pyro.sample("x", dist.Normal(z.sum(), 1.0).expand([D]), obs=x[0])
 
     for program in (model, inner):
-        with pytest.raises(ValueError, match=r"model: expected a plate of the 6 data"):
+        with pytest.raises(ValueError, match="model: expected a plate over the data, 6 in"):
             structure(program, X)
 
 

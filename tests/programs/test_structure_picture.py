@@ -128,8 +128,8 @@ def test_plates_hold_their_sites_and_no_others(drawn):
     places = {name: centre(shape) for name, shape in nodes(ax).items()}
     boxes = frames(ax)
     sites = {**found.latents, **found.observed}
-    expected = {f'"{found.plate}"': {n for n, s in sites.items() if not s.is_global}}
-    expected[f'"{found.plate}"'] |= {*found.arguments}
+    local = {n for n, s in sites.items() if not s.is_global}
+    expected = {f'"{found.plate}" (n)': local | {*found.arguments}}
     for name, site in sites.items():
         for plate in site.plates:
             expected.setdefault(f'"{plate.name}" ({plate.size})', set()).add(name)
