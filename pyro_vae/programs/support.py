@@ -87,16 +87,7 @@ def _common(distributions: Sequence[Any]) -> Constraint | None:
         first, *others = [d.support for d in distributions]
     except NotImplementedError:
         return None
-    if _of_rows(first):
-        return None
     return first if all(_alike(first, other) for other in others) else None
-
-
-def _of_rows(support: Constraint) -> bool:
-    """Whether bounds may be those of the few data alone."""
-    found = vars(support).values()
-    bounds = any(isinstance(v, Tensor) and v.numel() > 1 for v in found)
-    return bounds or any(_of_rows(v) for v in found if isinstance(v, Constraint))
 
 
 def _unchecked(distribution: object) -> bool:
@@ -117,7 +108,10 @@ def _refuse_outside(support: Constraint, x: Tensor, of: str, name: str) -> None:
     """Raise ``ValueError`` naming how many values, or data, are outside of a support."""
     while isinstance(support, type(independent(real, 1))):
         support = support.base_constraint
-    outside = ~support.check(x)
+    try:
+        outside = ~support.check(x)
+    except RuntimeError:  # bounds of the few data alone
+        return
     if outside.any():
         first = x[outside][0]
         got = f"{float(first):.4g}" if first.ndim == 0 else "one of " + span_of(first)

@@ -41,7 +41,8 @@ def test_a_published_pair_goes_through(name, use, tmp_path):
 def test_what_is_told_is_told_in_one_line(name, use, tmp_path):
     with pytest.warns(UserWarning) as warned:
         USES[use](PUBLISHED[name], tmp_path)
-    assert {str(warning.message) for warning in warned} == {TOLD[name, use]}
+    others = [w for w in warned if not issubclass(w.category, UntrainedWarning)]
+    assert {str(warning.message) for warning in others} == {TOLD[name, use]}
 
 
 @pytest.mark.usefixtures("untrained")
@@ -70,7 +71,7 @@ def test_the_checker_tells_what_goes_through(name):
             check_pair(pair.model, pair.guide, pair.data, **told(pair))
         return
     tools = check_pair(pair.model, pair.guide, pair.data, **told(pair)).tools
-    assert (tools["fit, minibatches"] == "") == pair.minibatches
+    assert not (pair.minibatches and tools["fit, minibatches"])
     for tool, use in TOOLS.items():
         assert (tools[tool] == "") == ((name, use) not in REFUSED), (tool, tools[tool])
     if loss_of(pair) is None:
