@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
-from ..programs.autoguides import check_batch, few, is_autoguide, is_per_datum
+from ..programs.autoguides import check_batch, few, is_autoguide, takes_all
 from ..programs.checks import check_data, compared
 from ..programs.given import given
 from ..programs.reading import Contributions, check_rows, contributions
@@ -124,7 +124,7 @@ def weighed(
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
     check_batch(guide, len(x))
-    block = len(x) if is_per_datum(guide) else max(1, min(512, _WEIGHTS // samples))
+    block = len(x) if takes_all(guide) else max(1, min(512, _WEIGHTS // samples))
     first, first_y = few(guide, x, y, block)
     compared(model, guide, first, first_y)
     with measuring(model, guide, device=x.device):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs.autoguides import is_per_datum
+from ..programs.autoguides import takes_all
 from ..programs.encoding import trace_means
 from ..programs.labels import label_arguments
 from ..programs.reading import latent_rows
@@ -24,11 +24,11 @@ def posterior_means(
 ) -> dict[str, Tensor]:
     """E[z_i | x] per latent site as ``encode`` gives it, site -> (n, *latent shape).
 
-    A latent that a datum does not have, which a mask hides or its batch lacks, is NaN; those outside the data plate,
-    which all data share, are left out. No state changes, modes and RNG among it; dynamic
-    binarisation is drawn once.
+    A latent that a datum does not have, which a mask hides or its batch lacks, is NaN; those
+    outside the data plate, which all data share, are left out. No state changes, modes and RNG
+    among it; dynamic binarisation is drawn once.
     """
-    batch_size = len(data) if is_per_datum(guide) else batch_size
+    batch_size = len(data) if takes_all(guide) else batch_size
     with undisturbed(guide, device=data.device):
         batches = data.batches(batch_size)
         parts = [_means(guide, x, y) for x, y in batches]

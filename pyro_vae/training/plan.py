@@ -24,6 +24,7 @@ from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..ground.streams import forked
 from ..likelihoods import Gaussian
+from ..programs.autoguides import take_all
 from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
@@ -175,6 +176,7 @@ def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | No
     if _runs(trainer, part) or not _runs(trainer, data) or _runs(trainer, part):
         return batch_size
     if asked is None:
+        take_all(trainer.guide)
         return len(data)
     raise ValueError(
         f"batch_size: expected all {len(data)} data in each step, as the programs run on no fewer,"
