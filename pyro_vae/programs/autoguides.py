@@ -36,8 +36,8 @@ def takes_all(guide: Any) -> bool:
 def few(guide: Any, x: Data, y: Tensor | None, n: int = 1000) -> tuple[Data, Tensor | None]:
     """The first data, as many as a batch of an evaluation.
 
-    All for one that takes no fewer, as an autoguide with a place for each; of a guide of this library, which takes any number,
-    the first two.
+    All for one that takes no fewer, as an autoguide with a place for each; of a guide of this
+    library, which takes any number, the first two.
     """
     n = min(n, 2) if is_ours(guide) else n
     return (x, y) if takes_all(guide) else (x[:n], None if y is None else y[:n])

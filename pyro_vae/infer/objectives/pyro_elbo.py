@@ -14,6 +14,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ...data.arguments import Data
 from ...programs.broadcasting import observed_by
 from ...programs.checks import PairSummary, compared
 from ...programs.plates import DataPlate
