@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from advice import Cases
 from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -189,6 +190,90 @@ def guides(tmp):
     yield made(Local(), like=X), right
     yield made(Local(), model=model), right
     yield made(Local(), model=local, like=X), lambda: copy.deepcopy(Local())(X)
+
+
+class Fixed(nn.Module):
+    """A pair of as many data as X has; of any number where not ``fixed``."""
+
+    def __init__(self, fixed):
+        super().__init__()
+        self.loc, self.fixed = nn.Parameter(torch.zeros(())), fixed
+
+    def model(self, x):
+        with pyro.plate("data", N if self.fixed else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z[:, None], 1.0).expand(x.shape).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", N if self.fixed else len(x)):
+            pyro.sample("z", dist.Normal(self.loc.expand(len(x)), 1.0))
+
+
+@cases
+def wholes(tmp):
+    fixed, free = Fixed(fixed=True), Fixed(fixed=False)
+
+    def evaluate(pair, samples=5):
+        return lambda: diagnostics.evaluate(
+            pair.model, pair.guide, X, importance_samples=samples
+        ).table()
+
+    yield evaluate(fixed), evaluate(free), evaluate(fixed, 0)
+    yield (
+        lambda: diagnostics.collapse(fixed.model, fixed.guide, X),
+        lambda: diagnostics.collapse(free.model, free.guide, X),
+        lambda: infer.elbo_terms(fixed.model, fixed.guide, X).kl["z"],
+    )
+
+    def fit(elbo, batch_size):
+        trainer = Trainer(*shared(), elbo=elbo)
+        return lambda: trainer.fit(X, epochs=1, batch_size=batch_size, progress=False)
+
+    yield fit(Trace_ELBO(), 4), fit(Trace_ELBO(), N), fit("trace", 4)
+
+
+class Steps(nn.Module):
+    """As many latents as the longest of some sequences has steps, or T."""
+
+    def __init__(self, steps=None, guide=False):
+        super().__init__()
+        self.loc, self.steps, self.guide = nn.Parameter(torch.zeros(())), steps, guide
+
+    def forward(self, x, lengths):
+        with pyro.plate("data", len(x)):
+            for t in range(self.steps or int(lengths.max())):
+                with poutine.mask(mask=t < lengths):
+                    z = pyro.sample(f"z{t}", dist.Normal(self.loc.expand(len(x)), 1.0))
+                    if not self.guide:
+                        pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x[:, t])
+
+
+@cases
+def batches(tmp):
+    def collapse(data, steps=None):
+        pair = Steps(steps), Steps(steps, guide=True)
+        return lambda: diagnostics.collapse(*pair, data, batch_size=2)
+
+    unequal, equal = torch.tensor([1, 1, 3, 3, 3, 3]), torch.full((N,), T)
+    yield collapse((X, unequal)), collapse((X, unequal), steps=T), collapse((X, equal))
+
+
+@cases
+def summed(tmp):
+    @config_enumerate
+    def mixture(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            k = pyro.sample("k", dist.Categorical(torch.ones(2)))
+            pyro.sample("x", dist.Normal(z + k, 1.0), obs=x[:, 0])
+
+    def fit(beta):
+        pair, elbo = Fixed(fixed=False), TraceEnum_ELBO(max_plate_nesting=1)
+        trainer = Trainer(mixture, pair.guide, elbo=elbo, beta=beta, engine="eager")
+        return lambda: trainer.fit(X, epochs=1, progress=False)
+
+    yield fit(0.5), fit({"z": 0.5})
+    yield fit({"k": 0.5}), fit({"z": 0.5})
 
 
 test_the_advice_works_on_what_provokes_it = cases.test()

@@ -105,7 +105,8 @@ def calibration(
         batch_size: data at once.
 
     Returns:
-        ``Calibration``: fractions over all elements and data, with standard errors.
+        ``Calibration``: fractions over all elements and data, with standard errors; where masks
+        hide elements, over those that a datum has.
 
     Raises:
         ValueError: a likelihood that is not Gaussian, data that the model cannot have produced.
@@ -121,20 +122,26 @@ def calibration(
     per_datum = []
     with examined(data, model, guide) as (data, _):
         for x, y in data.batches(batch_size):
-            p = predicted(model, guide, x, y)
+            p, value, shown = predicted(model, guide, x, y)
             if not isinstance(base := base_of(p), Normal):
                 raise ValueError(
                     f"model: expected a Gaussian likelihood, got a {type(base).__name__}: use "
                     'likelihoods.Gaussian(sigma="learned")'
                 )
-            score = ((x - p.mean).abs() / base.scale).flatten(1)
+            score = ((value - p.mean).abs() / base.scale).flatten(1)
             widths = torch.tensor(_WIDTHS, dtype=score.dtype, device=score.device)
-            per_datum.append(torch.stack([(score <= w).double().mean(1) for w in widths], 1))
+            inside = torch.stack([(score <= w).double() for w in widths], 2)
+            if shown is None:
+                per_datum.append(inside.mean(1))
+                continue
+            # A datum without any element tells nothing
+            inside = inside.where(shown.flatten(1)[:, :, None], math.nan).nanmean(1)
+            per_datum.append(inside[inside[:, 0].isfinite()])
     inside = torch.cat(per_datum)
     return Calibration(
         widths=_WIDTHS,
         inside=tuple(inside.mean(0).tolist()),
         standard_error=tuple(standard_error(inside).tolist()),
         data=len(inside),
-        elements=math.prod(data.event_shape),
+        elements=score.shape[1],
     )

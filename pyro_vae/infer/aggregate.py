@@ -12,11 +12,12 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.arguments import Data, holding, tensors_of
-from ..programs.autoguides import check_batch
+from ..data.arguments import Arguments, Data, holding, tensors_of
+from ..programs.autoguides import check_batch, is_autoguide
 from ..programs.reading import Contributions, check_rows, contributions
-from ..programs.running import trace_pair, traced
+from ..programs.running import trace_pair, traced, undisturbed
 from ..programs.sites import kinds, point_masses, present, refuse_auxiliary
+from ..programs.unwrapping import is_ours
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
 
@@ -66,6 +67,8 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
     A guide that is a point mass, which has no density, or has factors is a ``ValueError``.
     """
     parts = []
+    if not (is_ours(guide) or is_autoguide(guide)):
+        _refuse_fixed(guide, data)
     for x, y in data.batches(batch_size):
         check_batch(guide, len(x))
         model_trace, guide_trace = trace_pair(model, guide, x, y)
@@ -104,6 +107,20 @@ def refuse_missing(some: Iterable[str], others: Iterable[str]) -> None:
             "longest sequence of a batch, and latents of all are compared here: draw it for all, "
             "under a mask where a datum has none, or pass data of one length"
         )
+
+
+def _refuse_fixed(guide: Callable, data: Dataset | Arguments) -> None:
+    """Raise ``ValueError`` for a guide that does not run on a part of the data."""
+    try:
+        with undisturbed(guide, device=data.device):
+            traced(guide, data[:2].x, data[:2].y)
+    except CANNOT_BROADCAST as error:
+        raise ValueError(
+            "guide: expected one that runs on any number of data, to compare each latent with "
+            f"each datum, got one that does not run on two of {len(data)}: make its plates as "
+            "large as the data that it gets, or read the KL alone, "
+            "infer.elbo_terms(model, guide, x).kl"
+        ) from error
 
 
 def refuse_unlike(model: Callable, guide: Callable, sets: list[Dataset], batch_size: int) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
-from ..programs.autoguides import check_batch, few, is_autoguide, is_per_datum
+from ..programs.autoguides import check_batch, few, is_autoguide, takes_all
 from ..programs.checks import check_data, compared
 from ..programs.given import given
 from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import measuring, trace_pair, traced
 from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_masses
+from ..programs.unwrapping import is_ours
 from .engine.repeated import Repeated
 
 # Rows of latents drawn at once, from one encoding per datum or from one per row. Fixed, so that
@@ -124,9 +125,11 @@ def weighed(
     whole("chunk_size", chunk_size)
     check_data(model, x, y)
     check_batch(guide, len(x))
-    block = len(x) if is_per_datum(guide) else max(1, min(512, _WEIGHTS // samples))
+    block = len(x) if takes_all(guide) else max(1, min(512, _WEIGHTS // samples))
     first, first_y = few(guide, x, y, block)
     compared(model, guide, first, first_y)
+    if not (is_ours(guide) or is_autoguide(guide)):
+        _refuse_fixed(model, guide, first, first_y)
     with measuring(model, guide, device=x.device):
         check_rows(*contributions(*trace_pair(model, guide, first, first_y), first), first)
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
@@ -139,6 +142,18 @@ def weighed(
         ]
     columns = [torch.cat(column) for column in zip(*found, strict=True)]
     return ImportanceEstimate(*columns, samples=samples)
+
+
+def _refuse_fixed(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
+    """Raise ``ValueError`` for programs that run on no more data than these."""
+    try:
+        compared(model, guide, *repeated(x, y, 2))
+    except CANNOT_BROADCAST as error:
+        raise ValueError(
+            "model: expected one that runs on any number of data, as of several draws of each, "
+            f"got one that does not run on {2 * len(x)}: make its plates as large as the data "
+            "that it gets, or leave log p(x) out, evaluate(..., importance_samples=0)"
+        ) from error
 
 
 def log_likelihood(

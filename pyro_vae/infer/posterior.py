@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..programs.autoguides import is_per_datum
+from ..programs.autoguides import takes_all
 from ..programs.encoding import trace_means
 from ..programs.labels import label_arguments
 from ..programs.reading import latent_rows
@@ -28,7 +28,7 @@ def posterior_means(
     outside the data plate, which all data share, are left out. No state changes, modes and RNG
     among it; dynamic binarisation is drawn once.
     """
-    batch_size = max(1, len(data)) if is_per_datum(guide) else batch_size
+    batch_size = max(1, len(data)) if takes_all(guide) else batch_size
     with undisturbed(guide, device=data.device):
         batches = data.batches(batch_size)
         parts = [_means(guide, x, y) for x, y in batches]

@@ -12,16 +12,20 @@ from ..data.arguments import Data
 from ..programs.given import matched
 from ..programs.means import mean_of
 from ..programs.running import measuring, trace_pair
-from ..programs.sites import kinds
+from ..programs.sites import kinds, present
 
 
-def predicted(model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> Distribution:
+def predicted(
+    model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+) -> tuple[Distribution, Tensor, Tensor | None]:
     """p(x|z) for one draw z ~ q(z|x), in the current mode, advancing the RNG.
 
-    That is the distribution of the last observed site, batch shape (n,).
+    That is the distribution of the last observed site, batch shape (n,), with the value that is
+    observed, and which elements of it no mask hides; None for all.
     """
     trace, _ = trace_pair(model, guide, x, y)
-    return trace.nodes[kinds(trace).observed[-1]]["fn"]
+    node = trace.nodes[kinds(trace).observed[-1]]
+    return node["fn"], node["value"], present(node)
 
 
 def mean_squared_error(
@@ -43,7 +47,8 @@ def mean_squared_error(
         batch_size: data at once.
 
     Returns:
-        (*event_shape,), summed in double precision.
+        (*event_shape,), summed in double precision; over the data that have an element, where
+        masks hide it from others, NaN where none has.
 
     Example:
         >>> import torch
@@ -54,8 +59,14 @@ def mean_squared_error(
     """
     data = matched(data, model, guide)
     total: Tensor | float = 0.0
+    count: Tensor | int = 0
     with measuring(model, guide, device=data.device):
         for x, y in data.batches(batch_size):
-            residual = x - mean_of(predicted(model, guide, x, y), "x")
-            total = total + residual.double().square().sum(0)
-    return total / len(data)
+            p, value, shown = predicted(model, guide, x, y)
+            squares = (value - mean_of(p, "x")).double().square()
+            if shown is None:
+                count = count + len(squares)
+            else:
+                squares, count = squares.where(shown, 0.0), count + shown.sum(0)
+            total = total + squares.sum(0)
+    return total / count

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..data.arguments import Data
 from ..programs.autoguides import check_messenger, is_messenger
 from ..programs.calling import arguments_of, call
+from ..programs.plates import PROGRAM
 from ..programs.registration import register
 from ..programs.running import traced
 
@@ -108,6 +109,7 @@ def _declared(
         if isinstance(program, nn.Module):
             register(program, always=True)
         if ran is not None:
+            vars(tracer.trace)[PROGRAM] = program
             ran(role, tracer.trace)
         return result
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..data.arguments import Arguments, Data, holding, tensors_of
 from ..ground.arguments import whole
-from ..programs.autoguides import is_per_datum
+from ..programs.autoguides import takes_all
 from ..programs.checks import check_data
 from ..programs.given import given
 from ..programs.running import measuring
@@ -135,7 +135,7 @@ def dataset_terms(
     The data have passed ``check_data``; dynamic binarisation is drawn once. Other arguments, and
     what is returned, are those of ``elbo_terms``.
     """
-    batch_size = max(1, len(data)) if is_per_datum(guide) else batch_size
+    batch_size = max(1, len(data)) if takes_all(guide) else batch_size
     draw = Drawing(model, guide, estimator)
     # A model that tells what data it can produce has been shown these: Pyro need not look again
     checks = hasattr(model, "check_data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 from pyro.infer.autoguide import AutoGuide, AutoMessenger
 from pyro.poutine.guide import GuideMessenger
@@ -18,14 +19,28 @@ def is_autoguide(guide: Any) -> bool:
     return isinstance(innermost(guide), AutoGuide | AutoMessenger)
 
 
+# Guides that were found to run on all data and on no part of them
+_of_all: WeakSet[Any] = WeakSet()
+
+
+def take_all(guide: Any) -> None:
+    """Tell that a guide, with its model, runs on all data and on no part of them."""
+    _of_all.add(innermost(guide))
+
+
+def takes_all(guide: Any) -> bool:
+    """Whether a guide is to be run on all data at once."""
+    return is_per_datum(guide) or innermost(guide) in _of_all
+
+
 def few(guide: Any, x: Data, y: Tensor | None, n: int = 1000) -> tuple[Data, Tensor | None]:
     """The first data, as many as a batch of an evaluation.
 
-    All for an autoguide with a place for each; of a guide of this library, which takes any number,
-    the first two.
+    All for one that takes no fewer, as an autoguide with a place for each; of a guide of this
+    library, which takes any number, the first two.
     """
     n = min(n, 2) if is_ours(guide) else n
-    return (x, y) if is_per_datum(guide) else (x[:n], None if y is None else y[:n])
+    return (x, y) if takes_all(guide) else (x[:n], None if y is None else y[:n])
 
 
 def is_messenger(guide: Any) -> bool:

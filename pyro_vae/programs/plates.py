@@ -214,7 +214,7 @@ def _of_the_guide(
 def _others_of(*traces: Trace) -> list[set[str]]:
     """Plates of programs that are not the data's, by their traces; to be added to."""
     programs = [vars(trace)[PROGRAM] for trace in traces if PROGRAM in vars(trace)]
-    return [_others.setdefault(innermost(program), set()) for program in programs]
+    return [_others.setdefault(innermost(program), set()) for program in programs] or [set()]
 
 
 def _check_others(

@@ -40,12 +40,20 @@ class Annealing:
         self.constant = all([isinstance(schedule, Constant) for schedule in every])
         self.moves = not all([isinstance(schedule, Constant | Tensor) for schedule in every])
 
-    def check(self, latents: Sequence[str]) -> None:
-        """Raise ``ValueError`` for a site that is not among ``latents``."""
+    def check(self, latents: Sequence[str], drawn: Sequence[str] | None = None) -> None:
+        """Raise ``ValueError`` for a site that is not among ``latents``, or that none draws."""
         unknown = [s for s in self.schedules if s is not None and s not in latents]
         if unknown:
             raise ValueError(
                 f"beta: the model has no latent site {unknown[0]!r}, it has {tuple(latents)}"
+            )
+        alike = self.schedules.get(None)
+        weighed = self.schedules if alike is None else () if alike == Constant(1.0) else latents
+        drawn = latents if drawn is None else drawn
+        if summed := [s for s in weighed if s is not None and s not in drawn]:
+            raise ValueError(
+                f"beta: site {summed[0]!r} is summed out and has no KL to weigh: pass "
+                f"beta={{site: value}} for sites that the guide draws, {tuple(drawn)}"
             )
 
     def start(self, device: torch.device) -> None:

@@ -48,7 +48,8 @@ class Loop:
         self._validate = None
         if plan.validation is not None:
             pair, estimator = (step.svi.model, step.svi.guide), step.objective.elbo
-            self._validate = Validation(*pair, plan.validation, estimator, replay=step.replays)
+            how = {"replay": step.replays, "at_once": plan.feed.batch_size}
+            self._validate = Validation(*pair, plan.validation, estimator, **how)
 
     def __call__(self) -> bool:
         """Train until the run, a callback or a signal ends it; whether that was Ctrl-C."""

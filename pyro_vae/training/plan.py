@@ -25,7 +25,7 @@ from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..ground.streams import forked
 from ..likelihoods import Gaussian
-from ..programs.autoguides import is_per_datum
+from ..programs.autoguides import is_per_datum, take_all
 from ..programs.checks import check_minibatches
 from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost, is_ours
@@ -189,6 +189,7 @@ def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | No
     if runs(part) or not runs(data) or runs(part):
         return batch_size
     if asked is None:
+        take_all(trainer.guide)
         return len(data)
     raise ValueError(
         f"batch_size: expected all {len(data)} data in each step, as the programs run on no fewer,"

@@ -56,7 +56,7 @@ class Step:
                 "but this DataLoader does not tell how many they are: give its data set a __len__"
             )
         self.annealing = Annealing(objective.beta)
-        self.annealing.check(tuple(summary.latents))
+        self.annealing.check(tuple(summary.latents), summary.guide_order)
         self.annealing.start(x.device)
         self.annealing.set(self.state.step, len(feed))
         estimator = objective.elbo

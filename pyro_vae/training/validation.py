@@ -21,6 +21,7 @@ from ..infer.objectives.elbo import ELBOTerms, Estimator, Whole, joined
 from ..infer.posterior import active, posterior_means
 from ..programs.encoding import encode
 from ..programs.running import measuring
+from ..programs.unwrapping import is_ours
 from .feeds import Loaded
 
 _ROWS = 1000
@@ -34,7 +35,8 @@ class Validation:
     again with the checks. No state changes.
 
     Where each process of a run has a part of the data, the bound is that of all. Model and guide
-    are those that are scaled by beta; ``replay`` tells whether to record them at all.
+    are those that are scaled by beta; ``replay`` tells whether to record them at all; ``at_once``
+    is of how many data a step of training is, for programs that run on no fewer.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Validation:
         estimator: Estimator,
         *,
         replay: bool = True,
+        at_once: int = _ROWS,
     ) -> None:
         self.pair, self.data, self.estimator, self.replay = (model, guide), data, estimator, replay
+        self.at_once = at_once
         self._graph = _Quiet(estimator, after=CALLS_BEFORE_A_GRAPH)
         self._checked = False
 
@@ -59,6 +63,8 @@ class Validation:
         """
         estimate = self._again if self._checked and self.replay else self._once
         rows = max(1, _ROWS // getattr(self.estimator, "particles", 1))
+        if not is_ours(self.pair[1]):
+            rows = max(rows, self.at_once)
         total, terms = 0.0, []
         with measuring(*self.pair, device=self.data.device):
             for x, y in self.data.batches(rows):

@@ -14,9 +14,11 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ...data.arguments import Data
 from ...programs.broadcasting import observed_by
 from ...programs.checks import PairSummary, compared
-from ...programs.reading import Contributions
+from ...programs.plates import DataPlate
+from ...programs.reading import Contributions, contributions
 from ...programs.sites import kinds
 from ..engine.trainable import Sites
 from ..stock import check_stock, run_stock
@@ -119,20 +121,22 @@ class PyroELBO(Estimator):
         with torch.no_grad():
             # Before these it may have run the pair to count its plates
             runs = 1 if self.elbo.vectorize_particles else self.elbo.num_particles
-            terms = self._found(pairs[-runs:], loss, len(x))
+            terms = self._found(pairs[-runs:], loss, x)
         if isinstance(self.elbo, pyro.infer.TraceTailAdaptive_ELBO):
             loss = -terms.elbo.sum()
         return (loss / len(x) if self.reduction == "mean" else loss), terms
 
-    def _found(self, pairs: list[tuple[Trace, Trace]], loss: Tensor, n: int) -> ELBOTerms:
+    def _found(self, pairs: list[tuple[Trace, Trace]], loss: Tensor, x: Data) -> ELBOTerms:
         """The terms of the ELBO by traces of the model, on draws of the guide, and of these."""
+        n, read = len(x), [contributions(*pair, x) for pair in pairs]
+        for p, q in read:
+            self._refuse_part([*p.outside, *q.outside], p.plate)
         marked = [s for pair in pairs for trace in pair for s in kinds(trace).enumerated]
         self.summed = [*dict.fromkeys(marked)] if isinstance(self.elbo, _SUMMING) else []
         if self.summed or not pairs:
             return Whole((-loss / n).expand(n), {})
         found = []
-        for traces in pairs:
-            p, q = (Contributions(trace, (n,)) for trace in traces)
+        for p, q in read:
             seen = observed_by(q.trace)
             q.sites = [s for s in q.sites if s not in seen]
             found.append(self._terms(p, q))
@@ -140,7 +144,17 @@ class PyroELBO(Estimator):
         return ELBOTerms(
             sum(terms.reconstruction for terms in found) / k,
             {site: sum(terms.kl[site] for terms in found) / k for site in found[0].kl},
+            found[0].shared,
         )
+
+    def _refuse_part(self, outside: list[str], plate: DataPlate) -> None:
+        """Raise ``ValueError`` where what all data share would count once in each batch."""
+        if outside and plate.share != 1:
+            raise ValueError(
+                f"site {outside[0]!r}: all data share it, and {type(self.elbo).__name__} counts "
+                f"it whole in each step on {plate.objective} of {plate.total} data: pass "
+                f"batch_size={plate.total}, all in each step, or elbo='trace'"
+            )
 
     @property
     def _analytic(self) -> bool:
