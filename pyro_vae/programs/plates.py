@@ -105,7 +105,9 @@ def data_plate(
     frame = next((frame for frame in around if frame.name in names), None)
     if frame is None:
         # Where nothing stands for a row of the data, all rows are one datum
-        whole = not n or (total in (None, n) and not outer and all(map(_is_single, both)))
+        seen = observed or [*nodes.values()]
+        alone = bool(others) and total in (None, n) and not outer
+        whole = not n or (alone and all(map(_is_single, seen)))
         size = 1 if whole else n
         return DataPlate(names, size, size, size, whole=whole)
     found = _measured(names, frame, n, total)
@@ -118,8 +120,8 @@ def data_plate(
 
 
 def _is_single(node: dict[str, Any]) -> bool:
-    """Whether a site has one density: neither plates around it nor dimensions of a batch."""
-    return node["fn"].batch_shape == () and not _frames(node, 0)
+    """Whether a site has one density: neither plates around it nor a batch."""
+    return node["fn"].batch_shape.numel() == 1 and not _frames(node, 0)
 
 
 def _only_frame(traces: Iterable[Trace], n: int) -> CondIndepStackFrame | None:

@@ -76,7 +76,7 @@ class PyroELBO(Estimator):
         return {"elbo": made(**arguments["options"]), "reduction": arguments["reduction"]}
 
     def examine(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> PairSummary:
         """As ``check_pair``, but for what the object may do with sites that are not drawn."""
         # Pyro's own count what a guide observes against the bound, whatever it is for
@@ -84,28 +84,29 @@ class PyroELBO(Estimator):
         return compared(model, guide, x, y, enumerating=summing, observing=others)
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales, without a gradient, and the terms without them."""
         valueless = isinstance(self.elbo, pyro.infer.TraceTailAdaptive_ELBO)
         method = self.elbo.differentiable_loss if valueless else self.elbo.loss
-        return self._run(method, model, guide, x, y)
+        return self._run(method, model, guide, x, y)[:2]
 
     def backward(
-        self, model: Callable, guide: Callable, x: Tensor, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """The same, and the gradient in ``grad`` of each parameter, which has none before."""
         with Sites() as sites:
-            loss, terms = self._run(self.elbo.loss_and_grads, model, guide, x, y)
+            loss, terms, n = self._run(self.elbo.loss_and_grads, model, guide, x, y)
         if self.reduction == "mean":
             for parameter in sites.found.values():
                 if parameter.grad is not None:
-                    parameter.grad /= len(x)
+                    parameter.grad /= n
         return loss, terms
 
     def _run(
-        self, method: Callable, model: Callable, guide: Callable, x: Tensor, y: Tensor | None
-    ) -> tuple[Tensor, ELBOTerms]:
+        self, method: Callable, model: Callable, guide: Callable, x: Data, y: Tensor | None
+    ) -> tuple[Tensor, ELBOTerms, int]:
+        """Loss and terms, and of how many data Pyro's loss is the sum."""
         drawn: list[Trace] = []
         pairs: list[tuple[Trace, Trace]] = []
 
@@ -121,31 +122,33 @@ class PyroELBO(Estimator):
         with torch.no_grad():
             # Before these it may have run the pair to count its plates
             runs = 1 if self.elbo.vectorize_particles else self.elbo.num_particles
-            terms = self._found(pairs[-runs:], loss, x)
+            terms, n = self._found(pairs[-runs:], loss, x)
         if isinstance(self.elbo, pyro.infer.TraceTailAdaptive_ELBO):
             loss = -terms.elbo.sum()
-        return (loss / len(x) if self.reduction == "mean" else loss), terms
+        return (loss / n if self.reduction == "mean" else loss), terms, n
 
-    def _found(self, pairs: list[tuple[Trace, Trace]], loss: Tensor, x: Data) -> ELBOTerms:
+    def _found(
+        self, pairs: list[tuple[Trace, Trace]], loss: Tensor, x: Data
+    ) -> tuple[ELBOTerms, int]:
         """The terms of the ELBO by traces of the model, on draws of the guide, and of these."""
-        n, read = len(x), [contributions(*pair, x) for pair in pairs]
+        read = [contributions(*pair, x) for pair in pairs]
+        plates = [p.plate for p, _ in read]
+        size, n = (plates[0].size, plates[0].objective) if plates else [max(1, len(x))] * 2
         for p, q in read:
             self._refuse_part([*p.outside, *q.outside], p.plate)
         marked = [s for pair in pairs for trace in pair for s in kinds(trace).enumerated]
         self.summed = [*dict.fromkeys(marked)] if isinstance(self.elbo, _SUMMING) else []
         if self.summed or not pairs:
-            return Whole((-loss / n).expand(n), {})
+            return Whole((-loss / n).expand(size), {}), n
         found = []
         for p, q in read:
             seen = observed_by(q.trace)
             q.sites = [s for s in q.sites if s not in seen]
             found.append(self._terms(p, q))
         k = self.elbo.num_particles if self.elbo.vectorize_particles else len(pairs)
-        return ELBOTerms(
-            sum(terms.reconstruction for terms in found) / k,
-            {site: sum(terms.kl[site] for terms in found) / k for site in found[0].kl},
-            found[0].shared,
-        )
+        kl = {site: sum(terms.kl[site] for terms in found) / k for site in found[0].kl}
+        reconstruction = sum(terms.reconstruction for terms in found) / k
+        return ELBOTerms(reconstruction, kl, found[0].shared), n
 
     def _refuse_part(self, outside: list[str], plate: DataPlate) -> None:
         """Raise ``ValueError`` where what all data share would count once in each batch."""

@@ -183,7 +183,7 @@ def run(trainer: Trainer, pair: Pair, **options) -> Trainer:
 def trains(make: Make, folder: Path) -> None:
     """Some epochs, after which the bound is better, and the one that stock Pyro finds."""
     pair = made(make)
-    rows = fitted(pair, epochs=24 if pair.minibatches else 60).history
+    rows = fitted(pair, epochs=60).history
     half = len(rows) // 2
     objective = rows.column("objective")
     assert sum(objective[-half:]) > sum(objective[:half])
