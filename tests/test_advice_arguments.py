@@ -54,6 +54,27 @@ def arguments(tmp):
     yield evaluated(drawn), evaluated(fixed)
 
 
+@cases
+def forms(tmp):
+    wide = {"width": 2.0}
+    yield terms((X, Y), arguments=[2.0]), terms((X, Y), arguments=wide)
+    yield terms((X, Y), arguments={"ys": Y, **wide}), terms((X, Y), arguments=wide)
+
+    def named(x, *, labels=None):
+        return model(x, Y[: len(x)] if labels is None else labels)
+
+    def either(x, shift=None, y=None):
+        return named(x, labels=y)
+
+    def found(program, given):
+        return lambda: infer.elbo_terms(program, lambda x: guide(x, Y), given)
+
+    d = data.Dataset(X, Y)
+    yield found(named, d), found(named, {"x": d.x, "labels": d.y}), found(named, d.x)
+    by_name = ({"x": X, "shift": Y}, {"x": X, "y": Y})
+    yield found(either, (X, Y)), *[found(either, given) for given in by_name]
+
+
 class Rows(nn.Module):
     """Parameters for each of some rows."""
 

@@ -18,6 +18,7 @@ from ..programs import checks
 from ..programs.checks import PairSummary, check_minibatches
 from ..programs.encoding import encode
 from ..programs.given import given
+from ..programs.methods import as_program
 from ..programs.program import Model
 from ..programs.running import trace_pair, undisturbed
 from ..programs.unwrapping import innermost
@@ -153,7 +154,7 @@ def _library_guides(model: Callable, guide: Callable, x: Data, y: Tensor | None)
 
 
 def _in_files(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
-    if isinstance(model, nn.Module) and isinstance(guide, nn.Module):
+    if all(isinstance(as_program(p), nn.Module) for p in (model, guide)):
         return ""
     return "parameters of plain functions are in Pyro's store, not in modules"
 
