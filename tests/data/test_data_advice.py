@@ -15,7 +15,7 @@ from test_data_damage import tiff_of_five_channels
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, data
-from pyro_vae.data import Dataset, DataSplits, load, render_shapes, shapes
+from pyro_vae.data import Arguments, Dataset, DataSplits, load, render_shapes, shapes
 from pyro_vae.data.given import as_dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
@@ -122,6 +122,16 @@ def labels(tmp):
     vae = VAE((2,), 2, hidden=(4,), condition=3, likelihood=Gaussian())
     named = Dataset(X, text, names=("cat", "dog", "owl"))
     yield lambda: Dataset(X, text).check_classes(vae), lambda: named.check_classes(vae)
+
+
+@cases
+def arguments(tmp):
+    widths = torch.ones(2)
+    constant = {"widths": widths}
+    yield lambda: Arguments((X,), constant, (0, "widths")), lambda: Arguments((X,), constant, (0,))
+    one = {"width": widths[0]}
+    yield lambda: Arguments((X,), one, (0, "width")), lambda: Arguments((X,), one, (0,))
+    yield lambda: Arguments((X[:0],)), None
 
 
 class Stream(IterableDataset):
