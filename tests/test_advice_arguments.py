@@ -45,6 +45,7 @@ def arguments(tmp):
     yield terms((X, Y, Y, Y)), terms((X, Y))
     yield terms({"x": X}), terms((X, Y)), terms({"x": X, "ys": Y})
     yield terms(X), terms((X, Y)), terms({"x": X, "ys": Y})
+    yield terms({"ys": Y}), terms((X, Y)), terms({"x": X, "ys": Y}, arguments={"width": 2.0})
     yield terms((X, Y), arguments={"widht": 2.0}), terms((X, Y), arguments={"width": 2.0})
     both = lambda *args, **options: lambda: infer.elbo_terms(*pair, *args, **options)  # noqa: E731
     yield both(X, arguments={"k": 1}), both(X), both((X, Y))

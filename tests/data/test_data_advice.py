@@ -132,6 +132,8 @@ def arguments(tmp):
     one = {"width": widths[0]}
     yield lambda: Arguments((X,), one, (0, "width")), lambda: Arguments((X,), one, (0,))
     yield lambda: Arguments((X[:0],)), None
+    whole = Arguments((X,))
+    yield lambda: whole.batches(0), lambda: next(whole.batches(len(whole)))
 
 
 class Stream(IterableDataset):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 
 from pyro_vae import Trainer, infer
-from pyro_vae.data import Dataset
+from pyro_vae.data import Arguments, Dataset
 
 N = 12
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(1))
@@ -186,3 +186,25 @@ def test_data_that_have_a_gradient_are_no_parameters():
 
     both = Reading()
     infer.SVI(both.model, both.guide).step(data, R)
+
+
+class Wider(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+
+    def forward(self, x, r, more):
+        loc = self.linear(torch.cat([x, more[:, None]], -1)).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.infer.UntrainedWarning")
+def test_a_guide_that_needs_more_is_tried_with_the_next_data():
+    trainer, guide = fitted((X, R)), Wider()
+    trainer.swap_guide(guide)
+    with pytest.raises(TypeError, match="expected 'more' as well for Wider"):
+        trainer.fit(Arguments((X, R)), epochs=1, progress=False)
+    before = guide.linear.weight.clone()
+    trainer.fit({"x": X, "r": R, "more": R}, epochs=1, progress=False)
+    assert not torch.equal(guide.linear.weight, before)
