@@ -14,6 +14,8 @@ NO_ADVICE = (
     "column {}{} of numbers and text, such as {}",
     "it holds something else than tensors, such as a random generator",
     "Draw new data from a trained model",
+    # The name of a tool
+    "save, resume",
     # Patterns of messages that the command line puts in its own words
     r"\blower lr, set clip_norm",
     r"use Dataset\(x\) instead",

@@ -45,6 +45,7 @@ def arguments(tmp):
     yield terms((X, Y, Y, Y)), terms((X, Y))
     yield terms({"x": X}), terms((X, Y)), terms({"x": X, "ys": Y})
     yield terms(X), terms((X, Y)), terms({"x": X, "ys": Y})
+    yield terms({"ys": Y}), terms((X, Y)), terms({"x": X, "ys": Y}, arguments={"width": 2.0})
     yield terms((X, Y), arguments={"widht": 2.0}), terms((X, Y), arguments={"width": 2.0})
     both = lambda *args, **options: lambda: infer.elbo_terms(*pair, *args, **options)  # noqa: E731
     yield both(X, arguments={"k": 1}), both(X), both((X, Y))
@@ -52,6 +53,27 @@ def arguments(tmp):
     fixed = drawn.binarized(torch.Generator())
     evaluated = lambda d: lambda: diagnostics.evaluate(model, guide, d)  # noqa: E731
     yield evaluated(drawn), evaluated(fixed)
+
+
+@cases
+def forms(tmp):
+    wide = {"width": 2.0}
+    yield terms((X, Y), arguments=[2.0]), terms((X, Y), arguments=wide)
+    yield terms((X, Y), arguments={"ys": Y, **wide}), terms((X, Y), arguments=wide)
+
+    def named(x, *, labels=None):
+        return model(x, Y[: len(x)] if labels is None else labels)
+
+    def either(x, shift=None, y=None):
+        return named(x, labels=y)
+
+    def found(program, given):
+        return lambda: infer.elbo_terms(program, lambda x: guide(x, Y), given)
+
+    d = data.Dataset(X, Y)
+    yield found(named, d), found(named, {"x": d.x, "labels": d.y}), found(named, d.x)
+    by_name = ({"x": X, "shift": Y}, {"x": X, "y": Y})
+    yield found(either, (X, Y)), *[found(either, given) for given in by_name]
 
 
 class Rows(nn.Module):

@@ -85,8 +85,9 @@ def tensors(tmp):
 
     yield checked(splits), checked(splits.test.x)
     yield checked(splits.train), checked(splits.train.x)
-    shown = lambda x: lambda: infer.reconstruct(p, q, x)  # noqa: E731
-    yield shown(TensorDataset(X)), shown(TensorDataset(X).tensors[0])
+    read = lambda x: lambda: infer.reconstruct(p, q, x)  # noqa: E731
+    yield read(TensorDataset(X)), read(TensorDataset(X).tensors[0])
+    yield read((X, X[:, :1])), read(X)
     rows = X.tolist()
     yield checked(rows), checked(data.Dataset(rows).x)
     one = X[0].tolist()

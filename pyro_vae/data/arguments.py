@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from numbers import Number
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -14,6 +17,11 @@ from .checks import tensor
 
 # An argument of a call: its position, or its name
 Key = int | str
+# Constants that are what they are for good
+_PLAIN = (
+    *(Number, str, bytes, type(None), Enum, type),
+    *(BuiltinFunctionType, torch.dtype, torch.device),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -86,7 +94,7 @@ class Arguments:
             return self.args[rows]
         if isinstance(rows, str):
             return self.kwargs[rows]
-        return self._each(lambda column: column[rows])
+        return self.each(lambda column: column[rows])
 
     @property
     def values(self) -> tuple[Tensor, ...]:
@@ -120,13 +128,11 @@ class Arguments:
 
         None where a constant cannot be told from others.
         """
-        told = [(k, layout(v) if isinstance(v, Tensor) else _told(v)) for k, v in self.items()]
-        key = (*told, self.size, self.total, self.plate)
         try:
-            hash(key)
+            told = [(k, layout(v) if isinstance(v, Tensor) else _told(v)) for k, v in self.items()]
         except TypeError:
             return None
-        return key
+        return (*told, self.size, self.total, self.plate)
 
     @property
     def requires_grad(self) -> bool:
@@ -138,13 +144,21 @@ class Arguments:
         new = iter(tensors)
         return self._with(lambda _, v: next(new) if isinstance(v, Tensor) else v)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Arguments:
+        """The same with each column changed."""
+        columns = self.columns or ()
+        return self._with(lambda key, v: change(v) if key in columns else v)
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Arguments:
         """Move all tensors to a device, floating ones to a floating type."""
+        # What is copied to the CPU would be read before it is there
+        ahead = torch.device(device).type == "cuda"
 
         def moved(_: Key, value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            return value.to(device, dtype if value.is_floating_point() else None)
+            kind = dtype if value.is_floating_point() else None
+            return value.to(device, kind, non_blocking=ahead)
 
         return self._with(moved)
 
@@ -156,7 +170,7 @@ class Arguments:
 
     def repeated(self, k: int) -> Arguments:
         """All data k times over."""
-        return self._each(lambda column: column.repeat(k, *(1,) * (column.dim() - 1)))
+        return self.each(lambda column: column.repeat(k, *(1,) * (column.dim() - 1)))
 
     def batch(self, index: Tensor) -> tuple[Arguments, None]:
         """Some rows, as a part of all of them, and no labels: as ``Dataset.batch``."""
@@ -204,10 +218,6 @@ class Arguments:
         n = "?" if self.size is None else self.size
         return f"Arguments({', '.join([f'{n} x ({shapes})', *told])})"
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Arguments:
-        columns = self.columns or ()
-        return self._with(lambda key, v: change(v) if key in columns else v)
-
     def _with(self, change: Callable[[Key, Any], Any]) -> Arguments:
         args = tuple(change(i, v) for i, v in enumerate(self.args))
         kwargs = {name: change(name, v) for name, v in self.kwargs.items()}
@@ -220,9 +230,14 @@ def layout(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _told(constant: Any) -> Any:
-    """A constant as part of a key: by its type, since True is 1, and by its items."""
+    """A constant as part of a key: by its type, since True is 1, and by its items.
+
+    Raises ``TypeError`` for objects, which are the same when what they hold has changed.
+    """
     if isinstance(constant, tuple | list):
         return type(constant), *map(_told, constant)
+    if not isinstance(constant, _PLAIN):
+        raise TypeError(type(constant))
     return type(constant), constant
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Any
 
@@ -18,7 +19,9 @@ def identity(data: Dataset | Arguments | None) -> dict[str, Any] | None:
     if data is None:
         return None
     if isinstance(data, Arguments):
-        rest = {named(k): repr(v) for k, v in data.constants.items()}
+        # Where an object lies in memory tells nothing of it
+        told = {k: re.sub(r" at 0x[0-9a-f]+", "", repr(v)) for k, v in data.constants.items()}
+        rest = {named(k): v for k, v in told.items()}
         tensors = {named(k): v for k, v in data.items() if isinstance(v, Tensor)}
         return rest | {name: _of_tensor(tensor) for name, tensor in tensors.items()}
     found: dict[str, Any] = {

@@ -44,9 +44,9 @@ def check_arguments(x: Arguments, *programs: Callable) -> None:
                 "besides: leave it out, or add it to a program"
             )
     for program in programs:
-        if missing := _missing(program, x):
+        if lacking := missing(program, x):
             raise TypeError(
-                f"data: expected {', '.join(map(repr, missing))} as well for "
+                f"data: expected {', '.join(map(repr, lacking))} as well for "
                 f"{_signature(program)}, got {x!r}: pass a tuple or a mapping of tensors with a "
                 "row per datum, and constants by arguments={name: value}"
             )
@@ -90,7 +90,7 @@ def _taken(program: Callable, x: Arguments) -> set[Key]:
     return found
 
 
-def _missing(program: Callable, x: Arguments) -> list[str]:
+def missing(program: Callable, x: Arguments) -> list[str]:
     """Arguments that a program needs and is not given."""
     found, position = [], 0
     for p in parameters_of(program):

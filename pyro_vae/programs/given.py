@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
 from ..data import Dataset
@@ -15,7 +17,7 @@ from ..data.arguments import Arguments, Data, as_column
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
-from .labels import accepts_labels, as_labels
+from .labels import accepts_labels, as_labels, parameters_of
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
 from .values import check_tensor
@@ -44,7 +46,7 @@ def as_arguments(
         data: a tensor, a tuple or a mapping of tensors or arrays, ``Arguments``, or None for
             programs that take constants alone.
         programs: model and guide, or one of them.
-        arguments: constants, by name.
+        arguments: constants, by name; those of ``Arguments`` themselves go before them.
         plate: name of the plate over the data.
         name: what the data are called in errors.
         labelled: whether labels need not be for the programs, as for colours of a picture.
@@ -68,6 +70,7 @@ def as_arguments(
         args, kwargs = found
         columns = (*range(len(args)), *kwargs)
         data = Arguments(args, kwargs, columns)
+        _check_constants(arguments, data, programs)
     for key in arguments or ():
         known("arguments", key, names_of(*programs))
     constants = {k: v for k, v in (arguments or {}).items() if k not in data.kwargs}
@@ -112,11 +115,11 @@ def given(
     plate: str | None = None,
 ) -> tuple[Data, Tensor | None]:
     """The data of an evaluation, and labels: a tensor as it is, else ``as_arguments``."""
-    data = x if y is None else (x, y)
+    data = x if y is None else {"x": x, "y": y}
     own = as_arguments(data, *programs, arguments=arguments, plate=plate, name="x")
     if own is not None:
         return own, None
-    if y is None and (pair := _pair(x)) is not None:
+    if y is None and (pair := _pair(x, programs)) is not None:
         x, y = pair
     check_tensor(x)
     return x, as_labels(y, len(x), x.device)
@@ -128,11 +131,13 @@ def _columns(
     """Positional and keyword arguments; None for x, with labels or without."""
     if data is None:
         return (), {}
+    if isinstance(data, TorchDataset) and not isinstance(data, TensorDataset):
+        data = _read(data, programs, own=own, name=name)
     if isinstance(data, Dataset):
         if data.y is None or _take_labels(programs):
             return ((data.x,), {}) if own and data.y is None else None
         if not any(map(takes_second, programs)):
-            return None
+            return None if labelled else _without_labels(programs, name)
         if data.binarize:
             raise ValueError(
                 f"{name}: expected data that stay as they are for a program whose labels are no "
@@ -140,23 +145,113 @@ def _columns(
                 "data.binarized(generator)"
             )
         return (data.x, data.y), {}
+    if _is_list(data):
+        data = tuple(data)
+    if (pair := _pair(data, programs)) is not None:
+        x, y = pair
+        by_name = isinstance(data, Mapping)
+        if y is not None and _take_labels(programs):
+            if by_name or not _in_order(programs, y, name):
+                if are_labels(y) and not own:
+                    return None
+                return (as_column(x, "x"),), {"y": as_column(y, "y")}
+        second = any(map(takes_second, programs))
+        if labelled and are_labels(y) and not second:
+            return None
+        if y is None:
+            data = x
+        elif second or not by_name:
+            data = pair
     if isinstance(data, TensorDataset):
         data = data.tensors
-    if (pair := _pair(data)) is not None:
-        x, y = pair
-        if y is not None and _take_labels(programs):
-            if are_labels(y) and not own:
-                return None
-            return (as_column(x, "x"),), {"y": as_column(y, "y")}
-        if labelled and are_labels(y) and not any(map(takes_second, programs)):
-            return None
-        data = x if y is None else pair
     if isinstance(data, Mapping):
         return (), {str(k): as_column(v, str(k)) for k, v in data.items()}
     if isinstance(data, tuple):
         return tuple(as_column(v, f"{name}[{i}]") for i, v in enumerate(data)), {}
-    kept = isinstance(data, Tensor) and (data.dim() == 1 or data.dtype in _INDICES)
-    return ((as_column(data, "x"),), {}) if own or kept else None
+    return ((as_column(data, "x"),), {}) if own or _stays(data) else None
+
+
+def _stays(data: Any) -> bool:
+    """Whether data have one number each, or whole numbers, of which no ``Dataset`` is made."""
+    if isinstance(data, Tensor):
+        return data.dim() == 1 or data.dtype in _INDICES
+    if isinstance(data, np.ndarray):
+        return data.ndim == 1 or data.dtype.kind == "i"
+    return isinstance(data, list) and bool(data) and isinstance(data[0], int | float)
+
+
+def _is_list(data: Any) -> bool:
+    """Whether a list is of columns: of arrays that differ, and so are no rows."""
+    if not isinstance(data, list) or not all(isinstance(v, Tensor | np.ndarray) for v in data):
+        return False
+    return len({tuple(v.shape) for v in data}) > 1
+
+
+def _read(data: TorchDataset, programs: tuple[Callable, ...], *, own: bool, name: str) -> Any:
+    """The columns of a data set of torch, each item read once; itself where it is x, or x and y.
+
+    A ``Dataset`` where x, or the second of two, are none of the arguments by themselves.
+    """
+    first = data[0] if len(data) else None
+    items = lambda: [data[i] for i in range(len(data))]  # noqa: E731
+    if isinstance(first, Mapping):
+        read = items()
+        return {key: [item[key] for item in read] for key in first}
+    if not isinstance(first, tuple | list):
+        return as_dataset(data, name) if own else data
+    if len(first) == 2 and are_labels(first[1]):
+        asked = own or (not _take_labels(programs) and any(map(takes_second, programs)))
+        return as_dataset(data, name) if asked else data
+    return tuple(map(list, zip(*items(), strict=True)))
+
+
+def _check_constants(arguments: Any, data: Arguments, programs: tuple[Callable, ...]) -> None:
+    """Raise ``TypeError`` for constants that are no mapping, or that the data have as well."""
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise TypeError(
+            f"arguments: expected a mapping from name to constant, got {arguments!r}: pass "
+            "arguments={name: value}"
+        )
+    by_position = {p.name for f in programs for p in positional(f)[: len(data.args)]}
+    for key in arguments or ():
+        if key in data.kwargs or key in by_position:
+            raise TypeError(
+                f"arguments: expected constants that the data do not have, got {key!r}, which "
+                "is among these: leave it out of one of them"
+            )
+
+
+def _without_labels(programs: tuple[Callable, ...], name: str) -> None:
+    """Raise ``TypeError`` where labels may be meant for an argument that is not the second."""
+    for program in programs:
+        for p in parameters_of(program):
+            may = p.kind is p.KEYWORD_ONLY and p.default in (p.empty, None) and p.name != "size"
+            if may or p.kind is p.VAR_POSITIONAL:
+                raise TypeError(
+                    f"{name}: expected labels as an argument y, or as the second, for a program "
+                    f"that takes {str(p).partition(':')[0]}, got a Dataset with labels: pass "
+                    f"data={{'x': data.x, 'labels': data.y}}, by the program's own names, or "
+                    "data.x alone"
+                )
+
+
+def _in_order(programs: tuple[Callable, ...], y: Any, name: str) -> bool:
+    """Whether two data are the first two arguments of programs that take y elsewhere, too."""
+    for program in programs:
+        parameters = positional(program)
+        if [p.name for p in parameters[:1]] == ["y"]:
+            return True
+        for p in parameters[1:2]:
+            if p.name in ("y", "size") or not takes_second(program):
+                continue
+            if p.default is inspect.Parameter.empty or not are_labels(y):
+                return True
+            raise TypeError(
+                f"{name}: expected names for the second of two, which may be {p.name!r} or 'y', "
+                f"got a tuple: pass data={{{parameters[0].name!r}: x, {p.name!r}: values}}, or "
+                f"data={{{parameters[0].name!r}: x, 'y': values}}"
+            )
+    return False
 
 
 def _take_labels(programs: tuple[Callable, ...]) -> bool:
@@ -169,15 +264,26 @@ def _take_labels(programs: tuple[Callable, ...]) -> bool:
     return any(map(accepts_labels, programs)) and ("y" in names_of(*programs) or not others)
 
 
-def _pair(data: Any) -> tuple[Any, Any] | None:
+def _pair(data: Any, programs: tuple[Callable, ...]) -> tuple[Any, Any] | None:
     """X and y, where data are these two or x alone in one."""
     if isinstance(data, TensorDataset):
         data = data.tensors
     if isinstance(data, Mapping) and {*map(str.lower, map(str, data))} in _PAIRS:
-        data = tuple(data[key] for key in sorted(data))
+        x, *_ = keys = sorted(data)
+        if any(_by_name(program, x) for program in programs):
+            return None
+        data = tuple(data[key] for key in keys)
     if not isinstance(data, tuple) or not 1 <= len(data) <= 2:
         return None
     return (*data, None)[:2]
+
+
+def _by_name(program: Callable, x: str) -> bool:
+    """Whether a program has an argument x that is not its first, or names none of them."""
+    parameters = parameters_of(program)
+    if not (found := positional(program)):
+        return not any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return found[0].name != x and x in names_of(program)
 
 
 def are_labels(y: Any) -> bool:
@@ -186,6 +292,6 @@ def are_labels(y: Any) -> bool:
         return True
     if isinstance(y, Tensor):
         return not y.is_floating_point() and (y.dim() < 2 or y.shape[1:].numel() == 1)
-    if isinstance(y, np.ndarray):
-        return y.dtype.kind not in "fc" and (y.ndim < 2 or y[0].size == 1)
-    return True
+    if not isinstance(y, np.ndarray):
+        y = np.asarray(y)
+    return y.dtype.kind not in "fc" and (y.ndim < 2 or y[0].size == 1)

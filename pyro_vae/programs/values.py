@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from ..data import Dataset, DataSplits
+from ..data.arguments import Arguments
 
 
 def check_tensor(x: Any, name: str = "x") -> None:
@@ -19,6 +20,10 @@ def check_tensor(x: Any, name: str = "x") -> None:
             advice = "its .test.x" if isinstance(x, DataSplits) else "its .x"
         elif isinstance(x, TensorDataset):
             advice = "its .tensors[0]"
+        elif isinstance(x, Arguments) or (
+            isinstance(x, tuple) and any(isinstance(v, Tensor) for v in x)
+        ):
+            advice = "x alone, one tensor"
         elif np.ndim(x) < 2 and isinstance(x, np.ndarray | list | tuple):
             advice = "torch.from_numpy(numpy.array(..., dtype='float32'))"
         else:

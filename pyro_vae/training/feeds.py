@@ -194,11 +194,10 @@ class Loaded:
         first = next(batches)
         self._begun = itertools.chain([first], batches)
         x, y = self._placed(first)
-        if isinstance(x, Arguments):
-            return x
         if self.divided and not self._in_turn:
-            x, y = ranks.gathered(x), None if y is None else ranks.gathered(y)
-        return Dataset(x, y, channels="first")
+            x = x.each(ranks.gathered) if isinstance(x, Arguments) else ranks.gathered(x)
+            y = None if y is None else ranks.gathered(y)
+        return x if isinstance(x, Arguments) else Dataset(x, y, channels="first")
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -311,6 +310,9 @@ def source(
     if not isinstance(data, DataLoader):
         return matched(data, model, guide, name=name, device=device, **own)
     device = device or device_of(model, guide, default=torch.device("cpu"))
+    if isinstance(arguments, Mapping):
+        # Once, not with each batch
+        own["arguments"] = Arguments(kwargs=arguments, columns=()).to(device).kwargs
     try:
         dtype = dtype_of(model, guide, default=torch.float32)
         check = functools.partial(_check_batch, name, model)

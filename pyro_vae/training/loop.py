@@ -18,7 +18,7 @@ from ..data.arguments import Data
 from ..ground import streams
 from ..ground.turns import turn
 from ..infer.objectives.elbo import check_possible
-from ..programs.unwrapping import name_of
+from ..programs.unwrapping import is_ours, name_of
 from . import checkpoint
 from .feeds import Batch, Loaded
 from .guard import Guard
@@ -50,6 +50,8 @@ class Loop:
             pair, estimator = (step.svi.model, step.svi.guide), step.objective.elbo
             how = {"replay": step.replays, "at_once": plan.feed.batch_size}
             self._validate = Validation(*pair, plan.validation, estimator, **how)
+            if not any(map(is_ours, pair)):
+                self._validate.check()
 
     def __call__(self) -> bool:
         """Train until the run, a callback or a signal ends it; whether that was Ctrl-C."""

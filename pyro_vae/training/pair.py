@@ -10,11 +10,12 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from ..data.arguments import Data
+from ..data.arguments import Arguments, Data
 from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator
 from ..infer.objectives.pyro_elbo import as_estimator
 from ..programs.belonging import check_run, join
+from ..programs.calling import missing
 from ..programs.checks import check_guide, check_minibatches
 from ..programs.methods import as_program
 from ..programs.placing import usable_device
@@ -226,8 +227,9 @@ class TrainedPair:
         guide = as_program(guide)
         if isinstance(guide, nn.Module):
             guide.to(self.device)
-        if self._tried is not None:
-            x, y = self._tried
+        x, y = self._tried or (None, None)
+        # One that needs more than those data is tried with the next ones
+        if x is not None and not (isinstance(x, Arguments) and missing(guide, x)):
             self.elbo.examine(self.model, guide, x, y)
             check_run(self.model, guide, x, y)
         freezing, names = self.state.freezing, None

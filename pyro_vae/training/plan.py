@@ -235,8 +235,8 @@ def _going_on(before: Run, run: Run) -> Run:
     for name, got in run.facts.items():
         expected = before.facts.get(name)
         if isinstance(expected, dict) and isinstance(got, dict) and got != expected:
-            key = next(key for key in got if expected.get(key) != got[key])
-            name, expected, got = f"{name}: {key}", expected.get(key), got[key]
+            key = next(k for k in [*got, *expected] if expected.get(k) != got.get(k))
+            name, expected, got = f"{name}: {key}", expected.get(key), got.get(key)
         if expected != got:
             raise ValueError(
                 f"{name}: expected {expected!r}, as in the run that goes on, got {got!r}: "

@@ -20,6 +20,7 @@ from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, finite_or_checked
 from ..infer.objectives.elbo import ELBOTerms, Estimator, Whole, joined
 from ..infer.posterior import active, posterior_means
 from ..programs.encoding import encode
+from ..programs.placing import seen_values
 from ..programs.running import measuring
 from ..programs.unwrapping import is_ours
 from .feeds import Loaded
@@ -53,6 +54,12 @@ class Validation:
         self.at_once = at_once
         self._graph = _Quiet(estimator, after=CALLS_BEFORE_A_GRAPH)
         self._checked = False
+
+    def check(self) -> None:
+        """Run the pair on the first data, to tell what does not fit before there is training."""
+        data = (self.data.data if isinstance(self.data, Loaded) else self.data)[:_ROWS]
+        with measuring(*self.pair, device=data.device):
+            self._once(seen_values(data), data.y)
 
     def __call__(self) -> dict[str, Any]:
         """The row of the present epoch, in nats per datum.

@@ -124,6 +124,18 @@ def labels(tmp):
     yield lambda: Dataset(X, text).check_classes(vae), lambda: named.check_classes(vae)
 
 
+@cases
+def arguments(tmp):
+    widths = torch.ones(2)
+    constant = {"widths": widths}
+    yield lambda: Arguments((X,), constant, (0, "widths")), lambda: Arguments((X,), constant, (0,))
+    one = {"width": widths[0]}
+    yield lambda: Arguments((X,), one, (0, "width")), lambda: Arguments((X,), one, (0,))
+    yield lambda: Arguments((X[:0],)), None
+    whole = Arguments((X,))
+    yield lambda: whole.batches(0), lambda: next(whole.batches(len(whole)))
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(X)

@@ -2,6 +2,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 
+from pyro_vae import infer
 from pyro_vae.guides import BottomUp, Delta, Ladder
 from pyro_vae.infer import PairSummary, check_pair
 from pyro_vae.likelihoods import Bernoulli
@@ -50,6 +51,30 @@ def test_a_pair_of_fixed_size_is_for_whole_data():
     assert tools["fit, whole data"] == ""
     for tool in ("fit, minibatches", "engine='graph'", "save, resume"):
         assert tools[tool] and "\n" not in tools[tool], tool
+    assert tools["sample"] == "" and infer.sample(fixed, X)["x"].shape == X.shape
+
+
+class Regression(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 1)
+
+    def model(self, x, response):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            mean = z + self.linear(x).squeeze(-1)
+            pyro.sample("response", dist.Normal(mean, 1.0), obs=response)
+
+    def guide(self, x, response):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(response, 1.0))
+
+
+def test_methods_with_arguments_of_their_own_can_all_but_what_needs_x_alone():
+    pair = Regression()
+    tools = check_pair(pair.model, pair.guide, (X, X.sum(1))).tools
+    assert {t for t, why in tools.items() if why} == {"reconstruct", "guides of the library"}
+    assert tools["reconstruct"].startswith("x: expected a tensor (n, ...), got Arguments: pass x")
 
 
 def test_nothing_is_tried_before_it_is_asked_for_and_nothing_left_behind():

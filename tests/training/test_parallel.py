@@ -7,10 +7,17 @@ import parallel_cases
 import parallel_methods
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    TensorDataset,
+)
 
 from pyro_vae import Trainer, infer, ranks
 from pyro_vae.cli import main
+from pyro_vae.data import Arguments
 from pyro_vae.training import feeds
 
 pytestmark = pytest.mark.skipif(
@@ -179,6 +186,20 @@ def test_parts_and_turns_of_batches_of_indices(three):
     assert feeds.turns(batches) == [range(8)] and feeds.turns([[1]]) == []
     with pytest.raises(ValueError, match="every batch for 3 processes, got a batch of 2: choose"):
         feeds.parts([[1, 2, 3], [4, 5]])
+
+
+def test_the_first_batch_of_columns_is_the_same_in_all_processes(three, monkeypatch):
+    monkeypatch.setattr(ranks, "gathered", lambda rows: torch.cat([rows - 1, rows, rows + 1]))
+    x = torch.arange(12.0)
+    loader = DataLoader(
+        TensorDataset(x, x), batch_size=2, sampler=DistributedSampler(x, 3, rank=2, shuffle=False)
+    )
+    own = lambda batch: Arguments(batch, {"width": torch.ones(2)}, (0, 1))  # noqa: E731
+    loaded = feeds.Loaded(loader, torch.device("cpu"), torch.float32, own=own)
+    assert loaded.data[1].tolist() == [1, 4, 2, 5, 3, 6]
+    assert len(loaded.data) == 6 and loaded.data["width"].tolist() == [1, 1]
+    # What this process trains on is its own part
+    assert [batch[0].tolist() for batch, _ in loaded] == [[2, 5], [8, 11]]
 
 
 def test_what_differs_between_processes_is_an_error_in_all(processes):

@@ -15,7 +15,7 @@ from pyro.infer.util import validation_enabled
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ...data.arguments import Arguments, Data
+from ...data.arguments import Arguments, Data, tensors_of
 from ...ground.turns import turn
 from ...programs.belonging import check_run, join
 from ...programs.calling import check_arguments
@@ -302,7 +302,7 @@ class SVI:
             self._checked = True
             if isinstance(self._fast_loss, Graph):
                 self._fast_loss.step += 1
-            known = [*self._all(), x, y]
+            known = [*self._all(), *tensors_of(x, y)]
             tell_untrained(loss, known, model=self.model, guide=self.guide)
         if self.waiting.parameters:
             self.waiting.step()
