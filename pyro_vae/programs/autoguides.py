@@ -30,7 +30,7 @@ def take_all(guide: Any) -> None:
 
 def takes_all(guide: Any) -> bool:
     """Whether a guide is to be run on all data at once."""
-    return is_per_datum(guide) or innermost(guide) in _of_all
+    return is_per_datum(guide) or (bool(_of_all) and innermost(guide) in _of_all)
 
 
 def few(guide: Any, x: Data, y: Tensor | None, n: int = 1000) -> tuple[Data, Tensor | None]:

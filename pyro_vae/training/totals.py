@@ -47,7 +47,10 @@ class Totals:
     def add(self, loss: Tensor, terms: ELBOTerms) -> None:
         """Add a step: its loss, summed over the data, and the terms of its bound."""
         self.count += len(terms.reconstruction)
-        if self._sites != (sites := tuple(terms.kl)):
+        sites = tuple(terms.kl)
+        if not self._steps:
+            self._sites = sites
+        elif sites != self._sites:
             terms = self._widened(terms, sites)
         self._shared = terms.shared
         parts = (terms.reconstruction, *terms.kl.values())
