@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
+from torch import nn
 
 from ..infer.objectives.elbo import Estimator
 from ..programs.program import Guide, Model
@@ -47,8 +48,12 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
     elif isinstance(obj, Model):
         archive.write(path, "model", {"model": obj}, arguments=arguments)
     elif isinstance(obj, Guide):
-        pair = checkpoint.checked({"model": obj.model, "guide": obj})
-        archive.write(path, "guide", pair, arguments=arguments)
+        if not isinstance(obj.model, nn.Module):
+            raise TypeError(
+                "obj: expected a guide whose model is a module, got one of a plain function: "
+                "save the trainer of both"
+            )
+        archive.write(path, "guide", {"model": obj.model, "guide": obj}, arguments=arguments)
     else:
         raise TypeError(
             f"obj: expected a Trainer, a model or a guide of pyro_vae, got {type(obj).__name__}: "

@@ -76,7 +76,7 @@ class Step:
             clip_norm=objective.clip_norm,
             engine=self.running,
         )
-        self.svi.waiting = Waiting(len(feed))
+        self.svi.waiting, self.svi.stored = Waiting(len(feed)), self.state.stored
         self.svi.prepare(x, y=y)
         if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
