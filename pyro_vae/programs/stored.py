@@ -36,6 +36,8 @@ Entries = dict[str, tuple[Tensor | None, Constraint]]
 
 def tensors(sites: Iterable[str]) -> dict[str, Tensor]:
     """Unconstrained tensors of the sites that Pyro's store has, in the order of their names."""
+    if not sites:
+        return {}
     store = dict(pyro.get_param_store().named_parameters())
     return {site: store[site] for site in sorted(sites) if site in store}
 

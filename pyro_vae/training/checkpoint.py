@@ -113,8 +113,8 @@ def _function(role: str, given: Mapping[str, Callable]) -> Callable:
     if program is None or isinstance(program, nn.Module):
         got = "none" if program is None else f"the module {name_of(program)}"
         raise ValueError(
-            f"its {role} was a plain function, of which it holds pyro.param sites alone, got {got}:"
-            f" pass the function, load(path, {role}=...)"
+            f"its {role} was a plain function, which is in no file, got {got}: pass the function, "
+            f"load(path, {role}=...)"
         )
     return program
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -200,8 +200,8 @@ class TrainedPair:
         """
         return [*self._held(), *stored.tensors(self.state.stored).values()]
 
-    def _held(self) -> Iterator[nn.Parameter]:
-        return (p for module in self.modules() for p in module.parameters())
+    def _held(self) -> list[nn.Parameter]:
+        return [p for module in self.modules() for p in module.parameters()]
 
     def state_dict(self) -> dict[str, Any]:
         """What a trainer has besides its pair: tensors, and plain data in "plain"."""
@@ -215,7 +215,7 @@ class TrainedPair:
             state: it.
             known: whether the optimizer is one of torch, whose moments can be checked.
         """
-        self.state.load(state, self.model, [*self._held()], known=known)
+        self.state.load(state, self.model, self._held(), known=known)
         if self.step:
             join(self.model, self.guide)
 

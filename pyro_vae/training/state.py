@@ -117,9 +117,10 @@ class TrainState:
     ``history``, ``step`` and ``swapped`` are those of the ``Trainer``, which explains them.
     ``moments`` are what the optimizer keeps of each parameter, and ``freezing`` tells which
     parameters of the model rest while the guide is trained alone. The collapse of the latent sites
-    ``told_collapsed`` was told. ``stored`` are the ``pyro.param`` sites that were trained and are in
-    Pyro's store alone, with the constraints they were declared with. ``written`` maps a folder to the name of the checkpoint that was
-    written there last. ``run`` is the present run, the last one, or one that a file tells of.
+    ``told_collapsed`` was told. ``stored`` are the ``pyro.param`` sites that were trained and are
+    in Pyro's store alone, with the constraints that they were declared with. ``written`` maps a
+    folder to the name of the checkpoint that was written there last. ``run`` is the present run,
+    the last one, or one that a file tells of.
     """
 
     stream: RandomStream
