@@ -78,6 +78,8 @@ class Step:
         )
         self.svi.waiting, self.svi.stored = Waiting(len(feed)), self.state.stored
         self.svi.prepare(x, y=y)
+        if isinstance(self.running, Parallel):
+            self.running.check(self.state.stored)
         if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
             self.svi.waiting.add(named_parameters(model=model, guide=guide))
