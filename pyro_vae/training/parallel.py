@@ -59,7 +59,7 @@ class Parallel:
         self._key: list[int] = []
 
     def check(self, stored: Iterable[str]) -> None:
-        """Raise ``TypeError`` for trained sites in Pyro's store, where each process has its own."""
+        """Raise ``TypeError`` for trained sites in Pyro's store, of which each has its own."""
         if sites := sorted(stored):
             raise TypeError(
                 "a run of several processes expects parameters of modules, which they share, got "
