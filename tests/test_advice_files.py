@@ -122,19 +122,6 @@ def writing(tmp):
     path, net = tmp / "a.pt", nn.Linear(1, 1)
     yield lambda: save(net, path), lambda: torch.save(net.state_dict(), path)
 
-    def function(x):
-        return x
-
-    class Module(nn.Module):
-        def forward(self, x):
-            return function(x)
-
-    yield (
-        lambda: save(Trainer(function, function), path),
-        lambda: pyro.get_param_store().save(path),
-        lambda: save(Trainer(Module(), Module()), path, arguments=False),
-    )
-
     def parts():
         return {"model": (t := own()).model, "guide": t.guide}
 

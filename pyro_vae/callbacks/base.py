@@ -36,7 +36,7 @@ class Training(Protocol):
         """Model and guide, where they are modules."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters of model and guide; those that both hold twice."""
+        """All parameters of model and guide, ``pyro.param`` sites too; shared ones twice."""
 
     def stop(self) -> None:
         """End the present run after this epoch."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import Arguments, Data
@@ -18,16 +18,18 @@ from ..programs import checks
 from ..programs.checks import PairSummary, check_minibatches
 from ..programs.encoding import encode
 from ..programs.given import given
-from ..programs.methods import as_program
 from ..programs.program import Model
 from ..programs.running import trace_pair, undisturbed
+from ..programs.stored import encode as encode_constraint
 from ..programs.unwrapping import innermost
 from .aggregate import draw, pair_densities
 from .engine.graph import Graph
+from .engine.trainable import Sites, named_parameters
 from .importance import importance
 from .latent import reconstruct
 from .objectives.elbo import AnalyticELBO, TraceELBO
 from .sampling import sample
+from .stock import run_pair
 
 # Rows that tools are tried on, where the programs run on a part of the data
 _ROWS = 8
@@ -153,10 +155,12 @@ def _library_guides(model: Callable, guide: Callable, x: Data, y: Tensor | None)
     return "" if isinstance(innermost(model), Model) else "they are built for models of pyro_vae"
 
 
-def _in_files(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
-    if all(isinstance(as_program(program), nn.Module) for program in (model, guide)):
-        return ""
-    return "parameters of plain functions are in Pyro's store, not in modules"
+def _in_files(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
+    with Sites() as sites:
+        run_pair(model, guide, x, y)
+    held = named_parameters(model=model, guide=guide).values()
+    for site, constraint in sites.of_no(held).items():
+        encode_constraint(site, constraint)
 
 
 _TOOLS: dict[str, Callable[[Callable, Callable, Data, Tensor | None], object]] = {

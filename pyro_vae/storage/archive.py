@@ -151,6 +151,11 @@ class Archive:
     def _module(self, name: str, given: Mapping[str, nn.Module]) -> nn.Module:
         described = self._described["parts"]
         if name in given:
+            if not isinstance(given[name], nn.Module):
+                raise ValueError(
+                    f"it holds the tensors of the {name}, a module, got a plain function: pass "
+                    f"load(path, {name}=...) the module"
+                )
             if name in described:
                 self._built[described[name]["$id"]] = given[name]
             return given[name]

@@ -17,12 +17,14 @@ from ..ground.recorded import encode
 from ..infer.objectives.elbo import Estimator
 from ..programs.methods import as_program
 from ..programs.placing import usable_device
+from ..programs.unwrapping import name_of
 from ..storage import archive
 from ..storage.folder import RunFolder
 from .pair import TrainedPair
 
 # Arguments of a trainer that a file need not hold
 _HANDED_IN = "optimizer", "elbo"
+_PAIR = "model", "guide"
 
 
 def write(
@@ -36,12 +38,6 @@ def write(
 
     Where ``arguments`` is None, they are written if JSON can hold them.
     """
-    modules = checked({"model": trainer.model, "guide": trainer.guide})
-    if trainer.steps is not None and (stored := trainer.steps.svi.stored):
-        raise TypeError(
-            f"pyro.param({stored[0]!r}): it is in Pyro's store and in no module, which alone a "
-            "file holds: make it an nn.Parameter or a PyroParam of a module"
-        )
     if arguments is None:
         with contextlib.suppress(TypeError):
             return write(path, trainer, run=run)
@@ -56,18 +52,9 @@ def write(
         except TypeError:
             del made[name]
     plain = {**plain, "arguments": made}
+    programs = {role: getattr(trainer, role) for role in _PAIR}
+    modules = {role: p for role, p in programs.items() if isinstance(p, nn.Module)}
     archive.write(path, "trainer", modules, plain=plain, tensors=state, arguments=bool(arguments))
-
-
-def checked(programs: Mapping[str, Callable]) -> dict[str, nn.Module]:
-    """Programs that a file can hold; ``TypeError`` for a plain function."""
-    for name, program in programs.items():
-        if not isinstance(program, nn.Module):
-            raise TypeError(
-                f"{name}: a plain function keeps its parameters in Pyro's store: save them with "
-                "pyro.get_param_store().save(path), or make it the forward of an nn.Module"
-            )
-    return dict(programs)
 
 
 def load(
@@ -83,17 +70,18 @@ def load(
     device = None if device is None else usable_device(device)
     if model is None:
         model = getattr(guide, "model", None)
-    given = {"model": model, "guide": guide}
+    given = dict(zip(_PAIR, (model, guide), strict=True))
     given = {name: as_program(p) for name, p in given.items() if p is not None}
     with archive.opened(Path(path), device or torch.device("cpu")) as file:
         modules = file.modules(given, device)
         if file.kind != "trainer":
             return modules[file.kind]
+        functions = {r: _function(r, given) for r in _PAIR if r not in modules}
         plain = file.plain()
         arguments = plain.pop("arguments")
-        for name, given in zip(_HANDED_IN, (optimizer, elbo), strict=True):
-            if given is not None:
-                arguments[name] = given
+        for name, own in zip(_HANDED_IN, (optimizer, elbo), strict=True):
+            if own is not None:
+                arguments[name] = own
             if name not in arguments:
                 raise ValueError(
                     f"it does not hold its {name}: pass load(path, {name}=...) as well"
@@ -108,7 +96,7 @@ def load(
         with file.limited():
             # A scheduler may have ended at 0, where no run begins
             lr = arguments["lr"]
-            trainer = make(**modules, device=device, **{**arguments, "lr": lr or 1.0})
+            trainer = make(**modules, **functions, device=device, **{**arguments, "lr": lr or 1.0})
             trainer.objective = dataclasses.replace(trainer.objective, lr=lr)
         try:
             # An optimizer of the user's own keeps what it likes
@@ -117,6 +105,18 @@ def load(
         except ValueError as error:
             raise ValueError(f"{error}: {archive.DAMAGED}") from error
         return trainer
+
+
+def _function(role: str, given: Mapping[str, Callable]) -> Callable:
+    """The plain function that a file has nothing of but its sites in Pyro's store."""
+    program = given.get(role)
+    if program is None or isinstance(program, nn.Module):
+        got = "none" if program is None else f"the module {name_of(program)}"
+        raise ValueError(
+            f"its {role} was a plain function, which is in no file, got {got}: pass the function, "
+            f"load(path, {role}=...)"
+        )
+    return program
 
 
 def resume(make: Callable[..., Any], folder: str | Path, **given: Any) -> Any:

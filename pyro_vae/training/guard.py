@@ -21,6 +21,7 @@ from ..infer import SVI
 from ..infer.engine.internals import buffers, copy_each, norm_of_each
 from ..programs.registration import unregistered
 from ..programs.running import trace_pair
+from ..programs.stored import tensors
 from .totals import ADVICE
 
 LIMIT = 10
@@ -279,6 +280,7 @@ class Guard:
                     if id(parameter) in held:
                         held.discard(id(parameter))
                         yield f"{role}.{name}", parameter
+        yield from tensors(self.svi.stored).items()
 
     def _ranges(self, x: Data, y: Tensor | None) -> list[str]:
         """Run the pair again on the same numbers, and look at its layers and distributions."""

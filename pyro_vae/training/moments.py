@@ -105,7 +105,15 @@ def restore_groups(
     parameters: Sequence[nn.Parameter],
     moments: Moments,
 ) -> None:
-    """Put back what ``groups_of`` gave, and the state of each parameter."""
+    """Put back what ``groups_of`` gave, and the state of each parameter.
+
+    Raises ``RuntimeError`` where sites have gone from Pyro's store.
+    """
+    if any([i >= len(parameters) for stored in groups for i in stored["parameters"]]):
+        raise RuntimeError(
+            "pyro.param sites of the run that goes on are no longer in Pyro's store: call "
+            "Trainer.resume after pyro.clear_param_store(), which has to come first"
+        )
     for group, stored in zip(optimizer.param_groups, groups, strict=True):
         group["params"][:] = [parameters[i] for i in stored["parameters"]]
         for key in stored.keys() - {"parameters"}:

@@ -14,6 +14,7 @@ from ..data.arguments import Arguments, Data
 from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator
 from ..infer.objectives.pyro_elbo import as_estimator
+from ..programs import stored
 from ..programs.belonging import check_run, join
 from ..programs.calling import missing
 from ..programs.checks import check_guide, check_minibatches
@@ -195,7 +196,14 @@ class TrainedPair:
         return [p for p in (self.model, self.guide) if isinstance(p, nn.Module)]
 
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters of model and guide; those that both hold twice."""
+        """All parameters of model and guide; those that both hold twice.
+
+        Besides those of modules the ``pyro.param`` sites that were trained, as Pyro's store has
+        them, unconstrained, in the order of their names.
+        """
+        return [*self._held(), *stored.tensors(self.state.stored).values()]
+
+    def _held(self) -> list[nn.Parameter]:
         return [p for module in self.modules() for p in module.parameters()]
 
     def state_dict(self) -> dict[str, Any]:
@@ -210,12 +218,21 @@ class TrainedPair:
             state: it.
             known: whether the optimizer is one of torch, whose moments can be checked.
         """
-        self.state.load(state, self.model, self.parameters(), known=known)
+        self.state.load(state, self.model, self._held(), known=known)
         if self.step:
             join(self.model, self.guide)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle takes along; what belongs to a run is made anew."""
+        """What a copy or a pickle takes along; what belongs to a run is made anew.
+
+        ``TypeError`` for a trainer of ``pyro.param`` sites, which its copy would share.
+        """
+        if self.state.stored:
+            raise TypeError(
+                f"trainer: pyro.param sites {sorted(self.state.stored)} are in Pyro's store, and "
+                "no copy or pickle of the trainer can have them for itself: save(trainer, path), "
+                "and load it in another process"
+            )
         self._keep_optimizer()
         return {**self.__dict__, "steps": None, "_fitting": False}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -57,6 +57,14 @@ class Parallel:
         self.estimator, self.reduction = estimator, estimator.reduction
         self._parallel: DistributedDataParallel | None = None
         self._key: list[int] = []
+
+    def check(self, stored: Iterable[str]) -> None:
+        """Raise ``TypeError`` for trained sites in Pyro's store, of which each has its own."""
+        if sites := sorted(stored):
+            raise TypeError(
+                "a run of several processes expects parameters of modules, which they share, got "
+                f"pyro.param sites {sites}: make each an nn.Parameter of its module"
+            )
 
     def __call__(
         self, model: nn.Module, guide: nn.Module, x: Data, y: Tensor | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
+from torch import nn
 
 from ..infer.objectives.elbo import Estimator
 from ..programs.program import Guide, Model
@@ -21,7 +22,8 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
 
     The file holds constructor arguments as JSON text and tensors: parameters (which of them are
     frozen, too), buffers, parts in evaluation mode and, for a trainer, the optimizer's state, the
-    history, the step and the random stream. A checksum over all of it tells damage.
+    history, the step, the random stream, and the ``pyro.param`` sites that it has trained, with
+    their constraints as names and numbers. A checksum over all of it tells damage.
 
     Args:
         obj: a ``Trainer``, a model, or a guide (which takes its model along).
@@ -29,7 +31,8 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
         arguments: False to write tensors only, for pairs with networks of your own.
 
     Raises:
-        TypeError: an argument that JSON cannot hold; the message names it and the way out.
+        TypeError: an argument that JSON cannot hold, a ``pyro.param`` site under a constraint that
+            is none of Pyro's standard ones; the message names it and the way out.
         OSError: the file cannot be written; nothing is left behind.
 
     Example:
@@ -47,8 +50,12 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
     elif isinstance(obj, Model):
         archive.write(path, "model", {"model": obj}, arguments=arguments)
     elif isinstance(obj, Guide):
-        pair = checkpoint.checked({"model": obj.model, "guide": obj})
-        archive.write(path, "guide", pair, arguments=arguments)
+        if not isinstance(obj.model, nn.Module):
+            raise TypeError(
+                "obj: expected a guide whose model is a module, got one of a plain function: "
+                "save the trainer of both"
+            )
+        archive.write(path, "guide", {"model": obj.model, "guide": obj}, arguments=arguments)
     else:
         raise TypeError(
             f"obj: expected a Trainer, a model or a guide of pyro_vae, got {type(obj).__name__}: "
@@ -59,8 +66,8 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
 def load(
     path: str | Path,
     *,
-    model: Model | None = None,
-    guide: Guide | None = None,
+    model: Callable | None = None,
+    guide: Callable | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     elbo: Estimator | ELBO | None = None,
     device: torch.device | str | None = None,
@@ -70,10 +77,14 @@ def load(
     The checksum is verified first (files of format 1 have none), and a file that describes far
     more than it holds is refused before memory is asked for.
 
+    The ``pyro.param`` sites of a trainer are put into Pyro's store, in place of what it has under
+    their names, as ``pyro.get_param_store().load`` does; its other entries stay.
+
     Args:
         path: a file written by ``save``.
         model: your own model to load the tensors into, in place of one built from the file; a
-            method where it was one, ``model=vae.model, guide=vae.guide``.
+            method where it was one, ``model=vae.model, guide=vae.guide``, or the plain function
+            that it was.
         guide: your own guide, likewise; its model comes along where none is given.
         optimizer: the trainer's optimizer, where the file could not hold it.
         elbo: the trainer's objective, likewise: an object of your own class.

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.distributions.constraints import Constraint
 from torch import Tensor, nn
 
 from .. import ranks
 from ..ground import streams
 from ..ground.arguments import is_whole
 from ..ground.streams import RandomStream
+from ..programs import stored
 from ..programs.freezing import Freezing
 from .history import History
 from .moments import Moments, check_moments
@@ -115,8 +117,10 @@ class TrainState:
     ``history``, ``step`` and ``swapped`` are those of the ``Trainer``, which explains them.
     ``moments`` are what the optimizer keeps of each parameter, and ``freezing`` tells which
     parameters of the model rest while the guide is trained alone. The collapse of the latent sites
-    ``told_collapsed`` was told. ``written`` maps a folder to the name of the checkpoint that was
-    written there last. ``run`` is the present run, the last one, or one that a file tells of.
+    ``told_collapsed`` was told. ``stored`` are the ``pyro.param`` sites that were trained and are
+    in Pyro's store alone, with the constraints that they were declared with. ``written`` maps a
+    folder to the name of the checkpoint that was written there last. ``run`` is the present run,
+    the last one, or one that a file tells of.
     """
 
     stream: RandomStream
@@ -126,6 +130,7 @@ class TrainState:
     moments: Moments = field(default_factory=Moments)
     freezing: Freezing = field(default_factory=Freezing)
     told_collapsed: set[str] = field(default_factory=set)
+    stored: dict[str, Constraint] = field(default_factory=dict)
     written: dict[Path, str] = field(default_factory=dict)
     run: Run | None = None
 
@@ -135,6 +140,7 @@ class TrainState:
             "run": None,
             "moments": [self.moments.get(p) for p in parameters],
             "random": self.stream.states(),
+            "store": stored.written(self.stored),
             "plain": {
                 "history": list(self.history),
                 "step": self.step,
@@ -152,9 +158,14 @@ class TrainState:
     ) -> None:
         """Take over what ``plain`` gave, if it can be of a run with this model.
 
-        Otherwise it raises ``ValueError``, or ``KeyError`` where something is not there. Moments
-        are checked if the optimizer is ``known``, one of torch.
+        ``parameters`` are those of the modules; others are put into Pyro's store. Otherwise it
+        raises ``ValueError``, or ``KeyError`` where something is not there. Moments are checked if
+        the optimizer is ``known``, one of torch.
         """
+        # There is none in a file of 0.1
+        sites = stored.read(state.get("store", {}))
+        others = [value for _, (value, _) in sorted(sites.items()) if value is not None]
+        parameters = [*parameters, *others]
         plain, moments = state["plain"], state["moments"]
         frozen, names = plain.get("frozen"), set()
         if isinstance(model, nn.Module):
@@ -178,6 +189,8 @@ class TrainState:
         self.stream.load(state["random"])
         self.moments.update(Moments.of(zip(parameters, moments, strict=True)))
         self.run = None if (run := state.get("run")) is None else Run.of(run)
+        self.stored |= {site: constraint for site, (_, constraint) in sites.items()}
+        stored.put(sites)
 
 
 def _check_random(states: Mapping[str, Any]) -> None:

@@ -76,8 +76,10 @@ class Step:
             clip_norm=objective.clip_norm,
             engine=self.running,
         )
-        self.svi.waiting = Waiting(len(feed))
+        self.svi.waiting, self.svi.stored = Waiting(len(feed)), self.state.stored
         self.svi.prepare(x, y=y)
+        if isinstance(self.running, Parallel):
+            self.running.check(self.state.stored)
         if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
             self.svi.waiting.add(named_parameters(model=model, guide=guide))

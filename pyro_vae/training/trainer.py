@@ -209,7 +209,8 @@ class Trainer(Recorded, TrainedPair):
             ValueError: bad data, a model and guide that do not fit each other or the data, a
                 folder with the run of another trainer, or after ``resume`` other data; in a run
                 of several processes, other arguments in one of them, or too few data in a batch.
-            TypeError: with ``checkpoint``, a callback or a part that no file can hold; in a run
+            TypeError: with ``checkpoint``, a callback, a part or a ``pyro.param`` site that no
+                file can hold; in a run
                 of several processes, a ``DataLoader`` over a stream, or a plain function.
             OSError: the folder cannot be written to, the disk is full, or another run is using
                 the folder; checkpoints from before are as they were.
@@ -285,9 +286,11 @@ class Trainer(Recorded, TrainedPair):
         two, sums over them may be rounded in another order once they go on. With
         ``seed=None`` torch's global stream goes on where that of the run was. Of a call that
         was finished nothing is left to do, unless ``fit`` is given more epochs; after
-        ``swap_guide`` a new call begins. Two things are the caller's: a 0-d tensor given as beta
-        has become a number (assign ``beta`` again to fill it in place), and states of guides that
-        were swapped out are not in the file. ``engine="compile"`` rounds otherwise once it
+        ``swap_guide`` a new call begins. ``pyro.param`` sites are put into Pyro's store, in place
+        of what it has under their names; clear the store before, not afterwards. Two things are
+        the caller's: a 0-d tensor given as beta has become a number (assign ``beta`` again to fill
+        it in place), and modules of guides that were swapped out are not in the file.
+        ``engine="compile"`` rounds otherwise once it
         is compiled, at another step after ``resume``.
 
         On the command line ``pyro-vae train --checkpoint 500 --out runs/mine ...`` writes
@@ -296,7 +299,8 @@ class Trainer(Recorded, TrainedPair):
         Args:
             folder: what ``fit`` got as ``checkpoint``.
             model: your own model, where the file holds tensors only; see ``load``. Methods of
-                one module are given one by one, ``model=vae.model, guide=vae.guide``.
+                one module are given one by one, ``model=vae.model, guide=vae.guide``; a plain
+                function is given again.
             guide: your own guide, likewise.
             optimizer: the optimizer, where the file could not hold it.
             elbo: the objective, likewise.
@@ -361,7 +365,10 @@ class Trainer(Recorded, TrainedPair):
         return self
 
     def save(self, path: str | Path, *, arguments: bool = True) -> None:
-        """Write model, guide, optimizer, history and random state to one file; see ``save``."""
+        """Write model, guide, optimizer, history and random state to one file; see ``save``.
+
+        Of plain functions that is what they have in Pyro's store.
+        """
         checkpoint.write(path, self, arguments=arguments)
 
     def __repr__(self) -> str:

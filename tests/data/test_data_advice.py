@@ -338,16 +338,6 @@ def pictures(tmp):
     yield lambda: load(twice), None
 
 
-@cases
-def arguments(tmp):
-    x, few, number = torch.zeros(4, 3), torch.ones(2), torch.tensor(1.0)
-    asked = lambda columns, **kwargs: lambda: Arguments((x,), kwargs, columns)  # noqa: E731
-    yield asked((0, "k"), k=few), asked((0,), k=few)
-    yield asked((0, "k"), k=number), asked((0,), k=number)
-    yield asked((0, "k"), k="text"), asked((0,), k="text")
-    yield lambda: Arguments((x[:0],)), None
-
-
 test_the_advice_works_on_what_provokes_it = cases.test()
 
 

@@ -288,24 +288,3 @@ def test_bad_numbers(option, tmp_path):
         fit(trainer(), checkpoint=tmp_path, **{option: 0})
     with pytest.raises(ValueError, match=f"{option}: expected None without checkpoint="):
         fit(trainer(), **{option: 5})
-
-
-def test_a_pair_of_functions_is_refused_before_it_trains(tmp_path):
-    import pyro
-    import pyro.distributions as dist
-
-    def model(x):
-        shift = pyro.param("shift", torch.tensor(0.0))
-        with pyro.plate("rows", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z + shift, 1.0), obs=x[:, 0])
-
-    def guide(x):
-        scale = pyro.param("scale", torch.tensor(1.0))
-        with pyro.plate("rows", len(x)):
-            pyro.sample("z", dist.Normal(0.0, scale.exp()))
-
-    t = Trainer(model, guide)
-    with pytest.raises(TypeError, match="model: a plain function keeps its parameters"):
-        fit(t, checkpoint=tmp_path)
-    assert t.step == 0

@@ -273,11 +273,6 @@ def test_one_own_program_and_the_other_from_the_file(tmp_path):
     assert digest(*again.modules()) == digest(*first.modules())
 
 
-def test_plain_functions_are_sent_to_pyros_own_store(tmp_path):
-    with pytest.raises(TypeError, match=r"guide: .*pyro.get_param_store\(\).save"):
-        save(Trainer(vae(), lambda x: None), tmp_path / "file.pt", arguments=False)
-
-
 def test_an_optimizer_that_the_file_cannot_describe(tmp_path):
     def make(parameters, lr):
         return torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.9))

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import pyro
 import pyro.infer
 import torch
+from pyro.distributions.constraints import Constraint
 from pyro.infer.util import validation_enabled
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
@@ -135,7 +136,9 @@ class SVI:
         self._checked = False
         self._watch: Watch | None = None
         self._sites = Sites()
-        self.waiting, self.stored = Waiting(1), ()
+        self.waiting = Waiting(1)
+        # ``pyro.param`` sites in Pyro's store alone, and how they are declared
+        self.stored: dict[str, Constraint] = {}
         self.terms: ELBOTerms | None = None
 
     def _factory(self, optimizer: OptimizerFactory | PyroOptim) -> OptimizerFactory:
@@ -240,9 +243,9 @@ class SVI:
         with turn, Sites() as sites, undisturbed(self.model, self.guide, device=x.device):
             with validation_enabled(True):
                 run(self.model, self.guide, x, y)
-        held = {*map(id, named_parameters(model=self.model, guide=self.guide).values())}
-        self.stored = tuple(name for name, p in sites.found.items() if id(p) not in held)
         store, found = dict(pyro.get_param_store().named_parameters()), {}
+        if sites.found:
+            self.stored |= sites.of_no(self.parameters())
         for name, parameter in sites.found.items():
             if store.get(name) is parameter:
                 found[name] = parameter
@@ -296,6 +299,8 @@ class SVI:
                 loss, self.terms = self._run(estimate, x, y)
         late = found and not {*map(id, found.values())} <= {*map(id, self._all())}
         # Recorded tensors make no module
+        if late:
+            self.stored |= self._sites.of_no(self.parameters())
         if late or (estimate is self.loss and not self._watch.holds()):
             self.take_up(found)
         if not self._checked:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from pyro.distributions.constraints import Constraint, real
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -28,11 +29,15 @@ class UntrainedWarning(UserWarning):
 
 
 class Sites(Messenger):
-    """The trainable ``pyro.param`` sites that run inside: name -> the tensor in Pyro's store."""
+    """The trainable ``pyro.param`` sites that run inside: name -> the tensor in Pyro's store.
+
+    ``constraints`` are those that they are declared with.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[str, Tensor] = {}
+        self.constraints: dict[str, Constraint] = {}
 
     def _pyro_post_param(self, msg: dict[str, Any]) -> None:
         value = msg["value"]
@@ -40,6 +45,12 @@ class Sites(Messenger):
         parameter = value.unconstrained() if hasattr(value, "unconstrained") else value
         if parameter.requires_grad:
             self.found[msg["name"]] = parameter
+            self.constraints[msg["name"]] = msg["kwargs"].get("constraint", real)
+
+    def of_no(self, parameters: Iterable[Tensor]) -> dict[str, Constraint]:
+        """Those that are in the store alone, not among these ``parameters`` of modules."""
+        held = set(map(id, parameters))
+        return {n: self.constraints[n] for n, p in self.found.items() if id(p) not in held}
 
 
 def named_parameters(**programs: Callable) -> dict[str, nn.Parameter]:
