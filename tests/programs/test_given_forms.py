@@ -214,6 +214,6 @@ def test_a_guide_that_needs_more_is_tried_with_the_next_data():
 def test_validation_data_that_do_not_fit_are_told_before_the_first_step(validation):
     both = Both()
     trainer = Trainer(both.model, both.guide, seed=0)
-    with pytest.raises((TypeError, RuntimeError), match="more than x|cannot be multiplied"):
+    with pytest.raises((TypeError, RuntimeError), match=r"more than x|cannot be multiplied"):
         trainer.fit((X, R), validation=validation, epochs=1, progress=False)
     assert trainer.step == 0 and trainer.history == []
