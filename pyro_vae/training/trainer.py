@@ -162,8 +162,9 @@ class Trainer(Recorded, TrainedPair):
                 device; a data set of torch, of which each item is read once; or, for data that
                 do not fit there or are new in each epoch, a ``torch.utils.data.DataLoader`` of
                 batches x or (x, y), of which those of the first epoch are checked. To programs
-                of your own a tuple or a mapping of tensors with n rows each, or
-                ``data.Arguments``, is passed as their own arguments, by position or by name.
+                of your own a tuple or a mapping of tensors with n rows each, a data set of torch
+                of such items, or ``data.Arguments``, is passed as their own arguments, by
+                position or by name.
             arguments: constants among the programs' own arguments, by name.
             epochs: passes over the data. After ``resume``: of the interrupted call in all, by
                 default as many as it was to have.
