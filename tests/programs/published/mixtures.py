@@ -40,7 +40,8 @@ def enumeration():
 
 def gmm():
     guide = AutoDelta(poutine.block(gmm_model, expose=["weights", "locs", "scale"]))
-    return Pair(gmm_model, guide, points(), elbo=enumeration, parts=(guide,))
+    options = {"elbo": enumeration, "parts": (guide,), "minibatches": False}
+    return Pair(gmm_model, guide, points(), **options)
 
 
 def stick_breaking(beta):

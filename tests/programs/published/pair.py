@@ -19,8 +19,9 @@ class Pair:
     ``data`` have a common leading n: a tensor or a tuple is given in order, a mapping by name;
     ``arguments`` are the constants beside them, ``plate`` names the plate of the data where that
     has to be told, ``elbo`` makes the objective under which it was published, and ``parts`` are
-    the modules behind the programs. ``minibatches`` tells that the programs take any n rows, and
-    ``other`` makes a second guide where a second pair's is none of its own.
+    the modules behind the programs. ``minibatches`` tells that the programs, under their
+    objective, take any n rows, and ``other`` makes a second guide where a second pair's is none of
+    its own.
     """
 
     model: Callable

@@ -101,6 +101,7 @@ def hmm():
         (sequences, lengths),
         {"hidden_dim": 2},
         elbo=lambda: TraceEnum_ELBO(max_plate_nesting=2),
+        minibatches=False,
         parts=(guide,),
     )
 
@@ -129,6 +130,7 @@ def capture_recapture():
         guide,
         (history, sex),
         elbo=lambda: TraceEnum_ELBO(max_plate_nesting=1),
+        minibatches=False,
         parts=(guide,),
     )
 
