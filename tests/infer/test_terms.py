@@ -121,13 +121,13 @@ def test_data_follow_the_dtype_and_device_of_a_pair():
     grey = data.Dataset(X.sigmoid(), Y, binarize="dynamic", names=["a", "b", "c"])
     model, guide = pair()
     assert matched(grey, model, guide).x.dtype == torch.float32
-    found = matched(grey, print, model.double(), guide)
+    found = matched(grey, len, model.double(), guide)
     assert found.x.dtype == torch.float64 and torch.equal(found.x.float(), grey.x)
     assert found.batch(torch.arange(3))[0].dtype == torch.float64
     assert (found.names, found.binarize) == (grey.names, "dynamic")
     assert torch.equal(found.y, Y) and grey.x.dtype == torch.float32
     assert matched(found, model, guide).x.dtype == torch.float64
-    assert matched(grey, print).x.dtype == torch.float32
+    assert matched(grey, len).x.dtype == torch.float32
     assert matched(grey, nn.Linear(2, 2, device="meta"), device="cpu").device.type == "cpu"
 
 
