@@ -1,7 +1,6 @@
 import builtins
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import started
 
 from pyro_vae import Trainer, guides, likelihoods
 from pyro_vae.cli import main, training
@@ -211,14 +211,13 @@ def endless(folder):
 
 
 def test_a_process_that_is_terminated_ends_with_status_143(tmp_path):
-    process = multiprocessing.get_context("fork").Process(target=endless, args=(tmp_path,))
-    process.start()
+    process = started(endless, tmp_path)
     while not list(tmp_path.glob("step-*.pt")):
+        assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.1)
     process.terminate()
-    process.join(60)
-    assert process.exitcode == 143
+    assert process.wait(60) == 143
     t = Trainer.resume(tmp_path)
     assert t.step > 0
     expected = fit(trainer(), epochs=len(t.history) + 1)

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from checkpointed import Break, Stop, assert_same, broken, checkpoints, fit, on, outcome, trainer
+from processes import started
 
 from pyro_vae import Trainer, load
 from pyro_vae.storage import folder as folders
@@ -61,14 +62,14 @@ def wait_for(condition, seconds=60):
 
 
 def test_a_folder_in_use_by_another_process_and_then_by_a_dead_one(tmp_path):
-    process = child(endless, tmp_path)
+    process = started(endless, tmp_path)
     try:
-        wait_for(lambda: checkpoints(tmp_path))
+        wait_for(lambda: checkpoints(tmp_path), 120)
         with pytest.raises(BlockingIOError, match=f"in use by another run .process {process.pid}"):
             fit(trainer(), checkpoint=tmp_path)
     finally:
         process.kill()
-        process.join()
+        process.wait()
     on(Trainer.resume(tmp_path), epochs=1)
 
 
