@@ -18,6 +18,7 @@ from ..programs import checks
 from ..programs.checks import PairSummary, check_minibatches
 from ..programs.encoding import encode
 from ..programs.given import given
+from ..programs.methods import as_program
 from ..programs.program import Model
 from ..programs.running import trace_pair, undisturbed
 from ..programs.stored import encode as encode_constraint
@@ -156,6 +157,7 @@ def _library_guides(model: Callable, guide: Callable, x: Data, y: Tensor | None)
 
 
 def _in_files(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
+    model, guide = as_program(model), as_program(guide)
     with Sites() as sites:
         run_pair(model, guide, x, y)
     held = named_parameters(model=model, guide=guide).values()
@@ -167,11 +169,11 @@ _TOOLS: dict[str, Callable[[Callable, Callable, Data, Tensor | None], object]] =
     "elbo_terms, evaluate": TraceELBO(),
     "elbo='analytic'": AnalyticELBO(),
     "engine='graph'": _recorded,
+    "save, resume": _in_files,
     "importance": lambda model, guide, x, y: importance(model, guide, x, y=y, samples=2),
     "collapse": _collapse,
     "encode": lambda model, guide, x, y: encode(guide, x, y=y),
     "reconstruct": lambda model, guide, x, y: reconstruct(model, guide, x, y=y),
     "sample": lambda model, guide, x, y: sample(model, x, y=y),
     "guides of the library": _library_guides,
-    "save, resume": _in_files,
 }
