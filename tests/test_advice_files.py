@@ -11,7 +11,6 @@ import sys
 from unittest import mock
 
 import pyro
-import pyro.distributions as dist
 import torch
 from advice import Cases
 from test_advice_training import X, fit
@@ -269,29 +268,6 @@ def going_on(tmp):
             fit(Trainer.resume(full), epochs=2)
 
     yield fill, lambda: Trainer.resume(full).fit(X, progress=False)
-
-
-class Level(nn.Module):
-    """A guide with a parameter in Pyro's store, or in the module."""
-
-    def __init__(self, *, held):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(2))
-        self.loc = nn.Parameter(torch.zeros(2)) if held else None
-
-    def forward(self, x):
-        loc = pyro.param("level", torch.zeros(2)) if self.loc is None else self.loc
-        with pyro.plate("data", len(x)):
-            pyro.sample("z1", dist.Normal(loc, self.scale.exp()).to_event(1))
-
-
-@cases
-def stored(tmp):
-    def run(name, **options):
-        model = VAE(X.shape[1:], 2, hidden=(), likelihood=Gaussian())
-        return fit(Trainer(model, Level(**options)), checkpoint=tmp / name)
-
-    yield lambda: run("stored", held=False), lambda: run("held", held=True)
 
 
 test_the_advice_works_on_what_provokes_it = cases.test()

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, diagnostics, infer
 from pyro_vae.guides import Composed
@@ -170,12 +170,14 @@ def training(tmp):
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(w, 1.0).expand(x.shape).to_event(1), obs=x)
 
-    def run_once():
+    def loaded(before):
         guide = AutoNormal(alone)
-        guide(X)
-        Trainer(alone, guide)
+        if before:
+            guide(X)
+        loader = DataLoader(TensorDataset(X), batch_size=2)
+        return Trainer(alone, guide).fit(loader, epochs=1, progress=False)
 
-    yield lambda: Trainer(alone, AutoNormal(alone)), run_once
+    yield lambda: loaded(before=False), lambda: loaded(before=True)
 
 
 @cases
