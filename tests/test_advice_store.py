@@ -131,19 +131,31 @@ def copied(tmp):
     yield lambda: pickle.dumps(t), through_file
 
 
+class Held(Pair):
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            x_of = dist.Normal(z[:, None].expand(-1, 3), self.log_scale.exp())
+            pyro.sample("x", x_of.to_event(1), obs=x)
+
+
+@cases
+def frozen(tmp):
+    def swapped(kind):
+        pyro.clear_param_store()
+        pair = kind()
+        t = Trainer(pair.model, pair.guide).fit(X, epochs=1, progress=False)
+        t.swap_guide(kind().guide, freeze_model=True).fit(X, epochs=1, progress=False)
+
+    yield lambda: swapped(Pair), lambda: swapped(Held)
+
+
 @cases
 def shared(tmp):
-    class Held(Pair):
-        def __init__(self):
-            super().__init__()
-            self.log_scale = nn.Parameter(torch.zeros(()))
-
-        def model(self, x):
-            with pyro.plate("rows", len(x)):
-                z = pyro.sample("z", dist.Normal(0.0, 1.0))
-                x_of = dist.Normal(z[:, None].expand(-1, 3), self.log_scale.exp())
-                pyro.sample("x", x_of.to_event(1), obs=x)
-
     def checked(pair):
         with Sites() as sites:
             run_pair(pair.model, pair.guide, X)

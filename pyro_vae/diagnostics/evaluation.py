@@ -158,6 +158,9 @@ def evaluate(
 
     ELBO = E_q[log p(x|z)] - sum_i KL_i <= log p(x) = log E_q[p(x, z) / q(z|x)].
 
+    The KL of latents that all data share is divided among the data at hand: bounds of such pairs
+    on sets of unequal size do not compare.
+
     Args:
         model: generative program.
         guide: inference program.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .methods import held_by
 from .modes import resting, training
-from .running import traced, undisturbed
+from .running import trace_pair, traced, undisturbed
 from .unwrapping import below_handlers, name_of
 
 Data = tuple[Tensor, Tensor | None]
@@ -73,6 +73,21 @@ class Freezing:
             return training(model, False)
         _, ran = _used(model, guide, *tried())
         return resting(ran)
+
+
+def check_stored(
+    model: Callable, guide: Callable, x: Any, y: Tensor | None, names: Collection[str]
+) -> None:
+    """Raise ``TypeError`` where a model has one of these ``pyro.param`` sites of no module."""
+    with undisturbed(model, guide, device=x.device):
+        trace, _ = trace_pair(model, guide, x, y)
+    sites = [name for name, node in trace.nodes.items() if node["type"] == "param"]
+    if held := [name for name in sites if name in names]:
+        raise TypeError(
+            f"freeze_model: pyro.param({held[0]!r}) of the model is in Pyro's store and in no "
+            "module, so that it would go on being trained: make it an nn.Parameter or a PyroParam "
+            "of the model"
+        )
 
 
 def _of_one_module(model: Callable, guide: Callable) -> bool:

@@ -18,6 +18,7 @@ from ..programs import stored
 from ..programs.belonging import check_run, join
 from ..programs.calling import missing
 from ..programs.checks import check_guide, check_minibatches
+from ..programs.freezing import check_stored
 from ..programs.methods import as_program
 from ..programs.placing import usable_device
 from ..programs.unwrapping import is_ours
@@ -252,6 +253,8 @@ class TrainedPair:
         freezing, names = self.state.freezing, None
         if freeze_model:
             names = freezing.trainable(self.model, (self.guide, guide), self._tried)
+            if self.state.stored and self._tried is not None:
+                check_stored(self.model, self.guide, *self._tried, self.state.stored)
         self._keep_optimizer()
         freezing.thaw()
         if names is not None:

@@ -173,7 +173,8 @@ class Trainer(Recorded, TrainedPair):
                 A ``DataLoader`` has its own.
             validation: data whose bound is estimated after each epoch, in any of these forms
                 (of ``DataSplits`` the validation set, or else the test set); under a graph it is
-                recorded too, in a long run.
+                recorded too, in a long run. The KL of latents that all data share is divided
+                among these data.
             patience: keep the epoch with the best objective on the validation data, and end the
                 run when for so many epochs none was better; epochs while beta moves do not
                 count. The history row of the epoch whose state the trainer then has is marked
