@@ -11,7 +11,7 @@ from pyro import poutine
 from torch.distributions import kl_divergence
 
 from pyro_vae import data, diagnostics, handlers, infer, plots, priors, regularizers
-from pyro_vae.infer import aggregate
+from pyro_vae.infer import aggregate, mean_squared_error
 from pyro_vae.infer.posterior import posterior_means
 
 STEPS, VARIANCE = 3, 2.0
@@ -236,3 +236,22 @@ UNLIKE = sequences([1] * 20 + [3] * 20)
 def test_what_compares_latents_that_are_not_there_is_refused(run, message):
     with pytest.raises(ValueError, match=message):
         run()
+
+
+def test_errors_are_over_the_elements_that_are_seen():
+    shown = torch.tensor([[True, True, False], [True, False, False], [True, True, False]])
+    values = torch.tensor([[1.0, 2.0, 9.0], [3.0, 9.0, 9.0], [2.0, 4.0, 9.0]])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            mean = dist.Normal(torch.ones_like(x), 1.0)
+            pyro.sample("x", mean.mask(shown[: len(x)]).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    found = mean_squared_error(model, guide, values)
+    expected = torch.tensor([(0 + 4 + 1) / 3, (1 + 9) / 2, torch.nan], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, equal_nan=True)
