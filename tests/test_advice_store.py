@@ -143,15 +143,32 @@ class Held(Pair):
             pyro.sample("x", x_of.to_event(1), obs=x)
 
 
+class Guided(Pair):
+    def forward(self, x):
+        return self.guide(x)
+
+
 @cases
 def frozen(tmp):
+    class Stored(nn.Module):
+        def forward(self, x):
+            return model(x)
+
+    class Scaled(Held):
+        def __init__(self):
+            super().__init__()
+            del self.net
+
+        def forward(self, x):
+            return self.model(x)
+
     def swapped(kind):
         pyro.clear_param_store()
-        pair = kind()
-        t = Trainer(pair.model, pair.guide).fit(X, epochs=1, progress=False)
-        t.swap_guide(kind().guide, freeze_model=True).fit(X, epochs=1, progress=False)
+        guides = [Guided() for _ in range(2)]
+        t = Trainer(kind(), guides[0]).fit(X, epochs=1, progress=False)
+        t.swap_guide(guides[1], freeze_model=True).fit(X, epochs=1, progress=False)
 
-    yield lambda: swapped(Pair), lambda: swapped(Held)
+    yield lambda: swapped(Stored), lambda: swapped(Scaled)
 
 
 @cases
@@ -179,3 +196,6 @@ def cleared(tmp):
         t.fit(X, progress=False, callbacks=[During(lambda: None)])
 
     yield lambda: resumed(tmp / "a", clear=True), lambda: resumed(tmp / "b", clear=False)
+
+
+test_the_advice_works_on_what_provokes_it = cases.test()
