@@ -14,8 +14,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..data.arguments import Arguments, Data
 from ..ground.tables import Table, Tabular
-from ..programs import checks
-from ..programs.checks import PairSummary, check_minibatches
+from ..programs.checks import PairSummary, check_minibatches, compared
 from ..programs.encoding import encode
 from ..programs.given import given
 from ..programs.methods import as_program
@@ -82,6 +81,7 @@ def check_pair(
 ) -> CheckedPair:
     """Check a pair against each other and the data, without changing any state.
 
+    Pyro's store is as it was afterwards: a ``pyro.param`` that begins here begins anew later.
     Print the result to see which tools work with the pair: training, engines, terms of the bound,
     importance sampling, collapse, encoding, drawing, guides of this library, files.
 
@@ -89,7 +89,7 @@ def check_pair(
         model: generative program.
         guide: inference program.
         x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
-            with n rows each.
+            with n rows each; as many as the programs are going to be run on at once.
         y: (n,) labels for a conditional pair.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
@@ -100,9 +100,10 @@ def check_pair(
 
     Raises:
         ValueError: a latent missing in the guide or unknown to the model, unequal shapes, no
-            observed site, data outside the likelihood's range, a model that needs labels without
-            them.
-        FloatingPointError: a distribution whose parameters are NaN or infinite for these data.
+            plate of the data or several, no observed site, data outside the likelihood's range, a
+            model that needs labels without them.
+        FloatingPointError: a distribution whose parameters are NaN or infinite for these data, or
+            latents whose squares overflow.
 
     Example:
         >>> import torch
@@ -113,7 +114,7 @@ def check_pair(
         ({'z1': (2,)}, {''})
     """
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
-    found = checks.check_pair(model, guide, x, y=y)
+    found = compared(model, guide, x, y)
     return CheckedPair(**vars(found), pair=(model, guide, x, y))
 
 

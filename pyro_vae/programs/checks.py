@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data, named
-from .autoguides import check_rows, is_messenger, is_per_datum
+from .autoguides import is_messenger, is_per_datum
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
-from .given import given
 from .plates import AmbiguousPlateError
 from .program import Guide, Model
 from .reading import contributions
@@ -110,50 +108,6 @@ def check_minibatches(guide: Callable) -> None:
         )
 
 
-def check_pair(
-    model: Callable,
-    guide: Callable,
-    x: Any,
-    *,
-    y: Tensor | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    plate: str | None = None,
-) -> PairSummary:
-    """Check a pair against each other and a batch of data, without changing any state.
-
-    Pyro's store is as it was afterwards: a ``pyro.param`` that begins here begins anew later.
-
-    Args:
-        model: generative program.
-        guide: inference program.
-        x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
-            with n rows each; as many as the programs are going to be run on at once.
-        y: (n,) labels for a conditional pair.
-        arguments: constants among the programs' own arguments, by name.
-        plate: name of the plate over the data, where several could be it.
-
-    Returns:
-        ``PairSummary`` with the latent and the observed sites.
-
-    Raises:
-        ValueError: a latent missing in the guide or unknown to the model, unequal shapes, no
-            plate of the data or several, no observed site, data outside the likelihood's range, a
-            model that needs labels without them.
-        FloatingPointError: a distribution whose parameters are NaN or infinite for these data, or
-            latents whose squares overflow.
-
-    Example:
-        >>> import torch
-        >>> from pyro_vae import guides, likelihoods, models
-        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
-        >>> check_pair(vae, guides.BottomUp(vae), torch.zeros(5, 6)).latents
-        {'z1': (2,)}
-    """
-    x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
-    check_rows(guide, len(x))
-    return compared(model, guide, x, y)
-
-
 def compared(
     model: Callable,
     guide: Callable,
@@ -163,7 +117,10 @@ def compared(
     enumerating: bool = False,
     observing: bool = False,
 ) -> PairSummary:
-    """``check_pair``, where the model may have sites to enumerate, and the guide observed ones."""
+    """What ``infer.check_pair`` finds of a pair and data as programs are given them, and raises.
+
+    The model may have sites to enumerate, and the guide observed ones, where that is told.
+    """
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
