@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data, named
-from .autoguides import is_messenger, is_per_datum
+from .autoguides import check_rows, is_messenger, is_per_datum
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
 from .plates import AmbiguousPlateError
@@ -130,6 +130,7 @@ def compared(
         except AmbiguousPlateError:
             raise
         except Exception:
+            check_rows(guide, len(x))
             _check_alone(model, guide, x, y, enumerating=enumerating)
             raise
         in_model, in_guide = kinds(model_trace), kinds(guide_trace)
