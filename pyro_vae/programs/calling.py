@@ -67,8 +67,7 @@ def positional(program: Callable) -> list[inspect.Parameter]:
 
 def takes_second(program: Callable) -> bool:
     """Whether a program takes data as its second argument: one that it needs, or may be None."""
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    found = [p for p in parameters_of(program) if p.kind in by_position]
+    found = positional(program)
     return len(found) > 1 and found[1].default in (inspect.Parameter.empty, None)
 
 

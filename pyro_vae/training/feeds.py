@@ -247,7 +247,7 @@ class Loaded:
     def _placed(self, batch: Any) -> Batch:
         batch = tuple(batch) if isinstance(batch, list) else batch
         if (found := self._own(batch)) is not None:
-            return found.to(self.device, self.dtype).replace(total=self.count), None
+            return part_of(found.to(self.device, self.dtype), self.count), None
         parts = (batch,) if isinstance(batch, Tensor) else batch
         tensors = isinstance(parts, tuple | list) and all(isinstance(p, Tensor) for p in parts)
         if not tensors or len(parts) not in (1, 2):
@@ -261,8 +261,7 @@ class Loaded:
                 "data set or its collate_fn return these"
             )
         x, *y = (part.to(self.device, non_blocking=True) for part in parts)
-        x = as_values(x).to(self.dtype)
-        x.total = self.count
+        x = part_of(as_values(x).to(self.dtype), self.count)
         return x, y[0].long() if y else None
 
 

@@ -367,6 +367,7 @@ class Graph:
 
 
 def _data(x: Data, y: Tensor | None) -> tuple[Tensor, ...]:
+    # ``tensors_of``, in the file where each step is anyway
     if not isinstance(x, Tensor):
         return x.tensors
     return (x,) if y is None else (x, y)
