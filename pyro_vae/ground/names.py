@@ -16,7 +16,8 @@ _MOVED = {
     "trainer": "training",
 }
 # Arguments that have another name now: class -> name in older files -> name
-ARGUMENTS: dict[str, Mapping[str, str]] = {}
+_GUIDES = ("BottomUp", "Delta", "Flow", "FullCovariance", "Ladder")
+ARGUMENTS: dict[str, Mapping[str, str]] = {f"guides.{g}": {"vae": "model"} for g in _GUIDES}
 
 
 def name_of(cls: type) -> str:

@@ -1,185 +1,155 @@
-"""The usual amortised guide: each layer's posterior from the layer below."""
+"""The usual amortised guide: the posterior of each latent from the data and the latents below."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
 
 import pyro
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from .. import networks
 from ..conditionals.normal import DiagonalNormal
 from ..distributions import declared
 from ..ground.arguments import known
-from ..likelihoods.base import network_inputs
-from ..models import VAE
 from ..programs.program import Guide
-from ..programs.unwrapping import innermost
+from .plates import Plates
+from .reading import Reading
+from .subjects import check_unmasked, factors_of, few_of, keys_of, subject_of
 
-
-def check_vae(vae: VAE) -> None:
-    """Raise ``TypeError`` unless this is a model; one under a handler counts."""
-    if not isinstance(innermost(vae), VAE):
-        raise TypeError(
-            f"vae: expected a models.VAE, got {type(vae).__name__}: build the model first"
-        )
-
-
-def encoder_features(vae: VAE, encoder: nn.Module) -> int:
-    """Number of features that a user's encoder makes of the model's data.
-
-    Raises ``TypeError`` for no module, ``ValueError`` for one that does not take the data or does
-    not return vectors.
-    """
-    inputs = [vae.event_shape, *([(vae.condition,)] if vae.condition else [])]
-    shape = networks.output_shape(encoder, *inputs, argument="encoder")
-    if len(shape) != 1:
-        raise ValueError(
-            f"encoder: expected features of shape (n, f), got {('n', *shape)}: "
-            "end it with torch.nn.Flatten()"
-        )
-    return shape[0]
-
-
-def layer_network(
-    vae: VAE,
-    layer: int,
-    below: tuple[int, ...],
-    hidden: networks.Hidden | None,
-    encoder: nn.Module | None,
-) -> tuple[nn.Module, int]:
-    """The network from what is below a latent layer, and the number of its features.
-
-    It sees event shape ``below``, of the data for layer 0, and mirrors the model's, except for
-    ``hidden`` widths that are given and a user's ``encoder`` in layer 0.
-    """
-    layers = len(vae.latents)
-    widths = vae.hidden if hidden is None else networks.hidden_per_layer(hidden, layers)
-    if layer == 0 and encoder is not None:
-        return encoder, encoder_features(vae, encoder)
-    network = networks.encoder(
-        below,
-        widths[layer] if layer == 0 else networks.hidden_widths(widths[layer]),
-        extra=vae.condition,
-        activation=vae.activation,
-        norm=vae.norm,
-    )
-    return network, network.out_features
-
-
-def covered_sites(vae: VAE, sites: Sequence[str] | None) -> tuple[str, ...]:
-    """The latents that a guide covers, bottom to top; all of the model's for None.
-
-    Raises ``ValueError`` for no site, an unknown one, or one named twice.
-    """
-    bottom_up = vae.latents[::-1]
-    if sites is None:
-        return bottom_up
-    named = list(sites)
-    if isinstance(sites, str) or not named or len(set(named)) < len(named):
-        raise ValueError(
-            f"sites: expected some of {bottom_up}, each once, got {sites!r}: pass such as "
-            f"[{bottom_up[0]!r}]"
-        )
-    for site in named:
-        known("sites", site, bottom_up)
-    return tuple(site for site in bottom_up if site in named)
+Order = Literal["bottom-up", "top-down", "chain"]
 
 
 class BottomUp(Guide):
-    """q(z|x) = q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), each a diagonal normal with network heads.
+    """q(z|x) = prod_i q(z_i|those before it and x that the posterior asks for), diagonal normals.
 
-    For one layer this is the amortised mean-field posterior. The networks mirror the model's:
-    same hidden widths, label inputs, activation and normalisation.
+    For a ``models.VAE`` that is q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), and for one layer the amortised
+    mean-field posterior; ``print`` shows the factorisation. The guide can be built for any program
+    with a data plate: which latents and data each factor sees follows from the model's graph by
+    ``infer.faithful_inverse``, so that nothing is independent that is not so in the posterior.
+    Each factor is a normal in the coordinates in which the support of its latent is all real
+    numbers, with one output per index of further plates. Latents outside of the data plate are
+    left to ``guides.Composed(..., globals=AutoNormal)``, those marked for enumeration to
+    ``elbo=TraceEnum_ELBO()``.
+
+    Networks see numbers near one: data standardised by those of ``like``, latents in their
+    coordinates. Those for a ``VAE`` mirror the model's own: same hidden widths, label inputs,
+    activation and normalisation.
 
     Sources: "Auto-Encoding Variational Bayes", Kingma, Welling (2014); "Stochastic
     Backpropagation and Approximate Inference in Deep Generative Models", Rezende, Mohamed,
-    Wierstra (2014).
+    Wierstra (2014); "Faithful Inversion of Generative Models for Effective Amortized Inference",
+    Webb, Golinski, Zinkov, Narayanaswamy, Rainforth, Teh, Wood (2018).
 
     Args:
-        vae: the model that it is built for.
-        hidden: hidden widths as in ``VAE``; default the model's.
-        encoder: your own network from x (n, *event_shape) [and the one-hot label (n, condition)]
-            to features (n, f); the heads of q(z1|x) are put on it.
+        model: the generative program that it is built for.
+        like: data of the form that it is trained on, with rows in n; what a tuple is for models
+            of several arguments. The more, the better are they standardised. Not needed for a
+            ``models.VAE``.
+        order: "bottom-up" draws from the data upwards, "top-down" in the model's own order. (In
+            files of version 0.1 it is "chain", which sees x in the lowest layer alone.)
+        hidden: hidden widths as in ``VAE``, one for all networks or a tuple for each latent, from
+            the data upwards; default the model's, or those of ``VAE``.
+        encoder: your own network from the data (n, *event), each argument that the guide sees,
+            [and the one-hot label (n, condition) of a ``VAE``] to features (n, f), which stand in
+            the place of the data wherever these are seen.
         conditionals: your own conditionals in place of the default, site -> module, called with
-            x or the latent below [then the one-hot label], returning a distribution of event
-            shape (size,).
+            what ``inputs`` names for the site, values as they are in the program; each returns a
+            distribution of the site's event shape.
         sites: latents that it covers, default all; the others are left to the other parts of
             ``guides.Composed``.
 
     Attributes:
         latents: the sites that it covers, in sampling order.
+        inputs: site -> the latents and the arguments that its factor is given.
         parents: the latents that it conditions on and does not cover.
 
     Raises:
-        TypeError: a model or an encoder of another type.
-        ValueError: an unknown site, widths that are no positive integers, an encoder that does
-            not take the data or does not return vectors, or that no covered site uses.
+        TypeError: a model or an encoder of another type, no data for a program that needs them.
+        ValueError: an unknown site or order, widths that are no positive integers, an encoder
+            that does not take the data or does not return vectors, or that no covered site uses;
+            a program or data of which ``infer.structure`` finds no structure; a latent that is
+            discrete, hidden by a mask, or of a support without coordinates.
 
     Example:
-        >>> import torch
-        >>> from pyro_vae import likelihoods, models
-        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
-        >>> guide = BottomUp(vae)
-        >>> guide.encode(torch.zeros(5, 6)).mean["z1"].shape
-        torch.Size([5, 2])
+        >>> import torch, pyro, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         rate = pyro.sample("rate", dist.Gamma(2.0, 0.1))
+        ...         pyro.sample("x", dist.Poisson(rate), obs=x)
+        >>> BottomUp(model, like=torch.tensor([12.0, 30.0, 7.0]))
+        BottomUp
+          q(rate|x) = q(rate|x)
+          66,818 parameters
     """
 
-    model: VAE
+    absent = MappingProxyType({"order": "chain"})
 
     def __init__(
         self,
-        vae: VAE,
+        model: Callable,
         *,
+        like: Any = None,
+        order: Order = "bottom-up",
         hidden: networks.Hidden | None = None,
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
         sites: Sequence[str] | None = None,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
-        check_vae(vae)
-        super().__init__(vae)
-        self.latents = covered_sites(vae, sites)
-        given = dict(conditionals or {})
-        for site in given:
+        subject = subject_of(model, like)
+        super().__init__(subject.model)
+        if like is not None:
+            self.arguments["like"] = few_of(like)
+        self.inputs = factors_of(subject, order, sites)
+        self.latents = tuple(self.inputs)
+        check_unmasked(subject.structure, self.latents)
+        self.norm, self.places = subject.norm, subject.places
+        self._plates = Plates(subject.structure, self.latents)
+        own = dict(conditionals or {})
+        for site in own:
             known("conditionals", site, self.latents)
-        if encoder is not None and "z1" not in self.latents:
-            raise ValueError(f"encoder: it is that of 'z1', this guide covers {self.latents}")
+        self._own = frozenset(own)
+        self.reading = Reading(subject, self.inputs, encoder, self._own)
+        widths = subject.widths(hidden)
         self.conditionals = nn.ModuleDict()
-        self._below: dict[str, str | None] = {}
-        below: str | None = None
-        for i, site in enumerate(reversed(vae.latents)):
-            if site in self.latents:
-                self._below[site] = below
-                if site in given:
-                    self.conditionals[site] = given[site]
-                else:
-                    shape = vae.event_shape if below is None else (vae.latent_sizes[below],)
-                    network, features = layer_network(vae, i, shape, hidden, encoder)
-                    self.conditionals[site] = self._heads(network, features, site)
-            below = site
-        self.parents = tuple(
-            s for s in self._below.values() if s is not None and s not in self.latents
-        )
+        self._keys = keys_of(self.latents)
+        for site, key in self._keys.items():
+            if site in own:
+                self.conditionals[key] = own[site]
+            else:
+                network, features = self.reading.network(site, widths[site])
+                self.conditionals[key] = self._heads(network, features, site)
+        if subject.like is not None:
+            self.to(*subject.like)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The latents that it conditions on and does not cover."""
+        seen = dict.fromkeys(s for names in self.inputs.values() for s in names)
+        return tuple(s for s in seen if s in self.places and s not in self.latents)
+
+    @property
+    def called_like(self) -> Callable:
+        """The program whose arguments it takes."""
+        return self.model
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
-        size = self.model.latent_sizes[site]
-        return DiagonalNormal(network, features, size, norm=self.model.norm)
+        return DiagonalNormal(network, features, self.places[site].size, norm=self.norm)
 
     def forward(
-        self,
-        x: Tensor,
-        *,
-        y: Tensor | None = None,
-        given: Mapping[str, Tensor] | None = None,
+        self, *args: Any, given: Mapping[str, Tensor] | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Run the inference program, with ``given`` its ``parents`` -> (n, size) if it has any.
+        """Run the inference program on the model's arguments.
+
+        ``given`` are values of its ``parents``, where it has any.
 
         Raises:
             ValueError: a parent that is not given.
         """
-        self.model.check_shape(x)
-        labels = self.model.label_features(y, len(x))
+        found = self.reading.read(self.model, args, kwargs)
         z: dict[str, Tensor] = dict(given or {})
         for site in self.parents:
             if site not in z:
@@ -187,22 +157,26 @@ class BottomUp(Guide):
                     f"given: this guide of {self.latents} conditions on {site!r}, got "
                     f"{tuple(z)}: make it a part of guides.Composed, after one that samples it"
                 )
-        seen = network_inputs(self.model.likelihood, x)
-        with pyro.plate("data", len(x), dim=-1):
-            for site, conditional in self.conditionals.items():
-                below = self._below[site]
-                context = seen if below is None else z[below]
-                q = conditional(context, *labels)
-                z[site] = pyro.sample(site, declared(q, (self.model.latent_sizes[site],), site))
+        vectors = {site: self.places[site].vector(z[site]) for site in self.parents}
+        around = self._plates.of(self.reading.rows(found))
+        for site in self.latents:
+            seen = z if self.reading.is_raw(site) else vectors
+            q = self.conditionals[self._keys[site]](*self.reading.context(site, seen, found))
+            with around(site):
+                z[site] = pyro.sample(site, self._laid(site, q))
+            vectors[site] = self.places[site].vector(z[site])
         return {site: z[site] for site in self.latents}
+
+    def _laid(self, site: str, q: Any) -> TorchDistributionMixin:
+        place = self.places[site]
+        return declared(q, place.event_shape, site) if site in self._own else place.lay(q)
 
     def __repr__(self) -> str:
         """The factorisation and the number of parameters."""
-        label = ",y" if self.model.condition else ""
-        factors = " ".join(f"q({s}|{b or 'x'}{label})" for s, b in self._below.items())
+        factors = " ".join(f"q({s}|{','.join(of)})" if of else f"q({s})" for s, of in self.inputs.items())
         # A part that does not see the data is a function of its parents alone
-        context = ["x"] if None in self._below.values() else []
-        context = ",".join([*context, *self.parents]) + label
+        seen = [name for of in self.inputs.values() for name in of if name not in self.places]
+        context = ",".join(dict.fromkeys([*seen, *self.parents]))
         return (
             f"{type(self).__name__}\n  q({', '.join(self.latents)}|{context}) = {factors}\n"
             f"  {self._count()}"

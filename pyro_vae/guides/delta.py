@@ -29,4 +29,4 @@ class Delta(BottomUp):
     """
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
-        return PointMass(network, features, self.model.latent_sizes[site])
+        return PointMass(network, features, self.places[site].size)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from .. import networks
 from ..conditionals.flow import AutoregressiveFlow
-from ..models import VAE
-from .bottom_up import BottomUp
+from .bottom_up import BottomUp, Order
 
 
 class Flow(BottomUp):
@@ -44,8 +43,10 @@ class Flow(BottomUp):
 
     def __init__(
         self,
-        vae: VAE,
+        model: Callable,
         *,
+        like: Any = None,
+        order: Order = "bottom-up",
         steps: int = 2,
         step_hidden: int | Sequence[int] | None = None,
         hidden: networks.Hidden | None = None,
@@ -57,14 +58,20 @@ class Flow(BottomUp):
         # Before the base class, which builds the heads
         self._options: dict[str, Any] = {"steps": steps, "hidden": step_hidden}
         super().__init__(
-            vae, hidden=hidden, encoder=encoder, conditionals=conditionals, sites=sites
+            model,
+            like=like,
+            order=order,
+            hidden=hidden,
+            encoder=encoder,
+            conditionals=conditionals,
+            sites=sites,
         )
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
-        size = self.model.latent_sizes[site]
+        size = self.places[site].size
         if size < 2:
             raise ValueError(
                 f"site {site!r}: an autoregressive flow over one latent is a normal: leave it to "
                 "guides.BottomUp in guides.Composed, or pass conditionals={...} for it"
             )
-        return AutoregressiveFlow(network, features, size, norm=self.model.norm, **self._options)
+        return AutoregressiveFlow(network, features, size, norm=self.norm, **self._options)

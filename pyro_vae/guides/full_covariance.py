@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from torch import nn
 
 from .. import networks
 from ..conditionals.normal import FullNormal
-from ..models import VAE
-from .bottom_up import BottomUp
+from .bottom_up import BottomUp, Order
 
 
 class FullCovariance(BottomUp):
@@ -27,8 +27,7 @@ class FullCovariance(BottomUp):
     Rezende, Mohamed, Wierstra (2014), section 4.3 on structured covariances.
 
     Args:
-        vae: the model that it is built for.
-        hidden, encoder, conditionals, sites: as in ``BottomUp``.
+        model, like, order, hidden, encoder, conditionals, sites: as in ``BottomUp``.
         relative: False for the parametrisation of files of version 0.1, see
             ``conditionals.FullNormal``.
 
@@ -43,12 +42,14 @@ class FullCovariance(BottomUp):
         torch.Size([5, 3, 3])
     """
 
-    absent = MappingProxyType({"relative": False})
+    absent = MappingProxyType({**BottomUp.absent, "relative": False})
 
     def __init__(
         self,
-        vae: VAE,
+        model: Callable,
         *,
+        like: Any = None,
+        order: Order = "bottom-up",
         hidden: networks.Hidden | None = None,
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
@@ -59,10 +60,15 @@ class FullCovariance(BottomUp):
         # Before the base class, which builds the heads
         self._relative = bool(relative)
         super().__init__(
-            vae, hidden=hidden, encoder=encoder, conditionals=conditionals, sites=sites
+            model,
+            like=like,
+            order=order,
+            hidden=hidden,
+            encoder=encoder,
+            conditionals=conditionals,
+            sites=sites,
         )
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
-        size = self.model.latent_sizes[site]
-        norm = self.model.norm
-        return FullNormal(network, features, size, norm=norm, relative=self._relative)
+        size = self.places[site].size
+        return FullNormal(network, features, size, norm=self.norm, relative=self._relative)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from .. import networks
 from ..conditionals.normal import DiagonalNormal, precision_weighted
+from ..data.arguments import Data
 from ..ground.arguments import known
-from ..likelihoods.base import network_inputs
-from ..models import VAE
+from ..ground.graphs import ancestors
+from ..programs.calling import arguments_of
 from ..programs.program import Guide
-from .bottom_up import check_vae, layer_network
+from ..programs.running import traced, undisturbed
+from ..programs.structure import Structure
+from .leading import Drawing, Following, Leading
+from .merging import normal_of, parameters_of
+from .plates import Plates
+from .reading import Reading
+from .subjects import Subject, chain, few_of, keys_of, subject_of
 
 
 class Ladder(Guide):
@@ -30,25 +40,35 @@ class Ladder(Guide):
     The top layer's posterior is its proposal. The networks mirror the model's: same hidden
     widths, label inputs, activation and normalisation.
 
+    **Any program** is run itself, top-down: at each latent site that sees anything its prior,
+    given what has been drawn, is merged with the proposal, in the coordinates in which the support
+    is all real numbers; a site whose prior is no diagonal normal there gets a normal whose network
+    sees d_i and the prior's parameters (``print`` tells). d_i is made of the data that the site's
+    posterior depends on and of the d_j of the latents right below it. Training by this library's
+    estimators evaluates each conditional once; stock SVI runs the program twice, in the guide up
+    to its last latent.
+
     Source: "Ladder Variational Autoencoders", Sonderby, Raiko, Maaloe, Sonderby, Winther (2016).
 
     Args:
-        vae: the model that it is built for, with diagonal normals below the top.
-        hidden: hidden widths as in ``VAE``; default the model's.
+        model: the generative program that it is built for.
+        like: data of the form that it is trained on; not needed for a ``models.VAE``.
+        hidden: hidden widths as in ``BottomUp``; default the model's.
         upward: what a layer of the bottom-up pass hands to the next: its "activations" (the
             paper), or its "means" mu_i (the authors' released code by default), which makes the
             next network as small as that of ``BottomUp``.
-        encoder: your own network from x (n, *event_shape) [and the one-hot label (n, condition)]
-            to features (n, f), in place of the first.
+        encoder: your own network from the data to features (n, f), as in ``BottomUp``.
 
     Attributes:
         latents: the sites that it covers, in sampling order.
+        parents: latents outside of the data plate, which ``guides.Composed`` gives it.
 
     Raises:
-        TypeError: a model or an encoder of another type; when run, a conditional of the model
-            that is no diagonal normal.
+        TypeError: a model or an encoder of another type, no data for a program that needs them;
+            when run, a conditional of a ``models.VAE`` that is no diagonal normal.
         ValueError: another ``upward``, widths that are no positive integers, an encoder that does
-            not take the data or does not return vectors.
+            not take the data or does not return vectors; what ``BottomUp`` refuses; a latent that
+            depends on one that is summed out.
 
     Example:
         >>> import torch
@@ -59,70 +79,238 @@ class Ladder(Guide):
         ['z2', 'z1']
     """
 
-    model: VAE
-
     def __init__(
         self,
-        vae: VAE,
+        model: Callable,
         *,
+        like: Any = None,
         hidden: networks.Hidden | None = None,
         upward: Literal["activations", "means"] = "activations",
         encoder: nn.Module | None = None,
     ) -> None:
         """Build the bottom-up networks and their heads; every parameter exists from here on."""
-        check_vae(vae)
-        super().__init__(vae)
+        subject = subject_of(model, like)
+        super().__init__(subject.model)
+        if like is not None:
+            self.arguments["like"] = few_of(like)
         self.upward = known("upward", upward, ("activations", "means"))
-        self.latents = vae.latents
+        found = subject.structure
+        self.latents = tuple(site for site in found.latents if site in subject.places)
+        self.places, self._plates = subject.places, Plates(found, self.latents)
+        self._runs = subject.few is not None
+        # What sees nothing gains nothing from its prior, which the proposal can be
+        self._merged = frozenset(site for site in self.latents if found.parents[site])
+        upwards = [*reversed(self.latents)]
+        below = _below(upwards, subject) if self._runs else chain(subject)
+        self.reading = Reading(subject, below, encoder)
+        self.inputs = _inputs(self.latents, below, subject)
+        self._keys = keys_of(upwards)
+        self._seen = _parameters(subject, self._merged) if self._runs else {}
+        widths = subject.widths(hidden)
         self.networks, self.heads = nn.ModuleDict(), nn.ModuleDict()
-        below: tuple[int, ...] = vae.event_shape
-        for i, site in enumerate(reversed(vae.latents)):
-            size = vae.latent_sizes[site]
-            network, features = layer_network(vae, i, below, hidden, encoder)
-            self.networks[site] = network
-            self.heads[site] = DiagonalNormal(nn.Identity(), features, size, norm=vae.norm)
-            below = (features if upward == "activations" else size,)
+        for site, key in self._keys.items():
+            network, features = self.reading.network(site, widths[site])
+            self.networks[key] = network
+            self.heads[key] = self._head(site, features, widths[site], subject)
+            handed = features if self._hands_activations(site) else self.places[site].size
+            self.reading.shapes[site] = (handed,)
+        self._globals = tuple(s for s, site in found.latents.items() if site.is_global)
+        self._led: Leading | None = None
+        self._leads = self._runs and not self._globals and _is_plain(found)
+        _check_summed_out(found, self.latents)
+        if subject.like is not None:
+            self.to(*subject.like)
+
+    def _head(
+        self, site: str, features: int, widths: tuple[int, ...] | None, subject: Subject
+    ) -> nn.Module:
+        network: nn.Module = nn.Identity()
+        if site in self._seen:
+            hidden = networks.hidden_widths(widths)[-1:]
+            options = {"activation": subject.activation, "norm": subject.norm}
+            network = networks.MLP((features,), hidden, extra=self._seen[site], **options)
+            features = network.out_features
+        return DiagonalNormal(network, features, self.places[site].size, norm=subject.norm)
+
+    def _hands_activations(self, site: str) -> bool:
+        return self.upward == "activations" or site in self._seen
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The latents outside of the data plate."""
+        return self._globals
+
+    @property
+    def called_like(self) -> Callable:
+        """The program whose arguments it takes."""
+        return self.model
 
     @property
     def borrowed_modules(self) -> tuple[nn.Module, ...]:
-        """The model's conditionals below the top."""
+        """What it runs: the conditionals below the top of a ``models.VAE``, else the model."""
+        if self._runs:
+            return (self.model,) if isinstance(self.model, nn.Module) else ()
         return tuple(self.model.conditionals[site] for site in self.latents[1:])
 
-    def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Run the inference program, from the top layer down."""
-        self.model.check_shape(x)
-        proposals = self._bottom_up(x, self.model.label_features(y, len(x)))
+    def forward(
+        self, *args: Any, given: Mapping[str, Tensor] | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Run the inference program on the model's arguments, from the top down.
+
+        ``given`` are values of its ``parents``, where it has any.
+        """
+        found = self.reading.read(self.model, args, kwargs)
+        if self._led is not None:
+            return self._follow(self._led, self.reading.rows(found))
+        features, proposals = self._bottom_up(found)
+        if not self._runs:
+            return self._top_down(found, proposals, kwargs.get("y"))
+        if missing := [site for site in self.parents if site not in (given or {})]:
+            raise ValueError(
+                f"given: this guide of {self.latents} runs its model, whose {missing[0]!r} is "
+                "outside of the data plate: use guides.Composed(guide, globals=AutoNormal, like=x)"
+            )
+        posterior = self._posterior(features, proposals)
+        return Drawing(posterior, self.latents, given or {}).run(self.model, *args, **kwargs)
+
+    def _bottom_up(
+        self, found: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, dist.Distribution]]:
+        """Features of each layer, and its proposal where this does not see the prior."""
+        handed: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
+        proposals: dict[str, dist.Distribution] = {}
+        for site, key in self._keys.items():
+            features[site] = self.networks[key](*self.reading.context(site, handed, found))
+            if site not in self._seen:
+                proposals[site] = self.heads[key](features[site])
+            activations = self._hands_activations(site)
+            handed[site] = features[site] if activations else proposals[site].mean
+        return features, proposals
+
+    def _top_down(
+        self, found: Mapping[str, Tensor], proposals: Mapping[str, Any], y: Tensor | None
+    ) -> dict[str, Tensor]:
+        """From the conditionals of a ``models.VAE``, which its next run takes over."""
         z: dict[str, Tensor] = {}
-        with pyro.plate("data", len(x), dim=-1):
-            for site in self.model.latents:
-                q = proposals[site]
-                if z:
-                    q = precision_weighted(q, self.model.conditional(site, z, y))
+        around = self._plates.of(self.reading.rows(found))
+        for site in self.latents:
+            q = proposals[site]
+            if z:
+                q = precision_weighted(q, self.model.conditional(site, z, y))
+            with around(site):
                 z[site] = pyro.sample(site, q)
         return z
 
-    def _bottom_up(self, x: Tensor, labels: tuple[Tensor, ...]) -> dict[str, dist.Distribution]:
-        proposals: dict[str, dist.Distribution] = {}
-        below = network_inputs(self.model.likelihood, x)
-        for site, network in self.networks.items():
-            below = network(below, *labels)
-            proposals[site] = self.heads[site](below)
-            if self.upward == "means":
-                below = proposals[site].mean
-        return proposals
+    def _posterior(
+        self, features: Mapping[str, Tensor], proposals: Mapping[str, Any]
+    ) -> Callable[[str, Any], TorchDistributionMixin]:
+        def posterior(site: str, prior: Any) -> TorchDistributionMixin:
+            place = self.places[site]
+            if site in self._seen:
+                seen = features[site], parameters_of(prior, place)
+                return place.lay(self.heads[self._keys[site]](*seen))
+            q = proposals[site]
+            if site in self._merged:
+                loc, scale = normal_of(prior, place)
+                q = precision_weighted(q, dist.Normal(loc, scale).to_event(1))
+            return place.lay(q)
+
+        return posterior
+
+    # One run of the program for model and guide
+
+    @property
+    def leads(self) -> bool:
+        """Whether a run of its model can be led by it: its sites have no scale, mask or part."""
+        return self._leads
+
+    @contextlib.contextmanager
+    def leading(self, x: Data, y: Tensor | None = None) -> Iterator[Leading]:
+        """A handler under which the model draws its latents from this guide, to be run next.
+
+        Within the context the next run of the guide has the distributions and values of that of
+        the model, each conditional of which is thereby evaluated once.
+        """
+        args, kwargs = arguments_of(self.model, x, y)
+        found = self.reading.read(self.model, args, kwargs)
+        self._led = Leading(self._posterior(*self._bottom_up(found)), self.latents)
+        try:
+            yield self._led
+        finally:
+            self._led = None
+
+    def _follow(self, led: Leading, n: int) -> dict[str, Tensor]:
+        around = self._plates.of(n)
+        z: dict[str, Tensor] = {}
+        with Following(led):
+            for site, (q, _) in led.drawn.items():
+                with around(site):
+                    z[site] = pyro.sample(site, q)
+        return z
 
     def __repr__(self) -> str:
         """The factorisation and the number of parameters of its own."""
-        given = ",y" if self.model.condition else ""
-        top, *rest = self.model.latents
-        factors = [f"q({top}|x{given})"]
-        above = [top]
-        for site in rest:
-            seen = ",".join(reversed(above)) if self.model.skip else above[-1]
-            factors.append(f"q({site}|{seen},x{given})")
-            above.append(site)
-        names = ", ".join(reversed(self.model.latents))
-        return (
-            f"{type(self).__name__}\n  q({names}|x{given}) = {' '.join(factors)}\n"
-            f"  {self._count()}"
-        )
+        factors = " ".join(f"q({s}|{','.join(of)})" for s, of in self.inputs.items())
+        seen = dict.fromkeys(n for of in self.inputs.values() for n in of if n not in self.places)
+        names = ", ".join(reversed(self.latents))
+        lines = [f"q({names}|{','.join(seen)}) = {factors}"]
+        if self._seen:
+            lines.append(f"no normal prior, whose parameters are seen: {', '.join(self._seen)}")
+        return "\n  ".join([type(self).__name__, *lines, self._count()])
+
+
+def _below(upwards: Sequence[str], subject: Subject) -> dict[str, tuple[str, ...]]:
+    """Latent -> the latents that depend on it, and the arguments that its posterior sees."""
+    found = subject.structure
+    below = {}
+    for site in upwards:
+        children = [child for child in upwards if site in found.parents[child]]
+        seen = map(subject.argument, found.posterior[site])
+        below[site] = (*children, *dict.fromkeys(name for name in seen if name is not None))
+    return below
+
+
+def _inputs(
+    latents: Sequence[str], below: Mapping[str, tuple[str, ...]], subject: Subject
+) -> dict[str, tuple[str, ...]]:
+    """Latent -> the latents that its prior sees, and all data that its proposal is made of."""
+    reached: dict[str, set[str]] = {}
+    for site in reversed(latents):
+        reached[site] = set().union(*(reached.get(name, {name}) for name in below[site]))
+    found = {}
+    for site in latents:
+        parents = subject.structure.parents[site]
+        data = reached[site] | {*map(subject.argument, parents)}
+        above = [name for name in parents if name in latents]
+        found[site] = (*above, *(name for name in subject.inputs.shapes if name in data))
+    return found
+
+
+def _parameters(subject: Subject, merged: Collection[str]) -> dict[str, int]:
+    """Latent whose prior is no normal in its coordinates -> how many parameters that has."""
+    x, y = subject.few
+    with undisturbed(subject.model, device=x.device):
+        trace = traced(subject.model, x, y)
+    seen = {}
+    for site in merged:
+        prior, place = trace.nodes[site]["fn"], subject.places[site]
+        if normal_of(prior, place) is None:
+            seen[site] = parameters_of(prior, place).shape[-1]
+    return seen
+
+
+def _is_plain(found: Structure) -> bool:
+    """Whether latents have the weight that handlers around the model give them, no other."""
+    return found.total is None and not any(s.masked or s.scaled for s in found.latents.values())
+
+
+def _check_summed_out(found: Structure, latents: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a latent whose prior depends on one that is summed out."""
+    summed = {site for site, latent in found.latents.items() if latent.enumerated}
+    for site in latents:
+        if above := ancestors(found.graph, [site]) & summed:
+            raise ValueError(
+                f"site {site!r}: expected a prior that depends on no latent that is summed out, "
+                f"got one that depends on {min(above)!r}: use guides.BottomUp"
+            )

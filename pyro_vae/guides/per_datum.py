@@ -22,10 +22,19 @@ from ..programs.modes import evaluating
 from ..programs.program import Guide
 from ..programs.registration import unregistered
 from ..programs.sites import is_latent
+from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
-from .bottom_up import check_vae
+
 
 _WEYL, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
+
+
+def check_vae(vae: VAE) -> None:
+    """Raise ``TypeError`` unless this is a model; one under a handler counts."""
+    if not isinstance(innermost(vae), VAE):
+        raise TypeError(
+            f"vae: expected a models.VAE, got {type(vae).__name__}: build the model first"
+        )
 
 
 class PerDatum(Guide):

@@ -16,7 +16,7 @@ from ..data.arguments import Data
 from ..ground.references import WeakReference
 from ..ground.streams import forked
 from .calling import call
-from .methods import as_program
+from .methods import as_program, held_by
 from .modes import evaluating
 from .program import Guide
 from .unwrapping import innermost, name_of
@@ -47,7 +47,7 @@ def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
     """Parts of a guide built for another model; ``ValueError`` where one uses its tensors."""
     strangers = _strangers(model, guide)
     for part in strangers:
-        used = _tensors(part.model).keys() & _tensors(part).keys()
+        used = _tensors(*held_by(part.model)).keys() & _tensors(part).keys()
         used |= _tensors(*part.borrowed_modules).keys()
         if not used <= _tensors(as_program(model)).keys():
             raise _foreign(model, part)
@@ -59,7 +59,8 @@ def check_run(model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ran: list[nn.Module] = []
     for part in check_borrowed(model, guide):
         held = _tensors(as_program(model)).keys()
-        foreign = [m for m in part.model.modules() if not _tensors(m).keys() <= held]
+        modules = [m for module in held_by(part.model) for m in module.modules()]
+        foreign = [m for m in modules if not _tensors(m).keys() <= held]
         hooks = [m.register_forward_pre_hook(lambda m, _: ran.append(m)) for m in foreign]
         try:
             with evaluating(model, guide), poutine.block(), forked(x.device):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from .labels import parameters_of
 from .origins import Origins, SiteOrigins, counts
 from .plates import data_plate
 from .running import traced, undisturbed
-from .sites import check_observed, compute_log_probs, kinds
+from .sites import check_observed, compute_log_probs, is_masked, kinds
 from .structure import Latent, Observed, Plate, Structure
 from .unwrapping import below_handlers, name_of
 
@@ -218,6 +219,9 @@ def _built(run: _Run, frames: Mapping[str, CondIndepStackFrame | None], plate: s
             "event_shape": tuple(node["fn"].event_shape),
             "plates": _plates(site, node, frames[site]),
             "is_global": frames[site] is None,
+            "dim": frames[site].dim if frames[site] else -1,
+            "masked": is_masked(node),
+            "scaled": node["scale"] != _weight(node),
         }
         seen = {_shown(origin, site, run, observed) for origin in run.seen[site]} - {site}
         order = (*reversed(latents), *reversed(observed), *sorted(seen - run.nodes.keys()))
@@ -230,7 +234,15 @@ def _built(run: _Run, frames: Mapping[str, CondIndepStackFrame | None], plate: s
         else:
             latents[site] = _latent(node, common)
     arguments = [name for seen in parents.values() for name in seen if name not in run.nodes]
-    return Structure(latents, observed, parents, tuple(dict.fromkeys(arguments)), plate)
+    parts = [f.full_size for f in frames.values() if f and f.full_size != f.size]
+    total = parts[0] if parts else None
+    return Structure(latents, observed, parents, tuple(dict.fromkeys(arguments)), plate, total)
+
+
+def _weight(node: dict[str, Any]) -> float:
+    """How often a site counts for the parts of plates that are drawn."""
+    frames = [f for f in node["cond_indep_stack"] if f.vectorized and f.full_size]
+    return math.prod(f.full_size / f.size for f in frames)
 
 
 def _shown(origin: str | _Argument, site: str, run: _Run, observed: Mapping[str, Observed]) -> str:

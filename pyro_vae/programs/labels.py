@@ -18,15 +18,22 @@ Labels = Tensor | np.ndarray | Sequence[int] | int | None
 
 
 def parameters_of(program: Callable) -> list[inspect.Parameter]:
-    """The parameters of a program's own signature, below all handlers."""
-    program = below_handlers(program)
+    """The parameters of a program, below all handlers; of most guides those of their model."""
+    program = _asked(program)
     function = program.forward if isinstance(program, nn.Module) else program
     return list(inspect.signature(function).parameters.values())
 
 
+def _asked(program: Callable) -> Callable:
+    """The program whose signature counts: of a guide that is called like its model, this."""
+    while (other := getattr(program := below_handlers(program), "called_like", None)) is not None:
+        program = other
+    return program
+
+
 def accepts_labels(program: Callable) -> bool:
     """Whether a program takes ``y=``: by its signature, unless it says ``condition = 0``."""
-    program = below_handlers(program)
+    program = _asked(program)
     if getattr(program, "condition", None) == 0:
         return False
     return any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in parameters_of(program))

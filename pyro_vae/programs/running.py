@@ -56,6 +56,11 @@ def trace_pair(
             guide(*args, **kwargs)
             model_trace, guide_trace = guide.get_traces()
             vars(model_trace)[PROGRAM] = model
+        elif getattr(inner, "leads", False):
+            with inner.leading(x, y) as leading:
+                with leading:
+                    model_trace = traced(model, x, y)
+                guide_trace = traced(guide, x, y)
         else:
             guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)

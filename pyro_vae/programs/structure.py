@@ -39,12 +39,18 @@ class Site:
         event_shape: shape of one value.
         plates: those around it besides that of the data, the outermost first.
         is_global: whether it is outside of the plate of the data.
+        dim: dimension of the plate of the data, counted from the right of the batch shape.
+        masked: whether a mask hides some of its values.
+        scaled: whether the program itself weighs its log-probability.
     """
 
     distribution: str
     event_shape: tuple[int, ...]
     plates: tuple[Plate, ...] = ()
     is_global: bool = False
+    dim: int = -1
+    masked: bool = False
+    scaled: bool = False
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -95,6 +101,7 @@ class Structure(Tabular):
         arguments: names of the program's other arguments that sites see, such as labels.
         parents: site -> the latents, observed sites and arguments that it sees.
         plate: name of the plate of the data.
+        total: how many data there are in all, where the program says that it is given a part.
     """
 
     latents: Mapping[str, Latent]
@@ -102,6 +109,7 @@ class Structure(Tabular):
     parents: Mapping[str, tuple[str, ...]]
     arguments: tuple[str, ...] = ()
     plate: str = "data"
+    total: int | None = None
 
     @property
     def graph(self) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,156 @@
+"""What the networks of a guide see of the arguments of its model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.arguments import Data, named
+from ..likelihoods.base import network_inputs
+from ..models import VAE
+from ..networks import is_image
+from ..programs.calling import arguments_of, positional
+
+# Up to how many different whole numbers have an indicator each
+_CLASSES = 32
+
+
+class OwnInputs:
+    """Data as the likelihood of a model of this library prepares them, and one-hot labels.
+
+    Attributes:
+        shapes: argument -> shape of one datum, as networks see it.
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {"x": tuple(vae.event_shape)}
+        if vae.condition:
+            self.shapes["y"] = (vae.condition,)
+
+    def event_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one datum, as the program has it."""
+        return self.shapes[name]
+
+    def read(self, vae: VAE, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
+        """The arguments of a call, (n, *shape)."""
+        vae.check_shape(x)
+        found = {"x": network_inputs(vae.likelihood, x)}
+        for labels in vae.label_features(y, len(x)):
+            found["y"] = labels
+        return found
+
+    def shown(self, name: str, value: Tensor) -> Tensor:
+        """An argument as networks see it: it is."""
+        return value
+
+
+class ProgramInputs(nn.Module):
+    """The arguments of any program that have a row per datum, as numbers near one.
+
+    Args:
+        model: the generative program.
+        arguments: names of those that the guide sees.
+        x, y: data of the form that the program is given.
+
+    Attributes:
+        shapes: argument -> shape of one datum, as networks see it.
+    """
+
+    def __init__(self, model: Any, arguments: Iterable[str], x: Data, y: Tensor | None) -> None:
+        """Measure the data."""
+        super().__init__()
+        self._positions = tuple(p.name for p in positional(model))
+        found = self._named(*arguments_of(model, x, y))
+        self._numbers = {name: i for i, name in enumerate(dict.fromkeys(arguments))}
+        # Names of arguments may have dots, those of children not
+        self.measures = nn.ModuleList(Measure(name, found[name]) for name in self._numbers)
+        self.shapes = {measure.name: measure.shape for measure in self.measures}
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a call by their names in the program."""
+        names = (*self._positions, *map(named, range(len(self._positions), len(args))))
+        return {**dict(zip(names, args, strict=False)), **kwargs}
+
+    def event_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one datum, as the program has it."""
+        return self.measures[self._numbers[name]].event_shape
+
+    def read(self, _: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The arguments of a call, (n, *event)."""
+        found = self._named(args, kwargs)
+        for measure in self.measures:
+            measure.check(found.get(measure.name))
+        return {name: found[name] for name in self._numbers}
+
+    def shown(self, name: str, value: Tensor) -> Tensor:
+        """An argument as networks see it, (n, *shape)."""
+        return self.measures[self._numbers[name]](value)
+
+
+class Measure(nn.Module):
+    """One argument (n, *event) as (a - m) / s, with mean m and scale s of ``like``.
+
+    m and s are those of each element of a vector, of all elements of an image. s is the standard
+    deviation, or a tenth of the range where that is more, so that no value of ``like`` is above
+    ten. Whole numbers of a datum, where ``like`` has at most 32 different ones, are followed by an
+    indicator for each of these.
+
+    Args:
+        name: what errors call it.
+        like: values (n, *event).
+    """
+
+    def __init__(self, name: str, like: Tensor) -> None:
+        """Measure ``like``."""
+        super().__init__()
+        self.name, self.event_shape = name, tuple(like.shape[1:])
+        whole = not like.is_floating_point()
+        values = like.to(torch.get_default_dtype()) if whole else like
+        values = values.detach()
+        elements = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
+        pooled = is_image(self.event_shape)
+        loc, scale = _measured(elements.reshape(-1, 1) if pooled else elements)
+        shape = (1,) * len(self.event_shape) if pooled else self.event_shape or (1,)
+        self.register_buffer("loc", loc.reshape(shape))
+        self.register_buffer("scale", scale.reshape(shape))
+        found = like.unique() if whole and math.prod(self.event_shape) == 1 else like[:0].flatten()
+        classes = found if len(found) <= _CLASSES else found[:0]
+        self.register_buffer("classes", classes.to(values.dtype))
+        one = (1 + len(classes),) if len(classes) else self.event_shape or (1,)
+        self.shape: tuple[int, ...] = one
+
+    def check(self, value: Any) -> None:
+        """Raise ``ValueError`` for another shape of a datum."""
+        if not isinstance(value, Tensor) or tuple(value.shape[1:]) != self.event_shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+            raise ValueError(
+                f"{self.name}: expected shape {('n', *self.event_shape)}, as in the data that "
+                f"this guide was built for, got {got}: pass such, or build the guide for "
+                "like=these data"
+            )
+
+    def forward(self, value: Tensor) -> Tensor:
+        """The numbers (n, *shape) of values (n, *event)."""
+        a = value.to(self.loc.dtype)
+        if not self.event_shape:
+            a = a.unsqueeze(-1)
+        numbers = (a - self.loc) / self.scale
+        if not len(self.classes):
+            return numbers
+        a = a.flatten(1)
+        return torch.cat([numbers.flatten(1), (a == self.classes).to(a.dtype)], -1)
+
+
+def _measured(elements: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale of each column of (n, columns)."""
+    loc = elements.mean(0)
+    spread = elements.amax(0) - elements.amin(0)
+    scale = torch.maximum(elements.std(0, correction=0), spread / 10)
+    # What never changes here may change elsewhere, about as much as the rest
+    typical = scale[scale > 0].median() if (scale > 0).any() else scale.new_ones(())
+    return loc, torch.where(scale > 0, scale, typical)
+

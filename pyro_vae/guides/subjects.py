@@ -1,0 +1,198 @@
+"""What a guide has to know of the program that it is built for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import networks
+from ..data.arguments import Arguments, Data
+from ..ground.arguments import known
+from ..models import VAE
+from ..programs.given import given
+from ..programs.inspecting import structure
+from ..programs.inversion import faithful_inverse
+from ..programs.methods import as_program
+from ..programs.program import Model
+from ..programs.structure import Structure
+from ..programs.unwrapping import below_handlers, name_of
+from .inputs import OwnInputs, ProgramInputs
+from .places import Place
+
+_FEW = 2
+ORDERS = ("bottom-up", "top-down", "chain")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A generative program, as far as guides of it are concerned.
+
+    Attributes:
+        model: the program.
+        structure: its sites, and who sees whom.
+        inputs: reads the arguments of a call.
+        places: latent inside the plate of the data -> where its values lie.
+        layers: these latents, in the order in which ``hidden`` has widths for each.
+        hidden: such widths where a guide is given none.
+        activation, norm: makers of the modules in networks.
+        like: device and type of data; None for a model whose guides are converted by hand.
+        few: some data and labels to run the program on; None for a ``VAE``.
+    """
+
+    model: Callable
+    structure: Structure
+    inputs: OwnInputs | ProgramInputs
+    places: dict[str, Place]
+    layers: tuple[str, ...]
+    hidden: tuple[tuple[int, ...] | None, ...] | None = None
+    activation: networks.Activation = nn.ReLU
+    norm: networks.Norm | None = None
+    like: tuple[torch.device, torch.dtype] | None = None
+    few: tuple[Data, Tensor | None] | None = None
+
+    def widths(self, hidden: networks.Hidden | None) -> dict[str, tuple[int, ...] | None]:
+        """Latent -> widths of the hidden layers of its network."""
+        found = networks.hidden_per_layer(hidden, len(self.layers))
+        if hidden is None and self.hidden is not None:
+            found = self.hidden
+        return dict(zip(self.layers, found, strict=True))
+
+    def argument(self, node: str) -> str | None:
+        """The argument that a node of the graph is made of; None for a constant."""
+        observed = self.structure.observed.get(node)
+        name = node.removesuffix(" (argument)") if observed is None else observed.argument
+        return name if name in self.inputs.shapes else None
+
+
+def subject_of(model: Any, like: Any = None) -> Subject:
+    """What guides have to know of a model, found by runs on ``like`` unless it is a ``VAE``.
+
+    Raises:
+        TypeError: no program, no data for one that has to be run, a model of other guides.
+        ValueError: data on which it does not run, latents for which no guide can be built, no
+            argument with a row per datum.
+    """
+    inner = below_handlers(model)
+    if isinstance(inner, type) or not callable(inner):
+        raise TypeError(
+            f"model: expected a generative program, got {model!r}: build one first, such as "
+            "models.VAE(...), or pass your own with data, like=x"
+        )
+    if isinstance(inner, Model) and not isinstance(inner, VAE):
+        raise TypeError(
+            f"model: expected one with continuous latents, got {type(inner).__name__}: use "
+            "guides.NearestCode"
+        )
+    own = isinstance(inner, VAE) and type(inner).forward is VAE.forward
+    if own:
+        found = structure(model, like)
+        return Subject(
+            model,
+            found,
+            OwnInputs(inner),
+            _places(found),
+            inner.latents[::-1],
+            inner.hidden,
+            inner.activation,
+            inner.norm,
+        )
+    return _of_program(model, like)
+
+
+def _of_program(model: Callable, like: Any) -> Subject:
+    found = structure(model, like)
+    x, y = given(like, None, model)
+    places = _places(found)
+    nodes = (*found.observed.values(), *found.arguments)
+    names = [getattr(n, "argument", n) for n in nodes]
+    arguments = [name.removesuffix(" (argument)") for name in names if name is not None]
+    if not arguments:
+        raise ValueError(
+            f"like: expected data of which {name_of(model)} observes a row per datum, got none: "
+            "make the data an argument of the program, model(x), or use an autoguide of Pyro such "
+            "as AutoNormal"
+        )
+    kind = x.device, x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
+    inputs = ProgramInputs(model, arguments, x, y)
+    few = x[:_FEW], None if y is None else y[:_FEW]
+    return Subject(
+        as_program(model), found, inputs, places, tuple(places), like=kind, few=few
+    )
+
+
+def _places(found: Structure) -> dict[str, Place]:
+    """Of the latents that a guide draws, in the order of the faithful inverse from the data up."""
+    return {site: Place(site, found.latents[site]) for site in faithful_inverse(found).inputs}
+
+
+def factors_of(
+    subject: Subject, order: str, sites: Sequence[str] | None
+) -> dict[str, tuple[str, ...]]:
+    """Latent -> the latents, then the arguments that its distribution is given, as it is drawn.
+
+    Of all latents, or some ``sites``. Raises ``ValueError`` for another order, or for sites that
+    are none, unknown, or named twice.
+    """
+    known("order", order, ORDERS)
+    graph = subject.structure
+    if order == "chain":
+        if subject.few is not None:
+            raise ValueError(
+                "order: expected 'bottom-up' or 'top-down', got 'chain', which is that of guides "
+                "of models.VAE in files of version 0.1: leave order out"
+            )
+        inverse = chain(subject)
+    else:
+        inverse = faithful_inverse(graph, order).inputs
+    found = {}
+    for site in _covered(tuple(inverse), sites):
+        names = [s if s in subject.places else subject.argument(s) for s in inverse[site]]
+        found[site] = tuple(dict.fromkeys(name for name in names if name is not None))
+    return found
+
+
+def chain(subject: Subject) -> dict[str, tuple[str, ...]]:
+    """Of a ``VAE``: z1 from x, each other latent from the one below, and all from labels."""
+    labels = subject.structure.arguments
+    below = ("x", *subject.layers)
+    return {site: (b, *labels) for site, b in zip(subject.layers, below, strict=False)}
+
+
+def _covered(drawn: tuple[str, ...], sites: Sequence[str] | None) -> tuple[str, ...]:
+    if sites is None:
+        return drawn
+    chosen = list(sites)
+    if isinstance(sites, str) or not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"sites: expected some of {drawn}, each once, got {sites!r}: pass such as "
+            f"[{drawn[0]!r}]"
+        )
+    for site in chosen:
+        known("sites", site, drawn)
+    return tuple(site for site in drawn if site in chosen)
+
+
+def check_unmasked(found: Structure, sites: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a latent that a mask of the model hides from some data."""
+    for site in sites:
+        if found.latents[site].masked:
+            raise ValueError(
+                f"site {site!r}: expected latents without a mask, which this guide would have to "
+                "know, got one under poutine.mask: use guides.Ladder, which runs the model, or "
+                "write the guide of this model by hand"
+            )
+
+
+def keys_of(sites: Sequence[str]) -> dict[str, str]:
+    """Site -> a name that a ``ModuleDict`` takes, the site's own where it does."""
+    taken = (*dir(nn.ModuleDict), "")
+    return {s: f"site_{i}" if "." in s or s in taken else s for i, s in enumerate(sites)}
+
+
+def few_of(like: Any) -> Data | None:
+    """A few of the data, for the record of a constructor's arguments."""
+    return like[:_FEW] if isinstance(like, Tensor | Arguments) else None
