@@ -66,13 +66,13 @@ FACTORS = {
     ),
     "skip": (
         "p(x, z1, z2) = p(x|z1,z2) p(z1|z2) p(z2)",
-        "q(z1, z2|x) = q(z1|x) q(z2|z1)",
+        "q(z1, z2|x) = q(z1|x) q(z2|z1,x)",
     ),
     "condition": ("p(x, z1|y) = p(x|z1,y) p(z1)", "q(z1|x,y) = q(z1|x,y)"),
 }
 FACTORS |= {"linear": FACTORS["one layer"], "image": FACTORS["one layer"]}
 FACTORS |= {"odd image": FACTORS["two layers"], "normalised": FACTORS["two layers"]}
-TOP_DOWN = {"q(z1, z2|x) = q(z1|x) q(z2|z1)": "q(z1, z2|x) = q(z2|x) q(z1|z2,x)"}
+TOP_DOWN = {"two layers", "odd image", "normalised", "skip"}
 
 
 class Case:
@@ -226,8 +226,8 @@ def test_shapes_of_samples_codes_and_reconstructions(case):
 @every
 def test_print_tells_the_factorisation(case):
     p, q = FACTORS[case.model_name]
-    if isinstance(case.guide, guides.Ladder):
-        q = TOP_DOWN.get(q, q)
+    if isinstance(case.guide, guides.Ladder) and case.model_name in TOP_DOWN:
+        q = "q(z1, z2|x) = q(z2|x) q(z1|z2,x)"
     assert f"\n  {p}\n" in repr(case.model) and f"\n  {q}\n" in repr(case.guide)
     assert type(case.model.likelihood).__name__ in repr(case.model)
 

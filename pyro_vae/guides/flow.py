@@ -24,14 +24,14 @@ class Flow(BottomUp):
     Jozefowicz, Chen, Sutskever, Welling (2016).
 
     Args:
-        vae: the model that it is built for, with at least two latents in each layer.
+        model, like, order, hidden, encoder, conditionals, sites: as in ``BottomUp``. A latent of
+            one number, over which each step is an affine map, gets a normal.
         steps: autoregressive steps per layer.
         step_hidden: hidden widths of each step's network, none below the size of a layer; default
             (64,), or (size,) where that is more.
-        hidden, encoder, conditionals, sites: as in ``BottomUp``.
 
     Raises:
-        TypeError, ValueError: as ``BottomUp``; a layer with a single latent.
+        TypeError, ValueError: as ``BottomUp``; latents of one number each.
 
     Example:
         >>> import torch
@@ -66,12 +66,14 @@ class Flow(BottomUp):
             conditionals=conditionals,
             sites=sites,
         )
+        if all(self.places[site].size < 2 for site in self.latents):
+            raise ValueError(
+                f"model: expected a latent of at least two numbers among {self.latents}, got one "
+                "number each, over which an autoregressive flow is a normal: use guides.BottomUp"
+            )
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
         size = self.places[site].size
         if size < 2:
-            raise ValueError(
-                f"site {site!r}: an autoregressive flow over one latent is a normal: leave it to "
-                "guides.BottomUp in guides.Composed, or pass conditionals={...} for it"
-            )
+            return super()._heads(network, features, site)
         return AutoregressiveFlow(network, features, size, norm=self.norm, **self._options)

@@ -97,15 +97,15 @@ class Ladder(Guide):
         found = subject.structure
         self.latents = tuple(site for site in found.latents if site in subject.places)
         self.places, self._plates = subject.places, Plates(found, self.latents)
-        self._runs = subject.few is not None
+        self.runs_model = subject.few is not None
         # What sees nothing gains nothing from its prior, which the proposal can be
         self._merged = frozenset(site for site in self.latents if found.parents[site])
         upwards = [*reversed(self.latents)]
-        below = _below(upwards, subject) if self._runs else chain(subject)
+        below = _below(upwards, subject) if self.runs_model else chain(subject)
         self.reading = Reading(subject, below, encoder)
         self.inputs = _inputs(self.latents, below, subject)
         self._keys = keys_of(upwards)
-        self._seen = _parameters(subject, self._merged) if self._runs else {}
+        self._seen = _parameters(subject, self._merged) if self.runs_model else {}
         widths = subject.widths(hidden)
         self.networks, self.heads = nn.ModuleDict(), nn.ModuleDict()
         for site, key in self._keys.items():
@@ -116,7 +116,7 @@ class Ladder(Guide):
             self.reading.shapes[site] = (handed,)
         self._globals = tuple(s for s, site in found.latents.items() if site.is_global)
         self._led: Leading | None = None
-        self._leads = self._runs and not self._globals and _is_plain(found)
+        self._leads = self.runs_model and not self._globals and _is_plain(found)
         _check_summed_out(found, self.latents)
         if subject.like is not None:
             self.to(*subject.like)
@@ -148,7 +148,7 @@ class Ladder(Guide):
     @property
     def borrowed_modules(self) -> tuple[nn.Module, ...]:
         """What it runs: the conditionals below the top of a ``models.VAE``, else the model."""
-        if self._runs:
+        if self.runs_model:
             return (self.model,) if isinstance(self.model, nn.Module) else ()
         return tuple(self.model.conditionals[site] for site in self.latents[1:])
 
@@ -163,7 +163,7 @@ class Ladder(Guide):
         if self._led is not None:
             return self._follow(self._led, self.reading.rows(found))
         features, proposals = self._bottom_up(found)
-        if not self._runs:
+        if not self.runs_model:
             return self._top_down(found, proposals, kwargs.get("y"))
         if missing := [site for site in self.parents if site not in (given or {})]:
             raise ValueError(

@@ -40,10 +40,11 @@ class Plates:
                     made[frame] = self._made(*frame, n)
             if len(frames) == 1:
                 return made[frames[0]]
-            stack = contextlib.ExitStack()
-            for frame in frames:
-                stack.enter_context(made[frame])
-            return stack
+            with contextlib.ExitStack() as stack:
+                for frame in frames:
+                    stack.enter_context(made[frame])
+                # Where one of them fails none stays open
+                return stack.pop_all()
 
         return around
 

@@ -101,7 +101,7 @@ class Reading(nn.Module):
             return self._inside[site], self.shapes[_FEATURES][0]
         shapes = [self.shapes[name] for name in self._names[site]] or [(1,)]
         first, *others = shapes
-        if len(first) == 1 and (first, others) == (self.shapes.get(_FEATURES), []):
+        if self._names[site] == (_FEATURES,):
             return nn.Identity(), first[0]
         network = networks.encoder(
             first,

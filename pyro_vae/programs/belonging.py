@@ -45,6 +45,9 @@ def join(model: Callable, guide: Callable) -> None:
 
 def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
     """Parts of a guide built for another model; ``ValueError`` where one uses its tensors."""
+    for part in _parts(innermost(guide)) if isinstance(innermost(guide), nn.Module) else ():
+        if part.runs_model and innermost(part.model) is not innermost(model):
+            raise _foreign(model, part)
     strangers = _strangers(model, guide)
     for part in strangers:
         used = _tensors(*held_by(part.model)).keys() & _tensors(part).keys()
@@ -98,7 +101,7 @@ def check_belonging(model: Callable, *guides: Callable) -> None:
 
 def _foreign(model: Callable, guide: Guide) -> ValueError:
     return ValueError(
-        f"guide: this {name_of(guide)} uses modules of the model that it was built for, which is "
+        f"guide: this {name_of(guide)} uses the model that it was built for, which is "
         f"another one than this {name_of(model)}: {_ADVICE}"
     )
 

@@ -18,7 +18,7 @@ from .reading import contributions
 from .running import naming_overflow, overflow, trace_pair, traced, undisturbed
 from .sites import check_latents, check_observed, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
-from .unwrapping import name_of
+from .unwrapping import innermost, name_of
 from .values import check_finite, check_tensor, span_of
 
 
@@ -87,14 +87,18 @@ def check_guide(model: Callable, guide: Callable) -> None:
     check_borrowed(model, guide)
     if not (isinstance(model, Model) and isinstance(guide, Guide)):
         return
-    built, here = (
-        f"data {m.event_shape} and latents {m.latent_sizes}" for m in (guide.model, model)
-    )
+    built, here = map(_told, (guide.model, model))
     if built != here:
         raise ValueError(
             f"guide: it was built for another model, of {built}; this one has {here}: build it "
             "with this model"
         )
+
+
+def _told(model: Callable) -> str:
+    if not hasattr(model, "latent_sizes"):
+        return f"the program {name_of(model)}"
+    return f"data {model.event_shape} and latents {model.latent_sizes}"
 
 
 def check_minibatches(guide: Callable) -> None:
@@ -174,10 +178,10 @@ def _check_alone(
         with naming_overflow():
             guide_trace = traced(guide, x, y)
     except Exception as error:
-        if isinstance(guide, Guide) and guide.model is not getattr(model, "program", model):
+        if isinstance(guide, Guide) and innermost(guide.model) is not innermost(model):
             raise ValueError(
-                f"guide: it was built for another model, of data {guide.model.event_shape} "
-                f"and latents {guide.model.latent_sizes}: build it with this model ({error})"
+                f"guide: it was built for another model, of {_told(guide.model)}: build it with "
+                f"this model ({error})"
             ) from error
         raise
     check_observed(model_trace)

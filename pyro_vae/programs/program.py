@@ -149,10 +149,12 @@ class Guide(Program):
         latents: the latent sites that it covers, in sampling order.
     """
 
-    model: Model
+    model: Callable
     latents: tuple[str, ...]
+    # Whether it runs its model, with which alone it means anything
+    runs_model = False
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Callable) -> None:
         """Keep ``model`` at hand without making its parameters the guide's."""
         super().__init__()
         object.__setattr__(self, "model", model)

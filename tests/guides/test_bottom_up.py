@@ -121,8 +121,10 @@ def test_repr_tells_the_factorisation(kwargs, story):
     assert repr(guide).splitlines()[1].strip() == story
 
 
-def test_the_model_is_a_vae_or_a_vae_under_a_handler():
-    with pytest.raises(TypeError, match=r"vae: expected a models\.VAE, got Linear"):
+def test_the_model_is_a_program_with_data_or_a_vae_under_a_handler():
+    with pytest.raises(TypeError, match="model: expected a generative program, got 3: build"):
+        BottomUp(3)
+    with pytest.raises(TypeError, match="like: expected data for Linear, which has to be run"):
         BottomUp(nn.Linear(2, 2))
     vae, _ = pair()
     guide = BottomUp(scale_latents(vae, 2.0))
@@ -146,5 +148,5 @@ def test_arguments_of_the_networks():
 
 def test_a_model_with_codes_is_refused():
     vqvae = VQVAE((1, 8, 8), 4, 3, likelihood=Bernoulli())
-    with pytest.raises(TypeError, match=r"vae: expected a models\.VAE, got VQVAE"):
+    with pytest.raises(TypeError, match=r"latents, got VQVAE: use guides\.NearestCode"):
         BottomUp(vqvae)

@@ -8,6 +8,7 @@ from torch import nn
 
 from pyro_vae import infer
 from pyro_vae.conditionals.flow import AutoregressiveFlow
+from pyro_vae.conditionals.normal import DiagonalNormal
 from pyro_vae.guides import BottomUp, Flow
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
@@ -99,8 +100,10 @@ def test_its_conditional_fits_into_other_guides():
 
 def test_arguments():
     vae = VAE((6,), (4, 1), likelihood=Gaussian(), hidden=(5,))
-    with pytest.raises(ValueError, match=r"site 'z2': .* over one latent .* guides\.Composed"):
-        Flow(vae)
+    with pytest.raises(ValueError, match=r"of at least two numbers among \('z2',\), got one"):
+        Flow(vae, sites=["z2"])
+    # An affine map of a normal
+    assert isinstance(Flow(vae).conditionals["z2"], DiagonalNormal)
     assert Flow(vae, sites=["z1"]).latents == ("z1",)
     steps = Flow(vae, sites=["z1"], steps=3, step_hidden=(9, 8)).conditionals["z1"].steps
     assert [[m.out_features for m in s.layers] for s in steps] == [[9, 8, 8]] * 3

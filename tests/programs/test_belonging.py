@@ -70,7 +70,7 @@ def under_handlers(vae):
 BORROWING = pytest.mark.parametrize(
     "build", [guides.Ladder, semi_amortized, composed, under_handlers, Borrower]
 )
-FOREIGN = "guide: this .* uses modules of the model that it was built for"
+FOREIGN = "guide: this .* uses the model that it was built for"
 
 
 @BORROWING
