@@ -19,6 +19,8 @@ BatchNorm = batchnorm._BatchNorm
 DispatchMode = _python_dispatch.TorchDispatchMode
 # How often a tensor was changed in place; those made in inference mode cannot tell
 version = operator.attrgetter("_version")
+# Where an autoguide has its model, in a tuple, until it is copied
+AUTOGUIDE_MODEL = "_model"
 # Of an autoguide: the plates of the model's first run, by name
 prototype_frames = operator.attrgetter("_prototype_frames")
 # Of a masked distribution: what counts, a tensor or one bool for all

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 from weakref import WeakSet
 
 from pyro.infer.autoguide import AutoGuide, AutoMessenger
 from pyro.poutine.guide import GuideMessenger
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.arguments import Data
-from ..ground.internals import prototype_frames
+from ..ground.internals import AUTOGUIDE_MODEL, prototype_frames
 from .unwrapping import innermost, is_ours, name_of
 
 
@@ -53,8 +54,30 @@ def is_per_datum(guide: Any) -> bool:
     guide = innermost(guide)
     if not isinstance(guide, AutoGuide):
         return isinstance(guide, AutoMessenger)
-    parts = [m for m in guide.modules() if isinstance(m, AutoGuide) and m is not guide]
+    parts = [part for part in _autoguides(guide) if part is not guide]
     return any(map(_is_per_datum, parts or [guide]))
+
+
+def copies(model: nn.Module, guide: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Copies of a pair, those of autoguides with the copy of their model.
+
+    Pyro copies these without it, and takes it from the originals, which get it back.
+    """
+    parts = _autoguides(guide)
+    before = [dict(vars(part)) for part in parts]
+    models = [state[AUTOGUIDE_MODEL] for state in before]
+    try:
+        model, guide, models = copy.deepcopy((model, guide, models))
+    finally:
+        for part, state in zip(parts, before, strict=True):
+            vars(part).update(state)
+    for part, own in zip(_autoguides(guide), models, strict=True):
+        vars(part)[AUTOGUIDE_MODEL] = own
+    return model, guide
+
+
+def _autoguides(guide: nn.Module) -> list[AutoGuide]:
+    return [part for part in guide.modules() if isinstance(part, AutoGuide)]
 
 
 def _is_per_datum(guide: AutoGuide) -> bool:

@@ -7,10 +7,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from chance import excess
+from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoNormal
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 from pyro_vae import data, guides, infer, likelihoods
-from pyro_vae.infer import compare_guides
+from pyro_vae.infer import GuideComparison, GuideResult, compare_guides
 from pyro_vae.models import VAE
 
 X = torch.randn(30, 6, generator=torch.Generator().manual_seed(1))
@@ -186,6 +188,254 @@ def test_labels_and_one_datum():
     assert one.to_dict()["a"]["ELBO"]["standard_error"] is None and "nan" not in str(one)
 
 
+# Paired differences
+
+
+def blind(x, y=None):
+    """A guide that does not look at the data."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z1", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_differences_and_their_errors_are_those_of_a_closed_form(linear, samples):
+    n = 4000
+    x = linear.data(n)
+    guides = {"blind": blind, "exact": linear.guide()}
+    found = compare_guides(linear.vae, guides, x, samples=samples, importance_samples=0)
+    row = found.to_dict()["blind"]
+    # With the posterior N(m, s^2) of a unit, m ~ N(0, 1 - s^2), and draws e_k ~ N(0, 1) of the
+    # blind guide, the difference is mean_k (e_k^2 - (e_k - m)^2 / s^2) / 2 - log s: a quadratic
+    # form in normals, of which all cumulants are known
+    mean, cumulants = 0.0, torch.zeros(2)
+    for s in linear.posterior(x)[1].tolist():
+        form = torch.eye(samples + 1) * (1 - s**-2) / (2 * samples)
+        form[:, -1] = form[-1, :] = s**-2 / (2 * samples)
+        form[-1, -1] = -(s**-2) / 2
+        form = form @ torch.diag(torch.tensor([1.0] * samples + [1 - s**2]))
+        mean += float(form.trace()) - math.log(s)
+        power = form @ form
+        cumulants += torch.stack([2 * power.trace(), 48 * (power @ power).trace()])
+    variance, fourth = cumulants.tolist()
+    measured = row["ELBO - best"]
+    assert found.tightest == "exact"
+    assert excess((measured["mean"] - mean) / math.sqrt(variance / n)) < 1
+    error_of_variance = math.sqrt((fourth + 2 * variance**2) / n)
+    assert excess((n * measured["standard_error"] ** 2 - variance) / error_of_variance) < 1
+    of_data = linear.reconstruction(
+        x, torch.zeros(n, 2), torch.ones(2)
+    ) - linear.evidence().log_prob(x)
+    difference = found.difference("blind")
+    assert excess((difference - of_data).mean() / measured["standard_error"]) < 1
+
+
+def test_a_clear_difference_of_bounds_whose_errors_overlap(linear):
+    x = linear.data(400)
+    guides = {"exact": linear.guide(), "shifted": linear.guide(shift=0.12, widen=1.05)}
+    found = compare_guides(linear.vae, guides, x, samples=20, importance_samples=0)
+    exact, shifted = (found.to_dict()[name] for name in guides)
+    apart = exact["ELBO"]["mean"] - shifted["ELBO"]["mean"]
+    assert 0 < apart < exact["ELBO"]["standard_error"]
+    paired = shifted["ELBO - best"]
+    assert paired["mean"] + 4 * paired["standard_error"] < 0
+    assert paired["mean"] == pytest.approx(-apart, abs=1e-4)
+    # E log p(z|x) - log q(z) of z ~ q, the same for all data
+    sd = linear.precision.rsqrt()
+    kl = float(((1.05**2 + (0.12 / sd) ** 2 - 1) / 2 - math.log(1.05)).sum())
+    assert excess((paired["mean"] + kl) / paired["standard_error"]) < 1
+
+
+def test_all_guides_start_at_the_same_random_numbers():
+    vae, first = pair()
+    found = compare_guides(vae, {"a": first, "b": lambda x: first(x)}, X, importance_samples=0)
+    assert found.tightest == "a" and found.difference("b").count_nonzero() == 0
+    assert found.rows()[2][2] == "0.00 +- 0.00"
+
+
+def test_what_is_compared_with_what(linear):
+    x = linear.data(50)
+    guides = {"a": linear.guide(shift=0.5), "b": linear.guide(), "c": linear.guide(widen=2.0)}
+    found = compare_guides(linear.vae, guides, x, samples=20, importance_samples=5)
+    bounds = {n: infer.elbo_terms(linear.vae, g, x, samples=20).elbo for n, g in guides.items()}
+    for name in guides:
+        for other in guides:
+            expected = bounds[name] - bounds[other]
+            assert torch.equal(found.difference(name, other), expected)
+        assert torch.equal(found.difference(name), bounds[name] - bounds["b"])
+    row = found.to_dict()
+    assert row["b"]["ELBO - best"] == {"mean": 0.0, "standard_error": None}
+    expected = (bounds["c"] - bounds["b"]).std() / math.sqrt(50)
+    assert row["c"]["ELBO - best"]["standard_error"] == pytest.approx(float(expected), rel=1e-4)
+    head, *rows = found.rows()
+    assert head[:4] == ["guide", "ELBO", "ELBO - best", "log p(x)"]
+    assert [r[2] == "best" for r in rows] == [False, True, False]
+    assert str(found).startswith("50 data, nats per datum, 20 draws of the ELBO, 5 importance")
+    assert "<td>best</td>" in found.to_html() and json.loads(json.dumps(row)) == row
+
+
+def test_picture_of_differences(linear):
+    x = linear.data(50)
+    guides = {"a": linear.guide(shift=0.5), "b": linear.guide()}
+    found = compare_guides(linear.vae, guides, x, importance_samples=0)
+    _, differences, _, _ = found.plot().axes
+    row = found.to_dict()["a"]["ELBO - best"]
+    (line, _, bars) = differences.containers[0]
+    assert list(line.get_xdata()) == [row["mean"], 0.0]
+    (low, _), (high, _) = bars[0].get_segments()[0]
+    assert high - low == pytest.approx(2 * row["standard_error"])
+    label = f"{row['mean']:.2f} ± {row['standard_error']:.2f}"
+    assert [text.get_text() for text in differences.texts] == [label, "0.00"]
+
+
+def test_one_datum_and_point_masses():
+    vae, first = pair()
+    built = {"map": guides.Delta(vae), "a": first, "b": guides.BottomUp(vae, hidden=())}
+    found = compare_guides(vae, built, X[:1], importance_samples=5)
+    assert found.tightest in "ab" and found.difference("map").isnan().all()
+    assert found.difference("a", "map").isnan().all()
+    row = found.to_dict()
+    assert "ELBO - best" not in row["map"]
+    (other,) = {"a", "b"} - {found.tightest}
+    assert row[other]["ELBO - best"]["standard_error"] is None and "nan" not in str(found)
+    alone = compare_guides(vae, {"map": built["map"], "a": first}, X, importance_samples=0)
+    assert "ELBO - best" not in str(alone) and len(alone.plot().axes) == 3
+
+
+class Program(nn.Module):
+    """x2 ~ N(z + gain x1, 1) of z ~ N(0, 1), with the exact guide as a method."""
+
+    def model(self, x1, x2, gain):
+        with pyro.plate("rows", len(x1)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x1)), 1.0))
+            pyro.sample("x2", dist.Normal(z + gain * x1, 1.0), obs=x2)
+
+    def guide(self, x1, x2, gain):
+        with pyro.plate("rows", len(x1)):
+            pyro.sample("z", dist.Normal((x2 - gain * x1) / 2, math.sqrt(0.5)))
+
+
+def shifted_guide(x1, x2, gain):
+    with pyro.plate("rows", len(x1)):
+        pyro.sample("z", dist.Normal((x2 - gain * x1) / 2 + 0.4, math.sqrt(0.5)))
+
+
+def test_a_mixed_list_of_guides_of_a_program_with_arguments():
+    program, n = Program(), 400
+    columns, constants = {"x1": torch.randn(n), "x2": torch.randn(n)}, {"gain": 0.3}
+    auto = AutoNormal(program.model)
+    auto(**columns, **constants)
+    mean = (columns["x2"] - 0.3 * columns["x1"]) / 2
+    with torch.no_grad():
+        auto.locs.z.copy_(mean)
+    auto.scales.z = torch.full((n,), math.sqrt(0.5))
+    guides = {
+        "function": shifted_guide,
+        "method": program.guide,
+        "auto": auto,
+        "point": AutoDelta(program.model),
+    }
+    guides["point"](**columns, **constants)
+    found = compare_guides(
+        program.model, guides, columns, arguments=constants, importance_samples=5, batch_size=100
+    )
+    evidence = dist.Normal(0.3 * columns["x1"], math.sqrt(2)).log_prob(columns["x2"])
+    torch.testing.assert_close(found["method"].terms.elbo, evidence, atol=1e-4, rtol=0)
+    assert found.difference("auto", "method").abs().max() < 1e-4
+    assert found.difference("point").isnan().all()
+    # log p(z|x) - log q(z|x) of z = mean + 0.4 + e sqrt(1/2)
+    error = 0.4 * math.sqrt(2 / n)
+    difference = found.difference("function", "method")
+    assert excess((difference.mean() + 0.4**2) / error) < 1
+    row = found.to_dict()["function"]["ELBO - best"]
+    assert row["standard_error"] == pytest.approx(error, rel=6 / math.sqrt(2 * n))
+
+
+class Scaled(PyroModule):
+    """A guide whose parameter Pyro keeps in its store."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = PyroParam(torch.ones(2), torch.distributions.constraints.positive)
+
+    def forward(self, x, y=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z1", dist.Normal(torch.zeros(len(x), 2), self.scale).to_event(1))
+
+
+def test_guides_that_pyro_keeps_stay_as_they_were():
+    vae, store = pair(2)[0], pyro.get_param_store()
+    parts = AutoGuideList(vae.forward)
+    parts.append(AutoNormal(vae))
+    built = {"auto": AutoNormal(vae), "list": parts, "module": Scaled()}
+    for guide in built.values():
+        guide(X)
+    stored = {name: (p, p.detach().clone()) for name, p in store.named_parameters()}
+    found = compare_guides(vae, built, X, importance_samples=5)
+    assert all(result.milliseconds > 0 for result in found.values())
+    assert store.keys() == stored.keys()
+    for name, parameter in store.named_parameters():
+        own, value = stored[name]
+        assert parameter is own and torch.equal(parameter, value)
+    for guide in (built["auto"], parts, parts[0]):
+        assert guide.model is not None
+    assert parts[0].master() is parts
+
+
+def shared_model(x):
+    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+
+def test_latents_that_all_data_share():
+    x, samples = torch.randn(40) + 1, 200
+    sd = 41**-0.5
+
+    def exact(x):
+        pyro.sample("w", dist.Normal(x.sum() / 41, sd))
+
+    def shifted(x):
+        pyro.sample("w", dist.Normal(x.sum() / 41 + sd, sd))
+
+    built = {"exact": exact, "shifted": shifted}
+    with pytest.raises(ValueError, match=r"site 'w'.*importance_samples=0"):
+        compare_guides(shared_model, built, x)
+    found = compare_guides(shared_model, built, x, samples=samples, importance_samples=0)
+    assert found.best is None and found.tightest == "exact" and found.gap("exact").isnan().all()
+    # Of the data set: -(1 + e)^2 / 2 + e^2 / 2 of the draws e ~ N(0, 1)
+    assert excess((40 * found.difference("shifted").mean() + 0.5) * math.sqrt(samples)) < 1
+    assert found.to_dict()["exact"]["KL w"]["standard_error"] is None
+    assert str(found).endswith("w: drawn once for all data, noise that is in no standard error")
+
+
+def test_bounds_that_are_infinite_are_told():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.factor("positive", torch.where(z > 0, 0.0, -math.inf))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def normal(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+    def positive(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.HalfNormal(torch.ones(len(x))))
+
+    found = compare_guides(model, {"normal": normal, "+": positive}, X[:, 0], importance_samples=5)
+    lost = int(found["normal"].terms.elbo.isinf().sum())
+    assert 0 < lost < 30 and found.tightest == "+"
+    assert str(found).endswith(f"normal: the bound is NaN or infinite for {lost} of 30 data")
+    assert found.rows()[1][1:3] == ["-inf", "-inf"] and found.rows()[2][2] == "best"
+    found.plot().canvas.draw()
+    nan = GuideResult(infer.ELBOTerms(torch.full((30,), math.nan), {}), None, math.nan)
+    one, *others = GuideComparison({"nan": nan, **found.results}, 30).rows()[1:]
+    assert one[1:3] == ["nan", "-"] and [r[2] for r in others] == ["-inf", "best"]
+    alone = compare_guides(model, {"normal": normal, "again": normal}, X[:, 0])
+    assert alone.tightest is None and "ELBO - best" not in str(alone)
+
+
 @pytest.mark.parametrize(
     ("built", "options", "message"),
     [
@@ -194,9 +444,10 @@ def test_labels_and_one_datum():
         ("other", {}, "guide: it was built for another model"),
         (
             None,
-            {"importance_samples": 0},
-            "importance_samples: .* whole number of at least 1",
+            {"importance_samples": -1},
+            "importance_samples: .* whole number of at least 0",
         ),
+        (None, {"samples": 0}, "samples: .* whole number of at least 1"),
     ],
 )
 def test_bad_arguments(built, options, message):

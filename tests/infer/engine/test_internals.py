@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import copy
 import inspect
 import linecache
 import random
@@ -439,6 +440,15 @@ def try_frames():
     assert [(name, frame.size) for name, frame in frames.items()] == [("rows", 5)]
 
 
+def try_model_of_autoguide():
+    guide = autoguide()
+    (model,) = held = vars(guide)[lower.AUTOGUIDE_MODEL]
+    assert model is guide.model
+    copied = copy.deepcopy(guide)
+    vars(copied)[lower.AUTOGUIDE_MODEL] = held
+    assert copied.model is model
+
+
 def try_constrained():
     class Scaled(PyroModule):
         def __init__(self):
@@ -507,6 +517,7 @@ TRIED = {
     "BatchNorm": try_batch_norm,
     "constrained_parameters": try_constrained,
     "mask_of": try_masks,
+    "AUTOGUIDE_MODEL": try_model_of_autoguide,
     "prototype_frames": try_frames,
     "unchecked": try_unchecked,
     "version": try_version,
