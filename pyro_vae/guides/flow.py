@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -30,6 +31,8 @@ class Flow(BottomUp):
         step_hidden: hidden widths of each step's network, none below the size of a layer; default
             (64,), or (size,) where that is more.
         hidden, encoder, conditionals, sites: as in ``BottomUp``.
+        additive: False for the steps of files of version 0.1, see
+            ``conditionals.AutoregressiveFlow``.
 
     Raises:
         TypeError, ValueError: as ``BottomUp``; a layer with a single latent.
@@ -42,6 +45,8 @@ class Flow(BottomUp):
         torch.Size([5, 3])
     """
 
+    absent = MappingProxyType({"additive": False})
+
     def __init__(
         self,
         vae: VAE,
@@ -52,10 +57,15 @@ class Flow(BottomUp):
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
         sites: Sequence[str] | None = None,
+        additive: bool = True,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         # Before the base class, which builds the heads
-        self._options: dict[str, Any] = {"steps": steps, "hidden": step_hidden}
+        self._options: dict[str, Any] = {
+            "steps": steps,
+            "hidden": step_hidden,
+            "additive": bool(additive),
+        }
         super().__init__(
             vae, hidden=hidden, encoder=encoder, conditionals=conditionals, sites=sites
         )
