@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -29,6 +30,8 @@ class Flow(BottomUp):
         steps: autoregressive steps per layer.
         step_hidden: hidden widths of each step's network, none below the size of a layer; default
             (64,), or (size,) where that is more.
+        additive: False for the steps of files of version 0.1, see
+            ``conditionals.AutoregressiveFlow``.
 
     Raises:
         TypeError, ValueError: as ``BottomUp``; latents of one number each.
@@ -40,6 +43,8 @@ class Flow(BottomUp):
         >>> Flow(vae, steps=3).encode(torch.zeros(5, 6)).sample["z1"].shape
         torch.Size([5, 3])
     """
+
+    absent = MappingProxyType({**BottomUp.absent, "additive": False})
 
     def __init__(
         self,
@@ -53,10 +58,15 @@ class Flow(BottomUp):
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
         sites: Sequence[str] | None = None,
+        additive: bool = True,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         # Before the base class, which builds the heads
-        self._options: dict[str, Any] = {"steps": steps, "hidden": step_hidden}
+        self._options: dict[str, Any] = {
+            "steps": steps,
+            "hidden": step_hidden,
+            "additive": bool(additive),
+        }
         super().__init__(
             model,
             like=like,
