@@ -10,6 +10,7 @@ from torch import nn
 
 from .. import networks
 from ..conditionals.flow import AutoregressiveFlow
+from ..programs.program import Guide
 from .bottom_up import BottomUp, Order
 
 
@@ -25,7 +26,7 @@ class Flow(BottomUp):
     Jozefowicz, Chen, Sutskever, Welling (2016).
 
     Args:
-        model, like, order, hidden, encoder, conditionals, sites: as in ``BottomUp``. A latent of
+        model, like, order, hidden, encoder, conditionals, sites, start: as in ``BottomUp``. A latent of
             one number, over which each step is an affine map, gets a normal.
         steps: autoregressive steps per layer.
         step_hidden: hidden widths of each step's network, none below the size of a layer; default
@@ -58,6 +59,7 @@ class Flow(BottomUp):
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
         sites: Sequence[str] | None = None,
+        start: Guide | None = None,
         additive: bool = True,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
@@ -75,6 +77,7 @@ class Flow(BottomUp):
             encoder=encoder,
             conditionals=conditionals,
             sites=sites,
+            start=start,
         )
         if all(self.places[site].size < 2 for site in self.latents):
             raise ValueError(
