@@ -27,7 +27,7 @@ Order = Literal["bottom-up", "top-down", "chain"]
 class BottomUp(Guide):
     """q(z|x) = prod_i q(z_i|those before it and x that the posterior asks for), diagonal normals.
 
-    For a ``models.VAE`` that is q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), and for one layer the amortised
+    For a ``models.VAE`` that is q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), for one layer the amortised
     mean-field posterior; ``print`` shows the factorisation. The guide can be built for any program
     with a data plate: which latents and data each factor sees follows from the model's graph by
     ``infer.faithful_inverse``, so that nothing is independent that is not so in the posterior.
