@@ -7,7 +7,7 @@ import html
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets
 from IPython import get_ipython
@@ -17,9 +17,7 @@ from ..ground.arguments import whole
 from ..ground.turns import turn
 from ..report.sections import render
 from . import pictures
-
-if TYPE_CHECKING:
-    from .panel import Panel
+from .views import Views
 
 _EPOCHS, _COMPARED = 10, 500
 # While training, drawing may take this share of the time
@@ -34,7 +32,7 @@ class Controls:
     run that Train begins has a thread of its own. Each waits for its ``turn``.
     """
 
-    def __init__(self, panel: Panel) -> None:
+    def __init__(self, panel: Views) -> None:
         self.panel, self._cell = panel, contextlib.ExitStack()
         self._following, self._epochs = False, _EPOCHS
         # When pictures were drawn, the seconds that they took, and what of
@@ -135,8 +133,7 @@ class Controls:
         self.table.value = f'<div class="jp-RenderedHTMLCommon">{found.to_html()}</div>'
 
     def _stop(self, button: Any) -> None:
-        if (watch := self.panel._watch) is not None:
-            watch.stopping = True
+        self.panel._ask_to_stop()
 
     # What the panel says
 

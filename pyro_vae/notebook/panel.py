@@ -1,22 +1,17 @@
-"""What a person sees of the runs: pictures, tables, and controls."""
+"""A panel: its runs, what is seen of them, and controls."""
 
 from __future__ import annotations
 
 import html
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from ..infer import GuideComparison, compare_guides
-from . import pictures
-from .runs import Runs
+from .views import Views
 
 if TYPE_CHECKING:
     import ipywidgets
 
 
-class Panel(Runs):
+class Panel(Views):
     """One training run per model, whose guide, beta and learning rate are chosen as it goes on.
 
     Every choice has three forms: a call (``panel.choose(guide="flow").train(2).show()``), a
@@ -47,6 +42,7 @@ class Panel(Runs):
         ValueError: no model, no guide, a model without data, or a number out of its range.
 
     Example:
+        >>> import torch
         >>> from pyro_vae import data, guides, likelihoods, models
         >>> d = data.load(torch.randn(50, 6))
         >>> vae = models.VAE((6,), (4, 2), likelihood=likelihoods.Gaussian(), hidden=(8,))
@@ -55,49 +51,6 @@ class Panel(Runs):
         >>> panel.trainer.history.column("guide"), list(panel.guides)
         (['BottomUp', 'Flow', 'Flow'], ['bottom-up', 'flow'])
     """
-
-    def show(self) -> Figure:
-        """Draw test data, their reconstructions, samples of the model, and the training curves.
-
-        Of data that are no tensor of a row per datum, such as a program's own arguments, the
-        terms of the bound take the place of pictures.
-
-        Returns:
-            A figure; its first axes hold the pictures, the others the curves of
-            ``plots.history``. Nothing changes by drawing it.
-        """
-        figure = pictures.overview(self.trainer, self._held_out(), self.images, self.seed)
-        figure.subfigs[0].suptitle(self.status, fontsize="medium")
-        return figure
-
-    def latent_map(self, *, site: str | None = None, ax: Axes | None = None) -> Axes:
-        """Draw where test data lie in the chosen guide's latent space, see ``latent_scatter``.
-
-        Args:
-            site: latent site of vectors; by default the one whose means vary most.
-            ax: axes to draw on; by default those of a new figure.
-
-        Returns:
-            The axes of ``plots.latent_scatter``. Nothing changes by drawing it.
-
-        Raises:
-            ValueError: no latent site of two units or more.
-        """
-        data = self._held_out(pictures.POINTS)
-        return pictures.latent_map(self.guide, data, site, ax, seed=self.seed)
-
-    def compare(self, importance_samples: int = 50, *, most: int | None = None) -> GuideComparison:
-        """The guides that were built for the chosen model, on its test data.
-
-        Args:
-            importance_samples: samples per datum for log p(x).
-            most: so many data at most, the first ones; by default all.
-
-        Returns:
-            The table of ``infer.compare_guides``.
-        """
-        test = self._held_out(most)
-        return compare_guides(self.model, self.guides, test, importance_samples=importance_samples)
 
     def widgets(self) -> ipywidgets.VBox:
         """Controls for all of this: choose, train, stop, compare, and see the pictures change.

@@ -22,12 +22,13 @@ from ..ground.turns import turn
 from ..infer import reconstruct, sample
 from ..infer.posterior import mean_variance, posterior_means
 from ..plots.drawing import grid_axes
+from ..programs.autoguides import takes_all
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
 from ..training.trainer import Trainer
 
 POINTS = 2000
-_MEASURED = 500
+MEASURED = 500
 
 
 def overview(
@@ -45,9 +46,10 @@ def overview(
 
     def draw(ax: Axes) -> None:
         if isinstance(data, Arguments):
-            _write(ax, str(evaluate(*pair, data[:_MEASURED], importance_samples=0)))
+            some = first_of(data, trainer.guide, MEASURED)
+            _write(ax, str(evaluate(*pair, some, importance_samples=0)))
             return
-        rows = _rows(*pair, data[:images])
+        rows = _rows(*pair, first_of(data, trainer.guide, images), images)
         cells = torch.cat(list(rows.values()))
         grid_axes(cells, len(cells) // len(rows), ax, row_labels=list(rows))
 
@@ -58,7 +60,12 @@ def overview(
     return figure
 
 
-def _rows(model: Callable, guide: Callable, data: Dataset) -> dict[str, Tensor]:
+def first_of(data: Dataset | Arguments, guide: Callable, most: int | None) -> Dataset | Arguments:
+    """The first data; all of them for a guide that is run on no fewer."""
+    return data if takes_all(guide) else data[:most]
+
+
+def _rows(model: Callable, guide: Callable, data: Dataset, images: int) -> dict[str, Tensor]:
     with measuring(model, guide, device=data.device):
         x, y = data.batch(torch.arange(len(data)))
         labels = label_arguments(model, y)
@@ -66,7 +73,8 @@ def _rows(model: Callable, guide: Callable, data: Dataset) -> dict[str, Tensor]:
             drawn = model.sample(len(x), mean=True, **labels)
         else:
             drawn = [v for v in sample(model, x, **labels).values() if v.shape == x.shape][-1]
-        return {"data": x, "reconstruction": reconstruct(model, guide, x, y=y), "sample": drawn}
+        rows = {"data": x, "reconstruction": reconstruct(model, guide, x, y=y), "sample": drawn}
+        return {name: row[:images] for name, row in rows.items()}
 
 
 def draw_or_tell(ax: Axes, draw: Callable[[Axes], Any]) -> None:

@@ -9,22 +9,16 @@ from typing import Any, Self
 import torch
 
 from ..callbacks import check_callbacks
-from ..data import Dataset, DataSplits
-from ..data.arguments import Arguments
+from ..data import DataSplits
 from ..ground.arguments import at_least, known, positive, whole
 from ..ground.streams import RandomStream
-from ..ground.tables import lookup
 from ..ground.turns import turn
-from ..infer.terms import dataset_terms
-from ..programs.autoguides import takes_all
-from ..programs.given import matched
 from ..programs.methods import as_program
 from ..programs.program import Guide, Model
 from ..training.trainer import Trainer
 from .watching import Listener, Watch
 
 Factory = Callable[[Model], Guide]
-_MEASURED = 500
 
 
 class Runs:
@@ -68,6 +62,7 @@ class Runs:
         self._watch: Watch | None = None
         self._thread: threading.Thread | None = None
         self._listener: Listener | None = None
+        # What was measured last, and its bound
         self._found: tuple[Any, float] | None = None
         self._settle()
 
@@ -101,28 +96,6 @@ class Runs:
             "freeze_model": self._freeze,
             "lr": self.lr,
         }
-
-    @property
-    def status(self) -> str:
-        """What is chosen and what the last epoch of the chosen guide found, in one line.
-
-        Where other guides were trained since then, its bound now is measured on up to 500 data.
-        """
-        frozen = ", model frozen" if self._freeze else ""
-        text = f"{self._model}, {self._guide}{frozen}, beta {self._beta:g}"
-        trained = self._attribute()
-        if self._guide not in trained:
-            return f"{text}: not trained yet"
-        last = len(trained) - 1 - trained[::-1].index(self._guide)
-        row, place = self.trainer.history[last], "test" if self._has_test else "training"
-        part = " in part" if row.get("interrupted") else ""
-        text = f"{text}: epoch {row['epoch']}{part}, elbo {row['elbo']:.2f}"
-        if trained[-1] != self._guide:
-            return f"{text}, now {self._measured():.2f} nats per datum on {place} data"
-        # Not where the epoch was interrupted
-        held_out = lookup(row, "validation.elbo")
-        on_test = "" if held_out is None else f", on test data {held_out:.2f}"
-        return f"{text}{on_test} nats per datum"
 
     def choose(
         self,
@@ -245,32 +218,21 @@ class Runs:
         Returns:
             This panel, at rest where a button began the run.
         """
-        if (watch := self._watch) is not None:
-            watch.stopping = True
+        self._ask_to_stop()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             with turn:
                 while thread.is_alive():
+                    # It may not have begun by then
+                    self._ask_to_stop()
                     turn.give_way()
                     thread.join(0.01)
         return self
 
+    def _ask_to_stop(self) -> None:
+        if (watch := self._watch) is not None:
+            watch.stopping = True
+
     @property
     def _has_test(self) -> bool:
         return isinstance(self.data[self._model], DataSplits)
-
-    def _held_out(self, most: int | None = None) -> Dataset | Arguments:
-        """Test data where there are some, else training data; all for a guide that needs all."""
-        data = self.data[self._model]
-        data = matched(data.test if self._has_test else data, self.model, self.guide)
-        return data if takes_all(self.guide) else data[:most]
-
-    def _measured(self) -> float:
-        """The bound of the chosen pair as it is, nats per datum."""
-        key = self._model, self._guide, self.trainer.step
-        if self._found is None or self._found[0] != key:
-            data = self._held_out(_MEASURED)
-            with RandomStream(self.seed).on(data.device):
-                terms = dataset_terms(self.model, self.guide, data)
-            self._found = key, float(terms.elbo.mean())
-        return self._found[1]

@@ -156,6 +156,7 @@ def test_a_call_stops_what_a_button_began():
     c.train.click()
     assert begun.wait(60)
     c.lr.value = 1e-4
+    c.train.click()  # disabled by now: it begins nothing
     step = p.stop().trainer.step
     assert p.trainer.lr == 1e-4 and p.choose(beta=2.0).train(1).trainer.step == step + 3
     rest()

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from pyro_vae import Trainer, data, guides, infer, likelihoods, models, notebook
@@ -366,6 +367,27 @@ def test_functions_and_a_tensor_are_drawn_and_what_cannot_be_is_told():
     with pytest.raises(TypeError, match="freeze_model: expected a model that is a module"):
         p.choose(freeze_model=True)
     assert p.chosen["freeze_model"] is False and p.train(1).trainer.step == 2
+
+
+def test_a_guide_with_a_place_for_each_datum_is_drawn():
+    x = torch.randn(40, 6)
+    factories = {"auto": lambda m: AutoNormal(m)}
+    p = notebook.Panel({"own": scalar}, factories, x, batch_size=40, images=3).train(1)
+    assert p.show().axes[0].images[0].get_array().shape[0] == 3
+    assert len(p.compare(5, most=10)["auto"].terms.elbo) == 40
+
+
+def test_what_cannot_be_drawn_is_told_beside_the_curves():
+    class Silent(CountsGuide):
+        def forward(self, counts, exposure):
+            if not self.training:
+                raise RuntimeError("no evaluation here")
+            return super().forward(counts, exposure)
+
+    d = torch.poisson(torch.full((40, 5), 2.0)).long(), torch.ones(40)
+    p = notebook.Panel({"counts": Counts()}, {"own": Silent}, d, batch_size=20)
+    axes = p.show().axes
+    assert "no evaluation here" in axes[0].texts[0].get_text() and len(axes) == 1
 
 
 def test_a_method_for_a_guide_is_not_swapped_for_itself():
