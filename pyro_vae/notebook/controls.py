@@ -13,6 +13,7 @@ import ipywidgets
 from IPython import get_ipython
 from matplotlib.figure import Figure
 
+from ..callbacks.collapse import complaint, ended_without
 from ..ground.arguments import whole
 from ..ground.turns import turn
 from ..report.sections import render
@@ -100,8 +101,8 @@ class Controls:
     def _try(self, act: Callable[[], Any]) -> None:
         """Do it; what is refused is told, and the controls are as before."""
         try:
-            act()
-            self.tell("")
+            said = act()
+            self.tell(said if isinstance(said, str) else "")
         # An error in a handler is shown nowhere else
         except Exception as error:
             self.follow()
@@ -123,9 +124,12 @@ class Controls:
         finally:
             self._busy(False)
 
-    def _train(self) -> None:
+    def _train(self) -> str:
         self.stop.disabled = False
-        self.panel.train(self._epochs)
+        trainer = self.panel.train(self._epochs).trainer
+        # What ``fit`` says at its end, which from a thread nobody would read
+        lost = ended_without(trainer.history, trainer.steps.points)
+        return complaint(trainer.history[-1], lost) if lost else ""
 
     def _compare(self) -> None:
         found = self.panel.compare(most=_COMPARED)

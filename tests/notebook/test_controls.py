@@ -1,5 +1,6 @@
 """The panel by widgets: each control does what its call does, and refuses what that refuses."""
 
+import html
 import io
 import itertools
 import threading
@@ -127,6 +128,15 @@ def test_epochs_are_told_while_training():
     c.click(c.train)
     told = [text for text in seen if text]
     assert "training" in told[0] and "epoch 1: elbo" in told[1] and "test data" in told[-1]
+
+
+def test_a_collapse_is_told(capsys):
+    c = Shown(panel(beta=1e4, lr=0.01))
+    c.epochs.value = 30
+    c.click(c.train)
+    said = capsys.readouterr().out
+    assert said.startswith("latent variables collapse: KL in nats after epoch 30: z")
+    assert html.escape(said.strip()) in c.message.value
 
 
 def test_stop_ends_the_run_after_its_step():
