@@ -94,6 +94,7 @@ class Controls:
         """Take the number of epochs, or put the last good one back."""
         try:
             self._epochs = whole("epochs", change["new"])
+            self.tell("")
         except ValueError as error:
             self.epochs.value = self._epochs
             self.tell(error)
@@ -101,8 +102,7 @@ class Controls:
     def _try(self, act: Callable[[], Any]) -> None:
         """Do it; what is refused is told, and the controls are as before."""
         try:
-            said = act()
-            self.tell(said if isinstance(said, str) else "")
+            act()
         # An error in a handler is shown nowhere else
         except Exception as error:
             self.follow()
@@ -124,17 +124,19 @@ class Controls:
         finally:
             self._busy(False)
 
-    def _train(self) -> str:
+    def _train(self) -> None:
         self.stop.disabled = False
         trainer = self.panel.train(self._epochs).trainer
         # What ``fit`` says at its end, which from a thread nobody would read
         lost = ended_without(trainer.history, trainer.steps.points)
-        return complaint(trainer.history[-1], lost) if lost else ""
+        if lost:
+            self.tell(complaint(trainer.history[-1], lost))
 
     def _compare(self) -> None:
         found = self.panel.compare(most=_COMPARED)
         # As JupyterLab shows tables of cells
         self.table.value = f'<div class="jp-RenderedHTMLCommon">{found.to_html()}</div>'
+        self.tell("")
 
     def _stop(self, button: Any) -> None:
         self.panel._ask_to_stop()
@@ -172,6 +174,7 @@ class Controls:
             if self.panel._watch is None:
                 self.bar.value = 0.0
                 self._busy(False)
+                self.tell("")
                 self._show(lambda: self._say(self.panel.status))
                 if self._drawn[2] != self._seen():
                     self._show(self._draw)

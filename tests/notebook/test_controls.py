@@ -119,6 +119,26 @@ def test_an_error_of_a_program_is_told():
     assert "FloatingPointError" in c.message.value and not c.train.disabled
 
 
+def test_what_cannot_be_measured_is_told():
+    class Fragile(guides.BottomUp):
+        broken = False
+
+        def forward(self, x, **options):
+            if self.broken and len(x) == len(D.test):
+                raise RuntimeError("broken since it was trained")
+            return super().forward(x, **options)
+
+    p = notebook.Panel({"Bernoulli": vae()}, {"fragile": Fragile, **GUIDES}, D)
+    c = Shown(p)
+    p.train(1).choose(guide="ladder").train(1)
+    p.guides["fragile"].broken = True
+    c.guide.value = "fragile"
+    assert "RuntimeError: broken since it was trained" in c.message.value
+    assert c.guide.value == "fragile" and not c.train.disabled
+    c.guide.value = "ladder"
+    assert c.message.value == "" and "ladder, beta 1: epoch 2" in c.status.value
+
+
 def test_epochs_are_told_while_training():
     c = Shown(panel())
     seen = []
