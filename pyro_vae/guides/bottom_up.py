@@ -19,7 +19,7 @@ from ..programs.program import Guide
 from .growing import Growth
 from .plates import Plates
 from .reading import Reading
-from .subjects import check_unmasked, factors_of, few_of, keys_of, subject_of
+from .subjects import check_unweighed, factors_of, few_of, keys_of, subject_of
 
 Order = Literal["bottom-up", "top-down", "chain"]
 
@@ -118,7 +118,7 @@ class BottomUp(Guide):
         self.subject = subject
         self.inputs = factors_of(subject, order, sites)
         self.latents = tuple(self.inputs)
-        check_unmasked(subject.structure, self.latents)
+        check_unweighed(subject.structure, self.latents)
         self.norm, self.places = subject.norm, subject.places
         self.placing = nn.ModuleList(subject.places.values())
         self._plates = Plates(subject.structure, self.latents)

@@ -109,6 +109,11 @@ def _of_program(model: Callable, like: Any) -> Subject:
     found = structure(model, like)
     x, y = given(like, None, model)
     places = _places(found)
+    if not places:
+        raise ValueError(
+            f"model: expected latents inside the data plate {found.plate!r}, got "
+            f"{[*found.latents]} outside of it: use an autoguide of Pyro, such as AutoNormal"
+        )
     nodes = (*found.observed.values(), *found.arguments)
     names = [getattr(n, "argument", n) for n in nodes]
     arguments = [name.removesuffix(" (argument)") for name in names if name is not None]
@@ -190,14 +195,16 @@ def _covered(drawn: tuple[str, ...], sites: Sequence[str] | None) -> tuple[str, 
     return tuple(site for site in drawn if site in chosen)
 
 
-def check_unmasked(found: Structure, sites: Sequence[str]) -> None:
-    """Raise ``ValueError`` for a latent that a mask of the model hides from some data."""
+def check_unweighed(found: Structure, sites: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a latent that the model hides from some data, or weighs."""
     for site in sites:
-        if found.latents[site].masked:
+        latent = found.latents[site]
+        if latent.masked or latent.scaled:
+            handler = "mask" if latent.masked else "scale"
             raise ValueError(
-                f"site {site!r}: expected latents without a mask, which this guide would have to "
-                "know, got one under poutine.mask: use guides.Ladder, which runs the model, or "
-                "write the guide of this model by hand"
+                f"site {site!r}: expected latents that the model neither hides nor weighs, as its "
+                f"guide has to do the same, got one under poutine.{handler}: use guides.Ladder, "
+                "which runs the model, or write the guide by hand"
             )
 
 
