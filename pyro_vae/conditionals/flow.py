@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import ConditionalAffineAutoregressive
+from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
@@ -36,6 +37,27 @@ class FlowDistribution(dist.TransformedDistribution):
         for transform in self.transforms:
             value = transform(value)
         return value
+
+
+class _Step(AffineAutoregressive):
+    """A step given its network, whose inverse finds the elements in an ``order`` of numbers.
+
+    That of Pyro reads the order from a tensor, which no recorded graph can.
+    """
+
+    def __init__(self, network: Callable, order: Sequence[int]) -> None:
+        super().__init__(network, stable=True)
+        self.order = order
+
+    def _inverse_stable(self, y: Tensor) -> Tensor:
+        x = [torch.zeros_like(y[..., 0])] * len(self.order)
+        for i in self.order:
+            mean, logit = self.arn(torch.stack(x, -1))
+            logit = logit + self.sigmoid_bias
+            inverse = 1 + torch.exp(-logit[..., i])
+            x[i] = inverse * y[..., i] + (1 - inverse) * mean[..., i]
+        self._cached_log_scale = self.logsigmoid(logit)
+        return torch.stack(x, -1)
 
 
 class AutoregressiveFlow(Recorded, nn.Module):
@@ -101,20 +123,21 @@ class AutoregressiveFlow(Recorded, nn.Module):
         self.base = DiagonalNormal(
             nn.Identity(), in_features, size, min_scale=min_scale, norm=norm
         )
-        order = torch.arange(size)
+        self._orders = [(*range(size),)[:: -1 if step % 2 else 1] for step in range(steps)]
         self.steps = nn.ModuleList(
             ConditionalAutoRegressiveNN(
                 size,
                 in_features,
                 list(widths),
-                permutation=order.flip(0) if step % 2 else order,
+                permutation=torch.tensor(order),
                 nonlinearity=activation(),
             )
-            for step in range(steps)
+            for order in self._orders
         )
 
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The distribution given the context."""
         h = self.network(*context)
-        steps = [ConditionalAffineAutoregressive(s, stable=True).condition(h) for s in self.steps]
-        return FlowDistribution(self.base(h), steps)
+        steps = zip(self.steps, self._orders, strict=True)
+        given = [_Step(functools.partial(step, context=h), order) for step, order in steps]
+        return FlowDistribution(self.base(h), given)

@@ -29,6 +29,7 @@ from .unwrapping import innermost
 _REFUSED = re.compile(
     r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
 )
+_AS_IT_IS = contextlib.nullcontext()
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
@@ -39,8 +40,9 @@ def trace_pair(
     y: Tensor | None = None,
     *,
     enumerating: bool = False,
+    drawing: contextlib.AbstractContextManager = _AS_IT_IS,
 ) -> tuple[Trace, Trace]:
-    """Traces of the model, replayed against the guide, and of the guide.
+    """Traces of the model, replayed against the guide, and of the guide, which runs ``drawing``.
 
     Where ``enumerating``, the model alone may have latent sites that are marked for enumeration.
     Raises ``ValueError`` for other latent sites of one that the other does not have, and
@@ -53,11 +55,13 @@ def trace_pair(
         if isinstance(inner, GuideMessenger):
             check_messenger(model, guide)
             args, kwargs = arguments_of(model, x, y)
-            guide(*args, **kwargs)
+            with drawing:
+                guide(*args, **kwargs)
             model_trace, guide_trace = guide.get_traces()
             vars(model_trace)[PROGRAM] = model
         else:
-            guide_trace = traced(guide, x, y)
+            with drawing:
+                guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
     check_observed(model_trace)
     check_latents(model_trace, guide_trace, enumerating=enumerating)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -16,6 +17,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ...data.arguments import Data
+from ...ground.arguments import known
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import PairSummary, compared
@@ -23,6 +25,7 @@ from ...programs.reading import Contributions, contributions, count_once
 from ...programs.running import trace_pair
 from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
 from ..engine.internals import surrogate
+from . import pathwise
 from .free_bits import clamp_free_sites
 from .kl import check_order, check_scales, closed_form
 
@@ -132,7 +135,7 @@ class Estimator(Recorded):
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
-        model_trace, guide_trace = trace_pair(model, guide, x, y)
+        model_trace, guide_trace = trace_pair(model, guide, x, y, drawing=self._drawing())
         p, q = contributions(model_trace, guide_trace, x)
         if is_validation_enabled():
             check_shapes(model_trace, guide_trace, p.plate)
@@ -156,6 +159,10 @@ class Estimator(Recorded):
     ) -> PairSummary:
         """What ``check_pair`` finds of a pair that this is to train, and raises."""
         return compared(model, guide, x, y)
+
+    def _drawing(self) -> contextlib.AbstractContextManager:
+        """What the guide draws in."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
@@ -185,7 +192,31 @@ class TraceELBO(Estimator):
     Every KL term is log q(z_i) - log p(z_i) at the sample. Sites that cannot be reparametrised
     get Pyro's score-function estimator.
 
-    Source: "Automated Variational Inference in Probabilistic Programming", Wingate, Weber (2013).
+    Of a reparametrised draw z(phi) the gradient with respect to the guide's parameters phi is
+
+        d/dz [log p(x, z) - log q(z|x)] dz/dphi - d/dphi log q(z|x) at a fixed z.
+
+    The last term, the score, is 0 in expectation, whatever beta. ``gradient="path"`` leaves it
+    out: its variance is 0 where q is the posterior, and the loss is the same, bit for bit. The
+    same holds in hierarchies, where dz/dphi goes through all draws, and for a parameter that
+    model and guide share, as under ``guides.Ladder``: with lambda in both roles it gets
+
+        d/dlambda log p(x, z) at a fixed z + d/dz [log p(x, z) - log q(z|x)] dz/dlambda.
+
+    The score of a site under ``handlers.free_bits`` stays, as its draws decide whether it counts.
+    The density of a flow is asked for at a value: its inverse takes as many passes as it has
+    latents.
+
+    Sources: "Automated Variational Inference in Probabilistic Programming", Wingate, Weber (2013);
+    "Sticking the Landing", Roeder, Wu, Duvenaud (2017) for the path.
+
+    Args:
+        reduction: "sum" over the data, as Pyro does, or "mean": nats per datum.
+        gradient: "total", or "path", without the score.
+
+    Raises:
+        ValueError: another gradient; when called with "path", a guide with a site that is not
+            reparametrised, or whose density is only known at its own draw.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -195,20 +226,58 @@ class TraceELBO(Estimator):
         True
     """
 
+    gradients: ClassVar[tuple[str, ...]] = ("total", "path")
+
+    def __init__(
+        self,
+        reduction: Literal["sum", "mean"] = "sum",
+        gradient: Literal["total", "path"] = "total",
+    ) -> None:
+        """Check the name of the gradient."""
+        super().__init__(reduction)
+        self.gradient = known("gradient", gradient, self.gradients)
+
+    def _drawing(self) -> contextlib.AbstractContextManager:
+        # Without a gradient there is nothing to leave out
+        of_draws = self.gradient != "total" and torch.is_grad_enabled()
+        return pathwise.Leaves() if of_draws else contextlib.nullcontext()
+
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        if self.gradient != "total":
+            return self._by_path(model_trace, guide_trace)
         if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
             return -surrogate(model_trace, guide_trace)
         compute_log_probs(guide_trace, kinds(guide_trace).random)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
+    def _by_path(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        self._compute_densities(guide_trace)
+        log_p = _log_prob(model_trace)
+        objective = log_p - _log_prob(guide_trace)
+        held = log_p - _log_prob(guide_trace, pathwise.without_score(guide_trace))
+        return held + pathwise.by_draws(objective, guide_trace)
+
+    def _compute_densities(self, guide_trace: Trace) -> None:
+        if self.gradient != "total":
+            pathwise.check_reparametrised(guide_trace, self.gradient)
+            pathwise.compute_densities(guide_trace, self.gradient)
+        compute_log_probs(guide_trace, kinds(guide_trace).random)
+
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
         return q(site) - p(site)
 
 
-def _log_prob(trace: Trace) -> Tensor | float:
-    """The log-probability of all sites, as Pyro sums it but without a start of zero."""
+def _log_prob(trace: Trace, held: Collection[str] = ()) -> Tensor | float:
+    """The log-probability of all sites, as Pyro sums it but without a start of zero.
+
+    Those of ``held`` are constants.
+    """
     sums = [*map(operator.itemgetter("log_prob_sum"), kinds(trace).random.values())]
+    if held:
+        sums = [
+            v.detach() if s in held else v for s, v in zip(kinds(trace).random, sums, strict=True)
+        ]
     return functools.reduce(operator.add, sums) if sums else 0.0
 
 

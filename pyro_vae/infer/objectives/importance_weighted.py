@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -29,6 +29,7 @@ from ...programs.sites import (
     without_rsample,
 )
 from ..importance import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
+from . import pathwise
 from .elbo import ELBOTerms, TraceELBO
 from .free_bits import clamp_free_sites
 
@@ -75,9 +76,16 @@ class ImportanceWeightedELBO(TraceELBO):
         True
     """
 
-    def __init__(self, particles: int, reduction: Literal["sum", "mean"] = "sum") -> None:
-        """Check the number of particles."""
-        super().__init__(reduction)
+    gradients = (*TraceELBO.gradients, "doubly-reparametrised")
+
+    def __init__(
+        self,
+        particles: int,
+        reduction: Literal["sum", "mean"] = "sum",
+        gradient: Literal["total", "path", "doubly-reparametrised"] = "total",
+    ) -> None:
+        """Check the number of particles, and the name of the gradient."""
+        super().__init__(reduction, gradient)
         advice = "pass the samples per datum, such as 10"
         self.particles = whole("particles", particles, advice=advice)
         self.vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
@@ -108,7 +116,8 @@ class ImportanceWeightedELBO(TraceELBO):
         self.prepare(model, guide, x, y)
         k, n = self.particles, len(x)
         vectorised = self.vectorised[guide]
-        q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
+        with self._drawing():
+            q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
         both = vectorised and self.vectorised[model]
         p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
         check_observed(p_trace)
@@ -116,26 +125,57 @@ class ImportanceWeightedELBO(TraceELBO):
         plate = getattr(x, "plate", None)
         p, q = Contributions(p_trace, p_shape, plate), Contributions(q_trace, q_shape, plate)
         free = clamp_free_sites(p, q, n)
-        for trace in (p_trace, q_trace):
-            compute_log_probs(trace, kinds(trace).random)
-        log_p, log_q = (sum(side.weight(s).reshape(k, n) for s in side.sites) for side in (p, q))
+        compute_log_probs(p_trace, kinds(p_trace).random)
+        self._compute_densities(q_trace)
+        log_p = sum(p.weight(s).reshape(k, n) for s in p.sites)
+        log_q = {s: q.weight(s).reshape(k, n) for s in q.sites}
         if is_validation_enabled():
             check_shapes(p_trace, q_trace, p.plate)
             warn_enumerated(q_trace)
-        bound = (log_p - log_q).logsumexp(0) - math.log(k)
+        bound = self._bound(log_p, log_q)
         for site in without_rsample(q_trace):
             score = q(site).reshape(k, n).sum(0)
             bound = bound + bound.detach() * (score - score.detach())
-        share = _subsampled(p, q)
-        loss = -bound.sum() if share == 1 else -share * bound.sum()
+        total, share = bound.sum(), _subsampled(p, q)
+        by_path = pathwise.leaves(q_trace)
+        if by_path:
+            total = self._total_by_path(log_p, log_q, q)
+        loss = -total if share == 1 else -share * total
         for site in kinds(q_trace).observed:
             if is_penalty(q_trace.nodes[site]):
-                loss = loss + q_trace.nodes[site]["log_prob_sum"] / k
+                penalty = q_trace.nodes[site]["log_prob_sum"] / k
+                loss = loss + penalty
+                if by_path:
+                    loss = loss + pathwise.by_draws(penalty, q_trace)
         if free is not None:
             loss = loss + free
         with torch.no_grad():
             terms = self._averaged(p, q)
         return (loss / (share * n) if self.reduction == "mean" else loss), terms
+
+    def _bound(self, log_p: Tensor, log_q: Mapping[str, Tensor]) -> Tensor:
+        """The bound of each datum, (n,), by densities (k, n)."""
+        return (log_p - sum(log_q.values())).logsumexp(0) - math.log(self.particles)
+
+    def _total_by_path(
+        self, log_p: Tensor, log_q: Mapping[str, Tensor], q: Contributions
+    ) -> Tensor:
+        """The sum of the bounds, with the gradient by way of the draws."""
+        without = pathwise.without_score(q.trace)
+        held = {s: v.detach() if s in without else v for s, v in log_q.items()}
+        share = (log_p - sum(log_q.values())).detach().softmax(0).reshape(q.shape)
+
+        def weight(site: str) -> Tensor | float:
+            node = q.trace.nodes[site]
+            if self.gradient == "path" or site not in without:
+                return 1.0
+            right = node["fn"].event_dim - 1 - q.plate.frame(node).dim
+            return 1 - pathwise.beta(node, q.subsampled(site)) * (
+                1 - share.reshape(*share.shape, *(1,) * right)
+            )
+
+        bounds = self._bound(log_p, log_q).sum()
+        return self._bound(log_p, held).sum() + pathwise.by_draws(bounds, q.trace, weight)
 
     def _averaged(self, p: Contributions, q: Contributions) -> ELBOTerms:
         def mean(value: Tensor) -> Tensor:
