@@ -196,16 +196,16 @@ class TraceELBO(Estimator):
 
         d/dz [log p(x, z) - log q(z|x)] dz/dphi - d/dphi log q(z|x) at a fixed z.
 
-    The last term, the score, is 0 in expectation, whatever beta. ``gradient="path"`` leaves it
-    out: its variance is 0 where q is the posterior, and the loss is the same, bit for bit. The
-    same holds in hierarchies, where dz/dphi goes through all draws, and for a parameter that
-    model and guide share, as under ``guides.Ladder``: with lambda in both roles it gets
+    The second term, the score, is 0 in expectation, whatever beta. ``gradient="path"`` leaves it
+    out: where q is the posterior each draw has a gradient of 0. The loss is the same, bit for bit.
+    In a hierarchy dz/dphi goes through all draws, and z is fixed at all layers. A parameter lambda
+    that model and guide share, as under ``guides.Ladder``, has both roles and gets
 
         d/dlambda log p(x, z) at a fixed z + d/dz [log p(x, z) - log q(z|x)] dz/dlambda.
 
-    The score of a site under ``handlers.free_bits`` stays, as its draws decide whether it counts.
-    The density of a flow is asked for at a value: its inverse takes as many passes as it has
-    latents.
+    The score of a site under ``handlers.free_bits`` stays, as draws decide whether it counts. A
+    flow is asked for its density at a value, for which an autoregressive one takes a pass per
+    latent and step.
 
     Sources: "Automated Variational Inference in Probabilistic Programming", Wingate, Weber (2013);
     "Sticking the Landing", Roeder, Wu, Duvenaud (2017) for the path.
@@ -253,10 +253,10 @@ class TraceELBO(Estimator):
 
     def _by_path(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         self._compute_densities(guide_trace)
-        log_p = _log_prob(model_trace)
-        objective = log_p - _log_prob(guide_trace)
-        held = log_p - _log_prob(guide_trace, pathwise.without_score(guide_trace))
-        return held + pathwise.by_draws(objective, guide_trace)
+        without = pathwise.without_score(guide_trace)
+        objective = _log_prob(model_trace) - _log_prob(guide_trace, without)
+        log_q = [guide_trace.nodes[site]["log_prob_sum"] for site in without]
+        return pathwise.by_draws(objective, guide_trace, -sum(log_q) if log_q else None)
 
     def _compute_densities(self, guide_trace: Trace) -> None:
         if self.gradient != "total":
@@ -268,17 +268,14 @@ class TraceELBO(Estimator):
         return q(site) - p(site)
 
 
-def _log_prob(trace: Trace, held: Collection[str] = ()) -> Tensor | float:
+def _log_prob(trace: Trace, constant: Collection[str] = ()) -> Tensor | float:
     """The log-probability of all sites, as Pyro sums it but without a start of zero.
 
-    Those of ``held`` are constants.
+    That of ``constant`` ones has no gradient.
     """
-    sums = [*map(operator.itemgetter("log_prob_sum"), kinds(trace).random.values())]
-    if held:
-        sums = [
-            v.detach() if s in held else v for s, v in zip(kinds(trace).random, sums, strict=True)
-        ]
-    return functools.reduce(operator.add, sums) if sums else 0.0
+    sums = {site: node["log_prob_sum"] for site, node in kinds(trace).random.items()}
+    sums |= {site: sums[site].detach() for site in constant}
+    return functools.reduce(operator.add, sums.values()) if sums else 0.0
 
 
 class AnalyticELBO(Estimator):

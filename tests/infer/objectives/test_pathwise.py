@@ -7,8 +7,8 @@ import pytest
 import torch
 from chance import excess
 from pathwise_pairs import PAIRS, Single, X, vae
-from pyro.distributions.transforms import LowerCholeskyAffine
-from pyro.infer.autoguide import AutoNormal
+from pyro.distributions.transforms import LowerCholeskyAffine, planar
+from pyro.infer.autoguide import AutoNormal, AutoNormalMessenger
 from torch import nn
 from torch.distributions import kl_divergence
 
@@ -270,6 +270,15 @@ def test_a_site_with_free_bits_keeps_its_total_gradient():
                     torch.testing.assert_close(value, total)
 
 
+def test_free_bits_of_the_model_alone_count_too():
+    model, guide = PAIRS["one layer"]()
+    for estimator in estimators(1):
+        found = gradient(estimator, handlers.free_bits(model, 1e-3), guide)[2]
+        total = gradient(estimators(1)[0], model, guide)[2]
+        for value, expected in zip(found, total, strict=True):
+            torch.testing.assert_close(value, expected)
+
+
 def test_many_particles_leave_the_doubly_reparametrised_gradient_its_signal():
     wide = lambda loc, tril: dist.MultivariateNormal(loc, scale_tril=1.3 * tril)  # noqa: E731
     model, guide, _ = single(wide)(X)
@@ -284,6 +293,18 @@ def test_a_guide_without_parameters_to_train_leaves_those_of_the_model():
     guide.requires_grad_(False)
     (_, _, total), (_, _, path) = (gradient(e, model, guide) for e in estimators(1))
     assert all(map(torch.equal, total, path))
+
+
+@pytest.mark.parametrize("particles", [1, 4])
+def test_hooks_on_gradients_are_called_once(particles):
+    model, guide = PAIRS["ladder"]()
+    estimator = estimators(particles)[-1]
+    _, _, expected = gradient(estimator, model, guide)
+    for parameter in parameters(model, guide):
+        parameter.register_hook(lambda gradient: 2 * gradient)
+    _, _, doubled = gradient(estimator, model, guide)
+    for value, once in zip(doubled, expected, strict=True):
+        torch.testing.assert_close(value, 2 * once)
 
 
 @pytest.mark.parametrize("gradient", ["path", "doubly-reparametrised"])
@@ -302,3 +323,59 @@ def test_svi_takes_it():
     before = [p.detach().clone() for p in parameters(guide)]
     svi.step(X)
     assert not all(map(torch.equal, before, parameters(guide)))
+
+
+class Made(nn.Module):
+    """A guide of ``z`` by any distribution that is made of two numbers."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.net, self.made = nn.Linear(3, 2), made
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.made(self.net(x)))
+
+
+@pytest.mark.parametrize("particles", [1, 4])
+def test_draws_that_are_not_reparametrised_are_refused_by_name(particles):
+    guide = Made(lambda h: dist.Bernoulli(logits=h).to_event(1))
+    for estimator in estimators(particles)[1:]:
+        name = estimator.gradient
+        expected = f"site 'z': gradient='{name}' .* not reparametrised, here Bernoulli"
+        with pytest.raises(ValueError, match=expected):
+            estimator(Single(), guide, X)
+        with torch.no_grad(), pytest.raises(ValueError, match=expected):
+            estimator(Single(), guide, X)
+
+
+def test_a_density_that_is_known_at_the_draw_alone_is_refused_by_name():
+    relaxed = dist.RelaxedOneHotCategoricalStraightThrough
+    for made in (
+        lambda h: relaxed(torch.tensor(0.5), logits=h),
+        lambda h: dist.TransformedDistribution(dist.Normal(h, 1.0).to_event(1), [planar(2)]),
+    ):
+        with pytest.raises(ValueError, match=r"site 'z': .* at its own draw only"):
+            TraceELBO(gradient="path")(Single(), Made(made), X)
+
+
+def test_other_gradients_are_refused():
+    with pytest.raises(ValueError, match="gradient: expected one of total, path, got 'doubly"):
+        TraceELBO(gradient="doubly-reparametrised")
+    with pytest.raises(ValueError, match="did you mean 'doubly-reparametrised'"):
+        ImportanceWeightedELBO(3, gradient="doubly-reparameterized")
+
+
+def test_what_stands_in_files_without_a_gradient_is_the_total_one():
+    assert ImportanceWeightedELBO(3).arguments == {"particles": 3}
+    assert TraceELBO(**TraceELBO("mean").arguments).gradient == "total"
+
+
+def test_messengers_of_pyro_have_a_path():
+    model = Single()
+    guide = AutoNormalMessenger(model)
+    TraceELBO()(model, guide, X)  # makes its parameters
+    (_, _, total), (_, _, path) = (gradient(e, model, guide) for e in estimators(1))
+    count = len(parameters(model))
+    assert all(map(torch.equal, total[:count], path[:count]))
+    assert not any(map(torch.equal, total[count:], path[count:]))
