@@ -96,6 +96,38 @@ class Single(nn.Module):
             pyro.sample("x", dist.Normal(self.decoder(z), 0.7).to_event(1), obs=x)
 
 
+class Hidden(Written):
+    """A guide of ``z``, one of whose two numbers has no density."""
+
+    def forward(self, x):
+        loc, raw = self.first(x).chunk(2, -1)
+        normal = dist.Normal(loc, 0.5 + nn.functional.softplus(raw))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal.mask(torch.tensor([True, False])).to_event(1))
+
+
+class Inside(nn.Module):
+    """A model, or a guide, with a plate inside each datum, whose elements count unequally."""
+
+    def __init__(self, guide):
+        super().__init__()
+        self.net, self.guide = nn.Linear(3, 4), guide
+        self.slope = nn.Parameter(torch.tensor(0.8))
+
+    def forward(self, x):
+        counts = poutine.scale(scale=torch.tensor([0.4, 1.7]))
+        with pyro.plate("data", len(x), dim=-2):
+            if self.guide:
+                loc, raw = self.net(x).chunk(2, -1)
+                with pyro.plate("inside", 2, dim=-1), counts:
+                    pyro.sample("z", dist.Normal(loc, 0.5 + nn.functional.softplus(raw)))
+                return
+            with pyro.plate("inside", 2, dim=-1):
+                with counts:
+                    z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0))
+                pyro.sample("x", dist.Normal(self.slope * z, 0.7), obs=x[:, :2])
+
+
 def scaled(made, beta):
     return lambda: tuple(handlers.scale_latents(program, beta) for program in made())
 
@@ -111,6 +143,14 @@ def mapped():
     return Single(), Mapped(True)
 
 
+def hidden():
+    return Single(), Hidden(True)
+
+
+def inside():
+    return Inside(False), Inside(True)
+
+
 PAIRS = {
     "one layer": library(guides.BottomUp, 2),
     "two layers": library(guides.BottomUp, (2, 2)),
@@ -121,6 +161,8 @@ PAIRS = {
     "written": written(),
     "scaled": scaled(library(guides.Ladder, (2, 2)), {"z1": 0.4, "z2": 2.5}),
     "masked": written(given=half_hidden),
+    "hidden": hidden,
+    "inside": inside,
     "subsampled": written(parts=3),
     "mapped": mapped,
     "penalty": with_penalty,
