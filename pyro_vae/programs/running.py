@@ -29,7 +29,6 @@ from .unwrapping import innermost
 _REFUSED = re.compile(
     r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
 )
-_AS_IT_IS = contextlib.nullcontext()
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
 
 
@@ -40,7 +39,7 @@ def trace_pair(
     y: Tensor | None = None,
     *,
     enumerating: bool = False,
-    drawing: contextlib.AbstractContextManager = _AS_IT_IS,
+    drawing: contextlib.AbstractContextManager | None = None,
 ) -> tuple[Trace, Trace]:
     """Traces of the model, replayed against the guide, and of the guide, which runs ``drawing``.
 
@@ -48,7 +47,7 @@ def trace_pair(
     Raises ``ValueError`` for other latent sites of one that the other does not have, and
     ``FloatingPointError`` for a distribution whose parameters are NaN or infinite.
     """
-    inner = innermost(guide)
+    inner, drawing = innermost(guide), drawing or contextlib.nullcontext()
     if isinstance(inner, AutoGuide):
         check_rows(guide, len(x))
     with naming_overflow():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import operator
 import warnings
@@ -125,6 +124,8 @@ class Estimator(Recorded):
 
     # Whether an engine may record what it computes
     recordable: ClassVar[bool] = True
+    # With respect to the guide's parameters
+    gradient: str = "total"
 
     def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
         if reduction not in ("sum", "mean"):
@@ -135,7 +136,8 @@ class Estimator(Recorded):
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
-        model_trace, guide_trace = trace_pair(model, guide, x, y, drawing=self._drawing())
+        drawing = None if self.gradient == "total" else pathwise.drawing()
+        model_trace, guide_trace = trace_pair(model, guide, x, y, drawing=drawing)
         p, q = contributions(model_trace, guide_trace, x)
         if is_validation_enabled():
             check_shapes(model_trace, guide_trace, p.plate)
@@ -159,10 +161,6 @@ class Estimator(Recorded):
     ) -> PairSummary:
         """What ``check_pair`` finds of a pair that this is to train, and raises."""
         return compared(model, guide, x, y)
-
-    def _drawing(self) -> contextlib.AbstractContextManager:
-        """What the guide draws in."""
-        return contextlib.nullcontext()
 
     @abstractmethod
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
@@ -237,11 +235,6 @@ class TraceELBO(Estimator):
         super().__init__(reduction)
         self.gradient = known("gradient", gradient, self.gradients)
 
-    def _drawing(self) -> contextlib.AbstractContextManager:
-        # Without a gradient there is nothing to leave out
-        of_draws = self.gradient != "total" and torch.is_grad_enabled()
-        return pathwise.Leaves() if of_draws else contextlib.nullcontext()
-
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         if self.gradient != "total":
             return self._by_path(model_trace, guide_trace)
@@ -273,9 +266,11 @@ def _log_prob(trace: Trace, constant: Collection[str] = ()) -> Tensor | float:
 
     That of ``constant`` ones has no gradient.
     """
-    sums = {site: node["log_prob_sum"] for site, node in kinds(trace).random.items()}
-    sums |= {site: sums[site].detach() for site in constant}
-    return functools.reduce(operator.add, sums.values()) if sums else 0.0
+    random = kinds(trace).random
+    sums = [*map(operator.itemgetter("log_prob_sum"), random.values())]
+    if constant:
+        sums = [v.detach() if s in constant else v for s, v in zip(random, sums, strict=True)]
+    return functools.reduce(operator.add, sums) if sums else 0.0
 
 
 class AnalyticELBO(Estimator):

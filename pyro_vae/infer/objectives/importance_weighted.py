@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -139,7 +140,7 @@ class ImportanceWeightedELBO(TraceELBO):
         self.prepare(model, guide, x, y)
         k, n = self.particles, len(x)
         vectorised = self.vectorised[guide]
-        with self._drawing():
+        with contextlib.nullcontext() if self.gradient == "total" else pathwise.drawing():
             q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
         both = vectorised and self.vectorised[model]
         p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)

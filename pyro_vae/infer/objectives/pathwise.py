@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +36,11 @@ class Leaves(Messenger):
             with torch.no_grad():
                 msg[_DENSITY] = q.log_prob(z)
             msg[_DRAWN], msg["value"] = z, z.detach().requires_grad_()
+
+
+def drawing() -> contextlib.AbstractContextManager:
+    """``Leaves``, but where no gradient is wanted."""
+    return Leaves() if torch.is_grad_enabled() else contextlib.nullcontext()
 
 
 def leaves(trace: Trace) -> dict[str, dict[str, Any]]:
