@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
@@ -37,27 +37,6 @@ class FlowDistribution(dist.TransformedDistribution):
         for transform in self.transforms:
             value = transform(value)
         return value
-
-
-class _Step(AffineAutoregressive):
-    """A step given its network, whose inverse finds the elements in an ``order`` of numbers.
-
-    That of Pyro reads the order from a tensor, which no recorded graph can.
-    """
-
-    def __init__(self, network: Callable, order: Sequence[int]) -> None:
-        super().__init__(network, stable=True)
-        self.order = order
-
-    def _inverse_stable(self, y: Tensor) -> Tensor:
-        x = [torch.zeros_like(y[..., 0])] * len(self.order)
-        for i in self.order:
-            mean, logit = self.arn(torch.stack(x, -1))
-            logit = logit + self.sigmoid_bias
-            inverse = 1 + torch.exp(-logit[..., i])
-            x[i] = inverse * y[..., i] + (1 - inverse) * mean[..., i]
-        self._cached_log_scale = self.logsigmoid(logit)
-        return torch.stack(x, -1)
 
 
 class AutoregressiveFlow(Recorded, nn.Module):
@@ -138,6 +117,10 @@ class AutoregressiveFlow(Recorded, nn.Module):
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The distribution given the context."""
         h = self.network(*context)
-        steps = zip(self.steps, self._orders, strict=True)
-        given = [_Step(functools.partial(step, context=h), order) for step, order in steps]
-        return FlowDistribution(self.base(h), given)
+        steps = []
+        for network, order in zip(self.steps, self._orders, strict=True):
+            given = functools.partial(network, context=h)
+            # Numbers, as a graph that inverts cannot read them from the network's own tensor
+            given.permutation = order
+            steps.append(AffineAutoregressive(given, stable=True))
+        return FlowDistribution(self.base(h), steps)
