@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pyro
@@ -17,10 +17,11 @@ from ..data.arguments import Data
 from ..ground.arguments import known
 from ..ground.graphs import ancestors
 from ..programs.calling import arguments_of
+from ..programs.inversion import faithful_inverse
 from ..programs.program import Guide
 from ..programs.running import traced, undisturbed
 from ..programs.structure import Structure
-from .leading import Drawing, Following, Leading
+from .leading import Drawing, Following, Leading, Posterior
 from .merging import normal_of, parameters_of
 from .plates import Plates
 from .reading import Reading
@@ -44,7 +45,8 @@ class Ladder(Guide):
     given what has been drawn, is merged with the proposal, in the coordinates in which the support
     is all real numbers; a site whose prior is no diagonal normal there gets a normal whose network
     sees d_i and the prior's parameters (``print`` tells). d_i is made of the data that the site's
-    posterior depends on and of the d_j of the latents right below it. Training by this library's
+    posterior depends on and of the d_j of the latents right below it; where the data make it
+    depend on other latents above, its proposal sees these, too. Training by this library's
     estimators evaluates each conditional once; stock SVI runs the program twice, in the guide up
     to its last latent.
 
@@ -98,14 +100,19 @@ class Ladder(Guide):
         self.latents = tuple(site for site in found.latents if site in subject.places)
         self.places, self._plates = subject.places, Plates(found, self.latents)
         self.runs_model = subject.few is not None
-        # What sees nothing gains nothing from its prior, which the proposal can be
-        self._merged = frozenset(site for site in self.latents if found.parents[site])
         upwards = [*reversed(self.latents)]
-        below = _below(upwards, subject) if self.runs_model else chain(subject)
+        below, self._beside = chain(subject), dict[str, tuple[str, ...]]()
+        if self.runs_model:
+            below, self._beside = _edges(upwards, subject)
         self.reading = Reading(subject, below, encoder)
-        self.inputs = _inputs(self.latents, below, subject)
+        self.inputs = _inputs(self.latents, below, self._beside, subject)
         self._keys = keys_of(upwards)
-        self._seen = _parameters(subject, self._merged) if self.runs_model else {}
+        # What sees nothing gains nothing from its prior, which the proposal can be
+        above = [site for site in self.latents if found.parents[site]]
+        self._seen = _parameters(subject, above) if self.runs_model else {}
+        self._merged = frozenset(above) - self._seen.keys()
+        sizes = {s: sum(self.places[o].size for o in of) for s, of in self._beside.items()}
+        self._late = {s: k for s in sizes if (k := sizes[s] + self._seen.get(s, 0))}
         widths = subject.widths(hidden)
         self.networks, self.heads = nn.ModuleDict(), nn.ModuleDict()
         for site, key in self._keys.items():
@@ -116,7 +123,7 @@ class Ladder(Guide):
             self.reading.shapes[site] = (handed,)
         self._globals = tuple(s for s, site in found.latents.items() if site.is_global)
         self._led: Leading | None = None
-        self._leads = self.runs_model and not self._globals and _is_plain(found)
+        self.leads = self.runs_model and not self._globals and _is_plain(found)
         _check_summed_out(found, self.latents)
         if subject.like is not None:
             self.to(*subject.like)
@@ -125,15 +132,15 @@ class Ladder(Guide):
         self, site: str, features: int, widths: tuple[int, ...] | None, subject: Subject
     ) -> nn.Module:
         network: nn.Module = nn.Identity()
-        if site in self._seen:
+        if site in self._late:
             hidden = networks.hidden_widths(widths)[-1:]
             options = {"activation": subject.activation, "norm": subject.norm}
-            network = networks.MLP((features,), hidden, extra=self._seen[site], **options)
+            network = networks.MLP((features,), hidden, extra=self._late[site], **options)
             features = network.out_features
         return DiagonalNormal(network, features, self.places[site].size, norm=subject.norm)
 
     def _hands_activations(self, site: str) -> bool:
-        return self.upward == "activations" or site in self._seen
+        return self.upward == "activations" or site in self._late
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -159,9 +166,9 @@ class Ladder(Guide):
 
         ``given`` are values of its ``parents``, where it has any.
         """
-        found = self.reading.read(self.model, args, kwargs)
         if self._led is not None:
-            return self._follow(self._led, self.reading.rows(found))
+            return self._follow(self._led)
+        found = self.reading.read(self.model, args, kwargs)
         features, proposals = self._bottom_up(found)
         if not self.runs_model:
             return self._top_down(found, proposals, kwargs.get("y"))
@@ -176,13 +183,13 @@ class Ladder(Guide):
     def _bottom_up(
         self, found: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, dist.Distribution]]:
-        """Features of each layer, and its proposal where this does not see the prior."""
+        """Features of each layer, and its proposal where that sees nothing from above."""
         handed: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         proposals: dict[str, dist.Distribution] = {}
         for site, key in self._keys.items():
             features[site] = self.networks[key](*self.reading.context(site, handed, found))
-            if site not in self._seen:
+            if site not in self._late:
                 proposals[site] = self.heads[key](features[site])
             activations = self._hands_activations(site)
             handed[site] = features[site] if activations else proposals[site].mean
@@ -203,14 +210,17 @@ class Ladder(Guide):
         return z
 
     def _posterior(
-        self, features: Mapping[str, Tensor], proposals: Mapping[str, Any]
-    ) -> Callable[[str, Any], TorchDistributionMixin]:
-        def posterior(site: str, prior: Any) -> TorchDistributionMixin:
+        self, features: Mapping[str, Tensor], proposals: Mapping[str, dist.Distribution]
+    ) -> Posterior:
+        def posterior(
+            site: str, prior: Any, drawn: Mapping[str, Tensor]
+        ) -> TorchDistributionMixin:
             place = self.places[site]
-            if site in self._seen:
-                seen = features[site], parameters_of(prior, place)
-                return place.lay(self.heads[self._keys[site]](*seen))
-            q = proposals[site]
+            q = proposals.get(site)
+            if q is None:
+                seen = [self.places[s].vector(drawn[s]) for s in self._beside[site]]
+                seen += [parameters_of(prior, place)] if site in self._seen else []
+                q = self.heads[self._keys[site]](features[site], *seen)
             if site in self._merged:
                 loc, scale = normal_of(prior, place)
                 q = precision_weighted(q, dist.Normal(loc, scale).to_event(1))
@@ -219,11 +229,6 @@ class Ladder(Guide):
         return posterior
 
     # One run of the program for model and guide
-
-    @property
-    def leads(self) -> bool:
-        """Whether a run of its model can be led by it: its sites have no scale, mask or part."""
-        return self._leads
 
     @contextlib.contextmanager
     def leading(self, x: Data, y: Tensor | None = None) -> Iterator[Leading]:
@@ -234,17 +239,18 @@ class Ladder(Guide):
         """
         args, kwargs = arguments_of(self.model, x, y)
         found = self.reading.read(self.model, args, kwargs)
-        self._led = Leading(self._posterior(*self._bottom_up(found)), self.latents)
+        posterior = self._posterior(*self._bottom_up(found))
+        self._led = Leading(posterior, self.latents, self.reading.rows(found))
         try:
             yield self._led
         finally:
             self._led = None
 
-    def _follow(self, led: Leading, n: int) -> dict[str, Tensor]:
-        around = self._plates.of(n)
+    def _follow(self, led: Leading) -> dict[str, Tensor]:
+        around = self._plates.of(led.n)
         z: dict[str, Tensor] = {}
         with Following(led):
-            for site, (q, _) in led.drawn.items():
+            for site, q in led.drawn.items():
                 with around(site):
                     z[site] = pyro.sample(site, q)
         return z
@@ -260,40 +266,57 @@ class Ladder(Guide):
         return "\n  ".join([type(self).__name__, *lines, self._count()])
 
 
-def _below(upwards: Sequence[str], subject: Subject) -> dict[str, tuple[str, ...]]:
-    """Latent -> the latents that depend on it, and the arguments that its posterior sees."""
+def _edges(
+    upwards: Sequence[str], subject: Subject
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Latent -> the latents and arguments from which its features are made, and -> "beside".
+
+    These are latents above that it depends on given the data, though its prior does not see them.
+    """
     found = subject.structure
-    below = {}
+    inverse = faithful_inverse(found, "top-down").inputs
+    below: dict[str, tuple[str, ...]] = {}
     for site in upwards:
         children = [child for child in upwards if site in found.parents[child]]
-        seen = map(subject.argument, found.posterior[site])
+        reached = _reached(children, below)
+        seen = [*map(subject.argument, found.posterior[site])]
+        seen += [name for name in map(subject.argument, inverse[site]) if name not in reached]
         below[site] = (*children, *dict.fromkeys(name for name in seen if name is not None))
-    return below
+    beside = {
+        site: tuple(s for s in inverse[site] if s in below and s not in found.parents[site])
+        for site in upwards
+    }
+    return below, beside
+
+
+def _reached(names: Iterable[str], below: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """The arguments among names, and all those from which features of latents are made."""
+    return set().union(*(_reached(below[n], below) if n in below else {n} for n in names))
 
 
 def _inputs(
-    latents: Sequence[str], below: Mapping[str, tuple[str, ...]], subject: Subject
+    latents: Sequence[str],
+    below: Mapping[str, tuple[str, ...]],
+    beside: Mapping[str, tuple[str, ...]],
+    subject: Subject,
 ) -> dict[str, tuple[str, ...]]:
-    """Latent -> the latents that its prior sees, and all data that its proposal is made of."""
-    reached: dict[str, set[str]] = {}
-    for site in reversed(latents):
-        reached[site] = set().union(*(reached.get(name, {name}) for name in below[site]))
+    """Latent -> the latents above that it sees, and all data that it is made of."""
     found = {}
     for site in latents:
         parents = subject.structure.parents[site]
-        data = reached[site] | {*map(subject.argument, parents)}
-        above = [name for name in parents if name in latents]
-        found[site] = (*above, *(name for name in subject.inputs.shapes if name in data))
+        data = {*_reached([site], below), *map(subject.argument, parents)}
+        above = [s for s in latents if s in (*parents, *beside.get(site, ()))]
+        found[site] = (*reversed(above), *(name for name in subject.inputs.shapes if name in data))
     return found
 
 
-def _parameters(subject: Subject, merged: Collection[str]) -> dict[str, int]:
+def _parameters(subject: Subject, latents: Iterable[str]) -> dict[str, int]:
     """Latent whose prior is no normal in its coordinates -> how many parameters that has."""
     x, y = subject.few
     with undisturbed(subject.model, device=x.device):
         trace = traced(subject.model, x, y)
     seen = {}
-    for site in merged:
+    for site in latents:
         prior, place = trace.nodes[site]["fn"], subject.places[site]
         if normal_of(prior, place) is None:
             seen[site] = parameters_of(prior, place).shape[-1]
