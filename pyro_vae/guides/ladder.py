@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import pyro
@@ -15,12 +15,9 @@ from .. import networks
 from ..conditionals.normal import DiagonalNormal, precision_weighted
 from ..data.arguments import Data
 from ..ground.arguments import known
-from ..ground.graphs import ancestors
 from ..programs.calling import arguments_of
-from ..programs.inversion import faithful_inverse
 from ..programs.program import Guide
-from ..programs.running import traced, undisturbed
-from ..programs.structure import Structure
+from . import rungs
 from .leading import Drawing, Following, Leading, Posterior
 from .merging import normal_of, parameters_of
 from .plates import Plates
@@ -45,10 +42,11 @@ class Ladder(Guide):
     given what has been drawn, is merged with the proposal, in the coordinates in which the support
     is all real numbers; a site whose prior is no diagonal normal there gets a normal whose network
     sees d_i and the prior's parameters (``print`` tells). d_i is made of the data that the site's
-    posterior depends on and of the d_j of the latents right below it; where the data make it
-    depend on other latents above, its proposal sees these, too. Training by this library's
-    estimators evaluates each conditional once; stock SVI runs the program twice, in the guide up
-    to its last latent.
+    posterior depends on and of the d_j of the latents right below it. Where these data see other
+    latents above as well, the proposal, which is a likelihood of the site, sees them, too.
+    Training by this library's estimators evaluates each conditional once; stock SVI runs the
+    program twice, in the guide up to its last latent. Scales and masks that the program has of
+    its own count in the guide as in the model.
 
     Source: "Ladder Variational Autoencoders", Sonderby, Raiko, Maaloe, Sonderby, Winther (2016).
 
@@ -79,6 +77,15 @@ class Ladder(Guide):
         >>> guide = Ladder(vae)
         >>> list(guide(torch.zeros(5, 6)))
         ['z2', 'z1']
+        >>> def counts(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         level = pyro.sample("level", dist.Normal(2.0, 1.0))
+        ...         rate = pyro.sample("rate", dist.LogNormal(level, 0.5))
+        ...         pyro.sample("x", dist.Poisson(rate), obs=x)
+        >>> Ladder(counts, like=torch.tensor([12.0, 30.0, 7.0]), hidden=(32,))
+        Ladder
+          q(rate, level|x) = q(level|x) q(rate|level,x)
+          1,252 parameters
     """
 
     def __init__(
@@ -101,15 +108,14 @@ class Ladder(Guide):
         self.places, self._plates = subject.places, Plates(found, self.latents)
         self.runs_model = subject.few is not None
         upwards = [*reversed(self.latents)]
-        below, self._beside = chain(subject), dict[str, tuple[str, ...]]()
-        if self.runs_model:
-            below, self._beside = _edges(upwards, subject)
+        below = rungs.below(self.latents, subject) if self.runs_model else chain(subject)
+        self._beside = rungs.beside(self.latents, found) if self.runs_model else {}
         self.reading = Reading(subject, below, encoder)
-        self.inputs = _inputs(self.latents, below, self._beside, subject)
+        self.inputs = rungs.inputs(self.latents, below, self._beside, subject)
         self._keys = keys_of(upwards)
         # What sees nothing gains nothing from its prior, which the proposal can be
         above = [site for site in self.latents if found.parents[site]]
-        self._seen = _parameters(subject, above) if self.runs_model else {}
+        self._seen = rungs.parameters(subject, above) if self.runs_model else {}
         self._merged = frozenset(above) - self._seen.keys()
         sizes = {s: sum(self.places[o].size for o in of) for s, of in self._beside.items()}
         self._late = {s: k for s in sizes if (k := sizes[s] + self._seen.get(s, 0))}
@@ -123,8 +129,8 @@ class Ladder(Guide):
             self.reading.shapes[site] = (handed,)
         self._globals = tuple(s for s, site in found.latents.items() if site.is_global)
         self._led: Leading | None = None
-        self.leads = self.runs_model and not self._globals and _is_plain(found)
-        _check_summed_out(found, self.latents)
+        self.leads = self.runs_model and not self._globals and rungs.is_plain(found)
+        rungs.check_summed_out(found, self.latents)
         if subject.like is not None:
             self.to(*subject.like)
 
@@ -264,76 +270,3 @@ class Ladder(Guide):
         if self._seen:
             lines.append(f"no normal prior, whose parameters are seen: {', '.join(self._seen)}")
         return "\n  ".join([type(self).__name__, *lines, self._count()])
-
-
-def _edges(
-    upwards: Sequence[str], subject: Subject
-) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
-    """Latent -> the latents and arguments from which its features are made, and -> "beside".
-
-    These are latents above that it depends on given the data, though its prior does not see them.
-    """
-    found = subject.structure
-    inverse = faithful_inverse(found, "top-down").inputs
-    below: dict[str, tuple[str, ...]] = {}
-    for site in upwards:
-        children = [child for child in upwards if site in found.parents[child]]
-        reached = _reached(children, below)
-        seen = [*map(subject.argument, found.posterior[site])]
-        seen += [name for name in map(subject.argument, inverse[site]) if name not in reached]
-        below[site] = (*children, *dict.fromkeys(name for name in seen if name is not None))
-    beside = {
-        site: tuple(s for s in inverse[site] if s in below and s not in found.parents[site])
-        for site in upwards
-    }
-    return below, beside
-
-
-def _reached(names: Iterable[str], below: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The arguments among names, and all those from which features of latents are made."""
-    return set().union(*(_reached(below[n], below) if n in below else {n} for n in names))
-
-
-def _inputs(
-    latents: Sequence[str],
-    below: Mapping[str, tuple[str, ...]],
-    beside: Mapping[str, tuple[str, ...]],
-    subject: Subject,
-) -> dict[str, tuple[str, ...]]:
-    """Latent -> the latents above that it sees, and all data that it is made of."""
-    found = {}
-    for site in latents:
-        parents = subject.structure.parents[site]
-        data = {*_reached([site], below), *map(subject.argument, parents)}
-        above = [s for s in latents if s in (*parents, *beside.get(site, ()))]
-        found[site] = (*reversed(above), *(name for name in subject.inputs.shapes if name in data))
-    return found
-
-
-def _parameters(subject: Subject, latents: Iterable[str]) -> dict[str, int]:
-    """Latent whose prior is no normal in its coordinates -> how many parameters that has."""
-    x, y = subject.few
-    with undisturbed(subject.model, device=x.device):
-        trace = traced(subject.model, x, y)
-    seen = {}
-    for site in latents:
-        prior, place = trace.nodes[site]["fn"], subject.places[site]
-        if normal_of(prior, place) is None:
-            seen[site] = parameters_of(prior, place).shape[-1]
-    return seen
-
-
-def _is_plain(found: Structure) -> bool:
-    """Whether latents have the weight that handlers around the model give them, no other."""
-    return found.total is None and not any(s.masked or s.scaled for s in found.latents.values())
-
-
-def _check_summed_out(found: Structure, latents: Sequence[str]) -> None:
-    """Raise ``ValueError`` for a latent whose prior depends on one that is summed out."""
-    summed = {site for site, latent in found.latents.items() if latent.enumerated}
-    for site in latents:
-        if above := ancestors(found.graph, [site]) & summed:
-            raise ValueError(
-                f"site {site!r}: expected a prior that depends on no latent that is summed out, "
-                f"got one that depends on {min(above)!r}: use guides.BottomUp"
-            )
