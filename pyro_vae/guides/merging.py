@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent, Normal, TransformedDistribution, biject_to
+from torch.distributions import Independent, Normal, TransformedDistribution, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import (
     AffineTransform,
@@ -84,8 +84,9 @@ def _told(distribution: Any, inside: int = 0) -> list[tuple[Tensor, int]]:
 def _free(value: Tensor, constraint: Constraint) -> tuple[Tensor, int]:
     """A parameter in coordinates without limits, and its event dimensions there."""
     try:
-        transform = biject_to(constraint)
+        transform = transform_to(constraint)
     except NotImplementedError:
+        # Limits that depend on other parameters, those of numbers
         return value, 0
     return transform.inv(value), transform.domain.event_dim
 

@@ -14,7 +14,7 @@ from ..data.arguments import Arguments, Data
 from ..ground.arguments import known
 from ..models import VAE
 from ..programs.given import given
-from ..programs.inspecting import structure
+from ..programs.inspecting import FEW, structure
 from ..programs.inversion import faithful_inverse
 from ..programs.methods import as_program
 from ..programs.program import Model
@@ -23,6 +23,7 @@ from ..programs.unwrapping import below_handlers, name_of
 from .inputs import OwnInputs, ProgramInputs
 from .places import Place
 
+# Of how many data a file has a record
 _FEW = 2
 ORDERS = ("bottom-up", "top-down", "chain")
 
@@ -118,7 +119,7 @@ def _of_program(model: Callable, like: Any) -> Subject:
         )
     kind = x.device, x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
     inputs = ProgramInputs(model, arguments, x, y)
-    few = x[:_FEW], None if y is None else y[:_FEW]
+    few = x[:FEW], None if y is None else y[:FEW]
     return Subject(as_program(model), found, inputs, places, tuple(places), like=kind, few=few)
 
 
