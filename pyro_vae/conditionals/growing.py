@@ -62,29 +62,29 @@ def grow(new: nn.Module, start: nn.Module, memo: dict[int, Any] | None = None) -
     _check_types(new, start)
     _check_options(new, start)
     parts = _common(new, start)
-    for mine, theirs, name in parts:
-        _check_architecture(name, getattr(mine, name), getattr(theirs, name))
+    for name, other in parts:
+        _check_architecture(name, new.get_submodule(name), start.get_submodule(other))
     memo = {} if memo is None else memo
-    copies = [copy.deepcopy(getattr(theirs, name), memo) for _, theirs, name in parts]
+    copies = [copy.deepcopy(start.get_submodule(other), memo) for _, other in parts]
     weight = next(getattr(start, "base", start).loc.parameters())
     # The network that it was built with may be shared with others, and stays as it is
     new.network = nn.Identity()
     new.to(weight).train(start.training)
     _begin(new)
-    for (mine, _, name), part in zip(parts, copies, strict=True):
-        setattr(mine, name, part)
+    for (name, _), part in zip(parts, copies, strict=True):
+        new.set_submodule(name, part)
     return new.requires_grad_()
 
 
-def _common(new: nn.Module, start: nn.Module) -> list[tuple[nn.Module, nn.Module, str]]:
-    """The parts that ``new`` takes over from ``start``: owners and name."""
-    mine, theirs = getattr(new, "base", new), getattr(start, "base", start)
-    parts = [(new, start, "network"), (mine, theirs, "loc"), (mine, theirs, "raw_scale")]
-    if isinstance(start, FullNormal):
-        parts.append((new, start, "relative" if start.arguments["relative"] else "lower"))
-    if isinstance(start, AutoregressiveFlow):
-        parts += [(new.steps, start.steps, str(i)) for i in range(len(start.steps))]
-    return parts
+def _common(new: nn.Module, start: nn.Module) -> list[tuple[str, str]]:
+    """The parts that ``new`` takes over from ``start``, by their names in each."""
+    here, there = ("base." if isinstance(c, AutoregressiveFlow) else "" for c in (new, start))
+    parts = [("network", "network")]
+    parts += [(here + head, there + head) for head in ("loc", "raw_scale")]
+    # One latent has nothing below the diagonal
+    own = [name for name in ("relative", "lower") if getattr(start, name, None) is not None]
+    own += [f"steps.{i}" for i in range(len(getattr(start, "steps", ())))]
+    return parts + [(name, name) for name in own]
 
 
 def _begin(new: nn.Module) -> None:
@@ -136,7 +136,7 @@ def _check_options(new: nn.Module, start: nn.Module) -> None:
         )
 
 
-def _check_architecture(name: str, mine: nn.Module | None, theirs: nn.Module | None) -> None:
+def _check_architecture(name: str, mine: nn.Module, theirs: nn.Module) -> None:
     # A file would rebuild the one of the new conditional for the tensors of the other
     for expected, got in itertools.zip_longest(_architecture(theirs), _architecture(mine)):
         if expected != got:
@@ -147,9 +147,7 @@ def _check_architecture(name: str, mine: nn.Module | None, theirs: nn.Module | N
             )
 
 
-def _architecture(module: nn.Module | None) -> list[str]:
-    if module is None:
-        return []
+def _architecture(module: nn.Module) -> list[str]:
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return [
         *(f"{type(part).__name__} {name}".strip() for name, part in module.named_modules()),

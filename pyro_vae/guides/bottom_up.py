@@ -19,7 +19,7 @@ from ..programs.program import Guide
 from .growing import Growth
 from .plates import Plates
 from .reading import Reading
-from .subjects import check_unmasked, factors_of, few_of, keys_of, subject_of
+from .subjects import check_unweighed, factors_of, few_of, keys_of, subject_of
 
 Order = Literal["bottom-up", "top-down", "chain"]
 
@@ -27,7 +27,7 @@ Order = Literal["bottom-up", "top-down", "chain"]
 class BottomUp(Guide):
     """q(z|x) = prod_i q(z_i|those before it and x that the posterior asks for), diagonal normals.
 
-    For a ``models.VAE`` that is q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), and for one layer the amortised
+    For a ``models.VAE`` that is q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), for one layer the amortised
     mean-field posterior; ``print`` shows the factorisation. The guide can be built for any program
     with a data plate: which latents and data each factor sees follows from the model's graph by
     ``infer.faithful_inverse``, so that nothing is independent that is not so in the posterior.
@@ -118,8 +118,9 @@ class BottomUp(Guide):
         self.subject = subject
         self.inputs = factors_of(subject, order, sites)
         self.latents = tuple(self.inputs)
-        check_unmasked(subject.structure, self.latents)
+        check_unweighed(subject.structure, self.latents)
         self.norm, self.places = subject.norm, subject.places
+        self.placing = nn.ModuleList(subject.places.values())
         self._plates = Plates(subject.structure, self.latents)
         own = dict(conditionals or {})
         for site in own:

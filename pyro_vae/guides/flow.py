@@ -26,8 +26,8 @@ class Flow(BottomUp):
     Jozefowicz, Chen, Sutskever, Welling (2016).
 
     Args:
-        model, like, order, hidden, encoder, conditionals, sites, start: as in ``BottomUp``. A latent of
-            one number, over which each step is an affine map, gets a normal.
+        model, like, order, hidden, encoder, conditionals, sites, start: as in ``BottomUp``. A
+            latent of one number, over which each step is an affine map, gets a normal.
         steps: autoregressive steps per layer.
         step_hidden: hidden widths of each step's network, none below the size of a layer; default
             (64,), or (size,) where that is more.

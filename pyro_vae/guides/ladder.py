@@ -106,6 +106,7 @@ class Ladder(Guide):
         found = subject.structure
         self.latents = tuple(site for site in found.latents if site in subject.places)
         self.places, self._plates = subject.places, Plates(found, self.latents)
+        self.placing = nn.ModuleList(subject.places.values())
         self.runs_model = subject.few is not None
         upwards = [*reversed(self.latents)]
         below = rungs.below(self.latents, subject) if self.runs_model else chain(subject)

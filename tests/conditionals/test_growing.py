@@ -191,7 +191,7 @@ def test_it_can_be_its_own_start():
             AutoregressiveFlow,
             {},
             ValueError,
-            r"0: expected the modules and shapes of start, with layers.0.weight of shape \(9, 9\)",
+            r"steps.0: expected .* of start, with layers.0.weight of shape \(9, 9\)",
         ),
         (DiagonalNormal, {"norm": nn.LayerNorm}, FullNormal, {}, ValueError, "loc: .*Sequential"),
         (DiagonalNormal, {"size": 2}, FullNormal, {}, ValueError, r"loc: .*\(2, 6\), got weight"),
