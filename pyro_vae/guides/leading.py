@@ -35,18 +35,19 @@ class _FromPosteriors(Messenger):
         super().__init__()
         self.posterior, self.sites = posterior, sites
         self.values: dict[str, Tensor] = {}
+        self._priors: dict[str, Any] = {}
 
     @abstractmethod
     def _keep(self, msg: dict[str, Any], prior: Any) -> None: ...
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if (site := msg["name"]) in self.sites and not msg["is_observed"]:
-            msg["prior"] = prior = msg["fn"]
+            self._priors[site] = prior = msg["fn"]
             msg["fn"] = _as_wide(self.posterior(site, prior, self.values), prior)
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         # Handlers outside may have observed it
-        if (prior := msg.pop("prior", None)) is not None:
+        if (prior := self._priors.pop(msg["name"], None)) is not None:
             self.values[msg["name"]] = msg["value"]
             self._keep(msg, prior)
 

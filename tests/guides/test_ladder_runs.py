@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.runtime import am_i_wrapped
 from torch import nn
 
-from pyro_vae import Trainer, guides, handlers, infer, regularizers
+from pyro_vae import Trainer, guides, handlers, infer, load, regularizers
 from pyro_vae.conditionals import StandardNormal
 from pyro_vae.guides import Ladder
 from pyro_vae.infer import SVI, AnalyticELBO, ImportanceWeightedELBO, TraceELBO
@@ -300,3 +300,13 @@ def test_copies_of_a_pair_are_one(copied):
         found = calls(again[0] if isinstance(again[0], nn.Module) else again[0].__self__.layer)
         TraceELBO()(*again, X)
         assert {*found.values()} == {1}
+
+
+def test_saved_pairs(tmp_path):
+    model, guide = built()
+    trainer = Trainer(model, guide, seed=0).fit(X, epochs=2, progress=False)
+    trainer.save(tmp_path / "pair.pt", arguments=False)
+    others = built()
+    load(tmp_path / "pair.pt", model=others[0], guide=others[1])
+    expected = infer.elbo_terms(model, guide, X).elbo
+    assert torch.equal(infer.elbo_terms(*others, X).elbo, expected)
