@@ -231,18 +231,38 @@ def test_programs_that_catch_all_errors():
     assert Trace_ELBO().loss(careful, guide, x) == pytest.approx(loss.item(), rel=1e-5)
 
 
-def test_graph_equals_eager():
+@pytest.mark.parametrize(
+    ("elbo", "norm"),
+    [
+        ("trace", True),
+        ("analytic", True),
+        (ImportanceWeightedELBO(2), True),
+        (ImportanceWeightedELBO(2), False),
+    ],
+)
+def test_graph_equals_eager(elbo, norm):
     found = []
     for engine in ("eager", "graph"):
-        model, guide = built(norm=True)
-        trainer = Trainer(model, guide, lr=1e-2, seed=0, engine=engine)
+        model, guide = built(norm)
+        trainer = Trainer(model, guide, elbo=elbo, lr=1e-2, seed=0, engine=engine)
         trainer.fit(X.repeat(4, 1), epochs=3, batch_size=6, progress=False)
         optimized = [p for group in trainer.optimizer.param_groups for p in group["params"]]
         assert len({*map(id, optimized)}) == len(optimized)
         assert {*map(id, optimized)} == {id(p) for m in (model, guide) for p in m.parameters()}
         assert trainer.engine == engine
+        assert batches(model) == ({12} if norm else set())
         found.append([p.detach() for p in optimized] + [torch.tensor(trainer.history[-1]["elbo"])])
     assert all(map(torch.equal, *found))
+
+
+def test_objectives_of_pyro():
+    found = []
+    for elbo in ("trace", Trace_ELBO()):
+        model, guide = built(norm=False)
+        trainer = Trainer(model, guide, elbo=elbo, lr=1e-2, seed=0, engine="eager")
+        trainer.fit(X, epochs=3, progress=False)
+        found.append([p.detach() for m in (model, guide) for p in m.parameters()])
+    torch.testing.assert_close(*found)
 
 
 class Two(nn.Module):
