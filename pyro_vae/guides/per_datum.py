@@ -25,7 +25,6 @@ from ..programs.sites import is_latent
 from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
 
-
 _WEYL, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
 

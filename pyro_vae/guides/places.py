@@ -111,7 +111,7 @@ class Laid(TorchDistribution):
         place: where its values lie.
     """
 
-    arg_constraints: dict[str, Constraint] = {}  # noqa: RUF012 - as torch declares it
+    arg_constraints: dict[str, Constraint] = {}
 
     def __init__(self, base: TorchDistributionMixin, place: Place) -> None:
         self.base, self.place = base, place

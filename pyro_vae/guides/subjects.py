@@ -119,9 +119,7 @@ def _of_program(model: Callable, like: Any) -> Subject:
     kind = x.device, x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
     inputs = ProgramInputs(model, arguments, x, y)
     few = x[:_FEW], None if y is None else y[:_FEW]
-    return Subject(
-        as_program(model), found, inputs, places, tuple(places), like=kind, few=few
-    )
+    return Subject(as_program(model), found, inputs, places, tuple(places), like=kind, few=few)
 
 
 def _places(found: Structure) -> dict[str, Place]:

@@ -17,6 +17,7 @@ from ..ground.tables import Table, Tabular
 from ..programs.checks import PairSummary, check_minibatches, compared
 from ..programs.encoding import encode
 from ..programs.given import given
+from ..programs.lacking import lacking
 from ..programs.methods import as_program
 from ..programs.program import Model
 from ..programs.running import trace_pair, undisturbed
@@ -62,9 +63,25 @@ class CheckedPair(Tabular, PairSummary):
                     found[tool] = _why_not(functools.partial(run, model, guide, x, y))
         return found
 
+    @functools.cached_property
+    def lacking(self) -> dict[str, tuple[str, ...]] | None:
+        """Latent -> what its posterior depends on and the guide does not see.
+
+        Nothing for a guide that can be exact; None where the model's structure is not found.
+        ``compare_guides`` tells how many nats it costs.
+        """
+        model, guide, x, y = self.pair
+        try:
+            return lacking(model, guide, x, y)
+        except (TypeError, ValueError):
+            return None
+
     def table(self) -> Table:
-        """The tools, and why some do not work."""
+        """The tools and why some do not work, and what the guide lacks."""
         rows = [(tool, "no" if why else "yes", why) for tool, why in self.tools.items()]
+        if self.lacking is not None:
+            why = "; ".join(f"{s} does not see {', '.join(of)}" for s, of in self.lacking.items())
+            rows.append(("sees what the posterior does", "no" if why else "yes", why))
         latents = ", ".join(f"{site} {shape}" for site, shape in self.latents.items())
         caption = f"latents {latents}; observed {', '.join(self.observed)}"
         return Table(caption, ("tool", "works", "why not"), rows, left=(1, 2))

@@ -31,7 +31,7 @@ from .structure import Latent, Observed, Plate, Structure
 from .unwrapping import below_handlers, name_of
 
 # Of how many data a program is run: seldom as many as another plate has elements
-_FEW = 11
+FEW = 11
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -96,14 +96,14 @@ def _own(program: Any) -> Structure | None:
     return None
 
 
-class _Argument(NamedTuple):
+class Argument(NamedTuple):
     """An argument of the program, as an origin; that of a site is its name."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """A run of a program, with all log-probabilities.
 
     Attributes:
@@ -115,7 +115,7 @@ class _Run:
 
     trace: Trace
     nodes: dict[str, dict[str, Any]]
-    seen: dict[str, frozenset[str | _Argument]]
+    seen: dict[str, frozenset[str | Argument]]
     made: dict[str, list[str]]
     whole: dict[str, str]
 
@@ -129,20 +129,21 @@ class _Run:
         return f"{what} of event shape {tuple(node['fn'].event_shape)} in plates {plates}"
 
 
-def _run(model: Callable, x: Data, y: Tensor | None) -> _Run:
+def noted(model: Callable, x: Data, y: Tensor | None) -> Run:
+    """Run a program, noting from what each log-probability is computed."""
     origins = Origins()
     sites = SiteOrigins(origins)
     with undisturbed(model, device=x.device), warnings.catch_warnings(action="ignore"), origins:
-        names = {id(t): name for name, t in _columns(model, x, y).items()}
+        names = {id(t): name for name, t in columns_by_name(model, x, y).items()}
         tensors = [
-            origins.begin(t, _Argument(names[id(t)])) if id(t) in names else t
+            origins.begin(t, Argument(names[id(t)])) if id(t) in names else t
             for t in tensors_of(x, y)
         ]
         x, y = holding(x, y, tensors)
         with sites:
             trace = traced(model, x, y)
         compute_log_probs(trace, kinds(trace).density)
-    columns = _columns(model, x, y)
+    columns = columns_by_name(model, x, y)
     nodes = {s: trace.nodes[s] for s in kinds(trace).density if counts(trace.nodes[s])}
     seen = {site: origins.of(node["log_prob"]) for site, node in nodes.items()}
     made: dict[str, list[str]] = {}
@@ -150,15 +151,15 @@ def _run(model: Callable, x: Data, y: Tensor | None) -> _Run:
     for site, value in sites.observed.items():
         found = origins.of(value)
         # Residuals are observed, too
-        seen[site] |= {origin for origin in found if not isinstance(origin, _Argument)}
-        made[site] = [name for name in columns if _Argument(name) in found]
+        seen[site] |= {origin for origin in found if not isinstance(origin, Argument)}
+        made[site] = [name for name in columns if Argument(name) in found]
         for name in made[site]:
             if value.shape == columns[name].shape and value.data_ptr() == columns[name].data_ptr():
                 whole.setdefault(name, site)
-    return _Run(trace, nodes, seen, made, whole)
+    return Run(trace, nodes, seen, made, whole)
 
 
-def _columns(model: Callable, x: Data, y: Tensor | None) -> dict[str, Tensor]:
+def columns_by_name(model: Callable, x: Data, y: Tensor | None) -> dict[str, Tensor]:
     """The arguments that have a row per datum, by name."""
     args, kwargs = arguments_of(model, x, y)
     positional = [p.name for p in parameters_of(model) if p.kind in _POSITIONAL]
@@ -170,12 +171,12 @@ def _columns(model: Callable, x: Data, y: Tensor | None) -> dict[str, Tensor]:
 
 def _inspected(model: Callable, x: Data, y: Tensor | None, plate: str | None) -> Structure:
     total = len(columns_of(x)[0]) if columns_of(x) else 0
-    n = min(total, _FEW)
+    n = min(total, FEW)
     rows = torch.arange(n, device=x.device)
     # The first data, then the first one and the last one in the place of each of them
     picked = (rows, torch.zeros_like(rows), torch.full_like(rows, total - 1))
     try:
-        first, *others = [_run(model, x[p], None if y is None else y[p]) for p in picked]
+        first, *others = [noted(model, x[p], None if y is None else y[p]) for p in picked]
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in columns_of(x))
         told = (str(error).splitlines() or [type(error).__name__])[0]
@@ -198,7 +199,7 @@ def _inspected(model: Callable, x: Data, y: Tensor | None, plate: str | None) ->
     return _built(first, frames, min(around.names))
 
 
-def _check_alike(first: _Run, other: _Run) -> None:
+def _check_alike(first: Run, other: Run) -> None:
     for site in {**first.nodes, **other.nodes}:
         told = [run.told(site) or "not there" for run in (first, other)]
         if told[0] != told[1]:
@@ -209,7 +210,7 @@ def _check_alike(first: _Run, other: _Run) -> None:
             )
 
 
-def _built(run: _Run, frames: Mapping[str, CondIndepStackFrame | None], plate: str) -> Structure:
+def _built(run: Run, frames: Mapping[str, CondIndepStackFrame | None], plate: str) -> Structure:
     latents: dict[str, Latent] = {}
     observed: dict[str, Observed] = {}
     parents: dict[str, tuple[str, ...]] = {}
@@ -245,7 +246,7 @@ def _weight(node: dict[str, Any]) -> float:
     return math.prod(f.full_size / f.size for f in frames)
 
 
-def _shown(origin: str | _Argument, site: str, run: _Run, observed: Mapping[str, Observed]) -> str:
+def _shown(origin: str | Argument, site: str, run: Run, observed: Mapping[str, Observed]) -> str:
     """The name of what ``site`` sees: of data that were ``observed`` as they are, their site's."""
     if isinstance(origin, str):
         return origin
