@@ -120,6 +120,7 @@ class BottomUp(Guide):
         self.latents = tuple(self.inputs)
         check_unmasked(subject.structure, self.latents)
         self.norm, self.places = subject.norm, subject.places
+        self.placing = nn.ModuleList(subject.places.values())
         self._plates = Plates(subject.structure, self.latents)
         own = dict(conditionals or {})
         for site in own:

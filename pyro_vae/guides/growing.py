@@ -63,8 +63,9 @@ class Growth:
         self.start, self.memo = start, {id(start.model): start.model}
         chosen = {key: start.arguments.get(key, default) for key, (_, default) in options.items()}
         self.options = copy.deepcopy(chosen, self.memo)
-        inputs = copy.deepcopy(start.subject.inputs, self.memo)
-        self.subject = dataclasses.replace(start.subject, inputs=inputs)
+        taken = start.subject.inputs, start.subject.places
+        inputs, places = copy.deepcopy(taken, self.memo)
+        self.subject = dataclasses.replace(start.subject, inputs=inputs, places=places)
         # A file holds what the guide has become
         new.arguments.update({key: v for key, v in self.options.items() if v is not None})
         new.arguments.pop("start")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,18 @@ from ..data.arguments import Arguments, Data
 from ..ground.arguments import known
 from ..models import VAE
 from ..programs.given import given
-from ..programs.inspecting import structure
+from ..programs.inspecting import FEW, structure
 from ..programs.inversion import faithful_inverse
 from ..programs.methods import as_program
 from ..programs.program import Model
+from ..programs.running import traced, undisturbed
 from ..programs.structure import Structure
 from ..programs.unwrapping import below_handlers, name_of
 from .inputs import OwnInputs, ProgramInputs
 from .places import Place
 
-_FEW = 2
+# Runs of a program that tell where its latents are
+_RUNS = 30
 ORDERS = ("bottom-up", "top-down", "chain")
 
 
@@ -118,13 +120,27 @@ def _of_program(model: Callable, like: Any) -> Subject:
         )
     kind = x.device, x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
     inputs = ProgramInputs(model, arguments, x, y)
-    few = x[:_FEW], None if y is None else y[:_FEW]
+    few = x[:FEW], None if y is None else y[:FEW]
+    _measure(as_program(model), places, *few)
     return Subject(as_program(model), found, inputs, places, tuple(places), like=kind, few=few)
 
 
 def _places(found: Structure) -> dict[str, Place]:
     """Of the latents that a guide draws, in the order of the faithful inverse from the data up."""
     return {site: Place(site, found.latents[site]) for site in faithful_inverse(found).inputs}
+
+
+def _measure(model: Callable, places: Mapping[str, Place], x: Data, y: Tensor | None) -> None:
+    """Have the values that the priors of latents draw as the numbers near one of networks."""
+    drawn: dict[str, list[Tensor]] = {site: [] for site in places}
+    with undisturbed(model, device=x.device):
+        torch.manual_seed(0)
+        for _ in range(_RUNS):
+            trace = traced(model, x, y)
+            for site, values in drawn.items():
+                values.append(trace.nodes[site]["value"])
+    for site, values in drawn.items():
+        places[site].measure(torch.stack(values))
 
 
 def factors_of(
@@ -193,4 +209,4 @@ def keys_of(sites: Sequence[str]) -> dict[str, str]:
 
 def few_of(like: Any) -> Data | None:
     """A few of the data, for the record of a constructor's arguments."""
-    return like[:_FEW] if isinstance(like, Tensor | Arguments) else None
+    return like[:FEW] if isinstance(like, Tensor | Arguments) else None
