@@ -262,5 +262,4 @@ def test_training_closes_the_gap_of_a_vae_that_skips(family):
     options = {} if family is guides.BottomUp else {"step_hidden": 8}
     guide = trained(vae, family(vae, hidden=(), **options).double(), x)
     short = linear.evidence().log_prob(x) - infer.elbo_terms(vae, guide, x, samples=100).elbo
-    print(short.mean())
     assert short.mean() < 0.35
