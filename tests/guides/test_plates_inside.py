@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from chance import excess
 from pyro import poutine
 
 from pyro_vae import guides, infer
@@ -59,8 +60,9 @@ def test_a_plate_to_the_right_has_the_same_parameters_and_numbers(family):
     bounds = [infer.elbo_terms(*pair, X, samples=3).elbo for pair in pairs]
     torch.testing.assert_close(*bounds)
     if family != "Delta":
-        weighed = [infer.importance(*pair, X, samples=30) for pair in pairs]
-        torch.testing.assert_close(*(found.log_likelihood for found in weighed))
+        first, second = (infer.importance(*pair, X, samples=2000) for pair in pairs)
+        error = torch.hypot(first.standard_error, second.standard_error)
+        assert excess((first.log_likelihood - second.log_likelihood) / error, draws=2000) < 1
     codes = [guide.encode(X) for _, guide in pairs]
     torch.testing.assert_close(codes[0].mean["z"], codes[1].mean["z"])
 
@@ -75,18 +77,14 @@ def test_a_plate_to_the_left_has_the_same_distribution(family):
         trace = poutine.trace(poutine.condition(program, {"z": value})).get_trace(X)
         node = trace.nodes["z"]
         densities.append(node["fn"].log_prob(value).reshape(-1, N).sum(0))
-        torch.testing.assert_close(node["fn"].mean, guide.encode(X).mean["z"].reshape(N, T).T) if (
-            program is other
-        ) else None
     torch.testing.assert_close(*densities)
+    torch.testing.assert_close(other.encode(X).mean["z"].T, guide.encode(X).mean["z"])
 
 
 @every
 def test_the_bound_of_a_plate_to_the_left_is_that_of_its_sites(family):
     guide = built(family, left)
     with infer.evaluating(left, guide):
-        trace = poutine.trace(guide).get_trace(X)
-        replayed = poutine.trace(poutine.replay(left, trace=trace)).get_trace(X)
         torch.manual_seed(5)
         _, terms = infer.TraceELBO()(left, guide, X)
         torch.manual_seed(5)
@@ -101,15 +99,16 @@ def test_the_bound_of_a_plate_to_the_left_is_that_of_its_sites(family):
 
 def around(x):
     """A latent of the datum, one in each of two plates, and one in both."""
+    columns = pyro.plate("columns", T, dim=-1)
     with pyro.plate("data", len(x), dim=-3):
         top = pyro.sample("top", dist.Normal(0.0, 1.0))
         with pyro.plate("rows", 2, dim=-2):
             row = pyro.sample("row", dist.Normal(top, 1.0))
-            with pyro.plate("columns", T, dim=-1):
+            with columns:
                 cell = pyro.sample("cell", dist.Normal(row, 1.0))
                 obs = x[:, None].expand(-1, 2, -1)
                 pyro.sample("x", dist.Normal(cell, 1.0), obs=obs)
-        with pyro.plate("columns", T, dim=-1):
+        with columns:
             pyro.sample("column", dist.LogNormal(top, 1.0))
 
 
