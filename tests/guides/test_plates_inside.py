@@ -78,7 +78,8 @@ def test_a_plate_to_the_left_has_the_same_distribution(family):
         node = trace.nodes["z"]
         densities.append(node["fn"].log_prob(value).reshape(-1, N).sum(0))
     torch.testing.assert_close(*densities)
-    torch.testing.assert_close(other.encode(X).mean["z"].T, guide.encode(X).mean["z"])
+    if family != "BottomUp":  # whose mean of a positive number is that of draws
+        torch.testing.assert_close(other.encode(X).mean["z"].T, guide.encode(X).mean["z"])
 
 
 @every
