@@ -69,7 +69,8 @@ def trace_pair(
                 guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
     check_observed(model_trace)
-    check_latents(model_trace, guide_trace, enumerating=enumerating)
+    built = hasattr(inner, "runs_model")
+    check_latents(model_trace, guide_trace, enumerating=enumerating, built=built)
     return model_trace, guide_trace
 
 
