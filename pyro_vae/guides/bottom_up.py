@@ -107,6 +107,7 @@ class BottomUp(Guide):
         self.latents = tuple(self.inputs)
         check_unmasked(subject.structure, self.latents)
         self.norm, self.places = subject.norm, subject.places
+        self.few = subject.few
         self._plates = Plates(subject.structure, self.latents)
         own = dict(conditionals or {})
         for site in own:
