@@ -17,8 +17,8 @@ from ..programs.methods import as_program
 from ..programs.modes import evaluating
 from ..programs.plates import data_plate
 from ..programs.program import Guide
-from ..programs.registration import unregistered
 from ..programs.reading import Contributions
+from ..programs.registration import unregistered
 from ..programs.running import traced, undisturbed
 from ..programs.sites import check_sites, is_auxiliary, is_latent, kinds
 from ..programs.unwrapping import name_of

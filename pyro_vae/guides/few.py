@@ -12,6 +12,7 @@ from ..programs.calling import missing
 from ..programs.given import matched
 from ..programs.inspecting import FEW
 from ..programs.labels import placeholders
+from ..programs.placing import like as like_of
 from ..programs.unwrapping import innermost
 
 
@@ -28,8 +29,12 @@ def few_data(
             return None
         x, y = kept[0]
         like = x if y is None else {"x": x, "y": y}
-    found = matched(like, *guides, model, name="like")
+    # Parts may take less than the model
+    found = matched(like, model, name="like")
     x, y = found.x[:FEW], None if found.y is None else found.y[:FEW]
+    if (one := like_of(*guides, model)) is not None:
+        x = x.to(one.device, one.dtype)
+        y = None if y is None else y.to(one.device)
     if y is None and isinstance(x, Tensor) and _needs_labels(model):
         y = placeholders(model, len(x), x.device).get("y")
     return x, y

@@ -25,7 +25,6 @@ from ..programs.sites import is_latent
 from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
 
-
 _WEYL, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
 
 
@@ -33,7 +32,8 @@ def check_vae(vae: VAE) -> None:
     """Raise ``TypeError`` unless this is a model; one under a handler counts."""
     if not isinstance(innermost(vae), VAE):
         raise TypeError(
-            f"vae: expected a models.VAE, got {type(vae).__name__}: build the model first"
+            f"vae: expected a models.VAE, got {type(vae).__name__}: build one first, or use an "
+            "amortised guide such as BottomUp(model, like=x), which any program can have"
         )
 
 

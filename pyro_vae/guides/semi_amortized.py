@@ -28,7 +28,7 @@ from ..programs.program import Guide, Model
 from ..programs.reading import Contributions
 from ..programs.running import traced, undisturbed
 from ..programs.sites import is_latent, kinds
-from ..programs.unwrapping import innermost
+from ..programs.unwrapping import innermost, name_of
 from .few import few_data
 from .leading import Leading
 from .normals import image, moved, normal_below
@@ -222,8 +222,8 @@ class SemiAmortized(Guide):
         """What stands for data of a model of this library."""
         if not hasattr(self.model, "event_shape"):
             raise TypeError(
-                f"like: expected data for {type(self.guide).__name__} and its model, which have to "
-                "be run on a few, got none: pass like=x, or all arguments with a row per datum"
+                f"like: expected data for {name_of(self.guide)}, which has to be run on a few, "
+                "got none: pass like=x, or all arguments with a row per datum, like=(x, ...)"
             )
         x = like_of(self.guide, self.model).new_zeros(2, *self.model.event_shape)
         return x, placeholders(self.model, len(x), x.device).get("y")

@@ -175,8 +175,11 @@ def point_masses(trace: Trace) -> list[str]:
     return [s for s in latents if s not in drawn and is_point_mass(trace.nodes[s]["fn"])]
 
 
-def check_sites(in_model: list[str], in_guide: list[str]) -> None:
-    """Raise ``ValueError`` unless both programs have the same latent sites."""
+def check_sites(in_model: list[str], in_guide: list[str], shared: str | None = None) -> None:
+    """Raise ``ValueError`` unless both programs have the same latent sites.
+
+    ``shared`` is one that the guide lacks and all data share.
+    """
     if {*in_model} == {*in_guide}:
         return
     problems = [
@@ -194,6 +197,11 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
             f". {partly[0]!r} is what obs_mask= leaves unobserved: draw it in the guide under the "
             "same mask, or observe under poutine.mask(mask=...) in place of obs_mask="
         )
+    elif shared is not None:
+        advice = (
+            f". All data share {shared!r}, which is outside of their plate: give it a guide of "
+            "its own, guides.Composed(guide, globals=AutoNormal, model=model, like=x)"
+        )
     raise ValueError("guide: " + "; ".join(problems) + advice)
 
 
@@ -203,7 +211,17 @@ def check_latents(model_trace: Trace, guide_trace: Trace, *, enumerating: bool =
     in_model = p.latent
     if enumerating:
         in_model = [s for s in in_model if s in q.latent or s not in p.enumerated]
-    check_sites(in_model, q.latent)
+    if {*in_model} != {*q.latent}:
+        check_sites(in_model, q.latent, _shared(p, in_model, q.latent))
+
+
+def _shared(p: Kinds, in_model: list[str], in_guide: list[str]) -> str | None:
+    """A latent that the guide lacks, outside of the plates of what it has and of the data."""
+    plates = {s: {f.name for f in node["cond_indep_stack"]} for s, node in p.random.items()}
+    seen = set().union(*(plates[s] for s in p.observed))
+    inside = seen & set().union(*(plates.get(s, set()) for s in in_guide))
+    lacking = [s for s in in_model if s not in in_guide]
+    return next((s for s in lacking if inside and not plates[s] & inside), None)
 
 
 def check_observed(model_trace: Trace) -> None:
