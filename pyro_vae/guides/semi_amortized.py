@@ -96,6 +96,11 @@ class SemiAmortized(Guide):
     and refining leaves the RNG alone. In a hierarchy a_i and b_i do not depend on the other
     latents, mu_i and sigma_i still do.
 
+    The guide may be of any program. A latent whose support is not all real numbers has its normal
+    in coordinates, as the guides of this library lay it, of any shape and in any plates inside the
+    datum; a_i and b_i have the shape of mu_i. What all data share, outside of their plate, stays
+    as it is: the steps see its mean.
+
     **What is trained.** a and b are constants to whatever differentiates the bound: nothing is
     differentiated twice. The model gets the gradient of the bound at the refined distributions.
     So does the amortised guide, straight through: the gradient with respect to the refined mean
@@ -105,7 +110,7 @@ class SemiAmortized(Guide):
 
     Refinement runs in evaluation mode (running statistics of BatchNorm, which it does not
     move) on ``guide.model`` without any handler around it: on the bound itself, whatever beta
-    training uses. It never touches a parameter or its gradient. Under ``infer.importance`` each
+    training uses, and whatever part of all data these are. It never touches a parameter or its gradient. Under ``infer.importance`` each
     datum is refined once, and all of its samples are drawn from the refined distributions.
 
     Sources: "Semi-Amortized Variational Autoencoders", Kim, Wiseman, Miller, Sontag, Rush (2018);
@@ -113,17 +118,23 @@ class SemiAmortized(Guide):
     Roeder, Wu, Duvenaud (2017) for the path derivative.
 
     Args:
-        guide: covers all latents of its model with diagonal normals: ``BottomUp``, ``Ladder``.
+        guide: covers all latents of its model with diagonal normals: ``BottomUp``, ``Ladder``, or
+            a module of your own.
         steps: refinement steps, each about as costly as a training step; 0 is the guide itself.
         lr: length of a step. Where latents are strongly correlated given the data, long steps
             overshoot: smaller ones, and more of them, do not.
+        model: the generative program; default: that of the guide.
+        like: data that both are run on, to see where the latents are; default: a few that guides
+            of this library keep of theirs. Not needed for a ``models.VAE``.
 
     Attributes:
         latents: as of the guide.
 
     Raises:
-        TypeError: no guide, or one whose latents are no diagonal normals.
-        ValueError: a guide that leaves out latents of the model, steps < 0, lr not in (0, 1].
+        TypeError: no guide, or one whose latents are no diagonal normals; no model or no data,
+            where it takes them.
+        ValueError: a guide that leaves out latents of the model, or has none for each datum;
+            latents that are summed out; steps < 0, lr not in (0, 1].
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
