@@ -11,8 +11,9 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from pyro_vae import Trainer, handlers, infer, priors, regularizers, schedules
-from pyro_vae.conditionals import DiagonalNormal, FullNormal, StandardNormal
+from pyro_vae.conditionals import DiagonalNormal, FullNormal, PointMass, StandardNormal
 from pyro_vae.conditionals.flow import AutoregressiveFlow
+from pyro_vae.conditionals.growing import grow
 from pyro_vae.guides import (
     BottomUp,
     Composed,
@@ -84,6 +85,33 @@ def building(tmp):
         return bound(model, Ladder(model))
 
     yield ladder(FullNormal), ladder(DiagonalNormal)
+
+
+@cases
+def growing(tmp):
+    def made(cls, **options):
+        return cls(nn.Identity(), 4, 3, **options)
+
+    def grown(cls, start, **options):
+        return lambda: grow(made(cls, **options), start)
+
+    diagonal, flow = made(DiagonalNormal), made(AutoregressiveFlow, steps=3, hidden=9)
+    yield grown(PointMass, diagonal), *map(grown, (DiagonalNormal, FullNormal), [diagonal] * 2)
+    yield grown(FullNormal, flow), grown(FullNormal, diagonal)
+    yield grown(FullNormal, diagonal, relative=False), grown(FullNormal, diagonal, relative=True)
+    before = made(FullNormal, relative=False)
+    yield grown(FullNormal, before), grown(FullNormal, before, relative=False)
+    far = made(DiagonalNormal, min_scale=0.1)
+    yield grown(FullNormal, far), grown(FullNormal, far, min_scale=0.1)
+    yield (
+        grown(AutoregressiveFlow, flow, hidden=9),
+        grown(AutoregressiveFlow, flow, hidden=9, steps=3),
+        grown(AutoregressiveFlow, flow, hidden=9, steps=4),
+    )
+    yield (
+        grown(AutoregressiveFlow, flow, steps=3),
+        grown(AutoregressiveFlow, flow, steps=3, hidden=9),
+    )
 
 
 class Of(nn.Module):

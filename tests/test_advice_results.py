@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import matplotlib.pyplot as plt
@@ -198,6 +199,19 @@ def panels(tmp):
             shown.widgets()
 
     yield without, lambda: shown.choose(guide="delta").train(1).show()
+    each = functools.partial(Panel, {"VAE": model}, {"bottom-up": guides.BottomUp})
+    yield lambda: each({"vae": splits}), lambda: each({"VAE": splits})
+
+    def training(act):
+        own = each(splits)
+        return own.train(2, callbacks=[SimpleNamespace(on_step_end=lambda **_: act(own))])
+
+    yield (
+        lambda: training(lambda own: own.choose(beta=2.0)),
+        lambda: training(Panel.stop).choose(beta=2.0),
+        lambda: training(lambda own: own.choose(lr=1e-4)),
+    )
+    yield lambda: training(Panel.train), lambda: training(Panel.stop).train(1)
     Results(tmp / "runs", {"epochs": 2})
     yield lambda: Results(tmp / "runs", {"epochs": 3}), lambda: Results(tmp / "new", {"epochs": 3})
     plt.close("all")

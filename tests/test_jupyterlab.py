@@ -121,7 +121,7 @@ def drive(page, expect, folder, theme):
     assert page.locator(".jp-OutputArea-output[data-mime-type*=error]").count() == 0
 
     panel.scroll_into_view_if_needed()
-    status, picture = panel.locator("code"), panel.locator("img")
+    status, picture = panel.locator("code").first, panel.locator("img").first
     before, source = status.inner_text(), picture.get_attribute("src")
     assert "ladder" in before and epoch(before) == 10
     panel.locator("select").nth(1).select_option("flow")
@@ -129,11 +129,38 @@ def drive(page, expect, folder, theme):
     expect(picture).not_to_have_attribute("src", source, timeout=SECONDS)
     source = picture.get_attribute("src")
     panel.get_by_role("button", name="Train").click()
-    expect(status).to_contain_text(f"epoch {epoch(before) + 1}, elbo", timeout=SECONDS)
+    expect(status).to_contain_text(f"epoch {epoch(before) + 10}, elbo", timeout=SECONDS)
     expect(picture).not_to_have_attribute("src", source, timeout=SECONDS)
-    assert "flow" in status.inner_text() and "Error" not in status.inner_text()
+    assert "flow" in status.inner_text() and "Error" not in panel.inner_text()
+    stop_a_run(panel, expect, status)
+    refuse(panel, expect)
+    panel.get_by_role("button", name="Compare").click()
+    expect(panel.locator("table")).to_contain_text("inference gap", timeout=SECONDS)
     assert page.evaluate("document.body.dataset.jpThemeName") == theme
     photograph(page, folder, theme)
+
+
+def stop_a_run(panel, expect, status):
+    epochs, stop = (
+        panel.locator("input[type=number]").nth(1),
+        panel.get_by_role("button", name="Stop"),
+    )
+    epochs.fill("100000")
+    epochs.press("Enter")
+    panel.get_by_role("button", name="Train").click()
+    expect(panel).to_contain_text(" of 100000), step ", timeout=SECONDS)
+    stop.click()
+    expect(stop).to_be_disabled(timeout=SECONDS)
+    expect(status).to_contain_text("flow", timeout=SECONDS)
+
+
+def refuse(panel, expect):
+    """A bad number is told, and goes."""
+    beta = panel.locator("input[type=number]").first
+    beta.fill("-1")
+    beta.press("Enter")
+    expect(panel).to_contain_text("beta: expected a finite number >= 0, got -1.0", timeout=SECONDS)
+    expect(beta).to_have_value("0.5", timeout=SECONDS)
 
 
 def epoch(status):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import MappingProxyType
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import ConditionalAffineAutoregressive
+from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from .. import networks
 from ..ground.arguments import whole
 from ..ground.recorded import Recorded
-from .normal import DiagonalNormal
+from .normal import DiagonalNormal, zero
 
 
 class FlowDistribution(dist.TransformedDistribution):
@@ -38,18 +41,36 @@ class FlowDistribution(dist.TransformedDistribution):
         return value
 
 
+class _Step(ConditionalAutoRegressiveNN):
+    """The m and log s of one step, s = 2 sigmoid(a) with a = 0 at first: the identity."""
+
+    def __init__(
+        self, size: int, in_features: int, hidden: list[int], order: Tensor, f: nn.Module
+    ) -> None:
+        super().__init__(size, in_features, hidden, permutation=order, nonlinearity=f)
+        zero(self.layers[-1])
+        # In files, so that the weights of other steps are not taken for those of these
+        self.register_buffer("limit", torch.tensor(2.0))
+
+    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        m, a = super().forward(z, context)
+        return m, self.limit.log() + logsigmoid(a)
+
+
 class AutoregressiveFlow(Recorded, nn.Module):
     """A diagonal normal that is sent through inverse autoregressive steps, all given the context.
 
-        z^0 ~ N(mu(h), diag sigma(h)^2),  z^t_i = s_i z^(t-1)_i + (1 - s_i) m_i,
+        z^0 ~ N(mu(h), diag sigma(h)^2),  z^t_i = s_i z^(t-1)_i + m_i,
 
-    where s_i in (0, 1) and m_i are functions of h and of those z^(t-1)_j that come before i: in
-    ascending order in the first step, in descending order in the second, and so on. Sampling, and
+    where s_i in (e^-5, 2) and m_i are functions of h and of those z^(t-1)_j that come before i: in
+    ascending order in the first step, in descending order in the second, and so on. At first s = 1
+    and m = 0: training starts at the diagonal normal. That a step at most doubles a distance keeps
+    large learning rates from making it overflow, as exp(a) in the place of s would. Sampling, and
     the density at a sample, take one pass per step; the density of any other value takes ``size``
     passes per step. Each call makes transforms of its own, so that no sample stays behind.
 
     Source: "Improving Variational Inference with Inverse Autoregressive Flow", Kingma, Salimans,
-    Jozefowicz, Chen, Sutskever, Welling (2016), equations 13 and 14.
+    Jozefowicz, Chen, Sutskever, Welling (2016), equation 10, with another bound of s.
 
     Args:
         network, in_features, size: as in ``DiagonalNormal``, for at least 2 latents.
@@ -59,6 +80,8 @@ class AutoregressiveFlow(Recorded, nn.Module):
         activation: makes the module between their layers.
         min_scale: lower bound of the base's sigma.
         norm: makes the normalisation of the heads of mu and sigma.
+        additive: False for the steps s_i z_i + (1 - s_i) m_i with s_i in (0, 1) of equations 13
+            and 14, as in files of version 0.1, which are never the identity.
 
     Raises:
         ValueError: fewer than one step, widths below ``size``, a single latent, for which each
@@ -71,6 +94,8 @@ class AutoregressiveFlow(Recorded, nn.Module):
         (torch.Size([5]), torch.Size([2]))
     """
 
+    absent = MappingProxyType({"additive": False})
+
     def __init__(
         self,
         network: nn.Module,
@@ -82,6 +107,7 @@ class AutoregressiveFlow(Recorded, nn.Module):
         activation: Callable[[], nn.Module] = nn.ELU,
         min_scale: float = 1e-4,
         norm: networks.Norm | None = None,
+        additive: bool = True,
     ) -> None:
         """Build the base and each step's network."""
         super().__init__()
@@ -101,20 +127,28 @@ class AutoregressiveFlow(Recorded, nn.Module):
         self.base = DiagonalNormal(
             nn.Identity(), in_features, size, min_scale=min_scale, norm=norm
         )
-        order = torch.arange(size)
+        self._orders = [(*range(size),)[:: -1 if step % 2 else 1] for step in range(steps)]
         self.steps = nn.ModuleList(
-            ConditionalAutoRegressiveNN(
+            _Step(size, in_features, list(widths), torch.tensor(order), activation())
+            if additive
+            else ConditionalAutoRegressiveNN(
                 size,
                 in_features,
                 list(widths),
-                permutation=order.flip(0) if step % 2 else order,
+                permutation=torch.tensor(order),
                 nonlinearity=activation(),
             )
-            for step in range(steps)
+            for order in self._orders
         )
+        self._stable = not additive
 
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The distribution given the context."""
         h = self.network(*context)
-        steps = [ConditionalAffineAutoregressive(s, stable=True).condition(h) for s in self.steps]
+        steps = []
+        for network, order in zip(self.steps, self._orders, strict=True):
+            given = functools.partial(network, context=h)
+            # Numbers, as a graph that inverts cannot read them from the network's own tensor
+            given.permutation = order
+            steps.append(AffineAutoregressive(given, stable=self._stable))
         return FlowDistribution(self.base(h), steps)

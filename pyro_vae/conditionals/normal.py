@@ -18,6 +18,12 @@ from ..ground.recorded import Recorded
 from ..networks import Norm, head
 
 
+def zero(linear: nn.Linear) -> None:
+    """Make a linear layer return 0 for now; its gradient is not 0."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+
+
 class StandardNormal(Recorded, nn.Module):
     """The N(0, I) prior of a top layer: no context, no parameters.
 
@@ -86,12 +92,15 @@ class DiagonalNormal(Recorded, nn.Module):
 
 
 class FullNormal(Recorded, nn.Module):
-    """N(mu(c), L(c) L(c)^T) with linear heads for mu and the lower-triangular L = S (I + B).
+    """N(mu(c), L(c) L(c)^T) with linear heads for mu and L = S (I + B / sqrt(size)).
 
     S is diagonal, softplus(W h + b) + ``min_scale``, and B strictly lower-triangular and free, so
     that L is the Cholesky factor of a positive definite matrix, whatever the parameters, and the
-    scale of a latent that of its whole row: a correlation does not grow as the scale shrinks. The
-    density at its own draw comes from the noise, see ``distributions.CholeskyNormal``.
+    scale of a latent that of its whole row: a correlation does not grow as the scale shrinks. B is
+    0 at first, so that training starts at a diagonal normal. An optimizer such as Adam moves all
+    entries of a row at the same pace: the root keeps the pace of the row that of the other heads,
+    whatever the size. The density at its own draw comes from the noise, see
+    ``distributions.CholeskyNormal``.
 
     Args:
         network, in_features, size: as in ``DiagonalNormal``; there are size (size - 1) / 2 entries
@@ -126,6 +135,8 @@ class FullNormal(Recorded, nn.Module):
         # The names differ, so that the weights of one are not taken for those of the other
         name = "relative" if relative else "lower"
         entries = nn.Linear(in_features, size * (size - 1) // 2) if size > 1 else None
+        if relative and entries is not None:
+            zero(entries)
         self.register_module(name, entries)
         self.min_scale = min_scale
         self.register_buffer("below", torch.tril_indices(size, size, -1), persistent=False)
@@ -140,8 +151,8 @@ class FullNormal(Recorded, nn.Module):
                 factor[..., self.below[0], self.below[1]] = self.lower(h)
             return dist.MultivariateNormal(self.loc(h), scale_tril=factor)
         if self.relative is not None:
-            row = self.below[0]
-            factor[..., row, self.below[1]] = scale[..., row] * self.relative(h)
+            row, size = self.below[0], scale.shape[-1]
+            factor[..., row, self.below[1]] = scale[..., row] * self.relative(h) / size**0.5
         return CholeskyNormal(self.loc(h), scale_tril=factor)
 
 

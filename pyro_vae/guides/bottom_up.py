@@ -11,13 +11,15 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from .. import networks
+from ..conditionals.growing import grow
 from ..conditionals.normal import DiagonalNormal
 from ..distributions import declared
 from ..ground.arguments import known
 from ..programs.program import Guide
+from .growing import Growth
 from .plates import Plates
 from .reading import Reading
-from .subjects import check_unmasked, factors_of, few_of, keys_of, subject_of
+from .subjects import check_unweighed, factors_of, few_of, keys_of, subject_of
 
 Order = Literal["bottom-up", "top-down", "chain"]
 
@@ -25,7 +27,7 @@ Order = Literal["bottom-up", "top-down", "chain"]
 class BottomUp(Guide):
     """q(z|x) = prod_i q(z_i|those before it and x that the posterior asks for), diagonal normals.
 
-    For a ``models.VAE`` that is q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), and for one layer the amortised
+    For a ``models.VAE`` that is q(z1|x) q(z2|z1) ... q(zL|z_{L-1}), for one layer the amortised
     mean-field posterior; ``print`` shows the factorisation. The guide can be built for any program
     with a data plate: which latents and data each factor sees follows from the model's graph by
     ``infer.faithful_inverse``, so that nothing is independent that is not so in the posterior.
@@ -60,6 +62,9 @@ class BottomUp(Guide):
             distribution of the site's event shape.
         sites: latents that it covers, default all; the others are left to the other parts of
             ``guides.Composed``.
+        start: a trained guide of the model as which it begins, exactly, in place of new networks:
+            a ``BottomUp``, or one of its own class. It decides order, hidden, encoder,
+            conditionals and sites, and stays as it is.
 
     Attributes:
         latents: the sites that it covers, in sampling order.
@@ -97,16 +102,25 @@ class BottomUp(Guide):
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
         sites: Sequence[str] | None = None,
+        start: Guide | None = None,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
-        subject = subject_of(model, like)
+        growth = None
+        if start is not None:
+            options = {"order": (order, "bottom-up"), "hidden": (hidden, None)}
+            options |= {"encoder": (encoder, None), "conditionals": (conditionals, None)}
+            growth = Growth(self, start, model, {**options, "sites": (sites, None)})
+            order, hidden, encoder, conditionals, sites = growth.options.values()
+        subject = subject_of(model, like) if growth is None else growth.subject
         super().__init__(subject.model)
         if like is not None:
             self.arguments["like"] = few_of(like)
+        self.subject = subject
         self.inputs = factors_of(subject, order, sites)
         self.latents = tuple(self.inputs)
-        check_unmasked(subject.structure, self.latents)
+        check_unweighed(subject.structure, self.latents)
         self.norm, self.places = subject.norm, subject.places
+        self.placing = nn.ModuleList(subject.places.values())
         self.few = subject.few
         self._plates = Plates(subject.structure, self.latents)
         own = dict(conditionals or {})
@@ -122,9 +136,17 @@ class BottomUp(Guide):
                 self.conditionals[key] = own[site]
             else:
                 network, features = self.reading.network(site, widths[site])
-                self.conditionals[key] = self._heads(network, features, site)
+                made = self._heads(network, features, site)
+                if growth is not None:
+                    grow(made, growth.start.conditionals[key], growth.memo)
+                self.conditionals[key] = made
         if subject.like is not None:
             self.to(*subject.like)
+
+    @classmethod
+    def starts(cls) -> tuple[type[Guide], ...]:
+        """The families that it contains, in which it can start."""
+        return (BottomUp,) if cls is BottomUp else (BottomUp, cls)
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -174,7 +196,9 @@ class BottomUp(Guide):
 
     def __repr__(self) -> str:
         """The factorisation and the number of parameters."""
-        factors = " ".join(f"q({s}|{','.join(of)})" if of else f"q({s})" for s, of in self.inputs.items())
+        factors = " ".join(
+            f"q({s}|{','.join(of)})" if of else f"q({s})" for s, of in self.inputs.items()
+        )
         # A part that does not see the data is a function of its parents alone
         seen = [name for of in self.inputs.values() for name in of if name not in self.places]
         context = ",".join(dict.fromkeys([*seen, *self.parents]))

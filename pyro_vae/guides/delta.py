@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..conditionals.normal import PointMass
+from ..programs.program import Guide
 from .bottom_up import BottomUp
 
 
@@ -16,8 +17,7 @@ class Delta(BottomUp):
     bound that is logged beside the objective is only meaningful as log p(x, z).
 
     Args:
-        vae: the model that it is built for.
-        hidden, encoder, conditionals: as in ``BottomUp``.
+        model, like, order, hidden, encoder, conditionals, sites: as in ``BottomUp``.
 
     Example:
         >>> import torch
@@ -27,6 +27,11 @@ class Delta(BottomUp):
         >>> bool((code.mean["z1"] == code.sample["z1"]).all())
         True
     """
+
+    @classmethod
+    def starts(cls) -> tuple[type[Guide], ...]:
+        """None: no guide with a density is a point mass."""
+        return ()
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
         return PointMass(network, features, self.places[site].size)

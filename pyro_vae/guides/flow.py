@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from .. import networks
 from ..conditionals.flow import AutoregressiveFlow
+from ..programs.program import Guide
 from .bottom_up import BottomUp, Order
 
 
@@ -24,11 +26,13 @@ class Flow(BottomUp):
     Jozefowicz, Chen, Sutskever, Welling (2016).
 
     Args:
-        model, like, order, hidden, encoder, conditionals, sites: as in ``BottomUp``. A latent of
-            one number, over which each step is an affine map, gets a normal.
+        model, like, order, hidden, encoder, conditionals, sites, start: as in ``BottomUp``. A
+            latent of one number, over which each step is an affine map, gets a normal.
         steps: autoregressive steps per layer.
         step_hidden: hidden widths of each step's network, none below the size of a layer; default
             (64,), or (size,) where that is more.
+        additive: False for the steps of files of version 0.1, see
+            ``conditionals.AutoregressiveFlow``.
 
     Raises:
         TypeError, ValueError: as ``BottomUp``; latents of one number each.
@@ -40,6 +44,8 @@ class Flow(BottomUp):
         >>> Flow(vae, steps=3).encode(torch.zeros(5, 6)).sample["z1"].shape
         torch.Size([5, 3])
     """
+
+    absent = MappingProxyType({**BottomUp.absent, "additive": False})
 
     def __init__(
         self,
@@ -53,10 +59,16 @@ class Flow(BottomUp):
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
         sites: Sequence[str] | None = None,
+        start: Guide | None = None,
+        additive: bool = True,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         # Before the base class, which builds the heads
-        self._options: dict[str, Any] = {"steps": steps, "hidden": step_hidden}
+        self._options: dict[str, Any] = {
+            "steps": steps,
+            "hidden": step_hidden,
+            "additive": bool(additive),
+        }
         super().__init__(
             model,
             like=like,
@@ -65,6 +77,7 @@ class Flow(BottomUp):
             encoder=encoder,
             conditionals=conditionals,
             sites=sites,
+            start=start,
         )
         if all(self.places[site].size < 2 for site in self.latents):
             raise ValueError(

@@ -10,6 +10,7 @@ from torch import nn
 
 from .. import networks
 from ..conditionals.normal import FullNormal
+from ..programs.program import Guide
 from .bottom_up import BottomUp, Order
 
 
@@ -27,7 +28,7 @@ class FullCovariance(BottomUp):
     Rezende, Mohamed, Wierstra (2014), section 4.3 on structured covariances.
 
     Args:
-        model, like, order, hidden, encoder, conditionals, sites: as in ``BottomUp``.
+        model, like, order, hidden, encoder, conditionals, sites, start: as in ``BottomUp``.
         relative: False for the parametrisation of files of version 0.1, see
             ``conditionals.FullNormal``.
 
@@ -54,6 +55,7 @@ class FullCovariance(BottomUp):
         encoder: nn.Module | None = None,
         conditionals: Mapping[str, nn.Module] | None = None,
         sites: Sequence[str] | None = None,
+        start: Guide | None = None,
         relative: bool = True,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
@@ -67,6 +69,7 @@ class FullCovariance(BottomUp):
             encoder=encoder,
             conditionals=conditionals,
             sites=sites,
+            start=start,
         )
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:

@@ -153,4 +153,3 @@ def _measured(elements: Tensor) -> tuple[Tensor, Tensor]:
     # What never changes here may change elsewhere, about as much as the rest
     typical = scale[scale > 0].median() if (scale > 0).any() else scale.new_ones(())
     return loc, torch.where(scale > 0, scale, typical)
-

@@ -97,6 +97,7 @@ class Ladder(Guide):
         found = subject.structure
         self.latents = tuple(site for site in found.latents if site in subject.places)
         self.places, self._plates = subject.places, Plates(found, self.latents)
+        self.placing = nn.ModuleList(subject.places.values())
         self.few, self.runs_model = subject.few, subject.few is not None
         # What sees nothing gains nothing from its prior, which the proposal can be
         self._merged = frozenset(site for site in self.latents if found.parents[site])

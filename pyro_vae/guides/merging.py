@@ -35,7 +35,7 @@ def normal_of(prior: Any, place: Place) -> tuple[Tensor, Tensor] | None:
     if not isinstance(inner, Normal):
         return None
     shape = (*prior.batch_shape, *place.coordinates)
-    return place.joined(inner.loc.expand(shape)), place.joined(inner.scale.expand(shape))
+    return place.joined(inner.loc.expand(shape)), place.joined_scale(inner.scale.expand(shape))
 
 
 def parameters_of(prior: Any, place: Place) -> Tensor:

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, IndependentTransform, Transform, biject_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import identity_transform
@@ -20,11 +20,12 @@ from ..programs.sites import is_point_mass
 from ..programs.structure import Latent
 
 
-class Place:
+class Place(nn.Module):
     """From a latent's values to one vector of real numbers per datum, and back.
 
     The vector (..., n, size) holds, for each element of the plates inside the datum, the
-    coordinates in which the support is all real numbers.
+    coordinates in which the support is all real numbers, u, as (u - m) / s with the m and s of
+    ``measure``, 0 and 1 without it.
 
     Args:
         site: name of the latent.
@@ -40,7 +41,14 @@ class Place:
             drawn, or of a support without coordinates, or with bounds that differ among data.
     """
 
+    center: Tensor | None
+    spread: Tensor | None
+
     def __init__(self, site: str, latent: Latent) -> None:
+        """Find out about the coordinates."""
+        super().__init__()
+        self.register_buffer("center", None)
+        self.register_buffer("spread", None)
         self.site, self.event_shape = site, tuple(latent.event_shape)
         self.transform = _transform(site, latent)
         shape = torch.Size(self.event_shape)
@@ -62,14 +70,39 @@ class Place:
         """The vector (..., n, size) of values (..., *plates, *event)."""
         return value if self._as_it_is else self.joined(self.transform.inv(value))
 
+    @torch.no_grad()
+    def measure(self, values: Tensor) -> None:
+        """Have the median of some values (draws, *plates, *event) as 0, most within -1 and 1."""
+        u = self._joined(self.transform.inv(values)).flatten(0, -2)
+        u = torch.where(u.isfinite(), u, torch.nan)
+        low, center, high = u.nanquantile(u.new_tensor([0.16, 0.5, 0.84]), 0)
+        spread = (high - low) / 2
+        self.center = center.nan_to_num(0)
+        self.spread = torch.where(spread > 0, spread, 1.0)
+        self._as_it_is = False
+
     def joined(self, u: Tensor) -> Tensor:
         """The vector (..., n, size) of coordinates (..., *plates, *coordinates)."""
+        vector = self._joined(u)
+        return vector if self.center is None else (vector - self.center) / self.spread
+
+    def joined_scale(self, scale: Tensor) -> Tensor:
+        """The vector (..., n, size) of standard deviations of coordinates."""
+        vector = self._joined(scale)
+        return vector if self.spread is None else vector / self.spread
+
+    def _joined(self, u: Tensor) -> Tensor:
         at = u.dim() - len(self.coordinates) - self.rank
         u = u.movedim(at + self.data, at)
         return u.reshape(*u.shape[: at + 1], self.size)
 
     def coordinates_of(self, vector: Tensor) -> Tensor:
         """Coordinates (..., *plates, *coordinates) at vectors (..., n, size)."""
+        if self.center is not None:
+            vector = self.center + self.spread * vector
+        return self._arranged(vector)
+
+    def _arranged(self, vector: Tensor) -> Tensor:
         u = vector.reshape(*vector.shape[:-1], *self.rest, *self.coordinates)
         at = vector.dim() - 2
         return u.movedim(at, at + self.data)
@@ -93,8 +126,9 @@ class Place:
         normal = getattr(q, "base_dist", None)
         if not (isinstance(q, Independent) and isinstance(normal, torch.distributions.Normal)):
             return Laid(q, self)
-        parts = map(self.coordinates_of, (normal.loc, normal.scale))
-        laid = dist.Normal(*parts).to_event(len(self.coordinates))
+        scale = normal.scale if self.spread is None else self.spread * normal.scale
+        laid = dist.Normal(self.coordinates_of(normal.loc), self._arranged(scale))
+        laid = laid.to_event(len(self.coordinates))
         if self.is_real:
             return laid
         return dist.TransformedDistribution(laid, [self.transform])
@@ -111,7 +145,7 @@ class Laid(TorchDistribution):
         place: where its values lie.
     """
 
-    arg_constraints: dict[str, Constraint] = {}  # noqa: RUF012 - as torch declares it
+    arg_constraints: dict[str, Constraint] = {}
 
     def __init__(self, base: TorchDistributionMixin, place: Place) -> None:
         self.base, self.place = base, place
@@ -156,6 +190,8 @@ class Laid(TorchDistribution):
             at = vector.dim() - 2
             slope = slope.movedim(at + place.data, at)
             density = density - slope.reshape(*slope.shape[: at + 1], -1).sum(-1)
+        if place.spread is not None:
+            density = density - place.spread.log().sum()
         part = (density / place.elements).reshape(*density.shape, *(1,) * len(place.rest))
         part = part.expand(*density.shape, *place.rest)
         return part.movedim(density.dim() - 1, density.dim() - 1 + place.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,18 @@ from ..data.arguments import Arguments, Data
 from ..ground.arguments import known
 from ..models import VAE
 from ..programs.given import given
-from ..programs.inspecting import structure
+from ..programs.inspecting import FEW, structure
 from ..programs.inversion import faithful_inverse
 from ..programs.methods import as_program
 from ..programs.program import Model
+from ..programs.running import traced, undisturbed
 from ..programs.structure import Structure
 from ..programs.unwrapping import below_handlers, name_of
 from .inputs import OwnInputs, ProgramInputs
 from .places import Place
 
-_FEW = 2
+# Runs of a program that tell where its latents are
+_RUNS = 30
 ORDERS = ("bottom-up", "top-down", "chain")
 
 
@@ -107,6 +109,11 @@ def _of_program(model: Callable, like: Any) -> Subject:
     found = structure(model, like)
     x, y = given(like, None, model)
     places = _places(found)
+    if not places:
+        raise ValueError(
+            f"model: expected latents inside the data plate {found.plate!r}, got "
+            f"{[*found.latents]} outside of it: use an autoguide of Pyro, such as AutoNormal"
+        )
     nodes = (*found.observed.values(), *found.arguments)
     names = [getattr(n, "argument", n) for n in nodes]
     arguments = [name.removesuffix(" (argument)") for name in names if name is not None]
@@ -118,15 +125,27 @@ def _of_program(model: Callable, like: Any) -> Subject:
         )
     kind = x.device, x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
     inputs = ProgramInputs(model, arguments, x, y)
-    few = x[:_FEW], None if y is None else y[:_FEW]
-    return Subject(
-        as_program(model), found, inputs, places, tuple(places), like=kind, few=few
-    )
+    few = x[:FEW], None if y is None else y[:FEW]
+    _measure(as_program(model), places, *few)
+    return Subject(as_program(model), found, inputs, places, tuple(places), like=kind, few=few)
 
 
 def _places(found: Structure) -> dict[str, Place]:
     """Of the latents that a guide draws, in the order of the faithful inverse from the data up."""
     return {site: Place(site, found.latents[site]) for site in faithful_inverse(found).inputs}
+
+
+def _measure(model: Callable, places: Mapping[str, Place], x: Data, y: Tensor | None) -> None:
+    """Have the values that the priors of latents draw as the numbers near one of networks."""
+    drawn: dict[str, list[Tensor]] = {site: [] for site in places}
+    with undisturbed(model, device=x.device):
+        torch.manual_seed(0)
+        for _ in range(_RUNS):
+            trace = traced(model, x, y)
+            for site, values in drawn.items():
+                values.append(trace.nodes[site]["value"])
+    for site, values in drawn.items():
+        places[site].measure(torch.stack(values))
 
 
 def factors_of(
@@ -176,14 +195,16 @@ def _covered(drawn: tuple[str, ...], sites: Sequence[str] | None) -> tuple[str, 
     return tuple(site for site in drawn if site in chosen)
 
 
-def check_unmasked(found: Structure, sites: Sequence[str]) -> None:
-    """Raise ``ValueError`` for a latent that a mask of the model hides from some data."""
+def check_unweighed(found: Structure, sites: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a latent that the model hides from some data, or weighs."""
     for site in sites:
-        if found.latents[site].masked:
+        latent = found.latents[site]
+        if latent.masked or latent.scaled:
+            handler = "mask" if latent.masked else "scale"
             raise ValueError(
-                f"site {site!r}: expected latents without a mask, which this guide would have to "
-                "know, got one under poutine.mask: use guides.Ladder, which runs the model, or "
-                "write the guide of this model by hand"
+                f"site {site!r}: expected latents that the model neither hides nor weighs, as its "
+                f"guide has to do the same, got one under poutine.{handler}: use guides.Ladder, "
+                "which runs the model, or write the guide by hand"
             )
 
 
@@ -195,4 +216,4 @@ def keys_of(sites: Sequence[str]) -> dict[str, str]:
 
 def few_of(like: Any) -> Data | None:
     """A few of the data, for the record of a constructor's arguments."""
-    return like[:_FEW] if isinstance(like, Tensor | Arguments) else None
+    return like[:FEW] if isinstance(like, Tensor | Arguments) else None

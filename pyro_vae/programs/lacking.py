@@ -15,7 +15,7 @@ from .structure import Structure
 def lacking(
     model: Callable, guide: Callable, x: Data, y: Tensor | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Latent of a guide -> the latents, data and arguments that it lacks; nothing where it has all.
+    """Latent of a guide -> the latents, data and arguments that it lacks; none where it has all.
 
     In the guide's own order of drawing each latent is to see those that were drawn before it, the
     observed sites and the arguments of which it is not independent given all others of them, in

@@ -39,8 +39,9 @@ def trace_pair(
     y: Tensor | None = None,
     *,
     enumerating: bool = False,
+    drawing: contextlib.AbstractContextManager | None = None,
 ) -> tuple[Trace, Trace]:
-    """Traces of the model, replayed against the guide, and of the guide.
+    """Traces of the model, replayed against the guide, and of the guide, which runs ``drawing``.
 
     Where ``enumerating``, the model alone may have latent sites that are marked for enumeration.
     Raises ``ValueError`` for other latent sites of one that the other does not have, and
@@ -53,16 +54,18 @@ def trace_pair(
         if isinstance(inner, GuideMessenger):
             check_messenger(model, guide)
             args, kwargs = arguments_of(model, x, y)
-            guide(*args, **kwargs)
+            with drawing or contextlib.nullcontext():
+                guide(*args, **kwargs)
             model_trace, guide_trace = guide.get_traces()
             vars(model_trace)[PROGRAM] = model
-        elif getattr(inner, "leads", False):
+        elif drawing is None and getattr(inner, "leads", False):
             with inner.leading(x, y) as leading:
                 with leading:
                     model_trace = traced(model, x, y)
                 guide_trace = traced(guide, x, y)
         else:
-            guide_trace = traced(guide, x, y)
+            with drawing or contextlib.nullcontext():
+                guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
     check_observed(model_trace)
     check_latents(model_trace, guide_trace, enumerating=enumerating)

@@ -70,10 +70,10 @@ class Loop:
                 self._call("on_epoch_end", row=row)
                 run.done, run.position = run.done + 1, None
             run.finished = True
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             interrupted = interruption.signal != SIGTERM
             if not ranks.rank():
-                by = "Ctrl-C" if interrupted else "SIGTERM"
+                by = str(error) or ("Ctrl-C" if interrupted else "SIGTERM")
                 self.plan.bar.write(
                     f"stopped by {by} after {self.state.step} steps; the trainer is usable"
                 )

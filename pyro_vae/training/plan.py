@@ -120,6 +120,7 @@ class Plan:
             self.run = Run(epochs, facts, every, keep)
             if before is not None:
                 self.run = _going_on(before, self.run)
+        self.run.steps = len(feed)
         ranks.check_alike(
             {
                 "epochs": epochs,

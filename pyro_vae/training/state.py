@@ -56,10 +56,11 @@ class Run:
 
     A run that goes on has to share the ``facts`` with the interrupted one. There are ``every``
     steps between two checkpoints, 0 without checkpoints, of which the last ``keep`` stay. ``done``
-    epochs are finished; ``stopping`` tells whether the run ends after this one, and ``position``
-    where it is in it. Of a run from a file, ``folder`` is where its checkpoints are, ``each`` has
-    the position of each process and its random streams, and ``found`` what its loop takes up:
-    states of callbacks, of the optimizer, and of buffers that no state dict holds.
+    epochs of so many ``steps`` are finished; ``stopping`` tells whether the run ends after this
+    one, and ``position`` where it is in it. Of a run from a file, ``folder`` is where its
+    checkpoints are, ``each`` has the position of each process and its random streams, and
+    ``found`` what its loop takes up: states of callbacks, of the optimizer, and of buffers that no
+    state dict holds.
     """
 
     epochs: int
@@ -70,6 +71,7 @@ class Run:
     finished: bool = False
     stopping: bool = False
     position: Position | None = None
+    steps: int = 0
     each: list[tuple[Position | None, dict[str, Tensor]]] = field(default_factory=list)
     folder: Path | None = None
     found: dict[str, Any] = field(default_factory=dict)

@@ -170,11 +170,14 @@ def test_heads_are_normalised(norm):
 @pytest.mark.parametrize("relative", [True, False])
 def test_full_normal_by_hand(relative):
     conditional = FullNormal(nn.Tanh(), 4, 3, min_scale=0.01, relative=relative)
+    if relative:
+        # Away from 0, where it begins
+        nn.init.normal_(conditional.relative.weight)
     context, z = torch.randn(5, 4), torch.randn(5, 3)
     h = context.tanh()
     diagonal = (1 + conditional.raw_scale(h).exp()).log() + 0.01
     if relative:
-        lower = conditional.relative(h) * diagonal[:, [1, 2, 2]]
+        lower = conditional.relative(h) / math.sqrt(3) * diagonal[:, [1, 2, 2]]
     else:
         lower = conditional.lower(h)
     p = conditional(context)
@@ -219,7 +222,7 @@ def test_the_factor_of_a_full_normal_stays_positive():
     p = conditional(torch.zeros(1, 1))
     assert p.scale_tril[0].tolist() == [
         [pytest.approx(1e-3), 0],
-        [pytest.approx(-0.1), pytest.approx(1e-3)],
+        [pytest.approx(-0.1 / math.sqrt(2)), pytest.approx(1e-3)],
     ]
     p.log_prob(p.mean + 1e-3).sum().backward()
     assert all(v.grad.isfinite().all() for v in conditional.parameters())

@@ -2,6 +2,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from chance import excess
+from pyro.nn import ConditionalAutoRegressiveNN
 from torch import nn
 from torch.autograd.functional import jacobian
 
@@ -12,7 +13,7 @@ from pyro_vae.conditionals.normal import DiagonalNormal
 def flow(size=4, **kwargs):
     conditional = AutoregressiveFlow(nn.Tanh(), 3, size, **kwargs).double()
     for parameter in conditional.steps.parameters():
-        # Far from the identity, which they are near at first
+        # Far from the identity, which they are at or near at first
         nn.init.normal_(parameter, std=0.3)
     return conditional, torch.randn(6, 3, dtype=torch.float64)
 
@@ -23,9 +24,13 @@ def pushed(q, e):
     return e
 
 
+BOTH = pytest.mark.parametrize("additive", [True, False])
+
+
+@BOTH
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_density_at_samples_by_the_jacobian_and_by_inversion(steps):
-    conditional, context = flow(steps=steps)
+def test_density_at_samples_by_the_jacobian_and_by_inversion(steps, additive):
+    conditional, context = flow(steps=steps, additive=additive)
     e = torch.randn(6, 4, dtype=torch.float64)
     for i in range(6):
         q = conditional(context[i])
@@ -42,23 +47,25 @@ def test_density_at_samples_by_the_jacobian_and_by_inversion(steps):
     torch.testing.assert_close(fresh.log_prob(z), rows)
 
 
-def test_one_step_by_hand():
-    conditional, context = flow(size=2, steps=1)
+@BOTH
+def test_one_step_by_hand(additive):
+    conditional, context = flow(size=2, steps=1, additive=additive)
     q = conditional(context)
     h = context.tanh()
     e = q.base_dist.mean
     torch.testing.assert_close(e, h @ conditional.base.loc.weight.T + conditional.base.loc.bias)
-    m, logit = conditional.steps[0](e, context=h)
-    s = torch.sigmoid(logit + 2)
-    torch.testing.assert_close(q.mean, s * e + (1 - s) * m)
+    m, a = ConditionalAutoRegressiveNN.forward(conditional.steps[0], e, context=h)
+    s = 2 * torch.sigmoid(a) if additive else torch.sigmoid(a + 2)
+    torch.testing.assert_close(q.mean, s * e + (m if additive else (1 - s) * m))
     # The first latent depends on the context alone, the second on the first too
     slopes = jacobian(lambda e: conditional.steps[0](e, context=h[0])[0], e[0])
     assert (slopes != 0).tolist() == [[False, False], [True, False]]
 
 
+@BOTH
 @torch.no_grad()
-def test_it_integrates_to_one():
-    conditional, context = flow(size=2)
+def test_it_integrates_to_one(additive):
+    conditional, context = flow(size=2, additive=additive)
     q = conditional(context[:1])
     spread = q.sample((2000,))[:, 0]
     low, high = spread.min(0).values - 3, spread.max(0).values + 3
@@ -100,13 +107,14 @@ def test_leading_dimensions_and_expansion():
     torch.testing.assert_close(q.log_prob(z), conditional(context).log_prob(z.clone()))
 
 
-def test_steps_without_influence_leave_a_normal():
-    conditional, context = flow(steps=2)
+@BOTH
+def test_steps_without_influence_leave_a_normal(additive):
+    conditional, context = flow(steps=2, additive=additive)
     for step in conditional.steps:
         for parameter in step.parameters():
             nn.init.zeros_(parameter)
     z = torch.randn(6, 4, dtype=torch.float64)
-    s = torch.sigmoid(torch.tensor(2.0, dtype=torch.float64)) ** 2
+    s = 1.0 if additive else torch.sigmoid(torch.tensor(2.0, dtype=torch.float64)) ** 2
     base = conditional.base(context.tanh()).base_dist
     expected = torch.distributions.Normal(base.loc * s, base.scale * s).log_prob(z).sum(-1)
     torch.testing.assert_close(conditional(context).log_prob(z), expected)

@@ -130,7 +130,9 @@ def test_sites():
     upper = BottomUp(vae, sites=["z2"])
     with pytest.raises(ValueError, match=r"conditionals: expected one of z2, got 'z1'"):
         BottomUp(vae, sites=["z2"], conditionals={"z1": upper.conditionals["z2"]})
-    with pytest.raises(ValueError, match=r"encoder: expected .* sees the data, got \{'z2': 'z1'\}"):
+    with pytest.raises(
+        ValueError, match=r"encoder: expected .* sees the data, got \{'z2': 'z1'\}"
+    ):
         BottomUp(vae, sites=["z2"], encoder=torch.nn.Linear(6, 4))
     widths = [
         q.loc.in_features

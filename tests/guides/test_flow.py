@@ -9,6 +9,7 @@ from torch import nn
 from pyro_vae import infer
 from pyro_vae.conditionals.flow import AutoregressiveFlow
 from pyro_vae.conditionals.normal import DiagonalNormal
+from pyro_vae.ground import recorded
 from pyro_vae.guides import BottomUp, Flow
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
@@ -66,17 +67,18 @@ def test_the_bound_is_closer_than_mean_field_on_a_bent_posterior():
     assert excess((estimate.log_likelihood - evidence).sum() / error) < 1
 
 
-def test_training_and_importance_sampling_invert_nothing(monkeypatch):
+@pytest.mark.parametrize(("additive", "name"), [(True, "_inverse"), (False, "_inverse_stable")])
+def test_training_and_importance_sampling_invert_nothing(additive, name, monkeypatch):
     rows = []
-    inverse = AffineAutoregressive._inverse_stable
+    inverse = getattr(AffineAutoregressive, name)
 
     def counted(self, y):
         rows.append(y[..., 0].numel())
         return inverse(self, y)
 
-    monkeypatch.setattr(AffineAutoregressive, "_inverse_stable", counted)
+    monkeypatch.setattr(AffineAutoregressive, name, counted)
     vae = VAE((6,), (4, 3), likelihood=Gaussian(), hidden=(5,))
-    guide, x = Flow(vae), torch.randn(10, 6)
+    guide, x = Flow(vae, additive=additive), torch.randn(10, 6)
     loss, _ = infer.TraceELBO()(vae, guide, x)
     loss.backward()
     infer.elbo_terms(vae, guide, x)
@@ -109,3 +111,22 @@ def test_arguments():
     assert [[m.out_features for m in s.layers] for s in steps] == [[9, 8, 8]] * 3
     with pytest.raises(ValueError, match="hidden: expected at least one width, none below the 4"):
         Flow(vae, sites=["z1"], step_hidden=3)
+
+
+def test_files_from_before_the_additive_steps_keep_theirs():
+    vae = VAE((6,), 3, likelihood=Gaussian(), hidden=(5,))
+    for given in ({}, {"additive": True}, {"additive": False}):
+        guide = Flow(vae, **given)
+        described = recorded.encode(guide, "guide")
+        assert described["arguments"]["additive"] is given.get("additive", True)
+        assert recorded.decode(described).arguments["additive"] is given.get("additive", True)
+    del described["arguments"]["additive"]
+    old = recorded.decode(described)
+    assert old.arguments["additive"] is False
+    old.load_state_dict(guide.state_dict())
+    x = torch.randn(5, 6)
+    z = old.conditionals["z1"](x).sample()
+    q, p = (g.conditionals["z1"](x) for g in (old, guide))
+    assert torch.equal(q.log_prob(z), p.log_prob(z))
+    with pytest.raises(RuntimeError, match="limit"):
+        Flow(vae).load_state_dict(guide.state_dict())
