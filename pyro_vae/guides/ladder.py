@@ -107,7 +107,7 @@ class Ladder(Guide):
         self.latents = tuple(site for site in found.latents if site in subject.places)
         self.places, self._plates = subject.places, Plates(found, self.latents)
         self.placing = nn.ModuleList(subject.places.values())
-        self.runs_model = subject.few is not None
+        self.few, self.runs_model = subject.few, subject.few is not None
         upwards = [*reversed(self.latents)]
         below = rungs.below(self.latents, subject) if self.runs_model else chain(subject)
         self._beside = rungs.beside(self.latents, found) if self.runs_model else {}

@@ -219,7 +219,7 @@ def _left_to(site: dict[str, Any]) -> str | None:
     if any(frame.vectorized for frame in site["cond_indep_stack"]):
         return None
     return (
-        f". {site['name']!r} is outside of the plate of the data: pass it to another guide, "
+        f". {site['name']!r} is outside of the plate of the data: give it a guide of its own, "
         "guides.Composed(guide, globals=AutoNormal, like=x)"
     )
 
