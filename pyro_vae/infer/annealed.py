@@ -100,9 +100,10 @@ def annealed(
         log w = sum_{t=1}^T (b_t - b_{t-1}) (log p(x, z_{t-1}) - log q(z_{t-1}|x)),
 
     has E[w] = p(x) whatever the guide, so that E[log mean_k w_k] <= log p(x); one temperature is
-    ``infer.importance``. How far below it is depends on how well chains follow the path, and
-    less on the guide: ``infer.sandwich`` measures it. The temperatures are spaced by a logistic
-    function, the closer together the nearer to either end.
+    ``infer.importance``. How far it is below hangs on how well chains follow the path, and less
+    on the guide: ``infer.sandwich`` measures it. At the same cost more temperatures help more
+    than more leapfrog steps. The b_t are spaced by a logistic function, the closer together the
+    nearer to either end: b_t = (s(8 t / T - 4) - s(-4)) / (s(4) - s(-4)), s(a) = 1 / (1 + e^-a).
 
     T_t is a Hamiltonian proposal that is accepted or rejected, in unconstrained coordinates of all
     latents of a datum, whose volume counts in both densities. A first pass finds step sizes for
@@ -128,8 +129,8 @@ def annealed(
         chains: chains per datum, k.
         leapfrog: leapfrog steps of a proposal. The time is that of about 1.25 T ``leapfrog``
             gradients at n k rows.
-        chunk_size: rows (datum, chain) at once, but all chains of a datum at least; default
-            2^20 / (elements of a datum).
+        chunk_size: rows (datum, chain) at once, but all chains of a datum at least, and all data
+            of an autoguide with a place for each; default 2^20 / (elements of a datum).
         seed: of a random stream of its own; None goes on from torch's global one.
         folder: where each block of data is kept as it is finished. A second call with the same
             folder goes on after the last one; with the same ``seed``, to the same numbers.
@@ -246,5 +247,5 @@ def _block(
     if exact is not None:
         u = path.coordinates(exact, x, y, at_once).expand_as(u)
         results["reverse"], _ = schedule.weights(ends, u, betas[::-1], sizes, bar)
-    seconds = torch.tensor([time.perf_counter() - began], dtype=torch.float64)
+    seconds = forward.new_tensor([time.perf_counter() - began])
     return {**results, "seconds": seconds}

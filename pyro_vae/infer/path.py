@@ -154,13 +154,23 @@ class Path:
 def _check_continuous(p: Trace) -> None:
     """Raise ``ValueError`` for latents without unconstrained coordinates."""
     for site in kinds(p).latent:
-        distribution = p.nodes[site]["fn"]
-        if transform_of(distribution) is None or is_point_mass(distribution):
+        if not _has_coordinates(p.nodes[site]):
             raise ValueError(
                 f"site {site!r}: expected continuous values, along which annealing moves, got a "
-                f"{type(base_of(distribution)).__name__}: sum it out in the model, or use "
+                f"{type(base_of(p.nodes[site]['fn'])).__name__}: sum it out in the model, or use "
                 "infer.importance"
             )
+
+
+def _has_coordinates(node: dict[str, Any]) -> bool:
+    transform = transform_of(node["fn"])
+    if transform is None or is_point_mass(node["fn"]):
+        return False
+    try:
+        _log_volume(node, transform.inv(node["value"]))
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _log_volume(node: dict[str, Any], u: Tensor) -> Tensor:

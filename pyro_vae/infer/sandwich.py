@@ -69,9 +69,9 @@ class Sandwich(Tabular):
     def table(self) -> Table:
         """Bounds and their differences, means over the data with their standard errors."""
         rows = [
-            ("importance sampling, lower bound", mean_and_error(self.importance)),
-            ("annealed, lower bound", mean_and_error(self.lower)),
-            ("annealed back, upper bound", mean_and_error(self.upper)),
+            ("importance sampling (lower)", mean_and_error(self.importance)),
+            ("annealed (lower)", mean_and_error(self.lower)),
+            ("annealed back (upper)", mean_and_error(self.upper)),
             ("upper - lower", self.gap),
             ("upper - importance sampling", mean_and_error(self.upper - self.importance)),
         ]
