@@ -157,7 +157,25 @@ def annealed(
     schedule = Schedule(temperatures, chains, leapfrog)
     programs = (model,) if guide is None else (model, guide)
     x, y = given(x, y, *programs, arguments=arguments, plate=plate)
+    options = {"chunk_size": chunk_size, "seed": seed, "folder": folder, "progress": progress}
+    return estimated(model, guide, x, y, schedule, **options)
+
+
+def estimated(
+    model: Callable,
+    guide: Callable | None,
+    x: Data,
+    y: Tensor | None,
+    schedule: Schedule,
+    *,
+    chunk_size: int | None = None,
+    seed: int | None = None,
+    folder: str | File | None = None,
+    progress: bool = True,
+) -> AnnealedEstimate:
+    """``annealed`` of data as programs are given them, with labels where they take them."""
     settings = {**vars(schedule), "start": "prior" if guide is None else "guide"}
+    programs = (model,) if guide is None else (model, guide)
     found = passes(
         *(model, prior_of(model) if guide is None else guide, x, y, schedule),
         chunk_size=chunk_size,
