@@ -89,12 +89,12 @@ def test_one_temperature_is_importance_sampling(linear):
 def test_more_temperatures_leave_less(linear):
     x, guide = linear.data(1).expand(200, 6), linear.guide(shift=1.0)
     exact, before = linear.evidence().log_prob(x[0]), -math.inf
-    for temperatures in (1, 4, 40):
+    for temperatures in (1, 4, 60):
         options = {"temperatures": temperatures, "chains": 2, "progress": False}
         left = annealed(linear.vae, guide, x, **options).log_likelihood - exact
         assert left.mean() > before + 0.05
         before = left.mean()
-    assert before > -0.2
+    assert before > -0.4
 
 
 class Even(nn.Module):
