@@ -110,8 +110,9 @@ class SemiAmortized(Guide):
 
     Refinement runs in evaluation mode (running statistics of BatchNorm, which it does not
     move) on ``guide.model`` without any handler around it: on the bound itself, whatever beta
-    training uses, and whatever part of all data these are. It never touches a parameter or its gradient. Under ``infer.importance`` each
-    datum is refined once, and all of its samples are drawn from the refined distributions.
+    training uses, and whatever part of all data these are. It never touches a parameter or its
+    gradient. Under ``infer.importance`` each datum is refined once, and all of its samples are
+    drawn from the refined distributions.
 
     Sources: "Semi-Amortized Variational Autoencoders", Kim, Wiseman, Miller, Sontag, Rush (2018);
     "Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference",
