@@ -20,6 +20,7 @@ from pyro_vae.guides import (
     Composed,
     Delta,
     Flow,
+    FullCovariance,
     Ladder,
     NearestCode,
     PerDatum,
@@ -81,6 +82,21 @@ def building(tmp):
         return bound(model, Ladder(model))
 
     yield ladder(FullNormal), ladder(DiagonalNormal)
+
+
+@cases
+def starting(tmp):
+    one, other = vae([3, 2]), vae([3, 2])
+    start = BottomUp(one)
+    yield (
+        lambda: FullCovariance(one, start=Ladder(one)),
+        lambda: FullCovariance(one),
+        lambda: FullCovariance(one, start=start),
+        lambda: FullCovariance(one, start=FullCovariance(one)),
+    )
+    yield lambda: Delta(one, start=start), lambda: Delta(one)
+    yield lambda: Flow(other, start=start), lambda: Flow(start.model, start=start)
+    yield lambda: Flow(one, start=start, hidden=(4,)), lambda: Flow(one, start=start)
 
 
 @cases

@@ -18,6 +18,7 @@ from ..ground.arguments import known
 from ..programs.calling import arguments_of
 from ..programs.program import Guide
 from . import rungs
+from .growing import Growth
 from .leading import Drawing, Following, Leading, Posterior
 from .merging import normal_of, parameters_of
 from .plates import Plates
@@ -58,6 +59,7 @@ class Ladder(Guide):
             paper), or its "means" mu_i (the authors' released code by default), which makes the
             next network as small as that of ``BottomUp``.
         encoder: your own network from the data to features (n, f), as in ``BottomUp``.
+        start: a trained ladder of the model as which it begins, as in ``BottomUp``.
 
     Attributes:
         latents: the sites that it covers, in sampling order.
@@ -96,12 +98,19 @@ class Ladder(Guide):
         hidden: networks.Hidden | None = None,
         upward: Literal["activations", "means"] = "activations",
         encoder: nn.Module | None = None,
+        start: Guide | None = None,
     ) -> None:
         """Build the bottom-up networks and their heads; every parameter exists from here on."""
-        subject = subject_of(model, like)
+        growth = None
+        if start is not None:
+            options = {"hidden": (hidden, None), "upward": (upward, "activations")}
+            growth = Growth(self, start, model, {**options, "encoder": (encoder, None)})
+            hidden, upward, encoder = growth.options.values()
+        subject = subject_of(model, like) if growth is None else growth.subject
         super().__init__(subject.model)
         if like is not None:
             self.arguments["like"] = few_of(like)
+        self.subject = subject
         self.upward = known("upward", upward, ("activations", "means"))
         found = subject.structure
         self.latents = tuple(site for site in found.latents if site in subject.places)
@@ -128,12 +137,20 @@ class Ladder(Guide):
             self.heads[key] = self._head(site, features, widths[site], subject)
             handed = features if self._hands_activations(site) else self.places[site].size
             self.reading.shapes[site] = (handed,)
+        if growth is not None:
+            self.networks = growth.copied(growth.start.networks)
+            self.heads = growth.copied(growth.start.heads)
         self._globals = tuple(s for s, site in found.latents.items() if site.is_global)
         self._led: Leading | None = None
         self.leads = self.runs_model and not self._globals and rungs.is_plain(found)
         rungs.check_summed_out(found, self.latents)
         if subject.like is not None:
             self.to(*subject.like)
+
+    @classmethod
+    def starts(cls) -> tuple[type[Guide], ...]:
+        """Its own family, in which it can start."""
+        return (Ladder,)
 
     def _head(
         self, site: str, features: int, widths: tuple[int, ...] | None, subject: Subject
