@@ -183,9 +183,11 @@ def plates(tmp):
 
         return run, lambda x: run(x, observe=False)
 
+    few = {"temperatures": 3, "chains": 2, "progress": False}
     yield (
+        lambda: infer.annealed(*left(-2), X, **few),
+        lambda: infer.annealed(*left(-1), X, **few),
         lambda: infer.importance(*left(-2), X, samples=2),
-        lambda: infer.importance(*left(-1), X, samples=2),
     )
 
     def columns(subsample):

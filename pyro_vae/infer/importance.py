@@ -95,7 +95,7 @@ def importance(
     Raises:
         ValueError: fewer than one sample or row; data outside the model's range; a guide that
             does not fit the model; a site outside the data plate, a plate inside a datum that is
-            subsampled, or that is to the left of the data's around a latent.
+            subsampled.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -192,9 +192,9 @@ def can_broadcast(guide: Callable, x: Data, y: Tensor | None) -> bool:
         return True
     x, y = few(guide, x, y, 2)
     try:
-        z, log_q = draws(guide, x, y, 3, vectorised=True)
+        z, log_q, dims = draws(guide, x, y, 3, vectorised=True)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        again = log_density(guide, rows, *repeated(x, y, 3))
+        again = log_density(guide, rows, dims, *repeated(x, y, 3))
     except CANNOT_BROADCAST:
         return False
     return torch.allclose(log_q.flatten(), again, rtol=1e-3, atol=1e-3)
@@ -242,8 +242,8 @@ def guide_trace(
 
 def draws(
     guide: Callable, x: Data, y: Tensor | None, k: int, *, vectorised: bool
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Latents, site -> (k, n, ...), and their log q (k, n)."""
+) -> tuple[dict[str, Tensor], Tensor, dict[str, int]]:
+    """Latents, site -> (k, n, ...), their log q (k, n), and the dimension of data in programs."""
     n = len(x)
     q = _read(x, *guide_trace(guide, x, y, k, vectorised=vectorised))
     zeros = torch.zeros(q.shape, dtype=x.dtype, device=x.device)
@@ -251,7 +251,7 @@ def draws(
     z = {s: q.value(s) for s in (*kinds(q.trace).latent, *auxiliary_sites(q.trace))}
     if not vectorised:
         z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
-    return z, log_q.reshape(k, n)
+    return z, log_q.reshape(k, n), {s: q.dimension(s) for s in z}
 
 
 def _read(x: Tensor, trace: Trace, shape: tuple[int, ...]) -> Contributions:
@@ -260,18 +260,19 @@ def _read(x: Tensor, trace: Trace, shape: tuple[int, ...]) -> Contributions:
 
 def _log_joint(model: Callable) -> Callable[..., Tensor]:
     """Log p(x, z) of latents, data and labels, (rows,), recorded where many chunks are alike."""
-    sites: list[str] = []
-
+    dims: dict[str, int] = {}
     data: list[Any] = []
 
     def of(*inputs: Tensor) -> Tensor:
-        z = dict(zip(sites, inputs, strict=False))
-        return log_density(model, z, *holding(*data, inputs[len(z) :]))
+        z = dict(zip(dims, inputs, strict=False))
+        return log_density(model, z, dims, *holding(*data, inputs[len(z) :]))
 
     run = Repeated(of, model, after=_CHUNKS_BEFORE_A_GRAPH)
 
-    def log_joint(z: dict[str, Tensor], x: Data, y: Tensor | None) -> Tensor:
-        sites[:], data[:] = z, (x, y)
+    def log_joint(z: dict[str, Tensor], at: dict[str, int], x: Data, y: Tensor | None) -> Tensor:
+        dims.clear()
+        dims.update(at)
+        data[:] = x, y
         return run(*z.values(), *tensors_of(x, y))
 
     return log_joint
@@ -297,7 +298,7 @@ def _log_weights(
     result = []
     for start in range(0, samples, per_draw):
         k = min(per_draw, samples - start)
-        z, log_q = draws(guide, x, y, k, vectorised=vectorised)
+        z, log_q, dims = draws(guide, x, y, k, vectorised=vectorised)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
         log_p = []
         for i in range(0, k * n, chunk_size):
@@ -308,15 +309,19 @@ def _log_weights(
             else:
                 index = torch.arange(i, i + size, device=x.device) % n
                 seen = x[index], None if y is None else y[index]
-            log_p.append(log_joint(chunk, *seen))
+            log_p.append(log_joint(chunk, dims, *seen))
         result.append(torch.cat(log_p).reshape(k, n).double() - log_q.double())
     return torch.cat(result)
 
 
 def log_density(
-    program: Callable, z: dict[str, Tensor], x: Data, y: Tensor | None = None
+    program: Callable, z: dict[str, Tensor], dims: dict[str, int], x: Data, y: Tensor | None
 ) -> Tensor:
-    """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
+    """Log p(x, z) or log q(z|x) per row, (rows,), at latents (rows, ...).
+
+    ``dims`` are those of the rows in the program's own values, counted from the right.
+    """
+    z = {site: value.movedim(0, dims[site]) for site, value in z.items()}
     read = _read(x, traced(poutine.condition(program, data=z), x, y), (len(x),))
     zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     return sum(map(read.density, read.sites), start=zeros)

@@ -63,7 +63,8 @@ class Path:
         if self._auxiliary and {*map(_unconstrained, latents)} != {*self._auxiliary}:
             refuse_auxiliary(q, "annealing")
         self._run = Repeated(self._both, model, guide, after=_CALLS_BEFORE_A_GRAPH)
-        z, log_q = draws(guide, *seen, 2, vectorised=self.vectorised)
+        z, log_q, dims = draws(guide, *seen, 2, vectorised=self.vectorised)
+        _check_first(z, dims)
         u = unconstrained(model, _rows(z, latents), *repeated(*seen, 2))
         self.shapes = {site: u[site].shape[1:] for site in latents}
         again, *_ = self._log_densities(self._joined(u, 2), *seen)
@@ -76,7 +77,7 @@ class Path:
 
     def draw(self, x: Data, y: Tensor | None, k: int, at_once: int) -> Tensor:
         """Coordinates (k, n, d) of k draws of the guide for each of n data."""
-        z, _ = draws(self.guide, x, y, k, vectorised=self.vectorised)
+        z, _, _ = draws(self.guide, x, y, k, vectorised=self.vectorised)
         return self.coordinates(z, x, y, at_once)
 
     def coordinates(
@@ -149,6 +150,16 @@ class Path:
         volumes = (_log_volume(p.nodes[site], u) for site, u in placing.u.items())
         volume = sum(volumes, start=0 * u.sum(-1).flatten())
         return tuple(t.reshape(shape) for t in (log_q, _total(p, (k * n,), x), volume))
+
+
+def _check_first(z: Mapping[str, Tensor], dims: Mapping[str, int]) -> None:
+    """Raise ``ValueError`` for plates to the left of the data's around latents (k, n, ...)."""
+    for site, value in z.items():
+        if -dims[site] != value.dim() - 1:
+            raise ValueError(
+                f"site {site!r}: expected the plate of the data to be the first around it, got "
+                "another to the left: give that a dim to the right, or use infer.importance"
+            )
 
 
 def _check_continuous(p: Trace) -> None:

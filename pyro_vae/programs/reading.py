@@ -95,17 +95,17 @@ class Contributions:
         """N/n of the plates inside a datum at a site, subsampled or not."""
         return self._plates[site][1]
 
-    def value(self, site: str) -> Tensor:
-        """A latent's value, ``shape`` first; ``ValueError`` for a plate left of the data's."""
-        node, (frame, _) = self.trace.nodes[site], self._plates[site]
+    def dimension(self, site: str) -> int:
+        """Dimension of the data in a latent's values, counted from the right."""
+        frame, _ = self._plates[site]
         refuse_shared([site] if frame is None else [])
-        left = [f for f in node["cond_indep_stack"] if f.vectorized and f.dim < frame.dim]
-        if len(left) >= len(self.shape):
-            raise ValueError(
-                f"site {site!r}: its plate {left[-1].name!r} is to the left of that of the data, "
-                "whose dimension has to be the first of a latent here: give it a dim to the right"
-            )
-        return node["value"]
+        return frame.dim - self.trace.nodes[site]["fn"].event_dim
+
+    def value(self, site: str) -> Tensor:
+        """A latent's value, ``shape`` first."""
+        at, value = self.dimension(site), self.trace.nodes[site]["value"]
+        samples = range(len(self.shape))
+        return value.movedim([at - k for k in samples], [len(self.shape) - 1 - k for k in samples])
 
     def _drawn_as_one(self) -> set[str]:
         """Auxiliary sites that are one draw for the latents of these data."""

@@ -82,6 +82,17 @@ def test_a_plate_to_the_left_has_the_same_distribution(family):
         torch.testing.assert_close(other.encode(X).mean["z"].T, guide.encode(X).mean["z"])
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "Delta"])
+def test_importance_finds_the_same_whichever_side_a_plate_is_on(family):
+    guide = stirred(built(family, folded))
+    other = built(family, left)
+    other.load_state_dict(guide.state_dict())
+    first = infer.importance(folded, guide, X, samples=2000)
+    second = infer.importance(left, other, X, samples=2000)
+    error = torch.hypot(first.standard_error, second.standard_error)
+    assert excess((first.log_likelihood - second.log_likelihood) / error, draws=2000) < 1
+
+
 @every
 def test_the_bound_of_a_plate_to_the_left_is_that_of_its_sites(family):
     guide = built(family, left)

@@ -128,9 +128,9 @@ def test_importance_has_the_weights_of_the_bound(case):
     torch.manual_seed(3)
     vectorised = estimator.vectorised[case.guide]
     with torch.no_grad():
-        z, log_q = draws(case.guide, x, None, PARTICLES, vectorised=vectorised)
+        z, log_q, dims = draws(case.guide, x, None, PARTICLES, vectorised=vectorised)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        log_p = log_density(case.model, rows, *repeated(x, None, PARTICLES))
+        log_p = log_density(case.model, rows, dims, *repeated(x, None, PARTICLES))
     bound = (log_p.reshape(PARTICLES, N) - log_q).logsumexp(0) - math.log(PARTICLES)
     assert float(bound.sum()) == pytest.approx(-loss, rel=1e-10)
 
@@ -222,12 +222,6 @@ def test_what_all_data_share_is_no_part_of_a_weight(model, guide, site):
     for run in (ImportanceWeightedELBO(3), log_likelihood):
         with pytest.raises(ValueError, match=message):
             run(model, guide, data()[:D])
-
-
-def test_latents_in_a_plate_to_the_left_are_refused_by_importance():
-    case = CASES["a plate around all"]
-    with pytest.raises(ValueError, match="site 'z': its plate 'copies' is to the left of that of"):
-        log_likelihood(case.model, case.guide, data(), importance_samples=5)
 
 
 def test_a_plate_of_the_size_of_the_data_is_told_from_theirs():
