@@ -192,10 +192,11 @@ class Ladder(Guide):
         """
         if self._led is not None:
             return self._follow(self._led)
-        found = self.reading.read(self.model, args, kwargs)
-        features, proposals = self._bottom_up(found)
+        values, seen = self.reading.read(self.model, args, kwargs)
+        features, proposals = self._bottom_up(seen)
         if not self.runs_model:
-            return self._top_down(found, proposals, kwargs.get("y"))
+            n = len(next(iter(values.values())))
+            return self._top_down(n, proposals, kwargs.get("y"))
         if missing := [site for site in self.parents if site not in (given or {})]:
             raise ValueError(
                 f"given: this guide of {self.latents} runs its model, whose {missing[0]!r} is "
@@ -205,31 +206,31 @@ class Ladder(Guide):
         return Drawing(posterior, self.latents, given or {}).run(self.model, *args, **kwargs)
 
     def _bottom_up(
-        self, found: Mapping[str, Tensor]
+        self, seen: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, dist.Distribution]]:
         """Features of each layer, and its proposal where that sees nothing from above."""
-        handed: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         proposals: dict[str, dist.Distribution] = {}
         for site, key in self._keys.items():
-            features[site] = self.networks[key](*self.reading.context(site, handed, found))
+            context = map(seen.__getitem__, self.reading.names[site])
+            features[site] = self.networks[key](*context)
             if site not in self._late:
                 proposals[site] = self.heads[key](features[site])
             activations = self._hands_activations(site)
-            handed[site] = features[site] if activations else proposals[site].mean
+            seen[site] = features[site] if activations else proposals[site].mean
         return features, proposals
 
     def _top_down(
-        self, found: Mapping[str, Tensor], proposals: Mapping[str, Any], y: Tensor | None
+        self, n: int, proposals: Mapping[str, Any], y: Tensor | None
     ) -> dict[str, Tensor]:
         """From the conditionals of a ``models.VAE``, which its next run takes over."""
         z: dict[str, Tensor] = {}
-        around = self._plates.of(self.reading.rows(found))
+        around = self._plates.of(n)
         for site in self.latents:
             q = proposals[site]
             if z:
                 q = precision_weighted(q, self.model.conditional(site, z, y))
-            with around(site):
+            with around[site]:
                 z[site] = pyro.sample(site, q)
         return z
 
@@ -262,9 +263,9 @@ class Ladder(Guide):
         the model, each conditional of which is thereby evaluated once.
         """
         args, kwargs = arguments_of(self.model, x, y)
-        found = self.reading.read(self.model, args, kwargs)
-        posterior = self._posterior(*self._bottom_up(found))
-        self._led = Leading(posterior, self.latents, self.reading.rows(found))
+        values, seen = self.reading.read(self.model, args, kwargs)
+        posterior = self._posterior(*self._bottom_up(seen))
+        self._led = Leading(posterior, self.latents, len(next(iter(values.values()))))
         try:
             yield self._led
         finally:
@@ -275,7 +276,7 @@ class Ladder(Guide):
         z: dict[str, Tensor] = {}
         with Following(led):
             for site, q in led.drawn.items():
-                with around(site):
+                with around[site]:
                     z[site] = pyro.sample(site, q)
         return z
 
