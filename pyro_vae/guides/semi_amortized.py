@@ -271,8 +271,8 @@ class SemiAmortized(Guide):
         with self.guide.leading(x, y) as leading:
             initial = leading.posterior
 
-            def refined(site: str, prior: Any) -> Any:
-                q = initial(site, prior)
+            def refined(site: str, *seen: Any) -> Any:
+                q = initial(site, *seen)
                 return moved(q, *offsets[site]) if site in offsets else q
 
             leading.posterior, self._led = refined, True
