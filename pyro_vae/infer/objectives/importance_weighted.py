@@ -20,7 +20,7 @@ from ...ground.arguments import whole
 from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.reading import Contributions, check_rows, contributions
-from ...programs.running import measuring, trace_pair, traced
+from ...programs.running import measuring, trace_pair, traced, traced_as_led
 from ...programs.sites import (
     check_observed,
     check_sites,
@@ -140,10 +140,18 @@ class ImportanceWeightedELBO(TraceELBO):
         self.prepare(model, guide, x, y)
         k, n = self.particles, len(x)
         vectorised = self.vectorised[guide]
-        with contextlib.nullcontext() if self.gradient == "total" else pathwise.drawing():
-            q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
         both = vectorised and self.vectorised[model]
-        p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
+        total, led = self.gradient == "total", None
+        if total and both == vectorised:
+            led = _led_traces(model, guide, x, y, k, vectorised=both)
+        if led is None:
+            with contextlib.nullcontext() if total else pathwise.drawing():
+                q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
+            on_draws = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
+            p_trace, p_shape = on_draws
+        else:
+            p_trace, q_trace = led
+            p_shape = q_shape = (k, n) if both else (k * n,)
         check_observed(p_trace)
         check_sites(kinds(p_trace).latent, kinds(q_trace).latent)
         plate = getattr(x, "plate", None)
@@ -235,6 +243,16 @@ def _subsampled(p: Contributions, q: Contributions) -> float:
             "under an outer plate of samples: use pyro.plate('data', len(x)) without a subsample"
         )
     return share
+
+
+def _led_traces(
+    model: Callable, guide: Callable, x: Data, y: Tensor | None, k: int, *, vectorised: bool
+) -> tuple[Trace, Trace] | None:
+    """Traces of ``k`` samples per datum, where one run serves model and guide."""
+    if not vectorised:
+        return traced_as_led(model, guide, *repeated(x, y, k))
+    with samples_plate(k):
+        return traced_as_led(model, guide, x, y)
 
 
 def _model_trace(
