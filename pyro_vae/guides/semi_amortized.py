@@ -156,7 +156,9 @@ class SemiAmortized(Guide):
     ) -> None:
         """Draw the noise of each step, which is a part of the guide from here on."""
         guide = as_program(guide)
-        model = getattr(guide, "model", None) if model is None else as_program(model)
+        if model is None and isinstance(guide, Guide):
+            model = guide.model
+        model = as_program(model)
         if not isinstance(guide, nn.Module) or isinstance(guide, Model) or model is None:
             raise TypeError(
                 "guide: expected a guide such as BottomUp(model), or a module of your own with "
@@ -269,8 +271,8 @@ class SemiAmortized(Guide):
         with self.guide.leading(x, y) as leading:
             initial = leading.posterior
 
-            def refined(site: str, prior: Any) -> Any:
-                q = initial(site, prior)
+            def refined(site: str, *seen: Any) -> Any:
+                q = initial(site, *seen)
                 return moved(q, *offsets[site]) if site in offsets else q
 
             leading.posterior, self._led = refined, True
