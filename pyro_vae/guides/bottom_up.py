@@ -167,7 +167,8 @@ class BottomUp(Guide):
         Raises:
             ValueError: a parent that is not given.
         """
-        values, seen = self.reading.read(self.model, args, kwargs)
+        values = self.reading.arguments.read(self.model, *args, **kwargs)
+        seen = dict(values) if self.reading.as_they_are else self.reading.seen(values)
         around = self._plates.of(len(next(iter(values.values()))))
         for site in self.parents:
             if site not in (given or {}):

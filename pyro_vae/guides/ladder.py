@@ -192,7 +192,8 @@ class Ladder(Guide):
         """
         if self._led is not None:
             return self._follow(self._led)
-        values, seen = self.reading.read(self.model, args, kwargs)
+        values = self.reading.arguments.read(self.model, *args, **kwargs)
+        seen = dict(values) if self.reading.as_they_are else self.reading.seen(values)
         features, proposals = self._bottom_up(seen)
         if not self.runs_model:
             n = len(next(iter(values.values())))
@@ -263,7 +264,8 @@ class Ladder(Guide):
         the model, each conditional of which is thereby evaluated once.
         """
         args, kwargs = arguments_of(self.model, x, y)
-        values, seen = self.reading.read(self.model, args, kwargs)
+        values = self.reading.arguments.read(self.model, *args, **kwargs)
+        seen = dict(values) if self.reading.as_they_are else self.reading.seen(values)
         posterior = self._posterior(*self._bottom_up(seen))
         self._led = Leading(posterior, self.latents, len(next(iter(values.values()))))
         try:

@@ -54,7 +54,9 @@ class Place(nn.Module):
         self.transform = _transform(site, latent)
         shape = torch.Size(self.event_shape)
         self.coordinates = tuple(self.transform.inverse_shape(shape))
-        self.rank = max(-dim for dim in (latent.dim, *(p.dim for p in latent.plates)))
+        self.rank = -latent.dim
+        for plate in latent.plates:
+            self.rank = max(self.rank, -plate.dim)
         # Sizes of the batch dimensions, that of the data first, and where it belongs
         self.data = self.rank + latent.dim
         rest = [1] * self.rank

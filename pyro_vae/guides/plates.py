@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,16 +21,24 @@ class Plates:
         latents: those that the guide draws.
     """
 
-    def __init__(self, structure: Structure, latents: Iterable[str]) -> None:
+    def __init__(self, structure: Structure, latents: Sequence[str]) -> None:
         self._data, self._total = structure.plate, structure.total
-        self._frames = {
-            site: [(self._data, None, structure.latents[site].dim)]
-            + [(plate.name, plate.size, plate.dim) for plate in structure.latents[site].plates]
-            for site in latents
-        }
+        self._frames: dict[str, list[tuple[str, int | None, int]]] = {}
+        different = set()
+        for site in latents:
+            latent = structure.latents[site]
+            self._frames[site] = frames = [(self._data, None, latent.dim)]
+            for plate in latent.plates:
+                frames.append((plate.name, plate.size, plate.dim))
+            different.update(frames)
+        # All latents in the one plate of the data, as most often
+        alone = self._total is None and len(different) == 1
+        self._dim = different.pop()[-1] if alone else None
 
     def of(self, n: int) -> dict[str, AbstractContextManager[Any]]:
         """For n data: site -> what opens its plates."""
+        if self._dim is not None:
+            return dict.fromkeys(self._frames, pyro.plate(self._data, n, dim=self._dim))
         made: dict[Any, AbstractContextManager[Any]] = {}
         around: dict[str, AbstractContextManager[Any]] = {}
         for site, frames in self._frames.items():

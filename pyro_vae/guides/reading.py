@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,6 +23,14 @@ class Reading(nn.Module):
         inputs: latent -> the latents and the arguments that its factor is given.
         encoder: a user's own network from the arguments; None for one in each factor.
         own: latents whose conditionals are a user's, which are given what the program has.
+
+    Attributes:
+        arguments: reads the arguments of a call.
+        names: latent -> the names of what its network is given, in its order.
+        raw: latents whose networks are given values as they are in the program.
+        shapes: name -> shape of one datum.
+        encoder: the user's own, where several networks see its features.
+        as_they_are: whether networks see the arguments as these are read.
 
     Raises:
         TypeError: an encoder that is no module.
@@ -53,15 +60,14 @@ class Reading(nn.Module):
         self._inside: dict[str, nn.Module] = {}
         self._data: tuple[str, ...] = ()
         self.encoder: nn.Module | None = None
-        users = [s for s in inputs if s not in own and self._of_data(s)]
         if encoder is not None:
-            self._take(encoder, users)
+            self._take(encoder, [s for s in inputs if s not in own and self._of_data(s)])
         self._flat: dict[str, tuple[str, int]] = {}
         for site in inputs.keys() - self.raw:
             self.names[site] = self._ordered(site) or (_NOTHING,)
         self._blank = (_NOTHING,) in self.names.values()
         special = encoder is not None or self._flat or self._blank
-        self._as_they_are = isinstance(self.arguments, OwnInputs) and not special
+        self.as_they_are = isinstance(self.arguments, OwnInputs) and not special
 
     def _of_data(self, site: str) -> tuple[str, ...]:
         return tuple(name for name in self.names[site] if name in self.arguments.shapes)
@@ -124,16 +130,8 @@ class Reading(nn.Module):
         )
         return network, network.out_features
 
-    def read(
-        self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The arguments of a call by their names: as they are, and as networks see them.
-
-        With vectors of the latents that were drawn the second has all of ``names``.
-        """
-        given = self.arguments.read(model, *args, **kwargs)
-        if self._as_they_are:
-            return given, dict(given)
+    def seen(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Arguments as networks see them: with vectors of latents, all of ``names``."""
         seen = self.arguments.shown(given)
         if self.encoder is not None:
             seen[_FEATURES] = self.encoder(*(given[name] for name in self._data))
@@ -142,4 +140,4 @@ class Reading(nn.Module):
         if self._blank:
             first = next(iter(seen.values()))
             seen[_NOTHING] = first.new_ones(len(first), 1)
-        return given, seen
+        return seen

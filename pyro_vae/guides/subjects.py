@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Subject:
         inputs: reads the arguments of a call.
         places: latent inside the plate of the data -> where its values lie.
         layers: these latents, in the order in which ``hidden`` has widths for each.
+        inverse: what ``faithful_inverse`` tells of it from the data upwards, where that is known.
         hidden: such widths where a guide is given none.
         activation, norm: makers of the modules in networks.
         like: device and type of data; None for a model whose guides are converted by hand.
@@ -51,6 +52,7 @@ class Subject:
     inputs: OwnInputs | ProgramInputs
     places: dict[str, Place]
     layers: tuple[str, ...]
+    inverse: Mapping[str, tuple[str, ...]] | None = None
     hidden: tuple[tuple[int, ...] | None, ...] | None = None
     activation: networks.Activation = nn.ReLU
     norm: networks.Norm | None = None
@@ -59,9 +61,9 @@ class Subject:
 
     def widths(self, hidden: networks.Hidden | None) -> dict[str, tuple[int, ...] | None]:
         """Latent -> widths of the hidden layers of its network."""
-        found = networks.hidden_per_layer(hidden, len(self.layers))
-        if hidden is None and self.hidden is not None:
-            found = self.hidden
+        found = self.hidden
+        if hidden is not None or found is None:
+            found = networks.hidden_per_layer(hidden, len(self.layers))
         return dict(zip(self.layers, found, strict=True))
 
     def argument(self, node: str) -> str | None:
@@ -90,20 +92,19 @@ def subject_of(model: Any, like: Any = None) -> Subject:
             f"model: expected one with continuous latents, got {type(inner).__name__}: use "
             "guides.NearestCode"
         )
-    own = isinstance(inner, VAE) and type(inner).forward is VAE.forward
-    if own:
-        found = structure(model, like)
-        return Subject(
-            model,
-            found,
-            OwnInputs(inner),
-            _places(found),
-            inner.latents[::-1],
-            inner.hidden,
-            inner.activation,
-            inner.norm,
-        )
+    if isinstance(inner, VAE) and type(inner).forward is VAE.forward:
+        return _of_vae(model, inner, like)
     return _of_program(model, like)
+
+
+def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
+    found, layers = structure(model, like), vae.latents[::-1]
+    places = {site: Place(site, found.latents[site]) for site in layers}
+    subject = Subject(model, found, OwnInputs(vae), places, layers)
+    options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
+    # Without skip connections each latent is seen by the one below alone
+    inverse = None if vae.skip else chain(subject)
+    return replace(subject, inverse=inverse, **options)
 
 
 def _of_program(model: Callable, like: Any) -> Subject:
@@ -115,7 +116,8 @@ def _of_program(model: Callable, like: Any) -> Subject:
         for column in columns_of(x):
             check_finite(column, "like")
     found = structure(model, x if y is None else (x, y))
-    places = _places(found)
+    inverse = faithful_inverse(found).inputs
+    places = {site: Place(site, found.latents[site]) for site in inverse}
     if not places:
         raise ValueError(
             f"model: expected latents inside the data plate {found.plate!r}, got "
@@ -134,12 +136,8 @@ def _of_program(model: Callable, like: Any) -> Subject:
     inputs = ProgramInputs(model, arguments, x, y)
     few = x[:FEW], None if y is None else y[:FEW]
     _measure(as_program(model), places, *few)
-    return Subject(as_program(model), found, inputs, places, tuple(places), like=kind, few=few)
-
-
-def _places(found: Structure) -> dict[str, Place]:
-    """Of the latents that a guide draws, in the order of the faithful inverse from the data up."""
-    return {site: Place(site, found.latents[site]) for site in faithful_inverse(found).inputs}
+    subject = Subject(as_program(model), found, inputs, places, tuple(places), inverse)
+    return replace(subject, like=kind, few=few)
 
 
 def _measure(model: Callable, places: Mapping[str, Place], x: Data, y: Tensor | None) -> None:
@@ -172,6 +170,8 @@ def factors_of(
                 "of models.VAE in files of version 0.1: leave order out"
             )
         inverse = chain(subject)
+    elif order == "bottom-up" and subject.inverse is not None:
+        inverse = subject.inverse
     else:
         inverse = faithful_inverse(graph, order).inputs
     found = {}

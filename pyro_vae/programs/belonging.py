@@ -45,11 +45,14 @@ def join(model: Callable, guide: Callable) -> None:
 
 def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
     """Parts of a guide built for another model; ``ValueError`` where one uses its tensors."""
-    inner = innermost(guide)
-    for part in _parts(inner) if isinstance(inner, nn.Module) else ():
+    inner, outer = innermost(model), innermost(guide)
+    strangers: list[Guide] = []
+    for part in _parts(outer) if isinstance(outer, nn.Module) else ():
         if part.runs_model and not is_same(part.model, model):
             raise _foreign(model, part)
-    strangers = _strangers(model, guide)
+        known = not isinstance(inner, nn.Module) or part is not innermost(part)
+        if not (known or innermost(part.model) in inner.modules()):
+            strangers.append(part)
     for part in strangers:
         used = _tensors(*held_by(part.model)).keys() & _tensors(part).keys()
         used |= _tensors(*part.borrowed_modules).keys()
@@ -113,18 +116,6 @@ def _foreign(model: Callable, guide: Guide) -> ValueError:
 
 def _parts(guide: nn.Module) -> list[Guide]:
     return [part for part in guide.modules() if isinstance(part, Guide)]
-
-
-def _strangers(model: Callable, guide: Callable) -> list[Guide]:
-    """Parts of a guide that were built for another model."""
-    inner, guide = innermost(model), innermost(guide)
-    if not (isinstance(inner, nn.Module) and isinstance(guide, nn.Module)):
-        return []
-    return [
-        part
-        for part in _parts(guide)
-        if part is innermost(part) and innermost(part.model) not in inner.modules()
-    ]
 
 
 def _model_of(guide: nn.Module) -> nn.Module | None:
