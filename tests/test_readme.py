@@ -47,7 +47,9 @@ def anchors(page):
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=["trainer", "stock-pyro", "swap"])
+@pytest.mark.parametrize(
+    "program", PROGRAMS, ids=["trainer", "stock-pyro", "swap", "your-program"]
+)
 def test_program_runs(program, capsys):
     exec(compile(program, "README.md", "exec"), {})
     numbers = re.findall(r"-?\d+\.\d+", capsys.readouterr().out)

@@ -23,14 +23,16 @@ _EPOCHS = 4
 def collapsed(row: Mapping[str, Any], threshold: float = THRESHOLD) -> dict[str, float]:
     """Latent sites of a history row whose KL is at most ``threshold``, and their KL in nats.
 
+    No KL is far below 0: such a term is that of a guide in another order than the model's.
+
     Example:
-        >>> collapsed({"kl": {"z1": 9.0, "z2": 0.01}})
+        >>> collapsed({"kl": {"z1": 9.0, "z2": 0.01, "z3": -0.7}})
         {'z2': 0.01}
     """
     measured = row.get("validation", row)
     # What all data share has little for each
     kl = {**measured.get("kl", {}), **measured.get("kl_global", {})}
-    return {site: value for site, value in sorted(kl.items()) if value <= threshold}
+    return {site: value for site, value in sorted(kl.items()) if abs(value) <= threshold}
 
 
 def complaint(row: Mapping[str, Any], kl: Mapping[str, float], advice: str = _ADVICE) -> str:

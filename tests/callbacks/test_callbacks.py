@@ -1,6 +1,8 @@
 import functools
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.optim import lr_scheduler
@@ -361,6 +363,25 @@ def test_a_latent_in_use_is_no_news(capsys):
 @pytest.mark.parametrize("options", [{"epochs": 3}, {"hung": [callbacks.CollapseWarning(100)]}])
 def test_neither_a_start_nor_a_run_with_a_warning_of_its_own_says_so(options, capsys):
     collapsing(**options)
+    assert capsys.readouterr().out == ""
+
+
+class Chain(torch.nn.Module):
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(torch.zeros(()), 1.0))
+            z2 = pyro.sample("z2", dist.Normal(z1, 0.3))
+            pyro.sample("x", dist.Normal(z2, 1.0), obs=x)
+
+
+def test_the_negative_term_of_a_guide_in_another_order_is_no_collapse(capsys):
+    torch.manual_seed(0)
+    model, x = Chain(), X[:, 0]
+    t = Trainer(model, guides.BottomUp(model, like=x, hidden=()), lr=5e-2, seed=0)
+    fit_x = {"epochs": 20, "batch_size": 16, "progress": False}
+    t.fit(x, validation=x, callbacks=[callbacks.CollapseWarning(20)], **fit_x)
+    t.fit(x, validation=x, **fit_x)
+    assert t.history[-1]["validation"]["kl"]["z2"] < -0.3
     assert capsys.readouterr().out == ""
 
 
