@@ -18,6 +18,7 @@ from pyro_vae.guides import (
 )
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
+from pyro_vae.programs.program import Guide
 
 X = torch.linspace(-1, 1, 24).view(8, 3)
 cases = Cases()
@@ -63,6 +64,17 @@ class Local(nn.Module):
                 pyro.sample(site, dist.Normal(self.layer(x), 1.0).to_event(1))
 
 
+class Declared(Guide):
+    """The same, which tells what it is for."""
+
+    latents = ("v", "z")
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            for site in self.latents:
+                pyro.sample(site, dist.Normal(x, 1.0).to_event(1))
+
+
 def bound(model, guide):
     return lambda: infer.SVI(model, guide).step(X)
 
@@ -77,9 +89,7 @@ def parts(tmp):
     )
 
     def declared(like=None):
-        part = Local("v", "z")
-        part.latents, part.model = ("v", "z"), chain
-        return Composed(part, like=like)
+        return Composed(Declared(chain), like=like)
 
     yield declared, lambda: declared(X)(X)
     yield (

@@ -20,6 +20,7 @@ from pyro_vae.guides import (
     Composed,
     Delta,
     Flow,
+    FullCovariance,
     Ladder,
     NearestCode,
     PerDatum,
@@ -59,13 +60,8 @@ def building(tmp):
     lower, upper = BottomUp(deep, sites=["z1"]), BottomUp(deep, sites=["z2"])
     yield lambda: upper(X), lambda: Composed(lower, upper)(X)
     yield lambda: Composed(nn.Linear(1, 1)), lambda: Composed(BottomUp(one, sites=["z1"]))
-    thin = vae([3, 1])
-    above = DiagonalNormal(nn.Linear(3, 4), 4, 1)
-    yield (
-        lambda: Flow(thin),
-        lambda: Composed(Flow(thin, sites=["z1"]), BottomUp(thin, sites=["z2"]))(X),
-        lambda: Flow(thin, conditionals={"z2": above})(X),
-    )
+    thin, single = vae([3, 1]), vae(1)
+    yield lambda: Flow(single), lambda: BottomUp(single)
     yield (
         lambda: AutoregressiveFlow(nn.Identity(), 4, 1),
         lambda: DiagonalNormal(nn.Identity(), 4, 1),
@@ -86,6 +82,21 @@ def building(tmp):
         return bound(model, Ladder(model))
 
     yield ladder(FullNormal), ladder(DiagonalNormal)
+
+
+@cases
+def starting(tmp):
+    one, other = vae([3, 2]), vae([3, 2])
+    start = BottomUp(one)
+    yield (
+        lambda: FullCovariance(one, start=Ladder(one)),
+        lambda: FullCovariance(one),
+        lambda: FullCovariance(one, start=start),
+        lambda: FullCovariance(one, start=FullCovariance(one)),
+    )
+    yield lambda: Delta(one, start=start), lambda: Delta(one)
+    yield lambda: Flow(other, start=start), lambda: Flow(start.model, start=start)
+    yield lambda: Flow(one, start=start, hidden=(4,)), lambda: Flow(one, start=start)
 
 
 @cases

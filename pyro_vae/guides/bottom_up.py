@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import pyro
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from .. import networks
@@ -118,6 +117,8 @@ class BottomUp(Guide):
         self.subject = subject
         self.inputs = factors_of(subject, order, sites)
         self.latents = tuple(self.inputs)
+        seen = dict.fromkeys(name for names in self.inputs.values() for name in names)
+        self.parents = tuple(s for s in seen if s in subject.places and s not in self.inputs)
         check_unweighed(subject.structure, self.latents)
         self.norm, self.places = subject.norm, subject.places
         self.placing = nn.ModuleList(subject.places.values())
@@ -149,12 +150,6 @@ class BottomUp(Guide):
         return (BottomUp,) if cls is BottomUp else (BottomUp, cls)
 
     @property
-    def parents(self) -> tuple[str, ...]:
-        """The latents that it conditions on and does not cover."""
-        seen = dict.fromkeys(s for names in self.inputs.values() for s in names)
-        return tuple(s for s in seen if s in self.places and s not in self.latents)
-
-    @property
     def called_like(self) -> Callable:
         """The program whose arguments it takes."""
         return self.model
@@ -172,27 +167,28 @@ class BottomUp(Guide):
         Raises:
             ValueError: a parent that is not given.
         """
-        found = self.reading.read(self.model, args, kwargs)
-        z: dict[str, Tensor] = dict(given or {})
+        values, seen = self.reading.read(self.model, args, kwargs)
+        around = self._plates.of(len(next(iter(values.values()))))
         for site in self.parents:
-            if site not in z:
+            if site not in (given or {}):
                 raise ValueError(
                     f"given: this guide of {self.latents} conditions on {site!r}, got "
-                    f"{tuple(z)}: make it a part of guides.Composed, after one that samples it"
+                    f"{tuple(given or {})}: make it a part of guides.Composed, after one that "
+                    "samples it"
                 )
-        vectors = {site: self.places[site].vector(z[site]) for site in self.parents}
-        around = self._plates.of(self.reading.rows(found))
-        for site in self.latents:
-            seen = z if self.reading.is_raw(site) else vectors
-            q = self.conditionals[self._keys[site]](*self.reading.context(site, seen, found))
-            with around(site):
-                z[site] = pyro.sample(site, self._laid(site, q))
-            vectors[site] = self.places[site].vector(z[site])
-        return {site: z[site] for site in self.latents}
-
-    def _laid(self, site: str, q: Any) -> TorchDistributionMixin:
-        place = self.places[site]
-        return declared(q, place.event_shape, site) if site in self._own else place.lay(q)
+            values[site], seen[site] = given[site], self.places[site].vector(given[site])
+        z: dict[str, Tensor] = {}
+        for site, key in self._keys.items():
+            place, names = self.places[site], self.reading.names[site]
+            # A user's own module is given what the program has
+            context = values if site in self.reading.raw else seen
+            q = self.conditionals[key](*map(context.__getitem__, names))
+            plain = place.as_it_is or site in self._own
+            q = declared(q, place.event_shape, site) if plain else place.lay(q)
+            with around[site]:
+                z[site] = values[site] = pyro.sample(site, q)
+            seen[site] = z[site] if place.as_it_is else place.vector(z[site])
+        return z
 
     def __repr__(self) -> str:
         """The factorisation and the number of parameters."""

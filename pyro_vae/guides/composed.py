@@ -65,7 +65,7 @@ class Composed(Guide):
 
     A part is any guide that declares ``latents``, the sites that it covers in sampling order, and
     ``parents``, the latents of other parts that it conditions on (none where it does not say);
-    a part with parents is called with ``given={site: (n, size)}``.
+    a part with parents is called with ``given={site: value}`` beside the model's arguments.
 
     With ``globals`` the latents w outside the model's data plate, which all data share, get a
     guide of their own, which runs first: q(w) q(z|x). Guides of this library do not see them, but
@@ -119,8 +119,9 @@ class Composed(Guide):
                     f"parts[{i}]: expected a module, got {part!r}: make it the forward of an "
                     "nn.Module"
                 )
-        models = [part.model for part in parts if hasattr(part, "model")]
-        model = next(iter(models), None) if model is None else model
+        if model is None:
+            # Modules of one's own may call anything so
+            model = next((part.model for part in parts if isinstance(part, Guide)), None)
         model = None if model is None else as_program(model)
         few = None if model is None else few_data(model, parts, like)
         if few is None:
@@ -174,7 +175,7 @@ class Composed(Guide):
         problems = [
             f"parts[{i}] ({type(part).__name__}) was built for another model than parts[0]"
             for i, part in enumerate(self.parts)
-            if hasattr(part, "model") and as_program(part.model) is not self.model
+            if isinstance(part, Guide) and as_program(part.model) is not self.model
         ]
         told = all(hasattr(part, "latents") for part in self.parts)
         covered = [] if self.globals is None else [*shared]

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import nn
+
 from ..programs.program import Guide
 from ..programs.unwrapping import innermost, name_of
 
@@ -71,3 +73,7 @@ class Growth:
         new.arguments.pop("start")
         if "like" in start.arguments:
             new.arguments["like"] = start.arguments["like"]
+
+    def copied(self, module: nn.Module) -> nn.Module:
+        """A copy of a module of the start, which trains."""
+        return copy.deepcopy(module, self.memo).requires_grad_()

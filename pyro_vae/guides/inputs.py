@@ -43,9 +43,9 @@ class OwnInputs:
             found["y"] = labels
         return found
 
-    def shown(self, name: str, value: Tensor) -> Tensor:
-        """An argument as networks see it: it is."""
-        return value
+    def shown(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Arguments as networks see them: they are."""
+        return dict(given)
 
 
 class ProgramInputs(nn.Module):
@@ -86,9 +86,9 @@ class ProgramInputs(nn.Module):
             measure.check(found.get(measure.name))
         return {name: found[name] for name in self._numbers}
 
-    def shown(self, name: str, value: Tensor) -> Tensor:
-        """An argument as networks see it, (n, *shape)."""
-        return self.measures[self._numbers[name]](value)
+    def shown(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Arguments as networks see them, (n, *shape)."""
+        return {measure.name: measure(given[measure.name]) for measure in self.measures}
 
 
 class Measure(nn.Module):

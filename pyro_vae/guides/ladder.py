@@ -18,6 +18,7 @@ from ..ground.arguments import known
 from ..programs.calling import arguments_of
 from ..programs.program import Guide
 from . import rungs
+from .growing import Growth
 from .leading import Drawing, Following, Leading, Posterior
 from .merging import normal_of, parameters_of
 from .plates import Plates
@@ -58,6 +59,7 @@ class Ladder(Guide):
             paper), or its "means" mu_i (the authors' released code by default), which makes the
             next network as small as that of ``BottomUp``.
         encoder: your own network from the data to features (n, f), as in ``BottomUp``.
+        start: a trained ladder of the model as which it begins, as in ``BottomUp``.
 
     Attributes:
         latents: the sites that it covers, in sampling order.
@@ -96,12 +98,19 @@ class Ladder(Guide):
         hidden: networks.Hidden | None = None,
         upward: Literal["activations", "means"] = "activations",
         encoder: nn.Module | None = None,
+        start: Guide | None = None,
     ) -> None:
         """Build the bottom-up networks and their heads; every parameter exists from here on."""
-        subject = subject_of(model, like)
+        growth = None
+        if start is not None:
+            options = {"hidden": (hidden, None), "upward": (upward, "activations")}
+            growth = Growth(self, start, model, {**options, "encoder": (encoder, None)})
+            hidden, upward, encoder = growth.options.values()
+        subject = subject_of(model, like) if growth is None else growth.subject
         super().__init__(subject.model)
         if like is not None:
             self.arguments["like"] = few_of(like)
+        self.subject = subject
         self.upward = known("upward", upward, ("activations", "means"))
         found = subject.structure
         self.latents = tuple(site for site in found.latents if site in subject.places)
@@ -128,12 +137,20 @@ class Ladder(Guide):
             self.heads[key] = self._head(site, features, widths[site], subject)
             handed = features if self._hands_activations(site) else self.places[site].size
             self.reading.shapes[site] = (handed,)
+        if growth is not None:
+            self.networks = growth.copied(growth.start.networks)
+            self.heads = growth.copied(growth.start.heads)
         self._globals = tuple(s for s, site in found.latents.items() if site.is_global)
         self._led: Leading | None = None
         self.leads = self.runs_model and not self._globals and rungs.is_plain(found)
         rungs.check_summed_out(found, self.latents)
         if subject.like is not None:
             self.to(*subject.like)
+
+    @classmethod
+    def starts(cls) -> tuple[type[Guide], ...]:
+        """Its own family, in which it can start."""
+        return (Ladder,)
 
     def _head(
         self, site: str, features: int, widths: tuple[int, ...] | None, subject: Subject
@@ -175,10 +192,11 @@ class Ladder(Guide):
         """
         if self._led is not None:
             return self._follow(self._led)
-        found = self.reading.read(self.model, args, kwargs)
-        features, proposals = self._bottom_up(found)
+        values, seen = self.reading.read(self.model, args, kwargs)
+        features, proposals = self._bottom_up(seen)
         if not self.runs_model:
-            return self._top_down(found, proposals, kwargs.get("y"))
+            n = len(next(iter(values.values())))
+            return self._top_down(n, proposals, kwargs.get("y"))
         if missing := [site for site in self.parents if site not in (given or {})]:
             raise ValueError(
                 f"given: this guide of {self.latents} runs its model, whose {missing[0]!r} is "
@@ -188,31 +206,31 @@ class Ladder(Guide):
         return Drawing(posterior, self.latents, given or {}).run(self.model, *args, **kwargs)
 
     def _bottom_up(
-        self, found: Mapping[str, Tensor]
+        self, seen: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, dist.Distribution]]:
         """Features of each layer, and its proposal where that sees nothing from above."""
-        handed: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         proposals: dict[str, dist.Distribution] = {}
         for site, key in self._keys.items():
-            features[site] = self.networks[key](*self.reading.context(site, handed, found))
+            context = map(seen.__getitem__, self.reading.names[site])
+            features[site] = self.networks[key](*context)
             if site not in self._late:
                 proposals[site] = self.heads[key](features[site])
             activations = self._hands_activations(site)
-            handed[site] = features[site] if activations else proposals[site].mean
+            seen[site] = features[site] if activations else proposals[site].mean
         return features, proposals
 
     def _top_down(
-        self, found: Mapping[str, Tensor], proposals: Mapping[str, Any], y: Tensor | None
+        self, n: int, proposals: Mapping[str, Any], y: Tensor | None
     ) -> dict[str, Tensor]:
         """From the conditionals of a ``models.VAE``, which its next run takes over."""
         z: dict[str, Tensor] = {}
-        around = self._plates.of(self.reading.rows(found))
+        around = self._plates.of(n)
         for site in self.latents:
             q = proposals[site]
             if z:
                 q = precision_weighted(q, self.model.conditional(site, z, y))
-            with around(site):
+            with around[site]:
                 z[site] = pyro.sample(site, q)
         return z
 
@@ -245,9 +263,9 @@ class Ladder(Guide):
         the model, each conditional of which is thereby evaluated once.
         """
         args, kwargs = arguments_of(self.model, x, y)
-        found = self.reading.read(self.model, args, kwargs)
-        posterior = self._posterior(*self._bottom_up(found))
-        self._led = Leading(posterior, self.latents, self.reading.rows(found))
+        values, seen = self.reading.read(self.model, args, kwargs)
+        posterior = self._posterior(*self._bottom_up(seen))
+        self._led = Leading(posterior, self.latents, len(next(iter(values.values()))))
         try:
             yield self._led
         finally:
@@ -258,7 +276,7 @@ class Ladder(Guide):
         z: dict[str, Tensor] = {}
         with Following(led):
             for site, q in led.drawn.items():
-                with around(site):
+                with around[site]:
                     z[site] = pyro.sample(site, q)
         return z
 

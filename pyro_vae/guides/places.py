@@ -35,6 +35,7 @@ class Place(nn.Module):
         size: length of the vector.
         elements: how many elements of plates a datum has.
         is_real: whether the coordinates are the values themselves.
+        as_it_is: whether the vector is the value itself.
 
     Raises:
         ValueError: a latent that no distribution can be built for: in a plate of which a part is
@@ -64,11 +65,11 @@ class Place(nn.Module):
         self.elements = math.prod(rest)
         self.size = self.elements * math.prod(self.coordinates)
         self.is_real = self.transform is identity_transform
-        self._as_it_is = self.is_real and self.rank == 1 and len(self.event_shape) == 1
+        self.as_it_is = self.is_real and self.rank == 1 and len(self.event_shape) == 1
 
     def vector(self, value: Tensor) -> Tensor:
         """The vector (..., n, size) of values (..., *plates, *event)."""
-        return value if self._as_it_is else self.joined(self.transform.inv(value))
+        return value if self.as_it_is else self.joined(self.transform.inv(value))
 
     @torch.no_grad()
     def measure(self, values: Tensor) -> None:
@@ -79,7 +80,7 @@ class Place(nn.Module):
         spread = (high - low) / 2
         self.center = center.nan_to_num(0)
         self.spread = torch.where(spread > 0, spread, 1.0)
-        self._as_it_is = False
+        self.as_it_is = False
 
     def joined(self, u: Tensor) -> Tensor:
         """The vector (..., n, size) of coordinates (..., *plates, *coordinates)."""
@@ -118,7 +119,7 @@ class Place(nn.Module):
         other distribution over several elements of plates, which is a joint one, each element has
         an equal part of the log-density.
         """
-        if self._as_it_is:
+        if self.as_it_is:
             return declared(q, self.event_shape, self.site)
         q = declared(q, (self.size,), self.site)
         if is_point_mass(q):

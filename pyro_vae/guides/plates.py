@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,23 +29,16 @@ class Plates:
             for site in latents
         }
 
-    def of(self, n: int) -> Callable[[str], AbstractContextManager[Any]]:
-        """For n data: what opens the plates of a site, one object for each of them."""
+    def of(self, n: int) -> dict[str, AbstractContextManager[Any]]:
+        """For n data: site -> what opens its plates."""
         made: dict[Any, AbstractContextManager[Any]] = {}
-
-        def around(site: str) -> AbstractContextManager[Any]:
-            frames = self._frames[site]
+        around: dict[str, AbstractContextManager[Any]] = {}
+        for site, frames in self._frames.items():
             for frame in frames:
                 if frame not in made:
                     made[frame] = self._made(*frame, n)
-            if len(frames) == 1:
-                return made[frames[0]]
-            with contextlib.ExitStack() as stack:
-                for frame in frames:
-                    stack.enter_context(made[frame])
-                # Where one of them fails none stays open
-                return stack.pop_all()
-
+            plates = [*map(made.__getitem__, frames)]
+            around[site] = _Nested(plates) if len(plates) > 1 else plates[0]
         return around
 
     def _made(self, name: str, size: int | None, dim: int, n: int) -> AbstractContextManager[Any]:
@@ -53,3 +46,19 @@ class Plates:
             return pyro.plate(name, n if size is None else size, dim=dim)
         # A part of all, as the model has it
         return pyro.plate(name, self._total, subsample=torch.arange(n), dim=dim)
+
+
+class _Nested:
+    """Several plates as one; where one of them fails none stays open."""
+
+    def __init__(self, plates: list[AbstractContextManager[Any]]) -> None:
+        self._plates, self._open = plates, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with contextlib.ExitStack() as stack:
+            for plate in self._plates:
+                stack.enter_context(plate)
+            self._open = stack.pop_all()
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)

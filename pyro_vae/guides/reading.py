@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import networks
+from .inputs import OwnInputs
 from .subjects import Subject
 
-# What a user's encoder makes of the data, among the names of inputs
-_FEATURES = "encoder(x)"
+# What a user's encoder makes of the data, and what is given where nothing is seen
+_FEATURES, _NOTHING = "encoder(x)", "nothing"
 
 
 class Reading(nn.Module):
@@ -40,34 +41,40 @@ class Reading(nn.Module):
         super().__init__()
         self.arguments = subject.inputs
         self._activation, self._norm = subject.activation, subject.norm
-        self._names = dict(inputs)
+        self.names = dict(inputs)
         # A latent's is that of its vectors, or what a ladder has in its place
         self.shapes: dict[str, tuple[int, ...]] = {
+            _NOTHING: (1,),
             **{site: (place.size,) for site, place in subject.places.items()},
             **subject.inputs.shapes,
         }
         # Arguments that a user's module sees are not standardised
-        self._raw = frozenset(own)
+        self.raw = frozenset(own)
         self._inside: dict[str, nn.Module] = {}
         self._data: tuple[str, ...] = ()
         self.encoder: nn.Module | None = None
         users = [s for s in inputs if s not in own and self._of_data(s)]
         if encoder is not None:
             self._take(encoder, users)
-        for site in inputs.keys() - self._raw:
-            self._names[site] = self._ordered(site)
+        self._flat: dict[str, tuple[str, int]] = {}
+        for site in inputs.keys() - self.raw:
+            self.names[site] = self._ordered(site) or (_NOTHING,)
+        self._blank = (_NOTHING,) in self.names.values()
+        special = encoder is not None or self._flat or self._blank
+        self._as_they_are = isinstance(self.arguments, OwnInputs) and not special
 
     def _of_data(self, site: str) -> tuple[str, ...]:
-        return tuple(name for name in self._names[site] if name in self.arguments.shapes)
+        return tuple(name for name in self.names[site] if name in self.arguments.shapes)
 
     def _take(self, encoder: nn.Module, users: list[str]) -> None:
         if not users:
-            sees = {site: ", ".join(names) for site, names in self._names.items()}
+            sees = {site: ", ".join(names) for site, names in self.names.items()}
             raise ValueError(
                 f"encoder: expected a covered site that sees the data, got {sees}: leave the "
                 "encoder out, or pass it to the guide of the others"
             )
-        self._data = tuple(n for n in self.arguments.shapes if n in self._of_data(users[0]))
+        seen = {name for site in users for name in self._of_data(site)}
+        self._data = tuple(name for name in self.arguments.shapes if name in seen)
         shapes = [self.arguments.event_shape(name) for name in self._data]
         features = networks.output_shape(encoder, *shapes, argument="encoder")
         if len(features) != 1:
@@ -76,21 +83,27 @@ class Reading(nn.Module):
                 "end it with torch.nn.Flatten()"
             )
         self.shapes[_FEATURES] = features
-        if len(users) == 1 and self._names[users[0]] == self._data:
+        if len(users) == 1 and self.names[users[0]] == self._data:
             # Where it has always been in files
             self._inside[users[0]] = encoder
-            self._raw |= {users[0]}
+            self.raw |= {users[0]}
             return
         self.encoder = encoder
         for site in users:
-            latents = tuple(n for n in self._names[site] if n not in self.arguments.shapes)
-            self._names[site] = (*latents, _FEATURES)
+            latents = tuple(n for n in self.names[site] if n not in self.arguments.shapes)
+            self.names[site] = (*latents, _FEATURES)
 
     def _ordered(self, site: str) -> tuple[str, ...]:
-        """The inputs of a site, the first image before all others."""
-        names = self._names[site]
+        """The inputs of a site, the first image before all others, which are vectors."""
+        names = self.names[site]
         images = [n for n in names if networks.is_image(self.shapes[n])][:1]
-        return (*images, *(n for n in names if n not in images))
+        first, *others = (*images, *(n for n in names if n not in images)) or (None,)
+        for i, name in enumerate(others):
+            if len(shape := self.shapes[name]) > 1:
+                others[i] = f"{name} as a vector"
+                self._flat[others[i]] = name, len(shape)
+                self.shapes[others[i]] = (math.prod(shape),)
+        return () if first is None else (first, *others)
 
     def network(self, site: str, widths: tuple[int, ...] | None) -> tuple[nn.Module, int]:
         """A network from the inputs of a site, and the number of its features.
@@ -99,9 +112,8 @@ class Reading(nn.Module):
         """
         if site in self._inside:
             return self._inside[site], self.shapes[_FEATURES][0]
-        shapes = [self.shapes[name] for name in self._names[site]] or [(1,)]
-        first, *others = shapes
-        if self._names[site] == (_FEATURES,):
+        first, *others = (self.shapes[name] for name in self.names[site])
+        if self.names[site] == (_FEATURES,):
             return nn.Identity(), first[0]
         network = networks.encoder(
             first,
@@ -112,40 +124,22 @@ class Reading(nn.Module):
         )
         return network, network.out_features
 
-    def read(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
-        """The arguments of a call by their names, and features of them."""
-        found = self.arguments.read(model, *args, **kwargs)
-        if self.encoder is not None:
-            found[_FEATURES] = self.encoder(*(found[name] for name in self._data))
-        return found
+    def read(
+        self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The arguments of a call by their names: as they are, and as networks see them.
 
-    def rows(self, found: Mapping[str, Tensor]) -> int:
-        """Of how many data arguments were read."""
-        return len(next(iter(found.values())))
-
-    def is_raw(self, site: str) -> bool:
-        """Whether a user's module is given what the program has: latents as they are."""
-        return site in self._raw
-
-    def context(
-        self, site: str, latents: Mapping[str, Tensor], found: Mapping[str, Tensor]
-    ) -> list[Tensor]:
-        """The inputs of a site's conditional.
-
-        ``latents`` are vectors of shape (..., n, size), and ``found`` is what was read; values in
-        the program for a site that ``is_raw``.
+        With vectors of the latents that were drawn the second has all of ``names``.
         """
-        names = self._names[site]
-        if site in self._raw:
-            return [latents[name] if name in latents else found[name] for name in names]
-        if not names:
-            first = self.arguments.shown(*next(iter(found.items())))
-            return [first.new_ones(len(first), 1)]
-        context: list[Tensor] = []
-        for name in names:
-            value = latents[name] if name in latents else found[name]
-            if name in self.arguments.shapes:
-                value = self.arguments.shown(name, value)
-            dims = len(self.shapes[name])
-            context.append(value.flatten(-dims) if context and dims > 1 else value)
-        return context
+        given = self.arguments.read(model, *args, **kwargs)
+        if self._as_they_are:
+            return given, dict(given)
+        seen = self.arguments.shown(given)
+        if self.encoder is not None:
+            seen[_FEATURES] = self.encoder(*(given[name] for name in self._data))
+        for key, (name, dims) in self._flat.items():
+            seen[key] = seen[name].flatten(-dims)
+        if self._blank:
+            first = next(iter(seen.values()))
+            seen[_NOTHING] = first.new_ones(len(first), 1)
+        return given, seen

@@ -110,8 +110,9 @@ class SemiAmortized(Guide):
 
     Refinement runs in evaluation mode (running statistics of BatchNorm, which it does not
     move) on ``guide.model`` without any handler around it: on the bound itself, whatever beta
-    training uses, and whatever part of all data these are. It never touches a parameter or its gradient. Under ``infer.importance`` each
-    datum is refined once, and all of its samples are drawn from the refined distributions.
+    training uses, and whatever part of all data these are. It never touches a parameter or its
+    gradient. Under ``infer.importance`` each datum is refined once, and all of its samples are
+    drawn from the refined distributions.
 
     Sources: "Semi-Amortized Variational Autoencoders", Kim, Wiseman, Miller, Sontag, Rush (2018);
     "Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference",
@@ -155,7 +156,9 @@ class SemiAmortized(Guide):
     ) -> None:
         """Draw the noise of each step, which is a part of the guide from here on."""
         guide = as_program(guide)
-        model = getattr(guide, "model", None) if model is None else as_program(model)
+        if model is None and isinstance(guide, Guide):
+            model = guide.model
+        model = as_program(model)
         if not isinstance(guide, nn.Module) or isinstance(guide, Model) or model is None:
             raise TypeError(
                 "guide: expected a guide such as BottomUp(model), or a module of your own with "
@@ -268,8 +271,8 @@ class SemiAmortized(Guide):
         with self.guide.leading(x, y) as leading:
             initial = leading.posterior
 
-            def refined(site: str, prior: Any) -> Any:
-                q = initial(site, prior)
+            def refined(site: str, *seen: Any) -> Any:
+                q = initial(site, *seen)
                 return moved(q, *offsets[site]) if site in offsets else q
 
             leading.posterior, self._led = refined, True

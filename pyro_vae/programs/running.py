@@ -54,6 +54,7 @@ def trace_pair(
     inner = innermost(guide)
     if isinstance(inner, AutoGuide):
         check_rows(guide, len(x))
+    inner_leads = getattr(inner, "leads", False)
     with naming_overflow():
         if isinstance(inner, GuideMessenger):
             check_messenger(model, guide)
@@ -62,7 +63,7 @@ def trace_pair(
                 guide(*args, **kwargs)
             model_trace, guide_trace = guide.get_traces()
             vars(model_trace)[PROGRAM] = model
-        elif drawing is None and (led := traced_as_led(model, guide, x, y)):
+        elif drawing is None and inner_leads and (led := traced_as_led(model, guide, x, y)):
             model_trace, guide_trace = led
         else:
             with drawing or contextlib.nullcontext():

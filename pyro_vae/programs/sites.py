@@ -208,8 +208,9 @@ def check_latents(
     in_model = p.latent
     if enumerating:
         in_model = [s for s in in_model if s in q.latent or s not in p.enumerated]
-    missing = [p.random[s] for s in in_model if s not in q.latent] if built else []
-    check_sites(in_model, q.latent, next(filter(None, map(_left_to, missing)), None))
+    if {*in_model} != {*q.latent}:
+        missing = [p.random[s] for s in in_model if s not in q.latent] if built else []
+        check_sites(in_model, q.latent, next(filter(None, map(_left_to, missing)), None))
 
 
 def _left_to(site: dict[str, Any]) -> str | None:

@@ -12,32 +12,29 @@ from torch import nn
 from .methods import Method, as_program, held_by
 
 
-def below_handlers(program: Any) -> Any:
-    """The program below all handlers, Pyro's own among them."""
-    return _unwrapped(program)[0]
-
-
-def handlers_of(program: Any) -> list[Any]:
-    """What is around the program below all handlers, the outermost first."""
-    return _unwrapped(program)[1]
-
-
-def _unwrapped(program: Any) -> tuple[Any, list[Any]]:
-    around: list[Any] = []
+def below_handlers(program: Any, around: list[Any] | None = None) -> Any:
+    """The program below all handlers, Pyro's own among them; ``around`` gets these."""
     while True:
         arguments = program.args if isinstance(program, functools.partial) else ()
         # What poutine.scale(program, ...) and its like return, also as decorators of methods
         if len(arguments) > 1 and isinstance(arguments[0], Messenger):
             handler, program, *rest = arguments
-            around.append(handler)
             if rest:
                 program = functools.partial(program, *rest)
         elif getattr(program, "program", None) is not None:
-            if not isinstance(program, Method):
-                around.append(getattr(program, "effect", program))
+            handler = None if isinstance(program, Method) else getattr(program, "effect", program)
             program = program.program
         else:
-            return program, around
+            return program
+        if around is not None and handler is not None:
+            around.append(handler)
+
+
+def handlers_of(program: Any) -> list[Any]:
+    """What is around the program below all handlers, the outermost first."""
+    around: list[Any] = []
+    below_handlers(program, around)
+    return around
 
 
 def innermost(program: Any) -> Any:

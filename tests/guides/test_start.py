@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pyro_vae import Trainer, infer, load, save
-from pyro_vae.guides import BottomUp, Flow, FullCovariance
+from pyro_vae.guides import BottomUp, Flow, FullCovariance, Ladder
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 
@@ -90,6 +90,24 @@ def test_a_file_holds_the_result(richer, tmp_path):
     loaded = load(tmp_path / "guide.pt")
     assert loaded.inputs == start.inputs
     torch.testing.assert_close(bound(loaded.model, loaded, x), bound(model, guide, x))
+
+
+def test_a_ladder_starts_as_a_ladder(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(48, 4)
+    for model, start in (
+        (m := vae(x.dtype, nn.BatchNorm1d), Ladder(m, hidden=(5,), upward="means")),
+        (m := Program(), Ladder(m, like=x)),
+    ):
+        trained(model, start, x)
+        guide = Ladder(model, start=start)
+        assert not {*map(id, start.parameters())} & {*map(id, guide.parameters())}
+        torch.testing.assert_close(bound(model, guide, x), bound(model, start, x))
+        assert repr(guide) == repr(start) and guide.upward == start.upward
+        kept = {name: value.clone() for name, value in start.state_dict().items()}
+        trained(model, guide, x)
+        assert all(torch.equal(value, kept[name]) for name, value in start.state_dict().items())
+    assert "start" not in guide.arguments
 
 
 def test_modules_that_conditionals_share_are_shared_by_their_copies():
