@@ -170,6 +170,7 @@ def test_full_covariances_hold_the_exact_posterior_of_latents_of_any_size(name, 
     model, x = sized(GRAPHS[name])
     guide = exact(guides.FullCovariance(model, like=x, order=order, hidden=()), model)
     assert gap(model, guide, x).abs().max() < 1e-8
+    assert not infer.check_pair(model, guide, x).lacking
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -185,6 +186,18 @@ def test_normals_hold_the_exact_posterior_of_single_numbers(name, order):
 def test_the_exact_posterior_of_any_graph(seed, order):
     model, x = sized(*random_graph(seed))
     guide = exact(guides.FullCovariance(model, like=x, order=order, hidden=()), model)
+    assert gap(model, guide, x).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_partial_guides_together_hold_it_too(name):
+    model, x = sized(GRAPHS[name])
+    whole = guides.FullCovariance(model, like=x, hidden=())
+    parts = [
+        guides.FullCovariance(model, like=x, hidden=(), sites=[site]) for site in whole.latents
+    ]
+    guide = guides.Composed(*(exact(part, model) for part in parts))
+    assert guide.latents == whole.latents
     assert gap(model, guide, x).abs().max() < 1e-8
 
 
