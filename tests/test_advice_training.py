@@ -55,6 +55,20 @@ class Does(callbacks.Callback):
 
 
 @cases
+def rates(tmp):
+    def annealed(lr=None):
+        t = trainer()
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR
+        fit(t, epochs=2, callbacks=[callbacks.LRScheduler(cosine, T_max=2)])
+        t.swap_guide(BottomUp(t.model))
+        if lr is not None:
+            t.lr = lr
+        return lambda: fit(t)
+
+    yield annealed(), annealed(1e-3)
+
+
+@cases
 def estimators(tmp):
     def using(elbo):
         return lambda: fit(trainer(elbo=elbo))

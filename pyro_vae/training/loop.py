@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from signal import SIGTERM
@@ -17,6 +18,7 @@ from ..callbacks.collapse import CollapseWarning, tell_collapsed
 from ..data.arguments import Data
 from ..ground import streams
 from ..ground.turns import turn
+from ..infer.engine.trainable import UntrainedWarning
 from ..infer.objectives.elbo import check_possible
 from ..programs.unwrapping import is_ours, name_of
 from . import checkpoint
@@ -220,6 +222,13 @@ class Loop:
             frozen=state.freezing.names is not None,
             seconds=seconds,
         )
+        if not row["lr"] and not any(g["lr"] for g in trainer.optimizer.param_groups):
+            warnings.warn(
+                f"lr: it was 0 in epoch {row['epoch']}, as a schedule has left it, so that nothing "
+                "was trained: assign trainer.lr, such as trainer.lr = 1e-3, before fit",
+                UntrainedWarning,
+                stacklevel=4,
+            )
         if particles := getattr(self.step.objective.elbo, "particles", None):
             row["particles"] = particles
         if position.skipped:
