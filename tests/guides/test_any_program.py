@@ -124,7 +124,7 @@ KINDS = {
     "module": (Module(), X, "q(z.0|x) q(rate|z.0,x)"),
     "method": (Module().model, X, "q(z.0|x) q(rate|z.0,x)"),
     "partial": (functools.partial(Module().labelled, scale=0.5), (X, Y), None),
-    "handler": (poutine.scale(Module(), 0.5), X, "q(z.0|x) q(rate|z.0,x)"),
+    "handler": (poutine.infer_config(Module(), lambda _: {}), X, "q(z.0|x) q(rate|z.0,x)"),
     "mask that hides nothing": (poutine.mask(steps, mask=True), X, None),
     "two arguments": (Labelled(), (X, Y), "q(rate|x,y) q(z.0|rate,x)"),
     "mapping": (Labelled(), {"x": X, "y": Y}, "q(rate|x,y) q(z.0|rate,x)"),
