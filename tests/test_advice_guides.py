@@ -85,6 +85,15 @@ def building(tmp):
 
 
 @cases
+def conditionals(tmp):
+    one = vae()
+    yield (
+        lambda: BottomUp(one, conditionals={"z1": lambda x: None}),
+        lambda: BottomUp(one, conditionals={"z1": DiagonalNormal(nn.Linear(D, 4), 4, 2)}),
+    )
+
+
+@cases
 def starting(tmp):
     one, other = vae([3, 2]), vae([3, 2])
     start = BottomUp(one)

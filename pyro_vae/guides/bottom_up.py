@@ -125,8 +125,13 @@ class BottomUp(Guide):
         self.few = subject.few
         self._plates = Plates(subject.structure, self.latents)
         own = dict(conditionals or {})
-        for site in own:
+        for site, conditional in own.items():
             known("conditionals", site, self.latents)
+            if not isinstance(conditional, nn.Module):
+                raise TypeError(
+                    f"conditionals[{site!r}]: expected a module that returns a distribution, got "
+                    f"{conditional!r}: make a function the forward of an nn.Module"
+                )
         self._own = frozenset(own)
         self.reading = Reading(subject, self.inputs, encoder, self._own)
         widths = subject.widths(hidden)

@@ -224,8 +224,8 @@ class Loop:
         )
         if not row["lr"] and not any(g["lr"] for g in trainer.optimizer.param_groups):
             warnings.warn(
-                f"lr: it was 0 in epoch {row['epoch']}, as a schedule has left it, so that nothing "
-                "was trained: assign trainer.lr, such as trainer.lr = 1e-3, before fit",
+                f"lr: it was 0 in epoch {row['epoch']}, as a schedule has left it, so that "
+                "nothing was trained: assign trainer.lr, such as trainer.lr = 1e-3, before fit",
                 UntrainedWarning,
                 stacklevel=4,
             )
