@@ -139,7 +139,9 @@ def posteriors(bench: Bench) -> Figure:
         trainer.fit(binary.train, epochs=bench.epochs, progress=False)
         tried[kind.__name__] = trainer.guide
     tried["SemiAmortized"] = guides.SemiAmortized(tried["BottomUp"])
-    return infer.compare_guides(model, tried, binary.test[:_ROWS]).plot()
+    figure = infer.compare_guides(model, tried, binary.test[:_ROWS]).plot()
+    figure.set_figwidth(12.0)
+    return figure
 
 
 def sigma(bench: Bench) -> Figure:
