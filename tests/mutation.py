@@ -103,6 +103,7 @@ TESTS = {
     "infer/objectives/elbo.py": [*_ELBO, "handlers/test_wrapping.py", "infer/test_terms.py"],
     "infer/objectives/free_bits.py": ["infer/objectives/test_free_bits.py"],
     "infer/objectives/importance_weighted.py": [_WEIGHTED, *_STOCK],
+    "infer/objectives/pathwise.py": ["infer/objectives/test_pathwise.py"],
     "infer/objectives/pyro_elbo.py": [
         "infer/objectives/test_pyro_elbos.py",
         "infer/objectives/test_observing_guides.py",

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from advice import Cases
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
@@ -58,13 +59,8 @@ def building(tmp):
     lower, upper = BottomUp(deep, sites=["z1"]), BottomUp(deep, sites=["z2"])
     yield lambda: upper(X), lambda: Composed(lower, upper)(X)
     yield lambda: Composed(nn.Linear(1, 1)), lambda: Composed(BottomUp(one, sites=["z1"]))
-    thin = vae([3, 1])
-    above = DiagonalNormal(nn.Linear(3, 4), 4, 1)
-    yield (
-        lambda: Flow(thin),
-        lambda: Composed(Flow(thin, sites=["z1"]), BottomUp(thin, sites=["z2"]))(X),
-        lambda: Flow(thin, conditionals={"z2": above})(X),
-    )
+    thin, single = vae([3, 1]), vae(1)
+    yield lambda: Flow(single), lambda: BottomUp(single)
     yield (
         lambda: AutoregressiveFlow(nn.Identity(), 4, 1),
         lambda: DiagonalNormal(nn.Identity(), 4, 1),
@@ -111,6 +107,51 @@ def growing(tmp):
     yield (
         grown(AutoregressiveFlow, flow, steps=3),
         grown(AutoregressiveFlow, flow, steps=3, hidden=9),
+    )
+
+
+def walk(prior):
+    """x ~ N(z, 1), z ~ prior(w), w ~ N(0, 1)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            z = pyro.sample("z", prior(w))
+            pyro.sample("x", dist.Normal(z[:, None], 1.0).expand([len(x), D]).to_event(1), obs=x)
+
+    return model
+
+
+@cases
+def ladders(tmp):
+    def mixture(w):
+        return dist.MaskedMixture(w > 0, dist.Normal(w, 1.0), dist.Normal(-w, 0.1))
+
+    unseen = walk(mixture)
+    yield lambda: Ladder(unseen, like=X), bound(unseen, BottomUp(unseen, like=X))
+
+    def switching(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(c, 1.0))
+            loc = z[..., None].expand(*z.shape, D)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    yield (
+        lambda: Ladder(switching, like=X),
+        fit(switching, BottomUp(switching, like=X), elbo=TraceEnum_ELBO()),
+    )
+
+    def shared(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(w, 1.0))
+            pyro.sample("x", dist.Normal(z[:, None], 1.0).expand([len(x), D]).to_event(1), obs=x)
+
+    part = Ladder(shared, like=X)
+    yield (
+        lambda: part(X),
+        bound(shared, Composed(part, globals=AutoNormal, like=X, model=shared)),
     )
 
 

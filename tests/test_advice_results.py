@@ -64,12 +64,12 @@ def statements(tmp):
     for parameter in blank.decoder.parameters():
         parameter.data.zero_()
 
-    def trusted(scale):
+    def trusted(scale, **options):
         # The posterior is the prior, where the decoder does not look at z
         guide = BottomUp(blank, conditionals={"z1": Fixed(scale)})
-        return lambda: diagnostics.evaluate(blank, guide, X, importance_samples=100)
+        return lambda: diagnostics.evaluate(blank, guide, X, importance_samples=100, **options)
 
-    yield trusted(0.1), trusted(1.0)
+    yield trusted(0.1), trusted(1.0), trusted(0.1, method="annealed", temperatures=5)
     yield (
         lambda: diagnostics.outliers(model, guide, X, {"normal": X + 3}),
         lambda: diagnostics.outliers(model, guide, X, {"far": X + 3}),

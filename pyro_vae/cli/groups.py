@@ -43,7 +43,7 @@ def _needs(cls: type) -> list[str]:
 
 
 # Those that a model of this command line is enough to build
-GUIDES = {n: g for n, g in _public(guides, guides.Guide).items() if _needs(g) == ["vae"]}
+GUIDES = {n: g for n, g in _public(guides, guides.Guide).items() if _needs(g) == ["model"]}
 LIKELIHOODS = _public(likelihoods, likelihoods.Likelihood)
 BINARIZE = {"dynamic": "dynamic", "static": "static", "none": None}
 

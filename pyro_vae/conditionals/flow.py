@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import MappingProxyType
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import ConditionalAffineAutoregressive
+from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -126,23 +127,28 @@ class AutoregressiveFlow(Recorded, nn.Module):
         self.base = DiagonalNormal(
             nn.Identity(), in_features, size, min_scale=min_scale, norm=norm
         )
-        order = torch.arange(size)
-        orders = [order.flip(0) if step % 2 else order for step in range(steps)]
+        self._orders = [(*range(size),)[:: -1 if step % 2 else 1] for step in range(steps)]
         self.steps = nn.ModuleList(
-            _Step(size, in_features, list(widths), order, activation())
+            _Step(size, in_features, list(widths), torch.tensor(order), activation())
             if additive
             else ConditionalAutoRegressiveNN(
-                size, in_features, list(widths), permutation=order, nonlinearity=activation()
+                size,
+                in_features,
+                list(widths),
+                permutation=torch.tensor(order),
+                nonlinearity=activation(),
             )
-            for order in orders
+            for order in self._orders
         )
         self._stable = not additive
 
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The distribution given the context."""
         h = self.network(*context)
-        steps = [
-            ConditionalAffineAutoregressive(step, stable=self._stable).condition(h)
-            for step in self.steps
-        ]
+        steps = []
+        for network, order in zip(self.steps, self._orders, strict=True):
+            given = functools.partial(network, context=h)
+            # Numbers, as a graph that inverts cannot read them from the network's own tensor
+            given.permutation = order
+            steps.append(AffineAutoregressive(given, stable=self._stable))
         return FlowDistribution(self.base(h), steps)

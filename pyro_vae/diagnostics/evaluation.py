@@ -6,14 +6,16 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import columns_of
-from ..ground.arguments import whole
+from ..ground.arguments import known, whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, or_none, with_error
+from ..infer.annealed import AnnealedEstimate, estimated
+from ..infer.annealing import Schedule
 from ..infer.importance import ImportanceEstimate, weighed
 from ..infer.objectives.elbo import ELBOTerms, check_possible
 from ..infer.terms import dataset_terms
@@ -39,6 +41,7 @@ class Evaluation(Tabular):
         baselines: name -> log p(x) of a model without a network, (n,), see
             ``diagnostics.baselines``; empty where none compares with the pair, None without
             training data to fit them to.
+        annealed: log p(x) by annealed importance sampling per datum, None if it was not asked for.
     """
 
     terms: ELBOTerms
@@ -47,6 +50,14 @@ class Evaluation(Tabular):
     levels: int | None = None
     point_masses: tuple[str, ...] = ()
     baselines: Mapping[str, Tensor] | None = None
+    annealed: AnnealedEstimate | None = None
+
+    @property
+    def log_likelihood(self) -> tuple[str, Tensor] | None:
+        """What is nearest to log p(x), and what the table calls it; None without an estimate."""
+        if self.annealed is not None:
+            return "log p(x), annealed", self.annealed.log_likelihood
+        return None if self.importance is None else ("log p(x)", self.importance.log_likelihood)
 
     @property
     def bound(self) -> str:
@@ -62,13 +73,15 @@ class Evaluation(Tabular):
                 quantities[f"-log p({site})" if site in self.point_masses else f"KL {site}"] = kl
         if self.importance is not None:
             quantities["log p(x)"] = self.importance.log_likelihood
+        if self.annealed is not None:
+            quantities["log p(x), annealed"] = self.annealed.log_likelihood
         quantities |= self.baselines or {}
         rows = [(name, *mean_and_error(v), "nats/datum") for name, v in quantities.items()]
         for site, kl in sorted(whole.items()):
             name = f"-log p({site})" if site in self.point_masses else f"KL {site}"
             rows.append((name, float(kl), math.nan, "nats/data set"))
         if self.levels is not None:
-            best = self.bound if self.importance is None else "log p(x)"
+            best, _ = self.log_likelihood or (self.bound, None)
             bits = -quantities[best] / (self.dimensions * math.log(2))
             rows.append((f"-{best}", *mean_and_error(bits), "bits/dim"))
         if self.importance is not None:
@@ -76,6 +89,8 @@ class Evaluation(Tabular):
             rows.append(("effective sample size", *mean_and_error(ess), "samples"))
             if not self.importance.pareto_k.isnan().any():
                 rows.append(("Pareto k above 0.7", 100 * self.untrusted, math.nan, "% of data"))
+        if self.annealed is not None:
+            rows.append(("time of annealing", self.annealed.seconds, math.nan, "s"))
         return rows
 
     @property
@@ -84,7 +99,7 @@ class Evaluation(Tabular):
 
         Compared is log p(x) of each datum, or the bound where that was not estimated.
         """
-        pair = self.terms.elbo if self.importance is None else self.importance.log_likelihood
+        _, pair = self.log_likelihood or ("", self.terms.elbo)
         ahead = {
             name: mean_and_error(log_p - pair.double())
             for name, log_p in (self.baselines or {}).items()
@@ -135,6 +150,8 @@ class Evaluation(Tabular):
         text = f"{len(self.terms.reconstruction)} data"
         if self.importance is not None:
             text += f", {self.importance.samples} importance samples"
+        if (found := self.annealed) is not None:
+            text += f", {found.chains} chains of {found.temperatures} temperatures"
         text += "; standard errors are over the data"
         if self.baselines:
             return text
@@ -149,6 +166,9 @@ def evaluate(
     *,
     reference: Dataset | Tensor | tuple[Tensor, Tensor | None] | None = None,
     importance_samples: int = 100,
+    method: Literal["importance", "annealed", "both"] = "importance",
+    temperatures: int = 1000,
+    chains: int = 16,
     batch_size: int = 500,
     chunk_size: int | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -172,6 +192,10 @@ def evaluate(
         importance_samples: samples per datum for log p(x); 0 leaves log p(x) out, and so does a
             guide that is a point mass, such as ``guides.Delta``. Latents outside the data plate
             need 0: no datum has weights of its own.
+        method: how log p(x) is estimated: by ``infer.importance``, by ``infer.annealed``, which
+            takes long and shows a bar, or by both.
+        temperatures: as of ``infer.annealed``.
+        chains: as of ``infer.annealed``.
         batch_size: data at once.
         chunk_size: rows (datum, sample) decoded at once, bounding the memory.
         arguments: constants among the programs' own arguments, by name.
@@ -185,7 +209,8 @@ def evaluate(
         ValueError: data that the model cannot have produced, a reference of another shape.
 
     Warns:
-        UserWarning: Pareto k > 0.7 for more than one datum in ten: log p(x) is underestimated.
+        UserWarning: Pareto k > 0.7 for more than one datum in ten: log p(x) is underestimated,
+            and nothing but importance sampling was asked for.
 
     Example:
         >>> import torch
@@ -196,15 +221,19 @@ def evaluate(
         ['ELBO', 'KL z1', 'reconstruction']
     """
     whole("importance_samples", importance_samples, 0)
+    known("method", method, ("importance", "annealed", "both"))
+    schedule = Schedule(temperatures, chains, leapfrog=3)
     own = {"arguments": arguments, "plate": plate}
     with examined(data, model, guide, **own) as (data, (pair,)):
         x, y, points = data.x, data.y, pair.point_masses
         terms = dataset_terms(model, guide, data, batch_size=batch_size)
-        estimate = None
-        if importance_samples and not points:
+        estimate = annealed = None
+        if importance_samples and method != "annealed" and not points:
             estimate = weighed(
                 model, guide, x, y, samples=importance_samples, chunk_size=chunk_size
             )
+        if method != "importance" and not points:
+            annealed = estimated(model, guide, x, y, schedule, chunk_size=chunk_size)
         compared = None
         if reference is not None:
             train = matched(reference, model, guide, name="reference", **own)
@@ -216,14 +245,15 @@ def evaluate(
         levels=getattr(getattr(model, "likelihood", None), "levels", None),
         point_masses=points,
         baselines=compared,
+        annealed=annealed,
     )
     if not points:
         check_possible(float(terms.elbo.mean()), float(terms.reconstruction.mean()), len(x))
-    if result.untrusted > 0.1:
+    if annealed is None and result.untrusted > 0.1:
         warnings.warn(
             f"log p(x) cannot be trusted: the importance weights of {100 * result.untrusted:.0f}% "
             "of the data have Pareto k > 0.7, so that it is probably too low: use more "
-            "importance_samples or a better guide",
+            "importance_samples, a better guide, or method='annealed'",
             stacklevel=2,
         )
     return result

@@ -121,6 +121,7 @@ class BottomUp(Guide):
         check_unweighed(subject.structure, self.latents)
         self.norm, self.places = subject.norm, subject.places
         self.placing = nn.ModuleList(subject.places.values())
+        self.few = subject.few
         self._plates = Plates(subject.structure, self.latents)
         own = dict(conditionals or {})
         for site in own:

@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from ..programs.labels import accepts_labels, placeholders
+from ..data.arguments import Arguments, Data
+from ..programs.calling import arguments_of, call
+from ..programs.methods import as_program
 from ..programs.modes import evaluating
 from ..programs.plates import data_plate
 from ..programs.program import Guide
 from ..programs.reading import Contributions
 from ..programs.registration import unregistered
-from ..programs.running import traced
-from ..programs.sites import check_sites, kinds
+from ..programs.running import traced, undisturbed
+from ..programs.sites import check_sites, is_auxiliary, is_latent, kinds
+from ..programs.unwrapping import name_of
+from .few import few_data
+
+
+class _Joining(Messenger):
+    """Makes one program of several: each finds the plates that are there, and leaves its latents.
+
+    A program has one plate of a name: those of later programs are the same one.
+
+    Raises ``ValueError`` for a latent that a program before has sampled.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plates: dict[str, Any] = {}
+        self.latents: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        site = msg["name"]
+        if site_is_subsample(msg) and site in self.plates:
+            msg["value"] = self.plates[site]
+            msg["done"] = msg["stop"] = True
+        elif is_latent(msg) and not is_auxiliary(msg):
+            if site in self.latents:
+                raise ValueError(f"parts: site {site!r} is covered by more than one part")
+            # To handlers outside it may be observed
+            self.latents[site] = msg["value"]
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        if site_is_subsample(msg):
+            self.plates[msg["name"]] = msg["value"]
+        elif msg["name"] in self.latents:
+            self.latents[msg["name"]] = msg["value"]
 
 
 class Composed(Guide):
@@ -32,8 +68,11 @@ class Composed(Guide):
     a part with parents is called with ``given={site: (n, size)}``.
 
     With ``globals`` the latents w outside the model's data plate, which all data share, get a
-    guide of their own, which runs first: q(w) q(z|x). The parts are then any programs, modules
-    for the latents inside the plate.
+    guide of their own, which runs first: q(w) q(z|x). Guides of this library do not see them, but
+    for ``Ladder``, whose prior of z they are a part of.
+
+    Parts of a program of one's own may be modules of any kind that sample some of its latents, for
+    which it takes data to see which. They share the plates of one name.
 
     Args:
         parts: guides of one and the same model, in sampling order.
@@ -41,12 +80,15 @@ class Composed(Guide):
             these alone: an autoguide of Pyro such as ``AutoNormal``, or a function such as
             ``functools.partial(AutoNormal, init_scale=0.1)``; or a guide of theirs. A file can
             hold none of these: use ``save(..., arguments=False)``.
-        like: data that the model is run on, to see where its latents are; with ``globals``.
+        like: data that model and parts are run on, to see what they sample; default: a few that
+            guides of this library keep of theirs. Not needed for a ``models.VAE``.
         model: the generative program; default: that of the parts.
 
+    Attributes:
+        latents: the sites that it covers, in sampling order.
+
     Raises:
-        TypeError: a part that is no guide, or does not declare its latents; ``globals`` without
-            data that are like those to come, or without a model.
+        TypeError: a part that is no module; no model, or no data where it takes them.
         ValueError: parts of different models; latents of the model that no part or that several
             parts cover; a part before those that it conditions on; ``globals`` for a model that
             has no latents outside the data plate.
@@ -65,125 +107,122 @@ class Composed(Guide):
         self,
         *parts: nn.Module,
         globals: Callable | None = None,
-        like: Tensor | None = None,
+        like: Any = None,
         model: Callable | None = None,
     ) -> None:
         """Check that the parts cover each latent once."""
         if not parts:
             raise ValueError("parts: expected at least one guide, got none")
         for i, part in enumerate(parts):
-            if globals is None and not (isinstance(part, Guide) and hasattr(part, "latents")):
-                raise TypeError(
-                    f"parts[{i}]: expected a guide that declares its latents, got "
-                    f"{type(part).__name__}: pass guides such as BottomUp(vae, sites=['z1'])"
-                )
             if not isinstance(part, nn.Module):
                 raise TypeError(
                     f"parts[{i}]: expected a module, got {part!r}: make it the forward of an "
                     "nn.Module"
                 )
-        model = getattr(parts[0], "model", None) if model is None else model
-        if model is None or (globals is not None and like is None):
-            raise TypeError(
-                "globals: expected the model and data to run it on, got none: pass model=, and "
-                "like=x with some data"
-            )
+        models = [part.model for part in parts if hasattr(part, "model")]
+        model = next(iter(models), None) if model is None else model
+        model = None if model is None else as_program(model)
+        few = None if model is None else few_data(model, parts, like)
+        if few is None:
+            _check_known(parts, model, globals)
         super().__init__(model)
         # What a file would hold of them
         self.arguments.pop("like", None)
-        self._plates = ["data"]
-        self.globals = None if globals is None else self._made(globals, like)
+        self.few, self.globals = few, None
         self.parts = nn.ModuleList(parts)
-        if globals is None:
-            self._check()
+        if few is None:
+            self._check(model.latents, ())
             self._latents = tuple(site for part in parts for site in part.latents)
         else:
-            self._latents = self._tried(like)
+            self._latents = self._tried(globals, *few)
 
-    def _made(self, globals: Callable, like: Tensor) -> nn.Module:
-        """The guide of the latents outside the data plate, all of whose parameters exist."""
-        labels = placeholders(self.model, len(like), like.device).get("y")
-        with evaluating(self.model), unregistered(), poutine.block():
-            trace = traced(self.model, like, labels)
-            plate = data_plate((trace, trace), len(like), plate=getattr(like, "plate", None))
-            outside = Contributions(trace, (plate.size,), plate).outside
-            sites = [site for site in kinds(trace).latent if site in outside]
-            if not sites:
+    def _tried(self, globals: Callable | None, x: Data, y: Tensor | None) -> tuple[str, ...]:
+        """The latents that all parts sample, which have to be those of the model."""
+        with undisturbed(self.model, device=x.device), poutine.block():
+            p = traced(self.model, x, y)
+        plate = data_plate((p, p), len(x), plate=getattr(x, "plate", None))
+        outside = Contributions(p, (plate.size,), plate).outside
+        latents = kinds(p).latent
+        shared = [site for site in latents if site in outside]
+        if globals is not None:
+            if not shared:
                 raise ValueError(
                     "globals: expected a model with latents outside its data plate, got "
-                    f"{kinds(trace).latent} inside of it: leave globals out"
+                    f"{latents} inside of it: leave globals out"
                 )
-            self._plates += plate.names
+            self.globals = self._made(globals, shared, x, y)
+        self._check([s for s in latents if s not in kinds(p).enumerated], shared)
+        with undisturbed(self, device=x.device), poutine.block():
+            found = kinds(traced(self.forward, x, y)).latent
+        check_sites([s for s in latents if s in found or s not in kinds(p).enumerated], found)
+        return tuple(found)
+
+    def _made(
+        self, globals: Callable, sites: Sequence[str], x: Data, y: Tensor | None
+    ) -> nn.Module:
+        """The guide of the latents outside the data plate, all of whose parameters exist."""
+        with evaluating(self.model), unregistered(), poutine.block():
             made = globals
             if not isinstance(globals, nn.Module):
                 made = globals(poutine.block(self.model, expose=sites))
             if isinstance(made, AutoGuide) and made.prototype_trace is None:
-                traced(made.forward, like, labels)
+                traced(made.forward, x, y)
         return made
 
-    def _tried(self, like: Tensor) -> tuple[str, ...]:
-        """The latents that all parts sample, which have to be those of the model."""
-        labels = placeholders(self.model, len(like), like.device).get("y")
-        with evaluating(self.model), evaluating(self), unregistered(), poutine.block():
-            found = kinds(traced(self.forward, like, labels)).latent
-            check_sites(kinds(traced(self.model, like, labels)).latent, found)
-        return tuple(found)
-
-    def _check(self) -> None:
+    def _check(self, latents: Sequence[str], shared: Sequence[str]) -> None:
+        """Raise ``ValueError`` for parts that do not cover latents, ``shared`` ones among them."""
         problems = [
             f"parts[{i}] ({type(part).__name__}) was built for another model than parts[0]"
             for i, part in enumerate(self.parts)
-            if part.model is not self.model
+            if hasattr(part, "model") and as_program(part.model) is not self.model
         ]
-        covered: list[str] = []
+        told = all(hasattr(part, "latents") for part in self.parts)
+        covered = [] if self.globals is None else [*shared]
         for i, part in enumerate(self.parts):
-            for site in self._parents(part):
-                if site not in covered:
+            for site in _parents(part):
+                if told and site not in covered:
                     problems.append(
                         f"parts[{i}] ({type(part).__name__}) conditions on {site!r}, which no "
                         "part before it samples"
                     )
-            for site in part.latents:
+            for site in getattr(part, "latents", ()):
                 if site in covered:
                     problems.append(f"site {site!r} is covered by more than one part")
                 covered.append(site)
-        problems += [
-            f"site {site!r} is covered by no part"
-            for site in self.model.latents
-            if site not in covered
-        ]
+        for site in latents if told else ():
+            if site not in covered:
+                advice = ", pass globals=AutoNormal" if site in shared else ""
+                problems.append(f"site {site!r} is covered by no part{advice}")
         if problems:
             raise ValueError(
-                f"parts: expected each of {self.model.latents} once, in an order in which each "
+                f"parts: expected each of {tuple(latents)} once, in an order in which each "
                 f"part finds what it conditions on, got: {'; '.join(problems)}"
             )
-
-    @staticmethod
-    def _parents(part: nn.Module) -> tuple[str, ...]:
-        return getattr(part, "parents", ())
 
     @property
     def latents(self) -> tuple[str, ...]:
         """Latent sites in sampling order."""
         return self._latents
 
+    @property
+    def called_like(self) -> Callable:
+        """The program whose arguments it takes."""
+        return self.model
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Run the parts in their order."""
-        z: dict[str, Tensor] = {}
-        if self.globals is not None:
-            # Its forward is run, since a call would put it under a fixed name in Pyro's store
-            z.update(self.globals.forward(*args, **kwargs) or {})
-        for i, part in enumerate(self.parts):
-            parents = self._parents(part)
-            given = {"given": {site: z[site] for site in parents}} if parents else {}
-            taken = dict(kwargs)
-            if not (isinstance(part, Guide) or accepts_labels(part)):
-                taken.pop("y", None)
-            # A program has one data plate: those of the later parts are the same one
-            plate = poutine.block(hide=self._plates) if i else contextlib.nullcontext()
-            with plate:
-                z.update(part(*args, **taken, **given) or {})
-        return z
+        """Run the parts in their order, each on what it takes of the model's arguments."""
+        x, joining = Arguments(args, kwargs, ()), _Joining()
+        with joining:
+            if self.globals is not None:
+                # Its forward is run, since a call would put it under a fixed name in Pyro's store
+                call(self.globals.forward, x)
+            for part in self.parts:
+                args, kwargs = arguments_of(part, x)
+                if parents := _parents(part):
+                    found = joining.latents
+                    kwargs["given"] = {site: found[site] for site in parents if site in found}
+                part(*args, **kwargs)
+        return joining.latents
 
     def __repr__(self) -> str:
         """The parts and the number of parameters."""
@@ -191,3 +230,30 @@ class Composed(Guide):
         shown += [repr(part) for part in self.parts]
         parts = "\n".join("  " + text.replace("\n", "\n  ") for text in shown)
         return f"{type(self).__name__}\n{parts}\n  {self._count()}"
+
+
+def _parents(part: nn.Module) -> tuple[str, ...]:
+    return getattr(part, "parents", ())
+
+
+def _check_known(
+    parts: Sequence[nn.Module], model: Callable | None, globals: Callable | None
+) -> None:
+    """Raise ``TypeError`` where it takes a model and data to see what parts sample."""
+    if globals is not None:
+        raise TypeError(
+            "globals: expected the model and data to run it on, got none: pass model=, and "
+            "like=x with some data"
+        )
+    for i, part in enumerate(parts):
+        if not hasattr(part, "latents") or model is None:
+            raise TypeError(
+                f"parts[{i}]: expected a guide that declares its latents, got "
+                f"{type(part).__name__}: pass guides such as BottomUp(vae, sites=['z1']), or "
+                "model= and like=x with some data"
+            )
+    if not hasattr(model, "latents"):
+        raise TypeError(
+            f"like: expected data for {name_of(model)}, which has to be run on a few, got none: "
+            "pass like=x, or all arguments with a row per datum, like=(x, ...)"
+        )

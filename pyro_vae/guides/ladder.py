@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import pyro
@@ -15,12 +15,10 @@ from .. import networks
 from ..conditionals.normal import DiagonalNormal, precision_weighted
 from ..data.arguments import Data
 from ..ground.arguments import known
-from ..ground.graphs import ancestors
 from ..programs.calling import arguments_of
 from ..programs.program import Guide
-from ..programs.running import traced, undisturbed
-from ..programs.structure import Structure
-from .leading import Drawing, Following, Leading
+from . import rungs
+from .leading import Drawing, Following, Leading, Posterior
 from .merging import normal_of, parameters_of
 from .plates import Plates
 from .reading import Reading
@@ -44,9 +42,11 @@ class Ladder(Guide):
     given what has been drawn, is merged with the proposal, in the coordinates in which the support
     is all real numbers; a site whose prior is no diagonal normal there gets a normal whose network
     sees d_i and the prior's parameters (``print`` tells). d_i is made of the data that the site's
-    posterior depends on and of the d_j of the latents right below it. Training by this library's
-    estimators evaluates each conditional once; stock SVI runs the program twice, in the guide up
-    to its last latent.
+    posterior depends on and of the d_j of the latents right below it. Where these data see other
+    latents above as well, the proposal, which is a likelihood of the site, sees them, too.
+    Training by this library's estimators evaluates each conditional once; stock SVI runs the
+    program twice, in the guide up to its last latent. Scales and masks that the program has of
+    its own count in the guide as in the model.
 
     Source: "Ladder Variational Autoencoders", Sonderby, Raiko, Maaloe, Sonderby, Winther (2016).
 
@@ -77,6 +77,15 @@ class Ladder(Guide):
         >>> guide = Ladder(vae)
         >>> list(guide(torch.zeros(5, 6)))
         ['z2', 'z1']
+        >>> def counts(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         level = pyro.sample("level", dist.Normal(2.0, 1.0))
+        ...         rate = pyro.sample("rate", dist.LogNormal(level, 0.5))
+        ...         pyro.sample("x", dist.Poisson(rate), obs=x)
+        >>> Ladder(counts, like=torch.tensor([12.0, 30.0, 7.0]), hidden=(32,))
+        Ladder
+          q(rate, level|x) = q(level|x) q(rate|level,x)
+          1,252 parameters
     """
 
     def __init__(
@@ -98,15 +107,19 @@ class Ladder(Guide):
         self.latents = tuple(site for site in found.latents if site in subject.places)
         self.places, self._plates = subject.places, Plates(found, self.latents)
         self.placing = nn.ModuleList(subject.places.values())
-        self.runs_model = subject.few is not None
-        # What sees nothing gains nothing from its prior, which the proposal can be
-        self._merged = frozenset(site for site in self.latents if found.parents[site])
+        self.few, self.runs_model = subject.few, subject.few is not None
         upwards = [*reversed(self.latents)]
-        below = _below(upwards, subject) if self.runs_model else chain(subject)
+        below = rungs.below(self.latents, subject) if self.runs_model else chain(subject)
+        self._beside = rungs.beside(self.latents, found) if self.runs_model else {}
         self.reading = Reading(subject, below, encoder)
-        self.inputs = _inputs(self.latents, below, subject)
+        self.inputs = rungs.inputs(self.latents, below, self._beside, subject)
         self._keys = keys_of(upwards)
-        self._seen = _parameters(subject, self._merged) if self.runs_model else {}
+        # What sees nothing gains nothing from its prior, which the proposal can be
+        above = [site for site in self.latents if found.parents[site]]
+        self._seen = rungs.parameters(subject, above) if self.runs_model else {}
+        self._merged = frozenset(above) - self._seen.keys()
+        sizes = {s: sum(self.places[o].size for o in of) for s, of in self._beside.items()}
+        self._late = {s: k for s in sizes if (k := sizes[s] + self._seen.get(s, 0))}
         widths = subject.widths(hidden)
         self.networks, self.heads = nn.ModuleDict(), nn.ModuleDict()
         for site, key in self._keys.items():
@@ -117,8 +130,8 @@ class Ladder(Guide):
             self.reading.shapes[site] = (handed,)
         self._globals = tuple(s for s, site in found.latents.items() if site.is_global)
         self._led: Leading | None = None
-        self._leads = self.runs_model and not self._globals and _is_plain(found)
-        _check_summed_out(found, self.latents)
+        self.leads = self.runs_model and not self._globals and rungs.is_plain(found)
+        rungs.check_summed_out(found, self.latents)
         if subject.like is not None:
             self.to(*subject.like)
 
@@ -126,15 +139,15 @@ class Ladder(Guide):
         self, site: str, features: int, widths: tuple[int, ...] | None, subject: Subject
     ) -> nn.Module:
         network: nn.Module = nn.Identity()
-        if site in self._seen:
+        if site in self._late:
             hidden = networks.hidden_widths(widths)[-1:]
             options = {"activation": subject.activation, "norm": subject.norm}
-            network = networks.MLP((features,), hidden, extra=self._seen[site], **options)
+            network = networks.MLP((features,), hidden, extra=self._late[site], **options)
             features = network.out_features
         return DiagonalNormal(network, features, self.places[site].size, norm=subject.norm)
 
     def _hands_activations(self, site: str) -> bool:
-        return self.upward == "activations" or site in self._seen
+        return self.upward == "activations" or site in self._late
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -160,9 +173,9 @@ class Ladder(Guide):
 
         ``given`` are values of its ``parents``, where it has any.
         """
-        found = self.reading.read(self.model, args, kwargs)
         if self._led is not None:
-            return self._follow(self._led, self.reading.rows(found))
+            return self._follow(self._led)
+        found = self.reading.read(self.model, args, kwargs)
         features, proposals = self._bottom_up(found)
         if not self.runs_model:
             return self._top_down(found, proposals, kwargs.get("y"))
@@ -177,13 +190,13 @@ class Ladder(Guide):
     def _bottom_up(
         self, found: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, dist.Distribution]]:
-        """Features of each layer, and its proposal where this does not see the prior."""
+        """Features of each layer, and its proposal where that sees nothing from above."""
         handed: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         proposals: dict[str, dist.Distribution] = {}
         for site, key in self._keys.items():
             features[site] = self.networks[key](*self.reading.context(site, handed, found))
-            if site not in self._seen:
+            if site not in self._late:
                 proposals[site] = self.heads[key](features[site])
             activations = self._hands_activations(site)
             handed[site] = features[site] if activations else proposals[site].mean
@@ -204,14 +217,17 @@ class Ladder(Guide):
         return z
 
     def _posterior(
-        self, features: Mapping[str, Tensor], proposals: Mapping[str, Any]
-    ) -> Callable[[str, Any], TorchDistributionMixin]:
-        def posterior(site: str, prior: Any) -> TorchDistributionMixin:
+        self, features: Mapping[str, Tensor], proposals: Mapping[str, dist.Distribution]
+    ) -> Posterior:
+        def posterior(
+            site: str, prior: Any, drawn: Mapping[str, Tensor]
+        ) -> TorchDistributionMixin:
             place = self.places[site]
-            if site in self._seen:
-                seen = features[site], parameters_of(prior, place)
-                return place.lay(self.heads[self._keys[site]](*seen))
-            q = proposals[site]
+            q = proposals.get(site)
+            if q is None:
+                seen = [self.places[s].vector(drawn[s]) for s in self._beside[site]]
+                seen += [parameters_of(prior, place)] if site in self._seen else []
+                q = self.heads[self._keys[site]](features[site], *seen)
             if site in self._merged:
                 loc, scale = normal_of(prior, place)
                 q = precision_weighted(q, dist.Normal(loc, scale).to_event(1))
@@ -220,11 +236,6 @@ class Ladder(Guide):
         return posterior
 
     # One run of the program for model and guide
-
-    @property
-    def leads(self) -> bool:
-        """Whether a run of its model can be led by it: its sites have no scale, mask or part."""
-        return self._leads
 
     @contextlib.contextmanager
     def leading(self, x: Data, y: Tensor | None = None) -> Iterator[Leading]:
@@ -235,17 +246,18 @@ class Ladder(Guide):
         """
         args, kwargs = arguments_of(self.model, x, y)
         found = self.reading.read(self.model, args, kwargs)
-        self._led = Leading(self._posterior(*self._bottom_up(found)), self.latents)
+        posterior = self._posterior(*self._bottom_up(found))
+        self._led = Leading(posterior, self.latents, self.reading.rows(found))
         try:
             yield self._led
         finally:
             self._led = None
 
-    def _follow(self, led: Leading, n: int) -> dict[str, Tensor]:
-        around = self._plates.of(n)
+    def _follow(self, led: Leading) -> dict[str, Tensor]:
+        around = self._plates.of(led.n)
         z: dict[str, Tensor] = {}
         with Following(led):
-            for site, (q, _) in led.drawn.items():
+            for site, q in led.drawn.items():
                 with around(site):
                     z[site] = pyro.sample(site, q)
         return z
@@ -259,59 +271,3 @@ class Ladder(Guide):
         if self._seen:
             lines.append(f"no normal prior, whose parameters are seen: {', '.join(self._seen)}")
         return "\n  ".join([type(self).__name__, *lines, self._count()])
-
-
-def _below(upwards: Sequence[str], subject: Subject) -> dict[str, tuple[str, ...]]:
-    """Latent -> the latents that depend on it, and the arguments that its posterior sees."""
-    found = subject.structure
-    below = {}
-    for site in upwards:
-        children = [child for child in upwards if site in found.parents[child]]
-        seen = map(subject.argument, found.posterior[site])
-        below[site] = (*children, *dict.fromkeys(name for name in seen if name is not None))
-    return below
-
-
-def _inputs(
-    latents: Sequence[str], below: Mapping[str, tuple[str, ...]], subject: Subject
-) -> dict[str, tuple[str, ...]]:
-    """Latent -> the latents that its prior sees, and all data that its proposal is made of."""
-    reached: dict[str, set[str]] = {}
-    for site in reversed(latents):
-        reached[site] = set().union(*(reached.get(name, {name}) for name in below[site]))
-    found = {}
-    for site in latents:
-        parents = subject.structure.parents[site]
-        data = reached[site] | {*map(subject.argument, parents)}
-        above = [name for name in parents if name in latents]
-        found[site] = (*above, *(name for name in subject.inputs.shapes if name in data))
-    return found
-
-
-def _parameters(subject: Subject, merged: Collection[str]) -> dict[str, int]:
-    """Latent whose prior is no normal in its coordinates -> how many parameters that has."""
-    x, y = subject.few
-    with undisturbed(subject.model, device=x.device):
-        trace = traced(subject.model, x, y)
-    seen = {}
-    for site in merged:
-        prior, place = trace.nodes[site]["fn"], subject.places[site]
-        if normal_of(prior, place) is None:
-            seen[site] = parameters_of(prior, place).shape[-1]
-    return seen
-
-
-def _is_plain(found: Structure) -> bool:
-    """Whether latents have the weight that handlers around the model give them, no other."""
-    return found.total is None and not any(s.masked or s.scaled for s in found.latents.values())
-
-
-def _check_summed_out(found: Structure, latents: Sequence[str]) -> None:
-    """Raise ``ValueError`` for a latent whose prior depends on one that is summed out."""
-    summed = {site for site, latent in found.latents.items() if latent.enumerated}
-    for site in latents:
-        if above := ancestors(found.graph, [site]) & summed:
-            raise ValueError(
-                f"site {site!r}: expected a prior that depends on no latent that is summed out, "
-                f"got one that depends on {min(above)!r}: use guides.BottomUp"
-            )

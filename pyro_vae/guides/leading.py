@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, broadcast_shapes
 
-# From a site and its prior to the distribution that it is drawn from
-Posterior = Callable[[str, Any], Any]
-
-
-class Drawn(Exception):
-    """All latents are drawn, so that nothing in the rest of a program matters."""
+# From a site, its prior and the latents drawn so far to the distribution that it is drawn from
+Posterior = Callable[[str, Any, Mapping[str, Tensor]], Any]
 
 
-class Drawing(Messenger):
-    """Draws latents of a program from posteriors, in what is a guide to all handlers outside.
+class Drawn(BaseException):
+    """All latents are drawn, so that nothing in the rest of a program matters.
+
+    No error that a program would catch.
+    """
+
+
+class _FromPosteriors(Messenger):
+    """Draws latents of a program from posteriors; ``values`` are those so far.
+
+    Args:
+        posterior: makes the distribution of a site.
+        sites: these latents.
+    """
+
+    def __init__(self, posterior: Posterior, sites: Collection[str]) -> None:
+        super().__init__()
+        self.posterior, self.sites = posterior, sites
+        self.values: dict[str, Tensor] = {}
+        self._priors: dict[str, Any] = {}
+
+    @abstractmethod
+    def _keep(self, msg: dict[str, Any], prior: Any) -> None: ...
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if (site := msg["name"]) in self.sites and not msg["is_observed"]:
+            self._priors[site] = prior = msg["fn"]
+            msg["fn"] = _as_wide(self.posterior(site, prior, self.values), prior)
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        # Handlers outside may have observed it
+        if (prior := self._priors.pop(msg["name"], None)) is not None:
+            self.values[msg["name"]] = msg["value"]
+            self._keep(msg, prior)
+
+
+class Drawing(_FromPosteriors):
+    """Makes of a program a guide, to all handlers outside.
 
     Args:
         posterior: makes the distribution of a site.
@@ -31,23 +64,17 @@ class Drawing(Messenger):
     def __init__(
         self, posterior: Posterior, sites: Collection[str], given: Mapping[str, Tensor]
     ) -> None:
-        super().__init__()
-        self.posterior, self.sites, self.given = posterior, sites, given
-        self.values: dict[str, Tensor] = {}
+        super().__init__(posterior, sites)
+        self.given = given
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        site = msg["name"]
-        if site in self.given:
-            msg["value"], msg["done"] = self.given[site], True
-        elif site in self.sites and not msg["is_observed"]:
-            msg["fn"] = _as_wide(self.posterior(site, msg["fn"]), msg["fn"])
+        if msg["name"] in self.given:
+            msg["value"], msg["done"] = self.given[msg["name"]], True
+        super()._pyro_sample(msg)
 
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        site = msg["name"]
-        if site in self.sites and not msg["is_observed"]:
-            self.values[site] = msg["value"]
-            if len(self.values) == len(self.sites):
-                raise Drawn
+    def _keep(self, msg: dict[str, Any], prior: Any) -> None:
+        if len(self.values) == len(self.sites):
+            raise Drawn
 
     def run(self, program: Callable, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run a program up to the last of the latents, which alone are seen from outside."""
@@ -60,25 +87,26 @@ class Drawing(Messenger):
         return self.values
 
 
-class Leading(Messenger):
-    """Gives the latents of a model draws from posteriors, and keeps both for the guide.
+class Leading(_FromPosteriors):
+    """Draws the latents of a model from posteriors, and keeps both for ``Following``.
+
+    Handlers inside see the model's own sites, before and after; those outside see the guide's
+    while the value is drawn.
 
     Args:
         posterior: makes the distribution of a site.
         sites: these latents.
+        n: number of data.
     """
 
-    def __init__(self, posterior: Posterior, sites: Collection[str]) -> None:
-        super().__init__()
-        self.posterior, self.sites = posterior, sites
-        self.drawn: dict[str, tuple[Any, Tensor]] = {}
+    def __init__(self, posterior: Posterior, sites: Collection[str], n: int) -> None:
+        super().__init__(posterior, sites)
+        self.n = n
+        self.drawn: dict[str, Any] = {}
 
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        site = msg["name"]
-        if site in self.sites and not msg["is_observed"] and msg["value"] is None:
-            q = _as_wide(self.posterior(site, msg["fn"]), msg["fn"])
-            msg["value"], msg["done"] = q(), True
-            self.drawn[site] = q, msg["value"]
+    def _keep(self, msg: dict[str, Any], prior: Any) -> None:
+        self.drawn[msg["name"]] = q = msg["fn"]
+        msg["fn"] = _as_wide(prior, q)
 
 
 class Following(Messenger):
@@ -86,13 +114,14 @@ class Following(Messenger):
 
     def __init__(self, leading: Leading) -> None:
         super().__init__()
-        self.drawn = leading.drawn
+        self.values = leading.values
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if msg["name"] in self.drawn:
-            msg["value"], msg["done"] = self.drawn[msg["name"]][1], True
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-def _as_wide(q: Any, prior: Any) -> Any:
-    """With the batch shape of a prior that plates have expanded."""
-    return q if q.batch_shape == prior.batch_shape else q.expand(prior.batch_shape)
+def _as_wide(one: Any, other: Any) -> Any:
+    """A distribution with the batch dimensions of another, which plates have expanded."""
+    shape = broadcast_shapes(one.batch_shape, other.batch_shape)
+    return one if one.batch_shape == shape else one.expand(shape)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent, Normal, TransformedDistribution, biject_to
+from torch.distributions import Independent, Normal, TransformedDistribution, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import (
     AffineTransform,
@@ -17,6 +17,8 @@ from torch.distributions.transforms import (
 
 from .places import Place
 
+_AROUND = Independent, ExpandedDistribution, MaskedDistribution
+# Of several ways to tell the same the one that takes no inversion
 _SAME = {"scale_tril": {"covariance_matrix", "precision_matrix"}, "logits": {"probs"}}
 
 
@@ -43,44 +45,64 @@ def parameters_of(prior: Any, place: Place) -> Tensor:
 
     Raises ``ValueError`` for a distribution that tells of none.
     """
-    inner = _plain(prior)
-    while hasattr(inner, "base_dist"):
-        inner = _plain(inner.base_dist)
-    names = {*inner.arg_constraints}
-    # Of several ways to tell the same the one that takes no inversion
-    for kept, others in _SAME.items():
-        names -= others if kept in names else set()
-    found = [
-        _rows(value, inner.arg_constraints[name], inner, prior, place)
-        for name in sorted(names)
-        if isinstance(value := getattr(inner, name), Tensor) and value.is_floating_point()
-    ]
+    found = [_rows(value, inside, prior.batch_shape, place) for value, inside in _told(prior)]
     if not found:
         raise ValueError(
             f"site {place.site!r}: expected a prior whose parameters a ladder can see, got a "
-            f"{type(inner).__name__} without: use guides.BottomUp"
+            f"{type(_plain(prior)).__name__} without: use guides.BottomUp"
         )
     return torch.cat(found, -1)
 
 
-def _rows(value: Tensor, constraint: Constraint, inner: Any, prior: Any, place: Place) -> Tensor:
-    """One parameter (..., n, k)."""
-    event = constraint.event_dim
+def _told(distribution: Any, inside: int = 0) -> list[tuple[Tensor, int]]:
+    """Parameters, and how many of the dimensions of each are not of the batch.
+
+    Those of the distribution, else of what it transforms and of the transforms.
+    """
+    while isinstance(distribution, _AROUND):
+        inside += getattr(distribution, "reinterpreted_batch_ndims", 0)
+        distribution = distribution.base_dist
+    names = {*distribution.arg_constraints}
+    for kept, others in _SAME.items():
+        names -= others if kept in names else set()
+    found = []
+    for name in sorted(names):
+        value = getattr(distribution, name)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            value, event = _free(value, distribution.arg_constraints[name])
+            found.append((value, inside + event))
+    if not found and isinstance(distribution, TransformedDistribution):
+        found = _told(distribution.base_dist, inside)
+        inside += distribution.event_dim
+        for part in _parts(distribution.transforms):
+            found += [
+                (value, inside) for value in vars(part).values() if isinstance(value, Tensor)
+            ]
+    return found
+
+
+def _free(value: Tensor, constraint: Constraint) -> tuple[Tensor, int]:
+    """A parameter in coordinates without limits, and its event dimensions there."""
     try:
-        transform = biject_to(constraint)
-        value, event = transform.inv(value), transform.domain.event_dim
+        transform = transform_to(constraint)
     except NotImplementedError:
-        pass
-    # What was declared as event dimensions of the site are dimensions of the parameter, too
-    value = value.expand(*inner.batch_shape, *value.shape[value.dim() - event :])
-    at = len(prior.batch_shape) - place.rank
+        # Limits that depend on other parameters, those of numbers
+        return value, 0
+    return transform.inv(value), transform.domain.event_dim
+
+
+def _rows(value: Tensor, inside: int, batch_shape: torch.Size, place: Place) -> Tensor:
+    """One parameter (..., n, k)."""
+    value = value.reshape(*(1,) * (inside - value.dim()), *value.shape)
+    value = value.expand(*batch_shape, *value.shape[value.dim() - inside :])
+    at = len(batch_shape) - place.rank
     value = value.movedim(at + place.data, at)
     return value.reshape(*value.shape[: at + 1], -1)
 
 
 def _plain(distribution: Any) -> Any:
     """Without dimensions, expansions and masks that were put around it."""
-    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
+    while isinstance(distribution, _AROUND):
         distribution = distribution.base_dist
     return distribution
 

@@ -32,7 +32,8 @@ def check_vae(vae: VAE) -> None:
     """Raise ``TypeError`` unless this is a model; one under a handler counts."""
     if not isinstance(innermost(vae), VAE):
         raise TypeError(
-            f"vae: expected a models.VAE, got {type(vae).__name__}: build the model first"
+            f"vae: expected a models.VAE, got {type(vae).__name__}: build one first, or use an "
+            "amortised guide such as BottomUp(model, like=x), which any program can have"
         )
 
 

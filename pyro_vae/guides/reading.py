@@ -139,7 +139,8 @@ class Reading(nn.Module):
         if site in self._raw:
             return [latents[name] if name in latents else found[name] for name in names]
         if not names:
-            return [next(iter(found.values())).new_ones(1)]
+            first = self.arguments.shown(*next(iter(found.items())))
+            return [first.new_ones(len(first), 1)]
         context: list[Tensor] = []
         for name in names:
             value = latents[name] if name in latents else found[name]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import networks
-from ..data.arguments import Arguments, Data
+from ..data.arguments import Arguments, Data, columns_of
 from ..ground.arguments import known
 from ..models import VAE
-from ..programs.given import given
+from ..programs.given import matched
 from ..programs.inspecting import FEW, structure
 from ..programs.inversion import faithful_inverse
 from ..programs.methods import as_program
@@ -21,6 +21,7 @@ from ..programs.program import Model
 from ..programs.running import traced, undisturbed
 from ..programs.structure import Structure
 from ..programs.unwrapping import below_handlers, name_of
+from ..programs.values import check_finite
 from .inputs import OwnInputs, ProgramInputs
 from .places import Place
 
@@ -106,8 +107,14 @@ def subject_of(model: Any, like: Any = None) -> Subject:
 
 
 def _of_program(model: Callable, like: Any) -> Subject:
-    found = structure(model, like)
-    x, y = given(like, None, model)
+    x, y = None, None
+    if like is not None:
+        # What the trainer makes of them
+        data = matched(like, model, name="like")
+        x, y = data.x, data.y
+        for column in columns_of(x):
+            check_finite(column, "like")
+    found = structure(model, x if y is None else (x, y))
     places = _places(found)
     if not places:
         raise ValueError(

@@ -73,6 +73,8 @@ class _Penalty(TorchDistribution):
 class _Regularize(Recorded):
     """Run a guide, then sample a site that holds the penalty."""
 
+    only_weighs = True
+
     def __init__(self, regularizer: Callable, site: str | None, name: str) -> None:
         self.regularizer, self.site, self.name = regularizer, site, name
 

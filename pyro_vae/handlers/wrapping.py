@@ -85,6 +85,8 @@ class OnLatents(Recorded, Messenger):
 
     # The argument that holds it
     of: ClassVar[str]
+    # What sites are is left alone
+    only_weighs = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ from ..programs.inspecting import structure
 from ..programs.inversion import Factorisation, faithful_inverse
 from ..programs.modes import evaluating
 from ..programs.structure import Structure
+from .annealed import AnnealedEstimate, annealed
 from .batchnorm import recalibrate_batchnorm
 from .comparison import GuideComparison, GuideResult, compare_guides
 from .engine.graph import Graph
@@ -17,12 +18,14 @@ from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO
 from .objectives.importance_weighted import ImportanceWeightedELBO
 from .predictive import mean_squared_error
 from .sampling import sample
+from .sandwich import Sandwich, sandwich
 from .terms import elbo_terms
 from .tools import check_pair
 
 __all__ = [
     "SVI",
     "AnalyticELBO",
+    "AnnealedEstimate",
     "ELBOTerms",
     "Encoding",
     "Factorisation",
@@ -32,9 +35,11 @@ __all__ = [
     "ImportanceEstimate",
     "ImportanceWeightedELBO",
     "PairSummary",
+    "Sandwich",
     "Structure",
     "TraceELBO",
     "UntrainedWarning",
+    "annealed",
     "check_pair",
     "compare_guides",
     "decode",
@@ -50,6 +55,7 @@ __all__ = [
     "recalibrate_batchnorm",
     "reconstruct",
     "sample",
+    "sandwich",
     "structure",
     "traverse",
 ]

@@ -123,25 +123,32 @@ def weighed(
         elements = sum(column[0].numel() for column in columns_of(x))
         chunk_size = max(1, 2**20 // max(1, elements))
     whole("chunk_size", chunk_size)
+    block = len(x) if takes_all(guide) else max(1, min(512, _WEIGHTS // samples))
+    check_weighed(model, guide, x, y, block)
+    with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
+        vectorised = can_broadcast(guide, x, y)
+        log_joint = _log_joint(model)
+        labels = itertools.repeat(None) if y is None else y.split(block)
+        found = [
+            weight_statistics(
+                _log_weights(log_joint, guide, *data, samples, chunk_size, vectorised)
+            )
+            for data in zip(x.split(block), labels, strict=False)
+        ]
+    columns = [torch.cat(column) for column in zip(*found, strict=True)]
+    return ImportanceEstimate(*columns, samples=samples)
+
+
+def check_weighed(model: Callable, guide: Callable, x: Data, y: Tensor | None, block: int) -> None:
+    """Raise where data have no weights: ``ValueError`` for what ``importance`` refuses."""
     check_data(model, x, y)
     check_batch(guide, len(x))
-    block = len(x) if takes_all(guide) else max(1, min(512, _WEIGHTS // samples))
     first, first_y = few(guide, x, y, block)
     compared(model, guide, first, first_y)
     if not (is_ours(guide) or is_autoguide(guide)):
         _refuse_fixed(model, guide, first, first_y)
     with measuring(model, guide, device=x.device):
         check_rows(*contributions(*trace_pair(model, guide, first, first_y), first), first)
-    with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-        vectorised = can_broadcast(guide, x, y)
-        log_joint = _log_joint(model)
-        labels = itertools.repeat(None) if y is None else y.split(block)
-        found = [
-            _statistics(_log_weights(log_joint, guide, *data, samples, chunk_size, vectorised))
-            for data in zip(x.split(block), labels, strict=False)
-        ]
-    columns = [torch.cat(column) for column in zip(*found, strict=True)]
-    return ImportanceEstimate(*columns, samples=samples)
 
 
 def _refuse_fixed(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
@@ -179,15 +186,15 @@ def can_broadcast(guide: Callable, x: Data, y: Tensor | None) -> bool:
     """Whether the guide can draw many samples per datum from one encoding.
 
     Programs that fix the shape of the batch cannot run under an outer plate, or score something
-    else there, or draw noise of their own; for these, ``_draw`` repeats the data. Autoguides can.
+    else there, or draw noise of their own; for these, ``draws`` repeats the data. Autoguides can.
     """
     if is_autoguide(guide):
         return True
     x, y = few(guide, x, y, 2)
     try:
-        z, log_q = _draw(guide, x, y, 3, vectorised=True)
+        z, log_q = draws(guide, x, y, 3, vectorised=True)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        again = _log_density(guide, rows, *repeated(x, y, 3))
+        again = log_density(guide, rows, *repeated(x, y, 3))
     except CANNOT_BROADCAST:
         return False
     return torch.allclose(log_q.flatten(), again, rtol=1e-3, atol=1e-3)
@@ -233,7 +240,7 @@ def guide_trace(
     return trace, shape
 
 
-def _draw(
+def draws(
     guide: Callable, x: Data, y: Tensor | None, k: int, *, vectorised: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Latents, site -> (k, n, ...), and their log q (k, n)."""
@@ -259,7 +266,7 @@ def _log_joint(model: Callable) -> Callable[..., Tensor]:
 
     def of(*inputs: Tensor) -> Tensor:
         z = dict(zip(sites, inputs, strict=False))
-        return _log_density(model, z, *holding(*data, inputs[len(z) :]))
+        return log_density(model, z, *holding(*data, inputs[len(z) :]))
 
     run = Repeated(of, model, after=_CHUNKS_BEFORE_A_GRAPH)
 
@@ -290,7 +297,7 @@ def _log_weights(
     result = []
     for start in range(0, samples, per_draw):
         k = min(per_draw, samples - start)
-        z, log_q = _draw(guide, x, y, k, vectorised=vectorised)
+        z, log_q = draws(guide, x, y, k, vectorised=vectorised)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
         log_p = []
         for i in range(0, k * n, chunk_size):
@@ -306,7 +313,7 @@ def _log_weights(
     return torch.cat(result)
 
 
-def _log_density(
+def log_density(
     program: Callable, z: dict[str, Tensor], x: Data, y: Tensor | None = None
 ) -> Tensor:
     """Log-density of a program, log p(x, z) or log q(z|x), at given latents, per row (rows,)."""
@@ -315,7 +322,7 @@ def _log_density(
     return sum(map(read.density, read.sites), start=zeros)
 
 
-def _statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def weight_statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log mean, its standard error, effective sample size and Pareto k of (samples, n)."""
     k = len(log_weights)
     total = log_weights.logsumexp(0)

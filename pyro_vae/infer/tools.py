@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..data.arguments import Arguments, Data
 from ..ground.tables import Table, Tabular
+from ..programs.belonging import check_borrowed
 from ..programs.checks import PairSummary, check_minibatches, compared
 from ..programs.encoding import encode
 from ..programs.given import given
@@ -133,6 +134,7 @@ def check_pair(
         ({'z1': (2,)}, {''})
     """
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
+    check_borrowed(model, guide)
     found = compared(model, guide, x, y)
     return CheckedPair(**vars(found), pair=(model, guide, x, y))
 

@@ -19,7 +19,7 @@ from .calling import call
 from .methods import as_program, held_by
 from .modes import evaluating
 from .program import Guide
-from .unwrapping import innermost, name_of
+from .unwrapping import below_handlers, innermost, name_of
 
 _TRAINED_WITH = "trained_with"
 _ADVICE = (
@@ -45,8 +45,9 @@ def join(model: Callable, guide: Callable) -> None:
 
 def check_borrowed(model: Callable, guide: Callable) -> list[Guide]:
     """Parts of a guide built for another model; ``ValueError`` where one uses its tensors."""
-    for part in _parts(innermost(guide)) if isinstance(innermost(guide), nn.Module) else ():
-        if part.runs_model and innermost(part.model) is not innermost(model):
+    inner = innermost(guide)
+    for part in _parts(inner) if isinstance(inner, nn.Module) else ():
+        if part.runs_model and not is_same(part.model, model):
             raise _foreign(model, part)
     strangers = _strangers(model, guide)
     for part in strangers:
@@ -80,13 +81,12 @@ def check_belonging(model: Callable, *guides: Callable) -> None:
 
     Models with the same weights are one and the same here.
     """
-    model = innermost(model)
-    if not isinstance(model, nn.Module):
-        return
+    program, model = model, innermost(model)
     for guide in map(innermost, guides):
-        if not isinstance(guide, nn.Module):
+        if isinstance(guide, nn.Module):
+            check_borrowed(program, guide)
+        if not (isinstance(guide, nn.Module) and isinstance(model, nn.Module)):
             continue
-        check_borrowed(model, guide)
         own = _model_of(next(iter(_parts(guide)), guide))
         told = _told.get(guide, ())
         if own is None or own in model.modules() or model in told or _same(model, own):
@@ -97,6 +97,11 @@ def check_belonging(model: Callable, *guides: Callable) -> None:
             f"whose posterior it does not approximate: {_ADVICE}",
             stacklevel=5,
         )
+
+
+def is_same(one: Callable, other: Callable) -> bool:
+    """Whether two programs are one and the same below all handlers."""
+    return as_program(below_handlers(one)) is as_program(below_handlers(other))
 
 
 def _foreign(model: Callable, guide: Guide) -> ValueError:

@@ -185,7 +185,8 @@ def _check_alone(
             ) from error
         raise
     check_observed(model_trace)
-    check_latents(model_trace, guide_trace, enumerating=enumerating)
+    built = isinstance(guide, Guide)
+    check_latents(model_trace, guide_trace, enumerating=enumerating, built=built)
     for site in (s for s in kinds(model_trace).latent if s in guide_trace.nodes):
         shapes = [tuple(t.nodes[site]["value"].shape) for t in (model_trace, guide_trace)]
         if shapes[0] != shapes[1]:

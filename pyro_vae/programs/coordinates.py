@@ -66,13 +66,13 @@ def constrained(
 
     Both are site -> (n, ...); x and y are n data and labels.
     """
-    placing = _Placing(u)
+    placing = Placing(u)
     with undisturbed(model, device=x.device), stand_in_data(), ShowMeans(), placing:
         traced(model, x, y)
     return placing.values
 
 
-class _Placing(Messenger):
+class Placing(Messenger):
     """Give latent sites the values at some coordinates."""
 
     def __init__(self, u: Mapping[str, Tensor]) -> None:

@@ -179,7 +179,9 @@ def _inspected(model: Callable, x: Data, y: Tensor | None, plate: str | None) ->
         first, *others = [noted(model, x[p], None if y is None else y[p]) for p in picked]
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in columns_of(x))
-        told = (str(error).splitlines() or [type(error).__name__])[0]
+        # What Pyro says of a site begins with its name alone
+        lines = str(error).partition("Trace Shapes:")[0].split("\n")
+        told = " ".join(filter(None, lines[:2])) or type(error).__name__
         raise ValueError(
             f"like: {name_of(model)} does not run on data of shape {shapes} ({told}): pass data "
             "such as it is trained on"

@@ -5,31 +5,35 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.mask_messenger import MaskMessenger
+from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 
 from ..data.arguments import Data
 from ..ground.streams import forked
 from ..ground.turns import turn
 from .autoguides import check_messenger, check_rows
-from .belonging import check_belonging
+from .belonging import check_belonging, is_same
 from .calling import arguments_of
 from .modes import evaluating
 from .plates import PROGRAM
 from .sites import check_latents, check_observed
 from .tracing import refuse_missing
-from .unwrapping import innermost
+from .unwrapping import handlers_of, innermost
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
     r"Expected parameter (?P<parameter>\w+) .*? distribution (?P<distribution>\w+)"
 )
 _NOT_FINITE = re.compile(r"\b(nan|inf)\b")
+_WEIGHING = (ScaleMessenger, MaskMessenger)
 
 
 def trace_pair(
@@ -39,8 +43,9 @@ def trace_pair(
     y: Tensor | None = None,
     *,
     enumerating: bool = False,
+    drawing: contextlib.AbstractContextManager | None = None,
 ) -> tuple[Trace, Trace]:
-    """Traces of the model, replayed against the guide, and of the guide.
+    """Traces of the model, replayed against the guide, and of the guide, which runs ``drawing``.
 
     Where ``enumerating``, the model alone may have latent sites that are marked for enumeration.
     Raises ``ValueError`` for other latent sites of one that the other does not have, and
@@ -53,20 +58,46 @@ def trace_pair(
         if isinstance(inner, GuideMessenger):
             check_messenger(model, guide)
             args, kwargs = arguments_of(model, x, y)
-            guide(*args, **kwargs)
+            with drawing or contextlib.nullcontext():
+                guide(*args, **kwargs)
             model_trace, guide_trace = guide.get_traces()
             vars(model_trace)[PROGRAM] = model
-        elif getattr(inner, "leads", False):
-            with inner.leading(x, y) as leading:
-                with leading:
-                    model_trace = traced(model, x, y)
-                guide_trace = traced(guide, x, y)
+        elif drawing is None and (led := traced_as_led(model, guide, x, y)):
+            model_trace, guide_trace = led
         else:
-            guide_trace = traced(guide, x, y)
+            with drawing or contextlib.nullcontext():
+                guide_trace = traced(guide, x, y)
             model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
     check_observed(model_trace)
-    check_latents(model_trace, guide_trace, enumerating=enumerating)
+    built = hasattr(inner, "runs_model")
+    check_latents(model_trace, guide_trace, enumerating=enumerating, built=built)
     return model_trace, guide_trace
+
+
+def traced_as_led(
+    model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+) -> tuple[Trace, Trace] | None:
+    """Traces of a model on the latents of a guide that runs it, and of the guide, by one run.
+
+    None where that would be other latents than the guide draws: for any other guide, and under
+    handlers that do more than weigh sites.
+    """
+    inner = innermost(guide)
+    if not getattr(inner, "leads", False) or not is_same(inner.model, model):
+        return None
+    around, own = handlers_of(model), handlers_of(inner.model)
+    outer = len(around) - len(own)
+    if around[outer:] != own or not all(map(_only_weighs, around[:outer] + handlers_of(guide))):
+        return None
+    with inner.leading(x, y) as leading:
+        with leading:
+            model_trace = traced(model, x, y)
+        return model_trace, traced(guide, x, y)
+
+
+def _only_weighs(handler: Any) -> bool:
+    """Whether it leaves data, distributions and values of sites alone."""
+    return isinstance(handler, _WEIGHING) or getattr(handler, "only_weighs", False)
 
 
 def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:

@@ -111,7 +111,7 @@ def is_penalty(site: dict[str, Any]) -> bool:
 
 def is_masked(site: dict[str, Any]) -> bool:
     """Whether some of a site's log-probabilities may not count."""
-    return any(mask is not None for mask, _ in _masks(site))
+    return any(mask is not None and mask is not True for mask, _ in _masks(site))
 
 
 def present(site: dict[str, Any]) -> Tensor | None:
@@ -175,7 +175,7 @@ def point_masses(trace: Trace) -> list[str]:
     return [s for s in latents if s not in drawn and is_point_mass(trace.nodes[s]["fn"])]
 
 
-def check_sites(in_model: list[str], in_guide: list[str]) -> None:
+def check_sites(in_model: list[str], in_guide: list[str], advice: str | None = None) -> None:
     """Raise ``ValueError`` unless both programs have the same latent sites."""
     if {*in_model} == {*in_guide}:
         return
@@ -188,7 +188,7 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
         for s in in_guide
         if s not in in_model
     ]
-    advice = ". Name the sites alike, or build it for this model"
+    advice = advice or ". Name the sites alike, or build it for this model"
     if partly := [s for s in in_model if s not in in_guide and s.endswith("_unobserved")]:
         advice = (
             f". {partly[0]!r} is what obs_mask= leaves unobserved: draw it in the guide under the "
@@ -197,13 +197,31 @@ def check_sites(in_model: list[str], in_guide: list[str]) -> None:
     raise ValueError("guide: " + "; ".join(problems) + advice)
 
 
-def check_latents(model_trace: Trace, guide_trace: Trace, *, enumerating: bool = False) -> None:
-    """``check_sites`` of traces; where ``enumerating``, the model alone may have marked sites."""
+def check_latents(
+    model_trace: Trace, guide_trace: Trace, *, enumerating: bool = False, built: bool = False
+) -> None:
+    """``check_sites`` of traces; where ``enumerating``, the model alone may have marked sites.
+
+    The guide may have been ``built`` by this library, and has left some latents to others then.
+    """
     p, q = kinds(model_trace), kinds(guide_trace)
     in_model = p.latent
     if enumerating:
         in_model = [s for s in in_model if s in q.latent or s not in p.enumerated]
-    check_sites(in_model, q.latent)
+    missing = [p.random[s] for s in in_model if s not in q.latent] if built else []
+    check_sites(in_model, q.latent, next(filter(None, map(_left_to, missing)), None))
+
+
+def _left_to(site: dict[str, Any]) -> str | None:
+    """Who draws a latent for which guides of this library are not made."""
+    if site["infer"].get("enumerate"):
+        return f". {site['name']!r} is to be summed out: pass elbo=pyro.infer.TraceEnum_ELBO()"
+    if any(frame.vectorized for frame in site["cond_indep_stack"]):
+        return None
+    return (
+        f". {site['name']!r} is outside of the plate of the data: give it a guide of its own, "
+        "guides.Composed(guide, globals=AutoNormal, like=x)"
+    )
 
 
 def check_observed(model_trace: Trace) -> None:

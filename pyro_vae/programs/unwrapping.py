@@ -9,22 +9,35 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from torch import nn
 
-from .methods import as_program, held_by
+from .methods import Method, as_program, held_by
 
 
 def below_handlers(program: Any) -> Any:
     """The program below all handlers, Pyro's own among them."""
+    return _unwrapped(program)[0]
+
+
+def handlers_of(program: Any) -> list[Any]:
+    """What is around the program below all handlers, the outermost first."""
+    return _unwrapped(program)[1]
+
+
+def _unwrapped(program: Any) -> tuple[Any, list[Any]]:
+    around: list[Any] = []
     while True:
         arguments = program.args if isinstance(program, functools.partial) else ()
         # What poutine.scale(program, ...) and its like return, also as decorators of methods
         if len(arguments) > 1 and isinstance(arguments[0], Messenger):
-            _, program, *rest = arguments
+            handler, program, *rest = arguments
+            around.append(handler)
             if rest:
                 program = functools.partial(program, *rest)
         elif getattr(program, "program", None) is not None:
+            if not isinstance(program, Method):
+                around.append(getattr(program, "effect", program))
             program = program.program
         else:
-            return program
+            return program, around
 
 
 def innermost(program: Any) -> Any:

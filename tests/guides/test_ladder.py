@@ -374,7 +374,7 @@ def test_arguments():
     narrow = Ladder(vae, hidden=[(4,), (3,), (2,)])
     assert [n.out_features for n in narrow.networks.values()] == [4, 3, 2]
     assert all(isinstance(h, DiagonalNormal) for h in guide.heads.values())
-    with pytest.raises(TypeError, match=r"vae: expected a models\.VAE, got Linear"):
+    with pytest.raises(TypeError, match="like: expected data for Linear, which has to be run"):
         Ladder(nn.Linear(2, 2))
     with pytest.raises(ValueError, match=r"hidden: expected widths"):
         Ladder(vae, hidden=[(4,), (3,)])

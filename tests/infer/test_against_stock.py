@@ -11,7 +11,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from stock_programs import CASES, Case, D, N
 
 from pyro_vae.infer import AnalyticELBO, ImportanceWeightedELBO, TraceELBO, log_likelihood
-from pyro_vae.infer.importance import _draw, _log_density, repeated
+from pyro_vae.infer.importance import draws, log_density, repeated
 from pyro_vae.programs.running import trace_pair
 
 PARTICLES = 3
@@ -128,9 +128,9 @@ def test_importance_has_the_weights_of_the_bound(case):
     torch.manual_seed(3)
     vectorised = estimator.vectorised[case.guide]
     with torch.no_grad():
-        z, log_q = _draw(case.guide, x, None, PARTICLES, vectorised=vectorised)
+        z, log_q = draws(case.guide, x, None, PARTICLES, vectorised=vectorised)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        log_p = _log_density(case.model, rows, *repeated(x, None, PARTICLES))
+        log_p = log_density(case.model, rows, *repeated(x, None, PARTICLES))
     bound = (log_p.reshape(PARTICLES, N) - log_q).logsumexp(0) - math.log(PARTICLES)
     assert float(bound.sum()) == pytest.approx(-loss, rel=1e-10)
 

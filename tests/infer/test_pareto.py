@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from pyro_vae.infer import importance
-from pyro_vae.infer.importance import _statistics, pareto_shape
+from pyro_vae.infer.importance import pareto_shape, weight_statistics
 
 
 class TestStatistics:
@@ -17,21 +17,23 @@ class TestStatistics:
         return torch.randn(400, 3, dtype=torch.float64) * torch.tensor([0.1, 0.5, 1.0])
 
     def test_by_hand(self, log_weights):
-        estimate, error, ess, _ = _statistics(log_weights)
+        estimate, error, ess, _ = weight_statistics(log_weights)
         w = log_weights.exp()
         torch.testing.assert_close(estimate.double(), w.mean(0).log())
         torch.testing.assert_close(ess, w.sum(0) ** 2 / (w**2).sum(0))
         torch.testing.assert_close(error, w.std(0) / w.mean(0) / 20)
 
     def test_do_not_overflow(self, log_weights):
-        shifted = _statistics(log_weights - 5000)
-        for got, expected in zip(shifted[1:], _statistics(log_weights)[1:], strict=True):
+        shifted = weight_statistics(log_weights - 5000)
+        for got, expected in zip(shifted[1:], weight_statistics(log_weights)[1:], strict=True):
             torch.testing.assert_close(got, expected)
 
     def test_ess_is_between_one_and_the_number_of_samples(self):
         extremes = torch.zeros(100, 2).double()
         extremes[0, 1] = 1000.0
-        torch.testing.assert_close(_statistics(extremes)[2], torch.tensor([100.0, 1.0]).double())
+        torch.testing.assert_close(
+            weight_statistics(extremes)[2], torch.tensor([100.0, 1.0]).double()
+        )
 
 
 def zhang_stephens(x):

@@ -55,7 +55,8 @@ class Traced:
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Of all tensors, x, and y if there is one: loss, reconstruction, KL of each site."""
-        with _StoppedGradients():
+        # Gradients that the loss is made of are recorded in this thread alone
+        with torch.autograd.set_multithreading_enabled(False), _StoppedGradients():
             return self._bound(*tensors)
 
     def _bound(self, *tensors: Tensor) -> tuple[Tensor, ...]:

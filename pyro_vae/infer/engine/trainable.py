@@ -100,7 +100,7 @@ def tell_untrained(loss: Tensor, known: Iterable[Tensor | None], **programs: Cal
     ``known`` are parameters of the optimizer, and data; ``programs``, model and guide by role.
     """
     held = set(map(id, known))
-    others = [leaf for leaf in _leaves(loss) if id(leaf) not in held]
+    others = [leaf for leaf in leaves_of(loss) if id(leaf) not in held]
     if names := _names_of(others, **programs):
         warnings.warn(
             f"nothing trains {_listed(names)}, on which the loss depends: declare the module to "
@@ -118,7 +118,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _leaves(loss: Tensor) -> list[Tensor]:
+def leaves_of(loss: Tensor) -> list[Tensor]:
     """The leaves of a loss: tensors whose gradient its backward pass adds to."""
     stack, seen, found = [loss.grad_fn], set(), []
     while stack:

@@ -6,7 +6,7 @@ import functools
 import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -16,6 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ...data.arguments import Data
+from ...ground.arguments import known
 from ...ground.recorded import Recorded
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import PairSummary, compared
@@ -23,6 +24,7 @@ from ...programs.reading import Contributions, contributions, count_once
 from ...programs.running import trace_pair
 from ...programs.sites import auxiliary_sites, compute_log_probs, kinds, without_rsample
 from ..engine.internals import surrogate
+from . import pathwise
 from .free_bits import clamp_free_sites
 from .kl import check_order, check_scales, closed_form
 
@@ -122,6 +124,8 @@ class Estimator(Recorded):
 
     # Whether an engine may record what it computes
     recordable: ClassVar[bool] = True
+    # With respect to the guide's parameters
+    gradient: str = "total"
 
     def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
         if reduction not in ("sum", "mean"):
@@ -132,7 +136,8 @@ class Estimator(Recorded):
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
-        model_trace, guide_trace = trace_pair(model, guide, x, y)
+        drawing = None if self.gradient == "total" else pathwise.drawing()
+        model_trace, guide_trace = trace_pair(model, guide, x, y, drawing=drawing)
         p, q = contributions(model_trace, guide_trace, x)
         if is_validation_enabled():
             check_shapes(model_trace, guide_trace, p.plate)
@@ -185,7 +190,31 @@ class TraceELBO(Estimator):
     Every KL term is log q(z_i) - log p(z_i) at the sample. Sites that cannot be reparametrised
     get Pyro's score-function estimator.
 
-    Source: "Automated Variational Inference in Probabilistic Programming", Wingate, Weber (2013).
+    Of a reparametrised draw z(phi) the gradient with respect to the guide's parameters phi is
+
+        d/dz [log p(x, z) - log q(z|x)] dz/dphi - d/dphi log q(z|x) at a fixed z.
+
+    The second term, the score, is 0 in expectation, whatever beta. ``gradient="path"`` leaves it
+    out: where q is the posterior each draw has a gradient of 0. The loss is the same, bit for bit.
+    In a hierarchy dz/dphi goes through all draws, and z is fixed at all layers. A parameter lambda
+    that model and guide share, as under ``guides.Ladder``, has both roles and gets
+
+        d/dlambda log p(x, z) at a fixed z + d/dz [log p(x, z) - log q(z|x)] dz/dlambda.
+
+    The score of a site under ``handlers.free_bits`` stays, as draws decide whether it counts. A
+    flow is asked for its density at a value, for which an autoregressive one takes a pass per
+    latent and step.
+
+    Sources: "Automated Variational Inference in Probabilistic Programming", Wingate, Weber (2013);
+    "Sticking the Landing", Roeder, Wu, Duvenaud (2017) for the path.
+
+    Args:
+        reduction: "sum" over the data, as Pyro does, or "mean": nats per datum.
+        gradient: "total", or "path", without the score.
+
+    Raises:
+        ValueError: another gradient; when called with "path", a guide with a site that is not
+            reparametrised, or whose density is only known at its own draw.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -195,20 +224,52 @@ class TraceELBO(Estimator):
         True
     """
 
+    gradients: ClassVar[tuple[str, ...]] = ("total", "path")
+
+    def __init__(
+        self,
+        reduction: Literal["sum", "mean"] = "sum",
+        gradient: Literal["total", "path"] = "total",
+    ) -> None:
+        """Check the name of the gradient."""
+        super().__init__(reduction)
+        self.gradient = known("gradient", gradient, self.gradients)
+
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        if self.gradient != "total":
+            return self._by_path(model_trace, guide_trace)
         if without_rsample(guide_trace):
             guide_trace.compute_score_parts()
             return -surrogate(model_trace, guide_trace)
         compute_log_probs(guide_trace, kinds(guide_trace).random)
         return _log_prob(model_trace) - _log_prob(guide_trace)
 
+    def _by_path(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        self._compute_densities(guide_trace)
+        without = pathwise.without_score(guide_trace)
+        objective = _log_prob(model_trace) - _log_prob(guide_trace, without)
+        log_q = [guide_trace.nodes[site]["log_prob_sum"] for site in without]
+        return pathwise.by_draws(objective, guide_trace, -sum(log_q) if log_q else None)
+
+    def _compute_densities(self, guide_trace: Trace) -> None:
+        if self.gradient != "total":
+            pathwise.check_reparametrised(guide_trace, self.gradient)
+            pathwise.compute_densities(guide_trace, self.gradient)
+        compute_log_probs(guide_trace, kinds(guide_trace).random)
+
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
         return q(site) - p(site)
 
 
-def _log_prob(trace: Trace) -> Tensor | float:
-    """The log-probability of all sites, as Pyro sums it but without a start of zero."""
-    sums = [*map(operator.itemgetter("log_prob_sum"), kinds(trace).random.values())]
+def _log_prob(trace: Trace, constant: Collection[str] = ()) -> Tensor | float:
+    """The log-probability of all sites, as Pyro sums it but without a start of zero.
+
+    That of ``constant`` ones has no gradient.
+    """
+    random = kinds(trace).random
+    sums = [*map(operator.itemgetter("log_prob_sum"), random.values())]
+    if constant:
+        sums = [v.detach() if s in constant else v for s, v in zip(random, sums, strict=True)]
     return functools.reduce(operator.add, sums) if sums else 0.0
 
 

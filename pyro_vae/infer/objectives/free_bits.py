@@ -35,6 +35,7 @@ def clamp_free_sites(p: Contributions, q: Contributions, n: int) -> Tensor | Non
         if free == 0:
             continue
         refuse_auxiliary(q.trace, "free_bits")
+        in_q["free_bits"] = free
         with torch.no_grad():
             kl = _mean_kl(site, p, q)
             counts = (kl > free).to(kl.dtype)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,7 @@ from ...ground.arguments import whole
 from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.reading import Contributions, check_rows, contributions
-from ...programs.running import measuring, trace_pair, traced
+from ...programs.running import measuring, trace_pair, traced, traced_as_led
 from ...programs.sites import (
     check_observed,
     check_sites,
@@ -29,6 +30,7 @@ from ...programs.sites import (
     without_rsample,
 )
 from ..importance import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
+from . import pathwise
 from .elbo import ELBOTerms, TraceELBO
 from .free_bits import clamp_free_sites
 
@@ -53,8 +55,29 @@ class ImportanceWeightedELBO(TraceELBO):
     amount is taken off the bound; a penalty of ``handlers.regularize`` is taken off, averaged over
     the particles.
 
+    With s_j = w_j / sum w and reparametrised draws z_j(phi), the guide's parameters phi get
+
+        sum_j s_j (d log w_j/dz_j dz_j/dphi - sum_i beta_i d/dphi log q_i at a fixed z_j).
+
+    The noise of the second term, the score, hides the first as k grows. s_j is a function of z_j,
+    so that the score can be reparametrised again: ``gradient="doubly-reparametrised"`` is
+
+        sum_j sum_i s_j (1 - beta_i (1 - s_j)) D_ij dz_ij/dphi,
+
+    of the same expectation, with s_j^2 at beta = 1. D_ij is the derivative of log w_j with respect
+    to the i-th draw by way of those that follow at fixed noise, and dz_ij/dphi holds those before,
+    which serves any hierarchy. The model's parameters theta get sum_j s_j d/dtheta log p(x, z_j)
+    at a fixed z_j; one that both share, as under ``guides.Ladder``, gets the sum of both. "path"
+    leaves the score out: less noise, but for k > 1 another expectation, as s_j depends on z_j.
+    With one particle both are that of ``TraceELBO``. BatchNorm in training mode after a draw makes
+    weights depend on the draws of others, which "doubly-reparametrised" leaves out. The loss is
+    the same, bit for bit, under each.
+
     Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016); "Ladder
-    Variational Autoencoders", Sonderby et al. (2016) for beta and for fine-tuning with 10.
+    Variational Autoencoders", Sonderby et al. (2016) for beta and for fine-tuning with 10;
+    "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives", Tucker, Lawson, Gu,
+    Maddison (2018), and "Generalized Doubly Reparameterized Gradient Estimators", Bauer, Mnih
+    (2021) for hierarchies; "Sticking the Landing", Roeder, Wu, Duvenaud (2017) for the path.
 
     Attributes:
         vectorised: of each program that it has run, whether it runs under the outer plate.
@@ -62,9 +85,11 @@ class ImportanceWeightedELBO(TraceELBO):
     Args:
         particles: samples per datum, k.
         reduction: "sum" over the data, as Pyro does, or "mean": nats per datum.
+        gradient: "total", "doubly-reparametrised" or "path".
 
     Raises:
-        ValueError: fewer than one particle; when called, a guide that is a point mass, a plate
+        ValueError: fewer than one particle, another gradient; when called, what ``TraceELBO``
+            refuses under its gradient; when called, a guide that is a point mass, a plate
             inside a datum that is subsampled, a site outside the data plate.
 
     Example:
@@ -75,9 +100,16 @@ class ImportanceWeightedELBO(TraceELBO):
         True
     """
 
-    def __init__(self, particles: int, reduction: Literal["sum", "mean"] = "sum") -> None:
-        """Check the number of particles."""
-        super().__init__(reduction)
+    gradients = (*TraceELBO.gradients, "doubly-reparametrised")
+
+    def __init__(
+        self,
+        particles: int,
+        reduction: Literal["sum", "mean"] = "sum",
+        gradient: Literal["total", "path", "doubly-reparametrised"] = "total",
+    ) -> None:
+        """Check the number of particles, and the name of the gradient."""
+        super().__init__(reduction, gradient)
         advice = "pass the samples per datum, such as 10"
         self.particles = whole("particles", particles, advice=advice)
         self.vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
@@ -108,34 +140,76 @@ class ImportanceWeightedELBO(TraceELBO):
         self.prepare(model, guide, x, y)
         k, n = self.particles, len(x)
         vectorised = self.vectorised[guide]
-        q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
         both = vectorised and self.vectorised[model]
-        p_trace, p_shape = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
+        total, led = self.gradient == "total", None
+        if total and both == vectorised:
+            led = _led_traces(model, guide, x, y, k, vectorised=both)
+        if led is None:
+            with contextlib.nullcontext() if total else pathwise.drawing():
+                q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
+            on_draws = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
+            p_trace, p_shape = on_draws
+        else:
+            p_trace, q_trace = led
+            p_shape = q_shape = (k, n) if both else (k * n,)
         check_observed(p_trace)
         check_sites(kinds(p_trace).latent, kinds(q_trace).latent)
         plate = getattr(x, "plate", None)
         p, q = Contributions(p_trace, p_shape, plate), Contributions(q_trace, q_shape, plate)
         free = clamp_free_sites(p, q, n)
-        for trace in (p_trace, q_trace):
-            compute_log_probs(trace, kinds(trace).random)
-        log_p, log_q = (sum(side.weight(s).reshape(k, n) for s in side.sites) for side in (p, q))
+        compute_log_probs(p_trace, kinds(p_trace).random)
+        self._compute_densities(q_trace)
+        log_p = sum(p.weight(s).reshape(k, n) for s in p.sites)
+        log_q = {s: q.weight(s).reshape(k, n) for s in q.sites}
         if is_validation_enabled():
             check_shapes(p_trace, q_trace, p.plate)
             warn_enumerated(q_trace)
-        bound = (log_p - log_q).logsumexp(0) - math.log(k)
-        for site in without_rsample(q_trace):
-            score = q(site).reshape(k, n).sum(0)
-            bound = bound + bound.detach() * (score - score.detach())
-        share = _subsampled(p, q)
-        loss = -bound.sum() if share == 1 else -share * bound.sum()
+        share, by_path = _subsampled(p, q), pathwise.leaves(q_trace)
+        if by_path:
+            total = self._weighted_by_path(log_p, log_q, q)
+        else:
+            bound = self._bound(log_p, log_q)
+            for site in without_rsample(q_trace):
+                score = q(site).reshape(k, n).sum(0)
+                bound = bound + bound.detach() * (score - score.detach())
+            total = bound.sum()
+        loss = -total if share == 1 else -share * total
         for site in kinds(q_trace).observed:
             if is_penalty(q_trace.nodes[site]):
-                loss = loss + q_trace.nodes[site]["log_prob_sum"] / k
+                penalty = q_trace.nodes[site]["log_prob_sum"] / k
+                loss = loss + (pathwise.by_draws(penalty, q_trace) if by_path else penalty)
         if free is not None:
             loss = loss + free
         with torch.no_grad():
             terms = self._averaged(p, q)
         return (loss / (share * n) if self.reduction == "mean" else loss), terms
+
+    def _bound(self, log_p: Tensor, log_q: Mapping[str, Tensor]) -> Tensor:
+        """The bound of each datum, (n,), by densities (k, n)."""
+        return (log_p - sum(log_q.values())).logsumexp(0) - math.log(self.particles)
+
+    def _weighted_by_path(
+        self, log_p: Tensor, log_q: Mapping[str, Tensor], q: Contributions
+    ) -> Tensor:
+        """The sum of the bounds, with the gradient by way of the draws."""
+        without = pathwise.without_score(q.trace)
+        shares = (log_p - sum(log_q.values())).detach().softmax(0)
+        fixed = {s: v.detach() if s in without else v for s, v in log_q.items()}
+        dropped = [shares * log_q[site] for site in without]
+
+        def weight(site: str) -> Tensor | float:
+            if self.gradient == "path" or site not in without:
+                return 1.0
+            node = q.trace.nodes[site]
+            # Of each element of the draw, whose dimensions to the right of the data's are its own
+            own = node["fn"].event_dim - 1 - q.plate.frame(node).dim
+            share = shares.reshape(*q.shape, *(1,) * own)
+            return 1 - pathwise.beta(node, q.subsampled(site)) * (1 - share)
+
+        objective = self._bound(log_p, fixed).sum()
+        return pathwise.by_draws(
+            objective, q.trace, -sum(dropped).sum() if dropped else None, weight
+        )
 
     def _averaged(self, p: Contributions, q: Contributions) -> ELBOTerms:
         def mean(value: Tensor) -> Tensor:
@@ -169,6 +243,16 @@ def _subsampled(p: Contributions, q: Contributions) -> float:
             "under an outer plate of samples: use pyro.plate('data', len(x)) without a subsample"
         )
     return share
+
+
+def _led_traces(
+    model: Callable, guide: Callable, x: Data, y: Tensor | None, k: int, *, vectorised: bool
+) -> tuple[Trace, Trace] | None:
+    """Traces of ``k`` samples per datum, where one run serves model and guide."""
+    if not vectorised:
+        return traced_as_led(model, guide, *repeated(x, y, k))
+    with samples_plate(k):
+        return traced_as_led(model, guide, x, y)
 
 
 def _model_trace(
