@@ -24,7 +24,6 @@ AT_HIGHER = ("dmm", "sparse_gamma_def", "easyguide", "matrix", "eight_schools", 
 QUICK = (
     ("vae", "BottomUp"),
     ("vae", "Delta"),
-    ("vae with a flow", "Flow"),
     ("ss_vae_M2", "FullCovariance"),
     ("cevae", "BottomUp"),
     ("eight_schools", "BottomUp"),
