@@ -4,7 +4,7 @@ import re
 import warnings
 
 import pytest
-from published import CELLS, PUBLISHED, REFUSED, TOLD, UNTRAINED
+from published import CELLS, PUBLISHED, REFUSED, TOLD, UNBUILT, UNTRAINED
 from published.uses import USES, loss_of, made, told
 from published_page import PAGE, page
 
@@ -74,6 +74,7 @@ def test_the_checker_tells_what_goes_through(name):
     assert not (pair.minibatches and tools["fit, minibatches"])
     for tool, use in TOOLS.items():
         assert (tools[tool] == "") == ((name, use) not in REFUSED), (tool, tools[tool])
+    assert (tools["guides of the library"] == "") == ((name, "BottomUp") not in UNBUILT)
     if loss_of(pair) is None:
         assert (tools["engine='graph'"] == "") == ((name, "graph") not in REFUSED | TOLD)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import autoencoders, factors, mixtures, partly_labelled, regressions, sequences
 from .pair import Pair
+from .swapped import FAMILIES
 from .uses import USES
 
 # Where the shape was published -> what makes such a pair anew
@@ -60,8 +61,10 @@ CELLS = [
 ]
 OUTCOMES = Path(__file__).parent / "outcomes.json"
 _found = json.loads(OUTCOMES.read_text())
-# (program, use) -> the line with which it is refused, and that of the warning with which it works
-REFUSED, TOLD = (
+# (program, use) -> the line with which it is refused, and that of the warning with which it works;
+# (program, guide of the library) -> the line with which it is refused
+REFUSED, TOLD, UNBUILT = (
     {(name, use): line for name, lines in _found[kind].items() for use, line in lines.items()}
-    for kind in ("refused", "told")
+    for kind in ("refused", "told", "unbuilt")
 )
+SWAPS = [(name, family) for name in PUBLISHED for family in FAMILIES]
