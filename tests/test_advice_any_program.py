@@ -1,5 +1,7 @@
 """What is said about guides of any program before training, and that its advice works."""
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -158,6 +160,29 @@ def data(tmp):
     )
     yield lambda: BottomUp(plain, like=X, order="chain"), built(plain)
     yield lambda: BottomUp(plain, like=X, sites="z"), lambda: BottomUp(plain, like=X, sites=["z"])
+
+
+@cases
+def masks(tmp):
+    def model(x, apart):
+        shown = torch.arange(2) < 1
+        with pyro.plate("data", len(x), dim=-2 if apart else -1):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            if apart:
+                with pyro.plate("parts", 2, dim=-1):
+                    z = pyro.sample("z", dist.Gamma(a.exp(), 1.0).mask(shown))
+            else:
+                z = dist.Gamma(a.exp()[:, None].expand(-1, 2), 1.0).mask(shown).to_event(1)
+                z = pyro.sample("z", z)
+            z = z[..., 0].reshape(a.shape)
+            data = x[:, :1] if apart else x[:, 0]
+            pyro.sample("x", dist.Normal(z, 1.0), obs=data)
+
+    def run(apart):
+        program = functools.partial(model, apart=apart)
+        return lambda: infer.elbo_terms(program, Ladder(program, like=X, hidden=(4,)), X)
+
+    yield run(False), run(True)
 
 
 test_the_advice_works_on_what_provokes_it = cases.test()

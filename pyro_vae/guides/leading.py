@@ -7,10 +7,15 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, broadcast_shapes
+from torch.distributions import Independent
+
+from ..ground.internals import mask_of
 
 # From a site, its prior and the latents drawn so far to the distribution that it is drawn from
 Posterior = Callable[[str, Any, Mapping[str, Tensor]], Any]
@@ -43,7 +48,8 @@ class _FromPosteriors(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if (site := msg["name"]) in self.sites and not msg["is_observed"]:
             self._priors[site] = prior = msg["fn"]
-            msg["fn"] = _as_wide(self.posterior(site, prior, self.values), prior)
+            posterior = self.posterior(site, prior, self.values)
+            msg["fn"] = _as_wide(_hidden_as(posterior, prior, site), prior)
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         # Handlers outside may have observed it
@@ -119,6 +125,30 @@ class Following(Messenger):
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+def _hidden_as(one: Any, other: Any, site: str) -> Any:
+    """A distribution with the masks that another has of its own."""
+    if isinstance(other, MaskedDistribution):
+        return _hidden_as(one, other.base_dist, site).mask(mask_of(other))
+    if not isinstance(other, Independent):
+        return one
+    if isinstance(one, Independent):
+        below = _hidden_as(one.base_dist, other.base_dist, site)
+        return below.to_event(one.reinterpreted_batch_ndims)
+    inner = other.base_dist
+    if not isinstance(inner, MaskedDistribution):
+        return _hidden_as(one, inner, site)
+    # All numbers of a value are one draw here, which is hidden or not
+    mask = torch.as_tensor(mask_of(inner)).expand(inner.batch_shape)
+    mask = mask.flatten(-other.reinterpreted_batch_ndims)
+    if (mask.any(-1) != mask.all(-1)).any():
+        raise ValueError(
+            f"site {site!r}: expected a mask that hides all numbers of a value or none of them, "
+            f"got one that hides some of a {type(inner.base_dist).__name__}: draw each of them "
+            "at a site or in a plate of its own"
+        )
+    return _hidden_as(one, inner.base_dist, site).mask(mask.all(-1))
 
 
 def _as_wide(one: Any, other: Any) -> Any:

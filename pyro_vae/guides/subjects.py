@@ -120,8 +120,9 @@ def _of_program(model: Callable, like: Any) -> Subject:
     places = {site: Place(site, found.latents[site]) for site in inverse}
     if not places:
         raise ValueError(
-            f"model: expected latents inside the data plate {found.plate!r}, got "
-            f"{[*found.latents]} outside of it: use an autoguide of Pyro, such as AutoNormal"
+            f"model: expected latents inside the data plate {found.plate!r} that are not summed "
+            f"out, got {[*found.latents]}: use an autoguide of Pyro, such as AutoNormal, for "
+            "those that all data share"
         )
     nodes = (*found.observed.values(), *found.arguments)
     names = [getattr(n, "argument", n) for n in nodes]

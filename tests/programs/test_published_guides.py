@@ -31,13 +31,6 @@ QUICK = (
 )
 # Where the density is infinite at latents of 0, there is no best point
 WITHOUT_MODE = (("sparse_gamma_def", "Delta"), ("easyguide", "Delta"))
-WRONG = {
-    ("dmm", "Ladder"): [
-        pytest.mark.xfail(
-            strict=True, reason="its log q counts where a mask of the prior's own hides log p"
-        )
-    ]
-}
 SERVED = [cell for cell in SWAPS if cell not in UNBUILT and cell not in WITHOUT_MODE]
 
 
@@ -105,10 +98,7 @@ def of_own_guide(name):
 @pytest.mark.filterwarnings("ignore::pyro_vae.infer.UntrainedWarning")
 @pytest.mark.parametrize(
     ("name", "family"),
-    [
-        pytest.param(*c, marks=[*([] if c in QUICK else [pytest.mark.slow]), *WRONG.get(c, ())])
-        for c in SERVED
-    ],
+    [pytest.param(*c, marks=[] if c in QUICK else [pytest.mark.slow]) for c in SERVED],
 )
 def test_a_guide_of_the_library_is_as_good_as_the_published_one(name, family):
     """After the same steps of Adam of model and guide, from the same model.
