@@ -163,6 +163,16 @@ def data(tmp):
 
 
 @cases
+def shared(tmp):
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    yield built(model), fit(model, AutoNormal(model))
+
+
+@cases
 def masks(tmp):
     def model(x, apart):
         shown = torch.arange(2) < 1

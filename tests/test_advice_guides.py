@@ -67,7 +67,14 @@ def building(tmp):
         lambda: DiagonalNormal(nn.Identity(), 4, 1),
         lambda: Composed(Flow(thin, sites=["z1"]), BottomUp(thin, sites=["z2"])),
     )
+    network = nn.Linear(D, 4)
+    yield (
+        lambda: BottomUp(deep, sites=["z2"], encoder=network),
+        lambda: BottomUp(deep, sites=["z2"]),
+        lambda: BottomUp(deep, sites=["z1"], encoder=network),
+    )
     codes = VQVAE((1, 8, 8), 16, 4, likelihood=Bernoulli())
+    yield lambda: BottomUp(codes), lambda: NearestCode(codes)
     yield lambda: NearestCode(one), lambda: NearestCode(codes), lambda: BottomUp(one)
     yield (
         lambda: SemiAmortized(Flow(one)),
