@@ -57,6 +57,10 @@ class _Step(ConditionalAutoRegressiveNN):
         return m, self.limit.log() + logsigmoid(a)
 
 
+def _way(step: int) -> int:
+    return -1 if step % 2 else 1
+
+
 class AutoregressiveFlow(Recorded, nn.Module):
     """A diagonal normal that is sent through inverse autoregressive steps, all given the context.
 
@@ -127,18 +131,19 @@ class AutoregressiveFlow(Recorded, nn.Module):
         self.base = DiagonalNormal(
             nn.Identity(), in_features, size, min_scale=min_scale, norm=norm
         )
-        self._orders = [(*range(size),)[:: -1 if step % 2 else 1] for step in range(steps)]
+        # Of each second step backwards
+        self._order = (*range(size),)
         self.steps = nn.ModuleList(
-            _Step(size, in_features, list(widths), torch.tensor(order), activation())
+            _Step(size, in_features, list(widths), torch.tensor(self._order[::way]), activation())
             if additive
             else ConditionalAutoRegressiveNN(
                 size,
                 in_features,
                 list(widths),
-                permutation=torch.tensor(order),
+                permutation=torch.tensor(self._order[::way]),
                 nonlinearity=activation(),
             )
-            for order in self._orders
+            for way in map(_way, range(steps))
         )
         self._stable = not additive
 
@@ -146,9 +151,9 @@ class AutoregressiveFlow(Recorded, nn.Module):
         """The distribution given the context."""
         h = self.network(*context)
         steps = []
-        for network, order in zip(self.steps, self._orders, strict=True):
+        for step, network in enumerate(self.steps):
             given = functools.partial(network, context=h)
             # Numbers, as a graph that inverts cannot read them from the network's own tensor
-            given.permutation = order
+            given.permutation = self._order[:: _way(step)]
             steps.append(AffineAutoregressive(given, stable=self._stable))
         return FlowDistribution(self.base(h), steps)

@@ -92,13 +92,15 @@ def subject_of(model: Any, like: Any = None) -> Subject:
             f"model: expected one with continuous latents, got {type(inner).__name__}: use "
             "guides.NearestCode"
         )
-    if isinstance(inner, VAE) and type(inner).forward is VAE.forward:
+    # A subclass may have another program, which data tell
+    if isinstance(inner, VAE) and (like is None or type(inner).forward is VAE.forward):
         return _of_vae(model, inner, like)
     return _of_program(model, like)
 
 
 def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
-    found, layers = structure(model, like), vae.latents[::-1]
+    found = vae.structure if like is None else structure(model, like)
+    layers = vae.latents[::-1]
     places = {site: Place(site, found.latents[site]) for site in layers}
     subject = Subject(model, found, OwnInputs(vae), places, layers)
     options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
 import warnings
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ from .validation import Validation, active_units, warn_of_few_codes
 
 _REFRESH_SECONDS = 0.5
 _MOST_ENCODED = 1000
+_RATE = operator.itemgetter("lr")
 # By then codes that are going to be used are
 _EPOCHS_BEFORE_A_WARNING = 4
 
@@ -103,6 +105,8 @@ class Loop:
         started = time.perf_counter() - run.position.seconds
         row: dict[str, Any] = {"epoch": len(state.history) + 1}
         self._weights = None
+        # At the beginning, as it may fall to 0 with the last step
+        resting = not any(map(_RATE, self.step.svi.optimizer.param_groups))
         try:
             self._steps(run.position, started, row["epoch"])
             totals.combine()
@@ -116,6 +120,13 @@ class Loop:
                     self._record(row, time.perf_counter() - started)
             raise
         self._record(row, time.perf_counter() - started)
+        if resting and not row["lr"]:
+            warnings.warn(
+                f"lr: it was 0 in epoch {row['epoch']}, as a schedule has left it, so that "
+                "nothing was trained: assign trainer.lr, such as trainer.lr = 1e-3, before fit",
+                UntrainedWarning,
+                stacklevel=4,
+            )
         self._show(row["epoch"], row["elbo"], refresh=False)
         return row
 
@@ -222,13 +233,6 @@ class Loop:
             frozen=state.freezing.names is not None,
             seconds=seconds,
         )
-        if not row["lr"] and not any(g["lr"] for g in trainer.optimizer.param_groups):
-            warnings.warn(
-                f"lr: it was 0 in epoch {row['epoch']}, as a schedule has left it, so that "
-                "nothing was trained: assign trainer.lr, such as trainer.lr = 1e-3, before fit",
-                UntrainedWarning,
-                stacklevel=4,
-            )
         if particles := getattr(self.step.objective.elbo, "particles", None):
             row["particles"] = particles
         if position.skipped:

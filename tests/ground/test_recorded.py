@@ -50,7 +50,7 @@ def test_a_call_with_any_number_of_arguments():
 def test_modules_among_the_arguments_do_not_become_children():
     vae = models.VAE((3,), latents=1, likelihood=likelihoods.Gaussian(), hidden=())
     guide = guides.BottomUp(vae)
-    assert guide.arguments["vae"] is vae
+    assert guide.arguments["model"] is vae
     assert not any(module is vae for module in guide.modules())
 
 

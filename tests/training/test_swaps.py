@@ -257,10 +257,13 @@ def test_a_learning_rate_that_has_fallen_to_zero_ends_no_run(tmp_path):
     def fall(trainer, **kwargs):
         trainer.optimizer.param_groups[0]["lr"] = 0.0
 
-    trainer = fitted(callbacks=[Hook(on_step_end=fall)])
+    with pytest.warns(infer.UntrainedWarning, match=r"lr: it was 0 in epoch [2-9]"):
+        trainer = fitted(callbacks=[Hook(on_step_end=fall)])
     trainer.save(tmp_path / "trainer.pt")
     before = values(trainer.model, trainer.guide)
-    for again in (more(trainer), more(load(tmp_path / "trainer.pt")), copy.deepcopy(trainer)):
+    with pytest.warns(infer.UntrainedWarning, match=r"lr: it was 0 in epoch [2-9]"):
+        runs = more(trainer), more(load(tmp_path / "trainer.pt")), copy.deepcopy(trainer)
+    for again in runs:
         assert again.lr == 0.0 and again.step == trainer.step
         assert not changed(before, again.model, again.guide)
     trainer.swap_guide(guides.BottomUp(trainer.model))
