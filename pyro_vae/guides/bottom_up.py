@@ -18,7 +18,7 @@ from ..programs.program import Guide
 from .growing import Growth
 from .plates import Plates
 from .reading import Reading
-from .subjects import check_unweighed, factors_of, few_of, keys_of, subject_of
+from .subjects import check_unweighed, factors_of, keys_of, subject_of
 
 Order = Literal["bottom-up", "top-down", "chain"]
 
@@ -113,7 +113,7 @@ class BottomUp(Guide):
         subject = subject_of(model, like) if growth is None else growth.subject
         super().__init__(subject.model)
         if like is not None:
-            self.arguments["like"] = few_of(like)
+            self.arguments["like"] = subject.few
         self.subject = subject
         self.inputs = factors_of(subject, order, sites)
         self.latents = tuple(self.inputs)

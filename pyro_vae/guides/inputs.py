@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,13 +23,15 @@ class OwnInputs:
     """Data as the likelihood of a model of this library prepares them, and one-hot labels.
 
     Attributes:
-        shapes: argument -> shape of one datum, as networks see it.
+        names: argument -> what it is called here.
+        shapes: these -> shape of one datum, as networks see it.
     """
 
     def __init__(self, vae: VAE) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {"x": tuple(vae.event_shape)}
         if vae.condition:
             self.shapes["y"] = (vae.condition,)
+        self.names = dict(zip(self.shapes, self.shapes, strict=True))
 
     def event_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one datum, as the program has it."""
@@ -53,21 +55,22 @@ class ProgramInputs(nn.Module):
 
     Args:
         model: the generative program.
-        arguments: names of those that the guide sees.
+        names: argument that the guide sees -> what it is called here.
         x, y: data of the form that the program is given.
 
     Attributes:
-        shapes: argument -> shape of one datum, as networks see it.
+        names: as passed.
+        shapes: these -> shape of one datum, as networks see it.
     """
 
-    def __init__(self, model: Any, arguments: Iterable[str], x: Data, y: Tensor | None) -> None:
+    def __init__(self, model: Any, names: Mapping[str, str], x: Data, y: Tensor | None) -> None:
         """Measure the data."""
         super().__init__()
         self._positions = tuple(p.name for p in positional(model))
         found = self._named(*arguments_of(model, x, y))
-        self._numbers = {name: i for i, name in enumerate(dict.fromkeys(arguments))}
-        # Names of arguments may have dots, those of children not
-        self.measures = nn.ModuleList(Measure(name, found[name]) for name in self._numbers)
+        self.names = dict(names)
+        # Names may have dots, those of children not
+        self.measures = nn.ModuleList(Measure(key, found[name]) for name, key in names.items())
         self.shapes = {measure.name: measure.shape for measure in self.measures}
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -77,14 +80,14 @@ class ProgramInputs(nn.Module):
 
     def event_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one datum, as the program has it."""
-        return self.measures[self._numbers[name]].event_shape
+        return next(m.event_shape for m in self.measures if m.name == name)
 
     def read(self, _: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The arguments of a call, (n, *event)."""
         found = self._named(args, kwargs)
-        for measure in self.measures:
-            measure.check(found.get(measure.name))
-        return {name: found[name] for name in self._numbers}
+        for name, measure in zip(self.names, self.measures, strict=True):
+            measure.check(found.get(name))
+        return {key: found[name] for name, key in self.names.items()}
 
     def shown(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Arguments as networks see them, (n, *shape)."""

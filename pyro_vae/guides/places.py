@@ -39,7 +39,7 @@ class Place(nn.Module):
 
     Raises:
         ValueError: a latent that no distribution can be built for: in a plate of which a part is
-            drawn, or of a support without coordinates, or with bounds that differ among data.
+            drawn, or of a support without coordinates, or with bounds that are several numbers.
     """
 
     center: Tensor | None
@@ -223,8 +223,8 @@ def _transform(site: str, latent: Latent) -> Transform:
         ) from error
     if bound := _bounds(support):
         raise ValueError(
-            f"site {site!r}: expected a support that is the same for all data, got a "
-            f"{latent.distribution} whose {bound} differs among them: scale the latent inside of "
+            f"site {site!r}: expected a support whose bounds are one number each, got a "
+            f"{latent.distribution} with several for its {bound}: scale the latent inside of "
             f"the model, or {advice}"
         )
     plain = transform.base_transform if isinstance(transform, IndependentTransform) else transform
@@ -232,7 +232,7 @@ def _transform(site: str, latent: Latent) -> Transform:
 
 
 def _bounds(support: Constraint) -> str | None:
-    """The name of a bound that is a tensor."""
+    """The name of a bound that is no number for all elements."""
     for name, value in vars(support).items():
         if isinstance(value, Constraint) and (found := _bounds(value)):
             return found

@@ -18,6 +18,8 @@ from ..programs.belonging import check_borrowed
 from ..programs.checks import PairSummary, check_minibatches, compared
 from ..programs.encoding import encode
 from ..programs.given import given
+from ..programs.inspecting import structure
+from ..programs.inversion import faithful_inverse
 from ..programs.lacking import lacking
 from ..programs.methods import as_program
 from ..programs.program import Model
@@ -173,7 +175,10 @@ def _collapse(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> No
 
 
 def _library_guides(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
-    return "" if isinstance(innermost(model), Model) else "they are built for models of pyro_vae"
+    if isinstance(innermost(model), Model):
+        return ""
+    found = faithful_inverse(structure(model, x if y is None else (x, y)))
+    return "" if found.latents else "its latents are outside of the plate of the data"
 
 
 def _in_files(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
