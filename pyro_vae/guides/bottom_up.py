@@ -46,9 +46,9 @@ class BottomUp(Guide):
 
     Args:
         model: the generative program that it is built for.
-        like: data of the form that it is trained on, with rows in n; what a tuple is for models
-            of several arguments. The more, the better are they standardised. Not needed for a
-            ``models.VAE``.
+        like: data of the form that it is trained on, with rows in n: a tuple or a mapping for
+            models of several arguments, ``data.Arguments`` with constants among them. The more,
+            the better are they standardised. Not needed for a ``models.VAE``.
         order: "bottom-up" draws from the data upwards, "top-down" in the model's own order. (In
             files of version 0.1 it is "chain", which sees x in the lowest layer alone.)
         hidden: hidden widths as in ``VAE``, one for all networks or a tuple for each latent, from

@@ -112,17 +112,17 @@ class Measure(nn.Module):
         super().__init__()
         self.name, self.event_shape = name, tuple(like.shape[1:])
         whole = not like.is_floating_point()
-        values = like.to(torch.get_default_dtype()) if whole else like
-        values = values.detach()
+        values = _exact(like).detach()
         elements = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
         pooled = is_image(self.event_shape)
         loc, scale = _measured(elements.reshape(-1, 1) if pooled else elements)
         shape = (1,) * len(self.event_shape) if pooled else self.event_shape or (1,)
-        self.register_buffer("loc", loc.reshape(shape))
-        self.register_buffer("scale", scale.reshape(shape))
+        dtype = torch.get_default_dtype() if whole else like.dtype
+        self.register_buffer("loc", loc.reshape(shape).to(dtype))
+        self.register_buffer("scale", scale.reshape(shape).to(dtype))
         found = like.unique() if whole and math.prod(self.event_shape) == 1 else like[:0].flatten()
         classes = found if len(found) <= _CLASSES else found[:0]
-        self.register_buffer("classes", classes.to(values.dtype))
+        self.register_buffer("classes", classes)
         one = (1 + len(classes),) if len(classes) else self.event_shape or (1,)
         self.shape: tuple[int, ...] = one
 
@@ -138,14 +138,18 @@ class Measure(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """The numbers (n, *shape) of values (n, *event)."""
-        a = value.to(self.loc.dtype)
         if not self.event_shape:
-            a = a.unsqueeze(-1)
-        numbers = (a - self.loc) / self.scale
+            value = value.unsqueeze(-1)
+        numbers = ((_exact(value) - self.loc) / self.scale).to(self.loc.dtype)
         if not len(self.classes):
             return numbers
-        a = a.flatten(1)
-        return torch.cat([numbers.flatten(1), (a == self.classes).to(a.dtype)], -1)
+        indicators = value.flatten(1) == self.classes
+        return torch.cat([numbers.flatten(1), indicators.to(numbers.dtype)], -1)
+
+
+def _exact(value: Tensor) -> Tensor:
+    """Whole numbers, such as times in seconds, in a type that tells large ones apart."""
+    return value if value.is_floating_point() else value.double()
 
 
 def _measured(elements: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from pyro_vae import guides, infer, save
+from pyro_vae import Trainer, guides, infer, likelihoods, load, models, save
+from pyro_vae.data import Arguments
 
 X = torch.randn(20, generator=torch.Generator().manual_seed(0))
 every = pytest.mark.parametrize("family", [guides.BottomUp, guides.Ladder])
@@ -141,3 +142,64 @@ def test_a_file_without_data_is_refused_before_it_is_written(family, tmp_path):
     guide = family(Program(), like=(X, X), hidden=(4,))
     with pytest.raises(TypeError, match="arguments=False"):
         save(guide, tmp_path / "guide.pt")
+
+
+def test_large_whole_numbers_are_told_apart():
+    def model(x, time):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal((time - 2**40).to(x.dtype), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    time = 2**40 + torch.arange(20)
+    guide = guides.BottomUp(model, like=(X, time), hidden=(4,))
+    shown = guide.reading.arguments.shown({"x": X, "time": time})["time"]
+    assert shown.dtype == X.dtype and torch.equal(shown[:, 1:], torch.eye(20))
+    assert shown[:, 0].diff().min() > 0.05
+    many = guides.BottomUp(model, like=(X.repeat(5), 2**40 + torch.arange(100)), hidden=(4,))
+    assert torch.isfinite(many(X, time)["z"]).all()
+
+
+@every
+def test_a_guide_of_a_model_that_was_shown_data_is_kept(family, tmp_path):
+    vae = models.VAE((3,), latents=2, likelihood=likelihoods.Gaussian(), hidden=(4,))
+    guide = family(vae, like=torch.zeros(5, 3))
+    save(guide, tmp_path / "guide.pt")
+    assert load(tmp_path / "guide.pt").latents == guide.latents
+
+
+class Plain:
+    """No module: each time it is asked for, its method is another object."""
+
+    def model(self, x, spread=1.0):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), spread).to_event(1))
+            w = pyro.sample("w", dist.Normal(z.sum(-1), 1.0))
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+
+def test_methods_of_plain_objects_have_guides_of_each_kind():
+    plain = Plain()
+    ladder = guides.Ladder(plain.model, like=X, hidden=(4,))
+    lower, upper = (
+        guides.BottomUp(plain.model, like=X, hidden=(4,), sites=[site]) for site in "wz"
+    )
+    for guide in (
+        ladder,
+        guides.Ladder(plain.model, start=ladder),
+        guides.Composed(lower, guides.Flow(plain.model, start=upper)),
+        guides.SemiAmortized(ladder, steps=2),
+    ):
+        Trainer(plain.model, guide, seed=0).fit(X, epochs=1, progress=False)
+        assert infer.elbo_terms(plain.model, guide, X).elbo.isfinite().all()
+    with pytest.raises(ValueError, match="another Plain"):
+        guides.Ladder(Plain().model, start=ladder)
+
+
+@every
+def test_programs_with_constants_have_guides(family):
+    model = Plain().model
+    like = Arguments((X,), {"spread": 3.0}, columns=(0,))
+    guide = family(model, like=like, hidden=(4,))
+    assert set(guide.inputs["w"]) <= {"x", "z"}
+    bound = infer.elbo_terms(model, guide, X, arguments={"spread": 3.0}).elbo
+    assert bound.isfinite().all()
