@@ -203,3 +203,56 @@ def test_programs_with_constants_have_guides(family):
     assert set(guide.inputs["w"]) <= {"x", "z"}
     bound = infer.elbo_terms(model, guide, X, arguments={"spread": 3.0}).elbo
     assert bound.isfinite().all()
+
+
+SKEWED = {
+    "Gamma": (lambda: dist.Gamma(0.1, 0.1), lambda z: dist.Poisson(z)),
+    "Dirichlet": (
+        lambda: dist.Dirichlet(torch.full((20,), 0.1)),
+        lambda z: dist.Multinomial(50, probs=z, validate_args=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SKEWED)
+def test_guides_begin_where_numbers_of_skewed_priors_are_not_rounded_off(name):
+    prior, seen = SKEWED[name]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", seen(pyro.sample("z", prior())), obs=x)
+
+    torch.manual_seed(0)
+    x = seen(prior().sample((30,))).sample()
+    for family in (guides.BottomUp, guides.FullCovariance, guides.Ladder):
+        bound = infer.elbo_terms(model, family(model, like=x, hidden=(4,)), x).elbo
+        assert bound.min() > -2000
+
+
+BOUNDED = {
+    "unit interval": lambda: dist.Beta(0.1, 0.1),
+    "interval": lambda: dist.Uniform(2.0, 5.0),
+    "simplex": lambda: dist.Dirichlet(torch.full((3,), 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_density_near_a_bound_is_that_of_the_draw_before_it_is_rounded(name):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", BOUNDED[name]())
+            pyro.sample("x", dist.Normal(z.reshape(len(x), -1)[:, 0], 1.0), obs=x)
+
+    torch.manual_seed(0)
+    guide = guides.BottomUp(model, like=X, hidden=(4,))
+    place, size = guide.places["z"], guide.places["z"].size
+    far, sigma = 60.0 / place.spread.max(), 0.01
+    with torch.no_grad():
+        q = place.lay(dist.Normal(torch.full((20, size), far), sigma).to_event(1))
+        value = q.rsample()
+        assert q.support.check(value).all()
+        # The draws themselves are rounded to the bound; only log q of standard normals is left
+        u = place.coordinates_of(torch.full((20, size), far))
+        slope = place.transform.log_abs_det_jacobian(u, value)
+        density = (q.log_prob(value) + slope).abs()
+    assert density.max() < 40 * size
