@@ -18,7 +18,7 @@ from ..programs.program import Guide
 from .growing import Growth
 from .plates import Plates
 from .reading import Reading
-from .subjects import check_unweighed, factors_of, few_of, keys_of, subject_of
+from .subjects import check_unweighed, factors_of, keys_of, subject_of
 
 Order = Literal["bottom-up", "top-down", "chain"]
 
@@ -46,9 +46,9 @@ class BottomUp(Guide):
 
     Args:
         model: the generative program that it is built for.
-        like: data of the form that it is trained on, with rows in n; what a tuple is for models
-            of several arguments. The more, the better are they standardised. Not needed for a
-            ``models.VAE``.
+        like: data of the form that it is trained on, with rows in n: a tuple or a mapping for
+            models of several arguments, ``data.Arguments`` with constants among them. The more,
+            the better are they standardised. Not needed for a ``models.VAE``.
         order: "bottom-up" draws from the data upwards, "top-down" in the model's own order. (In
             files of version 0.1 it is "chain", which sees x in the lowest layer alone.)
         hidden: hidden widths as in ``VAE``, one for all networks or a tuple for each latent, from
@@ -113,7 +113,7 @@ class BottomUp(Guide):
         subject = subject_of(model, like) if growth is None else growth.subject
         super().__init__(subject.model)
         if like is not None:
-            self.arguments["like"] = few_of(like)
+            self.arguments["like"] = subject.few
         self.subject = subject
         self.inputs = factors_of(subject, order, sites)
         self.latents = tuple(self.inputs)

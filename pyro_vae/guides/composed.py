@@ -175,7 +175,7 @@ class Composed(Guide):
         problems = [
             f"parts[{i}] ({type(part).__name__}) was built for another model than parts[0]"
             for i, part in enumerate(self.parts)
-            if isinstance(part, Guide) and as_program(part.model) is not self.model
+            if isinstance(part, Guide) and as_program(part.model) != self.model
         ]
         told = all(hasattr(part, "latents") for part in self.parts)
         covered = [] if self.globals is None else [*shared]

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from ..programs.belonging import is_same
 from ..programs.program import Guide
-from ..programs.unwrapping import innermost, name_of
+from ..programs.unwrapping import name_of
 
 
 class Growth:
@@ -52,7 +53,7 @@ class Growth:
                 f"start: expected a {families}, which {name} can begin as, got a "
                 f"{name_of(start)}: leave start out, or start from one of these"
             )
-        if innermost(start.model) is not innermost(model):
+        if not is_same(start.model, model):
             raise ValueError(
                 f"start: expected a guide of this {name_of(model)}, got one that was built for "
                 f"another {name_of(start.model)}: pass start.model as the model"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,13 +23,15 @@ class OwnInputs:
     """Data as the likelihood of a model of this library prepares them, and one-hot labels.
 
     Attributes:
-        shapes: argument -> shape of one datum, as networks see it.
+        names: argument -> what it is called here.
+        shapes: these -> shape of one datum, as networks see it.
     """
 
     def __init__(self, vae: VAE) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {"x": tuple(vae.event_shape)}
         if vae.condition:
             self.shapes["y"] = (vae.condition,)
+        self.names = dict(zip(self.shapes, self.shapes, strict=True))
 
     def event_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one datum, as the program has it."""
@@ -53,21 +55,22 @@ class ProgramInputs(nn.Module):
 
     Args:
         model: the generative program.
-        arguments: names of those that the guide sees.
+        names: argument that the guide sees -> what it is called here.
         x, y: data of the form that the program is given.
 
     Attributes:
-        shapes: argument -> shape of one datum, as networks see it.
+        names: as passed.
+        shapes: these -> shape of one datum, as networks see it.
     """
 
-    def __init__(self, model: Any, arguments: Iterable[str], x: Data, y: Tensor | None) -> None:
+    def __init__(self, model: Any, names: Mapping[str, str], x: Data, y: Tensor | None) -> None:
         """Measure the data."""
         super().__init__()
         self._positions = tuple(p.name for p in positional(model))
         found = self._named(*arguments_of(model, x, y))
-        self._numbers = {name: i for i, name in enumerate(dict.fromkeys(arguments))}
-        # Names of arguments may have dots, those of children not
-        self.measures = nn.ModuleList(Measure(name, found[name]) for name in self._numbers)
+        self.names = dict(names)
+        # Names may have dots, those of children not
+        self.measures = nn.ModuleList(Measure(key, found[name]) for name, key in names.items())
         self.shapes = {measure.name: measure.shape for measure in self.measures}
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -77,14 +80,14 @@ class ProgramInputs(nn.Module):
 
     def event_shape(self, name: str) -> tuple[int, ...]:
         """Shape of one datum, as the program has it."""
-        return self.measures[self._numbers[name]].event_shape
+        return next(m.event_shape for m in self.measures if m.name == name)
 
     def read(self, _: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The arguments of a call, (n, *event)."""
         found = self._named(args, kwargs)
-        for measure in self.measures:
-            measure.check(found.get(measure.name))
-        return {name: found[name] for name in self._numbers}
+        for name, measure in zip(self.names, self.measures, strict=True):
+            measure.check(found.get(name))
+        return {key: found[name] for name, key in self.names.items()}
 
     def shown(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Arguments as networks see them, (n, *shape)."""
@@ -109,17 +112,17 @@ class Measure(nn.Module):
         super().__init__()
         self.name, self.event_shape = name, tuple(like.shape[1:])
         whole = not like.is_floating_point()
-        values = like.to(torch.get_default_dtype()) if whole else like
-        values = values.detach()
+        values = _exact(like).detach()
         elements = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
         pooled = is_image(self.event_shape)
         loc, scale = _measured(elements.reshape(-1, 1) if pooled else elements)
         shape = (1,) * len(self.event_shape) if pooled else self.event_shape or (1,)
-        self.register_buffer("loc", loc.reshape(shape))
-        self.register_buffer("scale", scale.reshape(shape))
+        dtype = torch.get_default_dtype() if whole else like.dtype
+        self.register_buffer("loc", loc.reshape(shape).to(dtype))
+        self.register_buffer("scale", scale.reshape(shape).to(dtype))
         found = like.unique() if whole and math.prod(self.event_shape) == 1 else like[:0].flatten()
         classes = found if len(found) <= _CLASSES else found[:0]
-        self.register_buffer("classes", classes.to(values.dtype))
+        self.register_buffer("classes", classes)
         one = (1 + len(classes),) if len(classes) else self.event_shape or (1,)
         self.shape: tuple[int, ...] = one
 
@@ -135,14 +138,18 @@ class Measure(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """The numbers (n, *shape) of values (n, *event)."""
-        a = value.to(self.loc.dtype)
         if not self.event_shape:
-            a = a.unsqueeze(-1)
-        numbers = (a - self.loc) / self.scale
+            value = value.unsqueeze(-1)
+        numbers = ((_exact(value) - self.loc) / self.scale).to(self.loc.dtype)
         if not len(self.classes):
             return numbers
-        a = a.flatten(1)
-        return torch.cat([numbers.flatten(1), (a == self.classes).to(a.dtype)], -1)
+        indicators = value.flatten(1) == self.classes
+        return torch.cat([numbers.flatten(1), indicators.to(numbers.dtype)], -1)
+
+
+def _exact(value: Tensor) -> Tensor:
+    """Whole numbers, such as times in seconds, in a type that tells large ones apart."""
+    return value if value.is_floating_point() else value.double()
 
 
 def _measured(elements: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from .leading import Drawing, Following, Leading, Posterior
 from .merging import normal_of, parameters_of
 from .plates import Plates
 from .reading import Reading
-from .subjects import Subject, chain, few_of, keys_of, subject_of
+from .subjects import Subject, chain, keys_of, subject_of
 
 
 class Ladder(Guide):
@@ -109,7 +109,7 @@ class Ladder(Guide):
         subject = subject_of(model, like) if growth is None else growth.subject
         super().__init__(subject.model)
         if like is not None:
-            self.arguments["like"] = few_of(like)
+            self.arguments["like"] = subject.few
         self.subject = subject
         self.upward = known("upward", upward, ("activations", "means"))
         found = subject.structure

@@ -19,6 +19,9 @@ from ..distributions import declared
 from ..programs.sites import is_point_mass
 from ..programs.structure import Latent
 
+# Coordinates other than the values are logarithms, logits and the like
+_WIDEST = 2.0
+
 
 class Place(nn.Module):
     """From a latent's values to one vector of real numbers per datum, and back.
@@ -39,7 +42,7 @@ class Place(nn.Module):
 
     Raises:
         ValueError: a latent that no distribution can be built for: in a plate of which a part is
-            drawn, or of a support without coordinates, or with bounds that differ among data.
+            drawn, or of a support without coordinates, or with bounds that are several numbers.
     """
 
     center: Tensor | None
@@ -75,11 +78,17 @@ class Place(nn.Module):
 
     @torch.no_grad()
     def measure(self, values: Tensor) -> None:
-        """Have the median of some values (draws, *plates, *event) as 0, most within -1 and 1."""
+        """Have the median of some values (draws, *plates, *event) as 0, most within -1 and 1.
+
+        Coordinates that are logarithms or logits are scaled by 2 at most.
+        """
         u = self._joined(self.transform.inv(values)).flatten(0, -2)
         u = torch.where(u.isfinite(), u, torch.nan)
         low, center, high = u.nanquantile(u.new_tensor([0.16, 0.5, 0.84]), 0)
         spread = (high - low) / 2
+        if not self.is_real:
+            # Skewed priors reach over orders of magnitude, up to where numbers are rounded off
+            spread = spread.clamp(max=_WIDEST)
         self.center = center.nan_to_num(0)
         self.spread = torch.where(spread > 0, spread, 1.0)
         self.as_it_is = False
@@ -134,7 +143,8 @@ class Place(nn.Module):
         laid = laid.to_event(len(self.coordinates))
         if self.is_real:
             return laid
-        return dist.TransformedDistribution(laid, [self.transform])
+        # Inverting a value that rounding has brought to a bound would give another density
+        return dist.TransformedDistribution(laid, [self.transform.with_cache()])
 
 
 class Laid(TorchDistribution):
@@ -223,8 +233,8 @@ def _transform(site: str, latent: Latent) -> Transform:
         ) from error
     if bound := _bounds(support):
         raise ValueError(
-            f"site {site!r}: expected a support that is the same for all data, got a "
-            f"{latent.distribution} whose {bound} differs among them: scale the latent inside of "
+            f"site {site!r}: expected a support whose bounds are one number each, got a "
+            f"{latent.distribution} with several for its {bound}: scale the latent inside of "
             f"the model, or {advice}"
         )
     plain = transform.base_transform if isinstance(transform, IndependentTransform) else transform
@@ -232,7 +242,7 @@ def _transform(site: str, latent: Latent) -> Transform:
 
 
 def _bounds(support: Constraint) -> str | None:
-    """The name of a bound that is a tensor."""
+    """The name of a bound that is no number for all elements."""
     for name, value in vars(support).items():
         if isinstance(value, Constraint) and (found := _bounds(value)):
             return found

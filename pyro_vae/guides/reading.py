@@ -12,7 +12,7 @@ from .inputs import OwnInputs
 from .subjects import Subject
 
 # What a user's encoder makes of the data, and what is given where nothing is seen
-_FEATURES, _NOTHING = "encoder(x)", "nothing"
+_FEATURES, _NOTHING = "encoder(x)", "(nothing)"
 
 
 class Reading(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..ground.graphs import ancestors, boundary
@@ -41,7 +42,7 @@ def beside(latents: Sequence[str], found: Structure) -> dict[str, tuple[str, ...
 
 def _reached(names: Iterable[str], below: Mapping[str, tuple[str, ...]]) -> set[str]:
     """The arguments among names, and all those from which features of latents are made."""
-    return set().union(*(_reached(below[n], below) if n in below else {n} for n in names))
+    return ancestors(defaultdict(tuple, below), names) - below.keys()
 
 
 def inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import networks
-from ..data.arguments import Arguments, Data, columns_of
+from ..data.arguments import Data, columns_of
 from ..ground.arguments import known
 from ..models import VAE
 from ..programs.given import matched
@@ -67,10 +68,10 @@ class Subject:
         return dict(zip(self.layers, found, strict=True))
 
     def argument(self, node: str) -> str | None:
-        """The argument that a node of the graph is made of; None for a constant."""
+        """What the argument that a node is made of is called here; None for a constant."""
         observed = self.structure.observed.get(node)
         name = node.removesuffix(" (argument)") if observed is None else observed.argument
-        return name if name in self.inputs.shapes else None
+        return self.inputs.names.get(name)
 
 
 def subject_of(model: Any, like: Any = None) -> Subject:
@@ -136,8 +137,12 @@ def _of_program(model: Callable, like: Any) -> Subject:
             "as AutoNormal"
         )
     kind = x.device, x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
-    inputs = ProgramInputs(model, arguments, x, y)
-    few = x[:FEW], None if y is None else y[:FEW]
+    # A latent may have the name of an argument
+    shown = {name: f"{name} (argument)" if name in places else name for name in arguments}
+    inputs = ProgramInputs(model, shown, x, y)
+    # From all over, since data are often sorted
+    rows = torch.linspace(0, len(x) - 1, min(len(x), FEW)).long().to(x.device)
+    few = x[rows], None if y is None else y[rows]
     _measure(as_program(model), places, *few)
     subject = Subject(as_program(model), found, inputs, places, tuple(places), inverse)
     return replace(subject, like=kind, few=few)
@@ -222,9 +227,6 @@ def check_unweighed(found: Structure, sites: Sequence[str]) -> None:
 def keys_of(sites: Sequence[str]) -> dict[str, str]:
     """Site -> a name that a ``ModuleDict`` takes, the site's own where it does."""
     taken = (*dir(nn.ModuleDict), "")
-    return {s: f"site_{i}" if "." in s or s in taken else s for i, s in enumerate(sites)}
-
-
-def few_of(like: Any) -> Data | None:
-    """A few of the data, for the record of a constructor's arguments."""
-    return like[:FEW] if isinstance(like, Tensor | Arguments) else None
+    keys = {s: s for s in sites if "." not in s and s not in taken}
+    free = (key for i in itertools.count() if (key := f"site_{i}") not in keys)
+    return {s: keys.get(s) or next(free) for s in sites}

@@ -224,7 +224,7 @@ def _built(run: Run, frames: Mapping[str, CondIndepStackFrame | None], plate: st
             "is_global": frames[site] is None,
             "dim": frames[site].dim if frames[site] else -1,
             "masked": is_masked(node),
-            "scaled": node["scale"] != _weight(node),
+            "scaled": _is_weighed(node),
         }
         seen = {_shown(origin, site, run, observed) for origin in run.seen[site]} - {site}
         order = (*reversed(latents), *reversed(observed), *sorted(seen - run.nodes.keys()))
@@ -242,10 +242,11 @@ def _built(run: Run, frames: Mapping[str, CondIndepStackFrame | None], plate: st
     return Structure(latents, observed, parents, tuple(dict.fromkeys(arguments)), plate, total)
 
 
-def _weight(node: dict[str, Any]) -> float:
-    """How often a site counts for the parts of plates that are drawn."""
+def _is_weighed(node: dict[str, Any]) -> bool:
+    """Whether a site counts otherwise than for the parts of plates that are drawn."""
     frames = [f for f in node["cond_indep_stack"] if f.vectorized and f.full_size]
-    return math.prod(f.full_size / f.size for f in frames)
+    weight = torch.as_tensor(node["scale"]) / math.prod(f.full_size / f.size for f in frames)
+    return not torch.allclose(weight, torch.ones_like(weight))
 
 
 def _shown(origin: str | Argument, site: str, run: Run, observed: Mapping[str, Observed]) -> str:
