@@ -11,7 +11,9 @@ from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_vae import Trainer, infer
-from pyro_vae.guides import BottomUp, Composed, Ladder
+from pyro_vae.guides import BottomUp, Composed, Ladder, NearestCode
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import VAE, VQVAE
 
 N, D = 8, 3
 X = torch.linspace(-1, 1, N * D).view(N, D)
@@ -74,6 +76,23 @@ def models(tmp):
 
     yield built(some), lambda: Ladder(hidden, like=X)
     yield built(hidden), lambda: Ladder(hidden, like=X)
+
+    codes = VQVAE((1, 8, 8), 4, 2, likelihood=Gaussian(), hidden=(4, 4))
+    pixels = torch.zeros(2, 1, 8, 8)
+    yield built(codes, pixels), lambda: NearestCode(codes).codes(pixels)
+
+    def outside(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            read(x)(w.expand(len(x)))
+
+    yield built(outside), fit(outside, AutoNormal(outside))
+
+    chain = VAE((D,), latents=(2, 2), likelihood=Gaussian(), hidden=(4,))
+    yield (
+        lambda: BottomUp(chain, sites=["z2"], encoder=torch.nn.Linear(D, 4)),
+        lambda: BottomUp(chain, sites=["z2"]),
+    )
 
 
 @cases
