@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.distributions import register_kl
 from torch.nn.functional import logsigmoid
 
+# What changes no more than the shape of a distribution, and where it counts
+AROUND = (torch.distributions.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)
+
 
 def as_pyro(distribution: Any, site: str) -> TorchDistributionMixin:
     """A distribution of ``torch.distributions`` as Pyro's of the same name; Pyro's as it is.
@@ -40,6 +43,13 @@ def as_pyro(distribution: Any, site: str) -> TorchDistributionMixin:
 def base_of(distribution: Any) -> Any:
     """What a distribution is made of, without event dimensions, masks and transforms."""
     while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def plain(distribution: Any) -> Any:
+    """A distribution without dimensions, expansions and masks that were put around it."""
+    while isinstance(distribution, AROUND):
         distribution = distribution.base_dist
     return distribution
 

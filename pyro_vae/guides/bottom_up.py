@@ -173,6 +173,7 @@ class BottomUp(Guide):
             ValueError: a parent that is not given.
         """
         values = self.reading.arguments.read(self.model, *args, **kwargs)
+        # As ``seen`` does, without a call in each step
         seen = dict(values) if self.reading.as_they_are else self.reading.seen(values)
         around = self._plates.of(len(next(iter(values.values()))))
         for site in self.parents:

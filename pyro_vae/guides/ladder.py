@@ -192,11 +192,9 @@ class Ladder(Guide):
         """
         if self._led is not None:
             return self._follow(self._led)
-        values = self.reading.arguments.read(self.model, *args, **kwargs)
-        seen = dict(values) if self.reading.as_they_are else self.reading.seen(values)
+        n, seen = self._read(args, kwargs)
         features, proposals = self._bottom_up(seen)
         if not self.runs_model:
-            n = len(next(iter(values.values())))
             return self._top_down(n, proposals, kwargs.get("y"))
         if missing := [site for site in self.parents if site not in (given or {})]:
             raise ValueError(
@@ -205,6 +203,13 @@ class Ladder(Guide):
             )
         posterior = self._posterior(features, proposals)
         return Drawing(posterior, self.latents, given or {}).run(self.model, *args, **kwargs)
+
+    def _read(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int, dict[str, Tensor]]:
+        """The number of data of a call, and its arguments as networks see them."""
+        values = self.reading.arguments.read(self.model, *args, **kwargs)
+        return len(next(iter(values.values()))), self.reading.seen(values)
 
     def _bottom_up(
         self, seen: dict[str, Tensor]
@@ -264,10 +269,9 @@ class Ladder(Guide):
         the model, each conditional of which is thereby evaluated once.
         """
         args, kwargs = arguments_of(self.model, x, y)
-        values = self.reading.arguments.read(self.model, *args, **kwargs)
-        seen = dict(values) if self.reading.as_they_are else self.reading.seen(values)
+        n, seen = self._read(args, kwargs)
         posterior = self._posterior(*self._bottom_up(seen))
-        self._led = Leading(posterior, self.latents, len(next(iter(values.values()))))
+        self._led = Leading(posterior, self.latents, n)
         try:
             yield self._led
         finally:

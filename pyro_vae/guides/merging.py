@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent, Normal, TransformedDistribution, transform_to
+from torch.distributions import Normal, TransformedDistribution, transform_to
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import (
     AffineTransform,
@@ -15,9 +14,9 @@ from torch.distributions.transforms import (
     IndependentTransform,
 )
 
+from ..distributions import AROUND, plain
 from .places import Place
 
-_AROUND = Independent, ExpandedDistribution, MaskedDistribution
 # Of several ways to tell the same the one that takes no inversion
 _SAME = {"scale_tril": {"covariance_matrix", "precision_matrix"}, "logits": {"probs"}}
 
@@ -27,11 +26,11 @@ def normal_of(prior: Any, place: Place) -> tuple[Tensor, Tensor] | None:
 
     None for another one.
     """
-    inner = _plain(prior)
+    inner = plain(prior)
     if isinstance(inner, TransformedDistribution) and not place.is_real:
         if _parts(inner.transforms) != _parts([place.transform]):
             return None
-        inner = _plain(inner.base_dist)
+        inner = plain(inner.base_dist)
     elif not place.is_real:
         return None
     if not isinstance(inner, Normal):
@@ -49,7 +48,7 @@ def parameters_of(prior: Any, place: Place) -> Tensor:
     if not found:
         raise ValueError(
             f"site {place.site!r}: expected a prior whose parameters a ladder can see, got a "
-            f"{type(_plain(prior)).__name__} without: use guides.BottomUp"
+            f"{type(plain(prior)).__name__} without: use guides.BottomUp"
         )
     return torch.cat(found, -1)
 
@@ -59,7 +58,7 @@ def _told(distribution: Any, inside: int = 0) -> list[tuple[Tensor, int]]:
 
     Those of the distribution, else of what it transforms and of the transforms.
     """
-    while isinstance(distribution, _AROUND):
+    while isinstance(distribution, AROUND):
         inside += getattr(distribution, "reinterpreted_batch_ndims", 0)
         distribution = distribution.base_dist
     names = {*distribution.arg_constraints}
@@ -98,13 +97,6 @@ def _rows(value: Tensor, inside: int, batch_shape: torch.Size, place: Place) -> 
     at = len(batch_shape) - place.rank
     value = value.movedim(at + place.data, at)
     return value.reshape(*value.shape[: at + 1], -1)
-
-
-def _plain(distribution: Any) -> Any:
-    """Without dimensions, expansions and masks that were put around it."""
-    while isinstance(distribution, _AROUND):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def _parts(transforms: Any) -> list[Any]:

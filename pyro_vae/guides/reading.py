@@ -132,6 +132,8 @@ class Reading(nn.Module):
 
     def seen(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Arguments as networks see them: with vectors of latents, all of ``names``."""
+        if self.as_they_are:
+            return dict(given)
         seen = self.arguments.shown(given)
         if self.encoder is not None:
             seen[_FEATURES] = self.encoder(*(given[name] for name in self._data))

@@ -76,7 +76,7 @@ def parameters(subject: Subject, latents: Iterable[str]) -> dict[str, int]:
 
 def is_plain(found: Structure) -> bool:
     """Whether latents have the weight that handlers around the model give them, no other."""
-    return found.total is None and not any(s.masked or s.scaled for s in found.latents.values())
+    return found.total is None and not any(s.weighed for s in found.latents.values())
 
 
 def check_summed_out(found: Structure, latents: Sequence[str]) -> None:

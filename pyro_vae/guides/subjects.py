@@ -69,9 +69,7 @@ class Subject:
 
     def argument(self, node: str) -> str | None:
         """What the argument that a node is made of is called here; None for a constant."""
-        observed = self.structure.observed.get(node)
-        name = node.removesuffix(" (argument)") if observed is None else observed.argument
-        return self.inputs.names.get(name)
+        return self.inputs.names.get(self.structure.argument_of(node))
 
 
 def subject_of(model: Any, like: Any = None) -> Subject:
@@ -127,9 +125,8 @@ def _of_program(model: Callable, like: Any) -> Subject:
             f"out, got {[*found.latents]}: use an autoguide of Pyro, such as AutoNormal, for "
             "those that all data share"
         )
-    nodes = (*found.observed.values(), *found.arguments)
-    names = [getattr(n, "argument", n) for n in nodes]
-    arguments = [name.removesuffix(" (argument)") for name in names if name is not None]
+    names = map(found.argument_of, (*found.observed, *found.arguments))
+    arguments = [name for name in names if name is not None]
     if not arguments:
         raise ValueError(
             f"like: expected data of which {name_of(model)} observes a row per datum, got none: "
@@ -215,7 +212,7 @@ def check_unweighed(found: Structure, sites: Sequence[str]) -> None:
     """Raise ``ValueError`` for a latent that the model hides from some data, or weighs."""
     for site in sites:
         latent = found.latents[site]
-        if latent.masked or latent.scaled:
+        if latent.weighed:
             handler = "mask" if latent.masked else "scale"
             raise ValueError(
                 f"site {site!r}: expected latents that the model neither hides nor weighs, as its "

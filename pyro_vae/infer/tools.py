@@ -180,7 +180,7 @@ def _library_guides(model: Callable, guide: Callable, x: Data, y: Tensor | None)
     found = structure(model, x if y is None else (x, y))
     drawn = faithful_inverse(found).inputs
     for site in drawn:
-        if found.latents[site].masked or found.latents[site].scaled:
+        if found.latents[site].weighed:
             return f"the model hides or weighs {site!r}: guides.Ladder alone, which runs the model"
     return "" if drawn else f"no continuous latents inside the data plate {found.plate!r}"
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
-from torch.distributions import Independent
 from torch.distributions.constraints import Constraint, real
 
 from ..data.arguments import Data, columns_of, holding, named, tensors_of
+from ..distributions import plain
 from .calling import arguments_of
 from .checks import check_data
 from .given import given
@@ -218,7 +217,7 @@ def _built(run: Run, frames: Mapping[str, CondIndepStackFrame | None], plate: st
     parents: dict[str, tuple[str, ...]] = {}
     for site, node in run.nodes.items():
         common: dict[str, Any] = {
-            "distribution": type(_below(node["fn"])).__name__,
+            "distribution": type(plain(node["fn"])).__name__,
             "event_shape": tuple(node["fn"].event_shape),
             "plates": _plates(site, node, frames[site]),
             "is_global": frames[site] is None,
@@ -267,13 +266,6 @@ def _latent(node: dict[str, Any], common: dict[str, Any]) -> Latent:
         support, discrete = real, False
     marked = bool(node["infer"].get("enumerate"))
     return Latent(support=support, discrete=discrete, enumerated=marked, **common)
-
-
-def _below(distribution: Any) -> Any:
-    """A distribution without dimensions and masks that were put around it."""
-    while isinstance(distribution, Independent | ExpandedDistribution | MaskedDistribution):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def _plain(support: Constraint) -> Constraint:

@@ -9,7 +9,6 @@ from torch import Tensor
 from ..data.arguments import Data, columns_of
 from ..ground.graphs import boundary
 from .inspecting import FEW, Argument, columns_by_name, noted, structure
-from .structure import Structure
 
 
 def lacking(
@@ -41,7 +40,7 @@ def lacking(
             continue
         seen = {s for s in run.seen[site] if isinstance(s, str)}
         arguments = {own.get(s.name) for s in run.seen[site] if isinstance(s, Argument)}
-        seen |= {node for node in given if _argument(found, node) in arguments}
+        seen |= {node for node in given if found.argument_of(node) in arguments}
         needed = boundary(found.graph, site, [*before, *given])
         # A guide of what all data share is a product with that of the data
         needed -= {s for s, latent in found.latents.items() if latent.is_global}
@@ -49,9 +48,3 @@ def lacking(
             result[site] = missing
         before.append(site)
     return result
-
-
-def _argument(found: Structure, node: str) -> str | None:
-    """The argument that a node is made of, where it is one."""
-    observed = found.observed.get(node)
-    return node.removesuffix(" (argument)") if observed is None else observed.argument

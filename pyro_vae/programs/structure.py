@@ -53,6 +53,11 @@ class Site:
     scaled: bool = False
 
     @property
+    def weighed(self) -> bool:
+        """Whether the program itself hides it from some data, or weighs it."""
+        return self.masked or self.scaled
+
+    @property
     def batch_shape(self) -> tuple[int, ...]:
         """Sizes of its plates besides that of the data."""
         return tuple(plate.size for plate in self.plates)
@@ -115,6 +120,11 @@ class Structure(Tabular):
     def graph(self) -> dict[str, tuple[str, ...]]:
         """``parents``, with the arguments as nodes that have none."""
         return {**dict.fromkeys(self.arguments, ()), **self.parents}
+
+    def argument_of(self, node: str) -> str | None:
+        """The argument of the program that a node is, or is made of; None for a constant."""
+        observed = self.observed.get(node)
+        return node.removesuffix(" (argument)") if observed is None else observed.argument
 
     @property
     def posterior(self) -> dict[str, tuple[str, ...]]:
