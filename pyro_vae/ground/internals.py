@@ -26,6 +26,12 @@ prototype_frames = operator.attrgetter("_prototype_frames")
 # Of a masked distribution: what counts, a tensor or one bool for all
 mask_of = operator.attrgetter("_mask")
 
+# Of a packed tensor: a symbol for each dimension
+packed_dims = operator.attrgetter("_pyro_dims")
+# In ``infer`` of sites of packed traces: the symbol of the values of an enumerated one, and those
+# of all dimensions
+ENUMERATED, DIM_SYMBOLS = "_enumerate_symbol", "_dim_to_symbol"
+
 
 def unchecked(distribution: Distribution) -> bool:
     """Whether a distribution was made with ``validate_args=False``."""

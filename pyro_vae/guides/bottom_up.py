@@ -33,7 +33,7 @@ class BottomUp(Guide):
     Each factor is a normal in the coordinates in which the support of its latent is all real
     numbers, with one output per index of further plates. Latents outside of the data plate are
     left to ``guides.Composed(..., globals=AutoNormal)``, those marked for enumeration to
-    ``elbo=TraceEnum_ELBO()``.
+    ``elbo="enumerate"``.
 
     Networks see numbers near one: data standardised by those of ``like``, latents in their
     coordinates. Those for a ``VAE`` mirror the model's own: same hidden widths, label inputs,

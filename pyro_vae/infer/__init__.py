@@ -9,12 +9,14 @@ from ..programs.structure import Structure
 from .annealed import AnnealedEstimate, annealed
 from .batchnorm import recalibrate_batchnorm
 from .comparison import GuideComparison, GuideResult, compare_guides
+from .discrete import discrete_posterior
 from .engine.graph import Graph
 from .engine.svi import SVI
 from .engine.trainable import UntrainedWarning
 from .importance import ImportanceEstimate, importance, log_likelihood
 from .latent import grid_2d, interpolate, reconstruct, traverse
 from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO
+from .objectives.enumerated import TraceEnumELBO
 from .objectives.importance_weighted import ImportanceWeightedELBO
 from .predictive import mean_squared_error
 from .sampling import sample
@@ -38,11 +40,13 @@ __all__ = [
     "Sandwich",
     "Structure",
     "TraceELBO",
+    "TraceEnumELBO",
     "UntrainedWarning",
     "annealed",
     "check_pair",
     "compare_guides",
     "decode",
+    "discrete_posterior",
     "elbo_terms",
     "encode",
     "evaluating",

@@ -114,7 +114,7 @@ def check_single(
     before = Tensors((b for p in modules for b in p.buffers()), x.device)
     try:
         with torch.no_grad(), unregistered(model, guide, stored=False):
-            trace_pair(model, guide, x, y, enumerating=True)
+            trace_pair(model, guide, x, y)
     except ValueError as error:
         if not _SINGLE.search(str(error)):
             raise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
 from ..programs.autoguides import check_batch, few, is_autoguide, takes_all
 from ..programs.checks import check_data, compared
+from ..programs.enumeration import Enumerated, marked
 from ..programs.given import given
 from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import measuring, trace_pair, traced
@@ -127,11 +129,14 @@ def weighed(
     check_weighed(model, guide, x, y, block)
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
-        log_joint = _log_joint(model)
+        first = few(guide, x, y, 2)
+        hidden, dims = marked(guide, *first)
+        log_joint = _log_joint(model, marked(model, *first)[1], hidden)
+        log_guide = _log_joint(guide, dims, hidden) if hidden else None
         labels = itertools.repeat(None) if y is None else y.split(block)
         found = [
             weight_statistics(
-                _log_weights(log_joint, guide, *data, samples, chunk_size, vectorised)
+                _log_weights(log_joint, guide, log_guide, *data, samples, chunk_size, vectorised)
             )
             for data in zip(x.split(block), labels, strict=False)
         ]
@@ -258,20 +263,27 @@ def _read(x: Tensor, trace: Trace, shape: tuple[int, ...]) -> Contributions:
     return Contributions(trace, shape, getattr(x, "plate", None))
 
 
-def _log_joint(model: Callable) -> Callable[..., Tensor]:
-    """Log p(x, z) of latents, data and labels, (rows,), recorded where many chunks are alike."""
+def _log_joint(
+    program: Callable, sums: int | None = None, hidden: Collection[str] = ()
+) -> Callable[..., Tensor]:
+    """Log p(x, z) of latents, data and labels, (rows,), recorded where many chunks are alike.
+
+    Unless ``sums`` is None marked latents are summed out to the left of so many dimensions of
+    plates; ``hidden`` are those of them whose values are not looked at.
+    """
     dims: dict[str, int] = {}
     data: list[Any] = []
 
     def of(*inputs: Tensor) -> Tensor:
         z = dict(zip(dims, inputs, strict=False))
-        return log_density(model, z, dims, *holding(*data, inputs[len(z) :]))
+        return log_density(program, z, dims, *holding(*data, inputs[len(z) :]), sums=sums)
 
-    run = Repeated(of, model, after=_CHUNKS_BEFORE_A_GRAPH)
+    run = Repeated(of, program, after=_CHUNKS_BEFORE_A_GRAPH)
 
     def log_joint(z: dict[str, Tensor], at: dict[str, int], x: Data, y: Tensor | None) -> Tensor:
+        z = {site: value for site, value in z.items() if site not in hidden}
         dims.clear()
-        dims.update(at)
+        dims.update({site: at[site] for site in z})
         data[:] = x, y
         return run(*z.values(), *tensors_of(x, y))
 
@@ -281,6 +293,7 @@ def _log_joint(model: Callable) -> Callable[..., Tensor]:
 def _log_weights(
     log_joint: Callable[..., Tensor],
     guide: Callable,
+    log_guide: Callable[..., Tensor] | None,
     x: Data,
     y: Tensor | None,
     samples: int,
@@ -300,7 +313,7 @@ def _log_weights(
         k = min(per_draw, samples - start)
         z, log_q, dims = draws(guide, x, y, k, vectorised=vectorised)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        log_p = []
+        log_p, summed_q = [], []
         for i in range(0, k * n, chunk_size):
             chunk = {s: v[i : i + chunk_size] for s, v in rows.items()}
             size = min(chunk_size, k * n - i)
@@ -310,21 +323,59 @@ def _log_weights(
                 index = torch.arange(i, i + size, device=x.device) % n
                 seen = x[index], None if y is None else y[index]
             log_p.append(log_joint(chunk, dims, *seen))
+            if log_guide is not None:
+                summed_q.append(log_guide(chunk, dims, *seen))
+        if summed_q:
+            log_q = torch.cat(summed_q).reshape(k, n)
         result.append(torch.cat(log_p).reshape(k, n).double() - log_q.double())
     return torch.cat(result)
 
 
 def log_density(
-    program: Callable, z: dict[str, Tensor], dims: dict[str, int], x: Data, y: Tensor | None
+    program: Callable,
+    z: dict[str, Tensor],
+    dims: dict[str, int],
+    x: Data,
+    y: Tensor | None,
+    *,
+    sums: int | None = None,
 ) -> Tensor:
     """Log p(x, z) or log q(z|x) per row, (rows,), at latents (rows, ...).
 
-    ``dims`` are those of the rows in the program's own values, counted from the right.
+    ``dims`` are those of the rows in the program's own values, counted from the right. Marked
+    latents are summed out to the left of ``sums`` dimensions of plates, unless None.
     """
-    z = {site: value.movedim(0, dims[site]) for site, value in z.items()}
-    read = _read(x, traced(poutine.condition(program, data=z), x, y), (len(x),))
+    if sums is not None:
+        return summed(program, z, dims, x, y, sums).density()
+    read = _conditioned(program, z, dims, x, y)
     zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     return sum(map(read.density, read.sites), start=zeros)
+
+
+def summed(
+    program: Callable,
+    z: dict[str, Tensor],
+    dims: dict[str, int],
+    x: Data,
+    y: Tensor | None,
+    sums: int,
+) -> Enumerated:
+    """The sites of ``log_density`` where marked latents run on all their values."""
+    effect = functools.partial(poutine.enum, first_available_dim=-1 - sums)
+    return Enumerated(_conditioned(program, z, dims, x, y, effect))
+
+
+def _conditioned(
+    program: Callable,
+    z: dict[str, Tensor],
+    dims: dict[str, int],
+    x: Data,
+    y: Tensor | None,
+    effect: Callable[[Callable], Callable] | None = None,
+) -> Contributions:
+    z = {site: value.movedim(0, dims[site]) for site, value in z.items()}
+    program = poutine.condition(program, data=z)
+    return _read(x, traced(effect(program) if effect else program, x, y), (len(x),))
 
 
 def weight_statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from ..data.arguments import Data, holding, tensors_of
 from ..distributions import base_of
 from ..programs.autoguides import few
 from ..programs.coordinates import Placing, transform_of, unconstrained
+from ..programs.enumeration import Enumerated, marked
 from ..programs.reading import Contributions
 from ..programs.running import traced
 from ..programs.sites import (
@@ -58,8 +59,9 @@ class Path:
         q, _ = guide_trace(guide, *seen, 2, vectorised=self.vectorised)
         self._auxiliary = auxiliary_sites(q)
         p = traced(poutine.replay(model, trace=traced(guide, *seen)), *seen)
-        _check_continuous(p)
-        latents = kinds(p).latent
+        summed, self._sums = marked(model, *seen)
+        latents = [site for site in kinds(p).latent if site not in summed or site in kinds(q).latent]
+        _check_continuous(p, latents)
         if self._auxiliary and {*map(_unconstrained, latents)} != {*self._auxiliary}:
             refuse_auxiliary(q, "annealing")
         self._run = Repeated(self._both, model, guide, after=_CALLS_BEFORE_A_GRAPH)
@@ -132,8 +134,11 @@ class Path:
             }
         )
         copies = repeated(x, y, k)
+        model = self.model
+        if self._sums is not None:
+            model = poutine.enum(model, first_available_dim=-1 - self._sums)
         with placing:
-            p = traced(self.model, *copies)
+            p = traced(model, *copies)
         z = placing.values
         if self._auxiliary:
             z = {_unconstrained(site): v for site, v in placing.u.items()}
@@ -149,7 +154,8 @@ class Path:
         # A density may be constant
         volumes = (_log_volume(p.nodes[site], u) for site, u in placing.u.items())
         volume = sum(volumes, start=0 * u.sum(-1).flatten())
-        return tuple(t.reshape(shape) for t in (log_q, _total(p, (k * n,), x), volume))
+        log_p = _total(p, (k * n,), x, summed=self._sums is not None)
+        return tuple(t.reshape(shape) for t in (log_q, log_p, volume))
 
 
 def _check_first(z: Mapping[str, Tensor], dims: Mapping[str, int]) -> None:
@@ -162,14 +168,14 @@ def _check_first(z: Mapping[str, Tensor], dims: Mapping[str, int]) -> None:
             )
 
 
-def _check_continuous(p: Trace) -> None:
+def _check_continuous(p: Trace, latents: Iterable[str]) -> None:
     """Raise ``ValueError`` for latents without unconstrained coordinates."""
-    for site in kinds(p).latent:
+    for site in latents:
         if not _has_coordinates(p.nodes[site]):
             raise ValueError(
                 f"site {site!r}: expected continuous values, along which annealing moves, got a "
-                f"{type(base_of(p.nodes[site]['fn'])).__name__}: sum it out in the model, or use "
-                "infer.importance"
+                f"{type(base_of(p.nodes[site]['fn'])).__name__}: leave it out of the guide "
+                "and mark it infer={'enumerate': 'parallel'} in the model, or use infer.importance"
             )
 
 
@@ -194,8 +200,10 @@ def _log_volume(node: dict[str, Any], u: Tensor) -> Tensor:
     return found.reshape(len(u), -1).sum(1)
 
 
-def _total(trace: Trace, shape: tuple[int, ...], x: Data) -> Tensor:
+def _total(trace: Trace, shape: tuple[int, ...], x: Data, *, summed: bool = False) -> Tensor:
     read = Contributions(trace, shape, getattr(x, "plate", None))
+    if summed:
+        return Enumerated(read).density()
     return sum(map(read.density, read.sites))
 
 

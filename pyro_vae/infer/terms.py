@@ -18,7 +18,8 @@ from ..programs.checks import check_data
 from ..programs.given import given
 from ..programs.running import measuring
 from .engine.repeated import Checked
-from .objectives.elbo import ELBOTerms, Estimator, TraceELBO, Whole, joined
+from .objectives.elbo import ELBOTerms, Estimator, Whole, joined
+from .objectives.enumerated import default_estimator
 from .objectives.pyro_elbo import as_estimator
 
 
@@ -52,8 +53,9 @@ def elbo_terms(
             with n rows each.
         y: (n,) labels for a conditional pair.
         samples: draws per datum.
-        estimator: ``TraceELBO()`` (default), ``AnalyticELBO()``, or an objective of ``pyro.infer``
-            that sums no sites out, whose draws are then the objective's own.
+        estimator: ``TraceELBO()`` (default; ``TraceEnumELBO()`` where latents are marked for
+            enumeration), ``AnalyticELBO()``, or an objective of ``pyro.infer`` that sums no sites
+            out, whose draws are then the objective's own.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
 
@@ -90,16 +92,18 @@ class Drawing:
         self, model: Callable, guide: Callable, estimator: Estimator | ELBO | None = None
     ) -> None:
         self.model, self.guide = model, guide
-        self.estimator = TraceELBO() if estimator is None else as_estimator(estimator)
+        self.estimator = None if estimator is None else as_estimator(estimator)
         self._sites: list[str] = []
         self._shared: dict[str, int] = {}
-        recordable = self.estimator.recordable
+        recordable = self.estimator is None or self.estimator.recordable
         self._again = Checked(self._once, model, guide) if recordable else self._once
 
     def __call__(
         self, x: Data, y: Tensor | None, samples: int = 1, *, checked: bool = False
     ) -> ELBOTerms:
         """Means over ``samples`` draws; ``checked`` tells that the model can produce the data."""
+        if self.estimator is None:
+            self.estimator = default_estimator(self.model, self.guide, x, y)
         self._given, data = (x, y), tensors_of(x, y)
         again = self._again if data else self._once
         draws = [(again if checked else self._once)(*data)]

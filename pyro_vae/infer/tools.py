@@ -31,9 +31,11 @@ from .engine.graph import Graph
 from .engine.trainable import Sites, named_parameters
 from .importance import importance
 from .latent import reconstruct
-from .objectives.elbo import AnalyticELBO, TraceELBO
+from .objectives.elbo import AnalyticELBO
+from .objectives.enumerated import default_estimator
 from .sampling import sample
 from .stock import run_pair
+from .terms import elbo_terms
 
 # Rows that tools are tried on, where the programs run on a part of the data
 _ROWS = 8
@@ -159,7 +161,7 @@ def _minibatches(model: Callable, guide: Callable, x: Data, y: Tensor | None) ->
 
 
 def _recorded(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> str:
-    graph = Graph(TraceELBO())
+    graph = Graph(default_estimator(model, guide, x, y))
     with warnings.catch_warnings(record=True) as told, torch.enable_grad():
         warnings.simplefilter("always")
         graph(model, guide, x, y)
@@ -195,7 +197,7 @@ def _in_files(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> No
 
 
 _TOOLS: dict[str, Callable[[Callable, Callable, Data, Tensor | None], object]] = {
-    "elbo_terms, evaluate": TraceELBO(),
+    "elbo_terms, evaluate": lambda model, guide, x, y: elbo_terms(model, guide, x, y=y),
     "elbo='analytic'": AnalyticELBO(),
     "engine='graph'": _recorded,
     "save, resume": _in_files,

@@ -58,8 +58,8 @@ def warn_enumerated(guide_trace: Trace) -> None:
     if marked := kinds(guide_trace).enumerated:
         warnings.warn(
             f"sites {marked} are configured for enumeration, which these estimators do not do: "
-            "they are drawn, with a score-function gradient; remove config_enumerate, or use "
-            "pyro.infer.TraceEnum_ELBO to sum them out",
+            "they are drawn, with a score-function gradient; remove config_enumerate, or pass "
+            "elbo='enumerate' to sum them out",
             stacklevel=2,
         )
 

@@ -118,12 +118,12 @@ def compared(
     x: Data,
     y: Tensor | None,
     *,
-    enumerating: bool = False,
+    enumerating: bool = True,
     observing: bool = False,
 ) -> PairSummary:
     """What ``infer.check_pair`` finds of a pair and data as programs are given them, and raises.
 
-    The model may have sites to enumerate, and the guide observed ones, where that is told.
+    The model alone may have sites to enumerate unless, the guide observed ones where that is told.
     """
     with undisturbed(model, guide, device=x.device), warnings.catch_warnings():
         warnings.simplefilter("ignore")

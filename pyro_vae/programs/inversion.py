@@ -72,7 +72,7 @@ def faithful_inverse(structure: Structure, order: Order = "bottom-up") -> Factor
             raise ValueError(
                 f"site {site!r}: expected continuous latents, which guides can be built for, got "
                 f"a {latent.distribution}: mark it infer={{'enumerate': 'parallel'}}, so that "
-                "pyro.infer.TraceEnum_ELBO sums it out, or write the guide by hand"
+                "elbo='enumerate' sums it out, or write the guide by hand"
             )
         (given if latent.is_global else drawn).append(site)
     graph = structure.graph

@@ -42,12 +42,12 @@ def trace_pair(
     x: Data,
     y: Tensor | None = None,
     *,
-    enumerating: bool = False,
+    enumerating: bool = True,
     drawing: contextlib.AbstractContextManager | None = None,
 ) -> tuple[Trace, Trace]:
     """Traces of the model, replayed against the guide, and of the guide, which runs ``drawing``.
 
-    Where ``enumerating``, the model alone may have latent sites that are marked for enumeration.
+    Unless ``enumerating`` is false the model alone may have latent sites marked for enumeration.
     Raises ``ValueError`` for other latent sites of one that the other does not have, and
     ``FloatingPointError`` for a distribution whose parameters are NaN or infinite.
     """

@@ -209,14 +209,15 @@ def check_latents(
     if enumerating:
         in_model = [s for s in in_model if s in q.latent or s not in p.enumerated]
     if {*in_model} != {*q.latent}:
-        missing = [p.random[s] for s in in_model if s not in q.latent] if built else []
+        missing = [p.random[s] for s in in_model if s not in q.latent]
+        missing = [s for s in missing if built or s["infer"].get("enumerate")]
         check_sites(in_model, q.latent, next(filter(None, map(_left_to, missing)), None))
 
 
 def _left_to(site: dict[str, Any]) -> str | None:
     """Who draws a latent for which guides of this library are not made."""
     if site["infer"].get("enumerate"):
-        return f". {site['name']!r} is to be summed out: pass elbo=pyro.infer.TraceEnum_ELBO()"
+        return f". {site['name']!r} is to be summed out: pass elbo='enumerate'"
     if any(frame.vectorized for frame in site["cond_indep_stack"]):
         return None
     return (

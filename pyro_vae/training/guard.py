@@ -296,7 +296,7 @@ class Guard:
                 _first_bad_layer(self.svi.model, self.svi.guide) as layers,
             ):
                 pair = self.svi.model, self.svi.guide
-                model_trace, guide_trace = trace_pair(*pair, x, y, enumerating=True)
+                model_trace, guide_trace = trace_pair(*pair, x, y)
         except Exception as error:  # a report must not hide what it reports
             return [f"The programs could not be run again ({type(error).__name__}: {error})."]
         finally:

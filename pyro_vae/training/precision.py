@@ -164,7 +164,7 @@ def networks(
         True
     """
     with measuring(model, guide, device=x.device), _Calls() as calls:
-        trace_pair(model, guide, x, y, enumerating=True)
+        trace_pair(model, guide, x, y)
     return [
         calls.modules[key]
         for key, callers in calls.callers.items()

@@ -137,7 +137,9 @@ class Estimator(Recorded):
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         drawing = None if self.gradient == "total" else pathwise.drawing()
-        model_trace, guide_trace = trace_pair(model, guide, x, y, drawing=drawing)
+        model_trace, guide_trace = trace_pair(
+            model, guide, x, y, enumerating=False, drawing=drawing
+        )
         p, q = contributions(model_trace, guide_trace, x)
         if is_validation_enabled():
             check_shapes(model_trace, guide_trace, p.plate)
@@ -160,7 +162,7 @@ class Estimator(Recorded):
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
     ) -> PairSummary:
         """What ``check_pair`` finds of a pair that this is to train, and raises."""
-        return compared(model, guide, x, y)
+        return compared(model, guide, x, y, enumerating=False)
 
     @abstractmethod
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:

@@ -126,7 +126,8 @@ class ImportanceWeightedELBO(TraceELBO):
             return
         check_batch(guide, len(x))
         with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-            check_rows(*contributions(*trace_pair(model, guide, x, y), x), x)
+            traces = trace_pair(model, guide, x, y, enumerating=False)
+            check_rows(*contributions(*traces, x), x)
             x, y = few(guide, x, y, 2)
             self.vectorised[guide] = can_broadcast(guide, x, y)
             self.vectorised[model] = self.vectorised[guide] and _model_can(model, guide, x, y)

@@ -23,6 +23,7 @@ from ...programs.sites import kinds
 from ..engine.trainable import Sites
 from ..stock import check_stock, run_stock
 from .elbo import AnalyticELBO, ELBOTerms, Estimator, TraceELBO, Whole
+from .enumerated import TraceEnumELBO
 from .kl import check_order, closed_form
 
 _SUMMING = pyro.infer.TraceEnum_ELBO, pyro.infer.TraceTMC_ELBO
@@ -196,13 +197,13 @@ def _options(elbo: ELBO) -> dict[str, Any]:
 def as_estimator(
     elbo: str | Estimator | ELBO, reduction: Literal["sum", "mean"] = "sum"
 ) -> Estimator:
-    """An estimator as it is; "trace" and "analytic" as one that averages over the data.
+    """An estimator as it is; "trace", "analytic", "enumerate" as one that averages over the data.
 
     An objective of Pyro is one of such a ``reduction``.
     """
     if isinstance(elbo, Estimator):
         return elbo
-    estimators = {"trace": TraceELBO, "analytic": AnalyticELBO}
+    estimators = {"trace": TraceELBO, "analytic": AnalyticELBO, "enumerate": TraceEnumELBO}
     if isinstance(elbo, ELBO):
         return PyroELBO(elbo, reduction)
     if isinstance(elbo, type):
