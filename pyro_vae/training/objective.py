@@ -36,7 +36,7 @@ class Objective:
     beta: float | Schedule | Tensor | Mapping[str, Any]
     lr: float
     optimizer: Callable[..., torch.optim.Optimizer]
-    elbo: Literal["trace", "analytic"] | Estimator | ELBO
+    elbo: Literal["trace", "analytic", "enumerate"] | Estimator | ELBO
     clip_norm: float | None
     engine: Engine | None
     precision: PrecisionName | Precision

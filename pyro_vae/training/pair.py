@@ -150,7 +150,7 @@ class TrainedPair:
         return self.objective.elbo
 
     @elbo.setter
-    def elbo(self, elbo: Literal["trace", "analytic"] | Estimator | ELBO) -> None:
+    def elbo(self, elbo: Literal["trace", "analytic", "enumerate"] | Estimator | ELBO) -> None:
         self._refuse_in_fit("elbo", "end the run with trainer.stop()")
         estimator = as_estimator(elbo, self.elbo.reduction if self.step else "sum")
         if self.step and estimator.reduction != (expected := self.elbo.reduction):

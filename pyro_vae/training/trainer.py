@@ -56,8 +56,9 @@ class Trainer(Recorded, TrainedPair):
             place, or a mapping from site to one of these.
         lr: learning rate.
         optimizer: a class of ``torch.optim``, or any callable ``optimizer(parameters, lr=...)``.
-        elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong), an
-            estimator object such as ``infer.ImportanceWeightedELBO(10, "mean")``, or an objective
+        elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong),
+            "enumerate" (discrete latents summed out, see ``infer.TraceEnumELBO``), an estimator
+            object such as ``infer.ImportanceWeightedELBO(10, "mean")``, or an objective
             of ``pyro.infer`` or your own subclass, such as ``pyro.infer.TraceEnum_ELBO()``: its
             own loss and gradient, summed over the data of a step as Pyro does, where the other
             ones average; the programs run eagerly, and the history is in nats per datum.
@@ -97,7 +98,7 @@ class Trainer(Recorded, TrainedPair):
         beta: float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor] = 1.0,
         lr: float = 1e-3,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-        elbo: Literal["trace", "analytic"] | Estimator | ELBO = "trace",
+        elbo: Literal["trace", "analytic", "enumerate"] | Estimator | ELBO = "trace",
         clip_norm: float | None = None,
         engine: Engine | None = None,
         precision: PrecisionName | Precision = "float32",
