@@ -50,9 +50,10 @@ def stock(model, guide, x=X):
 
 @cases
 def marks(tmp):
-    yield bound(model(), guide_with(enumerate="sequential")), bound(model(), guide_with(**PARALLEL))
+    right = bound(model(), guide_with(**PARALLEL))
+    yield bound(model(), guide_with(enumerate="sequential")), right
     sampled = guide_with(enumerate="parallel", num_samples=2, expand=True)
-    yield bound(model(), sampled), bound(model(), guide_with(**PARALLEL))
+    yield bound(model(), sampled), right
     yield bound(model(), sampled), stock(model(), sampled)
 
 

@@ -59,8 +59,9 @@ class Path:
         q, _ = guide_trace(guide, *seen, 2, vectorised=self.vectorised)
         self._auxiliary = auxiliary_sites(q)
         p = traced(poutine.replay(model, trace=traced(guide, *seen)), *seen)
-        summed, self._sums = marked(model, *seen)
-        latents = [site for site in kinds(p).latent if site not in summed or site in kinds(q).latent]
+        hidden, self._sums = marked(model, *seen)
+        drawn = kinds(q).latent
+        latents = [site for site in kinds(p).latent if site not in hidden or site in drawn]
         _check_continuous(p, latents)
         if self._auxiliary and {*map(_unconstrained, latents)} != {*self._auxiliary}:
             refuse_auxiliary(q, "annealing")

@@ -143,7 +143,7 @@ class Enumerated:
         )
 
     def expected(self, value: Tensor) -> Tensor:
-        """A packed quantity averaged over what the guide enumerates, and summed per datum, (n,)."""
+        """A packed quantity averaged over what the guide enumerates, summed per datum, (n,)."""
         dims = packed_dims(value)
         if chosen := self._upstream(dims):
             log_q = [_everywhere(self.q.trace.nodes[site]) for site in chosen]

@@ -58,10 +58,10 @@ class Trainer(Recorded, TrainedPair):
         optimizer: a class of ``torch.optim``, or any callable ``optimizer(parameters, lr=...)``.
         elbo: "trace" (sampled KL), "analytic" (closed-form KL, raises where that is wrong),
             "enumerate" (discrete latents summed out, see ``infer.TraceEnumELBO``), an estimator
-            object such as ``infer.ImportanceWeightedELBO(10, "mean")``, or an objective
-            of ``pyro.infer`` or your own subclass, such as ``pyro.infer.TraceEnum_ELBO()``: its
-            own loss and gradient, summed over the data of a step as Pyro does, where the other
-            ones average; the programs run eagerly, and the history is in nats per datum.
+            object such as ``infer.ImportanceWeightedELBO(10, "mean")``, or an objective of
+            ``pyro.infer`` or your own subclass, such as ``pyro.infer.RenyiELBO()``: its own loss
+            and gradient, summed over the data of a step as Pyro does, where the other ones
+            average; the programs run eagerly, and the history is in nats per datum.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
             eager on the CPU, is recorded once a run turns out to be long, and compared with the

@@ -46,8 +46,9 @@ class Pair(nn.Module):
     def joint(self, x):
         """Log p(k, x), with z integrated in closed form: (n, K)."""
         scale = math.hypot(0.7, 0.5)
-        loc = self.means + 0.5 * torch.arange(K)
-        return (self.logits.log_softmax(-1) + dist.Normal(loc, scale).log_prob(x[:, None])).detach()
+        loc = (self.means + 0.5 * torch.arange(K)).detach()
+        log_p = dist.Normal(loc, scale).log_prob(x[:, None])
+        return self.logits.detach().log_softmax(-1) + log_p
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -162,7 +163,8 @@ def test_the_engines_agree_to_the_bit(labelled):
 
 def test_a_step_is_that_of_pyro():
     ours, theirs = Pair(), Pair()
-    for pair, loss in ((ours, infer.TraceEnumELBO()), (theirs, TraceEnum_ELBO(max_plate_nesting=1))):
+    losses = infer.TraceEnumELBO(), TraceEnum_ELBO(max_plate_nesting=1)
+    for pair, loss in zip((ours, theirs), losses, strict=True):
         adam = functools.partial(torch.optim.Adam, lr=0.1)
         svi = infer.SVI(pair.model, pair.guide, adam, loss)
         torch.manual_seed(3)

@@ -81,9 +81,7 @@ class TraceEnumELBO(Estimator):
     def prepare(self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
         """Find out how many dimensions the programs' plates take."""
         with measuring(model, guide, device=x.device):
-            self._dims = max(
-                self._dims, nesting(*trace_pair(model, guide, x, y))
-            )
+            self._dims = max(self._dims, nesting(*trace_pair(model, guide, x, y)))
 
     def __call__(
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None

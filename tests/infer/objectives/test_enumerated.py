@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,7 +11,6 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.ops.indexing import Vindex
 from torch import nn
 
-from pyro_vae import infer
 from pyro_vae.infer import TraceEnumELBO, elbo_terms
 
 N, K = 6, 3
