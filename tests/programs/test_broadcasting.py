@@ -197,7 +197,8 @@ def test_enumeration_is_told():
 
     x = torch.randn(4, 3)
     with pytest.warns(UserWarning, match=r"sites \['z'\] are configured for enumeration"):
-        check_pair(enumerated, its_guide, x)
+        TraceELBO().examine(enumerated, its_guide, x)
+    # Nor can a program be enumerated that knows no dimensions to the left of the data's
     with pytest.warns(UserWarning, match="configured for enumeration"):
         found = elbo_terms(enumerated, its_guide, x)
     plain = poutine.infer_config(its_guide, lambda site: {"enumerate": None})

@@ -145,12 +145,24 @@ class TraceEnumELBO(Estimator):
 def default_estimator(
     model: Callable, guide: Callable, x: Data, y: Tensor | None = None
 ) -> Estimator:
-    """What evaluates a pair: ``TraceEnumELBO`` where latents of it are marked for enumeration."""
+    """What evaluates a pair: ``TraceEnumELBO`` where latents of it are marked for enumeration.
+
+    A guide that draws all of them may do so where the programs do not run on all their values.
+    """
     if is_ours(model):
         return TraceELBO()
     with measuring(model, guide, device=x.device):
-        traces = trace_pair(model, guide, x, y)
-    return TraceEnumELBO() if any(kinds(t).enumerated for t in traces) else TraceELBO()
+        p, q = map(kinds, trace_pair(model, guide, x, y))
+        if not (p.enumerated or q.enumerated):
+            return TraceELBO()
+        summing = TraceEnumELBO()
+        try:
+            summing(model, guide, x, y)
+        except Exception:  # whatever a program raises
+            if {*p.latent} != {*q.latent}:
+                raise
+            return TraceELBO()
+        return summing
 
 
 def _in_turn(read: Enumerated, sites: Sequence[str], total: Tensor) -> dict[str, Tensor]:
