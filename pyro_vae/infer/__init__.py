@@ -8,6 +8,7 @@ from ..programs.modes import evaluating
 from ..programs.structure import Structure
 from .annealed import AnnealedEstimate, annealed
 from .batchnorm import recalibrate_batchnorm
+from .budget import Budget
 from .comparison import GuideComparison, GuideResult, compare_guides
 from .engine.graph import Graph
 from .engine.svi import SVI
@@ -26,6 +27,7 @@ __all__ = [
     "SVI",
     "AnalyticELBO",
     "AnnealedEstimate",
+    "Budget",
     "ELBOTerms",
     "Encoding",
     "Factorisation",

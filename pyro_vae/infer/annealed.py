@@ -22,8 +22,9 @@ from ..programs.given import given
 from ..programs.running import measuring
 from .annealing import Schedule, StepSizes
 from .blocks import Blocks
-from .importance import check_weighed, weight_statistics
-from .path import Path, prior_of, split
+from .importance import check_weighed, split
+from .path import Path, prior_of
+from .weights import weight_statistics
 
 # Rows (datum, chain) of a block on a CPU and elsewhere. Fixed, so that the draws do not depend on
 # chunk_size

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
 from ..ground.arguments import whole
@@ -23,13 +25,15 @@ from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import measuring, trace_pair, traced
 from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_masses
 from ..programs.unwrapping import is_ours
+from .budget import Budget
 from .engine.repeated import Repeated
+from .weights import Weights, monte_carlo_error
 
-# Rows of latents drawn at once, from one encoding per datum or from one per row. Fixed, so that
-# the draws do not depend on chunk_size.
+# Data, and rows of latents drawn at once from one encoding per datum or from one per row. Fixed,
+# so that the draws do not depend on chunk_size.
+_DATA = 512
 _GUIDE_ROWS = 2**16
 _ENCODED_ROWS = 2**12
-_WEIGHTS = 2**21
 # Recording a model takes as long as it saves in about so many chunks
 _CHUNKS_BEFORE_A_GRAPH = 20
 # What programs raise that do not know dimensions to the left of the data's
@@ -48,6 +52,9 @@ class ImportanceEstimate:
             above 0.7 the estimate cannot be trusted; NaN below 25 samples, and for weights that
             are NaN.
         samples: number of importance samples.
+        seconds: time that it took.
+        stopped_by: what ended it: the number of "samples" that was asked for, or the "error" or
+            the "time" of a ``Budget``.
     """
 
     log_likelihood: Tensor
@@ -55,6 +62,13 @@ class ImportanceEstimate:
     effective_sample_size: Tensor
     pareto_k: Tensor
     samples: int
+    seconds: float = math.nan
+    stopped_by: Literal["samples", "error", "time"] = "samples"
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Of the mean of log p(x) over the data, noise and bias together, see ``Budget``."""
+        return monte_carlo_error(self.standard_error)
 
 
 def importance(
@@ -63,8 +77,9 @@ def importance(
     x: Any,
     *,
     y: Tensor | None = None,
-    samples: int = 1000,
+    samples: int | Budget = 1000,
     chunk_size: int | None = None,
+    progress: bool = True,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
 ) -> ImportanceEstimate:
@@ -84,8 +99,9 @@ def importance(
         x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
             with n rows each.
         y: (n,) labels for a conditional pair.
-        samples: importance samples per datum.
+        samples: importance samples per datum, or a ``Budget`` of time and error for them.
         chunk_size: rows decoded at once; default 2^20 / (elements of a datum).
+        progress: show a progress bar, for a ``Budget``.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
 
@@ -105,7 +121,8 @@ def importance(
         torch.Size([5])
     """
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
-    return weighed(model, guide, x, y, samples=samples, chunk_size=chunk_size)
+    options = {"chunk_size": chunk_size, "progress": progress}
+    return weighed(model, guide, x, y, samples=samples, **options)
 
 
 def weighed(
@@ -114,29 +131,47 @@ def weighed(
     x: Data,
     y: Tensor | None,
     *,
-    samples: int,
+    samples: int | Budget,
     chunk_size: int | None = None,
+    progress: bool = False,
 ) -> ImportanceEstimate:
     """``importance`` of data as programs are given them, with labels where they take them."""
-    whole("samples", samples)
+    bar = progress and isinstance(samples, Budget)
+    budget = samples if isinstance(samples, Budget) else Budget(error=0.0, samples=samples)
     if chunk_size is None:
         elements = sum(column[0].numel() for column in columns_of(x))
         chunk_size = max(1, 2**20 // max(1, elements))
     whole("chunk_size", chunk_size)
-    block = len(x) if takes_all(guide) else max(1, min(512, _WEIGHTS // samples))
+    block = len(x) if takes_all(guide) else _DATA
     check_weighed(model, guide, x, y, block)
-    with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-        vectorised = can_broadcast(guide, x, y)
-        log_joint = _log_joint(model)
-        labels = itertools.repeat(None) if y is None else y.split(block)
-        found = [
-            weight_statistics(
-                _log_weights(log_joint, guide, *data, samples, chunk_size, vectorised)
-            )
-            for data in zip(x.split(block), labels, strict=False)
-        ]
-    columns = [torch.cat(column) for column in zip(*found, strict=True)]
-    return ImportanceEstimate(*columns, samples=samples)
+    started = time.perf_counter()
+    with (
+        measuring(model, guide, device=x.device),
+        pyro.validation_enabled(False),
+        tqdm(desc="log p(x)", unit="draw", unit_scale=True, disable=not bar) as shown,
+    ):
+        log_joint, vectorised = _log_joint(model, shown), can_broadcast(guide, x, y)
+        blocks = [(Weights(budget.samples), part) for part in split(x, y, block)]
+        for count in budget.rounds():
+            for weights, part in blocks:
+                for drawn in _log_weights(log_joint, guide, *part, count, chunk_size, vectorised):
+                    weights.add(drawn)
+            statistics = zip(*(weights.statistics() for weights, _ in blocks), strict=True)
+            estimate, error, ess = map(torch.cat, statistics)
+            seconds, samples = time.perf_counter() - started, weights.samples
+            if stopped := budget.stop(estimate, error, seconds):
+                break
+            shown.total = len(x) * budget.foreseen(samples, seconds)
+        pareto_k = torch.cat([weights.pareto_shape() for weights, _ in blocks])
+    estimate = estimate.to(torch.get_default_dtype())
+    stopped = stopped or "samples"
+    return ImportanceEstimate(estimate, error, ess, pareto_k, samples, seconds, stopped)
+
+
+def split(x: Data, y: Tensor | None, rows: int) -> list[tuple[Data, Tensor | None]]:
+    """Data and labels in parts of so many rows."""
+    labels = itertools.repeat(None) if y is None else y.split(rows)
+    return [*zip(x.split(rows), labels, strict=False)]
 
 
 def check_weighed(model: Callable, guide: Callable, x: Data, y: Tensor | None, block: int) -> None:
@@ -169,8 +204,9 @@ def log_likelihood(
     x: Any,
     *,
     y: Tensor | None = None,
-    importance_samples: int = 1000,
+    importance_samples: int | Budget = 1000,
     chunk_size: int | None = None,
+    progress: bool = True,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
 ) -> Tensor:
@@ -178,8 +214,9 @@ def log_likelihood(
 
     The arguments are those of ``importance``; one sample gives the ELBO in expectation.
     """
-    options = {"chunk_size": chunk_size, "arguments": arguments, "plate": plate}
-    return importance(model, guide, x, y=y, samples=importance_samples, **options).log_likelihood
+    options = {"chunk_size": chunk_size, "progress": progress}
+    options |= {"arguments": arguments, "plate": plate, "samples": importance_samples}
+    return importance(model, guide, x, y=y, **options).log_likelihood
 
 
 def can_broadcast(guide: Callable, x: Data, y: Tensor | None) -> bool:
@@ -258,7 +295,7 @@ def _read(x: Tensor, trace: Trace, shape: tuple[int, ...]) -> Contributions:
     return Contributions(trace, shape, getattr(x, "plate", None))
 
 
-def _log_joint(model: Callable) -> Callable[..., Tensor]:
+def _log_joint(model: Callable, bar: tqdm) -> Callable[..., Tensor]:
     """Log p(x, z) of latents, data and labels, (rows,), recorded where many chunks are alike."""
     dims: dict[str, int] = {}
     data: list[Any] = []
@@ -273,7 +310,9 @@ def _log_joint(model: Callable) -> Callable[..., Tensor]:
         dims.clear()
         dims.update(at)
         data[:] = x, y
-        return run(*z.values(), *tensors_of(x, y))
+        found = run(*z.values(), *tensors_of(x, y))
+        bar.update(len(found))
+        return found
 
     return log_joint
 
@@ -286,8 +325,8 @@ def _log_weights(
     samples: int,
     chunk_size: int,
     vectorised: bool,
-) -> Tensor:
-    """Log weights log p(x, z) - log q(z|x), (samples, n) in float64."""
+) -> Iterator[Tensor]:
+    """Log weights log p(x, z) - log q(z|x), (k, n) in float64 some draws at a time."""
     n = len(x)
     per_draw = max(1, (_GUIDE_ROWS if vectorised else _ENCODED_ROWS) // n)
     # Whole copies of the data where they fit, so that they are laid out once and not gathered
@@ -295,7 +334,6 @@ def _log_weights(
     if copies:
         chunk_size = copies * n
         x_copies, y_copies = repeated(x, y, copies)
-    result = []
     for start in range(0, samples, per_draw):
         k = min(per_draw, samples - start)
         z, log_q, dims = draws(guide, x, y, k, vectorised=vectorised)
@@ -310,8 +348,7 @@ def _log_weights(
                 index = torch.arange(i, i + size, device=x.device) % n
                 seen = x[index], None if y is None else y[index]
             log_p.append(log_joint(chunk, dims, *seen))
-        result.append(torch.cat(log_p).reshape(k, n).double() - log_q.double())
-    return torch.cat(result)
+        yield torch.cat(log_p).reshape(k, n).double() - log_q.double()
 
 
 def log_density(
@@ -325,52 +362,3 @@ def log_density(
     read = _read(x, traced(poutine.condition(program, data=z), x, y), (len(x),))
     zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     return sum(map(read.density, read.sites), start=zeros)
-
-
-def weight_statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log mean, its standard error, effective sample size and Pareto k of (samples, n)."""
-    k = len(log_weights)
-    total = log_weights.logsumexp(0)
-    ess = (2 * total - (2 * log_weights).logsumexp(0)).exp()
-    error = ((k / ess - 1).clamp(min=0) / (k - 1 or math.nan)).sqrt()
-    estimate = (total - math.log(k)).to(torch.get_default_dtype())
-    return estimate, error, ess, pareto_shape(log_weights)
-
-
-def pareto_shape(log_weights: Tensor) -> Tensor:
-    """Shape k of a generalised Pareto distribution fitted to the largest importance weights.
-
-    k < 0.5: finite variance; k < 0.7: usable; above, the estimate of the mean is unreliable.
-    The fit is the empirical-Bayes one with the weak prior that pulls k to 0.5.
-
-    Sources: "A New and Efficient Estimation Method for the Generalized Pareto Distribution",
-    Zhang, Stephens (2009); "Pareto Smoothed Importance Sampling", Vehtari et al. (2015).
-
-    Of log-weights (samples, n) it is (n,); NaN with fewer than 25 samples, and for weights that
-    are NaN, infinite or all 0.
-    """
-    samples, n = log_weights.shape
-    tail = min(samples // 5, math.ceil(3 * math.sqrt(samples)))
-    if tail < 5:
-        return torch.full((n,), math.nan, dtype=log_weights.dtype, device=log_weights.device)
-    largest = log_weights.topk(tail + 1, dim=0).values
-    weights = (largest - largest[0]).exp()
-    excess = (weights[:-1] - weights[-1]).flip(0)
-    k = (_generalised_pareto_shape(excess) * tail + 0.5 * 10) / (tail + 10)
-    # All weights equal up to rounding: there is no tail, and importance sampling is exact.
-    return torch.where(excess[-1] <= 1e-3, -math.inf, k)
-
-
-def _generalised_pareto_shape(excess: Tensor) -> Tensor:
-    """Zhang and Stephens' estimate for sorted excesses (m, n) over the threshold."""
-    m = len(excess)
-    grid = 30 + int(math.sqrt(m))
-    steps = torch.arange(1, grid + 1, dtype=excess.dtype, device=excess.device)[:, None]
-    quartile = excess[int(m / 4 + 0.5) - 1].clamp(min=torch.finfo(excess.dtype).tiny)
-    largest = excess[-1].clamp(min=torch.finfo(excess.dtype).tiny)
-    theta = 1 / largest + (1 - (grid / (steps - 0.5)).sqrt()) / (3 * quartile)
-    shapes = torch.stack([torch.log1p(-t * excess).mean(0) for t in theta])
-    log_likelihood = m * ((-theta / shapes).log() - shapes - 1)
-    weights = torch.softmax(log_likelihood, 0)
-    best = (theta * weights).sum(0)
-    return torch.log1p(-best * excess).mean(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -27,7 +26,7 @@ from ..programs.sites import (
 )
 from .annealing import Ends
 from .engine.repeated import Repeated
-from .importance import can_broadcast, draws, guide_trace, repeated, samples_plate
+from .importance import can_broadcast, draws, guide_trace, repeated, samples_plate, split
 
 # Recording takes about as long as it saves in so many calls
 _CALLS_BEFORE_A_GRAPH = 20
@@ -202,12 +201,6 @@ def _total(trace: Trace, shape: tuple[int, ...], x: Data) -> Tensor:
 def _rows(z: Mapping[str, Tensor], sites: Iterable[str]) -> dict[str, Tensor]:
     """Latents (k, n, ...) as rows (k * n, ...)."""
     return {site: z[site].flatten(0, 1) for site in sites}
-
-
-def split(x: Data, y: Tensor | None, rows: int) -> list[tuple[Data, Tensor | None]]:
-    """Data and labels in parts of so many rows."""
-    labels = itertools.repeat(None) if y is None else y.split(rows)
-    return [*zip(x.split(rows), labels, strict=False)]
 
 
 def _unconstrained(site: str) -> str:

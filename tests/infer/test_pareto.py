@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from pyro_vae.infer import importance
-from pyro_vae.infer.importance import pareto_shape, weight_statistics
+from pyro_vae.infer.weights import pareto_shape, weight_statistics
 
 
 class TestStatistics:
