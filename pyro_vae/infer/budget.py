@@ -12,8 +12,9 @@ from ..ground.arguments import at_least, whole
 from ..ground.tables import standard_error
 from .weights import monte_carlo_error
 
-# Draws of the first rounds, below which there is no Pareto k
-_FEWEST = 25
+# Draws of the first rounds, below which there is no Pareto k, and draws from which on it has all
+# of its tail, so that errors can be looked at
+_FIRST, _LEAST = 25, 225
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Budget:
     """Draws until the error over the data drowns that of Monte Carlo, or until time is up.
 
     It stands in the place of a number of samples. Draws go in rounds over all data: 25 of each
-    datum, later half as many as there are already. After a round it is enough where
+    datum, later half as many as there are already. After a round it is enough where there are 225
+    of each, as Pareto k needs them, and
 
         sqrt((sum_i e_i^2) / n^2 + (sum_i e_i^2 / 2 n)^2) < error * s,
 
@@ -65,7 +67,7 @@ class Budget:
         """Draws of each round, which do not depend on how many rounds will follow."""
         drawn = 0
         while drawn < self.samples:
-            draws = min(max(_FEWEST, drawn // 2), self.samples - drawn)
+            draws = min(max(_FIRST, drawn // 2), self.samples - drawn)
             yield draws
             drawn += draws
 
@@ -76,10 +78,11 @@ class Budget:
         return min(self.samples, int(drawn * self.seconds / seconds))
 
     def stop(
-        self, log_likelihood: Tensor, errors: Tensor, seconds: float
+        self, drawn: int, log_likelihood: Tensor, errors: Tensor, seconds: float
     ) -> Literal["error", "time"] | None:
-        """What ends it after so many seconds, at estimates (n,) with these errors, if anything."""
-        if monte_carlo_error(errors) < self.error * float(standard_error(log_likelihood)):
+        """What ends it after so many draws and seconds, at estimates (n,) with such errors."""
+        over_data = float(standard_error(log_likelihood))
+        if drawn >= _LEAST and monte_carlo_error(errors) < self.error * over_data:
             return "error"
         if self.seconds is not None and seconds >= self.seconds:
             return "time"

@@ -159,7 +159,7 @@ def weighed(
             statistics = zip(*(weights.statistics() for weights, _ in blocks), strict=True)
             estimate, error, ess = map(torch.cat, statistics)
             seconds, samples = time.perf_counter() - started, weights.samples
-            if stopped := budget.stop(estimate, error, seconds):
+            if stopped := budget.stop(samples, estimate, error, seconds):
                 break
             shown.total = len(x) * budget.foreseen(samples, seconds)
         pareto_k = torch.cat([weights.pareto_shape() for weights, _ in blocks])
