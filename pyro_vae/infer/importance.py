@@ -162,6 +162,7 @@ def weighed(
             if stopped := budget.stop(samples, estimate, error, seconds):
                 break
             shown.total = len(x) * budget.foreseen(samples, seconds)
+        shown.total = shown.n
         pareto_k = torch.cat([weights.pareto_shape() for weights, _ in blocks])
     estimate = estimate.to(torch.get_default_dtype())
     stopped = stopped or "samples"
