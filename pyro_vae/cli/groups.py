@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from .. import data, guides, likelihoods
+from ..infer import Budget
 from ..training.precision import PRECISIONS
 from . import values
 from .messages import kebab
@@ -19,7 +20,7 @@ _T = TypeVar("_T")
 
 STEPS, FEWEST_EPOCHS = 6000, 20
 DENSE, LARGEST_DENSE = (256, 256), 1024
-MANY_DATA, MANY_SAMPLES, FEW_SAMPLES = 1000, 1000, 100
+LEAST_SECONDS = 10.0
 # Third of the epochs, and no more: a small table is memorised while beta is small
 WARM_UP = 50
 PATIENCE, LEAST_PATIENCE = 0.1, 10
@@ -219,8 +220,10 @@ def add_importance(parser: Any) -> None:
         "--importance-samples",
         type=values.integer(0),
         metavar="N",
-        help=f"draws per datum for log p(x), 0 to leave it out (default: {MANY_SAMPLES}, "
-        f"for more than {MANY_DATA} data {FEW_SAMPLES})",
+        help="draws per datum for log p(x), 0 to leave it out (default: until their error is "
+        "below a fifth of the standard error over the data, or for about as long as training "
+        f"took, at least {LEAST_SECONDS:.0f} seconds, with at most {Budget.samples} draws; the "
+        "same number gives the same result again)",
     )
 
 

@@ -53,11 +53,11 @@ examples:
   photographs              pyro-vae train --data photos/ --size 64"""
 
 _EVALUATE = """\
-Print the bound (ELBO), its reconstruction and KL terms, log p(x) by importance sampling, and what
-models without a network achieve that are fitted to the training data: independent ones of each
-element and, beside a density, probabilistic PCA; each with its standard error over the data. The
-data are the test set of the training run
-(run.json beside MODEL.pt tells), unless --data and --split name others."""
+Print the bound (ELBO), its reconstruction and KL terms, log p(x) by importance sampling, for about
+as long as training took at most (--importance-samples), and what models without a network achieve
+that are fitted to the training data: independent ones of each element and, beside a density,
+probabilistic PCA; each with its standard error over the data. The data are the test set of the
+training run (run.json beside MODEL.pt tells), unless --data and --split name others."""
 
 _SAMPLE = """\
 Draw new data from a trained model, and write them as a picture (.png, .pdf, .svg, ...)."""

@@ -16,6 +16,7 @@ from ..ground.arguments import known, whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, or_none, with_error
 from ..infer.annealed import AnnealedEstimate, estimated
 from ..infer.annealing import Schedule
+from ..infer.budget import Budget
 from ..infer.importance import ImportanceEstimate, weighed
 from ..infer.objectives.elbo import ELBOTerms, check_possible
 from ..infer.terms import dataset_terms
@@ -90,6 +91,9 @@ class Evaluation(Tabular):
             if not self.importance.pareto_k.isnan().any():
                 rows.append(("Pareto k above 0.7", 100 * self.untrusted, math.nan, "% of data"))
         if self.annealed is not None:
+            if self.importance is not None:
+                seconds = self.importance.seconds
+                rows.append(("time of importance sampling", seconds, math.nan, "s"))
             rows.append(("time of annealing", self.annealed.seconds, math.nan, "s"))
         return rows
 
@@ -165,12 +169,13 @@ def evaluate(
     data: Dataset | Tensor | tuple[Tensor, Tensor | None],
     *,
     reference: Dataset | Tensor | tuple[Tensor, Tensor | None] | None = None,
-    importance_samples: int = 100,
+    importance_samples: int | Budget = 100,
     method: Literal["importance", "annealed", "both"] = "importance",
     temperatures: int = 1000,
     chains: int = 16,
     batch_size: int = 500,
     chunk_size: int | None = None,
+    progress: bool = True,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
 ) -> Evaluation:
@@ -189,15 +194,17 @@ def evaluate(
         reference: the training data, ``d.train``, to which an independent model of each element
             and, beside a density, probabilistic PCA with as many latents are fitted: what the
             pair has to beat. Default: the table goes without them.
-        importance_samples: samples per datum for log p(x); 0 leaves log p(x) out, and so does a
-            guide that is a point mass, such as ``guides.Delta``. Latents outside the data plate
-            need 0: no datum has weights of its own.
+        importance_samples: samples per datum for log p(x), or an ``infer.Budget`` of time and
+            error for them; 0 leaves log p(x) out, and so does a guide that is a point mass, such
+            as ``guides.Delta``. Latents outside the data plate need 0: no datum has weights of
+            its own.
         method: how log p(x) is estimated: by ``infer.importance``, by ``infer.annealed``, which
-            takes long and shows a bar, or by both.
+            takes long, or by both; then the table has the time of each.
         temperatures: as of ``infer.annealed``.
         chains: as of ``infer.annealed``.
         batch_size: data at once.
         chunk_size: rows (datum, sample) decoded at once, bounding the memory.
+        progress: show progress bars, of annealing and of a ``Budget``.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
 
@@ -220,20 +227,20 @@ def evaluate(
         >>> sorted(result.to_dict())
         ['ELBO', 'KL z1', 'reconstruction']
     """
-    whole("importance_samples", importance_samples, 0)
+    if not isinstance(importance_samples, Budget):
+        whole("importance_samples", importance_samples, 0)
     known("method", method, ("importance", "annealed", "both"))
     schedule = Schedule(temperatures, chains, leapfrog=3)
     own = {"arguments": arguments, "plate": plate}
+    shared = {"chunk_size": chunk_size, "progress": progress}
     with examined(data, model, guide, **own) as (data, (pair,)):
         x, y, points = data.x, data.y, pair.point_masses
         terms = dataset_terms(model, guide, data, batch_size=batch_size)
         estimate = annealed = None
         if importance_samples and method != "annealed" and not points:
-            estimate = weighed(
-                model, guide, x, y, samples=importance_samples, chunk_size=chunk_size
-            )
+            estimate = weighed(model, guide, x, y, samples=importance_samples, **shared)
         if method != "importance" and not points:
-            annealed = estimated(model, guide, x, y, schedule, chunk_size=chunk_size)
+            annealed = estimated(model, guide, x, y, schedule, **shared)
         compared = None
         if reference is not None:
             train = matched(reference, model, guide, name="reference", **own)

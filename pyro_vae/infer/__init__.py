@@ -8,6 +8,7 @@ from ..programs.modes import evaluating
 from ..programs.structure import Structure
 from .annealed import AnnealedEstimate, annealed
 from .batchnorm import recalibrate_batchnorm
+from .budget import Budget
 from .comparison import GuideComparison, GuideResult, compare_guides
 from .discrete import discrete_posterior
 from .engine.graph import Graph
@@ -28,6 +29,7 @@ __all__ = [
     "SVI",
     "AnalyticELBO",
     "AnnealedEstimate",
+    "Budget",
     "ELBOTerms",
     "Encoding",
     "Factorisation",

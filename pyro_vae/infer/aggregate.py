@@ -18,8 +18,8 @@ from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import trace_pair, traced, undisturbed
 from ..programs.sites import kinds, point_masses, present, refuse_auxiliary
 from ..programs.unwrapping import is_ours
+from .densities import CANNOT_BROADCAST, repeated
 from .engine.repeated import Checked
-from .importance import CANNOT_BROADCAST, repeated
 
 # Latent site -> tensor
 Values = dict[str, Tensor]

@@ -22,8 +22,9 @@ from ..programs.given import given
 from ..programs.running import measuring
 from .annealing import Schedule, StepSizes
 from .blocks import Blocks
-from .importance import check_weighed, weight_statistics
-from .path import Path, prior_of, split
+from .densities import check_weighed, split
+from .path import Path, prior_of
+from .weights import weight_statistics
 
 # Rows (datum, chain) of a block on a CPU and elsewhere. Fixed, so that the draws do not depend on
 # chunk_size
@@ -212,13 +213,13 @@ def passes(
     at_once = _data_at_once(guide, x, schedule, chunk_size)
     rows = _ROWS if x.device.type == "cpu" else _ROWS_ELSEWHERE
     block = len(x) if takes_all(guide) else max(1, rows // schedule.chains)
-    check_weighed(model, guide, x, y, block)
+    sums = check_weighed(model, guide, x, y, block)
     with (
         measuring(model, guide, device=x.device),
         pyro.validation_enabled(False),
         RandomStream(seed).on(x.device),
     ):
-        path, found = Path(model, guide, x, y), []
+        path, found = Path(model, guide, x, y, sums), []
         parts = [*split(x, y, block)]
         seeds = torch.randint(2**62, (len(parts),)).tolist()
         moves = schedule.moves(1 if exact is None else 2)

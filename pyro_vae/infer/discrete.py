@@ -12,12 +12,11 @@ from torch import Tensor
 
 from ..data.arguments import Data, columns_of
 from ..ground.arguments import known, whole
-from ..programs.autoguides import few, takes_all
-from ..programs.enumeration import marked
+from ..programs.autoguides import takes_all
+from ..programs.enumeration import Sums
 from ..programs.given import given
 from ..programs.running import measuring
-from .importance import can_broadcast, check_weighed, draws, repeated, summed
-from .path import split
+from .densities import can_broadcast, check_weighed, draws, enumerated, repeated, split
 
 # Data that are encoded at once
 _BLOCK = 512
@@ -80,25 +79,23 @@ def discrete_posterior(
         elements = sum(column[0].numel() for column in columns_of(x))
         chunk_size = max(1, 2**20 // max(1, elements))
     whole("chunk_size", chunk_size)
-    check_weighed(model, guide, x, y, len(x) if takes_all(guide) else _BLOCK)
+    sums = check_weighed(model, guide, x, y, len(x) if takes_all(guide) else _BLOCK)
+    if sums is None:
+        raise ValueError(
+            "model: expected a discrete latent that is marked for enumeration, got none: mark it "
+            "infer={'enumerate': 'parallel'}"
+        )
+    if site is None and len(sums.sites) > 1:
+        raise ValueError(
+            f"site: expected the name of one of the latents {sums.sites}, got None: pass "
+            f"site={sums.sites[0]!r}"
+        )
+    site = known("site", sums.sites[0] if site is None else site, sums.sites)
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-        first = few(guide, x, y, 2)
-        sites, dims = marked(model, *first)
-        if dims is None:
-            raise ValueError(
-                "model: expected a discrete latent that is marked for enumeration, got none: mark "
-                "it infer={'enumerate': 'parallel'}"
-            )
-        if site is None and len(sites) > 1:
-            raise ValueError(
-                f"site: expected the name of one of the latents {sites}, got None: pass "
-                f"site={sites[0]!r}"
-            )
-        site = known("site", sites[0] if site is None else site, sites)
         at_once = len(x) if takes_all(guide) else max(1, min(_BLOCK, chunk_size))
         of = functools.partial(
             _posterior,
-            *(model, guide, site, dims, {*marked(guide, *first)[0]}),
+            *(model, guide, sums, site),
             vectorised=can_broadcast(guide, x, y),
             samples=samples,
             chunk_size=chunk_size,
@@ -109,9 +106,8 @@ def discrete_posterior(
 def _posterior(
     model: Callable,
     guide: Callable,
+    sums: Sums,
     site: str,
-    dims: int,
-    hidden: set[str],
     x: Data,
     y: Tensor | None,
     *,
@@ -124,12 +120,10 @@ def _posterior(
     for start in range(0, samples, per_draw):
         k = min(per_draw, samples - start)
         z, log_q, at = draws(guide, x, y, k, vectorised=vectorised)
-        rows = {s: v.flatten(0, 1) for s, v in z.items() if s not in hidden}
-        copies = repeated(x, y, k)
-        if hidden:
-            sums = marked(guide, *few(guide, x, y, 2))[1]
-            log_q = summed(guide, rows, at, *copies, sums).density()
-        read = summed(model, rows, at, *copies, dims)
+        rows, copies = {s: v.flatten(0, 1) for s, v in z.items()}, repeated(x, y, k)
+        if sums.in_guide:
+            log_q = enumerated(guide, rows, at, *copies, sums).density()
+        read = enumerated(model, rows, at, *copies, sums)
         log_weight = read.density() - log_q.flatten()
         log_p = read.posterior(site)
         log_weight = log_weight.reshape(-1, *(1,) * (log_p.dim() - 1))

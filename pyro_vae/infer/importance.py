@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine import Trace
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
+from ..data.arguments import Data, columns_of
 from ..ground.arguments import whole
-from ..programs.autoguides import check_batch, few, is_autoguide, takes_all
-from ..programs.checks import check_data, compared
-from ..programs.enumeration import Enumerated, marked
+from ..programs.autoguides import takes_all
 from ..programs.given import given
-from ..programs.reading import Contributions, check_rows, contributions
-from ..programs.running import measuring, trace_pair, traced
-from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_masses
-from ..programs.unwrapping import is_ours
-from .engine.repeated import Repeated
+from ..programs.running import measuring
+from .budget import Budget
+from .densities import LogDensity, can_broadcast, check_weighed, draws, repeated, split
+from .weights import Weights, monte_carlo_error
 
-# Rows of latents drawn at once, from one encoding per datum or from one per row. Fixed, so that
-# the draws do not depend on chunk_size.
+# Data, and rows of latents drawn at once from one encoding per datum or from one per row. Fixed,
+# so that the draws do not depend on chunk_size.
+_DATA = 512
 _GUIDE_ROWS = 2**16
 _ENCODED_ROWS = 2**12
-_WEIGHTS = 2**21
-# Recording a model takes as long as it saves in about so many chunks
-_CHUNKS_BEFORE_A_GRAPH = 20
-# What programs raise that do not know dimensions to the left of the data's
-CANNOT_BROADCAST = (RuntimeError, ValueError, IndexError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,9 @@ class ImportanceEstimate:
             above 0.7 the estimate cannot be trusted; NaN below 25 samples, and for weights that
             are NaN.
         samples: number of importance samples.
+        seconds: time that it took.
+        stopped_by: what ended it: the number of "samples" that was asked for, or the "error" or
+            the "time" of a ``Budget``.
     """
 
     log_likelihood: Tensor
@@ -57,6 +51,13 @@ class ImportanceEstimate:
     effective_sample_size: Tensor
     pareto_k: Tensor
     samples: int
+    seconds: float = math.nan
+    stopped_by: Literal["samples", "error", "time"] = "samples"
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Of the mean of log p(x) over the data, noise and bias together, see ``Budget``."""
+        return monte_carlo_error(self.standard_error)
 
 
 def importance(
@@ -65,8 +66,9 @@ def importance(
     x: Any,
     *,
     y: Tensor | None = None,
-    samples: int = 1000,
+    samples: int | Budget = 1000,
     chunk_size: int | None = None,
+    progress: bool = True,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
 ) -> ImportanceEstimate:
@@ -86,8 +88,9 @@ def importance(
         x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
             with n rows each.
         y: (n,) labels for a conditional pair.
-        samples: importance samples per datum.
+        samples: importance samples per datum, or a ``Budget`` of time and error for them.
         chunk_size: rows decoded at once; default 2^20 / (elements of a datum).
+        progress: show a progress bar, for a ``Budget``.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
 
@@ -107,7 +110,8 @@ def importance(
         torch.Size([5])
     """
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
-    return weighed(model, guide, x, y, samples=samples, chunk_size=chunk_size)
+    options = {"chunk_size": chunk_size, "progress": progress}
+    return weighed(model, guide, x, y, samples=samples, **options)
 
 
 def weighed(
@@ -116,56 +120,46 @@ def weighed(
     x: Data,
     y: Tensor | None,
     *,
-    samples: int,
+    samples: int | Budget,
     chunk_size: int | None = None,
+    progress: bool = False,
 ) -> ImportanceEstimate:
     """``importance`` of data as programs are given them, with labels where they take them."""
-    whole("samples", samples)
+    bar = progress and isinstance(samples, Budget)
+    budget = samples if isinstance(samples, Budget) else Budget(error=0.0, samples=samples)
     if chunk_size is None:
         elements = sum(column[0].numel() for column in columns_of(x))
         chunk_size = max(1, 2**20 // max(1, elements))
     whole("chunk_size", chunk_size)
-    block = len(x) if takes_all(guide) else max(1, min(512, _WEIGHTS // samples))
-    check_weighed(model, guide, x, y, block)
-    with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-        vectorised = can_broadcast(guide, x, y)
-        first = few(guide, x, y, 2)
-        hidden, dims = marked(guide, *first)
-        log_joint = _log_joint(model, marked(model, *first)[1], hidden)
-        log_guide = _log_joint(guide, dims, hidden) if hidden else None
-        labels = itertools.repeat(None) if y is None else y.split(block)
-        found = [
-            weight_statistics(
-                _log_weights(log_joint, guide, log_guide, *data, samples, chunk_size, vectorised)
-            )
-            for data in zip(x.split(block), labels, strict=False)
-        ]
-    columns = [torch.cat(column) for column in zip(*found, strict=True)]
-    return ImportanceEstimate(*columns, samples=samples)
-
-
-def check_weighed(model: Callable, guide: Callable, x: Data, y: Tensor | None, block: int) -> None:
-    """Raise where data have no weights: ``ValueError`` for what ``importance`` refuses."""
-    check_data(model, x, y)
-    check_batch(guide, len(x))
-    first, first_y = few(guide, x, y, block)
-    compared(model, guide, first, first_y)
-    if not (is_ours(guide) or is_autoguide(guide)):
-        _refuse_fixed(model, guide, first, first_y)
-    with measuring(model, guide, device=x.device):
-        check_rows(*contributions(*trace_pair(model, guide, first, first_y), first), first)
-
-
-def _refuse_fixed(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
-    """Raise ``ValueError`` for programs that run on no more data than these."""
-    try:
-        compared(model, guide, *repeated(x, y, 2))
-    except CANNOT_BROADCAST as error:
-        raise ValueError(
-            "model: expected one that runs on any number of data, as of several draws of each, "
-            f"got one that does not run on {2 * len(x)}: make its plates as large as the data "
-            "that it gets, or leave log p(x) out, evaluate(..., importance_samples=0)"
-        ) from error
+    block = len(x) if takes_all(guide) else _DATA
+    sums = check_weighed(model, guide, x, y, block)
+    started = time.perf_counter()
+    with (
+        measuring(model, guide, device=x.device),
+        pyro.validation_enabled(False),
+        tqdm(desc="log p(x)", unit="draw", unit_scale=True, disable=not bar) as shown,
+    ):
+        log_p, vectorised = LogDensity(model, sums), can_broadcast(guide, x, y)
+        # Of a guide that draws what is summed out the density is not that of its draws
+        log_q = LogDensity(guide, sums) if sums is not None and sums.in_guide else None
+        blocks = [(Weights(budget.samples), part) for part in split(x, y, block)]
+        for count in budget.rounds():
+            for weights, part in blocks:
+                drawn = _log_weights(log_p, log_q, guide, *part, count, chunk_size, vectorised)
+                for some in drawn:
+                    weights.add(some)
+                    shown.update(some.numel())
+            statistics = zip(*(weights.statistics() for weights, _ in blocks), strict=True)
+            estimate, error, ess = map(torch.cat, statistics)
+            seconds, samples = time.perf_counter() - started, weights.samples
+            if stopped := budget.stop(samples, estimate, error, seconds):
+                break
+            shown.total = len(x) * budget.foreseen(samples, seconds)
+        shown.total = shown.n
+        pareto_k = torch.cat([weights.pareto_shape() for weights, _ in blocks])
+    estimate = estimate.to(torch.get_default_dtype())
+    stopped = stopped or "samples"
+    return ImportanceEstimate(estimate, error, ess, pareto_k, samples, seconds, stopped)
 
 
 def log_likelihood(
@@ -174,8 +168,9 @@ def log_likelihood(
     x: Any,
     *,
     y: Tensor | None = None,
-    importance_samples: int = 1000,
+    importance_samples: int | Budget = 1000,
     chunk_size: int | None = None,
+    progress: bool = True,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
 ) -> Tensor:
@@ -183,124 +178,22 @@ def log_likelihood(
 
     The arguments are those of ``importance``; one sample gives the ELBO in expectation.
     """
-    options = {"chunk_size": chunk_size, "arguments": arguments, "plate": plate}
-    return importance(model, guide, x, y=y, samples=importance_samples, **options).log_likelihood
-
-
-def can_broadcast(guide: Callable, x: Data, y: Tensor | None) -> bool:
-    """Whether the guide can draw many samples per datum from one encoding.
-
-    Programs that fix the shape of the batch cannot run under an outer plate, or score something
-    else there, or draw noise of their own; for these, ``draws`` repeats the data. Autoguides can.
-    """
-    if is_autoguide(guide):
-        return True
-    x, y = few(guide, x, y, 2)
-    try:
-        z, log_q, dims = draws(guide, x, y, 3, vectorised=True)
-        rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        again = log_density(guide, rows, dims, *repeated(x, y, 3))
-    except CANNOT_BROADCAST:
-        return False
-    return torch.allclose(log_q.flatten(), again, rtol=1e-3, atol=1e-3)
-
-
-def repeated(x: Data, y: Tensor | None, k: int) -> tuple[Data, Tensor | None]:
-    """Data (k * n, *event) and labels (k * n,): all of them k times over."""
-    if isinstance(x, Arguments):
-        return x.repeated(k), None
-    return x.repeat(k, *(1,) * (x.dim() - 1)), None if y is None else y.repeat(k)
-
-
-def samples_plate(k: int) -> pyro.plate:
-    """The outer plate of ``k`` samples per datum."""
-    return pyro.plate(SAMPLES, k, dim=-2)
-
-
-def guide_trace(
-    guide: Callable, x: Data, y: Tensor | None, k: int, *, vectorised: bool
-) -> tuple[Trace, tuple[int, ...]]:
-    """A trace of ``k`` samples per datum, and the shape of its log-probabilities per datum.
-
-    The shape is (k, n) from one encoding, under an outer plate; (k * n,) from repeated data.
-    A site that is a point mass is a ``ValueError``.
-    """
-    shape = (k, len(x)) if vectorised else (k * len(x),)
-    if vectorised:
-        with samples_plate(k):
-            trace = traced(guide, x, y)
-    else:
-        trace = traced(guide, *repeated(x, y, k))
-    if points := point_masses(trace):
-        raise ValueError(
-            f"site {points[0]!r}: the guide is a point mass, which has no density to weigh "
-            "samples with: log p(x) needs a guide such as guides.BottomUp"
-        )
-    if joint := [s for s in auxiliary_sites(trace) if is_joint(trace.nodes[s])]:
-        raise ValueError(
-            f"site {joint[0]!r}: the guide draws the latents of all data as one, so that no datum "
-            "has weights of its own: use AutoNormal, guides.PerDatum or guides.FullCovariance, or "
-            "evaluate with importance_samples=0"
-        )
-    return trace, shape
-
-
-def draws(
-    guide: Callable, x: Data, y: Tensor | None, k: int, *, vectorised: bool
-) -> tuple[dict[str, Tensor], Tensor, dict[str, int]]:
-    """Latents, site -> (k, n, ...), their log q (k, n), and the dimension of data in programs."""
-    n = len(x)
-    q = _read(x, *guide_trace(guide, x, y, k, vectorised=vectorised))
-    zeros = torch.zeros(q.shape, dtype=x.dtype, device=x.device)
-    log_q = sum(map(q.density, q.sites), start=zeros)
-    z = {s: q.value(s) for s in (*kinds(q.trace).latent, *auxiliary_sites(q.trace))}
-    if not vectorised:
-        z = {s: v.unflatten(0, (k, n)) for s, v in z.items()}
-    return z, log_q.reshape(k, n), {s: q.dimension(s) for s in z}
-
-
-def _read(x: Tensor, trace: Trace, shape: tuple[int, ...]) -> Contributions:
-    return Contributions(trace, shape, getattr(x, "plate", None))
-
-
-def _log_joint(
-    program: Callable, sums: int | None = None, hidden: Collection[str] = ()
-) -> Callable[..., Tensor]:
-    """Log p(x, z) of latents, data and labels, (rows,), recorded where many chunks are alike.
-
-    Unless ``sums`` is None marked latents are summed out to the left of so many dimensions of
-    plates; ``hidden`` are those of them whose values are not looked at.
-    """
-    dims: dict[str, int] = {}
-    data: list[Any] = []
-
-    def of(*inputs: Tensor) -> Tensor:
-        z = dict(zip(dims, inputs, strict=False))
-        return log_density(program, z, dims, *holding(*data, inputs[len(z) :]), sums=sums)
-
-    run = Repeated(of, program, after=_CHUNKS_BEFORE_A_GRAPH)
-
-    def log_joint(z: dict[str, Tensor], at: dict[str, int], x: Data, y: Tensor | None) -> Tensor:
-        z = {site: value for site, value in z.items() if site not in hidden}
-        dims.clear()
-        dims.update({site: at[site] for site in z})
-        data[:] = x, y
-        return run(*z.values(), *tensors_of(x, y))
-
-    return log_joint
+    options = {"chunk_size": chunk_size, "progress": progress}
+    options |= {"arguments": arguments, "plate": plate, "samples": importance_samples}
+    return importance(model, guide, x, y=y, **options).log_likelihood
 
 
 def _log_weights(
-    log_joint: Callable[..., Tensor],
+    log_p: LogDensity,
+    log_q: LogDensity | None,
     guide: Callable,
-    log_guide: Callable[..., Tensor] | None,
     x: Data,
     y: Tensor | None,
     samples: int,
     chunk_size: int,
     vectorised: bool,
-) -> Tensor:
-    """Log weights log p(x, z) - log q(z|x), (samples, n) in float64."""
+) -> Iterator[Tensor]:
+    """Log weights log p(x, z) - log q(z|x), (k, n) in float64 some draws at a time."""
     n = len(x)
     per_draw = max(1, (_GUIDE_ROWS if vectorised else _ENCODED_ROWS) // n)
     # Whole copies of the data where they fit, so that they are laid out once and not gathered
@@ -308,12 +201,11 @@ def _log_weights(
     if copies:
         chunk_size = copies * n
         x_copies, y_copies = repeated(x, y, copies)
-    result = []
     for start in range(0, samples, per_draw):
         k = min(per_draw, samples - start)
-        z, log_q, dims = draws(guide, x, y, k, vectorised=vectorised)
+        z, own_log_q, dims = draws(guide, x, y, k, vectorised=vectorised)
         rows = {s: v.flatten(0, 1) for s, v in z.items()}
-        log_p, summed_q = [], []
+        found = []
         for i in range(0, k * n, chunk_size):
             chunk = {s: v[i : i + chunk_size] for s, v in rows.items()}
             size = min(chunk_size, k * n - i)
@@ -322,106 +214,9 @@ def _log_weights(
             else:
                 index = torch.arange(i, i + size, device=x.device) % n
                 seen = x[index], None if y is None else y[index]
-            log_p.append(log_joint(chunk, dims, *seen))
-            if log_guide is not None:
-                summed_q.append(log_guide(chunk, dims, *seen))
-        if summed_q:
-            log_q = torch.cat(summed_q).reshape(k, n)
-        result.append(torch.cat(log_p).reshape(k, n).double() - log_q.double())
-    return torch.cat(result)
-
-
-def log_density(
-    program: Callable,
-    z: dict[str, Tensor],
-    dims: dict[str, int],
-    x: Data,
-    y: Tensor | None,
-    *,
-    sums: int | None = None,
-) -> Tensor:
-    """Log p(x, z) or log q(z|x) per row, (rows,), at latents (rows, ...).
-
-    ``dims`` are those of the rows in the program's own values, counted from the right. Marked
-    latents are summed out to the left of ``sums`` dimensions of plates, unless None.
-    """
-    if sums is not None:
-        return summed(program, z, dims, x, y, sums).density()
-    read = _conditioned(program, z, dims, x, y)
-    zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    return sum(map(read.density, read.sites), start=zeros)
-
-
-def summed(
-    program: Callable,
-    z: dict[str, Tensor],
-    dims: dict[str, int],
-    x: Data,
-    y: Tensor | None,
-    sums: int,
-) -> Enumerated:
-    """The sites of ``log_density`` where marked latents run on all their values."""
-    effect = functools.partial(poutine.enum, first_available_dim=-1 - sums)
-    return Enumerated(_conditioned(program, z, dims, x, y, effect))
-
-
-def _conditioned(
-    program: Callable,
-    z: dict[str, Tensor],
-    dims: dict[str, int],
-    x: Data,
-    y: Tensor | None,
-    effect: Callable[[Callable], Callable] | None = None,
-) -> Contributions:
-    z = {site: value.movedim(0, dims[site]) for site, value in z.items()}
-    program = poutine.condition(program, data=z)
-    return _read(x, traced(effect(program) if effect else program, x, y), (len(x),))
-
-
-def weight_statistics(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log mean, its standard error, effective sample size and Pareto k of (samples, n)."""
-    k = len(log_weights)
-    total = log_weights.logsumexp(0)
-    ess = (2 * total - (2 * log_weights).logsumexp(0)).exp()
-    error = ((k / ess - 1).clamp(min=0) / (k - 1 or math.nan)).sqrt()
-    estimate = (total - math.log(k)).to(torch.get_default_dtype())
-    return estimate, error, ess, pareto_shape(log_weights)
-
-
-def pareto_shape(log_weights: Tensor) -> Tensor:
-    """Shape k of a generalised Pareto distribution fitted to the largest importance weights.
-
-    k < 0.5: finite variance; k < 0.7: usable; above, the estimate of the mean is unreliable.
-    The fit is the empirical-Bayes one with the weak prior that pulls k to 0.5.
-
-    Sources: "A New and Efficient Estimation Method for the Generalized Pareto Distribution",
-    Zhang, Stephens (2009); "Pareto Smoothed Importance Sampling", Vehtari et al. (2015).
-
-    Of log-weights (samples, n) it is (n,); NaN with fewer than 25 samples, and for weights that
-    are NaN, infinite or all 0.
-    """
-    samples, n = log_weights.shape
-    tail = min(samples // 5, math.ceil(3 * math.sqrt(samples)))
-    if tail < 5:
-        return torch.full((n,), math.nan, dtype=log_weights.dtype, device=log_weights.device)
-    largest = log_weights.topk(tail + 1, dim=0).values
-    weights = (largest - largest[0]).exp()
-    excess = (weights[:-1] - weights[-1]).flip(0)
-    k = (_generalised_pareto_shape(excess) * tail + 0.5 * 10) / (tail + 10)
-    # All weights equal up to rounding: there is no tail, and importance sampling is exact.
-    return torch.where(excess[-1] <= 1e-3, -math.inf, k)
-
-
-def _generalised_pareto_shape(excess: Tensor) -> Tensor:
-    """Zhang and Stephens' estimate for sorted excesses (m, n) over the threshold."""
-    m = len(excess)
-    grid = 30 + int(math.sqrt(m))
-    steps = torch.arange(1, grid + 1, dtype=excess.dtype, device=excess.device)[:, None]
-    quartile = excess[int(m / 4 + 0.5) - 1].clamp(min=torch.finfo(excess.dtype).tiny)
-    largest = excess[-1].clamp(min=torch.finfo(excess.dtype).tiny)
-    theta = 1 / largest + (1 - (grid / (steps - 0.5)).sqrt()) / (3 * quartile)
-    shapes = torch.stack([torch.log1p(-t * excess).mean(0) for t in theta])
-    log_likelihood = m * ((-theta / shapes).log() - shapes - 1)
-    weights = torch.softmax(log_likelihood, 0)
-    best = (theta * weights).sum(0)
-    return torch.log1p(-best * excess).mean(0)
+            log_weight = log_p(chunk, dims, *seen).double()
+            if log_q is not None:
+                log_weight = log_weight - log_q(chunk, dims, *seen)
+            found.append(log_weight)
+        total = torch.cat(found).reshape(k, n)
+        yield total if log_q is not None else total - own_log_q

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from ..data.arguments import Data, holding, tensors_of
 from ..distributions import base_of
 from ..programs.autoguides import few
 from ..programs.coordinates import Placing, transform_of, unconstrained
-from ..programs.enumeration import Enumerated, marked
+from ..programs.enumeration import Enumerated, Sums
 from ..programs.reading import Contributions
 from ..programs.running import traced
 from ..programs.sites import (
@@ -27,8 +26,8 @@ from ..programs.sites import (
     refuse_auxiliary,
 )
 from .annealing import Ends
+from .densities import can_broadcast, draws, guide_trace, repeated, samples_plate, split
 from .engine.repeated import Repeated
-from .importance import can_broadcast, draws, guide_trace, repeated, samples_plate
 
 # Recording takes about as long as it saves in so many calls
 _CALLS_BEFORE_A_GRAPH = 20
@@ -51,7 +50,14 @@ class Path:
     latents without such coordinates and for a guide that is no density of z.
     """
 
-    def __init__(self, model: Callable, guide: Callable, x: Data, y: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: Callable,
+        guide: Callable,
+        x: Data,
+        y: Tensor | None,
+        sums: Sums | None = None,
+    ) -> None:
         self.model, self.guide = model, guide
         self._form = x, y
         seen = few(guide, x, y, 2)
@@ -59,8 +65,8 @@ class Path:
         q, _ = guide_trace(guide, *seen, 2, vectorised=self.vectorised)
         self._auxiliary = auxiliary_sites(q)
         p = traced(poutine.replay(model, trace=traced(guide, *seen)), *seen)
-        hidden, self._sums = marked(model, *seen)
-        drawn = kinds(q).latent
+        self._sums = sums
+        drawn, hidden = kinds(q).latent, () if sums is None else sums.sites
         latents = [site for site in kinds(p).latent if site not in hidden or site in drawn]
         _check_continuous(p, latents)
         if self._auxiliary and {*map(_unconstrained, latents)} != {*self._auxiliary}:
@@ -137,7 +143,7 @@ class Path:
         copies = repeated(x, y, k)
         model = self.model
         if self._sums is not None:
-            model = poutine.enum(model, first_available_dim=-1 - self._sums)
+            model = self._sums(model)
         with placing:
             p = traced(model, *copies)
         z = placing.values
@@ -211,12 +217,6 @@ def _total(trace: Trace, shape: tuple[int, ...], x: Data, *, summed: bool = Fals
 def _rows(z: Mapping[str, Tensor], sites: Iterable[str]) -> dict[str, Tensor]:
     """Latents (k, n, ...) as rows (k * n, ...)."""
     return {site: z[site].flatten(0, 1) for site in sites}
-
-
-def split(x: Data, y: Tensor | None, rows: int) -> list[tuple[Data, Tensor | None]]:
-    """Data and labels in parts of so many rows."""
-    labels = itertools.repeat(None) if y is None else y.split(rows)
-    return [*zip(x.split(rows), labels, strict=False)]
 
 
 def _unconstrained(site: str) -> str:

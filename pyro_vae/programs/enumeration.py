@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import opt_einsum
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..data.arguments import Data
 from ..ground.internals import DIM_SYMBOLS, ENUMERATED, packed_dims
 from .reading import Contributions, contributions
-from .running import trace_pair, traced
+from .running import trace_pair
 from .sites import compute_log_probs, kinds
 
 # The data, whatever programs call their plate
@@ -45,11 +46,42 @@ def enumerated_pair(
     return contributions(*trace_pair(poutine.enum(model), guide, x, y), x)
 
 
-def marked(program: Callable, x: Data, y: Tensor | None) -> tuple[list[str], int | None]:
-    """Latents of a program that are marked for enumeration, and its ``nesting``, if there are."""
-    trace = traced(program, x, y)
-    sites = kinds(trace).enumerated
-    return sites, nesting(trace) if sites else None
+@dataclass(frozen=True)
+class Sums:
+    """Which latents of a pair are summed out; called with a program of it, that on their values.
+
+    Attributes:
+        marks: these latents, in the order of the model -> how they are marked.
+        in_guide: whether the guide has some of them.
+        dims: dimensions that plates take, see ``nesting``.
+    """
+
+    marks: Mapping[str, Mapping[str, Any]]
+    in_guide: bool
+    dims: int
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of these latents."""
+        return [*self.marks]
+
+    def __call__(self, program: Callable) -> Callable:
+        """Where the guide alone has the mark, the model runs on all values, too."""
+        program = poutine.infer_config(program, lambda node: self.marks.get(node["name"], {}))
+        return poutine.enum(program, first_available_dim=-1 - self.dims)
+
+
+def sums_of(model_trace: Trace, guide_trace: Trace) -> Sums | None:
+    """What is marked in one or the other; None for nothing."""
+    traces = model_trace, guide_trace
+    marked = {s: t.nodes[s]["infer"] for t in traces for s in kinds(t).enumerated}
+    marks = {
+        site: {k: marked[site][k] for k in ("enumerate", "expand") if k in marked[site]}
+        for site in kinds(model_trace).latent
+        if site in marked
+    }
+    in_guide = not marked.keys().isdisjoint(kinds(guide_trace).latent)
+    return Sums(marks, in_guide, nesting(*traces)) if marks else None
 
 
 class Enumerated:

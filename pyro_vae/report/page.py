@@ -18,6 +18,7 @@ from ..data import DataSplits
 from ..diagnostics.evaluation import Evaluation
 from ..ground.files import write_atomically
 from ..ground.streams import forked
+from ..ground.tables import mean_and_error, with_error
 from ..programs.autoguides import few
 from ..programs.placing import device_of
 from ..programs.unwrapping import name_of
@@ -37,7 +38,8 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .25rem; }
 p { margin: .25rem 0 .75rem; max-width: 48rem; }
 p.lead, p.caption, footer { color: var(--soft); }
-p.note { border-left: 4px solid #d98b06; padding: .4rem .8rem; background: var(--card); }
+p.note { border-left: 4px solid #d98b06; padding: .4rem .8rem; background: var(--card);
+  margin: .75rem 0; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 1rem 0; }
 a { color: var(--accent); }
 section { overflow-x: auto; }
@@ -50,6 +52,8 @@ caption { caption-side: bottom; padding-top: .4rem; color: var(--soft); font-siz
   text-align: left; }
 td, th { padding: .3rem .9rem; border-top: 1px solid var(--line); text-align: right;
   font-variant-numeric: tabular-nums; }
+td + td { white-space: nowrap; }
+@media (max-width: 34rem) { td, th { padding: .3rem .45rem; font-size: .9rem; } }
 tr:first-child td, tr:first-child th { border-top: 0; }
 .facts td, .facts th { text-align: left; vertical-align: top; }
 .facts th { font-weight: 600; white-space: nowrap; }
@@ -156,11 +160,25 @@ def _notes(run: Run, evaluation: Evaluation | None) -> str:
     if evaluation is not None and evaluation.remark:
         notes.append(evaluation.remark + ".")
     if evaluation is not None and evaluation.untrusted > 0.1:
-        notes.append(
-            f"log p(x) is probably too low: {100 * evaluation.untrusted:.0f}% of the data have a "
-            "Pareto k above 0.7. More importance samples or a better guide will tell."
-        )
+        notes.append(_untrusted(evaluation))
     return "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+
+
+def _untrusted(evaluation: Evaluation) -> str:
+    """What large Pareto k say of log p(x) by importance sampling, and what annealing says."""
+    share, of = f"{100 * evaluation.untrusted:.0f}%", "of the data have a Pareto k above 0.7"
+    if evaluation.annealed is None:
+        return (
+            f"log p(x) is probably too low: {share} {of}. More importance samples or a better "
+            "guide will tell."
+        )
+    by_samples, by_annealing = evaluation.importance, evaluation.annealed
+    mean, error = mean_and_error(by_annealing.log_likelihood - by_samples.log_likelihood)
+    found = f"log p(x) by importance sampling is probably too low: {share} {of}. "
+    if mean > 0:
+        ahead = f"{with_error(mean, error)} nats per datum"
+        return f"{found}The annealed value needs no good guide; it is higher by {ahead}."
+    return f"{found}The annealed value is no higher: more temperatures will tell."
 
 
 def _facts(run: Run, command: str) -> str:
@@ -183,12 +201,27 @@ def _facts(run: Run, command: str) -> str:
 
 def _table(evaluation: Evaluation) -> str:
     caption = "Of the test set. The ELBO is the reconstruction minus the KL"
-    if evaluation.importance is not None:
-        caption += ", a lower bound on log p(x), which is estimated by importance sampling"
+    if ways := _ways(evaluation):
+        caption += f", a lower bound on log p(x), which is estimated by {' and by '.join(ways)}"
+        if len(ways) > 1:
+            caption += ". Both are rather too low than too high: the higher one is nearer"
     if evaluation.baselines:
         names = " and ".join(evaluation.baselines)
         caption += f". Fitted to the training data, for comparison: {names}"
     return f'<p class="caption">{caption}.</p>{evaluation.to_html()}'
+
+
+def _ways(evaluation: Evaluation) -> list[str]:
+    """How log p(x) was estimated, and in what time."""
+    ways = []
+    if (found := evaluation.importance) is not None:
+        ends = {"error": ", until their error was small", "time": ", as many as time allowed"}
+        draws = f"{found.samples} draws per datum{ends.get(found.stopped_by, '')}"
+        ways.append(f"importance sampling ({draws}; {found.seconds:.0f} s)")
+    if (found := evaluation.annealed) is not None:
+        chains = f"{found.chains} chains of {found.temperatures} temperatures per datum"
+        ways.append(f"annealed importance sampling ({chains}; {found.seconds:.0f} s)")
+    return ways
 
 
 def _figures(section: Section, run: Run) -> list[str]:

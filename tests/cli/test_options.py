@@ -13,14 +13,6 @@ from pyro_vae import guides, likelihoods, load, models, schedules
 from pyro_vae.cli import groups, main, options
 
 
-def test_default_importance_samples_are_fewer_for_more_data(run, capsys, monkeypatch):
-    monkeypatch.setattr(groups, "MANY_SAMPLES", 4)
-    monkeypatch.setattr(groups, "FEW_SAMPLES", 3)
-    for split, expected in (("test", 4), ("train", 3)):
-        assert main(["evaluate", str(run / "model.pt"), "--json", "--split", split]) == 0
-        assert json.loads(capsys.readouterr().out)["importance_samples"] == expected
-
-
 def test_options_make_the_pair(tmp_path, monkeypatch, capsys, no_report):
     monkeypatch.chdir(tmp_path)
     images("images.npz")

@@ -26,6 +26,7 @@ def test_annealed_numbers_are_those_of_infer_and_need_no_good_guide(linear):
     assert abs(found["log p(x), annealed"]["mean"] - exact) < 0.1
     assert found["log p(x)"]["mean"] < exact - 0.2
     assert found["time of annealing"]["unit"] == "s" and json.dumps(found)
+    assert found["time of importance sampling"]["mean"] == both.importance.seconds > 0
     assert "16 chains of 200 temperatures" in str(both) and "time of annealing" in both.to_html()
     # The pair is the exact one, whatever its guide: as good as any other
     assert both.log_likelihood == ("log p(x), annealed", both.annealed.log_likelihood)
@@ -42,7 +43,7 @@ def test_by_annealing_alone():
     assert found.importance is None and "log p(x)" not in rows
     nats, bits = rows["log p(x), annealed"]["mean"], rows["-log p(x), annealed"]
     assert bits["unit"] == "bits/dim" and bits["mean"] == pytest.approx(-nats / 4 / math.log(2))
-    assert "time of annealing" in rows
+    assert "time of annealing" in rows and "time of importance sampling" not in rows
 
 
 def test_a_point_mass_and_unknown_methods():

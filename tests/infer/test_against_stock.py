@@ -11,7 +11,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from stock_programs import CASES, Case, D, N
 
 from pyro_vae.infer import AnalyticELBO, ImportanceWeightedELBO, TraceELBO, log_likelihood
-from pyro_vae.infer.importance import draws, log_density, repeated
+from pyro_vae.infer.densities import draws, log_density, repeated
 from pyro_vae.programs.running import trace_pair
 
 PARTICLES = 3

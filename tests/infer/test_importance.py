@@ -16,8 +16,9 @@ from pyro_vae.conditionals.normal import DiagonalNormal
 from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import corrupt, scale_latents
-from pyro_vae.infer import elbo_terms, importance, log_likelihood
-from pyro_vae.infer.importance import can_broadcast
+from pyro_vae.infer import densities, elbo_terms, importance, log_likelihood
+from pyro_vae.infer.densities import can_broadcast
+from pyro_vae.infer.weights import Weights, weight_statistics
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
 
@@ -90,7 +91,7 @@ def test_the_chunk_size_changes_nothing(chunk_size):
 @pytest.mark.parametrize("flat", [False, True])
 def test_memory_is_bounded_by_the_chunk_size(chunk_size, flat, monkeypatch):
     # A recorded graph calls no hooks
-    monkeypatch.setattr(module, "_CHUNKS_BEFORE_A_GRAPH", 10**6)
+    monkeypatch.setattr(densities, "_CHUNKS_BEFORE_A_GRAPH", 10**6)
     vae = VAE((6,), 3, likelihood=Gaussian(0.7), hidden=(5,))
     rows = []
     vae.decoder.register_forward_pre_hook(lambda m, args: rows.append(args[0][..., 0].numel()))
@@ -129,7 +130,7 @@ class Memory(TorchDispatchMode):
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_peak_memory_follows_the_chunk_size(recorded, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNKS_BEFORE_A_GRAPH", 2 if recorded else 10**6)
+    monkeypatch.setattr(densities, "_CHUNKS_BEFORE_A_GRAPH", 2 if recorded else 10**6)
     vae = VAE((500,), 2, likelihood=Bernoulli(), hidden=(8,))
     guide, x = BottomUp(vae), torch.rand(5, 500).round()
     peaks = {}
@@ -143,12 +144,24 @@ def test_peak_memory_follows_the_chunk_size(recorded, monkeypatch):
     assert peaks[5000] > 10 * peaks[50]
 
 
+def test_of_many_weights_the_largest_alone_are_kept():
+    pieces = [torch.randn(1000, 3, dtype=torch.float64) for _ in range(100)]
+    weights = Weights(100_000)
+    with Memory() as memory:
+        for piece in pieces:
+            weights.add(piece + 0.0)
+        found = [*weights.statistics(), weights.pareto_shape()]
+    assert memory.peak < 0.25 * 8 * 300_000
+    for got, expected in zip(found, weight_statistics(torch.cat(pieces)), strict=True):
+        torch.testing.assert_close(got.double(), expected.double(), atol=1e-6, rtol=1e-6)
+
+
 def test_recorded_chunks_give_the_same_estimate(monkeypatch):
     vae = VAE((6,), (3, 2), likelihood=Bernoulli(), hidden=(8,), condition=3)
     guide, x, y = BottomUp(vae), torch.rand(5, 6).round(), torch.tensor([0, 1, 2, 0, 1])
     estimates = []
     for chunks in (10**6, 3):
-        monkeypatch.setattr(module, "_CHUNKS_BEFORE_A_GRAPH", chunks)
+        monkeypatch.setattr(densities, "_CHUNKS_BEFORE_A_GRAPH", chunks)
         estimates.append(importance(vae, guide, x, y=y, samples=203, chunk_size=10))
     assert torch.equal(estimates[0].log_likelihood, estimates[1].log_likelihood)
 
@@ -234,8 +247,8 @@ def test_any_number_of_data_and_samples(linear, n):
 
 
 def test_many_data_and_many_samples_go_in_blocks(linear, monkeypatch):
-    monkeypatch.setitem(importance.__globals__, "_WEIGHTS", 100)
-    monkeypatch.setitem(importance.__globals__, "_GUIDE_ROWS", 8)
+    monkeypatch.setattr(module, "_DATA", 3)
+    monkeypatch.setattr(module, "_GUIDE_ROWS", 8)
     x, guide = linear.data(11), linear.guide(shift=0.1)
     estimate = importance(linear.vae, guide, x, samples=30)
     z = (estimate.log_likelihood - linear.evidence().log_prob(x)) / estimate.standard_error

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from pyro_vae.infer import importance
-from pyro_vae.infer.importance import pareto_shape, weight_statistics
+from pyro_vae.infer.weights import Weights, pareto_shape, weight_statistics
 
 
 class TestStatistics:
@@ -101,6 +101,18 @@ class TestPareto:
         log_weights = torch.zeros(1000, 1, dtype=torch.float64)
         log_weights[:3] = torch.tensor([[30.0], [20.0], [10.0]])
         assert pareto_shape(log_weights) > 0.7
+
+    @pytest.mark.parametrize("pieces", [1, 7, 100])
+    @pytest.mark.parametrize("most", [501, 20_000])
+    def test_of_weights_that_come_in_pieces(self, pieces, most):
+        log_weights = 2 * torch.randn(501, 3, dtype=torch.float64)
+        log_weights[7, 2] = math.nan
+        weights = Weights(most)
+        for piece in log_weights.split(pieces):
+            weights.add(piece)
+        expected = pareto_shape(log_weights)
+        assert torch.equal(weights.pareto_shape()[:2], expected[:2])
+        assert weights.pareto_shape()[2].isnan() and weights.samples == 501
 
     def test_does_not_depend_on_the_scale_of_the_weights(self):
         log_weights = torch.randn(500, 3, dtype=torch.float64)

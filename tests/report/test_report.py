@@ -1,6 +1,8 @@
 import base64
+import dataclasses
 import html
 import io
+import re
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
@@ -13,6 +15,7 @@ from torch import nn
 
 from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, models, plots, schedules
 from pyro_vae.data import Dataset, DataSplits
+from pyro_vae.infer import Budget
 from pyro_vae.report import render, sections, write_report
 
 VOID = {"meta", "img", "br"}
@@ -258,6 +261,71 @@ def test_notes(digits, tmp_path):
     text = (tmp_path / "r.html").read_text()
     assert "Training was interrupted in epoch 2." in text
     assert "100% of the data have a Pareto k above 0.7" in text
+
+
+def estimated_twice(trainer, splits, ahead):
+    """An evaluation by both methods, the annealed log p(x) ``ahead`` of a distrusted other."""
+    found = diagnostics.evaluate(
+        trainer.model,
+        trainer.guide,
+        splits.test,
+        importance_samples=Budget(seconds=0),
+        method="both",
+        temperatures=3,
+        chains=2,
+        progress=False,
+    )
+    found.importance.pareto_k.fill_(0.9)
+    found.annealed.log_likelihood.copy_(found.importance.log_likelihood + ahead)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ahead", "worth"),
+    [(2.0, "needs no good guide; it is higher by 2.00 +- "), (-1.0, "is no higher: more temper")],
+)
+def test_annealed_numbers_are_told_beside_those_of_importance_sampling(
+    ahead, worth, digits, tmp_path
+):
+    trainer = fitted(digits, latents=2)
+    found = estimated_twice(trainer, digits, ahead)
+    write_report(tmp_path / "r.html", trainer, digits, evaluation=found)
+    text = html.unescape((tmp_path / "r.html").read_text())
+    assert (
+        "which is estimated by importance sampling (25 draws per datum, as many as time allowed; "
+        f"{found.importance.seconds:.0f} s) and by annealed importance sampling (2 chains of 3 "
+        f"temperatures per datum; {found.annealed.seconds:.0f} s). Both are rather too low"
+    ) in text
+    (note,) = re.findall(r'<p class="note">(log p.*?)</p>', text)
+    start = "log p(x) by importance sampling is probably too low: 100% of the data have a Pareto k"
+    assert note.startswith(f"{start} above 0.7. The annealed value {worth}")
+    assert ">time of importance sampling<" in text and ">time of annealing<" in text
+
+
+def test_annealed_numbers_alone_have_no_pareto_k(digits, tmp_path):
+    trainer = fitted(digits, latents=2)
+    found = dataclasses.replace(estimated_twice(trainer, digits, 0.0), importance=None)
+    write_report(tmp_path / "r.html", trainer, digits, evaluation=found)
+    text = (tmp_path / "r.html").read_text()
+    assert "log p(x), which is estimated by annealed importance sampling (2 chains" in text
+    assert "Pareto" not in text and "Both are" not in text
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "told"),
+    [
+        ("samples", ""),
+        ("error", ", until their error was small"),
+        ("time", ", as many as time al"),
+    ],
+)
+def test_what_ended_importance_sampling_is_told(stopped_by, told, page, digits, tmp_path):
+    _, evaluation = page
+    importance = dataclasses.replace(evaluation.importance, stopped_by=stopped_by, seconds=12.3)
+    evaluation = dataclasses.replace(evaluation, importance=importance)
+    write_report(tmp_path / "r.html", fitted(digits, latents=3), digits, evaluation=evaluation)
+    text = (tmp_path / "r.html").read_text()
+    assert f"by importance sampling (20 draws per datum{told}" in text and "; 12 s)." in text
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_note_in_its_place(digits, tmp_path, monkeypatch):

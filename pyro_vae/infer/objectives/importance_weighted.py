@@ -29,7 +29,7 @@ from ...programs.sites import (
     kinds,
     without_rsample,
 )
-from ..importance import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
+from ..densities import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
 from . import pathwise
 from .elbo import ELBOTerms, TraceELBO
 from .free_bits import clamp_free_sites

@@ -6,7 +6,6 @@ Networks, and what is done to them between steps, are those of ``programs_statef
 
 import functools
 import random
-import sys
 import warnings
 
 import numpy as np
@@ -17,11 +16,11 @@ import torch
 from torch import nn
 
 from pyro_vae import Trainer, guides, infer, likelihoods, models
+from pyro_vae.infer import densities
 from pyro_vae.infer.engine import repeated
 from pyro_vae.infer.engine.repeated import Checked, Repeated
 from pyro_vae.training import step
 
-importance = sys.modules["pyro_vae.infer.importance"]
 PROGRAMS = programs_stateful.PROGRAMS | programs_unusual.PROGRAMS
 UNWATCHED = programs_stateful.UNWATCHED
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
@@ -139,7 +138,7 @@ def test_steps_are_those_of_eager(name):
 def test_evaluations_are_those_of_the_programs(monkeypatch, name):
     """The network in the decoder, where what it reads differs from draw to draw."""
     monkeypatch.setattr(repeated, "CALLS_BEFORE_A_GRAPH", 2)
-    monkeypatch.setattr(importance, "_CHUNKS_BEFORE_A_GRAPH", 2)
+    monkeypatch.setattr(densities, "_CHUNKS_BEFORE_A_GRAPH", 2)
     torch.manual_seed(0)
     network, _ = programs_unusual.PROGRAMS[name]()
     vae = models.VAE((6,), 2, likelihood=likelihoods.Gaussian(), hidden=(8,))
