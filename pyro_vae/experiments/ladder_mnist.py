@@ -18,7 +18,6 @@ from torch import nn
 
 from .. import (
     callbacks,
-    data,
     diagnostics,
     guides,
     infer,
@@ -34,6 +33,7 @@ from ..ground.streams import forked
 from ..infer.posterior import active, posterior_means
 from ..training.saving import load
 from ..training.trainer import Trainer
+from . import running
 from .running import Results, deviating, first, keys, markdown, parser, shared, told
 
 NAME = "ladder-mnist"
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--train-only", action="store_true", help="leave the measurement for later")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
-    splits = data.load("mnist", binarize="dynamic", root=args.data_root, device=args.device)
+    splits = running.splits(args, binarize="dynamic")
     if args.quick:
         args.epochs, args.importance_samples, args.layers = 3, 50, [1, 2]
         splits = first(splits, 2000, 200)

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from .. import plots
+from .. import data, plots
 from ..data import Dataset, DataSplits
 from ..ground.files import write_atomically
 from ..ground.parsing import integer
@@ -26,12 +26,17 @@ from ..training.trainer import Trainer
 
 
 def parser(
-    name: str, description: str, *, epochs: int, batch_size: int | None = None
+    name: str,
+    description: str,
+    *,
+    epochs: int,
+    batch_size: int | None = None,
+    data: str = "mnist",
 ) -> argparse.ArgumentParser:
     """The options of every experiment, ``pyro-vae experiment NAME``, with these defaults.
 
     The first line of ``description`` is what the experiment shows; without a ``batch_size`` there
-    is no such option.
+    is no such option. ``splits`` loads the ``data``.
     """
     result = argparse.ArgumentParser(
         prog=f"pyro-vae experiment {name}",
@@ -45,11 +50,22 @@ def parser(
     add("--quick", action="store_true", help="a small run that shows the way")
     add("--threads", type=integer(1), default=torch.get_num_threads(), metavar="N")
     add("--device", help="such as cuda; default: the CPU")
+    add(
+        "--data",
+        default=data,
+        help=f"a name such as mnist, fashion-mnist or omniglot, a folder of images or a file of "
+        f"arrays (default: {data})",
+    )
     add("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
     add("--progress", action="store_true", help="show a progress bar")
     if batch_size is not None:
         add("--batch-size", type=integer(1), default=batch_size)
     return result
+
+
+def splits(args: argparse.Namespace, *, binarize: Any = "auto") -> DataSplits:
+    """The data that the options of ``parser`` name; ``binarize`` as in ``data.load``."""
+    return data.load(args.data, binarize=binarize, root=args.data_root, device=args.device)
 
 
 def first(splits: DataSplits, train: int | None, test: int | None = None) -> DataSplits:
@@ -60,6 +76,7 @@ def first(splits: DataSplits, train: int | None, test: int | None = None) -> Dat
 def shared(args: argparse.Namespace, splits: DataSplits) -> dict[str, Any]:
     """What the rows of every experiment have in common."""
     return {
+        "data": splits.name,
         "epochs": args.epochs,
         "batch size": args.batch_size,
         "training data": len(splits.train),

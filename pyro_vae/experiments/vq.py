@@ -148,7 +148,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=128)
     add = options.add_argument
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    add("--data", choices=("mnist", "fashion-mnist", "cifar10"), default="mnist")
     add("--prior-epochs", type=integer(1), default=30)
     add("--count", type=integer(1), help="training data, default all")
     args = options.parse_args(argv)

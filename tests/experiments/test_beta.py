@@ -22,5 +22,14 @@ def test_quick_run_writes_table_curve_and_sheets(tmp_path, capsys):
     assert "beta" in NAMES
 
 
+def test_data_without_factors_have_a_curve_and_no_scores(tmp_path, capsys):
+    argv = ["--quick", "--data", "digits", "--betas", "1", "--out", str(tmp_path)]
+    assert experiment.main([*argv, "--threads", "1"]) == 0
+    head, _, row, *_ = capsys.readouterr().out.splitlines()
+    found = dict(zip(cells(head), cells(row), strict=True))
+    assert {found[name] for name in experiment.SCORES} == {"-"} and float(found["ELBO"]) < 0
+    assert "data digits" in (tmp_path / "table.md").read_text()
+
+
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
