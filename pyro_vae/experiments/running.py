@@ -53,8 +53,8 @@ def parser(
     add(
         "--data",
         default=data,
-        help=f"a name such as mnist, fashion-mnist or omniglot, a folder of images or a file of "
-        f"arrays (default: {data})",
+        help="a name such as mnist, fashion-mnist or omniglot (the split of Burda et al., from "
+        f"chardata.mat), a folder of images or a file of arrays; default: {data}",
     )
     add("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
     add("--progress", action="store_true", help="show a progress bar")
@@ -64,8 +64,17 @@ def parser(
 
 
 def splits(args: argparse.Namespace, *, binarize: Any = "auto") -> DataSplits:
-    """The data that the options of ``parser`` name; ``binarize`` as in ``data.load``."""
-    return data.load(args.data, binarize=binarize, root=args.data_root, device=args.device)
+    """The data that the options of ``parser`` name; ``binarize`` as in ``data.load``.
+
+    Of omniglot those that published numbers are about.
+    """
+    return data.load(
+        args.data,
+        binarize=binarize,
+        root=args.data_root,
+        split="iwae" if args.data == "omniglot" else None,
+        device=args.device,
+    )
 
 
 def first(splits: DataSplits, train: int | None, test: int | None = None) -> DataSplits:

@@ -127,6 +127,13 @@ def test_data_are_named_or_lie_somewhere(kind, tmp_path):
     assert set(found.test.x.unique().tolist()) <= {0.0, 1.0}
 
 
+def test_omniglot_is_the_split_of_published_numbers(tmp_path):
+    options = parser("some-name", "About.", epochs=7)
+    args = options.parse_args(["--data", "omniglot", "--data-root", str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match=r"chardata\.mat"):
+        splits(args)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_line_knows_every_experiment(name, capsys):
     with pytest.raises(SystemExit) as exit_:
