@@ -172,7 +172,8 @@ class Results:
     ) -> Trainer:
         """The trainer of the row of this key, as ``trained``, by the options of ``parser``."""
         fit = {"batch_size": args.batch_size, "progress": args.progress, **fit}
-        return trained(self.path(key, ".pt"), build, data, epochs=args.epochs, **fit)
+        fit |= {"epochs": args.epochs, "device": args.device}
+        return trained(self.path(key, ".pt"), build, data, **fit)
 
     def path(self, key: Mapping[str, Any], suffix: str) -> Path:
         """A file that belongs to the row of this key, such as its checkpoint."""
@@ -239,13 +240,14 @@ def trained(
     *,
     epochs: int,
     every: int = 10,
+    device: Any = None,
     **fit: Any,
 ) -> Trainer:
     """A trainer after so many epochs in all, continued from the checkpoint where there is one.
 
     It is written after each ``every`` epochs; ``fit`` has further arguments of ``Trainer.fit``.
     """
-    trainer = load(path) if path.exists() else build()
+    trainer = load(path, device=device) if path.exists() else build()
     while (done := len(trainer.history)) < epochs:
         trainer.fit(data, epochs=min(every, epochs - done), **fit)
         trainer.save(path)
@@ -306,11 +308,14 @@ def _merged(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> di
 def joined(
     rows: Iterable[Mapping[str, Any]],
     by: Sequence[str],
-    estimates: Iterable[Mapping[str, Any]],
+    estimates: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """``over_seeds``, with what ``Results.estimates`` by these entries has in its place."""
-    found = {tuple(row[k] for k in by): row for row in estimates}
-    return [{**row, **found.get(tuple(row[k] for k in by), {})} for row in over_seeds(rows, by)]
+    result = []
+    for row in over_seeds(rows, by):
+        fits = (e for e in estimates if all(e.get(k, row[k]) == row[k] for k in by))
+        result.append({**row, **next(fits, {})})
+    return result
 
 
 def number(value: Any, digits: int | None = 2) -> str:

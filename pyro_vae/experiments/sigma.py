@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
     accuracy = {"accuracy of the classifier": round(features.accuracy, 4)}
     common = {"data": args.data, **shared(args, splits), **accuracy}
-    results = Results(args.out, common)
+    results = Results(args.out, common, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         trainer = _train(args, results, splits, key)

@@ -79,7 +79,8 @@ TABLES = {
         ("system", "layers", "epochs"),
         _same(0, "system", "epochs", "seeds")
         | _same(2, "ELBO", "log p(x)", "log p(x) - VAE", "log p(x) - VAE+BN+WU")
-        | {"KL": ("kl", 1), "active units": ("active_units", 0)},
+        | _same(2, "annealed", "annealed - importance")
+        | {"KL": ("kl", 1), "active units": ("active units", 0)},
     ),
     "mnist": Shown(
         ("system",),

@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "epochs of the prior": args.prior_epochs,
         "accuracy of the classifier": round(features.accuracy, 4),
     }
-    results = Results(args.out, common)
+    results = Results(args.out, common, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         make = functools.partial(build, **key, event_shape=splits.event_shape, device=args.device)

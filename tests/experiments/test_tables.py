@@ -54,8 +54,11 @@ def test_numbers_over_seeds_are_shown_as_they_are(tmp_path):
 
 
 def test_estimates_stand_in_the_rows(tmp_path):
-    key = {"system": "VAE", "layers": 5, "epochs": 3}
-    rows = [{**key, "seed": s, "log p(x)": -9.0, "kl": {"z1": s, "z2": 1.0}} for s in (0, 1)]
+    key = {"system": "VAE", "layers": 5}
+    rows = [
+        {**key, "epochs": 3, "seed": s, "log p(x)": -9.0, "kl": {"z1": s, "z2": 1.0}}
+        for s in (0, 1)
+    ]
     estimates = [{**key, "seeds": 2, "log p(x)": [-9.0, 0.3], "log p(x) - VAE": [1.5, 0.1]}]
     page = small(tmp_path, rows, "ladder", estimates=estimates)
     assert "| VAE | 3 | 2 | -9.00 ± 0.30 | 1.50 ± 0.10 | 0.5 / 1.0 |" in page
