@@ -232,8 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             trainer = _fine_tune(args, results, splits, key, tuned)
             if not args.train_only:
                 _measure(args, results, splits, tuned, trainer)
-    estimates = results.estimates(BY, REFERENCES)
-    results.publish(functools.partial(table, estimates=estimates), estimates)
+    results.publish(table, by=BY, references=REFERENCES)
     return 0
 
 

@@ -202,31 +202,37 @@ class Results:
         self,
         asked: Iterable[Mapping[str, Any]],
         compute: Callable[[Any], Mapping[str, Any]],
-        table: Callable[[list[dict[str, Any]], dict[str, Any]], str],
+        table: Callable[..., str],
+        **compared: Any,
     ) -> list[dict[str, Any]]:
         """Compute the rows that are missing, and publish the table of all that are there.
 
-        ``compute`` makes the other entries of the row of a key, see ``row``, and ``table`` a text
-        of rows and settings. Returns all rows.
+        ``compute`` makes the other entries of the row of a key, see ``row``; ``table`` and what is
+        ``compared`` as in ``publish``. Returns all rows.
         """
         for key in asked:
             self.row(key, functools.partial(compute, key))
-        return self.publish(table)
+        return self.publish(table, **compared)
 
     def publish(
         self,
-        table: Callable[[list[dict[str, Any]], dict[str, Any]], str],
-        estimates: Sequence[Mapping[str, Any]] = (),
+        table: Callable[..., str],
+        *,
+        by: Sequence[str] = (),
+        references: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[dict[str, Any]]:
         """Write the table of all rows into the folder, and print it; the rows.
 
-        ``results.json`` has all numbers, ``estimates`` among them, and how they came about: what
-        ``tables`` makes the page of this folder from.
+        ``table`` makes a text of rows and settings, and, where systems are told apart ``by``
+        entries of their rows, of their ``estimates`` with differences to ``references``.
+        ``results.json`` has all numbers and how they came about: what ``tables`` makes the page
+        of this folder from.
         """
         if rows := self.rows():
-            text = table(rows, self.settings)
+            estimates = self.estimates(by, references or {}) if by else []
+            text = table(rows, self.settings, *([estimates] if by else []))
             write_atomically(self.folder / "table.md", text)
-            held = {"settings": self.settings, "rows": rows, "estimates": list(estimates)}
+            held = {"settings": self.settings, "rows": rows, "estimates": estimates}
             content = json.dumps(made(self.command) | held, indent=1)
             write_atomically(self.folder / "results.json", content + "\n")
             print(text)

@@ -59,7 +59,7 @@ TABLES = {
         {
             "beta": ("beta", None),
             **_same(0, "seeds"),
-            **_same(2, "ELBO", "reconstruction", "KL"),
+            **_same(2, "ELBO", "ELBO - beta 1", "reconstruction", "KL"),
             "active units of 10": ("AU", 1),
             **_same(2, *_SCORES),
         },

@@ -77,16 +77,18 @@ def test_a_run_writes_what_the_page_is_made_from(tmp_path):
     command = "pyro-vae experiment beta --seeds 0 1 --quick --data 'a b.npy' --betas 0.5"
     assert args.command == command
     results = Results(tmp_path, {"epochs": 7}, args.command)
+    per_datum = {"ELBO": [-2.0, 0.0]}
     for seed in args.seeds:
-        results.row({"beta": 0.5, "seed": seed}, lambda: {"ELBO": -1.0})
-    results.publish(lambda rows, settings: "text", [{"beta": 0.5, "ELBO": (-1.0, 0.5)}])
+        results.row({"beta": 0.5, "seed": seed}, lambda: {"ELBO": -1.0, "per datum": per_datum})
+    results.publish(lambda rows, settings, estimates: str(len(estimates)), by=["beta"])
+    assert (tmp_path / "table.md").read_text() == "1"
     held = json.loads((tmp_path / "results.json").read_text())
     assert held["command"] == command and held["settings"] == {"epochs": 7}
     assert held["versions"]["torch"] and re.fullmatch(r"\d{4}-\d\d-\d\d", held["date"])
     assert held["rows"] == results.rows()
     (tmp_path / "results.json").rename(tmp_path / "beta.json")
     page = tables.generated("<!-- table: beta -->\n<!-- end -->", tmp_path)
-    assert "| 0.5 | 2 | -1.00 ± 0.50 |" in page
+    assert "| 0.5 | 2 | -1.00 ± 1.00 |" in page
 
 
 def test_mappings_are_merged_over_seeds():
