@@ -192,10 +192,11 @@ class Results:
         See ``pairing.compared``: ``by`` names the entries that tell systems apart.
         """
         found: dict[tuple[Any, ...], dict[int, Any]] = {}
-        for path in sorted((self.folder / "rows").glob("*.npz")):
-            row = json.loads(path.with_suffix(".json").read_text())
-            with np.load(path) as arrays:
-                found.setdefault(tuple(row[k] for k in by), {})[row["seed"]] = dict(arrays)
+        for path in sorted((self.folder / "rows").glob("*.json")):
+            row, beside = json.loads(path.read_text()), path.with_suffix(".npz")
+            if beside.exists():
+                with np.load(beside) as arrays:
+                    found.setdefault(tuple(row[k] for k in by), {})[row["seed"]] = dict(arrays)
         return pairing.compared(found, by, references)
 
     def fill(
