@@ -5,6 +5,7 @@
 | ``"digits"`` | (1, 8, 8) | 10 | 360 of 1797, fixed, stratified | dynamic |
 | ``"mnist"``, ``"fashion-mnist"`` | (1, 28, 28) | 10 | its own 10,000 | dynamic |
 | ``"omniglot"`` | (1, 28, 28) | 964 + 659 characters | evaluation alphabets | dynamic |
+| ``"omniglot", split="iwae"`` | (1, 28, 28) | 50 alphabets | its own 8,070 | dynamic |
 | ``"cifar10"`` | (3, 32, 32) | 10 | its own 10,000 | no |
 | ``"shapes"`` | (1, 32, 32) or ``size`` | 3, and 5 factors | ``test_fraction`` | dynamic |
 | folder of images | (3 or 1, h, w) | class folders, if any | its own or ``test_fraction`` | no |

@@ -34,6 +34,7 @@ _WHERE = {
     "grey": "folders of images",
     "background": "folders of images",
     "channels": "arrays and files of arrays",
+    "split": "omniglot",
 }
 
 
@@ -48,6 +49,7 @@ def load(
     grey: bool | None = False,
     background: Background | None = None,
     channels: Literal["first", "last"] | None = None,
+    split: Literal["iwae"] | None = None,
     stratify: bool = True,
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -87,6 +89,10 @@ def load(
         background: colour that shows through transparent pixels of a folder's images, a name or
             (red, green, blue); by default white, with a warning.
         channels: ``"last"`` for arrays of pictures (n, h, w, channels), see ``Dataset``.
+        split: of omniglot, ``"iwae"`` for the 24,345 and 8,070 images of published bounds on
+            log p(x) ("Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov 2016), from
+            ``OMNIGLOT/chardata.mat`` of its authors in ``root``, which is not fetched; None for
+            torchvision's, by alphabets.
         stratify: hold out as many of each class as its share, where there are labels.
         device: where the tensors shall be.
         seed: of the split, of binarisation, and of the factors of shapes. The split of digits is
@@ -126,6 +132,7 @@ def load(
         "grey": grey,
         "background": background,
         "channels": channels,
+        "split": split,
         "seed": seed,
     }
     accepted = inspect.signature(reader).parameters

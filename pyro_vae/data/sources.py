@@ -83,11 +83,14 @@ def read_cifar10(*, root: Path, download: bool) -> Splits:
     )
 
 
-def read_omniglot(*, root: Path, download: bool) -> Splits:
+def read_omniglot(*, root: Path, download: bool, split: str | None) -> Splits:
     """Omniglot: characters by hand, ink 1, training on background and test on evaluation.
 
-    The test characters are numbered after the training characters, for they are others.
+    The test characters are numbered after the training characters, for they are others. The split
+    "iwae" is that of Burda, Grosse, Salakhutdinov (2016), whose labels are the alphabets.
     """
+    if split is not None:
+        return _read_iwae(root / "OMNIGLOT" / "chardata.mat", split)
     from torchvision.datasets import Omniglot
 
     images, characters = [], []
@@ -104,6 +107,37 @@ def read_omniglot(*, root: Path, download: bool) -> Splits:
         Dataset(x, torch.tensor([number[name] for name in part]), binarize="dynamic", names=names)
         for x, part in zip(images, characters, strict=True)
     )
+
+
+def _read_iwae(path: Path, split: str) -> Splits:
+    """What a file has under (pixels, n), those of an image by columns, and (alphabets, n)."""
+    from scipy.io import loadmat
+
+    if split != "iwae":
+        raise ValueError(
+            f'split: expected "iwae" or None, got {split!r}: leave it out for torchvision\'s'
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"omniglot: expected {path}, got no such file: put that of github.com/yburda/iwae, "
+            "datasets/OMNIGLOT/chardata.mat, there, or name the folder that holds OMNIGLOT with "
+            "root= or the environment variable PYRO_VAE_DATA"
+        )
+    try:
+        held = loadmat(path)
+        return tuple(
+            Dataset(
+                held[x].T.reshape(-1, 1, *OMNIGLOT_SIZE).swapaxes(2, 3),
+                held[y].argmax(0),
+                binarize="dynamic",
+            )
+            for x, y in (("data", "target"), ("testdata", "testtarget"))
+        )
+    except Exception as error:  # whatever a broken file provokes in the reader
+        raise ValueError(
+            f"{path}: expected data, target, testdata and testtarget, (784, n) and "
+            f"(alphabets, n), got: {str(error) or type(error).__name__}. Fetch it anew"
+        ) from error
 
 
 def _stored(make: Callable[..., Any], name: str, root: Path, download: bool, **part: bool) -> Any:

@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.latents, args.depths = [2, 20], [1, 3]
         splits = first(splits, 1000, 200)
     common = shared(args, splits) | {"hidden width": args.width}
-    results = Results(args.out, common)
+    results = Results(args.out, common, args.command)
     networks = {"width": args.width, "event_shape": splits.event_shape, "device": args.device}
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:

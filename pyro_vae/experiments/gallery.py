@@ -30,6 +30,7 @@ from ..data import Dataset, DataSplits
 from ..ground.drawing import new_axes
 from ..ground.streams import forked
 from ..training.trainer import Trainer
+from . import running
 from .running import first, parser
 
 NAME = "gallery"
@@ -223,11 +224,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train and draw the systems asked for, a PNG each."""
     options = parser(NAME, __doc__, epochs=EPOCHS)
     options.add_argument("--systems", nargs="+", choices=PICTURES, default=list(PICTURES))
-    options.add_argument("--data", choices=("mnist", "fashion-mnist", "digits"), default="mnist")
     args = options.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
+    splits = running.splits(args, binarize=None)
     count = 10_000
     if args.quick:
         args.epochs, count = 1, 500

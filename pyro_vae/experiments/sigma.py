@@ -131,7 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
     options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=128)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    options.add_argument("--data", choices=("mnist", "fashion-mnist"), default="mnist")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
@@ -142,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
     accuracy = {"accuracy of the classifier": round(features.accuracy, 4)}
     common = {"data": args.data, **shared(args, splits), **accuracy}
-    results = Results(args.out, common)
+    results = Results(args.out, common, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         trainer = _train(args, results, splits, key)

@@ -148,7 +148,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=128)
     add = options.add_argument
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    add("--data", choices=("mnist", "fashion-mnist", "cifar10"), default="mnist")
     add("--prior-epochs", type=integer(1), default=30)
     add("--count", type=integer(1), help="training data, default all")
     args = options.parse_args(argv)
@@ -164,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "epochs of the prior": args.prior_epochs,
         "accuracy of the classifier": round(features.accuracy, 4),
     }
-    results = Results(args.out, common)
+    results = Results(args.out, common, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         make = functools.partial(build, **key, event_shape=splits.event_shape, device=args.device)

@@ -232,6 +232,19 @@ def loading(tmp):
     yield lambda: load("qqqq"), lambda: load("digits")
     yield lambda: load(tmp / "gone.npy"), None
     yield lambda: load("mnist", root=tmp), None
+    yield lambda: load("digits", split="iwae"), lambda: load("digits")
+    file, iwae = tmp / "OMNIGLOT" / "chardata.mat", {"split": "iwae", "root": tmp}
+
+    def put(**arrays):
+        file.parent.mkdir(exist_ok=True)
+        scipy.io.savemat(file, arrays)
+        return load("omniglot", **iwae)
+
+    whole = {"data": np.zeros((784, 4)), "target": np.eye(4)}
+    whole |= {f"test{name}": array for name, array in whole.items()}
+    yield lambda: load("omniglot", **iwae), lambda: put(**whole)
+    yield lambda: put(**{**whole, "data": np.zeros((783, 4))}), lambda: put(**whole)
+    yield lambda: load("omniglot", split="other"), None
     yield lambda: shapes(0), lambda: shapes(1)
     yield lambda: shapes(3, size=0), lambda: shapes(3, size=8)
     yield lambda: render_shapes(X), None

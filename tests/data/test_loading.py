@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import torchvision
 from PIL import Image
@@ -137,6 +138,26 @@ def test_omniglot_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(d.test.x[0, 0][inside], expected[inside])
     assert torch.isin(d.train.x, GRID).all()
     assert load("omniglot", root=tmp_path).train.binarize == "dynamic"
+
+
+def test_omniglot_of_published_bounds(tmp_path: Path) -> None:
+    (tmp_path / "OMNIGLOT").mkdir()
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, 2, (n, 28, 28)).astype(float) for n in (5, 3))
+    alphabets = np.array([2, 0, 1, 2, 2]), np.array([1, 0, 2])
+    # As MATLAB lays them out: an image in a column, its pixels by columns
+    columns = [np.stack([x.flatten("F") for x in part], 1) for part in (train, test)]
+    targets = [np.eye(50)[:, part] for part in alphabets]
+    names = ("data", "testdata", "target", "testtarget")
+    held = dict(zip(names, (*columns, *targets), strict=True))
+    scipy.io.savemat(tmp_path / "OMNIGLOT" / "chardata.mat", held)
+    d = load("omniglot", split="iwae", root=tmp_path, binarize=None)
+    for part, x, y in ((d.train, train, alphabets[0]), (d.test, test, alphabets[1])):
+        assert torch.equal(part.x, torch.from_numpy(x[:, None]).float())
+        assert part.y.tolist() == y.tolist()
+    assert load("omniglot", split="iwae", root=tmp_path).train.binarize == "dynamic"
+    with pytest.raises(FileNotFoundError, match="download=True"):
+        load("omniglot", root=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "omniglot", "cifar10"])

@@ -1,14 +1,24 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pyro_vae import Trainer, guides, likelihoods, models
 from pyro_vae.cli import main
 from pyro_vae.data import Dataset
 from pyro_vae.experiments import NAMES
-from pyro_vae.experiments.running import Results, markdown, number, over_seeds, parser, trained
+from pyro_vae.experiments.running import (
+    Results,
+    markdown,
+    number,
+    over_seeds,
+    parser,
+    splits,
+    trained,
+)
 
 KEY = {"system": "VAE+BN", "layers": 2, "seed": 0}
 
@@ -92,7 +102,7 @@ def test_options():
         "runs/some-name",
     )
     for bad in (
-        ["--data", "x"],
+        ["--batch-size", "3"],
         ["--epochs", "0"],
         ["--epochs", "x"],
         ["--threads", "0"],
@@ -100,6 +110,28 @@ def test_options():
     ):
         with pytest.raises(SystemExit):
             parser("some-name", "About.", epochs=7).parse_args(bad)
+
+
+@pytest.mark.parametrize("kind", ["name", "file", "folder"])
+def test_data_are_named_or_lie_somewhere(kind, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 6, 6), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    for i, x in enumerate(pixels):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(x[0]).save(tmp_path / "images" / f"{i:02}.png")
+    name, size = {"name": ("digits", 8), "file": ("x.npy", 6), "folder": ("images", 6)}[kind]
+    source = name if kind == "name" else str(tmp_path / name)
+    args = parser("some-name", "About.", epochs=7).parse_args(["--data", source])
+    found = splits(args, binarize="dynamic")
+    assert found.name == name and found.event_shape == (1, size, size)
+    assert set(found.test.x.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_omniglot_is_the_split_of_published_numbers(tmp_path):
+    options = parser("some-name", "About.", epochs=7)
+    args = options.parse_args(["--data", "omniglot", "--data-root", str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match=r"chardata\.mat"):
+        splits(args)
 
 
 @pytest.mark.parametrize("name", NAMES)
