@@ -20,6 +20,7 @@ from ..programs.sites import kinds, point_masses, present, refuse_auxiliary
 from ..programs.unwrapping import is_ours
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
+from .objectives.units import UnitKL, at_draw, joined_units, kl_per_unit
 
 # Latent site -> tensor
 Values = dict[str, Tensor]
@@ -40,6 +41,8 @@ class Draws:
         present: site -> which elements of each datum's latent no mask hides, (n, units); only
             sites with masks.
         model_order: latent sites in the model's sampling order.
+        unit_kl: site -> log q - log p of each unit, (n, *units), where both are products over
+            units, whose sum is that of the site.
     """
 
     z: Values
@@ -47,6 +50,7 @@ class Draws:
     log_p: Values
     present: Values
     model_order: tuple[str, ...]
+    unit_kl: UnitKL
 
     @property
     def unlike(self) -> str | None:
@@ -66,7 +70,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
 
     A guide that is a point mass, which has no density, or has factors is a ``ValueError``.
     """
-    parts = []
+    parts, units = [], []
     if not (is_ours(guide) or is_autoguide(guide)):
         _refuse_fixed(guide, data)
     for x, y in data.batches(batch_size):
@@ -91,12 +95,13 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
         shown = {s: present(guide_trace.nodes[s]) for s in sites}
         masks = {s: mask.reshape(len(x), -1) for s, mask in shown.items() if mask is not None}
         parts.append((values, *densities, masks, tuple(kinds(model_trace).latent)))
+        units.append((kl_per_unit(p, drawn, at_draw), len(x)))
         refuse_missing(parts[0][0], values)
     columns = [
         {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
         for column in range(4)
     ]
-    return Draws(*columns, model_order=parts[0][4])
+    return Draws(*columns, model_order=parts[0][4], unit_kl=joined_units(units))
 
 
 def refuse_missing(some: Iterable[str], others: Iterable[str]) -> None:

@@ -69,16 +69,8 @@ def kl_per_unit(p: Contributions, q: Contributions, of_units: OfUnits) -> UnitKL
             without[site] = "the guide is a point mass, which has no density"
         else:
             kl, depth = of_units(site, p, q)
-            parts = math.prod(kl.shape[1:])
-            # What is known of fewer units is to blame
-            roles = sorted((("guide", in_q), ("model", in_p)), key=lambda role: _depth(role[1]))
-            tied = [
-                f"the {role} has one density for all of its units, a {_name(d)}"
-                for role, d in roles
-                if _is_tied(d, depth, parts)
-            ]
-            if tied:
-                without[site] = tied[0]
+            if why := _tied(in_q, in_p, depth, math.prod(kl.shape[1:])):
+                without[site] = why
             else:
                 found[site] = kl
     found.without = without
@@ -185,16 +177,15 @@ def _widened(mask: Any, depth: int) -> Any:
     return mask.reshape(*mask.shape, *(1,) * depth) if isinstance(mask, torch.Tensor) else mask
 
 
-def _name(distribution: Any) -> str:
-    """What a density over all units is called, however it was arranged as a site's."""
-    inner = plain(distribution)
-    return type(inner.base if getattr(inner, "is_joint", False) else inner).__name__
-
-
-def _is_tied(distribution: Any, depth: int, parts: int) -> bool:
-    """Whether a density is of several units at once, where it was found in so many parts."""
-    inner = plain(distribution)
-    block = distribution.event_shape[depth:]
-    if isinstance(inner, OneHotCategorical):
-        block = block[:-1]
-    return getattr(inner, "is_joint", False) or (parts == 1 and math.prod(block) > 1)
+def _tied(in_q: Any, in_p: Any, depth: int, parts: int) -> str | None:
+    """What keeps units together, where the KL was found in so many parts; None where nothing."""
+    # What is a product over fewer of them is to blame
+    for role, density in sorted((("guide", in_q), ("model", in_p)), key=lambda r: _depth(r[1])):
+        inner, block = plain(density), density.event_shape[depth:]
+        if isinstance(inner, OneHotCategorical):
+            block = block[:-1]
+        joint = getattr(inner, "is_joint", False)
+        if joint or (parts == 1 and math.prod(block) > 1):
+            name = type(inner.base if joint else inner).__name__
+            return f"the {role} has one density for all of its units, a {name}"
+    return None
