@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
-from ..ground.arguments import known, positive
+from ..ground.arguments import known, positive, whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, standard_error, two_decimals
 from ..infer.objectives.elbo import ELBOTerms
 from ..infer.posterior import (
@@ -165,6 +165,7 @@ def layers(
     criterion: Literal["variance", "kl"] = "variance",
     threshold: float = ACTIVE,
     batch_size: int = 500,
+    samples: int = 1,
 ) -> Layers:
     """KL, active units and principal components of every latent layer; no state changes.
 
@@ -172,7 +173,7 @@ def layers(
     the data, by ``criterion="kl"`` where it differs from its prior, as a mean over the data:
 
         Var_x(E_q[z_u|x]) > ``threshold``,
-        E_x E_q[log q(z_u|x) - log p(z_u|parents)] > ``threshold``, one draw per datum.
+        E_x E_q[log q(z_u|x) - log p(z_u|parents)] > ``threshold``.
 
     The variance tells nothing where BatchNorm gives each unit a variance, or where the prior of a
     layer moves with the layers above and the posterior with it: all units count. A unit that is
@@ -192,6 +193,7 @@ def layers(
         criterion: what decides on a unit.
         threshold: variance, or KL in nats, above which a unit counts as active.
         batch_size: data at once.
+        samples: draws per datum for the KL; more of them make the number of units surer.
 
     Returns:
         ``Layers``, from the layer next to the data upwards.
@@ -214,9 +216,12 @@ def layers(
     """
     known("criterion", criterion, ("variance", "kl"))
     positive("threshold", threshold)
+    whole("samples", samples)
     with examined(data, model, guide, labelled=True) as (data, (pair,)):
         by_kl = criterion == "kl"
-        terms = dataset_terms(model, guide, data, batch_size=batch_size, per_unit=by_kl)
+        terms = dataset_terms(
+            model, guide, data, batch_size=batch_size, samples=samples, per_unit=by_kl
+        )
         means = posterior_means(guide, data, batch_size=batch_size)
     without = {site: why for site, why in terms.per_unit.without.items() if site in means}
     if by_kl and without.keys() == means.keys():

@@ -20,7 +20,7 @@ from ..programs.sites import kinds, point_masses, present, refuse_auxiliary
 from ..programs.unwrapping import is_ours
 from .engine.repeated import Checked
 from .importance import CANNOT_BROADCAST, repeated
-from .objectives.units import UnitKL, at_draw, joined_units, kl_per_unit
+from .objectives.units import PerUnit, at_draw, joined_units, kl_per_unit
 
 # Latent site -> tensor
 Values = dict[str, Tensor]
@@ -50,7 +50,7 @@ class Draws:
     log_p: Values
     present: Values
     model_order: tuple[str, ...]
-    unit_kl: UnitKL
+    unit_kl: PerUnit
 
     @property
     def unlike(self) -> str | None:

@@ -20,7 +20,7 @@ from ..programs.running import measuring
 from .engine.repeated import Checked
 from .objectives.elbo import ELBOTerms, Estimator, TraceELBO, Whole, joined
 from .objectives.pyro_elbo import as_estimator
-from .objectives.units import UnitKL
+from .objectives.units import PerUnit
 
 
 def elbo_terms(
@@ -124,7 +124,7 @@ class Drawing:
         self._options = {"per_unit": True} if per_unit else {}
         self._sites: list[str] = []
         self._shared: dict[str, int] = {}
-        self._units = UnitKL()
+        self._units = PerUnit()
         recordable = self.estimator.recordable
         self._again = Checked(self._once, model, guide) if recordable else self._once
 
@@ -146,7 +146,7 @@ class Drawing:
         else:
             reconstruction, *kl = (torch.stack(d).mean(0) for d in zip(*draws, strict=True))
             units = [total / samples for total in units]
-        per_unit = UnitKL(zip(self._units, units, strict=True))
+        per_unit = PerUnit(zip(self._units, units, strict=True))
         per_unit.without = self._units.without
         kl_of = dict(zip(self._sites, kl, strict=True))
         return ELBOTerms(reconstruction, kl_of, self._shared, per_unit)

@@ -27,7 +27,7 @@ from ..engine.internals import surrogate
 from . import pathwise
 from .free_bits import clamp_free_sites
 from .kl import check_order, check_scales, closed_form
-from .units import UnitKL, at_draw, in_closed_form, joined_units, kl_per_unit
+from .units import PerUnit, at_draw, in_closed_form, joined_units, kl_per_unit
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ELBOTerms:
     reconstruction: Tensor
     kl: dict[str, Tensor]
     shared: dict[str, int] = field(default_factory=dict)
-    per_unit: UnitKL = field(default_factory=UnitKL)
+    per_unit: PerUnit = field(default_factory=PerUnit)
 
     @property
     def elbo(self) -> Tensor:

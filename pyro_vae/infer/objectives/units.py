@@ -28,7 +28,7 @@ from ...programs.sites import auxiliary_sites, is_point_mass, kinds
 OfUnits = Callable[[str, Contributions, Contributions], tuple[Tensor, int]]
 
 
-class UnitKL(dict[str, Tensor]):
+class PerUnit(dict[str, Tensor]):
     """Latent site -> KL of each of its units, (n, *plates inside a datum, *units), in nats.
 
     Their sum over units is the site's term. A unit is what both densities of the site are a
@@ -53,12 +53,12 @@ class UnitKL(dict[str, Tensor]):
         raise KeyError(f"expected one of {(*self, *self.without)}, got {site!r}")
 
 
-def kl_per_unit(p: Contributions, q: Contributions, of_units: OfUnits) -> UnitKL:
+def kl_per_unit(p: Contributions, q: Contributions, of_units: OfUnits) -> PerUnit:
     """The KL of each latent's units, found by ``at_draw`` or ``in_closed_form``.
 
     ``p`` is of the trace of the model replayed against the guide, ``q`` of that of the guide.
     """
-    found, without = UnitKL(), {}
+    found, without = PerUnit(), {}
     hidden = {site: aux for aux, site in auxiliary_sites(q.trace).items()}
     for site in kinds(q.trace).latent:
         in_q, in_p = (side.trace.nodes[site]["fn"] for side in (q, p))
@@ -77,12 +77,12 @@ def kl_per_unit(p: Contributions, q: Contributions, of_units: OfUnits) -> UnitKL
     return found
 
 
-def joined_units(parts: Sequence[tuple[UnitKL, int]]) -> UnitKL:
+def joined_units(parts: Sequence[tuple[PerUnit, int]]) -> PerUnit:
     """Those of all data by those of batches of so many; 0 for a site that a batch does not have.
 
     A site of other units in one batch than in another, as for sequences, has none.
     """
-    found, without = UnitKL(), {s: why for part, _ in parts for s, why in part.without.items()}
+    found, without = PerUnit(), {s: why for part, _ in parts for s, why in part.without.items()}
     for site in dict.fromkeys(site for part, _ in parts for site in part):
         shape, *others = {part[site].shape[1:] for part, _ in parts if site in part}
         if others:
