@@ -224,7 +224,7 @@ def layers(
         )
         means = posterior_means(guide, data, batch_size=batch_size)
     without = {site: why for site, why in terms.per_unit.without.items() if site in means}
-    if by_kl and without.keys() == means.keys():
+    if without and without.keys() == means.keys():
         site, why = next(iter(without.items()))
         raise ValueError(
             f"criterion: no latent site has a KL per unit, {site!r} because {why}: count by "
