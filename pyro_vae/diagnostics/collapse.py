@@ -137,6 +137,9 @@ class Collapse(Tabular):
         chosen = collapsed or tuple(self.sites)
         active = sum(self.units[s].active for s in chosen)
         units = f"{active} of {sum(len(self.units[s]) for s in chosen)} units active"
+        by_kl = sum(self.units[s].active_by_kl for s in chosen)
+        if by_kl != active and not self.without.keys() & {*chosen}:
+            units += f", {by_kl} by their KL"
         if not collapsed:
             return f"no site collapsed: {units}"
         information = sum(float(self.sites[s].mutual_information.mean()) for s in collapsed)

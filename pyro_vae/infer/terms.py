@@ -116,11 +116,6 @@ class Drawing:
     ) -> None:
         self.model, self.guide = model, guide
         self.estimator = TraceELBO() if estimator is None else as_estimator(estimator)
-        if per_unit and self.estimator.of_units is None:
-            raise ValueError(
-                f"estimator: {self.estimator!r} has no KL per unit: use TraceELBO(), whose terms "
-                "are of the same bound, or AnalyticELBO()"
-            )
         self._options = {"per_unit": True} if per_unit else {}
         self._sites: list[str] = []
         self._shared: dict[str, int] = {}
@@ -132,6 +127,11 @@ class Drawing:
         self, x: Data, y: Tensor | None, samples: int = 1, *, checked: bool = False
     ) -> ELBOTerms:
         """Means over ``samples`` draws; ``checked`` tells that the model can produce the data."""
+        if self._options and self.estimator.of_units is None:
+            raise ValueError(
+                f"estimator: {self.estimator!r} has no KL per unit: use TraceELBO(), whose terms "
+                "are of the same bound, or AnalyticELBO()"
+            )
         self._given, data = (x, y), tensors_of(x, y)
         again = self._again if data else self._once
         first, *units = self._split((again if checked else self._once)(*data))
@@ -146,8 +146,7 @@ class Drawing:
         else:
             reconstruction, *kl = (torch.stack(d).mean(0) for d in zip(*draws, strict=True))
             units = [total / samples for total in units]
-        per_unit = PerUnit(zip(self._units, units, strict=True))
-        per_unit.without = self._units.without
+        per_unit = PerUnit.of(dict(zip(self._units, units, strict=True)), self._units.without)
         kl_of = dict(zip(self._sites, kl, strict=True))
         return ELBOTerms(reconstruction, kl_of, self._shared, per_unit)
 

@@ -73,6 +73,8 @@ def test_both_counts_stand_in_the_table_of_a_collapse(normalised):
     whole = found.table().texts()[-1]
     assert whole[0] == "all" and whole[-2:] == ["6 of 6", "3 of 6"]
     assert "by KL if its KL is above 0.01 nats" in str(found)
+    # What is off is so whatever the datum
+    assert found.verdict.startswith("z1 collapsed: 4 of 4 units active, 1 by their KL, ")
 
 
 def pair(latents=(4, 2), guide=guides.BottomUp):

@@ -41,6 +41,13 @@ class PerUnit(dict[str, Tensor]):
 
     without: Mapping[str, str] = MappingProxyType({})
 
+    @classmethod
+    def of(cls, found: Mapping[str, Tensor], without: Mapping[str, str]) -> PerUnit:
+        """Those of some sites, and why others have none."""
+        units = cls(found)
+        units.without = without
+        return units
+
     def __missing__(self, site: str) -> NoReturn:
         """Say why a site has no KL per unit."""
         if site in self.without:
@@ -58,7 +65,8 @@ def kl_per_unit(p: Contributions, q: Contributions, of_units: OfUnits) -> PerUni
 
     ``p`` is of the trace of the model replayed against the guide, ``q`` of that of the guide.
     """
-    found, without = PerUnit(), {}
+    found: dict[str, Tensor] = {}
+    without: dict[str, str] = {}
     hidden = {site: aux for aux, site in auxiliary_sites(q.trace).items()}
     for site in kinds(q.trace).latent:
         in_q, in_p = (side.trace.nodes[site]["fn"] for side in (q, p))
@@ -73,8 +81,7 @@ def kl_per_unit(p: Contributions, q: Contributions, of_units: OfUnits) -> PerUni
                 without[site] = why
             else:
                 found[site] = kl
-    found.without = without
-    return found
+    return PerUnit.of(found, without)
 
 
 def joined_units(parts: Sequence[tuple[PerUnit, int]]) -> PerUnit:
@@ -82,7 +89,8 @@ def joined_units(parts: Sequence[tuple[PerUnit, int]]) -> PerUnit:
 
     A site of other units in one batch than in another, as for sequences, has none.
     """
-    found, without = PerUnit(), {s: why for part, _ in parts for s, why in part.without.items()}
+    found: dict[str, Tensor] = {}
+    without = {s: why for part, _ in parts for s, why in part.without.items()}
     for site in dict.fromkeys(site for part, _ in parts for site in part):
         shape, *others = {part[site].shape[1:] for part, _ in parts if site in part}
         if others:
@@ -92,8 +100,7 @@ def joined_units(parts: Sequence[tuple[PerUnit, int]]) -> PerUnit:
             found[site] = torch.cat(
                 [part[site] if site in part else like.new_zeros(n, *shape) for part, n in parts]
             )
-    found.without = without
-    return found
+    return PerUnit.of(found, without)
 
 
 def at_draw(site: str, p: Contributions, q: Contributions) -> tuple[Tensor, int]:
