@@ -85,7 +85,7 @@ class UnitKL(Callback):
         if row["epoch"] % self.every == 0:
             units = self._measured(trainer).per_unit
             row["unit_kl"] = {
-                site: tuple(kl.reshape(len(kl), -1).double().mean(0).tolist())
+                site: tuple(kl.reshape(len(kl), -1).cpu().double().mean(0).tolist())
                 for site, kl in units.items()
             }
 
