@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -53,14 +54,16 @@ def unit_kl(
         ['z1: 1 of 2 active']
     """
     positive("threshold", threshold)
-    measured = [(i, row) for i, row in enumerate(rows, start=1) if row.get("unit_kl")]
+    numbers = [row.get("epoch", i) for i, row in enumerate(rows, start=1)]
+    measured = [
+        (e, kl) for e, row in zip(numbers, rows, strict=True) if (kl := row.get("unit_kl"))
+    ]
     if not measured:
         raise ValueError(
             "rows: expected unit_kl in them, got none: pass callbacks=[callbacks.UnitKL(data)] to "
             "fit"
         )
-    epochs = [row.get("epoch", i) for i, row in measured]
-    found = [row["unit_kl"] for _, row in measured]
+    epochs, found = zip(*measured, strict=True)
     sites = sites_of(rows, "unit_kl")
     columns = min(_MOST_COLUMNS, len(sites))
     if axes is None:
@@ -73,30 +76,35 @@ def unit_kl(
         raise ValueError(f"axes: expected {len(sites)}, one for each layer, got {len(axes)}")
     values = {site: _values(found, site) for site in sites}
     # Of the last row, as the first ones may be far above
-    most = max(max(row) for row in found[-1].values())
-    scale = LogNorm(threshold / 10, max(most, 10 * threshold), clip=True)
-    colors = mpl.colormaps["Blues"].with_extremes(bad="0.85")
-    starts = np.concatenate([[2 * epochs[0] - epochs[1]] if len(epochs) > 1 else [0], epochs])
+    last = np.concatenate([kl[:, -1] for kl in values.values()])
+    most = last[np.isfinite(last)].max(initial=10 * threshold)
+    style = {
+        "norm": LogNorm(threshold / 10, most, clip=True),
+        "cmap": mpl.colormaps["Blues"].with_extremes(bad="0.85"),
+    }
+    # A measurement stands for the epochs since the one before
+    before = max(0, 2 * epochs[0] - epochs[1]) if len(epochs) > 1 else epochs[0] - 1
+    edges = np.array([before, *epochs]) + 0.5
     for i, (ax, (site, kl)) in enumerate(zip(axes, values.items(), strict=True)):
-        last = np.nan_to_num(kl[:, -1], nan=-math.inf)
-        drawn = ax.pcolormesh(
-            starts + 0.5,
-            np.arange(len(kl) + 1) + 0.5,
-            kl[np.argsort(-last, kind="stable")],
-            norm=scale,
-            cmap=colors,
-            rasterized=True,
-        )
-        ax.set_title(shown(f"{site}: {int((last > threshold).sum())} of {len(kl)} active"))
+        drawn = _draw(ax, edges, kl, style)
+        ax.set_title(shown(f"{site}: {int((kl[:, -1] > threshold).sum())} of {len(kl)} active"))
         ax.set(xlabel="epoch", ylabel="" if i % columns else "unit, by its last KL")
-        ax.invert_yaxis()
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=5))
-        mark_swaps(ax, epochs, [row for _, row in measured])
+        mark_swaps(ax, numbers, rows)
     figure = axes[0].figure
     bar = figure.colorbar(drawn, ax=list(axes), extend="both", label="KL in nats per datum")
     bar.ax.axhline(threshold, color="black", linewidth=1.2)
     return figure
+
+
+def _draw(ax: Axes, edges: np.ndarray, kl: np.ndarray, style: Mapping[str, Any]) -> QuadMesh:
+    """Units by epochs, (units, epochs), the largest in the end on top."""
+    order = np.argsort(-np.nan_to_num(kl[:, -1], nan=-math.inf), kind="stable")
+    units = np.arange(len(kl) + 1) + 0.5
+    drawn = ax.pcolormesh(edges, units, kl[order], rasterized=True, **style)
+    ax.invert_yaxis()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=5))
+    return drawn
 
 
 def _values(found: Sequence[Mapping[str, Sequence[float]]], site: str) -> np.ndarray:

@@ -74,11 +74,26 @@ def test_epochs_between_measurements_and_missing_numbers():
         if row["epoch"] % 3:
             del row["unit_kl"]
     data[2]["unit_kl"] = {"z1": [1.0, None, 30.0]}
+    data[4] |= {"swapped": True}
     found = panels(plots.unit_kl(data))
     values, edges = mesh(found["z1"])
     np.testing.assert_allclose(edges, [0.5, 3.5, 6.5, 9.5])
     np.testing.assert_allclose(values[2], [math.nan, 1e-4, 1e-4])
     np.testing.assert_allclose(mesh(found["z2"])[0][0], [math.nan, 0.5 / 6, 0.5 / 9])
+    assert set(found["z1"].get_lines()[0].get_xdata()) == {4.5}
+
+
+def test_what_is_not_known_in_the_end():
+    data = rows(3)
+    data[2]["unit_kl"] = {"z1": [None, 0.02, 2.0], "z2": [None, None]}
+    found = panels(plots.unit_kl(data))
+    assert [ax.get_title() for ax in found.values()] == ["z1: 2 of 3 active", "z2: 0 of 2 active"]
+    (drawn,) = found["z1"].collections
+    assert drawn.norm.vmax == 2.0
+    # The unknown one is last
+    np.testing.assert_allclose(mesh(found["z1"])[0][:, -1], [2.0, 0.02, math.nan])
+    data = [{"epoch": e, "unit_kl": {"z1": [1.0]}} for e in (2, 10)]
+    np.testing.assert_allclose(mesh(panels(plots.unit_kl(data))["z1"])[1], [0.5, 2.5, 10.5])
 
 
 def test_one_epoch_and_many_layers():
