@@ -19,8 +19,9 @@ class UnitKL(Callback):
 
     It maps a latent site to the KL of its units in nats, means over the data, flat in the order of
     ``infer.elbo_terms(..., per_unit=True)``; sites without are left out. ``plots.unit_kl`` draws
-    it, and ``plots.active_units`` counts by it. A measurement is an evaluation of the bound on
-    the data and changes no state: training goes on bit for bit as without.
+    it, and ``plots.active_units`` counts by it. A measurement costs ``samples``
+    evaluations of the bound on the data and changes no state: training goes on bit for bit as
+    without.
 
     Source: "Ladder Variational Autoencoders", Sonderby et al. (2016), for the KL of units over
     epochs.
