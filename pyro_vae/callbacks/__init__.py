@@ -6,6 +6,7 @@ from .rates import LRScheduler
 from .sigma import PredictSigma, UpdateSigma
 from .stopping import EarlyStopping, KeepBest
 from .tracking import TensorBoard
+from .units import UnitKL
 
 __all__ = [
     "Callback",
@@ -15,6 +16,7 @@ __all__ = [
     "LRScheduler",
     "PredictSigma",
     "TensorBoard",
+    "UnitKL",
     "UpdateSigma",
     "check_callbacks",
 ]

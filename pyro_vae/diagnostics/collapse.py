@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..ground.arguments import positive
-from ..ground.tables import Cell, Table, Tabular, mean_and_error, number
+from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, standard_error
 from ..infer.aggregate import Draws, Total, draw, pair_densities
-from ..infer.posterior import centred, mean_variance, posterior_means
+from ..infer.posterior import ACTIVE, centred, count_error, mean_variance, posterior_means
 from ..plots.collapse import collapse as picture
 from ..programs.examining import examined
 
@@ -45,19 +45,24 @@ class Information:
 
 @dataclass(frozen=True)
 class Units:
-    """How far the posterior mean of each unit of a site moves over the data.
+    """How far the posterior mean of each unit of a site moves over the data, and its KL.
 
     Attributes:
         variance: variance over x of E[z_u|x], (units,).
         standard_error: of the variance, (units,).
-        threshold: variance above which a unit is active.
+        threshold: variance, or KL in nats, above which a unit is active.
         share: share of the data that have the site, which masks hide from the others.
+        kl: KL of each unit in nats per datum, (units,), and its standard error; None where the
+            site has none per unit.
+        kl_error: see there.
     """
 
     variance: Tensor
     standard_error: Tensor
     threshold: float
     share: float = 1.0
+    kl: Tensor | None = None
+    kl_error: Tensor | None = None
 
     @property
     def active(self) -> int:
@@ -67,9 +72,17 @@ class Units:
     @property
     def error(self) -> float:
         """Standard error of that number: units close to the threshold may fall on either side."""
-        distance = (self.variance - self.threshold) / self.standard_error.clamp(min=1e-300)
-        p = torch.special.ndtr(distance)
-        return float((p * (1 - p)).sum().sqrt())
+        return count_error(self.variance, self.standard_error, self.threshold)
+
+    @property
+    def active_by_kl(self) -> int:
+        """Number of units whose KL is above the threshold in nats; 0 where the site has none."""
+        return 0 if self.kl is None else int((self.kl > self.threshold).sum())
+
+    @property
+    def error_by_kl(self) -> float:
+        """Standard error of that number."""
+        return 0.0 if self.kl is None else count_error(self.kl, self.kl_error, self.threshold)
 
     def __len__(self) -> int:
         """Count the units."""
@@ -86,12 +99,14 @@ class Collapse(Tabular):
         whole: ``Information`` of all latents together.
         compared: of each datum how many have the same latents, itself among them, (n,); None
             where no mask differs between data.
+        without: latent site -> why it has no KL per unit.
     """
 
     sites: dict[str, Information]
     units: dict[str, Units]
     whole: Information
     compared: Tensor | None = None
+    without: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cap(self) -> float:
@@ -122,6 +137,9 @@ class Collapse(Tabular):
         chosen = collapsed or tuple(self.sites)
         active = sum(self.units[s].active for s in chosen)
         units = f"{active} of {sum(len(self.units[s]) for s in chosen)} units active"
+        by_kl = sum(self.units[s].active_by_kl for s in chosen)
+        if by_kl != active and not self.without.keys() & {*chosen}:
+            units += f", {by_kl} by their KL"
         if not collapsed:
             return f"no site collapsed: {units}"
         information = sum(float(self.sites[s].mutual_information.mean()) for s in collapsed)
@@ -132,24 +150,33 @@ class Collapse(Tabular):
 
     def table(self) -> Table:
         """Per site and for the whole: the three terms, and the active units."""
-        header = ("site", "KL", "mutual information", "", "marginal KL", "active units")
+        header = "site", "KL", "mutual information", "", "marginal KL", "active units", "by KL"
         rows = []
         for name, found in {**self.sites, "all": self.whole}.items():
             units = [self.units[name]] if name in self.units else list(self.units.values())
-            active, size = sum(u.active for u in units), sum(map(len, units))
-            error = math.sqrt(sum(u.error**2 for u in units))
-            text = f"{active} of {size}" + (f" +- {number(error)}" if error >= 0.005 else "")
             terms = (found.kl, found.mutual_information, found.marginal_kl)
             kl, information, marginal = map(mean_and_error, terms)
-            counted = Cell(text, {"": active, "of": size, "error": error})
-            rows.append((name, kl, information, found.name, marginal, counted))
+            active = Cell.count(
+                sum(u.active for u in units),
+                sum(map(len, units)),
+                math.sqrt(sum(u.error**2 for u in units)),
+            )
+            known = [u for u in units if u.kl is not None]
+            by_kl = Cell.count(
+                sum(u.active_by_kl for u in known),
+                sum(len(u.kl) for u in known),
+                math.sqrt(sum(u.error_by_kl**2 for u in known)),
+            )
+            row = name, kl, information, found.name, marginal, active, by_kl if known else None
+            rows.append(row)
         return Table(self.verdict, header, rows, self._notes())
 
     def _notes(self) -> list[str]:
         threshold = next(iter(self.units.values())).threshold
         notes = [
             f"{len(self.whole.kl)} data, nats per datum with standard errors over the data; a "
-            f"unit is active if the variance of its posterior mean is above {threshold:g}",
+            f"unit is active if the variance of its posterior mean is above {threshold:g}, by KL "
+            f"if its KL is above {threshold:g} nats",
             f"the mutual information cannot be estimated above log N = {self.cap:.2f}",
         ]
         if float(self.whole.mutual_information.mean()) > self.cap - 1:
@@ -160,6 +187,7 @@ class Collapse(Tabular):
                 f"masks differ: I is given the mask, for a datum is compared with those under its "
                 f"own alone (N = {sizes})"
             )
+        notes += [f"no KL per unit of {site}: {why}" for site, why in self.without.items()]
         return notes
 
     def plot(self) -> Figure:
@@ -178,7 +206,7 @@ def collapse(
     guide: Callable,
     data: Dataset | Tensor | tuple[Tensor, Tensor | None],
     *,
-    threshold: float = 0.01,
+    threshold: float = ACTIVE,
     batch_size: int = 500,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
@@ -231,7 +259,8 @@ def collapse(
 
     Sources: "ELBO surgery: yet another way to carve up the variational evidence lower bound",
     Hoffman, Johnson (2016); "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov
-    (2016) for active units; "Avoiding Latent Variable Collapse with Generative Skip Models",
+    (2016) for active units, "Ladder Variational Autoencoders", Sonderby et al. (2016) for those by
+    the KL; "Avoiding Latent Variable Collapse with Generative Skip Models",
     Dieng, Kim, Rush, Blei (2019).
 
     Args:
@@ -239,7 +268,7 @@ def collapse(
         guide: inference program with densities.
         data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y). Dynamic binarisation is
             drawn once. With labels, x stands for (x, y) and p(z) for p(z|y).
-        threshold: variance above which a unit is active.
+        threshold: variance, or KL in nats, above which a unit is active.
         batch_size: data encoded at once.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
@@ -274,8 +303,8 @@ def collapse(
     }
     log_q, log_p = sum(draws.log_q.values()), sum(draws.log_p.values())
     whole = _information(log_q, log_p, aggregates["all"], f"I(x; {','.join(sorted(draws.z))})")
-    units = {s: _units(means[s], threshold) for s in sites}
-    return Collapse(sites, units, whole, compared)
+    units = {s: _units(means[s], draws.unit_kl.get(s), threshold) for s in sites}
+    return Collapse(sites, units, whole, compared, draws.unit_kl.without)
 
 
 def _compared(draws: Draws) -> Tensor | None:
@@ -330,9 +359,13 @@ def _aggregates(
     return found, names
 
 
-def _units(means: Tensor, threshold: float) -> Units:
+def _units(means: Tensor, unit_kl: Tensor | None, threshold: float) -> Units:
     variance, deviations = mean_variance(means), centred(means)
     fourth, n = deviations.pow(4).nanmean(0), (~deviations.isnan()).sum(0)
     error = ((fourth - variance.square()).clamp(min=0) / n).sqrt()
     share = float((~deviations.isnan()).any(1).double().mean())
-    return Units(variance, error.nan_to_num(0.0), threshold, share)
+    found = variance, error.nan_to_num(0.0), threshold, share
+    if unit_kl is None:
+        return Units(*found)
+    kl = unit_kl.reshape(len(unit_kl), -1).double()
+    return Units(*found, kl.mean(0), standard_error(kl))

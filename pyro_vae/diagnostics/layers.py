@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
-from ..ground.arguments import positive
-from ..ground.tables import Cell, Table, Tabular, mean_and_error, two_decimals
-from ..infer.posterior import ACTIVE, active, centred, posterior_means
+from ..ground.arguments import known, positive, whole
+from ..ground.tables import Cell, Table, Tabular, mean_and_error, standard_error, two_decimals
+from ..infer.objectives.elbo import ELBOTerms
+from ..infer.posterior import (
+    ACTIVE,
+    active,
+    active_by_kl,
+    centred,
+    count_error,
+    posterior_means,
+)
 from ..infer.terms import dataset_terms
 from ..plots.layers import projections
 from ..programs.examining import examined
@@ -34,20 +42,24 @@ class Layer:
         kl: its KL term (n,), nats per datum; for a point mass -log p(z).
         means: posterior means (n, size), the other dimensions of a site flattened; NaN for what
             a mask hides, a latent that a datum does not have.
-        active: units whose variance of the posterior mean is above the threshold, (size,).
+        active: units that are above the threshold, (units,); None where the criterion is the KL
+            and the site has none per unit.
         explained_variance_ratio: share of the variance of the means that each principal component
             explains, the largest first, (min(n, size),); all 0 where nothing varies.
         projection: the means on the first two principal components, (n, 2); the second column
             is 0 for a single unit. The average stands for a unit that a datum does not have, and
             a datum without any is NaN.
+        unit_kl: KL of each unit (n, units), nats per datum, whose sum over units is ``kl``; None
+            where the criterion is not the KL, or the site has none per unit.
     """
 
     site: str
     kl: Tensor
     means: Tensor
-    active: Tensor
+    active: Tensor | None
     explained_variance_ratio: Tensor
     projection: Tensor
+    unit_kl: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -61,10 +73,12 @@ class Layers(Tabular, Sequence[Layer]):
 
     Attributes:
         layers: one ``Layer`` per latent site.
-        threshold: variance of the posterior mean above which a unit is active.
+        threshold: variance of the posterior mean, or KL in nats, above which a unit is active.
         labels: labels of the data (n,), None without.
         names: class names, () without.
         point_masses: sites where the guide has no density.
+        criterion: what decides on a unit, "variance" or "kl".
+        without: site -> why it has no KL per unit, where that decides.
     """
 
     layers: tuple[Layer, ...]
@@ -72,6 +86,8 @@ class Layers(Tabular, Sequence[Layer]):
     labels: Tensor | None = None
     names: tuple[str, ...] = ()
     point_masses: tuple[str, ...] = ()
+    criterion: Literal["variance", "kl"] = "variance"
+    without: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, key: str | int) -> Layer:
         """The layer of a site, or by number from the data upwards."""
@@ -98,17 +114,28 @@ class Layers(Tabular, Sequence[Layer]):
                 shares += f" (others {numbers['others']:.0%})"
             name = f"{layer.site} (-log p)" if layer.site in self.point_masses else layer.site
             kl = Cell.estimate(*mean_and_error(layer.kl), two_decimals)
-            active = int(layer.active.sum())
-            units = Cell(f"{active} of {layer.size}", {"": active, "of": layer.size})
-            rows.append((name, kl, units, Cell(shares, numbers)))
+            rows.append((name, kl, self._counted(layer), Cell(shares, numbers)))
+        what = "where the variance of its posterior mean over the data is above {:g}"
+        if self.criterion == "kl":
+            what = "where its mean KL is above {:g} nats"
         return Table(
             f"{len(self.layers[0].kl)} data; standard errors are over the data; a unit is active "
-            f"where the variance of its posterior mean over the data is above {self.threshold:g}",
+            + what.format(self.threshold),
             ("layer", "KL", "active units", "variance of the principal components"),
             rows,
+            [f"no KL per unit of {site}: {why}" for site, why in self.without.items()],
             units=("", "nats/datum", "", ""),
             left=range(4),
         )
+
+    def _counted(self, layer: Layer) -> Cell | None:
+        if layer.active is None:
+            return None
+        error = None
+        if layer.unit_kl is not None and len(layer.unit_kl) > 1:
+            kl = layer.unit_kl.double()
+            error = count_error(kl.mean(0), standard_error(kl), self.threshold)
+        return Cell.count(int(layer.active.sum()), len(layer.active), error)
 
     def rows(self) -> list[list[str]]:
         """The table as text: site, KL with standard error, active units, shares of variance."""
@@ -135,30 +162,45 @@ def layers(
     guide: Callable,
     data: Dataset | Tensor | tuple[Tensor, Tensor | None],
     *,
+    criterion: Literal["variance", "kl"] = "variance",
     threshold: float = ACTIVE,
     batch_size: int = 500,
+    samples: int = 1,
 ) -> Layers:
     """KL, active units and principal components of every latent layer; no state changes.
 
-    A unit u of a layer is active where Var_x(E_q[z_u|x]) > ``threshold``; the principal components
-    are those of the posterior means E_q[z|x] of the layer, over the data.
+    By ``criterion="variance"`` a unit u of a layer is active where its posterior mean moves with
+    the data, by ``criterion="kl"`` where it differs from its prior, as a mean over the data:
+
+        Var_x(E_q[z_u|x]) > ``threshold``,
+        E_x E_q[log q(z_u|x) - log p(z_u|parents)] > ``threshold``.
+
+    The variance tells nothing where BatchNorm gives each unit a variance, or where the prior of a
+    layer moves with the layers above and the posterior with it: all units count. A unit that is
+    its prior has no KL. Sites without a KL per unit, see ``infer.elbo_terms``, are told.
+
+    The principal components are those of the posterior means E_q[z|x] of the layer, over the data.
 
     Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016) for active
-    units; "Ladder Variational Autoencoders", Sonderby et al. (2016) for the components per layer.
+    units by the variance, and 0.01; "Ladder Variational Autoencoders", Sonderby et al. (2016) for
+    those by the KL, and for the components per layer.
 
     Args:
         model: generative program.
         guide: inference program whose distributions tell their means.
         data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y). Dynamic binarisation
             is drawn once.
-        threshold: variance above which a unit counts as active.
+        criterion: what decides on a unit.
+        threshold: variance, or KL in nats, above which a unit counts as active.
         batch_size: data at once.
+        samples: draws per datum for the KL; more of them make the number of units surer.
 
     Returns:
         ``Layers``, from the layer next to the data upwards.
 
     Raises:
-        ValueError: a threshold that is not positive, data that the model cannot have produced.
+        ValueError: another criterion, a threshold that is not positive, data that the model cannot
+            have produced, a pair of which no site has a KL per unit where that decides.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -168,22 +210,38 @@ def layers(
         [('z1', 3), ('z2', 2)]
         >>> found["z2"].projection.shape
         torch.Size([20, 2])
+        >>> by_kl = layers(vae, guides.BottomUp(vae), torch.randn(20, 6), criterion="kl")
+        >>> by_kl["z1"].unit_kl.shape, by_kl["z1"].active.shape
+        (torch.Size([20, 3]), torch.Size([3]))
     """
+    known("criterion", criterion, ("variance", "kl"))
     positive("threshold", threshold)
+    whole("samples", samples)
     with examined(data, model, guide, labelled=True) as (data, (pair,)):
-        terms = dataset_terms(model, guide, data, batch_size=batch_size)
+        by_kl = criterion == "kl"
+        terms = dataset_terms(
+            model, guide, data, batch_size=batch_size, samples=samples, per_unit=by_kl
+        )
         means = posterior_means(guide, data, batch_size=batch_size)
+    without = {site: why for site, why in terms.per_unit.without.items() if site in means}
+    if without and without.keys() == means.keys():
+        site, why = next(iter(without.items()))
+        raise ValueError(
+            f"criterion: no latent site has a KL per unit, {site!r} because {why}: count by "
+            "criterion='variance'"
+        )
     # The model samples from the top, the table starts at the data
     found = tuple(
-        _layer(site, terms.kl[site].cpu(), means[site].reshape(len(data), -1).cpu(), threshold)
+        _layer(site, terms, means[site].reshape(len(data), -1).cpu(), criterion, threshold)
         for site in reversed(pair.latents)
         if site in means
     )
     labels = None if data.y is None else data.y.cpu()
-    return Layers(found, threshold, labels, data.names, pair.point_masses)
+    points = pair.point_masses
+    return Layers(found, threshold, labels, data.names, points, criterion, without)
 
 
-def _layer(site: str, kl: Tensor, means: Tensor, threshold: float) -> Layer:
+def _layer(site: str, terms: ELBOTerms, means: Tensor, criterion: str, threshold: float) -> Layer:
     # Slow to import, and only needed here.
     from sklearn.decomposition import PCA
 
@@ -197,11 +255,19 @@ def _layer(site: str, kl: Tensor, means: Tensor, threshold: float) -> Layer:
     ratios = torch.as_tensor(pca.explained_variance_ratio_).nan_to_num()
     padding = torch.zeros(len(means), 2 - projection.shape[1], dtype=projection.dtype)
     projection = torch.cat([projection, padding], 1).masked_fill(absent[:, None], math.nan)
+    unit_kl = terms.per_unit.get(site)
+    if unit_kl is not None:
+        unit_kl = unit_kl.reshape(len(unit_kl), -1).cpu()
+    if criterion == "variance":
+        counted = active(means, threshold)
+    else:
+        counted = None if unit_kl is None else active_by_kl(unit_kl, threshold)
     return Layer(
         site=site,
-        kl=kl,
+        kl=terms.kl[site].cpu(),
         means=means,
-        active=active(means, threshold),
+        active=counted,
         explained_variance_ratio=ratios.to(means.dtype),
         projection=projection.to(means.dtype),
+        unit_kl=unit_kl,
     )

@@ -73,6 +73,13 @@ class Cell:
         return cls(with_error(mean, error, form), {"": mean, "error": error})
 
     @classmethod
+    def count(cls, some: int, of: int, error: float | None = None) -> Cell:
+        """How many of so many, and the standard error of their number, shown where it is not 0."""
+        shown = error is not None and error >= 0.005
+        text = f"{some} of {of}" + (f" +- {number(error)}" if shown else "")
+        return cls(text, {"": some, "of": of, **({} if error is None else {"error": error})})
+
+    @classmethod
     def of(cls, value: Cell | str | float | tuple[float, float] | None) -> Cell:
         """Text, a number, a number with its standard error, or nothing."""
         if isinstance(value, Cell):

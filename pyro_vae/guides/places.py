@@ -169,6 +169,11 @@ class Laid(TorchDistribution):
         super().__init__(torch.Size(batch), torch.Size(place.event_shape), validate_args=False)
 
     @property
+    def is_joint(self) -> bool:
+        """Whether it is one density for several units, whose parts are none of their own."""
+        return self.place.size > 1
+
+    @property
     def has_rsample(self) -> bool:
         """As of the base."""
         return self.base.has_rsample

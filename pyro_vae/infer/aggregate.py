@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import Arguments, Data, holding, tensors_of
 from ..programs.autoguides import check_batch, is_autoguide
+from ..programs.enumeration import Enumerated, sums_of
 from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import trace_pair, traced, undisturbed
 from ..programs.sites import kinds, point_masses, present, refuse_auxiliary
 from ..programs.unwrapping import is_ours
 from .densities import CANNOT_BROADCAST, repeated
 from .engine.repeated import Checked
+from .objectives.enumerated import in_turn
+from .objectives.units import PerUnit, at_draw, joined_units, kl_per_unit
 
 # Latent site -> tensor
 Values = dict[str, Tensor]
@@ -40,6 +44,8 @@ class Draws:
         present: site -> which elements of each datum's latent no mask hides, (n, units); only
             sites with masks.
         model_order: latent sites in the model's sampling order.
+        unit_kl: site -> log q - log p of each unit, (n, *units), where both are products over
+            units, whose sum is that of the site.
     """
 
     z: Values
@@ -47,6 +53,7 @@ class Draws:
     log_p: Values
     present: Values
     model_order: tuple[str, ...]
+    unit_kl: PerUnit
 
     @property
     def unlike(self) -> str | None:
@@ -66,7 +73,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
 
     A guide that is a point mass, which has no density, or has factors is a ``ValueError``.
     """
-    parts = []
+    parts, units = [], []
     if not (is_ours(guide) or is_autoguide(guide)):
         _refuse_fixed(guide, data)
     for x, y in data.batches(batch_size):
@@ -87,16 +94,46 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
         p, drawn = contributions(model_trace, guide_trace, x)
         check_rows(p, drawn, x)
         values = {s: drawn.value(s) for s in sites}
-        densities = [{s: side.density(s).double() for s in sites} for side in (drawn, p)]
+        prior, tied = _log_prior(model, model_trace, guide_trace, p, x, y)
+        densities = [
+            {s: drawn.density(s).double() for s in sites},
+            {s: (prior[s] if s in prior else p.density(s)).double() for s in sites},
+        ]
         shown = {s: present(guide_trace.nodes[s]) for s in sites}
         masks = {s: mask.reshape(len(x), -1) for s, mask in shown.items() if mask is not None}
         parts.append((values, *densities, masks, tuple(kinds(model_trace).latent)))
+        units.append((kl_per_unit(p, drawn, at_draw, tied=tied), len(x)))
         refuse_missing(parts[0][0], values)
     columns = [
         {s: torch.cat([part[column][s] for part in parts]) for s in parts[0][column]}
         for column in range(4)
     ]
-    return Draws(*columns, model_order=parts[0][4])
+    return Draws(*columns, model_order=parts[0][4], unit_kl=joined_units(units))
+
+
+def _log_prior(
+    model: Callable,
+    model_trace: Trace,
+    guide_trace: Trace,
+    p: Contributions,
+    x: Data,
+    y: Tensor | None,
+) -> tuple[Values, list[str]]:
+    """Log p of latents, with those that the model alone has summed out, and what depends on these.
+
+    Of others there is nothing.
+    """
+    sums = sums_of(model_trace, guide_trace)
+    marks = {} if sums is None else sums.marks
+    alone = {s: mark for s, mark in marks.items() if s not in kinds(guide_trace).latent}
+    if not alone:
+        return {}, []
+    program = replace(sums, marks=alone)(poutine.replay(model, trace=guide_trace))
+    read = Enumerated(contributions(traced(program, x, y), guide_trace, x)[0])
+    found: Values = {}
+    for tied in read.components:
+        found |= in_turn(read, tied, read.summed_over(tied))
+    return found, [*found]
 
 
 def refuse_missing(some: Iterable[str], others: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Posterior means of a data set, and which latent units follow the data."""
+"""Posterior means of a data set, and which latent units are active."""
 
 from __future__ import annotations
 
@@ -78,3 +78,25 @@ def active(means: Tensor, threshold: float = ACTIVE) -> Tensor:
     The posterior means are (n, size), the result (size,), boolean.
     """
     return mean_variance(means) > threshold
+
+
+def active_by_kl(unit_kl: Tensor, threshold: float = ACTIVE) -> Tensor:
+    """Which units of a layer differ from their prior: their mean KL is above ``threshold`` nats.
+
+    Where a prior moves with other latents, or BatchNorm scales it, the mean of a unit that equals
+    its prior has a variance, but no KL.
+
+    Source: "Ladder Variational Autoencoders", Sonderby et al. (2016).
+
+    The KL of ``elbo_terms(..., per_unit=True)`` is (n, *units), the result (units,), boolean.
+    """
+    return unit_kl.reshape(len(unit_kl), -1).double().mean(0) > threshold
+
+
+def count_error(values: Tensor, errors: Tensor, threshold: float) -> float:
+    """Standard error of how many values (units,) with standard errors are above a threshold.
+
+    One that is close to it may fall on either side.
+    """
+    p = torch.special.ndtr((values - threshold) / errors.clamp(min=1e-300))
+    return float((p * (1 - p)).sum().sqrt())

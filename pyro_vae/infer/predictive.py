@@ -23,7 +23,13 @@ def predicted(
     That is the distribution of the last observed site, batch shape (n,), with the value that is
     observed, and which elements of it no mask hides; None for all.
     """
-    trace, _ = trace_pair(model, guide, x, y)
+    trace, guide_trace = trace_pair(model, guide, x, y)
+    drawn = kinds(guide_trace).latent
+    if hidden := [site for site in kinds(trace).latent if site not in drawn]:
+        raise ValueError(
+            f"site {hidden[0]!r}: expected a guide that draws all that the data depend on, got "
+            "one without this latent, which is summed out: draw it in the guide, too"
+        )
     node = trace.nodes[kinds(trace).observed[-1]]
     return node["fn"], node["value"], present(node)
 

@@ -21,6 +21,7 @@ from .engine.repeated import Checked
 from .objectives.elbo import ELBOTerms, Estimator, Whole, joined
 from .objectives.enumerated import default_estimator
 from .objectives.pyro_elbo import as_estimator
+from .objectives.units import PerUnit
 
 
 def elbo_terms(
@@ -33,6 +34,7 @@ def elbo_terms(
     estimator: Estimator | ELBO | None = None,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
+    per_unit: bool = False,
 ) -> ELBOTerms:
     """The terms of the evidence lower bound for each datum, without changing any state.
 
@@ -46,6 +48,18 @@ def elbo_terms(
     them; where an autoguide draws the latents of all data as one, each datum gets an equal part,
     as it does of the KL of a latent that is outside the data plate, see ``ELBOTerms``.
 
+    ``per_unit`` adds the KL of each unit u of a latent site, whose sum over units is the site's:
+
+        KL_iu = E_q[log q(z_iu|x) - log p(z_iu|parents)],    KL_i = sum_u KL_iu.
+
+    It is 0 for a unit that is its prior, whatever the unit's mean does over the data. A site has
+    it where both densities are products over units: elementwise distributions, also under plates
+    inside a datum, masks and elementwise transforms, or codes of a grid. A full covariance, a
+    flow, a mixture, a point mass or an autoguide's auxiliary site ties units together: asking for
+    such a site is an error that tells why, and ``repr`` names it.
+
+    Source: "Ladder Variational Autoencoders", Sonderby et al. (2016), for the KL of units.
+
     Args:
         model: generative program.
         guide: inference program.
@@ -58,13 +72,16 @@ def elbo_terms(
             out, whose draws are then the objective's own.
         arguments: constants among the programs' own arguments, by name.
         plate: name of the plate over the data, where several could be it.
+        per_unit: whether to tell the KL of each unit, too.
 
     Returns:
         ``ELBOTerms``: elbo (n,), reconstruction (n,), kl {site: (n,)}, in nats per datum, and
-        kl_global {site: ()}, in nats per data set.
+        kl_global {site: ()}, in nats per data set; where asked for,
+        per_unit {site: (n, *plates inside a datum, *units)}, in nats per datum.
 
     Raises:
-        ValueError: data of the wrong shape or range, a guide that does not fit the model.
+        ValueError: data of the wrong shape or range, a guide that does not fit the model, an
+            estimator without a KL per unit where it is asked for.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -72,13 +89,16 @@ def elbo_terms(
         >>> terms = elbo_terms(vae, guides.BottomUp(vae), torch.zeros(5, 6), samples=10)
         >>> terms.elbo.shape, sorted(terms.kl)
         (torch.Size([5]), ['z1', 'z2'])
+        >>> units = elbo_terms(vae, guides.BottomUp(vae), torch.zeros(5, 6), per_unit=True)
+        >>> units.per_unit["z1"].shape
+        torch.Size([5, 3])
     """
     whole("samples", samples)
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
     check_data(model, x, y)
     # Whatever Pyro's own switch: what follows the first draw relies on its checks
     with measuring(model, guide, device=x.device), validation_enabled(True):
-        return Drawing(model, guide, estimator)(x, y, samples)
+        return Drawing(model, guide, estimator, per_unit=per_unit)(x, y, samples)
 
 
 class Drawing:
@@ -89,12 +109,19 @@ class Drawing:
     """
 
     def __init__(
-        self, model: Callable, guide: Callable, estimator: Estimator | ELBO | None = None
+        self,
+        model: Callable,
+        guide: Callable,
+        estimator: Estimator | ELBO | None = None,
+        *,
+        per_unit: bool = False,
     ) -> None:
         self.model, self.guide = model, guide
         self.estimator = None if estimator is None else as_estimator(estimator)
+        self._options = {"per_unit": True} if per_unit else {}
         self._sites: list[str] = []
         self._shared: dict[str, int] = {}
+        self._units = PerUnit()
         recordable = self.estimator is None or self.estimator.recordable
         self._again = Checked(self._once, model, guide) if recordable else self._once
 
@@ -104,25 +131,44 @@ class Drawing:
         """Means over ``samples`` draws; ``checked`` tells that the model can produce the data."""
         if self.estimator is None:
             self.estimator = default_estimator(self.model, self.guide, x, y)
+        if self._options and self.estimator.of_units is None:
+            raise ValueError(
+                f"estimator: {self.estimator!r} has no KL per unit: use TraceELBO(), whose terms "
+                "are of the same bound, or AnalyticELBO()"
+            )
         self._given, data = (x, y), tensors_of(x, y)
         again = self._again if data else self._once
-        draws = [(again if checked else self._once)(*data)]
-        draws += [again(*data) for _ in range(samples - 1)]
+        first, *units = self._split((again if checked else self._once)(*data))
+        draws = [first]
+        for _ in range(samples - 1):
+            each, *others = self._split(again(*data))
+            draws.append(each)
+            # Not kept for each draw, as there may be many units
+            units = [total + other for total, other in zip(units, others, strict=True)]
         if samples == 1:
-            reconstruction, *kl = draws[0]
+            reconstruction, *kl = first
         else:
             reconstruction, *kl = (torch.stack(d).mean(0) for d in zip(*draws, strict=True))
-        return ELBOTerms(reconstruction, dict(zip(self._sites, kl, strict=True)), self._shared)
+            units = [total / samples for total in units]
+        per_unit = PerUnit.of(dict(zip(self._units, units, strict=True)), self._units.without)
+        kl_of = dict(zip(self._sites, kl, strict=True))
+        return ELBOTerms(reconstruction, kl_of, self._shared, per_unit)
+
+    def _split(self, found: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        """Reconstruction and KL of the sites, and the KL of their units."""
+        count = 1 + len(self._sites)
+        return found[:count], *found[count:]
 
     def _once(self, *data: Tensor) -> tuple[Tensor, ...]:
-        terms = self.estimator(self.model, self.guide, *holding(*self._given, data))[1]
+        given = holding(*self._given, data)
+        terms = self.estimator(self.model, self.guide, *given, **self._options)[1]
         if isinstance(terms, Whole):
             raise ValueError(
                 f"estimator: {self.estimator!r} sums sites out, so that no datum has terms of its "
                 "own: use TraceELBO(), or infer.SVI(model, guide, loss=...).evaluate_loss(x)"
             )
-        self._sites[:], self._shared = terms.kl, terms.shared
-        return terms.reconstruction, *terms.kl.values()
+        self._sites[:], self._shared, self._units = terms.kl, terms.shared, terms.per_unit
+        return terms.reconstruction, *terms.kl.values(), *terms.per_unit.values()
 
 
 def dataset_terms(
@@ -133,6 +179,7 @@ def dataset_terms(
     batch_size: int = 1000,
     samples: int = 1,
     estimator: Estimator | None = None,
+    per_unit: bool = False,
 ) -> ELBOTerms:
     """``elbo_terms`` of every datum, in batches, without changing any state.
 
@@ -140,7 +187,7 @@ def dataset_terms(
     what is returned, are those of ``elbo_terms``.
     """
     batch_size = max(1, len(data)) if takes_all(guide) else batch_size
-    draw = Drawing(model, guide, estimator)
+    draw = Drawing(model, guide, estimator, per_unit=per_unit)
     # A model that tells what data it can produce has been shown these: Pyro need not look again
     checks = hasattr(model, "check_data")
     with measuring(model, guide, device=data.device):

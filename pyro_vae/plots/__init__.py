@@ -14,6 +14,7 @@
 | ``calibration`` | fractions of the data within w sigma(z) | ``Axes`` |
 | ``history`` | training curves | ``Figure`` |
 | ``active_units`` | active units and KL of each layer while training | ``Figure`` |
+| ``unit_kl`` | KL of each latent unit while training, unit x epoch | ``Figure`` |
 | ``layer_samples`` | what each layer of a hierarchy adds | ``Axes`` |
 
 A datum of shape (h, w), (1, h, w) or (3, h, w) is an image, its values clipped to [0, 1] for
@@ -33,6 +34,7 @@ from .layers import layer_samples
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
 from .scatter import latent_map, latent_scatter
 from .uncertainty import calibration, uncertainty
+from .units import unit_kl
 
 __all__ = [
     "active_units",
@@ -54,4 +56,5 @@ __all__ = [
     "samples",
     "traversals",
     "uncertainty",
+    "unit_kl",
 ]

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ..ground.drawing import COLORS, MARKERS, new_axes, shown
 
 _MANY = 20
+_ACTIVE = 0.01
 
 
 def history(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = None) -> Figure:
@@ -57,7 +58,8 @@ def active_units(
     """Draw what each layer of a hierarchy has come to carry: its active units and its KL.
 
     A unit is active where the variance of its posterior mean over the data is above 0.01; see
-    ``History`` for the data. Guide swaps are marked as in ``history``.
+    ``History`` for the data. Where the rows have the KL of units, see ``callbacks.UnitKL``, dashed
+    lines count those above 0.01 nats. Guide swaps are marked as in ``history``.
 
     Sources: "Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov (2016); "Ladder
     Variational Autoencoders", Sonderby et al. (2016), for the picture.
@@ -83,7 +85,7 @@ def active_units(
             "whose posterior has a mean and a density"
         )
     axes, epochs = _axes_and_epochs(rows, axes, 2)
-    sites = _sites(rows, "active_units", "kl")
+    sites = sites_of(rows, "active_units", "kl")
     for i, site in enumerate(sites):
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
         # Small markers on large ones, because layers often have equally many active units
@@ -93,6 +95,15 @@ def active_units(
             values = [_get(row, key, site) for row in rows]
             if any(map(math.isfinite, values)):
                 ax.plot(epochs, values, label=shown(site), marker=marker, **style)
+        counts = {
+            epoch: sum(kl is not None and kl > _ACTIVE for kl in row["unit_kl"][site])
+            for epoch, row in zip(epochs, rows, strict=True)
+            if site in row.get("unit_kl", {})
+        }
+        if counts:
+            axes[0].plot([*counts], [*counts.values()], "--", color=color, label="_by_kl")
+    if any(row.get("unit_kl") for row in rows):
+        axes[0].plot([], [], "--", color="0.4", label=f"KL > {_ACTIVE:g}")
     _finish(axes[0], epochs, rows, "active units", "units")
     axes[0].yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _finish(axes[1], epochs, rows, "KL per layer", "nats per datum")
@@ -114,11 +125,18 @@ def _axes_and_epochs(
 def _finish(
     ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]], title: str, unit: str
 ) -> None:
-    """Titles, limits, legend, and a labelled line at each swap of the guide."""
+    """Titles, limits, swaps of the guide, legend."""
     _leave_out_extremes(ax)
     ax.set(title=title, xlabel="epoch", ylabel=unit)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(alpha=0.3)
+    mark_swaps(ax, epochs, rows)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize="small")
+
+
+def mark_swaps(ax: Axes, epochs: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> None:
+    """A labelled line at each swap of the guide."""
     for epoch, row in zip(epochs, rows, strict=True):
         if not row.get("swapped"):
             continue
@@ -131,8 +149,6 @@ def _finish(
         style = {"rotation": 90, "ha": "right", "va": "bottom", "fontsize": "small", "bbox": box}
         place = epoch - 0.5, 0.02
         ax.text(*place, name, transform=ax.get_xaxis_transform(), color="0.3", **style)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize="small")
 
 
 def _leave_out_extremes(ax: Axes) -> None:
@@ -149,7 +165,7 @@ def _leave_out_extremes(ax: Axes) -> None:
         ax.set_ylim(bottom - margin, top + margin)
 
 
-def _sites(rows: Sequence[Mapping[str, Any]], *keys: str) -> list[str]:
+def sites_of(rows: Sequence[Mapping[str, Any]], *keys: str) -> list[str]:
     """The latent sites of the rows, z2 before z10."""
     sites = {site for row in rows for key in keys for site in row.get(key, {})}
     return sorted(sites, key=lambda site: (len(site), site))
@@ -205,7 +221,7 @@ def _draw_bound(ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]]
 
 
 def _draw_kl(ax: Axes, epochs: list[float], rows: Sequence[Mapping[str, Any]]) -> None:
-    for i, site in enumerate(_sites(rows, "kl")):
+    for i, site in enumerate(sites_of(rows, "kl")):
         color = COLORS[i % len(COLORS)]
         last = [kl[site] for row in rows if site in (kl := row.get("kl_global", {}))][-1:]
         name = f"{site} ({last[0]:.3g} nats in all)" if last else site

@@ -86,6 +86,19 @@ class Contributions:
             total = (total / parts).expand(self.shape)
         return total if inside == 1 else total * inside
 
+    def units(self, site: str, value: Tensor, depth: int) -> Tensor:
+        """A quantity of the site before ``sum``, of its batch shape and ``depth`` dimensions more.
+
+        As (n, *plates inside the datum, *those); of what is outside the data plate each datum has
+        an equal part.
+        """
+        frame, inside = self._plates[site]
+        if frame is None:
+            value = (value / self.plate.total).expand(*self.shape, *value.shape)
+        else:
+            value = value.movedim(frame.dim - depth, 0)
+        return value if inside == 1 else value * inside
+
     def subsampled(self, site: str) -> float:
         """N/n of the data plate at a site; 1 where the plate is not subsampled."""
         frame, _ = self._plates[site]

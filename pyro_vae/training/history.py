@@ -37,7 +37,7 @@ class History(list[dict[str, Any]], Tabular):
     objective of ``pyro.infer`` they are so, too; where it sums sites out, ``kl`` is empty, the
     other three are minus its loss, with beta and all scales, and there is no ``elbo_se``. Numbers
     that a module tells by a method ``logged() -> dict[str, float]`` are there too, such as
-    ``sigma``.
+    ``sigma``. ``callbacks.UnitKL(data)`` adds ``unit_kl``, the KL of each unit per site.
 
     Example:
         >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])

@@ -7,7 +7,7 @@ import operator
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -27,6 +27,7 @@ from ..engine.internals import surrogate
 from . import pathwise
 from .free_bits import clamp_free_sites
 from .kl import check_order, check_scales, closed_form
+from .units import PerUnit, at_draw, in_closed_form, joined_units, kl_per_unit
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,14 @@ class ELBOTerms:
         kl: latent site -> its KL term, (n,); a factor of the guide, which is part of log q, has a
             term of its own.
         shared: latent site outside the data plate -> among how many data its KL is divided.
+        per_unit: latent site -> the KL of each of its units, (n, *plates inside a datum, *units),
+            where it was asked for; ``per_unit.without`` tells why a site has none.
     """
 
     reconstruction: Tensor
     kl: dict[str, Tensor]
     shared: dict[str, int] = field(default_factory=dict)
+    per_unit: PerUnit = field(default_factory=PerUnit)
 
     @property
     def elbo(self) -> Tensor:
@@ -66,6 +70,7 @@ class ELBOTerms:
             for site, v in self.kl.items()
         ]
         kl = ", ".join(each)
+        kl += "".join(f"; no KL per unit of {s}: {w}" for s, w in self.per_unit.without.items())
         return (
             f"ELBOTerms of {len(self.reconstruction)} data, mean nats: elbo "
             f"{float(self.elbo.mean()):.2f}, reconstruction "
@@ -83,6 +88,7 @@ def joined(parts: Sequence[ELBOTerms]) -> ELBOTerms:
             for s in sites
         },
         {site: total for part in parts for site, total in part.shared.items()},
+        joined_units([(part.per_unit, len(part.reconstruction)) for part in parts]),
     )
 
 
@@ -124,6 +130,8 @@ class Estimator(Recorded):
 
     # Whether an engine may record what it computes
     recordable: ClassVar[bool] = True
+    # How the KL of a site's units is found; None where it is not
+    of_units: ClassVar[Callable[..., tuple[Tensor, int]] | None] = None
     # With respect to the guide's parameters
     gradient: str = "total"
 
@@ -133,7 +141,13 @@ class Estimator(Recorded):
         self.reduction = reduction
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+        self,
+        model: Callable,
+        guide: Callable,
+        x: Data,
+        y: Tensor | None = None,
+        *,
+        per_unit: bool = False,
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         drawing = None if self.gradient == "total" else pathwise.drawing()
@@ -153,6 +167,8 @@ class Estimator(Recorded):
             loss = loss + free
         with torch.no_grad():
             terms = self._terms(p, q)
+            if per_unit:
+                terms = replace(terms, per_unit=kl_per_unit(p, q, self.of_units))
         return (loss / p.plate.objective if self.reduction == "mean" else loss), terms
 
     def prepare(self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
@@ -227,6 +243,7 @@ class TraceELBO(Estimator):
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("total", "path")
+    of_units = staticmethod(at_draw)
 
     def __init__(
         self,
@@ -296,6 +313,8 @@ class AnalyticELBO(Estimator):
         >>> bool((terms.kl["z1"] >= 0).all())
         True
     """
+
+    of_units = staticmethod(in_closed_form)
 
     def _objective(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         check_order(model_trace, guide_trace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from ...programs.sites import auxiliary_sites, kinds, without_rsample
 from ...programs.unwrapping import is_ours
 from ..engine.internals import is_recording
 from .elbo import ELBOTerms, Estimator, TraceELBO
+from .units import at_draw, kl_per_unit
 
 
 class TraceEnumELBO(Estimator):
@@ -63,6 +65,8 @@ class TraceEnumELBO(Estimator):
         tensor([-1.6118, -2.9189])
     """
 
+    of_units = staticmethod(at_draw)
+
     def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
         """Nothing is known yet of the plates of a pair."""
         super().__init__(reduction)
@@ -84,7 +88,13 @@ class TraceEnumELBO(Estimator):
             self._dims = max(self._dims, nesting(*trace_pair(model, guide, x, y)))
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+        self,
+        model: Callable,
+        guide: Callable,
+        x: Data,
+        y: Tensor | None = None,
+        *,
+        per_unit: bool = False,
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
         if not self._dims:
@@ -98,6 +108,10 @@ class TraceEnumELBO(Estimator):
         loss = -self._objective(read, totals)
         with torch.no_grad():
             terms = self._terms_of(read, totals)
+            if per_unit:
+                latents = kinds(q.trace).latent
+                tied = [s for s in latents if not (read.apart(p, s) and read.apart(q, s))]
+                terms = replace(terms, per_unit=kl_per_unit(p, q, at_draw, tied=tied))
         return (loss / p.plate.objective if self.reduction == "mean" else loss), terms
 
     def _objective(self, read: Enumerated, totals: list[Tensor]) -> Tensor:
@@ -114,14 +128,14 @@ class TraceEnumELBO(Estimator):
                 parts.append(scales[0] * read.expected(total).sum())
                 continue
             _check_scales(read, sites)
-            for site, value in _in_turn(read, sites, total).items():
+            for site, value in in_turn(read, sites, total).items():
                 parts.append(read.p.trace.nodes[site]["scale"] * value.sum())
         return functools.reduce(operator.add, parts)
 
     def _terms_of(self, read: Enumerated, totals: list[Tensor]) -> ELBOTerms:
         p, q, given = read.p, read.q, {}
         for sites, total in zip(read.components, totals, strict=True):
-            given |= _in_turn(read, sites, total)
+            given |= in_turn(read, sites, total)
 
         def value(side: Contributions, site: str) -> Tensor | float:
             if read.tied(side, site):
@@ -165,7 +179,7 @@ def default_estimator(
         return summing
 
 
-def _in_turn(read: Enumerated, sites: Sequence[str], total: Tensor) -> dict[str, Tensor]:
+def in_turn(read: Enumerated, sites: Sequence[str], total: Tensor) -> dict[str, Tensor]:
     """What each site adds to log p of those before it, with the summed latents summed out, (n,).
 
     Latents come first; the first observed site has what all of them add.

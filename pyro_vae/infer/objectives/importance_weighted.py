@@ -101,6 +101,7 @@ class ImportanceWeightedELBO(TraceELBO):
     """
 
     gradients = (*TraceELBO.gradients, "doubly-reparametrised")
+    of_units = None
 
     def __init__(
         self,
