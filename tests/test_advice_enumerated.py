@@ -158,3 +158,11 @@ def annealing(tmp):
         return lambda: infer.annealed(model, guide, X, temperatures=5, chains=2, progress=False)
 
     yield estimate(model(), guide_with()), estimate(model(), guide)
+
+
+@cases
+def predictions(tmp):
+    def error(guide):
+        return lambda: infer.mean_squared_error(model(), guide, X)
+
+    yield error(guide), error(guide_with())

@@ -101,7 +101,8 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
         ]
         shown = {s: present(guide_trace.nodes[s]) for s in sites}
         masks = {s: mask.reshape(len(x), -1) for s, mask in shown.items() if mask is not None}
-        parts.append((values, *densities, masks, tuple(kinds(model_trace).latent)))
+        order = tuple(s for s in kinds(model_trace).latent if s in sites)
+        parts.append((values, *densities, masks, order))
         units.append((kl_per_unit(p, drawn, at_draw, tied=tied), len(x)))
         refuse_missing(parts[0][0], values)
     columns = [
@@ -128,7 +129,7 @@ def _log_prior(
     alone = {s: mark for s, mark in marks.items() if s not in kinds(guide_trace).latent}
     if not alone:
         return {}, []
-    program = replace(sums, marks=alone)(poutine.replay(model, trace=guide_trace))
+    program = poutine.replay(replace(sums, marks=alone)(model), trace=guide_trace)
     read = Enumerated(contributions(traced(program, x, y), guide_trace, x)[0])
     found: Values = {}
     for tied in read.components:

@@ -255,3 +255,23 @@ def test_a_run_goes_on_from_its_folder(tmp_path):
     second.fit(X, epochs=6, batch_size=3, progress=False)
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_collapse_counts_the_kl_with_them_summed_out():
+    """KL of z against the mixture, at the draws that it tells, whatever k a run would draw."""
+    pair, x = Pair(), 2 * torch.randn(300)
+    found = diagnostics.collapse(pair.model, pair.guide, x)
+    terms = infer.elbo_terms(pair.model, pair.guide, x, samples=200, per_unit=True)
+    kl = float(found.sites["z"].kl.mean())
+    error = math.hypot(float(terms.kl["z"].std()), 1.0) / math.sqrt(len(x))
+    assert abs(kl - float(terms.kl["z"].mean())) < 5 * error
+    with pytest.raises(KeyError, match="sums over the values of a discrete latent"):
+        terms.per_unit["z"]
+
+
+def test_what_a_pair_predicts_needs_all_latents_drawn():
+    pair = Pair()
+    with pytest.raises(ValueError, match=r"site 'k': expected a guide that draws all"):
+        infer.mean_squared_error(pair.model, pair.guide, X)
+    drawn = Pair(labelled=True)
+    assert infer.mean_squared_error(drawn.model, drawn.guide, X).shape == ()
