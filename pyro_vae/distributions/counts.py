@@ -37,13 +37,13 @@ def remainder(y: Tensor) -> Tensor:
 
 
 def _at_best(x: Tensor) -> Tensor:
-    """log P(x) under the Poisson distribution of mean x."""
+    """Log P(x) under the Poisson distribution of mean x."""
     seen = x.clamp(min=1)
     return torch.where(x > 0, -_HALF_LOG_2PI - 0.5 * seen.log() - remainder(seen), 0)
 
 
 def _poisson(x: Tensor, log_rate: Tensor) -> Tensor:
-    """log P(x) for a rate of which the logarithm is given."""
+    """Log P(x) for a rate of which the logarithm is given."""
     above = x.clamp(min=1).log() - log_rate
     deviance = x * (above + torch.expm1(-above))
     return torch.where(x > 0, _at_best(x) - deviance, -log_rate.exp())
@@ -129,7 +129,7 @@ class MeanNegativeBinomial(TorchDistribution):
         above = value.clamp(min=1).log() - self.log_mean
         # x - m, with the rounding of log x - f
         excess = torch.where(value > 0, -value * torch.expm1(-above), -mean)
-        # x log(x / m) - (x + r) log((x + r) / (m + r)), or the same from log((1 + r/x) / (1 + r/m))
+        # x log(x / m) - (x + r) log((x + r) / (m + r)), for small r from what x and m have beyond
         small = (r < value) & (r < mean)
         weight = torch.where(small, -r, value)
         ratio = torch.where(small, r * torch.expm1(-above), excess) / (mean + r)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import register_kl
 from torch.nn.functional import logsigmoid
 
+
 class CholeskyNormal(dist.MultivariateNormal):
     """N(mu, L L^T) whose density at its own draw mu + L e is taken from the noise e.
 

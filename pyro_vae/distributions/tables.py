@@ -17,8 +17,8 @@ class Nominal(TorchDistribution):
 
     Example:
         >>> p = Nominal(torch.tensor([0.0, 2.0, 1.0]))
-        >>> p.mean, p.log_prob(torch.tensor([0.0, 1.0, 2.0])).exp().sum()
-        (tensor(1.), tensor(1.))
+        >>> p.mean, p.log_prob(torch.tensor([0.0, 1.0, 2.0])).exp()
+        (tensor(1.), tensor([0.0900, 0.6652, 0.2447]))
     """
 
     arg_constraints = {"logits": constraints.real_vector}
@@ -84,7 +84,7 @@ class Joint(TorchDistribution):
     ) -> None:
         self.parts, self.columns = tuple(parts), tuple(columns)
         size = sum(map(len, self.columns))
-        super().__init__(self.parts[0].batch_shape, (size,), validate_args=validate_args)
+        super().__init__(self.parts[0].batch_shape, torch.Size((size,)), validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Joint:
         """The same distribution with another batch shape."""

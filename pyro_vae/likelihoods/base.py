@@ -66,6 +66,10 @@ class Likelihood(Recorded, nn.Module):
         """What the networks of guides see of ``x``: the data as they are."""
         return x
 
+    def input_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of what networks see of one datum of ``event_shape``: that of the data."""
+        return tuple(event_shape)
+
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability.
 
@@ -91,3 +95,8 @@ def network_inputs(likelihood: Any, x: Tensor) -> Tensor:
     """What networks see of ``x`` by a likelihood, which may be any module, or None."""
     inputs = getattr(likelihood, "inputs", None)
     return x if inputs is None else inputs(x)
+
+
+def input_shape(likelihood: Any, event_shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of what networks see of a datum by a likelihood, which may be any module."""
+    return getattr(likelihood, "input_shape", tuple)(event_shape)

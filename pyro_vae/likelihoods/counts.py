@@ -1,0 +1,277 @@
+"""Counts: whole numbers from 0 on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pyro.distributions as dist
+import torch
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor
+
+from ..distributions import LogPoisson, MeanNegativeBinomial, SharedTotal
+from ..ground.arguments import whole
+from ..programs.values import check_finite, refuse
+from .base import Likelihood
+from .dispersion import (
+    Dispersion,
+    FixedDispersion,
+    LearnedDispersion,
+    PerColumnDispersion,
+    PredictedDispersion,
+)
+from .positive import in_slot
+
+# Single precision counts no further than e^17
+_LINEAR = 20.0
+_NAMES: dict[str, type[Dispersion]] = {
+    "learned": LearnedDispersion,
+    "per_column": PerColumnDispersion,
+    "predicted": PredictedDispersion,
+}
+
+
+def _log_rate(features: Tensor, offset: Tensor | None) -> Tensor:
+    """Features and offset as a log-rate, whose exponential does not overflow."""
+    if offset is not None:
+        features = features + _laid(offset, features)
+    beyond = _LINEAR + torch.log1p((features - _LINEAR).clamp(min=0))
+    return torch.where(features > _LINEAR, beyond, features)
+
+
+def _laid(offset: Tensor, features: Tensor) -> Tensor:
+    """An offset with the dimensions of the features."""
+    shape, got = tuple(features.shape), tuple(offset.shape)
+    if offset.dim() == 1:
+        offset = offset.reshape(-1, *(1,) * (features.dim() - 1))
+    fits = len(got) in (1, len(shape)) and all(
+        have in (1, wanted) for have, wanted in zip(offset.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"offset: expected a number per datum, (n,) or (n, 1), for features of shape {shape}, "
+            f"got {got}: pass the log of the exposure of each of these data"
+        )
+    if is_validation_enabled() and not offset.isfinite().all():
+        raise ValueError(
+            f"offset: expected finite logarithms, got {int((~offset.isfinite()).sum())} others: "
+            "leave out data whose exposure is 0"
+        )
+    return offset.to(features.dtype)
+
+
+class Counts(Likelihood):
+    """Base class: whole numbers from 0 on, of which networks see log(1 + x)."""
+
+    def forward(self, features: Tensor, offset: Tensor | None = None) -> dist.Distribution:
+        """The distribution of each element; ``offset`` is the log of each datum's exposure."""
+        raise NotImplementedError
+
+    def mean(self, features: Tensor, offset: Tensor | None = None) -> Tensor:
+        """E[x | features], what a person looks at."""
+        return self(features, offset).mean
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """log(1 + x)."""
+        return x.log1p()
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless every value is a whole number from 0 on."""
+        check_finite(x)
+        refuse(
+            x,
+            (x < 0) | (x != x.round()),
+            f"{type(self).__name__} expects counts, whole numbers from 0 on",
+            "pass the counts as they were before they were normalised or logged; for positive "
+            "values use likelihoods.LogNormal(), for others likelihoods.Gaussian()",
+        )
+
+
+class Poisson(Counts):
+    """Counts: log P(x_k) = x_k f_k - e^(f_k) - log x_k!, the features being log-rates f.
+
+    From f = 20 on, beyond all counts that single precision tells apart, the rate grows in
+    proportion to f, so that it does not overflow: e^20 (f - 19).
+
+    Shapes:
+        features (..., *event_shape); offset, the log of what the rate is a multiple of, such as
+        an exposure or the total of a datum: (n,) for features (n, *event_shape), or with one
+        dimension for each of theirs, such as (n, 1): the log-rate is features + offset.
+
+    Example:
+        >>> import torch
+        >>> Poisson()(torch.zeros(2)).log_prob(torch.tensor([0.0, 1.0]))
+        tensor([-1., -1.])
+        >>> Poisson().mean(torch.zeros(2, 3), offset=torch.tensor([1.0, 10.0]).log())[:, 0]
+        tensor([ 1., 10.])
+    """
+
+    def forward(self, features: Tensor, offset: Tensor | None = None) -> dist.Distribution:
+        """Poisson with these log-rates."""
+        return LogPoisson(_log_rate(features, offset))
+
+
+class NegativeBinomial(Counts):
+    """Counts that vary more than Poisson counts of their mean: the variance is m + a m^2.
+
+    The features are log-means f, m = e^f; a is the dispersion, of which 0 is ``Poisson``. With
+    r = 1 / a, log P(x_k) = log Gamma(x_k + r) - log Gamma(r) - log x_k! + r log(r / (r + m_k))
+    + x_k log(m_k / (r + m_k)). From f = 20 on m grows in proportion to f, as of ``Poisson``.
+
+    Source: "Deep generative modeling for single-cell transcriptomics", Lopez, Regier, Cole,
+    Jordan, Yosef (2018), for this likelihood of a decoder; r is their inverse dispersion.
+
+    Args:
+        dispersion: a positive number; "learned", one parameter; "per_column", one parameter per
+            element; "predicted", a(z) from the decoder; or an object of one of these kinds, such
+            as ``LearnedDispersion(initial=0.1)``.
+
+    Attributes:
+        overdispersion: the object that gives the dispersion: ``overdispersion.value``.
+
+    Shapes:
+        features (..., *event_shape), log-means; with "predicted" (..., *event_shape, 2), log-mean
+        and log dispersion; offset as of ``Poisson``.
+
+    Raises:
+        ValueError: a dispersion that is none of these.
+
+    Example:
+        >>> import torch
+        >>> p = NegativeBinomial(dispersion=0.5)(torch.tensor([2.0]).log())
+        >>> p.mean, p.variance  # 2 + 0.5 * 2^2
+        (tensor([2.]), tensor([4.]))
+    """
+
+    def __init__(
+        self,
+        dispersion: float | Literal["learned", "per_column", "predicted"] | Dispersion = "learned",
+    ) -> None:
+        """Put the kind of dispersion into its slot."""
+        super().__init__()
+        self.overdispersion = in_slot(
+            "dispersion", dispersion, Dispersion, FixedDispersion, _NAMES
+        )
+
+    @property
+    def dispersion(self) -> Tensor:
+        """The dispersion as it is now, without gradient; of "predicted" the geometric mean."""
+        return self.overdispersion.value
+
+    def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """(*event_shape), or (*event_shape, 2) with a predicted dispersion."""
+        return self.overdispersion.feature_shape(event_shape)
+
+    def forward(self, features: Tensor, offset: Tensor | None = None) -> dist.Distribution:
+        """Negative binomial with these log-means."""
+        log_mean, dispersion = self.overdispersion.read(features)
+        return MeanNegativeBinomial(_log_rate(log_mean, offset), dispersion)
+
+
+class ZeroInflated(Counts):
+    """Counts with more zeros: 0 with probability s(g), else as the likelihood inside says.
+
+    P(x_k) = s(g_k) [x_k = 0] + (1 - s(g_k)) P'(x_k), s the sigmoid of a last feature g.
+
+    Source: "Zero-Inflated Poisson Regression", Lambert (1992).
+
+    Args:
+        likelihood: ``Poisson()`` or a ``NegativeBinomial``.
+
+    Shapes:
+        features (..., *event_shape, k + 1), the k features of the likelihood and g.
+
+    Raises:
+        TypeError: a likelihood of another type.
+
+    Example:
+        >>> import torch
+        >>> p = ZeroInflated(Poisson())(torch.zeros(2))  # rate 1, and a half that is 0
+        >>> p.log_prob(torch.zeros(())).exp()  # 1/2 + e^-1 / 2
+        tensor(0.6839)
+    """
+
+    def __init__(self, likelihood: Counts) -> None:
+        """Hold the likelihood inside."""
+        super().__init__()
+        if not isinstance(likelihood, Poisson | NegativeBinomial):
+            raise TypeError(
+                f"likelihood: expected counts to inflate, got {likelihood!r}: pass "
+                "likelihoods.ZeroInflated(likelihoods.Poisson()), or NegativeBinomial()"
+            )
+        self.likelihood = likelihood
+
+    def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """(*event_shape, 2), or one more with a predicted dispersion."""
+        inside = self.likelihood.feature_shape(event_shape)
+        return (*event_shape, 2) if inside == tuple(event_shape) else (*event_shape, 3)
+
+    def forward(self, features: Tensor, offset: Tensor | None = None) -> dist.Distribution:
+        """The mixture of 0 and the likelihood inside."""
+        inside, gate = features[..., :-1], features[..., -1]
+        p = self.likelihood(inside if inside.shape[-1] > 1 else inside.squeeze(-1), offset)
+        return dist.ZeroInflatedDistribution(p, gate_logits=gate)
+
+
+class Multinomial(Counts):
+    """Counts x of d kinds, of which the total N is given: p = softmax(features).
+
+    log P(x | N) = log N! + sum_k (x_k log p_k - log x_k!), N that of each datum: what a model
+    learns are shares, whatever the length of a document. What is drawn needs a total of its own.
+
+    Args:
+        total: counts of a datum that is drawn, such as the mean of those of the training data;
+            None: of these shares alone are told, as what the model predicts.
+
+    Shapes:
+        features (..., d), logits; offset, the log of the total of each datum that is drawn, as of
+        ``Poisson``, in place of ``total``.
+
+    Raises:
+        ValueError: a total that is no whole number of at least 1, data that are no vectors, a draw
+            without a total.
+
+    Example:
+        >>> import torch
+        >>> Multinomial()(torch.zeros(2)).log_prob(torch.tensor([1.0, 1.0])).exp()
+        tensor(0.5000)
+        >>> Multinomial(total=80)(torch.zeros(4)).mean
+        tensor([20., 20., 20., 20.])
+    """
+
+    def __init__(self, total: int | None = None) -> None:
+        """Keep the total."""
+        super().__init__()
+        self.total = total
+
+    @property
+    def total(self) -> int | None:
+        """Counts of a datum that is drawn; may be set."""
+        return self._total
+
+    @total.setter
+    def total(self, total: int | None) -> None:
+        advice = "pass such as int(x.sum(1).mean())"
+        self._total = None if total is None else whole("total", total, advice=advice)
+        self.arguments["total"] = self._total
+
+    def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """A logit per kind."""
+        if len(event_shape) != 1:
+            raise ValueError(
+                f"event_shape: Multinomial expects vectors of counts, got {tuple(event_shape)}: "
+                "pass x.flatten(1), or use likelihoods.Poisson()"
+            )
+        return tuple(event_shape)
+
+    def forward(self, features: Tensor, offset: Tensor | None = None) -> dist.Distribution:
+        """Multinomial with these logits."""
+        total = None if self.total is None else features.new_full((), self.total)
+        if offset is not None:
+            total = _laid(offset, features).exp().round().squeeze(-1)
+        return SharedTotal(features, total)
+
+    def extra_repr(self) -> str:
+        """Show the total."""
+        return "" if self.total is None else f"total={self.total}"
