@@ -224,7 +224,7 @@ def _unbuilt(number: Positive) -> str:
     return (
         f"{number.called}: {type(number).__name__} has one number per element, whose shape a "
         "model tells it: build the model first, models.VAE(event_shape, "
-        "likelihood=likelihoods.Gaussian(...))"
+        "likelihood=...)"
     )
 
 
