@@ -67,8 +67,6 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
                 "--standardize: expected the likelihood gaussian or another of real values, got "
                 f"{kebab(kind.__name__)}: leave it out or choose --likelihood gaussian"
             )
-        if kind is likelihoods.Multinomial and data is not None:
-            given["total"] = max(1, round(float(data.train.x.flatten(1).sum(1).mean())))
         return kind(**given)
     given.setdefault("sigma", "learned")
     if data is None or not _standardizes(args, data):

@@ -149,7 +149,7 @@ def add_pair(parser: Any) -> None:
         metavar="NAME",
         help=f"p(x|z): {', '.join(LIKELIHOODS)}; bernoulli is for 0 and 1, continuous-bernoulli "
         "for [0, 1], gaussian for real numbers, laplace and student-t for those with outliers, "
-        "log-normal for positive ones, poisson, negative-binomial and multinomial for counts, "
+        "log-normal for positive ones, poisson and negative-binomial for counts, "
         "categorical and discretized-logistic for pixels k / (levels - 1) (default: bernoulli for "
         "values 0 and 1, and for what is binarised; continuous-bernoulli for others in [0, 1]; "
         "gaussian for all others)",

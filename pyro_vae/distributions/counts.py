@@ -155,33 +155,26 @@ class SharedTotal(TorchDistribution):
 
     Args:
         logits: (..., d).
-        total: whole numbers (...), or None: then nothing can be drawn, and the mean is that of
-            one count.
-
-    Raises:
-        ValueError: a draw without a total.
+        total: whole numbers (...), of what is drawn.
 
     Example:
-        >>> SharedTotal(torch.zeros(2)).log_prob(torch.tensor([1.0, 1.0])).exp()
-        tensor(0.5000)
-        >>> SharedTotal(torch.zeros(3), torch.tensor(9.0)).sample().sum()
-        tensor(9.)
+        >>> p = SharedTotal(torch.zeros(2), torch.tensor(9.0))
+        >>> p.log_prob(torch.tensor([1.0, 1.0])).exp(), p.sample().sum()
+        (tensor(0.5000), tensor(9.))
     """
 
     arg_constraints = {"logits": constraints.real_vector}
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
-    def __init__(
-        self, logits: Tensor, total: Tensor | None = None, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, logits: Tensor, total: Tensor, validate_args: bool | None = None) -> None:
         self.logits = logits.log_softmax(-1)
-        self.total = None if total is None else total.expand(logits.shape[:-1])
+        self.total = total.expand(logits.shape[:-1])
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> SharedTotal:
         """The same distribution with another batch shape."""
-        total = None if self.total is None else self.total.expand(batch_shape)
-        return SharedTotal(self.logits.expand(*batch_shape, *self.event_shape), total)
+        logits = self.logits.expand(*batch_shape, *self.event_shape)
+        return SharedTotal(logits, self.total.expand(batch_shape))
 
     @property
     def probs(self) -> Tensor:
@@ -190,8 +183,8 @@ class SharedTotal(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Total times probabilities; the probabilities where there is no total."""
-        return self.probs if self.total is None else self.total.unsqueeze(-1) * self.probs
+        """Total times probabilities."""
+        return self.total.unsqueeze(-1) * self.probs
 
     @property
     def variance(self) -> Tensor:
@@ -211,11 +204,6 @@ class SharedTotal(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draws of shape ``sample_shape`` + batch shape + (d,): one element after the other."""
-        if self.total is None:
-            raise ValueError(
-                "Multinomial: expected the total of what is drawn, got none: set "
-                "likelihood.total, or pass such as likelihoods.Multinomial(total=100)"
-            )
         probs = self.probs.double()
         # Those of an element and of all behind it
         rest = probs.flip(-1).cumsum(-1).flip(-1)

@@ -221,40 +221,28 @@ class Multinomial(Counts):
     learns are shares, whatever the length of a document. What is drawn needs a total of its own.
 
     Args:
-        total: counts of a datum that is drawn, such as the mean of those of the training data;
-            None: of these shares alone are told, as what the model predicts.
+        total: counts of a datum that is drawn, for which the likelihood of data has no number:
+            such as ``int(x.sum(1).mean())`` of the training data.
 
     Shapes:
         features (..., d), logits; offset, the log of the total of each datum that is drawn, as of
         ``Poisson``, in place of ``total``.
 
     Raises:
-        ValueError: a total that is no whole number of at least 1, data that are no vectors, a draw
-            without a total.
+        ValueError: a total that is no whole number of at least 1, data that are no vectors.
 
     Example:
         >>> import torch
-        >>> Multinomial()(torch.zeros(2)).log_prob(torch.tensor([1.0, 1.0])).exp()
-        tensor(0.5000)
-        >>> Multinomial(total=80)(torch.zeros(4)).mean
-        tensor([20., 20., 20., 20.])
+        >>> p = Multinomial(total=80)(torch.zeros(4))
+        >>> p.mean, p.log_prob(torch.tensor([1.0, 1.0, 0.0, 0.0])).exp()  # 2! / 4^2
+        (tensor([20., 20., 20., 20.]), tensor(0.1250))
     """
 
-    def __init__(self, total: int | None = None) -> None:
+    def __init__(self, total: int) -> None:
         """Keep the total."""
         super().__init__()
-        self.total = total
-
-    @property
-    def total(self) -> int | None:
-        """Counts of a datum that is drawn; may be set."""
-        return self._total
-
-    @total.setter
-    def total(self, total: int | None) -> None:
         advice = "pass such as int(x.sum(1).mean())"
-        self._total = None if total is None else whole("total", total, advice=advice)
-        self.arguments["total"] = self._total
+        self.total = whole("total", total, advice=advice)
 
     def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """A logit per kind."""
@@ -267,11 +255,10 @@ class Multinomial(Counts):
 
     def forward(self, features: Tensor, offset: Tensor | None = None) -> dist.Distribution:
         """Multinomial with these logits."""
-        total = None if self.total is None else features.new_full((), self.total)
-        if offset is not None:
-            total = _laid(offset, features).exp().round().squeeze(-1)
-        return SharedTotal(features, total)
+        if offset is None:
+            return SharedTotal(features, features.new_full((), self.total))
+        return SharedTotal(features, _laid(offset, features).exp().round().squeeze(-1))
 
     def extra_repr(self) -> str:
         """Show the total."""
-        return "" if self.total is None else f"total={self.total}"
+        return f"total={self.total}"
