@@ -17,6 +17,8 @@
 | ``Nominal`` | 0, ..., k - 1 without an order | k logits | |
 | ``Mixed`` | rows of a table | those of all its parts | Nazabal et al. (2020) |
 
+``for_columns(data)`` is the ``Mixed`` of a table, by the kinds of its columns.
+
 All but the last and ``Multinomial`` are elementwise; the model declares event dimensions with
 ``.to_event``, where a likelihood has not done so itself: see ``Likelihood`` for correlated noise
 and a topic model. Where a likelihood takes several numbers per element, they are the last
@@ -39,6 +41,7 @@ So is the dispersion of a ``NegativeBinomial``: ``FixedDispersion``, ``LearnedDi
 
 from .base import Likelihood
 from .bernoulli import Bernoulli, ContinuousBernoulli
+from .columns import for_columns
 from .counts import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from .discrete import Categorical, DiscretizedLogistic, Nominal
 from .dispersion import (
@@ -81,4 +84,5 @@ __all__ = [
     "Sigma",
     "StudentT",
     "ZeroInflated",
+    "for_columns",
 ]

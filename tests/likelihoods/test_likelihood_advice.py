@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from advice import Cases
 
-from pyro_vae import Trainer, callbacks, likelihoods
+from pyro_vae import Trainer, callbacks, data, likelihoods
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian, Mixed, Multinomial, NegativeBinomial, Nominal, Poisson
 from pyro_vae.models import VAE
@@ -110,6 +110,31 @@ def tables(tmp):
         return loose(features)
 
     yield lambda: loose(features), built
+
+
+@cases
+def columns(tmp):
+    table = "a,city,b\n0.5,Rome,1\n1.5,Bonn,2\n0.1,Oslo,9\n0.3,Rome,0\n"
+    path = tmp / "table.csv"
+    path.write_text(table)
+    d = data.load(path)
+    yield lambda: likelihoods.for_columns(REAL), lambda: likelihoods.for_columns(data.load(path))
+    images = data.Dataset(REAL.view(8, 1, 3))
+    yield (
+        lambda: likelihoods.for_columns(images),
+        lambda: likelihoods.for_columns(data.Dataset(images.x.flatten(1))),
+    )
+    still = torch.cat([REAL, torch.full((8, 1), 7.5)], 1)
+    yield (
+        lambda: likelihoods.for_columns(data.Dataset(still)),
+        lambda: likelihoods.for_columns(data.Dataset(still[:, :3])),
+    )
+    yield (
+        lambda: likelihoods.for_columns(d, {7: "count"}),
+        lambda: likelihoods.for_columns(d, {1: "count"}),
+    )
+    wanted = functools.partial(likelihoods.for_columns, d)
+    yield lambda: wanted({"b": "counts"}), lambda: wanted({"b": "count"})
 
 
 test_the_advice_works_on_what_provokes_it = cases.test()
