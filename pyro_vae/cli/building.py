@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import guides, likelihoods, models
 from ..data import DataSplits
 from ..ground.machine import free_memory
+from ..likelihoods.counts import Rates
 from ..likelihoods.located import Located
 from ..networks import is_image
 from ..programs.program import Guide
@@ -61,6 +62,9 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
                 f"--{name}: expected no such option for the likelihood {kebab(kind.__name__)}, "
                 f"got {value}: leave it out or choose another --likelihood"
             )
+    if issubclass(kind, Rates) and data is not None:
+        kind().check(data.train.x)
+        return kind.standardized(data.train.x, **given)
     if not issubclass(kind, Located):
         if args.standardize:
             raise ValueError(

@@ -24,7 +24,7 @@ def for_columns(
     | kind | likelihood |
     |---|---|
     | numeric | ``Gaussian("per_pixel")``, standardised by the training data |
-    | count | ``NegativeBinomial("per_column")`` |
+    | count | ``NegativeBinomial("per_column")``, about the means of the training data |
     | binary | ``Bernoulli()`` |
     | categorical | ``Nominal(k)`` |
 
@@ -80,7 +80,7 @@ def for_columns(
         )
     made = {
         "numeric": lambda rows: Gaussian.standardized(rows, "per_pixel"),
-        "count": lambda _: NegativeBinomial("per_column"),
+        "count": lambda rows: NegativeBinomial.standardized(rows, "per_column"),
         "binary": lambda _: Bernoulli(),
     }
     parts = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..distributions import LogPoisson, MeanNegativeBinomial, SharedTotal
 from ..ground.arguments import whole
 from ..programs.values import check_finite, refuse
-from .base import Likelihood
+from .base import Likelihood, NumbersLike, check_numbers, hold_numbers
 from .dispersion import (
     Dispersion,
     FixedDispersion,
@@ -88,11 +89,66 @@ class Counts(Likelihood):
         )
 
 
-class Poisson(Counts):
+class Rates(Counts):
+    """Base class: counts by their log-rate, which is ``loc`` where the features are 0.
+
+    Attributes:
+        loc: as given, in a tensor, or None.
+    """
+
+    def _begin_at(self, loc: NumbersLike) -> None:
+        self.register_buffer("loc", None)
+        if loc is not None:
+            hold_numbers(self, "loc", loc, above=-math.inf)
+
+    @classmethod
+    def standardized(cls, x: Tensor, *args: Any, **options: Any) -> Rates:
+        """One whose ``loc`` is the log of the mean of each element of ``x``, half a count added.
+
+        Where counts are large, such as a hundred, a decoder would be long on its way to them.
+
+        Args:
+            x: training data (n, *event_shape).
+            *args: passed to the class.
+            **options: passed to the class.
+
+        Example:
+            >>> import torch
+            >>> from pyro_vae import likelihoods
+            >>> x = torch.tensor([[0.0, 100.0], [1.0, 300.0]])
+            >>> likelihoods.Poisson.standardized(x).mean(torch.zeros(2))
+            tensor([  0.7500, 200.2500])
+        """
+        return cls(*args, loc=((x.double().sum(0) + 0.5) / len(x)).log(), **options)
+
+    def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """One log-rate per element.
+
+        Raises:
+            ValueError: a loc of another shape.
+        """
+        check_numbers(self, "loc", event_shape, "x.mean(0).log()")
+        return tuple(event_shape)
+
+    def _rate(self, features: Tensor, offset: Tensor | None) -> Tensor:
+        """The log-rate of features (..., *event_shape)."""
+        return _log_rate(features if self.loc is None else features + self.loc, offset)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """log(1 + x), beside that of the mean where there is a ``loc``."""
+        seen = super().inputs(x)
+        return seen if self.loc is None else seen - self.loc.exp().log1p()
+
+
+class Poisson(Rates):
     """Counts: log P(x_k) = x_k f_k - e^(f_k) - log x_k!, the features being log-rates f.
 
     From f = 20 on, beyond all counts that single precision tells apart, the rate grows in
     proportion to f, so that it does not overflow: e^20 (f - 19).
+
+    Args:
+        loc: what is added to the features, a number or (*event_shape), such as the log of mean
+            counts: ``Poisson.standardized(x)``. Default: nothing.
 
     Shapes:
         features (..., *event_shape); offset, the log of what the rate is a multiple of, such as
@@ -107,12 +163,17 @@ class Poisson(Counts):
         tensor([ 1., 10.])
     """
 
+    def __init__(self, *, loc: NumbersLike = None) -> None:
+        """Keep the log-rate of features that are 0."""
+        super().__init__()
+        self._begin_at(loc)
+
     def forward(self, features: Tensor, offset: Tensor | None = None) -> dist.Distribution:
         """Poisson with these log-rates."""
-        return LogPoisson(_log_rate(features, offset))
+        return LogPoisson(self._rate(features, offset))
 
 
-class NegativeBinomial(Counts):
+class NegativeBinomial(Rates):
     """Counts that vary more than Poisson counts of their mean: the variance is m + a m^2.
 
     The features are log-means f, m = e^f; a is the dispersion, of which 0 is ``Poisson``. With
@@ -126,6 +187,7 @@ class NegativeBinomial(Counts):
         dispersion: a positive number; "learned", one parameter; "per_column", one parameter per
             element; "predicted", a(z) from the decoder; or an object of one of these kinds, such
             as ``LearnedDispersion(initial=0.1)``.
+        loc: what is added to the log-means, as of ``Poisson``.
 
     Attributes:
         overdispersion: the object that gives the dispersion: ``overdispersion.value``.
@@ -147,12 +209,15 @@ class NegativeBinomial(Counts):
     def __init__(
         self,
         dispersion: float | Literal["learned", "per_column", "predicted"] | Dispersion = "learned",
+        *,
+        loc: NumbersLike = None,
     ) -> None:
         """Put the kind of dispersion into its slot."""
         super().__init__()
         self.overdispersion = in_slot(
             "dispersion", dispersion, Dispersion, FixedDispersion, _NAMES
         )
+        self._begin_at(loc)
 
     @property
     def dispersion(self) -> Tensor:
@@ -161,12 +226,12 @@ class NegativeBinomial(Counts):
 
     def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """(*event_shape), or (*event_shape, 2) with a predicted dispersion."""
-        return self.overdispersion.feature_shape(event_shape)
+        return self.overdispersion.feature_shape(super().feature_shape(event_shape))
 
     def forward(self, features: Tensor, offset: Tensor | None = None) -> dist.Distribution:
         """Negative binomial with these log-means."""
         log_mean, dispersion = self.overdispersion.read(features)
-        return MeanNegativeBinomial(_log_rate(log_mean, offset), dispersion)
+        return MeanNegativeBinomial(self._rate(log_mean, offset), dispersion)
 
 
 class ZeroInflated(Counts):
@@ -201,6 +266,10 @@ class ZeroInflated(Counts):
                 "likelihoods.ZeroInflated(likelihoods.Poisson()), or NegativeBinomial()"
             )
         self.likelihood = likelihood
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """As of the likelihood inside."""
+        return self.likelihood.inputs(x)
 
     def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """(*event_shape, 2), or one more with a predicted dispersion."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..distributions import ExactStudentT, ExpNormal
 from ..ground.arguments import positive
 from ..programs.values import check_finite, refuse
-from .located import Located, NumbersLike, SigmaLike
+from .base import NumbersLike
+from .located import Located, SigmaLike
 from .optimal import OptimalSigma
 from .positive import Fixed, Learned, Positive
 
@@ -42,6 +43,7 @@ class Laplace(Located):
         ValueError: as ``Gaussian``, and a sigma that is "optimal".
 
     Example:
+        >>> import torch
         >>> Laplace(sigma=1.0)(torch.zeros(1)).log_prob(torch.ones(1)).exp()  # e^-1 / 2
         tensor([0.1839])
     """
@@ -92,6 +94,7 @@ class StudentT(Located):
         ValueError: as ``Gaussian``, a sigma that is "optimal", and another ``df``.
 
     Example:
+        >>> import torch
         >>> StudentT(df=1.0)(torch.zeros(1)).log_prob(torch.zeros(1)).exp()  # 1 / pi
         tensor([0.3183])
         >>> [name for name, _ in StudentT("learned", df="learned").named_parameters()]
@@ -133,6 +136,7 @@ class LogNormal(Located):
         ValueError: as ``Gaussian``.
 
     Example:
+        >>> import torch
         >>> LogNormal(sigma=0.1)(torch.tensor([0.0, 3.0])).mean  # e^(m + 0.1^2 / 2)
         tensor([ 1.0050, 20.1862])
     """

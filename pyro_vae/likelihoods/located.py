@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from ..distributions import rescaled
-from ..programs.values import check_finite, span_of
-from .base import Likelihood
+from ..programs.values import check_finite
+from .base import Likelihood, NumbersLike, check_numbers, hold_numbers
 from .optimal import OptimalSigma
 from .positive import in_slot
 from .sigma import FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma
 
 SigmaLike = float | Literal["learned", "optimal", "per_pixel", "predicted"] | Sigma
-NumbersLike = float | Sequence[float] | Tensor | None
 _NAMES: dict[str, type[Sigma]] = {
     "learned": LearnedSigma,
     "optimal": OptimalSigma,
@@ -40,20 +39,12 @@ class Located(Likelihood):
         """Put the kind of sigma into its slot."""
         super().__init__()
         self.noise = in_slot("sigma", sigma, Sigma, FixedSigma, _NAMES)
-        standardized = loc is not None or scale is not None
+        given = loc is not None or scale is not None
         for name, value, default in (("loc", loc, 0.0), ("scale", scale, 1.0)):
-            held = None
-            if standardized:
-                held = torch.as_tensor(default if value is None else value, dtype=torch.float32)
-                if not held.isfinite().all() or (name == "scale" and not (held > 0).all()):
-                    kind = "positive finite" if name == "scale" else "finite"
-                    raise ValueError(
-                        f"{name}: expected {kind} numbers, got {span_of(held)}: give constant "
-                        "elements a scale of 1"
-                    )
-                # As a file can hold it; the buffer follows the model to its device and type
-                self.arguments[name] = held.tolist()
-            self.register_buffer(name, held, persistent=False)
+            self.register_buffer(name, None)
+            if given:
+                above = 0 if name == "scale" else -math.inf
+                hold_numbers(self, name, default if value is None else value, above=above)
 
     @classmethod
     def standardized(cls, x: Tensor, sigma: SigmaLike = "learned", **options: Any) -> Located:
@@ -67,6 +58,7 @@ class Located(Likelihood):
             **options: passed to the class.
 
         Example:
+            >>> import torch
             >>> from pyro_vae import likelihoods
             >>> x = torch.tensor([[0.0, 5.0], [2.0, 5.0]])
             >>> likelihoods.Gaussian.standardized(x).scale  # a constant element has 1
@@ -99,12 +91,7 @@ class Located(Likelihood):
             ValueError: a loc or scale of another shape.
         """
         for name in ("loc", "scale"):
-            held = getattr(self, name)
-            if held is not None and held.dim() and tuple(held.shape) != tuple(event_shape):
-                raise ValueError(
-                    f"{name}: expected a number or the shape of a datum, {tuple(event_shape)}, "
-                    f"got {tuple(held.shape)}: pass x.mean(0) and x.std(0) of the training data"
-                )
+            check_numbers(self, name, event_shape, "x.mean(0) and x.std(0)")
         return self.noise.feature_shape(event_shape)
 
     def _standard(self, normal: dist.Normal) -> dist.Distribution:

@@ -90,7 +90,7 @@ class Fixed(Positive):
         return {}
 
 
-class Bounded(Positive):
+class _Bounded(Positive):
     """A number with a starting value and a floor."""
 
     def __init__(self, initial: float = 1.0, floor: float = FLOOR) -> None:
@@ -99,7 +99,7 @@ class Bounded(Positive):
         self.initial = positive("initial", initial, self.floor)
 
 
-class Trained(Bounded):
+class Trained(_Bounded):
     """A number whose parameter ``raw`` is a tenth of its logarithm."""
 
     raw: nn.Parameter | None
@@ -151,7 +151,7 @@ class PerElement(Trained):
         return shape
 
 
-class Predicted(Bounded):
+class Predicted(_Bounded):
     """start_k exp(h_k(z)): the decoder gives a second number h_k per element."""
 
     def __init__(self, initial: float = 1.0, floor: float = FLOOR) -> None:

@@ -10,7 +10,7 @@ import torch
 from chance import chance_of, excess, widened
 from scipy import integrate, stats
 
-from pyro_vae import Trainer, guides, infer
+from pyro_vae import Trainer, guides, infer, load
 from pyro_vae.distributions import LogPoisson, MeanNegativeBinomial, SharedTotal
 from pyro_vae.likelihoods import (
     Gaussian,
@@ -283,6 +283,31 @@ def test_offsets_of_another_shape_or_without_exposure_are_refused():
         Poisson()(features, offset=torch.tensor([0.0, 1.0, 2.0, 0.0]).log()[:1].expand(1))
     doubled = Poisson().double()(features.double(), offset=torch.zeros(4))
     assert doubled.mean.dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", [Poisson, NegativeBinomial])
+def test_rates_may_begin_at_those_of_the_training_data(kind, tmp_path):
+    x = torch.poisson(torch.tensor([0.5, 20.0, 800.0, 0.0]).expand(200, 4))
+    likelihood = kind.standardized(x)
+    mean = x.mean(0) + 0.5 / 200
+    torch.testing.assert_close(likelihood.mean(torch.zeros(4)), mean)
+    features = torch.randn(7, 4)
+    plain, moved = kind()(features + mean.log()), likelihood(features)
+    torch.testing.assert_close(moved.log_prob(x[:7]), plain.log_prob(x[:7]))
+    exposed = likelihood.mean(features, offset=torch.full((7,), 2.0).log())
+    torch.testing.assert_close(exposed, 2 * likelihood.mean(features))
+    torch.testing.assert_close(likelihood.inputs(x), x.log1p() - mean.log1p())
+    inflated = ZeroInflated(likelihood)
+    torch.testing.assert_close(inflated.inputs(x), likelihood.inputs(x))
+    vae = VAE((4,), latents=2, likelihood=likelihood, hidden=(4,))
+    trainer = Trainer(vae, guides.BottomUp(vae), seed=0).fit(x, epochs=1, progress=False)
+    trainer.save(tmp_path / "file.pt")
+    again = load(tmp_path / "file.pt").model.likelihood
+    assert torch.equal(again.loc, likelihood.loc)
+    with pytest.raises(ValueError, match=r"loc: expected a number or the shape .*, \(3,\)"):
+        VAE((3,), latents=2, likelihood=kind.standardized(x))
+    with pytest.raises(ValueError, match="loc: expected finite numbers"):
+        kind(loc=[0.0, math.inf])
 
 
 # Shares of a total

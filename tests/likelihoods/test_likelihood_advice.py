@@ -50,6 +50,10 @@ def counts(tmp):
         lambda: fit(Multinomial(9), images.flatten(1)),
         lambda: vae(likelihoods.Poisson(), (1, 3)),
     )
+    yield (
+        lambda: vae(Poisson(loc=[0.0, 1.0])),
+        lambda: vae(Poisson(loc=COUNTS.mean(0).log())),
+    )
     exposure = COUNTS.sum(1)
     yield (
         lambda: Poisson()(REAL, offset=exposure[:3].log()),
