@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from ..ground.tables import pandas_or
 from . import kinds
 from .labels import in_order
 
@@ -133,12 +134,7 @@ def frame_of(columns: Sequence[Column], x: Tensor, index: np.ndarray | None = No
         ImportError: pandas is not installed.
         ValueError: values of another shape.
     """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(
-            "pandas: a frame needs it: pip install pandas, or use the tensor and its columns"
-        ) from error
+    pandas = pandas_or("the tensor and its columns")
     if x.dim() != 2 or x.shape[1] != len(columns):
         raise ValueError(
             f"x: expected rows (m, {len(columns)}) of this table, got {tuple(x.shape)}: pass such "

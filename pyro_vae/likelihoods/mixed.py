@@ -83,6 +83,11 @@ class Mixed(Likelihood):
                     f"{columns!r}: pass such as likelihoods.Gaussian()"
                 )
         self.names = None if names is None else tuple(map(str, names))
+        if repeated := [n for n, k in Counter(self.names or ()).items() if k > 1]:
+            raise ValueError(
+                f"names: expected a name of its own for each column, got {repeated[0]!r} twice: "
+                "rename one"
+            )
         self._asked = [self._numbers(columns) for columns, _ in given]
         self.likelihoods = nn.ModuleList(part for _, part in given)
         self.columns: tuple[tuple[int, ...], ...] = ()
@@ -115,6 +120,8 @@ class Mixed(Likelihood):
 
     def _resolve(self, size: int) -> None:
         """Find the columns of a table of so many; each is to be there once."""
+        if sum(map(len, self.columns)) == size:
+            return
         if self.names is not None and len(self.names) != size:
             raise ValueError(
                 f"names: expected one for each of the {size} columns, got {len(self.names)}: name "

@@ -193,6 +193,10 @@ def test_a_frame_goes_in_and_comes_out():
     drawn, mean = (parts.train.to_frame(vae.sample(7, mean=m)) for m in (False, True))
     assert drawn["city"].isin(CITIES).all() and mean["smokes"].isin(SMOKES).all()
     assert drawn["visits"].dtype.kind == "i" and mean["visits"].dtype.kind == "f"
+    codes = guides.BottomUp(vae).encode(parts.train).to_frame()
+    assert list(codes.columns) == ["z1[0]", "z1[1]"]
+    assert codes.index.tolist() == parts.train.index.tolist()
+    assert guides.BottomUp(vae).encode(frame).to_frame().index.tolist() == list(frame.index)
     with pytest.raises(ValueError, match=r"x: expected rows \(m, 6\) of this table, got \(7, 2\)"):
         d.to_frame(torch.zeros(7, 2))
 

@@ -107,6 +107,8 @@ def tables(tmp):
         lambda: vae(Mixed({range(3): Gaussian()}), (1, 3)),
         lambda: fit(Mixed({range(3): Gaussian()}), REAL.view(8, 1, 3).flatten(1)),
     )
+    twice = {range(3): Gaussian()}
+    yield lambda: Mixed(twice, names="aab"), lambda: Mixed(twice, names="abc")
     loose, features = Mixed(pair), torch.zeros(2, 3)
 
     def built():

@@ -238,6 +238,7 @@ def test_columns_that_do_not_fit_are_told():
         ({"agee": one}, NAMES, r"parts: expected one of age.*did you mean 'age'"),
         ({"age": one}, None, "names: expected the names of all columns"),
         ({NAMES[:5]: one}, NAMES, "got 'income' missing"),
+        ({0: one, 1: one}, ("a", "a"), "names: expected a name of its own .* got 'a' twice"),
         ({("a", "b"): one}, ("a", "b"), "names: expected one for each of the 6 columns, got 2"),
     ):
         with pytest.raises(ValueError, match=message):
