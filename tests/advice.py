@@ -16,7 +16,7 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 WITHOUT_TABLES = not any(importlib.util.find_spec(name) for name in ("pandas", "polars"))
 # Of messages about tables alone
-OF_TABLES = ("columns of numbers", "column of text or labels")
+OF_TABLES = ("columns of numbers", "one column of labels")
 _VERBS = (
     "add|ask|begin|bound|build|call|choose|check|convert|copy|create|declare|draw|drop|end|fill|"
     "freeze|give|go on|hold|import|join|leave|let|load|lower|make|mask|name|number|observe|pass|"

@@ -62,7 +62,7 @@ TESTS = {
     "diagnostics/outliers.py": ["diagnostics/test_outliers.py"],
     "diagnostics/rarity.py": ["diagnostics/test_rarity.py"],
     "diagnostics/two_samples.py": ["diagnostics/test_rarity.py"],
-    "distributions.py": [
+    "distributions": [
         "test_distributions.py",
         "likelihoods/test_likelihoods.py",
         "test_extremes.py",

@@ -58,6 +58,51 @@ NAMES = [
     for names in itertools.product(MODELS, GUIDES, LIKELIHOODS)
     if not names[2].startswith("Gaussian ") or names[:2] in FEW
 ]
+
+
+def counts(*shape):
+    return torch.poisson(4 * torch.rand(shape))
+
+
+def row(n, d):
+    numbers, flags = torch.randn(n, d - 4), torch.randint(2, (n, 1))
+    return torch.cat([numbers.exp(), counts(n, 2), flags, torch.randint(3, (n, 1))], 1)
+
+
+def mixed():
+    parts = {
+        range(2): likelihoods.LogNormal("learned"),
+        (3, 2): likelihoods.NegativeBinomial("per_column"),
+        4: likelihoods.Bernoulli(),
+        -1: likelihoods.Nominal(3),
+    }
+    return likelihoods.Mixed(parts)
+
+
+OF_TABLES = {
+    "Poisson": (likelihoods.Poisson, counts),
+    "NegativeBinomial": (likelihoods.NegativeBinomial, counts),
+    "ZeroInflated": (
+        lambda: likelihoods.ZeroInflated(likelihoods.NegativeBinomial("predicted")),
+        counts,
+    ),
+    "Multinomial": (lambda: likelihoods.Multinomial(total=20), counts),
+    "Laplace": (lambda: likelihoods.Laplace("per_pixel"), torch.randn),
+    "StudentT": (lambda: likelihoods.StudentT("learned", df="learned"), torch.randn),
+    "LogNormal": (
+        lambda: likelihoods.LogNormal("predicted"),
+        lambda *shape: torch.randn(shape).exp(),
+    ),
+    "Nominal": (
+        lambda: likelihoods.Nominal(4),
+        lambda *shape: torch.randint(4, shape).float(),
+    ),
+    "Mixed": (mixed, row),
+}
+LIKELIHOODS |= OF_TABLES
+OF_VECTORS = [("condition", "Ladder"), ("normalised", "BottomUp")]
+NAMES += [" x ".join((*names, name)) for names in OF_VECTORS for name in OF_TABLES]
+NAMES += [f"odd image x BottomUp x {name}" for name in ("ZeroInflated", "Nominal")]
 FACTORS = {
     "one layer": ("p(x, z1) = p(x|z1) p(z1)", "q(z1|x) = q(z1|x)"),
     "two layers": (

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from ..ground.arguments import whole
 from ..infer.predictive import mean_squared_error
-from ..likelihoods import Gaussian, PredictedSigma, Sigma
+from ..likelihoods import Gaussian, Mixed, PredictedSigma, Sigma
+from ..likelihoods.located import Located
 from ..models.sigma import Phase, check_replaceable
 from ..programs.freezing import Hold, is_free
 from ..programs.unwrapping import name_of
@@ -103,6 +104,13 @@ class UpdateSigma(Callback):
         parts = [part for module in trainer.modules() for part in module.modules()]
         self._sigmas = [part for part in parts if isinstance(part, Sigma)]
         gaussians = [part for part in parts if isinstance(part, Gaussian)]
+        for part in parts:
+            if isinstance(part, Located | Mixed) and not isinstance(part, Gaussian):
+                raise ValueError(
+                    "UpdateSigma: expected a Gaussian likelihood, whose sigma is a mean squared "
+                    f"error, got {type(part).__name__}: leave the callback out, and sigma trains "
+                    "with all other parameters"
+                )
         self._scales = {g.noise: g.scale for g in gaussians if g.scale is not None}
         if not self._sigmas:
             raise ValueError(

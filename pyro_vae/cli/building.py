@@ -14,6 +14,8 @@ from torch import Tensor
 from .. import guides, likelihoods, models
 from ..data import DataSplits
 from ..ground.machine import free_memory
+from ..likelihoods.counts import Rates
+from ..likelihoods.located import Located
 from ..networks import is_image
 from ..programs.program import Guide
 from ..training.trainer import Trainer
@@ -60,19 +62,22 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
                 f"--{name}: expected no such option for the likelihood {kebab(kind.__name__)}, "
                 f"got {value}: leave it out or choose another --likelihood"
             )
-    if kind is not likelihoods.Gaussian:
+    if issubclass(kind, Rates) and data is not None:
+        kind().check(data.train.x)
+        return kind.standardized(data.train.x, **given)
+    if not issubclass(kind, Located):
         if args.standardize:
             raise ValueError(
-                f"--standardize: expected the likelihood gaussian, got {kebab(kind.__name__)}: "
-                "leave it out or choose --likelihood gaussian"
+                "--standardize: expected the likelihood gaussian or another of real values, got "
+                f"{kebab(kind.__name__)}: leave it out or choose --likelihood gaussian"
             )
         return kind(**given)
     given.setdefault("sigma", "learned")
     if data is None or not _standardizes(args, data):
         return kind(**given)
-    x = data.train.x.double()
-    scale = x.std(0, correction=0)
-    return kind(**given, loc=x.mean(0), scale=scale.where(scale > 0, 1.0))
+    if kind is likelihoods.LogNormal:
+        kind().check(data.train.x)
+    return kind.standardized(data.train.x, **given)
 
 
 def _standardizes(args: argparse.Namespace, data: DataSplits) -> bool:

@@ -38,14 +38,19 @@ def _public(module: Any, base: type[_T]) -> dict[str, type[_T]]:
 
 def _needs(cls: type) -> list[str]:
     """Arguments of a class that have no default."""
-    kinds = (inspect.Parameter.VAR_KEYWORD,)
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     return [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
 
 
 # Those that a model of this command line is enough to build
 GUIDES = {n: g for n, g in _public(guides, guides.Guide).items() if _needs(g) == ["model"]}
-LIKELIHOODS = _public(likelihoods, likelihoods.Likelihood)
+# Those that need no argument
+LIKELIHOODS = {
+    n: found
+    for n, found in _public(likelihoods, likelihoods.Likelihood).items()
+    if not _needs(found)
+}
 BINARIZE = {"dynamic": "dynamic", "static": "static", "none": None}
 
 
@@ -144,22 +149,25 @@ def add_pair(parser: Any) -> None:
         type=values.named(LIKELIHOODS),
         metavar="NAME",
         help=f"p(x|z): {', '.join(LIKELIHOODS)}; bernoulli is for 0 and 1, continuous-bernoulli "
-        "for [0, 1], gaussian for real numbers, categorical and discretized-logistic for pixels "
-        "k / (levels - 1) (default: bernoulli for values 0 and 1, and for what is binarised; "
-        "continuous-bernoulli for others in [0, 1]; gaussian for all others)",
+        "for [0, 1], gaussian for real numbers, laplace and student-t for those with outliers, "
+        "log-normal for positive ones, poisson and negative-binomial for counts, "
+        "categorical and discretized-logistic for pixels k / (levels - 1) (default: bernoulli for "
+        "values 0 and 1, and for what is binarised; continuous-bernoulli for others in [0, 1]; "
+        "gaussian for all others)",
     )
     add(
         "--sigma",
         type=values.number_or_word,
-        help="standard deviation of the likelihood gaussian: a number, learned, optimal, "
-        "per_pixel or predicted (default: learned)",
+        help="standard deviation of the likelihood gaussian, scale of laplace, student-t and, of "
+        "logarithms, log-normal: a number, learned, optimal (gaussian, log-normal), per_pixel or "
+        "predicted (default: learned)",
     )
     add(
         "--standardize",
         action=argparse.BooleanOptionalAction,
         help="give each column, or pixel, mean 0 and deviation 1 before the networks see it, for "
-        "the likelihood gaussian; samples, pictures and bounds are in the units of the data "
-        "(default: for tables)",
+        "likelihoods that have a --sigma; samples, pictures and bounds are in the units of the "
+        "data (default: for tables)",
     )
     add(
         "--levels",

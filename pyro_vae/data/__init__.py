@@ -15,6 +15,9 @@
 | ``.h5ad`` | (genes,) | none | ``test_fraction`` | no |
 | tensor, array, table, ``Dataset``, ... | any | as given | ``test_fraction`` | as given |
 
+Of a table, ``d.columns`` tells name and kind of each column, and ``d.train.to_frame(x)`` makes a
+frame of rows such as ``vae.sample(10)``; ``likelihoods.for_columns(d)`` is its likelihood.
+
 Example:
     >>> from pyro_vae import data
     >>> d = data.load("digits")
@@ -28,8 +31,18 @@ Example:
 """
 
 from .arguments import Arguments
+from .columns import Column
 from .dataset import Dataset, DataSplits
 from .loading import NAMES, load
 from .sprites import render_shapes, shapes
 
-__all__ = ["NAMES", "Arguments", "DataSplits", "Dataset", "load", "render_shapes", "shapes"]
+__all__ = [
+    "NAMES",
+    "Arguments",
+    "Column",
+    "DataSplits",
+    "Dataset",
+    "load",
+    "render_shapes",
+    "shapes",
+]

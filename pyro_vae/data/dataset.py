@@ -14,6 +14,7 @@ from torch import Tensor
 from ..ground.arguments import whole
 from . import checks
 from .checks import as_values
+from .columns import Column, frame_of, table_of
 from .labels import as_integers, renumbered
 
 
@@ -43,6 +44,8 @@ class Dataset:
         factors: known factors of variation, shape (n, f).
         factor_names: names of the f factors.
 
+    Of a table the names of columns and rows are kept, and text is numbered.
+
     Attributes:
         x: values, ``float32`` (or ``float64``), shape (n, *event).
         y: labels, ``int64``, shape (n,), or None.
@@ -50,6 +53,8 @@ class Dataset:
         names: class names, () when there are none.
         factors: ``float32``, shape (n, f), or None.
         factor_names: names of the factors, () when there are none.
+        columns: name and kind of each column of a table, () for other data.
+        index: what the rows of a table are called, an array (n,), or None.
 
     Raises:
         TypeError: ``x``, ``y`` or ``factors`` holds no real numbers.
@@ -81,7 +86,11 @@ class Dataset:
         factors: Tensor | np.ndarray | None = None,
         factor_names: Sequence[str] = (),
     ) -> None:
-        self._hold(checks.values(x, channels=channels), y, binarize, names, factors, factor_names)
+        table = table_of(x)
+        stored = checks.values(x if table is None else table.values, channels=channels)
+        self.columns: tuple[Column, ...] = () if table is None else table.columns(stored)
+        self.index = None if table is None else table.index
+        self._hold(stored, y, binarize, names, factors, factor_names)
 
     @property
     def x(self) -> Tensor:
@@ -128,7 +137,31 @@ class Dataset:
         if isinstance(index, int):
             x = self._draw(self._stored[index])
             return x if self.y is None else (x, self.y[index])
-        return self._each(lambda tensor: tensor[index])
+        new = self._each(lambda tensor: tensor[index])
+        if self.index is not None:
+            rows = index.cpu().numpy() if isinstance(index, Tensor) else index
+            new.index = self.index[rows]
+        return new
+
+    def to_frame(self, x: Tensor | None = None) -> Any:
+        """A table of pandas, with the names of columns and categories.
+
+        Args:
+            x: rows (m, columns) in place of these, such as ``vae.sample(10)`` or a reconstruction;
+                counts and flags stay real numbers where they are means.
+
+        Raises:
+            ImportError: pandas is not installed.
+            ValueError: data that are no table, rows of another shape.
+        """
+        if not self.columns:
+            raise ValueError(
+                "columns: expected data of a table, got none with names: pass a frame, or load a "
+                "file whose first line has names"
+            )
+        if x is None:
+            return frame_of(self.columns, self.x, self.index)
+        return frame_of(self.columns, x)
 
     def to(self, device: torch.device | str) -> Dataset:
         """Move to a device.
@@ -212,6 +245,7 @@ class Dataset:
         stored = checks.values(changes.pop("x")) if "x" in changes else self._stored
         kept = ("y", "binarize", "names", "factors", "factor_names")
         new = object.__new__(Dataset)
+        new.columns, new.index = self.columns, self.index
         new._hold(stored, **{name: getattr(self, name) for name in kept} | changes)
         return new
 
@@ -324,6 +358,11 @@ class DataSplits:
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one datum."""
         return self.train.event_shape
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Name and kind of each column of a table; () for other data."""
+        return self.train.columns
 
     @property
     def labels(self) -> tuple[str, ...]:

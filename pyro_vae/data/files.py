@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from . import kinds
+from .columns import Table, numbers_of
 from .dataset import Dataset
 from .given import LABELS, Channels, as_dataset
 from .labels import shared_names
@@ -150,8 +151,8 @@ def _read_anndata(path: Path) -> Any:
     return importlib.import_module("anndata").read_h5ad(path)
 
 
-def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """A table of numbers, with a line of names or without, as x and the column of labels."""
+def _read_text(path: Path) -> tuple[np.ndarray | Table, np.ndarray | None]:
+    """A table, with a line of names or without, as x and the column of labels."""
     heads, skipped = [], 0
     with path.open(encoding="utf-8-sig") as file:
         for line in file:
@@ -172,10 +173,11 @@ def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     columns = range(1 if names and not names[0] else 0, len(rows[0]))
     texts = [i for i in columns if not _is_number(rows[0][i])]
     named = [i for i in columns if names and names[i].strip().lower() in LABELS]
-    if len(labels := sorted({*texts, *named})) > 1:
-        shown = ", ".join(repr(rows[0][i]) for i in labels)
+    several = named if names else texts
+    if len(several) > 1:
+        shown = ", ".join(repr(rows[0][i]) for i in several)
         raise ValueError(
-            f"{len(labels)} columns of text or labels, {shown} in the first row: drop all but one"
+            f"{len(several)} columns of text or labels, {shown} in the first row: drop all but one"
         )
 
     def read(chosen: list[int], kind: type) -> np.ndarray:
@@ -191,14 +193,28 @@ def _read_text(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             quotechar='"',
         )
 
-    for label in texts or named[:1]:
-        y = read([label], str)[:, 0]
-        if texts and any(numbers := [_is_number(value) for value in y]):
-            text = y[numbers.index(False)]
-            raise ValueError(f"column {label} of numbers and text, such as {str(text)!r}")
-        if texts or all(value.strip().isdigit() for value in y):
-            return read([i for i in columns if i != label], np.float32), y
-    return read(list(columns), np.float32), None
+    words = {i: read([i], str)[:, 0] for i in texts}
+    for i, column in words.items():
+        if any(numbers := [_is_number(value) for value in column]):
+            text = column[numbers.index(False)]
+            raise ValueError(f"column {i} of numbers and text, such as {str(text)!r}")
+    label = (named or (texts if len(texts) == 1 else [None]))[0]
+    y = None
+    if label is not None:
+        y = words[label] if label in words else read([label], str)[:, 0]
+        # A measurement by this name is no label
+        if label not in words and not all(value.strip().isdigit() for value in y):
+            label = y = None
+    shown = [i for i in columns if i != label]
+    found = {k: numbers_of(words[i], str(i)) for k, i in enumerate(shown) if i in words}
+    plain = [i for i in shown if i not in words]
+    numbers = iter(read(plain, np.float32).T if plain else ())
+    values = [found[k][0] if k in found else next(numbers) for k in range(len(shown))]
+    if not names:
+        return np.stack(values, 1).astype(np.float32), y
+    index = read([0], str)[:, 0] if columns.start else None
+    told = {k: categories for k, (_, categories) in found.items()}
+    return Table(np.stack(values, 1), tuple(names[i] for i in shown), told, index), y
 
 
 def _is_number(text: str) -> bool:

@@ -125,14 +125,18 @@ def _entries(data: Mapping, name: str) -> Any:
 
 
 def _with_labels(frame: Any, name: str) -> Any:
-    """A table as (x, y) where a column is its labels."""
-    text = kinds.not_numbers(frame)
-    named = [c for c in frame.columns if str(c).lower() in LABELS and kinds.is_whole(frame[c])]
-    found = text + [c for c in named if c not in text]
+    """A table as (x, y) where a column is its labels: of that name, or the only one of text."""
+    text = [c for c in frame.columns if kinds.is_text(frame[c])]
+    named = [
+        c
+        for c in frame.columns
+        if str(c).lower() in LABELS and (c in text or kinds.is_whole(frame[c]))
+    ]
+    found = named or (text if len(text) == 1 else [])
     if len(found) > 1:
         raise TypeError(
-            f"{name}: expected one column of text or labels, got {', '.join(map(repr, found))}: "
-            "drop all but one, or pass a pair (x, y)"
+            f"{name}: expected one column of labels, got {', '.join(map(repr, found))}: drop all "
+            "but one, or pass a pair (x, y)"
         )
     if not found or frame.shape[1] == 1:
         return frame

@@ -85,6 +85,18 @@ def is_whole(column: Any) -> bool:
     return column.dtype.is_integer()
 
 
+def is_text(column: Any) -> bool:
+    """Whether a column of a table holds text, or categories."""
+    if is_a(column, "pandas"):
+        kind = str(column.dtype)
+        return (
+            kind in ("category", "str")
+            or kind.startswith("string")
+            or (kind == "object" and any(isinstance(v, str) for v in column))
+        )
+    return str(column.dtype).partition("(")[0] in ("String", "Utf8", "Categorical", "Enum")
+
+
 def check_room(shape: Sequence[int], itemsize: int, argument: str) -> None:
     """Raise ``ValueError`` for values that would take more than half of the memory."""
     # Python's numbers, which do not overflow

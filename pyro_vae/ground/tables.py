@@ -173,12 +173,7 @@ class Table:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError(
-                "pandas: a frame needs it: pip install pandas, or use to_markdown() or to_latex()"
-            ) from error
+        pandas = pandas_or("to_markdown() or to_latex()")
         found = [
             {
                 f"{name} {what}".rstrip(): value
@@ -250,6 +245,17 @@ class Tabular:
     def to_latex(self) -> str:
         """The table in LaTeX, which needs no package."""
         return self.table().to_latex()
+
+
+def pandas_or(instead: str) -> Any:
+    """The module pandas; ``ImportError`` that names what to use ``instead`` where it is absent."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError(
+            f"pandas: a frame needs it: pip install pandas, or use {instead}"
+        ) from error
+    return pandas
 
 
 def lookup(row: Mapping[str, Any], key: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.arguments import Data, named
-from ..likelihoods.base import network_inputs
+from ..likelihoods.base import input_shape, network_inputs
 from ..models import VAE
 from ..networks import is_image
 from ..programs.calling import arguments_of, positional
@@ -28,13 +28,15 @@ class OwnInputs:
     """
 
     def __init__(self, vae: VAE) -> None:
-        self.shapes: dict[str, tuple[int, ...]] = {"x": tuple(vae.event_shape)}
+        self.shapes: dict[str, tuple[int, ...]] = {
+            "x": input_shape(vae.likelihood, vae.event_shape)
+        }
         if vae.condition:
             self.shapes["y"] = (vae.condition,)
         self.names = dict(zip(self.shapes, self.shapes, strict=True))
 
     def event_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one datum, as the program has it."""
+        """Shape of one datum, as it is read."""
         return self.shapes[name]
 
     def read(self, vae: VAE, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:

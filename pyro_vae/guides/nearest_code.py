@@ -10,7 +10,7 @@ from torch.nn.functional import embedding
 from .. import networks
 from ..distributions import OneHotPoint
 from ..ground.arguments import at_least
-from ..likelihoods.base import network_inputs
+from ..likelihoods.base import input_shape, network_inputs
 from ..models import VQVAE
 from ..networks.grids import GridEncoder
 from ..programs.program import Guide, Model
@@ -74,7 +74,8 @@ class NearestCode(Guide):
         self.commitment = at_least("commitment", commitment)
         self.encoder = self._encoder() if encoder is None else encoder
         expected = (*vqvae.grid_shape, vqvae.code_dim)
-        got = networks.output_shape(self.encoder, vqvae.event_shape, argument="encoder")
+        seen = input_shape(vqvae.likelihood, vqvae.event_shape)
+        got = networks.output_shape(self.encoder, seen, argument="encoder")
         if got != expected:
             raise ValueError(
                 f"encoder: expected outputs (n, {', '.join(map(str, expected))}), one vector per "
@@ -83,16 +84,17 @@ class NearestCode(Guide):
 
     def _encoder(self) -> nn.Module:
         model = self.model
+        seen = input_shape(model.likelihood, model.event_shape)
         if model.convolutional:
             return GridEncoder(
-                model.event_shape,
+                seen,
                 model.code_dim,
                 channels=model.channels,
                 blocks=model.blocks,
                 activation=model.activation,
             )
         return networks.MLP(
-            model.event_shape,
+            seen,
             networks.hidden_widths(model.hidden),
             (*model.grid_shape, model.code_dim),
             activation=model.activation,

@@ -7,12 +7,25 @@
 | ``Gaussian`` | real | 1 mean; with "predicted" also log sigma | Rybkin et al. (2021) |
 | ``Categorical`` | k / (levels - 1) | ``levels`` logits | |
 | ``DiscretizedLogistic`` | k / (levels - 1) | mean, log scale | Kingma et al. (2016) |
+| ``Laplace`` | real, with outliers | as of ``Gaussian`` | |
+| ``StudentT`` | real, with outliers | as of ``Gaussian`` | Lange et al. (1989) |
+| ``LogNormal`` | positive | as of ``Gaussian``, for log x | |
+| ``Poisson`` | counts | 1 log-rate | |
+| ``NegativeBinomial`` | counts | 1 log-mean; with "predicted" also log a | Lopez et al. (2018) |
+| ``ZeroInflated`` | counts | those of the counts inside, 1 logit | Lambert (1992) |
+| ``Multinomial`` | counts of a given total | 1 logit | |
+| ``Nominal`` | 0, ..., k - 1 without an order | k logits | |
+| ``Mixed`` | rows of a table | those of all its parts | Nazabal et al. (2020) |
 
-These are elementwise; the model declares event dimensions with ``.to_event``, where a likelihood
-has not done so itself: see ``Likelihood`` for correlated noise and a topic model. Where a
-likelihood takes several numbers per element, they are the last dimension of the features.
+``for_columns(data)`` is the ``Mixed`` of a table, by the kinds of its columns.
 
-The sigma of a ``Gaussian`` is an object in a slot of its own:
+All but the last and ``Multinomial`` are elementwise; the model declares event dimensions with
+``.to_event``, where a likelihood has not done so itself: see ``Likelihood`` for correlated noise
+and a topic model. Where a likelihood takes several numbers per element, they are the last
+dimension of the features.
+
+The sigma of a ``Gaussian``, ``Laplace`` (but "optimal"), ``StudentT`` (likewise) or ``LogNormal``
+is an object in a slot of its own:
 
 | sigma | what it is |
 |---|---|
@@ -21,12 +34,26 @@ The sigma of a ``Gaussian`` is an object in a slot of its own:
 | ``OptimalSigma`` | the closed form, the root mean squared error |
 | ``PerPixelSigma`` | one parameter per element |
 | ``PredictedSigma`` | sigma(z), from the decoder |
+
+So is the dispersion of a ``NegativeBinomial``: ``FixedDispersion``, ``LearnedDispersion``,
+``PerColumnDispersion``, ``PredictedDispersion``.
 """
 
 from .base import Likelihood
 from .bernoulli import Bernoulli, ContinuousBernoulli
-from .discrete import Categorical, DiscretizedLogistic
+from .columns import for_columns
+from .counts import Multinomial, NegativeBinomial, Poisson, ZeroInflated
+from .discrete import Categorical, DiscretizedLogistic, Nominal
+from .dispersion import (
+    Dispersion,
+    FixedDispersion,
+    LearnedDispersion,
+    PerColumnDispersion,
+    PredictedDispersion,
+)
 from .gaussian import Gaussian
+from .heavy import Laplace, LogNormal, StudentT
+from .mixed import Mixed
 from .optimal import OptimalSigma
 from .sigma import FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma
 
@@ -35,12 +62,27 @@ __all__ = [
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "Dispersion",
+    "FixedDispersion",
     "FixedSigma",
     "Gaussian",
+    "Laplace",
+    "LearnedDispersion",
     "LearnedSigma",
     "Likelihood",
+    "LogNormal",
+    "Mixed",
+    "Multinomial",
+    "NegativeBinomial",
+    "Nominal",
     "OptimalSigma",
+    "PerColumnDispersion",
     "PerPixelSigma",
+    "Poisson",
+    "PredictedDispersion",
     "PredictedSigma",
     "Sigma",
+    "StudentT",
+    "ZeroInflated",
+    "for_columns",
 ]

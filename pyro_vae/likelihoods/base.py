@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from ..ground.recorded import Recorded
 from ..programs.support import check_support
-from ..programs.values import check_finite
+from ..programs.values import check_finite, span_of
+
+NumbersLike = float | Sequence[float] | Tensor | None
 
 
 class Likelihood(Recorded, nn.Module):
@@ -66,6 +69,10 @@ class Likelihood(Recorded, nn.Module):
         """What the networks of guides see of ``x``: the data as they are."""
         return x
 
+    def input_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of what networks see of one datum of ``event_shape``: that of the data."""
+        return tuple(event_shape)
+
     def check(self, x: Tensor) -> None:
         """Raise ``ValueError`` if ``x`` has values that this likelihood gives no probability.
 
@@ -74,6 +81,34 @@ class Likelihood(Recorded, nn.Module):
         """
         check_finite(x)
         check_support(self, x)
+
+
+def hold_numbers(likelihood: Likelihood, name: str, value: Any, *, above: float) -> None:
+    """Have numbers, or one for all elements, as a buffer and, for files, among the arguments.
+
+    ``ValueError`` for numbers that are not finite and above a limit.
+    """
+    held = torch.as_tensor(value, dtype=torch.float32)
+    if not held.isfinite().all() or not (held > above).all():
+        kind = "positive finite" if above == 0 else "finite"
+        raise ValueError(
+            f"{name}: expected {kind} numbers, got {span_of(held)}: give constant elements a "
+            f"{name} of 1"
+        )
+    likelihood.arguments[name] = held.tolist()
+    likelihood.register_buffer(name, held, persistent=False)
+
+
+def check_numbers(
+    likelihood: Likelihood, name: str, event_shape: Sequence[int], such_as: str
+) -> None:
+    """Raise ``ValueError`` unless numbers that are held are one, or of the shape of a datum."""
+    held = getattr(likelihood, name)
+    if held is not None and held.dim() and tuple(held.shape) != tuple(event_shape):
+        raise ValueError(
+            f"{name}: expected a number or the shape of a datum, {tuple(event_shape)}, got "
+            f"{tuple(held.shape)}: pass {such_as} of the training data"
+        )
 
 
 def feature_shape(likelihood: nn.Module, event_shape: Sequence[int]) -> tuple[int, ...]:
@@ -91,3 +126,8 @@ def network_inputs(likelihood: Any, x: Tensor) -> Tensor:
     """What networks see of ``x`` by a likelihood, which may be any module, or None."""
     inputs = getattr(likelihood, "inputs", None)
     return x if inputs is None else inputs(x)
+
+
+def input_shape(likelihood: Any, event_shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of what networks see of a datum by a likelihood, which may be any module."""
+    return getattr(likelihood, "input_shape", tuple)(event_shape)

@@ -1,15 +1,17 @@
-"""Pixels of a given number of levels."""
+"""Pixels of a given number of levels, and categories."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from .. import distributions
 from ..ground.arguments import whole
-from ..programs.values import check_finite, span_of
+from ..programs.values import check_finite, refuse, span_of
 from .base import Likelihood
 
 
@@ -92,3 +94,69 @@ class DiscretizedLogistic(_Discrete):
         loc, log_scale = features.unbind(-1)
         log_scale = (log_scale - 1.5).clamp(self.min_log_scale, 5.0)
         return distributions.GridLogistic(loc + 0.5, log_scale, self.levels)
+
+
+class Nominal(Likelihood):
+    """Categories without an order, numbered 0, ..., k - 1: a free probability for each.
+
+    The networks of guides see k indicators of each element; what the model predicts is the most
+    probable category. ``Categorical`` is for pixels, k / (levels - 1).
+
+    Args:
+        categories: how many there are, at least 2.
+
+    Shapes:
+        features (..., *event_shape, categories), logits; networks see (n, d * categories) of
+        vectors, and a channel for each category of images.
+
+    Raises:
+        ValueError: categories that are no whole number of at least 2.
+
+    Example:
+        >>> import torch
+        >>> nominal = Nominal(3)
+        >>> nominal(torch.zeros(2, 3)).log_prob(torch.tensor([0.0, 2.0])).exp()
+        tensor([0.3333, 0.3333])
+        >>> nominal.inputs(torch.tensor([[2.0, 0.0]]))
+        tensor([[0., 1., 0., 0., 1., 0.]])
+    """
+
+    def __init__(self, categories: int) -> None:
+        """Keep the number of categories."""
+        super().__init__()
+        advice = "pass the number of different values; for two use likelihoods.Bernoulli()"
+        self.categories = whole("categories", categories, 2, advice=advice)
+        self.register_buffer("one_hot", torch.eye(self.categories), persistent=False)
+
+    def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """One logit per category: (*event_shape, categories)."""
+        return (*event_shape, self.categories)
+
+    def forward(self, features: Tensor) -> dist.Distribution:
+        """Categories with these logits."""
+        return distributions.Nominal(features)
+
+    def input_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """An indicator per category, in the first dimension; (k, h, w) for images (h, w)."""
+        first, *others = event_shape if len(event_shape) != 2 else (1, *event_shape)
+        return (first * self.categories, *others)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Indicators, of each element one beside the other."""
+        indicators = embedding(x.long(), self.one_hot).movedim(-1, 1)
+        return indicators.reshape(len(x), *self.input_shape(x.shape[1:]))
+
+    def check(self, x: Tensor) -> None:
+        """Raise unless every value is the number of a category."""
+        check_finite(x)
+        refuse(
+            x,
+            (x < 0) | (x > self.categories - 1) | (x != x.round()),
+            f"Nominal({self.categories}) expects categories numbered 0 to {self.categories - 1}",
+            "number them from 0, numpy.unique(column, return_inverse=True)[1], and pass their "
+            "number; for other values use likelihoods.Gaussian()",
+        )
+
+    def extra_repr(self) -> str:
+        """Show the number of categories."""
+        return f"categories={self.categories}"

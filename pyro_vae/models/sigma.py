@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..likelihoods import Gaussian, PredictedSigma
-from ..likelihoods.sigma import FLOOR
+from ..likelihoods import PredictedSigma
+from ..likelihoods.located import Located
+from ..likelihoods.positive import FLOOR
 from ..networks import MeanAndLogSigma
 from ..programs.freezing import Hold, is_free
 from .base import DecoderModel
@@ -54,7 +55,7 @@ class Phase:
 def check_replaceable(model: DecoderModel) -> None:
     """Raise ``ValueError`` for a likelihood or a decoder that cannot go on to sigma(z)."""
     likelihood, decoder = model.likelihood, model.decoder
-    if not isinstance(likelihood, Gaussian):
+    if not isinstance(likelihood, Located):
         raise ValueError(
             f"likelihood: expected Gaussian, got {type(likelihood).__name__}: build the model "
             'with likelihoods.Gaussian(sigma="learned")'

@@ -163,7 +163,7 @@ class VAE(DecoderModel):
             ``Phase``: print it to see which parameters train; ``unfreeze()`` ends it.
 
         Raises:
-            ValueError: a likelihood that is not Gaussian, a sigma that is predicted already, or a
+            ValueError: a likelihood without a sigma, one that is predicted already, or a
                 decoder that sees x as well.
 
         Example:

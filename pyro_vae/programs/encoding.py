@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data
+from ..ground.tables import pandas_or
 from .autoguides import check_batch
 from .calling import arguments_of
 from .given import matched
@@ -20,6 +22,9 @@ from .modes import evaluating
 from .sites import kinds
 from .tracing import trace
 from .values import check_finite
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def decode(
@@ -78,7 +83,7 @@ def _observation(trace: poutine.Trace, given: Mapping[str, Tensor]) -> dict[str,
 
 @dataclass(frozen=True)
 class Encoding:
-    """Means and samples of q(z|x) per latent site, each (n, size).
+    """Means and samples of q(z|x) per latent site, each (n, size); ``index`` names the rows.
 
     Where a distribution has no formula for its mean, as a flow, it is that of 1,000 draws, always
     the same ones; for a ``Categorical`` it is the most probable category.
@@ -86,6 +91,23 @@ class Encoding:
 
     mean: dict[str, Tensor]
     sample: dict[str, Tensor]
+    index: np.ndarray | None = None
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The means as a ``pandas.DataFrame``, a row per datum, named as those of its table.
+
+        A column is an element of a latent, such as "z1[0]".
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        pandas = pandas_or("mean, a tensor per latent")
+        found = {}
+        for site, values in self.mean.items():
+            for place in np.ndindex(values.shape[1:]):
+                name = f"{site}[{','.join(map(str, place))}]" if place else site
+                found[name] = values[(slice(None), *place)].detach().cpu().numpy()
+        return pandas.DataFrame(found, index=self.index)
 
 
 def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
@@ -110,11 +132,13 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
         ValueError: data of the wrong shape or dtype or not finite, labels that do not fit, a
             distribution that has no mean, such as a Cauchy.
     """
+    if not isinstance(x, Tensor | Arguments):
+        x = matched(x, guide, getattr(guide, "model", None), name="x")
     args, kwargs = _encodable(guide, x, y)
     with evaluating(guide):
         drawn = trace(guide, *args, **kwargs)
         mean = _latents(_at_means(guide, args, kwargs))
-        return Encoding(mean=mean, sample=_latents(drawn))
+    return Encoding(mean=mean, sample=_latents(drawn), index=getattr(x, "index", None))
 
 
 def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:

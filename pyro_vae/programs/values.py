@@ -46,3 +46,17 @@ def check_finite(value: Tensor, name: str = "x") -> None:
             f"{name}: expected finite values, got {int((~finite).sum())} NaN or infinite: "
             "remove or fill these entries"
         )
+
+
+def refuse(x: Tensor, outside: Tensor, expected: str, remedy: str) -> None:
+    """Raise ``ValueError`` if values of data (n, ...) are ``outside``: how many, and the first.
+
+    Example:
+        >>> refuse(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool), "zeros", "")
+    """
+    if outside.any():
+        datum, *_ = first = tuple(outside.nonzero()[0].tolist())
+        raise ValueError(
+            f"x: {expected}, got {int(outside.sum())} others, the first {float(x[first]):.4g} in "
+            f"datum {datum}: {remedy}"
+        )

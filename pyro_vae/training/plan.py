@@ -24,7 +24,7 @@ from ..ground.arguments import whole
 from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..ground.streams import forked
-from ..likelihoods import Gaussian
+from ..likelihoods.located import Located
 from ..programs.autoguides import is_per_datum, take_all
 from ..programs.checks import check_minibatches
 from ..programs.placing import seen_values
@@ -160,7 +160,7 @@ class Plan:
         ranks.diverge()
         check_source(self.feed if isinstance(self.feed, Loaded) else self.feed.data, "data", model)
         likelihood = getattr(innermost(model), "likelihood", None)
-        if isinstance(likelihood, Gaussian) and first:
+        if isinstance(likelihood, Located) and first:
             # What networks see, where a likelihood standardises the data for them
             seen = getattr(likelihood, "inputs", lambda x: x)(self.feed.data.x)
             if (notice := scale_notice(seen)) is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small import TINY, images, photographs
 
-from pyro_vae import guides, likelihoods, load, models, schedules
+from pyro_vae import data, guides, likelihoods, load, models, schedules
 from pyro_vae.cli import groups, main, options
 
 
@@ -233,3 +233,16 @@ def test_help_of_commands(command, capsys):
     text = capsys.readouterr().out
     assert text.startswith(f"usage: pyro-vae {command}") and "exit status" in text
     assert all(len(line) <= 99 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("name", ["poisson", "negative-binomial", "student-t", "log-normal"])
+def test_likelihoods_of_tables_are_options(name, tmp_path, no_report):
+    x = 1.0 + np.arange(30).reshape(10, 3) % 13
+    np.save(tmp_path / "table.npy", x)
+    argv = ["train", "--data", str(tmp_path / "table.npy"), "--likelihood", name, *TINY]
+    assert main([*argv, "--out", str(tmp_path)]) == 0
+    likelihood = load(tmp_path / "model.pt").model.likelihood
+    assert type(likelihood) is groups.LIKELIHOODS[name]
+    if name == "log-normal":
+        seen = likelihood.inputs(data.Dataset(x).x)
+        assert seen.mean().abs() < 0.3 and 0.7 < float(seen.std()) < 1.3

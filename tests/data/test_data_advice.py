@@ -1,6 +1,7 @@
 """Every message about data is provoked, and what it advises is done to what provoked it."""
 
 import ast
+import datetime
 import sys
 from pathlib import Path
 from unittest import mock
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, data
 from pyro_vae.data import Arguments, Dataset, DataSplits, load, render_shapes, shapes
+from pyro_vae.data.columns import numbers_of
 from pyro_vae.data.given import as_dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
@@ -197,15 +199,37 @@ def kinds(tmp):
 
 @cases
 def tables(tmp):
-    columns = {"a": [1, 2], "b": [3, 4], "kind": ["p", "q"], "place": ["r", "s"]}
+    days = [datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)]
+    columns = {"a": [1, 2], "b": [3, 4], "day": days}
     if pandas is not None:
         one = pandas.DataFrame(columns)
-        yield lambda: Dataset(one), lambda: Dataset(one.drop(columns=["kind", "place"]))
-        yield lambda: as_dataset(one), lambda: as_dataset(one.drop(columns=["place"]))
-        yield lambda: as_dataset(one), lambda: as_dataset((one[["a", "b"]], one["kind"]))
+        yield lambda: Dataset(one), lambda: Dataset(one.drop(columns=["day"]))
+        two = pandas.DataFrame({"a": [1, 2], "label": ["p", "q"], "class": [0, 1]})
+        yield lambda: as_dataset(two), lambda: as_dataset(two.drop(columns=["class"]))
+        yield lambda: as_dataset(two), lambda: as_dataset((two[["a"]], two["label"]))
     if polars is not None:
         other = polars.DataFrame(columns)
-        yield lambda: Dataset(other), lambda: Dataset(other.drop(["kind", "place"]))
+        yield lambda: Dataset(other), lambda: Dataset(other.drop(["day"]))
+
+
+@cases
+def frames(tmp):
+    (tmp / "table.csv").write_text("a,b\n0.5,3\n1.5,4\n0.1,9\n")
+    d, rows = load(tmp / "table.csv"), torch.zeros(10, 2)
+    yield Dataset(X).to_frame, lambda: load(tmp / "table.csv").train.columns[0].name
+    without = mock.patch.dict(sys.modules, {"pandas": None})
+    yield without(d.train.to_frame), lambda: (d.train.x, d.train.columns)
+    stand_in = mock.patch.dict(sys.modules, {"pandas": mock.MagicMock()})
+    yield (
+        stand_in(lambda: d.train.to_frame(rows[:, :1])),
+        stand_in(lambda: d.train.to_frame(rows)),
+    )
+    cities = ["Rome", None, "Bonn"]
+    yield (
+        lambda: numbers_of(cities, "city"),
+        lambda: numbers_of([c for c in cities if c], "city"),
+        lambda: numbers_of([c or "none" for c in cities], "city"),
+    )
 
 
 @cases

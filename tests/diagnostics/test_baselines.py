@@ -14,6 +14,7 @@ from pyro_vae.diagnostics.baselines import (
     independent_bernoulli,
     independent_continuous_bernoulli,
     independent_histogram,
+    independent_negative_binomial,
     independent_normal,
     probabilistic_pca,
 )
@@ -120,6 +121,28 @@ def test_no_probabilistic_pca_without_noise():
     assert probabilistic_pca(torch.ones(30, 4), torch.ones(3, 4), 2) is None
 
 
+def test_negative_binomials_have_the_mean_and_the_most_likely_dispersion():
+    torch.manual_seed(0)
+    rates = torch.tensor([3.0, 40.0])
+    train = likelihoods.NegativeBinomial(0.5)(rates.log().expand(4000, 2)).sample()
+    x = torch.tensor([[0.0, 10.0], [5.0, 90.0]])
+    found = independent_negative_binomial(train, x)
+    mean, expected = train.double().mean(0) + 0.5 / len(train), 0.0
+    for k in range(2):
+        every = torch.logspace(-6, 6, 61, dtype=torch.float64)[:, None]
+        stock = dist.NegativeBinomial(1 / every, logits=(every * mean[k]).log())
+        best = stock.log_prob(train[:, k]).sum(1).argmax()
+        assert 0.3 < every[best] < 0.8
+        expected = expected + stock.log_prob(x[:, k])[best]
+    close(found, expected)
+    poisson = dist.Poisson(4.0).sample((4000, 1))
+    one = torch.tensor([[4.0]])
+    exact = dist.Poisson(poisson.double().mean() + 0.5 / 4000).log_prob(one)
+    torch.testing.assert_close(
+        independent_negative_binomial(poisson, one), exact[0], atol=1e-2, rtol=0
+    )
+
+
 # In the evaluation
 
 
@@ -151,6 +174,53 @@ def test_the_likelihood_tells_which(likelihood, change, independent):
         expected.append("probabilistic PCA")
         close(found["probabilistic PCA"], probabilistic_pca(train, test, 2))
     assert list(found) == expected
+
+
+def test_counts_and_columns_have_theirs():
+    counts, names = (
+        [t.abs().round() for t in (TRAIN, TEST)],
+        [t.clamp(0, 2).round() for t in (TRAIN, TEST)],
+    )
+    for likelihood in (
+        likelihoods.Poisson(),
+        likelihoods.NegativeBinomial("predicted"),
+        likelihoods.ZeroInflated(likelihoods.Poisson()),
+    ):
+        found = evaluated(likelihood, *counts).baselines
+        assert list(found) == ["independent negative binomial"]
+    assert evaluated(likelihoods.Multinomial(9), *counts).baselines == {}
+    nominal = evaluated(likelihoods.Nominal(3), *names).baselines
+    close(nominal["independent histogram"], independent_histogram(names[0] / 2, names[1] / 2, 3))
+    parts = {
+        (0, 3): likelihoods.Gaussian(),
+        (1, 2): likelihoods.Poisson(),
+        (4, 5): likelihoods.Nominal(3),
+    }
+    groups = [(0, 3), (1, 2), (4, 5)]
+    train, test = (
+        torch.cat([t[0][:, :1], t[1][:, 1:3], t[0][:, 3:4], t[2][:, 4:]], 1)
+        for t in zip((TRAIN, TEST), counts, names, strict=True)
+    )
+    found = evaluated(likelihoods.Mixed(parts), train, test).baselines
+    each = [[t[:, g] for t in (train, test)] for g in groups]
+    expected = (
+        independent_normal(*each[0])
+        + independent_negative_binomial(*each[1])
+        + independent_histogram(each[2][0] / 2, each[2][1] / 2, 3)
+    )
+    assert list(found) == ["independent columns"]
+    close(found["independent columns"], expected)
+
+
+def test_log_normal_data_are_compared_by_their_logarithms():
+    m, s = TRAIN.mean(0), TRAIN.std(0)
+    plain = evaluated(likelihoods.Gaussian(loc=m, scale=s), TRAIN / 3, TEST / 3).baselines
+    raw = likelihoods.LogNormal(loc=m, scale=s)
+    found = evaluated(raw, (TRAIN / 3).exp(), (TEST / 3).exp()).baselines
+    for name, other in (("normal", "log-normal"), (None, None)):
+        before = plain[f"independent {name}" if name else "probabilistic PCA"]
+        after = found[f"independent {other}" if name else "probabilistic PCA"]
+        torch.testing.assert_close(after, before - TEST.double().sum(1) / 3, rtol=1e-4, atol=1e-4)
 
 
 def test_as_many_latents_as_all_layers_have():

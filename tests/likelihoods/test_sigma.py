@@ -17,7 +17,7 @@ from pyro_vae.likelihoods import (
     PerPixelSigma,
     PredictedSigma,
 )
-from pyro_vae.likelihoods.sigma import floored
+from pyro_vae.likelihoods.positive import floored
 from pyro_vae.models import VAE
 
 NAMES = ["learned", "optimal", "per_pixel", "predicted"]

@@ -1,0 +1,28 @@
+"""Distributions that pyro.distributions lacks, or has in a form that is not exact."""
+
+from .counts import LogPoisson, MeanNegativeBinomial, SharedTotal
+from .exact import CholeskyNormal, ContinuousBernoulli, GridCategorical, GridLogistic, OneHotPoint
+from .real import ExactStudentT, ExpNormal, rescaled
+from .shapes import AROUND, as_pyro, base_of, declared, plain
+from .tables import Joint, Nominal
+
+__all__ = [
+    "AROUND",
+    "CholeskyNormal",
+    "ContinuousBernoulli",
+    "ExactStudentT",
+    "ExpNormal",
+    "GridCategorical",
+    "GridLogistic",
+    "Joint",
+    "LogPoisson",
+    "MeanNegativeBinomial",
+    "Nominal",
+    "OneHotPoint",
+    "SharedTotal",
+    "as_pyro",
+    "base_of",
+    "declared",
+    "plain",
+    "rescaled",
+]
