@@ -1,4 +1,4 @@
-"""What learning sigma brings: ten systems over the same networks, two ways to sample from each.
+"""What learning sigma brings: twelve systems over the same networks, two ways to sample from each.
 
 After "Simple and Effective VAE Training with Calibrated Decoders", Rybkin, Daniilidis, Levine
 (2021), and "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin, Roberts,
@@ -18,7 +18,6 @@ import torch
 
 from .. import (
     callbacks,
-    data,
     diagnostics,
     guides,
     handlers,
@@ -32,6 +31,8 @@ from ..ground.streams import forked
 from ..infer import reconstruct
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
+from . import running
+from .pictures import classifier, distances
 from .running import Results, first, keys, markdown, over_seeds, parser, shared, sheet, told
 
 NAME = "sigma"
@@ -50,12 +51,15 @@ class System(NamedTuple):
     beta: float = 1.0
     guide: Callable[[models.VAE], guides.Guide] = guides.BottomUp
     effect: Callable[[guides.Guide], guides.Guide] = _same
-    two_phases: bool = False
+    # Shares of the epochs, the last ones, with sigma(z) alone and then with everything
+    alone: float = 0.0
+    slowly: float = 0.0
 
 
 # A grey level: where pixels hardly vary a smaller sigma only describes their 8 bits, and a single
 # test pixel that does vary costs thousands of nats
 LEAST = 1 / 255
+ONE = functools.partial(likelihoods.LearnedSigma, floor=LEAST)
 SYSTEMS = {
     "AE": System(beta=0.0, guide=guides.Delta),
     "VAE, sigma 1": System(),
@@ -72,9 +76,8 @@ SYSTEMS = {
     "sigma optimal": System("optimal"),
     "sigma per pixel": System(functools.partial(likelihoods.PerPixelSigma, floor=LEAST)),
     "sigma predicted": System(functools.partial(likelihoods.PredictedSigma, floor=LEAST)),
-    "sigma in two phases": System(
-        functools.partial(likelihoods.LearnedSigma, floor=LEAST), two_phases=True
-    ),
+    "sigma in two phases": System(ONE, alone=0.5),
+    "two phases, then everything at a tenth of the rate": System(ONE, alone=0.25, slowly=0.25),
 }
 
 
@@ -90,16 +93,32 @@ def build(
     return Trainer(vae, guide, beta=system.beta, lr=1e-3, seed=seed, device=device)
 
 
+def schedule(system: System, epochs: int) -> list[callbacks.Callback]:
+    """What happens in a run of so many epochs.
+
+    All together at the full rate again would diverge: where pixels are constant sigma(z) is so
+    small that a step of the mean costs thousands of nats.
+    """
+    if not system.alone:
+        return []
+    slowly, alone = (round(share * epochs) for share in (system.slowly, system.alone))
+    falling = torch.optim.lr_scheduler.MultiStepLR
+    return [
+        callbacks.PredictSigma(epochs - alone - slowly, alone=alone),
+        callbacks.LRScheduler(falling, milestones=[epochs - slowly], gamma=0.1),
+    ]
+
+
 def measure(
     trainer: Trainer, splits: DataSplits, features: Any, seed: int, picture: Path
 ) -> dict[str, Any]:
-    """The row of a trained system: bound, sigma, and Frechet distances of three kinds of images.
+    """The row of a trained system: bound, errors, sigma, and distances of three kinds of images.
 
     Reconstructions and samples are means of p(x|z). The mixture is fitted to posterior samples of
     the training data; draws from both priors go into ``picture``. A point mass has no bound.
     """
     model, guide, test = trainer.model, trainer.guide, splits.test
-    numbers = diagnostics.evaluate(model, guide, test, importance_samples=0).to_dict()
+    found = diagnostics.evaluate(model, guide, test, importance_samples=0)
     device = device_of(model)
     mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(model, guide, splits.train)
     with forked(device, seed):
@@ -114,16 +133,16 @@ def measure(
             "samples, N(0, I)": model.sample(len(test), mean=True),
             "samples, mixture": model.sample(len(test), mean=True, prior=mixture),
         }
-    distances = {
-        name: float(diagnostics.frechet_distance(test, x.cpu(), features=features))
-        for name, x in images.items()
-    }
+    errors = (images["reconstructions"].cpu() - test.x.cpu()).square().flatten(1).sum(1)
+    bound = None if found.point_masses else found.terms.elbo
+    sigma = model.arguments["likelihood"].arguments["sigma"]
     return {
-        "ELBO": numbers["ELBO"]["mean"] if "ELBO" in numbers else None,
-        "sigma": trainer.history[-1].get(
-            "sigma", model.arguments["likelihood"].arguments["sigma"]
-        ),
-        **distances,
+        "ELBO": None if bound is None else float(bound.mean()),
+        "squared error": float(errors.mean()),
+        "sigma": trainer.history[-1].get("sigma", sigma),
+        **distances(features, test, images),
+        "per datum": {"squared error": errors}
+        | ({} if bound is None else {"ELBO": bound.cpu()}),
     }
 
 
@@ -133,15 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
-    splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
-    classifier_steps = 2000
+    splits = running.splits(args, binarize=None)
+    steps = 2000
     if args.quick:
-        args.epochs, classifier_steps = 2, 50
+        args.epochs, steps = 4, 50
         splits = first(splits, 1000, 200)
-    features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
-    accuracy = {"accuracy of the classifier": round(features.accuracy, 4)}
-    common = {"data": args.data, **shared(args, splits), **accuracy}
-    results = Results(args.out, common)
+    features, settings = classifier(splits, steps)
+    results = Results(args.out, shared(args, splits) | settings)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         trainer = _train(args, results, splits, key)
@@ -153,17 +170,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(args: Any, results: Results, splits: DataSplits, key: dict[str, Any]) -> Trainer:
     system, epochs = SYSTEMS[key["system"]], args.epochs
-    hooks = []
-    if system.two_phases:
-        # All together again, at this learning rate, diverges: where pixels are constant sigma(z)
-        # is so small that a step of the mean costs thousands of nats
-        first = max(1, 3 * epochs // 4)
-        hooks.append(callbacks.PredictSigma(first, alone=epochs - first))
+    hooks = schedule(system, epochs)
     make = functools.partial(
         build, system, seed=key["seed"], event_shape=splits.event_shape, device=args.device
     )
     # What is frozen for a while would stay so in a file
-    every = epochs if system.two_phases else 10
+    every = epochs if hooks else 10
     return results.train(key, make, splits.train, args, every=every, callbacks=hooks)
 
 
