@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import itertools
 import json
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,8 @@ from ..ground.files import write_atomically
 from ..ground.parsing import integer
 from ..training.saving import load
 from ..training.trainer import Trainer
+from . import pairing
+from .provenance import Options, made
 
 
 def parser(
@@ -32,13 +36,13 @@ def parser(
     epochs: int,
     batch_size: int | None = None,
     data: str = "mnist",
-) -> argparse.ArgumentParser:
+) -> Options:
     """The options of every experiment, ``pyro-vae experiment NAME``, with these defaults.
 
     The first line of ``description`` is what the experiment shows; without a ``batch_size`` there
     is no such option. ``splits`` loads the ``data``.
     """
-    result = argparse.ArgumentParser(
+    result = Options(
         prog=f"pyro-vae experiment {name}",
         description=description.splitlines()[0],
         allow_abbrev=False,
@@ -115,6 +119,7 @@ class Results:
 
     Several processes may fill one folder, which is made if it is missing, each with rows of its
     own. All rows have the ``settings`` in common: ``ValueError`` for a folder of other ones.
+    ``command`` is that of ``Options``, for ``results.json``.
 
     Example:
         >>> import tempfile
@@ -127,8 +132,8 @@ class Results:
         {'system': 'VAE', 'seed': 0, 'ELBO': -1.5}
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], command: str = "") -> None:
+        self.folder, self.command = Path(folder), command
         (self.folder / "rows").mkdir(parents=True, exist_ok=True)
         self.settings = json.loads(json.dumps(dict(settings)))
         path = self.folder / "settings.json"
@@ -145,11 +150,15 @@ class Results:
         """The row of this key: from its file, else computed and stored.
 
         The key, numbers and strings, tells the row from the others; ``compute`` makes the row's
-        other entries, JSON-able.
+        other entries, JSON-able. What it has as "per datum", arrays (n,) by name, goes into a
+        file of its own beside the row's, for ``estimates``.
         """
         path = self.path(key, ".json")
         if not path.exists():
             row = {**key, **compute()}
+            if arrays := row.pop("per datum", None):
+                np.savez(buffer := io.BytesIO(), **{k: np.asarray(v) for k, v in arrays.items()})
+                write_atomically(self.path(key, ".npz"), buffer.getvalue())
             write_atomically(path, json.dumps(row, indent=1))
         return json.loads(path.read_text())
 
@@ -174,6 +183,20 @@ class Results:
         """All rows so far, of every process."""
         return [json.loads(p.read_text()) for p in sorted((self.folder / "rows").glob("*.json"))]
 
+    def estimates(
+        self, by: Sequence[str], references: Mapping[str, Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Means and paired differences over data and seeds of what rows keep per datum.
+
+        See ``pairing.compared``: ``by`` names the entries that tell systems apart.
+        """
+        found: dict[tuple[Any, ...], dict[int, Any]] = {}
+        for path in sorted((self.folder / "rows").glob("*.npz")):
+            row = json.loads(path.with_suffix(".json").read_text())
+            with np.load(path) as arrays:
+                found.setdefault(tuple(row[k] for k in by), {})[row["seed"]] = dict(arrays)
+        return pairing.compared(found, by, references)
+
     def fill(
         self,
         asked: Iterable[Mapping[str, Any]],
@@ -190,12 +213,21 @@ class Results:
         return self.publish(table)
 
     def publish(
-        self, table: Callable[[list[dict[str, Any]], dict[str, Any]], str]
+        self,
+        table: Callable[[list[dict[str, Any]], dict[str, Any]], str],
+        estimates: Sequence[Mapping[str, Any]] = (),
     ) -> list[dict[str, Any]]:
-        """Write the table of all rows into the folder, and print it; the rows."""
+        """Write the table of all rows into the folder, and print it; the rows.
+
+        ``results.json`` has all numbers, ``estimates`` among them, and how they came about: what
+        ``tables`` makes the page of this folder from.
+        """
         if rows := self.rows():
             text = table(rows, self.settings)
             write_atomically(self.folder / "table.md", text)
+            held = {"settings": self.settings, "rows": rows, "estimates": list(estimates)}
+            content = json.dumps(made(self.command) | held, indent=1)
+            write_atomically(self.folder / "results.json", content + "\n")
             print(text)
         return rows
 
@@ -234,8 +266,9 @@ def over_seeds(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dic
     """Rows that differ in the seed only, as one: each number a pair (mean, standard deviation).
 
     One row for each group of the same entries ``by``, in the order of their first rows, with
-    "seeds", their number; the deviation of a single seed is NaN. Entries that are no numbers keep
-    the first row's.
+    "seeds", their number; the deviation of a single seed is NaN. Mappings are merged entry by
+    entry; other entries that are no numbers keep the first row's. A row that has "seeds" is one of
+    several already, and stays as it is.
 
     Example:
         >>> rows = [{"system": "VAE", "seed": s, "ELBO": -float(s)} for s in (1, 3)]
@@ -245,37 +278,64 @@ def over_seeds(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dic
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[k] for k in by), []).append(row)
-    result = []
-    for group in groups.values():
-        merged: dict[str, Any] = {}
-        for name, value in group[0].items():
-            numbers = [row.get(name) for row in group]
-            if name in by or not all(isinstance(v, int | float) for v in numbers):
-                merged[name] = value
-            elif name != "seed":
-                spread = statistics.stdev(numbers) if len(numbers) > 1 else math.nan
-                merged[name] = (statistics.fmean(numbers), spread)
-        result.append({**merged, "seeds": len(group)})
+    merged = []
+    for first, *others in groups.values():
+        if "seeds" in first:
+            merged += [first, *others]
+            continue
+        row = _merged(first, others)
+        row.pop("seed", None)
+        merged.append({**row, **{k: first[k] for k in by}, "seeds": 1 + len(others)})
+    return merged
+
+
+def _merged(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in first.items():
+        values = [value, *(row.get(name) for row in others)]
+        if all(isinstance(v, Mapping) for v in values):
+            result[name] = _merged(value, values[1:])
+        elif all(isinstance(v, int | float) for v in values):
+            spread = statistics.stdev(values) if others else math.nan
+            result[name] = (statistics.fmean(values), spread)
+        else:
+            result[name] = value
     return result
 
 
-def number(value: Any, digits: int = 2) -> str:
-    """A number, or a pair (mean, standard deviation), for a table; a dash for None.
+def joined(
+    rows: Iterable[Mapping[str, Any]],
+    by: Sequence[str],
+    estimates: Iterable[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """``over_seeds``, with what ``Results.estimates`` by these entries has in its place."""
+    found = {tuple(row[k] for k in by): row for row in estimates}
+    return [{**row, **found.get(tuple(row[k] for k in by), {})} for row in over_seeds(rows, by)]
+
+
+def number(value: Any, digits: int | None = 2) -> str:
+    """A number, or a pair (mean, error), for a table, or the means of a mapping; a dash for None.
+
+    Without ``digits`` as many as it needs.
 
     Example:
         >>> number((-98.613, 0.2)), number(None), number((1.0, float("nan")))
         ('-98.61 +- 0.20', '-', '1.00')
+        >>> number({"z1": (20.46, 0.3), "z2": (3.1, 0.1)}, 1)
+        '20.5 / 3.1'
     """
-    if value is None:
-        return "-"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        mean, spread = value
-        error = "" if math.isnan(spread) else f" +- {spread:.{digits}f}"
-        return f"{mean:.{digits}f}{error}"
-    return value if isinstance(value, str) else f"{value:.{digits}f}"
+    if value is None or isinstance(value, str):
+        return value or "-"
+    if isinstance(value, Mapping):
+        parts = (v[0] if isinstance(v, Sequence) else v for v in value.values())
+        return " / ".join(number(part, digits) for part in parts)
+    if isinstance(value, Sequence):
+        mean, error = (number(v, digits) for v in value)
+        return mean if math.isnan(value[1]) else f"{mean} +- {error}"
+    return f"{value:g}" if digits is None else f"{value:.{digits}f}"
 
 
-def markdown(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, int]) -> str:
+def markdown(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, int | None]) -> str:
     """A Markdown table of entries of rows, each with so many decimals.
 
     Example:

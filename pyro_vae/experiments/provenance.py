@@ -1,0 +1,56 @@
+"""By what a table was made."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import os
+import platform
+import shlex
+from typing import Any
+
+import pyro
+import torch
+
+# What does not change a number, and where things lie on one machine
+_ASIDE = ("out", "data_root", "threads", "progress", "train_only")
+
+
+class Options(argparse.ArgumentParser):
+    """A parser that keeps what tells a run from the default one, as ``command``."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+        """As usual; ``command`` can be typed again."""
+        found = super().parse_args(args, namespace)
+        words = self.prog.split()
+        for name, value in vars(found).items():
+            if name in _ASIDE or value == self.get_default(name):
+                continue
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words += map(str, value if isinstance(value, list) else [value])
+        found.command = shlex.join(words)
+        return found
+
+
+def made(command: str) -> dict[str, Any]:
+    """By what a table was made: command, day, machine and versions."""
+    try:
+        version = importlib.metadata.version("pyro_vae")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        version = "not installed"
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+    machine += f"{torch.get_num_threads()} threads"
+    if torch.cuda.is_initialized():
+        machine += f", {torch.cuda.get_device_name()}"
+    return {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine,
+        "versions": {
+            "pyro_vae": version,
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+        },
+    }

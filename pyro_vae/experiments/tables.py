@@ -1,0 +1,133 @@
+"""The tables of this folder's page, from ``results``: ``python -m pyro_vae.experiments.tables``.
+
+A file of ``results`` is the ``results.json`` that an experiment writes into its folder. A table of
+the page stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; all around it is written by
+hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..ground.arguments import known
+from ..ground.files import write_atomically
+from .running import joined, markdown
+
+FOLDER = Path(__file__).parent
+PAGE, RESULTS = FOLDER / "README.md", FOLDER / "results"
+_MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class Shown(NamedTuple):
+    """What a table shows: the entries that tell rows apart, and by their headings its columns.
+
+    A column is an entry of a row, or a function of the row, and its number of decimals.
+    """
+
+    by: tuple[str, ...]
+    columns: Mapping[str, tuple[str | Callable[[dict[str, Any]], Any], int | None]]
+
+
+def _same(digits: int, *entries: str) -> dict[str, tuple[str, int]]:
+    return {entry: (entry, digits) for entry in entries}
+
+
+_SCORES = ("MIG", "SAP", "DCI disentanglement")
+TABLES = {
+    "sigma": Shown(
+        ("system",),
+        _same(0, "system", "seeds")
+        | _same(2, "ELBO", "reconstructions", "samples, N(0, I)", "samples, mixture")
+        | _same(4, "sigma"),
+    ),
+    "collapse": Shown(
+        ("decoder", "depth", "latents", "skip"),
+        {
+            "system": (lambda row: "Skip-VAE" if row["skip"] else "VAE", 0),
+            **_same(0, "decoder", "depth", "latents", "seeds"),
+            **_same(2, "ELBO", "KL"),
+            "mutual information": ("MI", 2),
+            "active units": ("AU", 1),
+        },
+    ),
+    "beta": Shown(
+        ("beta",),
+        {
+            "beta": ("beta", None),
+            **_same(0, "seeds"),
+            **_same(2, "ELBO", "reconstruction", "KL"),
+            "active units of 10": ("AU", 1),
+            **_same(2, *_SCORES),
+        },
+    ),
+    "vq": Shown(
+        ("system",),
+        _same(0, "system", "seeds")
+        | {
+            "bits/dim": ("bits/dim", 3),
+            "bits/dim, learned prior": ("learned prior", 3),
+            "squared error": ("squared error", 2),
+            **_same(1, "reconstructions", "samples", "samples, learned prior"),
+            "codes used of 512": ("codes used", 0),
+        },
+    ),
+    "ladder": Shown(
+        ("system", "layers", "epochs"),
+        _same(0, "system", "epochs", "seeds")
+        | _same(2, "ELBO", "log p(x)", "log p(x) - VAE", "log p(x) - VAE+BN+WU")
+        | {"KL": ("kl", 1), "active units": ("active_units", 0)},
+    ),
+    "mnist": Shown(
+        ("system",),
+        _same(0, "system", "epochs", "seeds")
+        | _same(2, "ELBO", "log p(x)")
+        | _same(0, "importance samples", "training seconds"),
+    ),
+    "small-tables": Shown(
+        ("table",),
+        _same(0, "table")
+        | _same(2, "ELBO", "log p(x)", "independent normals", "probabilistic PCA"),
+    ),
+}
+
+
+def rendered(held: Mapping[str, Any], shown: Shown) -> str:
+    """The table of a file of results, in Markdown, without columns that no row has."""
+    rows = [
+        {
+            heading: entry(row) if callable(entry) else row.get(entry)
+            for heading, (entry, _) in shown.columns.items()
+        }
+        for row in joined(held["rows"], shown.by, held["estimates"])
+    ]
+    digits = {
+        heading: digits
+        for heading, (_, digits) in shown.columns.items()
+        if any(row[heading] is not None for row in rows)
+    }
+    return markdown(rows, digits).replace("+-", "±")
+
+
+def generated(page: str, results: Path = RESULTS) -> str:
+    """A page with the tables that ``results`` tells now.
+
+    Raises:
+        ValueError: marks of a table that ``TABLES`` does not have.
+        FileNotFoundError: no results of that name.
+    """
+
+    def table(found: re.Match) -> str:
+        start, name, end = found.groups()
+        known("table", name, TABLES)
+        held = json.loads((results / f"{name}.json").read_text())
+        return f"{start}{rendered(held, TABLES[name])}\n{end}"
+
+    return _MARKED.sub(table, page)
+
+
+if __name__ == "__main__":
+    write_atomically(PAGE, generated(PAGE.read_text()))
