@@ -22,13 +22,14 @@ from ..infer.terms import dataset_terms
 from ..training.trainer import Trainer
 from . import running
 from .pictures import binarised, pooled
-from .running import Results, deviating, first, markdown, over_seeds, parser, shared, told
+from .running import Results, deviating, first, joined, markdown, parser, shared, told
 
 NAME = "collapse"
 EPOCHS = 100
 LATENTS, DEPTHS = (2, 10, 20, 50, 100), (1, 2, 3, 4)
 MIDDLE = {"latents": 20, "depth": 2}
 THRESHOLD = 0.02
+BY, REFERENCES = ("decoder", "depth", "latents", "skip"), {"VAE": {"skip": 0}}
 
 DEVIATIONS = (
     "the encoder of all systems is a perceptron of two hidden layers in place of residual "
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "hidden width": args.width,
         "masked channels": args.channels,
     }
-    results = Results(args.out, common)
+    results = Results(args.out, common, args.command)
     networks = {
         "width": args.width,
         "channels": args.channels,
@@ -144,25 +145,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     found = cells(args.decoders, args.latents, args.depths, args.layers)
     asked = [{**cell, "seed": seed} for cell in found for seed in args.seeds]
-    rows = results.fill(asked, compute, table)
-    curves(rows).savefig(args.out / "curves.png", dpi=120)
+    for key in asked:
+        results.row(key, functools.partial(compute, key))
+    estimates = results.estimates(BY, REFERENCES, ("AU",))
+    rows = results.publish(functools.partial(table, estimates=estimates), estimates)
+    if any(row["decoder"] == "MLP" for row in rows):
+        curves(rows).savefig(args.out / "curves.png", dpi=120)
     return 0
 
 
-def _merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    merged = over_seeds(rows, ["decoder", "depth", "latents", "skip"])
-    return sorted(merged, key=lambda r: (r["decoder"], r["depth"], r["latents"], r["skip"]))
+def _merged(
+    rows: Sequence[dict[str, Any]], estimates: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    return sorted(joined(rows, BY, estimates), key=lambda r: [r[name] for name in BY])
 
 
-def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
+def table(
+    rows: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    estimates: Sequence[dict[str, Any]] = (),
+) -> str:
     """The comparison as Markdown, with what was done and what differs from the paper."""
-    rows = [{**row, "system": "Skip-VAE" if row["skip"] else "VAE"} for row in rows]
-    columns = {"system": 0, "decoder": 0, "depth": 0, "latents": 0, "ELBO": 2, "KL": 2, "MI": 2}
+    lines = _merged(rows, estimates)
+    measured = {"ELBO": 2, "KL": 2, "MI": 2, "AU": 1}
+    kind = {"decoder": 0, "depth": 0, "latents": 0}
+    gains = [
+        {**line, **{name: line.get(f"{name} - VAE") for name in measured}}
+        for line in lines
+        if "MI - VAE" in line
+    ]
+    lines = [{**line, "system": "Skip-VAE" if line["skip"] else "VAE"} for line in lines]
+    shown = {"system": 0, **kind, "seeds": 0, **measured, "rise in the last tenth": 2}
     return (
-        f"{markdown(_merged(rows), columns | {'AU': 1})}\n\nNats per datum on the test set; "
+        f"{markdown(lines, shown)}\n\nSkip-VAE above VAE:\n\n"
+        f"{markdown(gains, kind | measured)}\n\nNats per datum on the test set, with standard "
+        "errors over data and seeds; of the last two columns standard deviations over seeds. "
+        "Differences are paired by datum and seed, of active units by seed, with standard errors. "
         f"{told(settings)}. MI: mutual information of x and z, at most log N = "
         f"{rows[0]['log N']:.2f}. AU: units whose posterior mean has a variance above "
-        f"{THRESHOLD}.\n\n{deviating(DEVIATIONS)}"
+        f"{THRESHOLD}. Last: by how much the bound of the training data rose in the last tenth of "
+        f"the epochs.\n\n{deviating(DEVIATIONS)}"
     )
 
 

@@ -33,11 +33,26 @@ from ..programs.placing import device_of
 from ..training.trainer import Trainer
 from . import running
 from .pictures import classifier, distances
-from .running import Results, first, keys, markdown, over_seeds, parser, shared, sheet, told
+from .running import (
+    Results,
+    differences,
+    first,
+    joined,
+    keys,
+    markdown,
+    parser,
+    shared,
+    sheet,
+    told,
+)
 
 NAME = "sigma"
 EPOCHS, LATENTS, HIDDEN = 100, 16, (400, 400)
 COMPONENTS = 10
+IMAGES = ("reconstructions", "samples, N(0, I)", "samples, mixture")
+DISTANCES = (*IMAGES, *(f"KID, {name}" for name in IMAGES))
+BY = ("system",)
+REFERENCES = {name: {"system": name} for name in ("sigma learned", "sigma predicted")}
 
 
 def _same(guide: guides.Guide) -> guides.Guide:
@@ -128,21 +143,20 @@ def measure(
         }
     sheet(picture, drawn)
     with forked(device, seed):
-        images = {
-            "reconstructions": reconstruct(model, guide, test.x.to(device)),
-            "samples, N(0, I)": model.sample(len(test), mean=True),
-            "samples, mixture": model.sample(len(test), mean=True, prior=mixture),
-        }
-    errors = (images["reconstructions"].cpu() - test.x.cpu()).square().flatten(1).sum(1)
+        images = [
+            reconstruct(model, guide, test.x.to(device)),
+            model.sample(len(test), mean=True),
+            model.sample(len(test), mean=True, prior=mixture),
+        ]
+    errors = (images[0].cpu() - test.x.cpu()).square().flatten(1).sum(1)
     bound = None if found.point_masses else found.terms.elbo
     sigma = model.arguments["likelihood"].arguments["sigma"]
     return {
         "ELBO": None if bound is None else float(bound.mean()),
         "squared error": float(errors.mean()),
         "sigma": trainer.history[-1].get("sigma", sigma),
-        **distances(features, test, images),
-        "per datum": {"squared error": errors}
-        | ({} if bound is None else {"ELBO": bound.cpu()}),
+        **distances(features, test, dict(zip(IMAGES, images, strict=True))),
+        "per datum": {"squared error": errors} | ({} if bound is None else {"ELBO": bound.cpu()}),
     }
 
 
@@ -158,13 +172,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.epochs, steps = 4, 50
         splits = first(splits, 1000, 200)
     features, settings = classifier(splits, steps)
-    results = Results(args.out, shared(args, splits) | settings)
+    results = Results(args.out, shared(args, splits) | settings, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         trainer = _train(args, results, splits, key)
         return measure(trainer, splits, features, key["seed"], results.path(key, ".png"))
 
-    results.fill(keys(system=args.systems, seed=args.seeds), compute, table)
+    for key in keys(system=args.systems, seed=args.seeds):
+        results.row(key, functools.partial(compute, key))
+    estimates = results.estimates(BY, REFERENCES, DISTANCES)
+    results.publish(functools.partial(table, estimates=estimates), estimates)
     return 0
 
 
@@ -179,15 +196,27 @@ def _train(args: Any, results: Results, splits: DataSplits, key: dict[str, Any])
     return results.train(key, make, splits.train, args, every=every, callbacks=hooks)
 
 
-def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """The comparison as Markdown: mean and standard deviation over the seeds."""
+def table(
+    rows: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    estimates: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The comparison as Markdown, and paired differences to the systems of ``REFERENCES``."""
     order = list(SYSTEMS)
     rows = sorted(rows, key=lambda r: (order.index(r["system"]), r["seed"]))
-    columns = {"system": 0, "seeds": 0, "ELBO": 2, "reconstructions": 2, "samples, N(0, I)": 2}
-    columns |= {"samples, mixture": 2, "sigma": 4}
+    lines = joined(rows, BY, estimates)
+    measured = {"ELBO": 2, "squared error": 2, **dict.fromkeys(IMAGES, 2)}
+    measured |= dict.fromkeys(DISTANCES[len(IMAGES) :], 0)
+    shown = [markdown(lines, {"system": 0, "seeds": 0, **measured, "sigma": 4})]
+    shown += [
+        f"Above {name}:\n\n{differences(lines, 'system', name, measured)}" for name in REFERENCES
+    ]
     return (
-        f"{markdown(over_seeds(rows, ['system']), columns)}\n\nELBO in nats per datum on "
-        "the test data; the others are Frechet distances to the test data in the features of a "
-        f"classifier trained on the labels, comparable in this table only; {told(settings)}; "
-        "sigma is at least a grey level, 1/255, where it differs between pixels.\n"
+        "\n\n".join(shown) + "\n\nELBO in nats per datum, squared errors of reconstructions "
+        "summed over pixels, both with standard errors over test data and seeds; then Frechet "
+        "and kernel distances (KID) to the test data in the features of a classifier trained on "
+        "the labels, comparable in this table only, with standard deviations over seeds, and "
+        "standard errors over seeds where they are differences; all differences are paired; "
+        f"{told(settings)}; sigma is at least a grey level, 1/255, where it differs between "
+        "pixels.\n"
     )

@@ -27,11 +27,25 @@ from ..programs.placing import device_of
 from ..training.trainer import Trainer
 from . import running
 from .pictures import classifier, distances, pooled
-from .running import Results, first, keys, markdown, over_seeds, parser, shared, sheet, told
+from .running import (
+    Results,
+    differences,
+    first,
+    joined,
+    keys,
+    markdown,
+    parser,
+    shared,
+    sheet,
+    told,
+)
 
 NAME = "vq"
 EPOCHS, PATIENCE = 50, 3
 CODES, CODE_DIM, CONTINUOUS_DIM = 512, 64, 4
+IMAGES = ("reconstructions", "samples", "samples, learned prior")
+DISTANCES = (*IMAGES, *(f"KID, {name}" for name in IMAGES))
+BY, REFERENCES = ("system",), {"continuous": {"system": "continuous"}}
 # At once, because a one-hot grid of 512 codes is large
 _ROWS = 500
 
@@ -140,21 +154,16 @@ def measure(
             first = "uniform"
             use = diagnostics.codebook(model, guide, splits.train)
             row["codes used"], row["perplexity"] = use.used, use.perplexity
-        prior, row["prior epochs"] = learned_prior(
-            trainer, splits.train, epochs=epochs, seed=seed
-        )
+        prior, row["prior epochs"] = learned_prior(trainer, splits.train, epochs=epochs, seed=seed)
         bits["learned prior"] = _bits(handlers.replace_prior(model, prior), guide, test)
-        drawn = {
-            "samples": _samples(model, len(test), first),
-            "samples, learned prior": _samples(model, len(test), prior),
-        }
+        drawn = [_samples(model, len(test), p) for p in (first, prior)]
     titles = ("z from the prior of training", "z from the learned prior")
-    sheet(picture, dict(zip(titles, (x[:32] for x in drawn.values()), strict=True)))
+    sheet(picture, {title: x[:32] for title, x in zip(titles, drawn, strict=True)})
     per_datum = bits | {"squared error": errors}
     return {
         **{name: float(values.mean()) for name, values in per_datum.items()},
         **row,
-        **distances(features, test, {"reconstructions": decoded} | drawn),
+        **distances(features, test, dict(zip(IMAGES, (decoded, *drawn), strict=True))),
         "per datum": per_datum,
     }
 
@@ -188,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits = first(splits, 1000, 200)
     features, settings = classifier(splits, steps)
     common = shared(args, splits) | {"codes": args.codes, "epochs of the prior": args.prior_epochs}
-    results = Results(args.out, common | settings)
+    results = Results(args.out, common | settings, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         make = functools.partial(
@@ -198,24 +207,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = (features, args.prior_epochs, key["seed"], results.path(key, ".png"))
         return measure(trainer, splits, *rest)
 
-    results.fill(keys(system=args.systems, seed=args.seeds), compute, table)
+    for key in keys(system=args.systems, seed=args.seeds):
+        results.row(key, functools.partial(compute, key))
+    estimates = results.estimates(BY, REFERENCES, DISTANCES)
+    results.publish(functools.partial(table, estimates=estimates), estimates)
     return 0
 
 
-def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """The comparison as Markdown."""
+def table(
+    rows: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    estimates: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The comparison as Markdown, and paired differences to the continuous latent."""
     rows = sorted(rows, key=lambda r: (SYSTEMS.index(r["system"]), r["seed"]))
-    bits, used = "bits/dim, learned prior", f"codes used of {CODES}"
-    columns = {"system": 0, "seeds": 0, "bits/dim": 3, bits: 3, "squared error": 2}
-    columns |= {"reconstructions": 1, "samples": 1, "samples, learned prior": 1, used: 0}
-    merged = [
-        {**row, bits: row["learned prior"], used: row["codes used"]}
-        for row in over_seeds(rows, ["system"])
-    ]
+    lines = joined(rows, BY, estimates)
+    measured = {"bits/dim": 3, "learned prior": 3, "squared error": 2}
+    measured |= dict.fromkeys(IMAGES, 1) | dict.fromkeys(DISTANCES[len(IMAGES) :], 0)
+    shown = {"system": 0, "seeds": 0, **measured, "codes used": 0, "prior epochs": 0}
     return (
-        f"{markdown(merged, columns)}\n\nBits/dim are upper bounds for the test data, under the "
-        "prior of training and under one learned afterwards; the squared error is that of "
-        "reconstructions, summed over pixels in [0, 1]; then Frechet distances to the test data "
-        "in the features of a classifier trained on the labels, comparable in this table only; "
-        f"{told(settings)}.\n"
+        f"{markdown(lines, shown)}\n\nAbove the continuous latent:\n\n"
+        f"{differences(lines, 'system', 'continuous', measured)}\n\nBits/dim are upper bounds "
+        "for the test data, under the prior of training and under one learned afterwards, of so "
+        "many epochs; the squared error is that of reconstructions, summed over pixels in [0, 1]; "
+        "these have standard errors over test data and seeds; then Frechet and kernel distances "
+        "(KID) to the test data in the features of a classifier trained on the labels, comparable "
+        "in this table only, with standard deviations over seeds, and standard errors over seeds "
+        f"where they are differences; all differences are paired; {told(settings)}.\n"
     )
