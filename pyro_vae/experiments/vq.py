@@ -125,7 +125,8 @@ def learned_prior(
     model, guide = trainer.model, trainer.guide
     if isinstance(guide, guides.NearestCode):
         held = torch.arange(len(train), device=train.device) % 10 == 9
-        prior = priors.CodePrior(model)
+        # Each layer lets a code see one position further
+        prior = priors.CodePrior(model, layers=max(2, *model.grid_shape))
         options = {"validation": train[held], "patience": PATIENCE, "progress": False}
         prior.fit(guide, train[~held], epochs=epochs, seed=seed, **options)
         return prior, next(row["epoch"] for row in prior.history if row.get("kept"))
