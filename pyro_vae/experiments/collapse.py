@@ -22,6 +22,7 @@ from ..infer.terms import dataset_terms
 from ..training.trainer import Trainer
 from . import running
 from .pictures import binarised, pooled
+from .rates import RATE, RATES
 from .running import Results, deviating, first, joined, markdown, parser, shared, told
 
 NAME = "collapse"
@@ -82,7 +83,7 @@ def build(
             decoder=decoder,
         )
         guide = guides.BottomUp(vae, hidden=(width, width))
-    return Trainer(vae, guide, elbo="analytic", lr=1e-3, clip_norm=5.0, seed=seed, device=device)
+    return Trainer(vae, guide, elbo="analytic", lr=RATE, clip_norm=5.0, seed=seed, device=device)
 
 
 def measure(trainer: Trainer, splits: DataSplits) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--layers", type=integer(1), default=8, help="masked layers, default 8")
     add("--width", type=integer(1), default=1024, help="hidden width, default 1024")
     add("--channels", type=integer(1), default=32, help="of the masked layers, default 32")
+    add("--rate", choices=RATES, default="constant", help="over the epochs, default constant")
     add("--count", type=integer(1), help="training data, default all")
     add("--size", type=integer(1), help="sides of pictures that are pooled, default as they are")
     args = options.parse_args(argv)
@@ -130,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     common = shared(args, splits) | {
         "hidden width": args.width,
         "masked channels": args.channels,
+        "rate": args.rate,
     }
     results = Results(args.out, common, args.command)
     networks = {
@@ -141,14 +144,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         make = functools.partial(build, key, seed=key["seed"], **networks)
-        return measure(results.train(key, make, splits.train, args), splits)
+        fall = RATES[args.rate](args.epochs)
+        return measure(results.train(key, make, splits.train, args, callbacks=fall), splits)
 
     found = cells(args.decoders, args.latents, args.depths, args.layers)
     asked = [{**cell, "seed": seed} for cell in found for seed in args.seeds]
-    for key in asked:
-        results.row(key, functools.partial(compute, key))
-    estimates = results.estimates(BY, REFERENCES, ("AU",))
-    rows = results.publish(functools.partial(table, estimates=estimates), estimates)
+    rows = results.fill(asked, compute, table, by=BY, references=REFERENCES, entries=("AU",))
     if any(row["decoder"] == "MLP" for row in rows):
         curves(rows).savefig(args.out / "curves.png", dpi=120)
     return 0
@@ -163,7 +164,7 @@ def _merged(
 def table(
     rows: Sequence[dict[str, Any]],
     settings: dict[str, Any],
-    estimates: Sequence[dict[str, Any]] = (),
+    estimates: Sequence[dict[str, Any]],
 ) -> str:
     """The comparison as Markdown, with what was done and what differs from the paper."""
     lines = _merged(rows, estimates)

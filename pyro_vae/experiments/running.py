@@ -172,7 +172,8 @@ class Results:
     ) -> Trainer:
         """The trainer of the row of this key, as ``trained``, by the options of ``parser``."""
         fit = {"batch_size": args.batch_size, "progress": args.progress, **fit}
-        return trained(self.path(key, ".pt"), build, data, epochs=args.epochs, **fit)
+        fit |= {"epochs": args.epochs, "device": args.device}
+        return trained(self.path(key, ".pt"), build, data, **fit)
 
     def path(self, key: Mapping[str, Any], suffix: str) -> Path:
         """A file that belongs to the row of this key, such as its checkpoint."""
@@ -211,31 +212,38 @@ class Results:
         self,
         asked: Iterable[Mapping[str, Any]],
         compute: Callable[[Any], Mapping[str, Any]],
-        table: Callable[[list[dict[str, Any]], dict[str, Any]], str],
+        table: Callable[..., str],
+        **compared: Any,
     ) -> list[dict[str, Any]]:
         """Compute the rows that are missing, and publish the table of all that are there.
 
-        ``compute`` makes the other entries of the row of a key, see ``row``, and ``table`` a text
-        of rows and settings. Returns all rows.
+        ``compute`` makes the other entries of the row of a key, see ``row``; ``table`` and what is
+        ``compared`` as in ``publish``. Returns all rows.
         """
         for key in asked:
             self.row(key, functools.partial(compute, key))
-        return self.publish(table)
+        return self.publish(table, **compared)
 
     def publish(
         self,
-        table: Callable[[list[dict[str, Any]], dict[str, Any]], str],
-        estimates: Sequence[Mapping[str, Any]] = (),
+        table: Callable[..., str],
+        *,
+        by: Sequence[str] = (),
+        references: Mapping[str, Mapping[str, Any]] | None = None,
+        entries: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Write the table of all rows into the folder, and print it; the rows.
 
-        ``results.json`` has all numbers, ``estimates`` among them, and how they came about: what
-        ``tables`` makes the page of this folder from.
+        ``table`` makes a text of rows and settings, and, where systems are told apart ``by``
+        entries of their rows, of their ``estimates`` with differences to ``references``.
+        ``results.json`` has all numbers and how they came about: what ``tables`` makes the page
+        of this folder from.
         """
         if rows := self.rows():
-            text = table(rows, self.settings)
+            estimates = self.estimates(by, references or {}, entries) if by else []
+            text = table(rows, self.settings, *([estimates] if by else []))
             write_atomically(self.folder / "table.md", text)
-            held = {"settings": self.settings, "rows": rows, "estimates": list(estimates)}
+            held = {"settings": self.settings, "rows": rows, "estimates": estimates}
             content = json.dumps(made(self.command) | held, indent=1)
             write_atomically(self.folder / "results.json", content + "\n")
             print(text)
@@ -249,13 +257,14 @@ def trained(
     *,
     epochs: int,
     every: int = 10,
+    device: Any = None,
     **fit: Any,
 ) -> Trainer:
     """A trainer after so many epochs in all, continued from the checkpoint where there is one.
 
     It is written after each ``every`` epochs; ``fit`` has further arguments of ``Trainer.fit``.
     """
-    trainer = load(path) if path.exists() else build()
+    trainer = load(path, device=device) if path.exists() else build()
     while (done := len(trainer.history)) < epochs:
         trainer.fit(data, epochs=min(every, epochs - done), **fit)
         trainer.save(path)
@@ -316,11 +325,14 @@ def _merged(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> di
 def joined(
     rows: Iterable[Mapping[str, Any]],
     by: Sequence[str],
-    estimates: Iterable[Mapping[str, Any]],
+    estimates: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """``over_seeds``, with what ``Results.estimates`` by these entries has in its place."""
-    found = {tuple(row[k] for k in by): row for row in estimates}
-    return [{**row, **found.get(tuple(row[k] for k in by), {})} for row in over_seeds(rows, by)]
+    result = []
+    for row in over_seeds(rows, by):
+        fits = (e for e in estimates if all(e.get(k, row[k]) == row[k] for k in by))
+        result.append({**row, **next(fits, {})})
+    return result
 
 
 def number(value: Any, digits: int | None = 2) -> str:

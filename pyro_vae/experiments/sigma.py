@@ -33,6 +33,7 @@ from ..programs.placing import device_of
 from ..training.trainer import Trainer
 from . import running
 from .pictures import classifier, distances
+from .rates import RATE, Rate
 from .running import (
     Results,
     differences,
@@ -105,7 +106,7 @@ def build(
         likelihood = likelihoods.Gaussian(sigma)
         vae = models.VAE(event_shape, LATENTS, likelihood=likelihood, hidden=HIDDEN)
         guide = system.effect(system.guide(vae))
-    return Trainer(vae, guide, beta=system.beta, lr=1e-3, seed=seed, device=device)
+    return Trainer(vae, guide, beta=system.beta, lr=RATE, seed=seed, device=device)
 
 
 def schedule(system: System, epochs: int) -> list[callbacks.Callback]:
@@ -117,10 +118,9 @@ def schedule(system: System, epochs: int) -> list[callbacks.Callback]:
     if not system.alone:
         return []
     slowly, alone = (round(share * epochs) for share in (system.slowly, system.alone))
-    falling = torch.optim.lr_scheduler.MultiStepLR
     return [
         callbacks.PredictSigma(epochs - alone - slowly, alone=alone),
-        callbacks.LRScheduler(falling, milestones=[epochs - slowly], gamma=0.1),
+        Rate(lambda done: RATE if done < epochs - slowly else RATE / 10),
     ]
 
 
@@ -178,10 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer = _train(args, results, splits, key)
         return measure(trainer, splits, features, key["seed"], results.path(key, ".png"))
 
-    for key in keys(system=args.systems, seed=args.seeds):
-        results.row(key, functools.partial(compute, key))
-    estimates = results.estimates(BY, REFERENCES, DISTANCES)
-    results.publish(functools.partial(table, estimates=estimates), estimates)
+    asked = keys(system=args.systems, seed=args.seeds)
+    results.fill(asked, compute, table, by=BY, references=REFERENCES, entries=DISTANCES)
     return 0
 
 
@@ -199,7 +197,7 @@ def _train(args: Any, results: Results, splits: DataSplits, key: dict[str, Any])
 def table(
     rows: Sequence[dict[str, Any]],
     settings: dict[str, Any],
-    estimates: Sequence[dict[str, Any]] = (),
+    estimates: Sequence[dict[str, Any]],
 ) -> str:
     """The comparison as Markdown, and paired differences to the systems of ``REFERENCES``."""
     order = list(SYSTEMS)

@@ -59,7 +59,7 @@ TABLES = {
         {
             "beta": ("beta", None),
             **_same(0, "seeds"),
-            **_same(2, "ELBO", "reconstruction", "KL"),
+            **_same(2, "ELBO", "ELBO - beta 1", "reconstruction", "KL"),
             "active units of 10": ("AU", 1),
             **_same(2, *_SCORES),
         },
@@ -79,7 +79,8 @@ TABLES = {
         ("system", "layers", "epochs"),
         _same(0, "system", "epochs", "seeds")
         | _same(2, "ELBO", "log p(x)", "log p(x) - VAE", "log p(x) - VAE+BN+WU")
-        | {"KL": ("kl", 1), "active units": ("active_units", 0)},
+        | _same(2, "annealed", "annealed - importance")
+        | {"KL": ("kl", 1), "active units": ("active units", 0)},
     ),
     "mnist": Shown(
         ("system",),

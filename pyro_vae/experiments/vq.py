@@ -27,6 +27,7 @@ from ..programs.placing import device_of
 from ..training.trainer import Trainer
 from . import running
 from .pictures import classifier, distances, pooled
+from .rates import RATE, RATES
 from .running import (
     Results,
     differences,
@@ -110,7 +111,7 @@ def build(
             decoder = FlatDecoder(event_shape, features)
             model = models.VAE(event_shape, size, likelihood=likelihood, decoder=decoder)
             guide = guides.BottomUp(model, encoder=FlatEncoder(event_shape))
-    return Trainer(model, guide, lr=1e-3, seed=seed, device=device)
+    return Trainer(model, guide, lr=RATE, seed=seed, device=device)
 
 
 def learned_prior(
@@ -187,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     add("--prior-epochs", type=integer(1), default=100, help="at most, default 100")
     add("--codes", type=integer(2), default=CODES, help=f"default: {CODES}")
+    add("--rate", choices=RATES, default="constant", help="over the epochs, default constant")
     add("--count", type=integer(1), help="training data, default all")
     add("--size", type=integer(1), help="sides of pictures that are pooled, default as they are")
     args = options.parse_args(argv)
@@ -197,28 +199,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.epochs, args.prior_epochs, steps = 2, 1, 50
         splits = first(splits, 1000, 200)
     features, settings = classifier(splits, steps)
-    common = shared(args, splits) | {"codes": args.codes, "epochs of the prior": args.prior_epochs}
+    common = shared(args, splits) | {
+        "rate": args.rate,
+        "codes": args.codes,
+        "epochs of the prior": args.prior_epochs,
+    }
     results = Results(args.out, common | settings, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         make = functools.partial(
             build, **key, event_shape=splits.event_shape, codes=args.codes, device=args.device
         )
-        trainer = results.train(key, make, splits.train, args)
+        fall = RATES[args.rate](args.epochs)
+        trainer = results.train(key, make, splits.train, args, callbacks=fall)
         rest = (features, args.prior_epochs, key["seed"], results.path(key, ".png"))
         return measure(trainer, splits, *rest)
 
-    for key in keys(system=args.systems, seed=args.seeds):
-        results.row(key, functools.partial(compute, key))
-    estimates = results.estimates(BY, REFERENCES, DISTANCES)
-    results.publish(functools.partial(table, estimates=estimates), estimates)
+    asked = keys(system=args.systems, seed=args.seeds)
+    results.fill(asked, compute, table, by=BY, references=REFERENCES, entries=DISTANCES)
     return 0
 
 
 def table(
     rows: Sequence[dict[str, Any]],
     settings: dict[str, Any],
-    estimates: Sequence[dict[str, Any]] = (),
+    estimates: Sequence[dict[str, Any]],
 ) -> str:
     """The comparison as Markdown, and paired differences to the continuous latent."""
     rows = sorted(rows, key=lambda r: (SYSTEMS.index(r["system"]), r["seed"]))

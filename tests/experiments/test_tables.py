@@ -54,8 +54,11 @@ def test_numbers_over_seeds_are_shown_as_they_are(tmp_path):
 
 
 def test_estimates_stand_in_the_rows(tmp_path):
-    key = {"system": "VAE", "layers": 5, "epochs": 3}
-    rows = [{**key, "seed": s, "log p(x)": -9.0, "kl": {"z1": s, "z2": 1.0}} for s in (0, 1)]
+    key = {"system": "VAE", "layers": 5}
+    rows = [
+        {**key, "epochs": 3, "seed": s, "log p(x)": -9.0, "kl": {"z1": s, "z2": 1.0}}
+        for s in (0, 1)
+    ]
     estimates = [{**key, "seeds": 2, "log p(x)": [-9.0, 0.3], "log p(x) - VAE": [1.5, 0.1]}]
     page = small(tmp_path, rows, "ladder", estimates=estimates)
     assert "| VAE | 3 | 2 | -9.00 ± 0.30 | 1.50 ± 0.10 | 0.5 / 1.0 |" in page
@@ -74,16 +77,18 @@ def test_a_run_writes_what_the_page_is_made_from(tmp_path):
     command = "pyro-vae experiment beta --seeds 0 1 --quick --data 'a b.npy' --betas 0.5"
     assert args.command == command
     results = Results(tmp_path, {"epochs": 7}, args.command)
+    per_datum = {"ELBO": [-2.0, 0.0]}
     for seed in args.seeds:
-        results.row({"beta": 0.5, "seed": seed}, lambda: {"ELBO": -1.0})
-    results.publish(lambda rows, settings: "text", [{"beta": 0.5, "ELBO": (-1.0, 0.5)}])
+        results.row({"beta": 0.5, "seed": seed}, lambda: {"ELBO": -1.0, "per datum": per_datum})
+    results.publish(lambda rows, settings, estimates: str(len(estimates)), by=["beta"])
+    assert (tmp_path / "table.md").read_text() == "1"
     held = json.loads((tmp_path / "results.json").read_text())
     assert held["command"] == command and held["settings"] == {"epochs": 7}
     assert held["versions"]["torch"] and re.fullmatch(r"\d{4}-\d\d-\d\d", held["date"])
     assert held["rows"] == results.rows()
     (tmp_path / "results.json").rename(tmp_path / "beta.json")
     page = tables.generated("<!-- table: beta -->\n<!-- end -->", tmp_path)
-    assert "| 0.5 | 2 | -1.00 ± 0.50 |" in page
+    assert "| 0.5 | 2 | -1.00 ± 1.00 |" in page
 
 
 def test_mappings_are_merged_over_seeds():
