@@ -235,7 +235,8 @@ class Results:
         """Write the table of all rows into the folder, and print it; the rows.
 
         ``table`` makes a text of rows and settings, and, where systems are told apart ``by``
-        entries of their rows, of their ``estimates`` with differences to ``references``.
+        entries of their rows, of their ``estimates`` with differences to ``references``, of
+        ``entries`` seed by seed.
         ``results.json`` has all numbers and how they came about: what ``tables`` makes the page
         of this folder from.
         """

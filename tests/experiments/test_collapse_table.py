@@ -52,6 +52,7 @@ def test_pooled_pictures_under_the_masked_decoder_alone(small, tmp_path, capsys)
     argv = ["--quick", "--out", str(tmp_path), "--threads", "1", "--seeds", "0", "1"]
     assert experiment.main([*argv, "--decoders", "PixelCNN", "--size", "14"]) == 0
     text = capsys.readouterr().out
+    assert "\n- epochs 3 in place of 100\n- the encoder" in text
     assert "data mnist, 14 x 14" in text and not (tmp_path / "curves.png").exists()
     held = json.loads((tmp_path / "results.json").read_text())
     rows = {(row["skip"], row["seed"]): row for row in held["rows"]}
