@@ -40,8 +40,8 @@ def made(command: str) -> dict[str, Any]:
         version = importlib.metadata.version("pyro_vae")
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
         version = "not installed"
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-    machine += f"{torch.get_num_threads()} threads"
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, threads "
+    machine += str(torch.get_num_threads())
     if torch.cuda.is_initialized():
         machine += f", {torch.cuda.get_device_name()}"
     return {

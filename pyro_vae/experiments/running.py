@@ -196,14 +196,17 @@ class Results:
         ``pairing.seed_by_seed`` for ``entries`` of which a row has one number.
         """
         found: dict[tuple[Any, ...], dict[int, Any]] = {}
-        for path in sorted((self.folder / "rows").glob("*.npz")):
-            row = json.loads(path.with_suffix(".json").read_text())
-            with np.load(path) as arrays:
-                found.setdefault(tuple(row[k] for k in by), {})[row["seed"]] = dict(arrays)
+        rows = []
+        for path in sorted((self.folder / "rows").glob("*.json")):
+            row, beside = json.loads(path.read_text()), path.with_suffix(".npz")
+            rows.append(row)
+            if beside.exists():
+                with np.load(beside) as arrays:
+                    found.setdefault(tuple(row[k] for k in by), {})[row["seed"]] = dict(arrays)
         lines: dict[tuple[Any, ...], dict[str, Any]] = {}
         for line in (
             *pairing.compared(found, by, references),
-            *pairing.seed_by_seed(self.rows(), by, references, entries),
+            *pairing.seed_by_seed(rows, by, references, entries),
         ):
             lines.setdefault(tuple(line[k] for k in by), {}).update(line)
         return list(lines.values())

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..ground.arguments import known
 from ..ground.files import write_atomically
+from . import ladder_mnist, sigma, vq
 from .running import joined, markdown
 
 FOLDER = Path(__file__).parent
@@ -25,11 +26,13 @@ _MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL
 class Shown(NamedTuple):
     """What a table shows: the entries that tell rows apart, and by their headings its columns.
 
-    A column is an entry of a row, or a function of the row, and its number of decimals.
+    A column is an entry of a row, or a function of the row, and its number of decimals. Rows are
+    ordered by the entries that tell them apart, texts as in ``order``.
     """
 
     by: tuple[str, ...]
     columns: Mapping[str, tuple[str | Callable[[dict[str, Any]], Any], int | None]]
+    order: Iterable[str] = ()
 
 
 def _same(digits: int, *entries: str) -> dict[str, tuple[str, int]]:
@@ -41,17 +44,23 @@ TABLES = {
     "sigma": Shown(
         ("system",),
         _same(0, "system", "seeds")
-        | _same(2, "ELBO", "reconstructions", "samples, N(0, I)", "samples, mixture")
+        | _same(2, "ELBO", "ELBO - sigma learned")
+        | _same(2, "squared error", "squared error - sigma learned", *sigma.IMAGES)
+        | _same(0, *sigma.KERNEL)
         | _same(4, "sigma"),
+        sigma.SYSTEMS,
     ),
     "collapse": Shown(
         ("decoder", "depth", "latents", "skip"),
         {
             "system": (lambda row: "Skip-VAE" if row["skip"] else "VAE", 0),
             **_same(0, "decoder", "depth", "latents", "seeds"),
-            **_same(2, "ELBO", "KL"),
+            **_same(2, "ELBO", "ELBO - VAE", "KL"),
             "mutual information": ("MI", 2),
+            "information - VAE": ("MI - VAE", 2),
             "active units": ("AU", 1),
+            "units - VAE": ("AU - VAE", 1),
+            **_same(2, "rise in the last tenth"),
         },
     ),
     "beta": Shown(
@@ -70,10 +79,12 @@ TABLES = {
         | {
             "bits/dim": ("bits/dim", 3),
             "bits/dim, learned prior": ("learned prior", 3),
+            "learned prior - continuous": ("learned prior - continuous", 3),
             "squared error": ("squared error", 2),
-            **_same(1, "reconstructions", "samples", "samples, learned prior"),
-            "codes used of 512": ("codes used", 0),
+            **_same(1, *vq.IMAGES),
+            **_same(0, *vq.KERNEL, "codes used", "prior epochs"),
         },
+        vq.SYSTEMS,
     ),
     "ladder": Shown(
         ("system", "layers", "epochs"),
@@ -81,6 +92,7 @@ TABLES = {
         | _same(2, "ELBO", "log p(x)", "log p(x) - VAE", "log p(x) - VAE+BN+WU")
         | _same(2, "annealed", "annealed - importance")
         | {"KL": ("kl", 1), "active units": ("active units", 0)},
+        ladder_mnist.SYSTEMS,
     ),
     "mnist": Shown(
         ("system",),
@@ -98,12 +110,18 @@ TABLES = {
 
 def rendered(held: Mapping[str, Any], shown: Shown) -> str:
     """The table of a file of results, in Markdown, without columns that no row has."""
+    texts = {name: i for i, name in enumerate(shown.order)}
+
+    def place(row: dict[str, Any]) -> list[Any]:
+        found = (row[name] for name in shown.by)
+        return [texts.get(v, len(texts)) if isinstance(v, str) else v for v in found]
+
     rows = [
         {
             heading: entry(row) if callable(entry) else row.get(entry)
             for heading, (entry, _) in shown.columns.items()
         }
-        for row in joined(held["rows"], shown.by, held["estimates"])
+        for row in sorted(joined(held["rows"], shown.by, held["estimates"]), key=place)
     ]
     digits = {
         heading: digits

@@ -53,6 +53,18 @@ def test_numbers_over_seeds_are_shown_as_they_are(tmp_path):
     assert "| 2 | 3 | -2.00 ± 0.25 |\n" in small(tmp_path, rows)
 
 
+def test_rows_have_the_order_of_their_systems(tmp_path):
+    betas = [{"beta": b, "seed": 0, "ELBO": -b} for b in (16.0, 2.0, 0.5)]
+    page = small(tmp_path, betas)
+    assert re.findall(r"^\| ([\d.]+) ", page, flags=re.MULTILINE) == ["0.5", "2", "16"]
+    systems = [{"system": s, "seed": 0, "ELBO": 1.0} for s in ("new", "WAE-MMD", "AE")]
+    page = small(tmp_path, systems, "sigma")
+    assert re.findall(r"^\| (\S+) \| 1 ", page, flags=re.MULTILINE) == ["AE", "WAE-MMD", "new"]
+    # What no row has is no column
+    assert "KID" not in page
+    assert "KID" in small(tmp_path, [{**systems[0], "KID, reconstructions": 3.0}], "sigma")
+
+
 def test_estimates_stand_in_the_rows(tmp_path):
     key = {"system": "VAE", "layers": 5}
     rows = [
