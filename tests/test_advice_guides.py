@@ -365,6 +365,11 @@ def code_priors(tmp):
     yield lambda: codes.sample(2, prior=new), lambda: codes.sample(2, prior=fitted())
     model = vae()
     yield lambda: priors.CodePrior(model), lambda: priors.MixturePrior(2)
+    patient = {"epochs": 2, "patience": 1, "progress": False}
+    yield (
+        lambda: small(codes).fit(guide, PIXELS, **patient),
+        lambda: small(codes).fit(guide, PIXELS, validation=PIXELS, **patient),
+    )
     large = VQVAE((1, 16, 16), 16, 4, likelihood=Bernoulli(), channels=(4, 4), blocks=0)
     pixels = torch.ones(4, 1, 16, 16)
     fit = {"epochs": 1, "progress": False}

@@ -138,6 +138,12 @@ def features(tmp):
         lambda: frechet(X[:20], X, features=same),
         lambda: frechet(X[:5], X, features=lambda x: x[:, :2]),
     )
+    kernel = functools.partial(diagnostics.kernel_distance, features=same)
+    yield (
+        lambda: kernel(X, X[:15]),
+        lambda: kernel(X, X[:20]),
+        lambda: kernel(X, X[:15], blocks=7),
+    )
     # The file itself has 100 MB
     yield lambda: diagnostics.InceptionFeatures(tmp / "inception.pt"), None
 

@@ -8,6 +8,7 @@ from .disentanglement import Disentanglement, disentanglement, score_codes
 from .evaluation import Evaluation, evaluate
 from .features import ClassifierFeatures, InceptionFeatures
 from .frechet import FrechetDistance, frechet_distance
+from .kernel import KernelDistance, kernel_distance
 from .layers import Layer, Layers, layers
 from .outliers import Outliers, outliers
 from .rarity import Rarity, rarity
@@ -22,6 +23,7 @@ __all__ = [
     "Evaluation",
     "FrechetDistance",
     "InceptionFeatures",
+    "KernelDistance",
     "Layer",
     "Layers",
     "Outliers",
@@ -33,6 +35,7 @@ __all__ = [
     "disentanglement",
     "evaluate",
     "frechet_distance",
+    "kernel_distance",
     "layers",
     "outliers",
     "rarity",

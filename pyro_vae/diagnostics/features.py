@@ -39,6 +39,7 @@ class ClassifierFeatures(nn.Module):
 
     Attributes:
         accuracy: share of data that were not trained on and are classified correctly.
+        seed: of ``fit``, with which anybody gets the same features; None before.
 
     Example:
         >>> from pyro_vae import data
@@ -73,7 +74,7 @@ class ClassifierFeatures(nn.Module):
         self.head = nn.Linear(size, classes)
         self.event_shape, self.classes, self.size = tuple(event_shape), classes, size
         self.accuracy = math.nan
-        self.trained_on = ""
+        self.trained_on, self.seed = "", None
 
     def forward(self, x: Tensor) -> Tensor:
         """The features, (n, size), at least 0."""
@@ -125,7 +126,7 @@ class ClassifierFeatures(nn.Module):
         with torch.random.fork_rng([train.device] if train.device.type == "cuda" else []):
             torch.manual_seed(seed)
             features = cls(train.event_shape, int(train.y.max()) + 1, size)
-            features.to(train.device).trained_on = name
+            features.to(train.device).trained_on, features.seed = name, seed
             if file is None or not features._read(file):
                 features._train(train, steps)
                 features.accuracy = features._accuracy(test)
@@ -170,10 +171,10 @@ class ClassifierFeatures(nn.Module):
             warnings.warn(f"the features are not kept for the next time: {error}", stacklevel=3)
 
     def __repr__(self) -> str:
-        """What it was trained on, and its accuracy."""
+        """What it was trained on, its accuracy, and the seed that makes it again."""
         return (
             f"ClassifierFeatures({self.size}-d, trained on {self.trained_on or self.event_shape}, "
-            f"accuracy {self.accuracy:.4f})"
+            f"accuracy {self.accuracy:.4f}, seed {self.seed})"
         )
 
 

@@ -1,26 +1,24 @@
-"""The Frechet distance between real and generated data, with the protocol it was measured by."""
+"""The Frechet distance between real and generated data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..data import Dataset, DataSplits
-from ..ground.tables import Cell, Table, Tabular
-from .features import ClassifierFeatures
-
-_BATCH = 500
+from .compared import FeatureDistance, in_features
 
 
 @dataclass(frozen=True, repr=False)
-class FrechetDistance(Tabular):
-    """A Frechet distance and how it was measured; ``float(...)`` is the number.
+class FrechetDistance(FeatureDistance):
+    """A Frechet distance, at least 0, and how it was measured; ``float(...)`` is the number.
 
     Attributes:
-        value: the distance, at least 0.
+        value: the distance.
         real: number of real data.
         generated: number of generated data.
         split: what the real data are.
@@ -30,41 +28,7 @@ class FrechetDistance(Tabular):
         resize: size to which the features' network brings images, None for as they are.
     """
 
-    value: float
-    real: int
-    generated: int
-    split: str
-    values: str
-    features: str
-    dimensions: int
-    resize: tuple[int, ...] | None
-
-    def __float__(self) -> float:
-        """The distance."""
-        return self.value
-
-    @property
-    def _protocol(self) -> str:
-        size = "not resized" if self.resize is None else f"resized to {self.resize}"
-        return f"{self.values}, {size}, {self.dimensions} features of {self.features}"
-
-    def table(self) -> Table:
-        """The number and how many data it was measured with, under its protocol."""
-        cells = {
-            "Frechet distance": Cell(f"{self.value:.4g}", {"": self.value}),
-            "generated": Cell(str(self.generated), {"": self.generated}),
-            "real": Cell(str(self.real), {"": self.real}),
-        }
-        return Table(
-            f"real data {self.split}, {self._protocol}", list(cells), [list(cells.values())]
-        )
-
-    def __repr__(self) -> str:
-        """The number with its protocol."""
-        return (
-            f"Frechet distance {self.value:.4g}: {self.generated} generated against {self.real} "
-            f"{self.split}, {self._protocol}"
-        )
+    title: ClassVar[str] = "Frechet distance"
 
 
 def frechet_distance(
@@ -105,66 +69,17 @@ def frechet_distance(
         >>> 11 < float(distance) < 13
         True
     """
-    split = "given"
-    if isinstance(real, DataSplits):
-        features = features or ClassifierFeatures.fit(real)
-        split, real = f"of the test set of {real.name}", real.test
-    if features is None:
-        raise ValueError(
-            "features: expected a map from data to features, got none: pass "
-            "diagnostics.ClassifierFeatures.fit(d), or the whole d = data.load(...) as real"
-        )
-    x = _values(real) if isinstance(real, Dataset) else real
-    if x.shape[1:] != generated.shape[1:]:
-        raise ValueError(
-            f"generated: expected data of shape {tuple(x.shape[1:])} like the real ones, got "
-            f"{tuple(generated.shape[1:])}"
-        )
-    if _binary(x) and not _binary(generated):
-        raise ValueError(
-            "generated: expected 0 and 1 like the real data, got other values: pass draws, "
-            "model.sample(n), not means, or load the data with binarize=None"
-        )
-    sides = {"real": x, "generated": generated}
-    moments = [_moments(name, values, features) for name, values in sides.items()]
-    return FrechetDistance(
-        value=distance_of_normals(*moments[0], *moments[1]),
-        real=len(x),
-        generated=len(generated),
-        split=split,
-        values="binary" if _binary(x) else "grey",
-        features=repr(features) if isinstance(features, torch.nn.Module) else str(features),
-        dimensions=len(moments[0][0]),
-        resize=getattr(features, "resize", None),
-    )
+    x, y, protocol = in_features(real, generated, features)
+    moments = [*_moments("real", x), *_moments("generated", y)]
+    return FrechetDistance(distance_of_normals(*moments), **protocol)
 
 
-def _values(data: Dataset) -> Tensor:
-    # A seed that nobody takes for the data themselves, as equal streams would be correlated
-    generator = torch.Generator().manual_seed(771_561)
-    return data.binarized(generator).x if data.binarize else data.x
-
-
-def _binary(x: Tensor) -> bool:
-    return bool(((x == 0) | (x == 1)).all())
-
-
-def _moments(name: str, x: Tensor, features: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        parts = [features(rows).double().cpu() for rows in x.split(_BATCH)]
-    values = torch.cat(parts)
-    if values.dim() != 2 or len(values) != len(x):
-        raise ValueError(
-            f"features: expected a row per datum, ({len(x)}, d), got {tuple(values.shape)}: end "
-            "with torch.nn.Flatten()"
-        )
+def _moments(name: str, values: Tensor) -> tuple[Tensor, Tensor]:
     if len(values) <= values.shape[1]:
         raise ValueError(
             f"{name}: expected more data than the {values.shape[1]} features, got {len(values)}: "
             "their covariance would be singular; use more data or fewer features"
         )
-    if not values.isfinite().all():
-        raise ValueError(f"{name}: its features are NaN or infinite")
     return values.mean(0), torch.cov(values.T)
 
 

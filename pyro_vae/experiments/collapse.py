@@ -1,4 +1,4 @@
-"""VAE and Skip-VAE on MNIST: how much the latents carry, over latent size and decoder.
+"""VAE and Skip-VAE on pictures: how much the latents carry, over latent size and decoder.
 
 The comparison of "Avoiding Latent Variable Collapse with Generative Skip Models", Dieng, Kim,
 Rush, Blei (2019): multi-layer decoders of growing depth, and one of masked convolutions.
@@ -13,20 +13,24 @@ from typing import Any
 import torch
 from matplotlib.ticker import MaxNLocator
 
-from .. import data, diagnostics, guides, likelihoods, models
+from .. import diagnostics, guides, likelihoods, models
 from ..data import DataSplits
 from ..ground.drawing import COLORS, new_axes
 from ..ground.parsing import integer
 from ..ground.streams import forked
 from ..infer.terms import dataset_terms
 from ..training.trainer import Trainer
-from .running import Results, deviating, first, markdown, over_seeds, parser, shared, told
+from . import running
+from .pictures import binarised, pooled
+from .rates import RATE, RATES
+from .running import Results, deviating, first, joined, markdown, parser, shared, told
 
 NAME = "collapse"
 EPOCHS = 100
 LATENTS, DEPTHS = (2, 10, 20, 50, 100), (1, 2, 3, 4)
 MIDDLE = {"latents": 20, "depth": 2}
 THRESHOLD = 0.02
+BY, REFERENCES = ("decoder", "depth", "latents", "skip"), {"VAE": {"skip": 0}}
 
 DEVIATIONS = (
     "the encoder of all systems is a perceptron of two hidden layers in place of residual "
@@ -35,6 +39,7 @@ DEVIATIONS = (
     "the last model is measured, not the one of the best validation bound",
     "linear layers start from PyTorch's uniform default",
 )
+USUAL = {"epochs": EPOCHS, "batch size": 50, "masked channels": 32, "rate": "constant"}
 
 
 def cells(
@@ -53,14 +58,23 @@ def cells(
 
 
 def build(
-    cell: dict[str, Any], *, seed: int, width: int, event_shape: Sequence[int], device: str | None
+    cell: dict[str, Any],
+    *,
+    seed: int,
+    width: int,
+    channels: int,
+    event_shape: Sequence[int],
+    device: str | None,
+    engine: Any = "graph",
 ) -> Trainer:
     """The trainer of one cell: Adam at 1e-3, no warm-up, total gradient norm at most 5."""
     with forked(seed=seed):
         size, skip, depth = cell["latents"], bool(cell["skip"]), cell["depth"]
         decoder, hidden = None, (width,) * depth
         if cell["decoder"] == "PixelCNN":
-            decoder = models.PixelDecoder(event_shape, size, skip=skip, layers=depth)
+            decoder = models.PixelDecoder(
+                event_shape, size, skip=skip, layers=depth, width=channels
+            )
             hidden = (width,)
         vae = models.VAE(
             event_shape,
@@ -71,22 +85,37 @@ def build(
             decoder=decoder,
         )
         guide = guides.BottomUp(vae, hidden=(width, width))
-    return Trainer(vae, guide, elbo="analytic", lr=1e-3, clip_norm=5.0, seed=seed, device=device)
+    return Trainer(
+        vae,
+        guide,
+        elbo="analytic",
+        lr=RATE,
+        clip_norm=5.0,
+        engine=engine,
+        seed=seed,
+        device=device,
+    )
 
 
 def measure(trainer: Trainer, splits: DataSplits) -> dict[str, Any]:
     """The row of a trained system, on the test data."""
     terms = dataset_terms(trainer.model, trainer.guide, splits.test)
     found = diagnostics.collapse(trainer.model, trainer.guide, splits.test, threshold=THRESHOLD)
+    bounds = [row["elbo"] for row in trainer.history]
+    per_datum = {
+        "ELBO": terms.elbo.cpu(),
+        "KL": terms.kl["z1"].cpu(),
+        "MI": found.whole.mutual_information.cpu(),
+    }
     return {
-        "ELBO": float(terms.elbo.mean()),
-        "KL": float(terms.kl["z1"].mean()),
-        "MI": float(found.whole.mutual_information.mean()),
-        "MI error": float(found.whole.mutual_information.std()) / len(splits.test) ** 0.5,
+        **{name: float(values.mean()) for name, values in per_datum.items()},
         "AU": found.units["z1"].active,
         "collapsed": bool(found.collapsed),
         "log N": found.cap,
+        # Of the training data, from which it is seen whether a run is over
+        "rise in the last tenth": bounds[-1] - bounds[-1 - len(bounds) // 10],
         "training seconds": sum(row["seconds"] for row in trainer.history),
+        "per datum": per_datum,
     }
 
 
@@ -99,44 +128,82 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--depths", type=integer(1), nargs="+", default=list(DEPTHS))
     add("--layers", type=integer(1), default=8, help="masked layers, default 8")
     add("--width", type=integer(1), default=1024, help="hidden width, default 1024")
+    add("--channels", type=integer(1), default=32, help="of the masked layers, default 32")
+    add("--engine", choices=("eager", "graph", "compile"), default="graph", help="default: graph")
+    add("--rate", choices=RATES, default="constant", help="over the epochs, default constant")
     add("--count", type=integer(1), help="training data, default all")
+    add("--size", type=integer(1), help="sides of pictures that are pooled, default as they are")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
-    splits = data.load("mnist", binarize="static", root=args.data_root, device=args.device)
+    splits = binarised(pooled(running.splits(args, binarize=None), args.size))
     splits = first(splits, args.count)
     if args.quick:
         args.epochs, args.width, args.layers = 3, 64, 2
         args.latents, args.depths = [2, 20], [1, 3]
         splits = first(splits, 1000, 200)
-    common = shared(args, splits) | {"hidden width": args.width}
+    common = shared(args, splits) | {
+        "hidden width": args.width,
+        "masked channels": args.channels,
+        "rate": args.rate,
+    }
     results = Results(args.out, common, args.command)
-    networks = {"width": args.width, "event_shape": splits.event_shape, "device": args.device}
+    networks = {
+        "width": args.width,
+        "channels": args.channels,
+        "event_shape": splits.event_shape,
+        "device": args.device,
+        "engine": args.engine,
+    }
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         make = functools.partial(build, key, seed=key["seed"], **networks)
-        return measure(results.train(key, make, splits.train, args), splits)
+        fall = RATES[args.rate](args.epochs)
+        return measure(results.train(key, make, splits.train, args, callbacks=fall), splits)
 
     found = cells(args.decoders, args.latents, args.depths, args.layers)
     asked = [{**cell, "seed": seed} for cell in found for seed in args.seeds]
-    rows = results.fill(asked, compute, table)
-    curves(rows).savefig(args.out / "curves.png", dpi=120)
+    rows = results.fill(asked, compute, table, by=BY, references=REFERENCES, entries=("AU",))
+    if any(row["decoder"] == "MLP" for row in rows):
+        curves(rows).savefig(args.out / "curves.png", dpi=120)
     return 0
 
 
-def _merged(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    merged = over_seeds(rows, ["decoder", "depth", "latents", "skip"])
-    return sorted(merged, key=lambda r: (r["decoder"], r["depth"], r["latents"], r["skip"]))
+def _merged(
+    rows: Sequence[dict[str, Any]], estimates: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    return sorted(joined(rows, BY, estimates), key=lambda r: [r[name] for name in BY])
 
 
-def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
+def table(
+    rows: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    estimates: Sequence[dict[str, Any]],
+) -> str:
     """The comparison as Markdown, with what was done and what differs from the paper."""
-    rows = [{**row, "system": "Skip-VAE" if row["skip"] else "VAE"} for row in rows]
-    columns = {"system": 0, "decoder": 0, "depth": 0, "latents": 0, "ELBO": 2, "KL": 2, "MI": 2}
+    lines = _merged(rows, estimates)
+    measured = {"ELBO": 2, "KL": 2, "MI": 2, "AU": 1}
+    kind = {"decoder": 0, "depth": 0, "latents": 0}
+    gains = [
+        {**line, **{name: line.get(f"{name} - VAE") for name in measured}}
+        for line in lines
+        if "MI - VAE" in line
+    ]
+    lines = [{**line, "system": "Skip-VAE" if line["skip"] else "VAE"} for line in lines]
+    others = [
+        f"{name} {settings[name]} in place of {usual}"
+        for name, usual in USUAL.items()
+        if settings[name] != usual
+    ]
+    shown = {"system": 0, **kind, "seeds": 0, **measured, "rise in the last tenth": 2}
     return (
-        f"{markdown(_merged(rows), columns | {'AU': 1})}\n\nNats per datum on the test set; "
+        f"{markdown(lines, shown)}\n\nSkip-VAE above VAE:\n\n"
+        f"{markdown(gains, kind | measured)}\n\nNats per datum on the test set, with standard "
+        "errors over data and seeds; of the last two columns standard deviations over seeds. "
+        "Differences are paired by datum and seed, of active units by seed, with standard errors. "
         f"{told(settings)}. MI: mutual information of x and z, at most log N = "
         f"{rows[0]['log N']:.2f}. AU: units whose posterior mean has a variance above "
-        f"{THRESHOLD}.\n\n{deviating(DEVIATIONS)}"
+        f"{THRESHOLD}. Last: by how much the bound of the training data rose in the last tenth of "
+        f"the epochs.\n\n{deviating([*others, *DEVIATIONS])}"
     )
 
 

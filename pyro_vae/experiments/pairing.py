@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -101,3 +102,37 @@ def compared(
                     row[f"{value} - {name}"] = estimate(difference)[:2]
         rows.append(row)
     return rows
+
+
+def seed_by_seed(
+    rows: Sequence[Mapping[str, Any]],
+    by: Sequence[str],
+    references: Mapping[str, Mapping[str, Any]],
+    entries: Sequence[str],
+) -> list[dict[str, Any]]:
+    """``compared`` for entries of rows that are one number per seed, such as a distance.
+
+    The standard error of a difference is that of its mean over the seeds that both have, NaN for
+    one seed. Entries that are None in a row, and systems without differences, are left out.
+    """
+    found: dict[tuple[Any, ...], dict[int, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[k] for k in by), {})[row["seed"]] = row
+    lines = []
+    for group, own in found.items():
+        key = dict(zip(by, group, strict=True))
+        line = dict(key)
+        for name, other in references.items():
+            base = found.get(tuple((key | other).values()), {})
+            both = [(own[s], base[s]) for s in own if s in base and base is not own]
+            for entry in entries:
+                pairs = [(a[entry], b[entry]) for a, b in both]
+                values = [a - b for a, b in pairs if a is not None and b is not None]
+                if values:
+                    error = math.nan
+                    if len(values) > 1:
+                        error = statistics.stdev(values) / math.sqrt(len(values))
+                    line[f"{entry} - {name}"] = (statistics.fmean(values), error)
+        if line != key:
+            lines.append(line)
+    return lines

@@ -185,19 +185,31 @@ class Results:
         return [json.loads(p.read_text()) for p in sorted((self.folder / "rows").glob("*.json"))]
 
     def estimates(
-        self, by: Sequence[str], references: Mapping[str, Mapping[str, Any]]
+        self,
+        by: Sequence[str],
+        references: Mapping[str, Mapping[str, Any]],
+        entries: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Means and paired differences over data and seeds of what rows keep per datum.
 
-        See ``pairing.compared``: ``by`` names the entries that tell systems apart.
+        See ``pairing.compared``: ``by`` names the entries that tell systems apart; and
+        ``pairing.seed_by_seed`` for ``entries`` of which a row has one number.
         """
         found: dict[tuple[Any, ...], dict[int, Any]] = {}
+        rows = []
         for path in sorted((self.folder / "rows").glob("*.json")):
             row, beside = json.loads(path.read_text()), path.with_suffix(".npz")
+            rows.append(row)
             if beside.exists():
                 with np.load(beside) as arrays:
                     found.setdefault(tuple(row[k] for k in by), {})[row["seed"]] = dict(arrays)
-        return pairing.compared(found, by, references)
+        lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for line in (
+            *pairing.compared(found, by, references),
+            *pairing.seed_by_seed(rows, by, references, entries),
+        ):
+            lines.setdefault(tuple(line[k] for k in by), {}).update(line)
+        return list(lines.values())
 
     def fill(
         self,
@@ -221,16 +233,18 @@ class Results:
         *,
         by: Sequence[str] = (),
         references: Mapping[str, Mapping[str, Any]] | None = None,
+        entries: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Write the table of all rows into the folder, and print it; the rows.
 
         ``table`` makes a text of rows and settings, and, where systems are told apart ``by``
-        entries of their rows, of their ``estimates`` with differences to ``references``.
+        entries of their rows, of their ``estimates`` with differences to ``references``, of
+        ``entries`` seed by seed.
         ``results.json`` has all numbers and how they came about: what ``tables`` makes the page
         of this folder from.
         """
         if rows := self.rows():
-            estimates = self.estimates(by, references or {}) if by else []
+            estimates = self.estimates(by, references or {}, entries) if by else []
             text = table(rows, self.settings, *([estimates] if by else []))
             write_atomically(self.folder / "table.md", text)
             held = {"settings": self.settings, "rows": rows, "estimates": estimates}
@@ -345,6 +359,19 @@ def number(value: Any, digits: int | None = 2) -> str:
         mean, error = (number(v, digits) for v in value)
         return mean if math.isnan(value[1]) else f"{mean} +- {error}"
     return f"{value:g}" if digits is None else f"{value:.{digits}f}"
+
+
+def differences(
+    lines: Iterable[Mapping[str, Any]], system: str, reference: str, columns: Mapping[str, int]
+) -> str:
+    """A Markdown table of what lines of ``joined`` are above a reference, where they are."""
+    names = {name: f"{name} - {reference}" for name in columns}
+    rows = [
+        {system: line[system], **{name: line.get(entry) for name, entry in names.items()}}
+        for line in lines
+        if any(entry in line for entry in names.values())
+    ]
+    return markdown(rows, {system: 0, **columns})
 
 
 def markdown(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, int | None]) -> str:

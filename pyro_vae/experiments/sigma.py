@@ -1,4 +1,4 @@
-"""What learning sigma brings: ten systems over the same networks, two ways to sample from each.
+"""What learning sigma brings: twelve systems over the same networks, two ways to sample from each.
 
 After "Simple and Effective VAE Training with Calibrated Decoders", Rybkin, Daniilidis, Levine
 (2021), and "Balancing Reconstruction Quality and Regularisation in ELBO for VAEs", Lin, Roberts,
@@ -18,7 +18,6 @@ import torch
 
 from .. import (
     callbacks,
-    data,
     diagnostics,
     guides,
     handlers,
@@ -32,11 +31,30 @@ from ..ground.streams import forked
 from ..infer import reconstruct
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import Results, first, keys, markdown, over_seeds, parser, shared, sheet, told
+from . import running
+from .pictures import classifier, distances
+from .rates import RATE, Rate
+from .running import (
+    Results,
+    differences,
+    first,
+    joined,
+    keys,
+    markdown,
+    parser,
+    shared,
+    sheet,
+    told,
+)
 
 NAME = "sigma"
 EPOCHS, LATENTS, HIDDEN = 100, 16, (400, 400)
 COMPONENTS = 10
+IMAGES = ("reconstructions", "samples, N(0, I)", "samples, mixture")
+KERNEL = tuple(f"KID, {name}" for name in IMAGES)
+DISTANCES = (*IMAGES, *KERNEL)
+BY = ("system",)
+REFERENCES = {name: {"system": name} for name in ("sigma learned", "sigma predicted")}
 
 
 def _same(guide: guides.Guide) -> guides.Guide:
@@ -50,12 +68,15 @@ class System(NamedTuple):
     beta: float = 1.0
     guide: Callable[[models.VAE], guides.Guide] = guides.BottomUp
     effect: Callable[[guides.Guide], guides.Guide] = _same
-    two_phases: bool = False
+    # Shares of the epochs, the last ones, with sigma(z) alone and then with everything
+    alone: float = 0.0
+    slowly: float = 0.0
 
 
 # A grey level: where pixels hardly vary a smaller sigma only describes their 8 bits, and a single
 # test pixel that does vary costs thousands of nats
 LEAST = 1 / 255
+ONE = functools.partial(likelihoods.LearnedSigma, floor=LEAST)
 SYSTEMS = {
     "AE": System(beta=0.0, guide=guides.Delta),
     "VAE, sigma 1": System(),
@@ -72,9 +93,8 @@ SYSTEMS = {
     "sigma optimal": System("optimal"),
     "sigma per pixel": System(functools.partial(likelihoods.PerPixelSigma, floor=LEAST)),
     "sigma predicted": System(functools.partial(likelihoods.PredictedSigma, floor=LEAST)),
-    "sigma in two phases": System(
-        functools.partial(likelihoods.LearnedSigma, floor=LEAST), two_phases=True
-    ),
+    "sigma in two phases": System(ONE, alone=0.5),
+    "two phases, then everything at a tenth of the rate": System(ONE, alone=0.25, slowly=0.25),
 }
 
 
@@ -87,19 +107,34 @@ def build(
         likelihood = likelihoods.Gaussian(sigma)
         vae = models.VAE(event_shape, LATENTS, likelihood=likelihood, hidden=HIDDEN)
         guide = system.effect(system.guide(vae))
-    return Trainer(vae, guide, beta=system.beta, lr=1e-3, seed=seed, device=device)
+    return Trainer(vae, guide, beta=system.beta, lr=RATE, seed=seed, device=device)
+
+
+def schedule(system: System, epochs: int) -> list[callbacks.Callback]:
+    """What happens in a run of so many epochs.
+
+    All together at the full rate again would diverge: where pixels are constant sigma(z) is so
+    small that a step of the mean costs thousands of nats.
+    """
+    if not system.alone:
+        return []
+    slowly, alone = (round(share * epochs) for share in (system.slowly, system.alone))
+    return [
+        callbacks.PredictSigma(epochs - alone - slowly, alone=alone),
+        Rate(lambda done: RATE if done < epochs - slowly else RATE / 10),
+    ]
 
 
 def measure(
     trainer: Trainer, splits: DataSplits, features: Any, seed: int, picture: Path
 ) -> dict[str, Any]:
-    """The row of a trained system: bound, sigma, and Frechet distances of three kinds of images.
+    """The row of a trained system: bound, errors, sigma, and distances of three kinds of images.
 
     Reconstructions and samples are means of p(x|z). The mixture is fitted to posterior samples of
     the training data; draws from both priors go into ``picture``. A point mass has no bound.
     """
     model, guide, test = trainer.model, trainer.guide, splits.test
-    numbers = diagnostics.evaluate(model, guide, test, importance_samples=0).to_dict()
+    found = diagnostics.evaluate(model, guide, test, importance_samples=0)
     device = device_of(model)
     mixture = priors.AggregatePosterior(COMPONENTS, seed=seed).fit(model, guide, splits.train)
     with forked(device, seed):
@@ -109,21 +144,20 @@ def measure(
         }
     sheet(picture, drawn)
     with forked(device, seed):
-        images = {
-            "reconstructions": reconstruct(model, guide, test.x.to(device)),
-            "samples, N(0, I)": model.sample(len(test), mean=True),
-            "samples, mixture": model.sample(len(test), mean=True, prior=mixture),
-        }
-    distances = {
-        name: float(diagnostics.frechet_distance(test, x.cpu(), features=features))
-        for name, x in images.items()
-    }
+        images = [
+            reconstruct(model, guide, test.x.to(device)),
+            model.sample(len(test), mean=True),
+            model.sample(len(test), mean=True, prior=mixture),
+        ]
+    errors = (images[0].cpu() - test.x.cpu()).square().flatten(1).sum(1)
+    bound = None if found.point_masses else found.terms.elbo
+    sigma = model.arguments["likelihood"].arguments["sigma"]
     return {
-        "ELBO": numbers["ELBO"]["mean"] if "ELBO" in numbers else None,
-        "sigma": trainer.history[-1].get(
-            "sigma", model.arguments["likelihood"].arguments["sigma"]
-        ),
-        **distances,
+        "ELBO": None if bound is None else float(bound.mean()),
+        "squared error": float(errors.mean()),
+        "sigma": trainer.history[-1].get("sigma", sigma),
+        **distances(features, test, dict(zip(IMAGES, images, strict=True))),
+        "per datum": {"squared error": errors} | ({} if bound is None else {"ELBO": bound.cpu()}),
     }
 
 
@@ -133,49 +167,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
-    splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
-    classifier_steps = 2000
+    splits = running.splits(args, binarize=None)
+    steps = 2000
     if args.quick:
-        args.epochs, classifier_steps = 2, 50
+        args.epochs, steps = 4, 50
         splits = first(splits, 1000, 200)
-    features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
-    accuracy = {"accuracy of the classifier": round(features.accuracy, 4)}
-    common = {"data": args.data, **shared(args, splits), **accuracy}
-    results = Results(args.out, common, args.command)
+    features, settings = classifier(splits, steps)
+    results = Results(args.out, shared(args, splits) | settings, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         trainer = _train(args, results, splits, key)
         return measure(trainer, splits, features, key["seed"], results.path(key, ".png"))
 
-    results.fill(keys(system=args.systems, seed=args.seeds), compute, table)
+    asked = keys(system=args.systems, seed=args.seeds)
+    results.fill(asked, compute, table, by=BY, references=REFERENCES, entries=DISTANCES)
     return 0
 
 
 def _train(args: Any, results: Results, splits: DataSplits, key: dict[str, Any]) -> Trainer:
     system, epochs = SYSTEMS[key["system"]], args.epochs
-    hooks = []
-    if system.two_phases:
-        # All together again, at this learning rate, diverges: where pixels are constant sigma(z)
-        # is so small that a step of the mean costs thousands of nats
-        first = max(1, 3 * epochs // 4)
-        hooks.append(callbacks.PredictSigma(first, alone=epochs - first))
+    hooks = schedule(system, epochs)
     make = functools.partial(
         build, system, seed=key["seed"], event_shape=splits.event_shape, device=args.device
     )
     # What is frozen for a while would stay so in a file
-    every = epochs if system.two_phases else 10
+    every = epochs if hooks else 10
     return results.train(key, make, splits.train, args, every=every, callbacks=hooks)
 
 
-def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """The comparison as Markdown: mean and standard deviation over the seeds."""
+def table(
+    rows: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    estimates: Sequence[dict[str, Any]],
+) -> str:
+    """The comparison as Markdown, and paired differences to the systems of ``REFERENCES``."""
     order = list(SYSTEMS)
     rows = sorted(rows, key=lambda r: (order.index(r["system"]), r["seed"]))
-    columns = {"system": 0, "seeds": 0, "ELBO": 2, "reconstructions": 2, "samples, N(0, I)": 2}
-    columns |= {"samples, mixture": 2, "sigma": 4}
+    lines = joined(rows, BY, estimates)
+    measured = {"ELBO": 2, "squared error": 2, **dict.fromkeys(IMAGES, 2)}
+    measured |= dict.fromkeys(KERNEL, 0)
+    shown = [markdown(lines, {"system": 0, "seeds": 0, **measured, "sigma": 4})]
+    shown += [
+        f"Above {name}:\n\n{differences(lines, 'system', name, measured)}" for name in REFERENCES
+    ]
     return (
-        f"{markdown(over_seeds(rows, ['system']), columns)}\n\nELBO in nats per datum on "
-        "the test data; the others are Frechet distances to the test data in the features of a "
-        f"classifier trained on the labels, comparable in this table only; {told(settings)}; "
-        "sigma is at least a grey level, 1/255, where it differs between pixels.\n"
+        "\n\n".join(shown) + "\n\nELBO in nats per datum, squared errors of reconstructions "
+        "summed over pixels, both with standard errors over test data and seeds; then Frechet "
+        "and kernel distances (KID) to the test data in the features of a classifier trained on "
+        "the labels, comparable in this table only, with standard deviations over seeds, and "
+        "standard errors over seeds where they are differences; all differences are paired; "
+        f"{told(settings)}; sigma is at least a grey level, 1/255, where it differs between "
+        "pixels.\n"
     )

@@ -39,15 +39,14 @@ def _same(digits: int, *entries: str) -> dict[str, tuple[str, int]]:
     return {entry: (entry, digits) for entry in entries}
 
 
-_SIGMA = ("reconstructions", "samples, N(0, I)", "samples, mixture")
-_CODES = ("reconstructions", "samples", "samples, learned prior")
 _SCORES = ("MIG", "SAP", "DCI disentanglement")
 TABLES = {
     "sigma": Shown(
         ("system",),
         _same(0, "system", "seeds")
-        | _same(2, "ELBO", "squared error", *_SIGMA)
-        | _same(0, *(f"KID, {name}" for name in _SIGMA))
+        | _same(2, "ELBO", "ELBO - sigma learned")
+        | _same(2, "squared error", "squared error - sigma learned", *sigma.IMAGES)
+        | _same(0, *sigma.KERNEL)
         | _same(4, "sigma"),
         sigma.SYSTEMS,
     ),
@@ -60,6 +59,8 @@ TABLES = {
             "mutual information": ("MI", 2),
             "information - VAE": ("MI - VAE", 2),
             "active units": ("AU", 1),
+            "units - VAE": ("AU - VAE", 1),
+            **_same(2, "rise in the last tenth"),
         },
     ),
     "beta": Shown(
@@ -78,9 +79,10 @@ TABLES = {
         | {
             "bits/dim": ("bits/dim", 3),
             "bits/dim, learned prior": ("learned prior", 3),
+            "learned prior - continuous": ("learned prior - continuous", 3),
             "squared error": ("squared error", 2),
-            **_same(1, *_CODES),
-            **_same(0, *(f"KID, {name}" for name in _CODES), "codes used", "prior epochs"),
+            **_same(1, *vq.IMAGES),
+            **_same(0, *vq.KERNEL, "codes used", "prior epochs"),
         },
         vq.SYSTEMS,
     ),

@@ -2,6 +2,7 @@
 
 After "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017), whose
 table of bits per dimension is for CIFAR-10. The convolutional networks are the same in all rows.
+Priors are learned until they are best on a tenth of the training data, which they are not shown.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import codebooks, data, diagnostics, guides, handlers, likelihoods, models, priors
-from ..data import DataSplits
+from .. import codebooks, diagnostics, guides, handlers, likelihoods, models, priors
+from ..data import Dataset, DataSplits
 from ..ground.parsing import integer
 from ..ground.recorded import Recorded
 from ..ground.streams import forked
@@ -24,11 +25,29 @@ from ..infer import reconstruct
 from ..networks.grids import GridDecoder, GridEncoder, grid_shape
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
-from .running import Results, first, keys, markdown, over_seeds, parser, shared, sheet, told
+from . import running
+from .pictures import classifier, distances, pooled
+from .rates import RATE, RATES
+from .running import (
+    Results,
+    differences,
+    first,
+    joined,
+    keys,
+    markdown,
+    parser,
+    shared,
+    sheet,
+    told,
+)
 
 NAME = "vq"
-EPOCHS = 50
+EPOCHS, PATIENCE = 50, 3
 CODES, CODE_DIM, CONTINUOUS_DIM = 512, 64, 4
+IMAGES = ("reconstructions", "samples", "samples, learned prior")
+KERNEL = tuple(f"KID, {name}" for name in IMAGES)
+DISTANCES = (*IMAGES, *KERNEL)
+BY, REFERENCES = ("system",), {"continuous": {"system": "continuous"}}
 # At once, because a one-hot grid of 512 codes is large
 _ROWS = 500
 
@@ -60,24 +79,31 @@ class FlatDecoder(Recorded, nn.Module):
         return self.network(z.unflatten(-1, self.grid))
 
 
-CODEBOOKS: dict[str, Callable[[], codebooks.Codebook]] = {
-    "gradient": lambda: codebooks.Gradient(CODES, CODE_DIM, initializer=None),
-    "moving average": lambda: codebooks.MovingAverage(CODES, CODE_DIM, revive=0, initializer=None),
-    "moving average, revival": lambda: codebooks.MovingAverage(
-        CODES, CODE_DIM, revive=0.5, initializer=None
+CODEBOOKS: dict[str, Callable[[int], codebooks.Codebook]] = {
+    "gradient": lambda codes: codebooks.Gradient(codes, CODE_DIM, initializer=None),
+    "moving average": lambda codes: codebooks.MovingAverage(
+        codes, CODE_DIM, revive=0, initializer=None
+    ),
+    "moving average, revival": lambda codes: codebooks.MovingAverage(
+        codes, CODE_DIM, revive=0.5, initializer=None
     ),
 }
 SYSTEMS = (*CODEBOOKS, "continuous")
 
 
 def build(
-    system: str, *, seed: int = 0, event_shape: Sequence[int] = (1, 28, 28), device: Any = None
+    system: str,
+    *,
+    seed: int = 0,
+    event_shape: Sequence[int] = (1, 28, 28),
+    codes: int = CODES,
+    device: Any = None,
 ) -> Trainer:
     """The trainer of one system: discretised logistic pixels, Adam at 1e-3, beta 1."""
     likelihood = likelihoods.DiscretizedLogistic()
     with forked(seed=seed):
         if system in CODEBOOKS:
-            codebook = CODEBOOKS[system]()
+            codebook = CODEBOOKS[system](codes)
             model = models.VQVAE(event_shape, likelihood=likelihood, codebook=codebook)
             guide = guides.NearestCode(model)
         else:
@@ -86,56 +112,69 @@ def build(
             decoder = FlatDecoder(event_shape, features)
             model = models.VAE(event_shape, size, likelihood=likelihood, decoder=decoder)
             guide = guides.BottomUp(model, encoder=FlatEncoder(event_shape))
-    return Trainer(model, guide, lr=1e-3, seed=seed, device=device)
+    return Trainer(model, guide, lr=RATE, seed=seed, device=device)
+
+
+def learned_prior(
+    trainer: Trainer, train: Dataset, *, epochs: int, seed: int
+) -> tuple[nn.Module, int | None]:
+    """A prior fitted to the latents of training data, and of how many epochs.
+
+    For codes a ``CodePrior`` of the epoch that is best on every tenth datum, held out, ended
+    after ``PATIENCE`` epochs without a better one; for a continuous latent a ``FlowPrior``, whose
+    learning rate falls to zero.
+    """
+    model, guide = trainer.model, trainer.guide
+    if isinstance(guide, guides.NearestCode):
+        held = torch.arange(len(train), device=train.device) % 10 == 9
+        # Each layer lets a code see one position further
+        prior = priors.CodePrior(model, layers=max(2, *model.grid_shape))
+        options = {"validation": train[held], "patience": PATIENCE, "progress": False}
+        prior.fit(guide, train[~held], epochs=epochs, seed=seed, **options)
+        return prior, next(row["epoch"] for row in prior.history if row.get("kept"))
+    size = model.arguments["latents"]
+    prior = priors.FlowPrior(size, hidden=(2 * size, 2 * size), seed=seed)
+    return prior.fit(model, guide, train, epochs=epochs), epochs
 
 
 def measure(
-    trainer: Trainer,
-    splits: DataSplits,
-    features: Any,
-    prior_epochs: int,
-    seed: int,
-    picture: Path,
+    trainer: Trainer, splits: DataSplits, features: Any, epochs: int, seed: int, picture: Path
 ) -> dict[str, Any]:
-    """The row of a trained system, on the test data; the prior is fitted to the training data.
+    """The row of a trained system, on the test data; draws from both priors go into ``picture``.
 
-    Codes get a ``CodePrior``, the continuous latent a ``FlowPrior``; draws from both priors go
-    into ``picture``.
+    The ``epochs`` are those of the learned prior at most.
     """
     model, guide, test = trainer.model, trainer.guide, splits.test
     device = device_of(model)
-    row: dict[str, Any] = {"bits/dim": _bits(model, guide, test), "codes used": None}
+    bits = {"bits/dim": _bits(model, guide, test)}
+    row: dict[str, Any] = {"codes used": None}
     parts = test.x.split(_ROWS)
     decoded = torch.cat([reconstruct(model, guide, x.to(device)).cpu() for x in parts])
-    row["squared error"] = float(((decoded - test.x.cpu()) ** 2).flatten(1).sum(1).mean())
+    errors = (decoded - test.x.cpu()).square().flatten(1).sum(1)
     with forked(device, seed):
+        first: Any = None
         if isinstance(guide, guides.NearestCode):
+            first = "uniform"
             use = diagnostics.codebook(model, guide, splits.train)
             row["codes used"], row["perplexity"] = use.used, use.perplexity
-            first: Any = "uniform"
-            prior = priors.CodePrior(model).fit(
-                guide, splits.train, epochs=prior_epochs, seed=seed, progress=False
-            )
-        else:
-            first = None
-            size = trainer.model.arguments["latents"]
-            prior = priors.FlowPrior(size, hidden=(2 * size, 2 * size), seed=seed)
-            prior.fit(model, guide, splits.train, epochs=prior_epochs)
-        row["learned prior"] = _bits(handlers.replace_prior(model, prior), guide, test)
-        drawn = {name: _samples(model, len(test), p) for name, p in ((0, first), (1, prior))}
+        prior, row["prior epochs"] = learned_prior(trainer, splits.train, epochs=epochs, seed=seed)
+        bits["learned prior"] = _bits(handlers.replace_prior(model, prior), guide, test)
+        drawn = [_samples(model, len(test), p) for p in (first, prior)]
     titles = ("z from the prior of training", "z from the learned prior")
-    sheet(picture, {title: drawn[i][:32] for i, title in enumerate(titles)})
-    distances = [
-        float(diagnostics.frechet_distance(test, x, features=features))
-        for x in (decoded, drawn[0], drawn[1])
-    ]
-    names = ("reconstructions", "samples", "samples, learned prior")
-    return row | dict(zip(names, distances, strict=True))
+    sheet(picture, {title: x[:32] for title, x in zip(titles, drawn, strict=True)})
+    per_datum = bits | {"squared error": errors}
+    return {
+        **{name: float(values.mean()) for name, values in per_datum.items()},
+        **row,
+        **distances(features, test, dict(zip(IMAGES, (decoded, *drawn), strict=True))),
+        "per datum": per_datum,
+    }
 
 
-def _bits(model: Any, guide: Any, test: data.Dataset) -> float:
+def _bits(model: Any, guide: Any, test: Dataset) -> Tensor:
+    """An upper bound on -log2 p(x) per dimension, (n,)."""
     result = diagnostics.evaluate(model, guide, test, importance_samples=0)
-    return result.to_dict()["-ELBO"]["mean"]
+    return -result.terms.elbo.cpu() / (math.prod(test.event_shape) * math.log(2))
 
 
 def _samples(model: Any, count: int, prior: Any) -> Tensor:
@@ -148,47 +187,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=128)
     add = options.add_argument
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    add("--prior-epochs", type=integer(1), default=30)
+    add("--prior-epochs", type=integer(1), default=100, help="at most, default 100")
+    add("--codes", type=integer(2), default=CODES, help=f"default: {CODES}")
+    add("--rate", choices=RATES, default="constant", help="over the epochs, default constant")
     add("--count", type=integer(1), help="training data, default all")
+    add("--size", type=integer(1), help="sides of pictures that are pooled, default as they are")
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
-    splits = data.load(args.data, binarize=None, root=args.data_root, device=args.device)
-    splits = first(splits, args.count)
-    classifier_steps = 2000
+    splits = first(pooled(running.splits(args, binarize=None), args.size), args.count)
+    steps = 2000
     if args.quick:
-        args.epochs, args.prior_epochs, classifier_steps = 2, 1, 50
+        args.epochs, args.prior_epochs, steps = 2, 1, 50
         splits = first(splits, 1000, 200)
-    features = diagnostics.ClassifierFeatures.fit(splits, steps=classifier_steps)
-    common = {"data": args.data, **shared(args, splits)} | {
+    features, settings = classifier(splits, steps)
+    common = shared(args, splits) | {
+        "rate": args.rate,
+        "codes": args.codes,
         "epochs of the prior": args.prior_epochs,
-        "accuracy of the classifier": round(features.accuracy, 4),
     }
-    results = Results(args.out, common, args.command)
+    results = Results(args.out, common | settings, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
-        make = functools.partial(build, **key, event_shape=splits.event_shape, device=args.device)
-        trainer = results.train(key, make, splits.train, args)
+        make = functools.partial(
+            build, **key, event_shape=splits.event_shape, codes=args.codes, device=args.device
+        )
+        fall = RATES[args.rate](args.epochs)
+        trainer = results.train(key, make, splits.train, args, callbacks=fall)
         rest = (features, args.prior_epochs, key["seed"], results.path(key, ".png"))
         return measure(trainer, splits, *rest)
 
-    results.fill(keys(system=args.systems, seed=args.seeds), compute, table)
+    asked = keys(system=args.systems, seed=args.seeds)
+    results.fill(asked, compute, table, by=BY, references=REFERENCES, entries=DISTANCES)
     return 0
 
 
-def table(rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """The comparison as Markdown."""
+def table(
+    rows: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    estimates: Sequence[dict[str, Any]],
+) -> str:
+    """The comparison as Markdown, and paired differences to the continuous latent."""
     rows = sorted(rows, key=lambda r: (SYSTEMS.index(r["system"]), r["seed"]))
-    bits, used = "bits/dim, learned prior", f"codes used of {CODES}"
-    columns = {"system": 0, "seeds": 0, "bits/dim": 3, bits: 3, "squared error": 2}
-    columns |= {"reconstructions": 1, "samples": 1, "samples, learned prior": 1, used: 0}
-    merged = [
-        {**row, bits: row["learned prior"], used: row["codes used"]}
-        for row in over_seeds(rows, ["system"])
-    ]
+    lines = joined(rows, BY, estimates)
+    measured = {"bits/dim": 3, "learned prior": 3, "squared error": 2}
+    measured |= dict.fromkeys(IMAGES, 1) | dict.fromkeys(KERNEL, 0)
+    shown = {"system": 0, "seeds": 0, **measured, "codes used": 0, "prior epochs": 0}
     return (
-        f"{markdown(merged, columns)}\n\nBits/dim are upper bounds for the test data, under the "
-        "prior of training and under one learned afterwards; the squared error is that of "
-        "reconstructions, summed over pixels in [0, 1]; then Frechet distances to the test data "
-        "in the features of a classifier trained on the labels, comparable in this table only; "
-        f"{told(settings)}.\n"
+        f"{markdown(lines, shown)}\n\nAbove the continuous latent:\n\n"
+        f"{differences(lines, 'system', 'continuous', measured)}\n\nBits/dim are upper bounds "
+        "for the test data, under the prior of training and under one learned afterwards, of so "
+        "many epochs; the squared error is that of reconstructions, summed over pixels in [0, 1]; "
+        "these have standard errors over test data and seeds; then Frechet and kernel distances "
+        "(KID) to the test data in the features of a classifier trained on the labels, comparable "
+        "in this table only, with standard deviations over seeds, and standard errors over seeds "
+        f"where they are differences; all differences are paired; {told(settings)}.\n"
     )

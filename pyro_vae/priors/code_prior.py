@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -123,7 +124,8 @@ class CodePrior(Recorded, nn.Module):
         layers: gated layers; each lets a code see one position further to each side.
 
     Attributes:
-        history: one dict per epoch of ``fit``: "epoch", "nats" per datum, and "validation".
+        history: one dict per epoch of ``fit``: "epoch", "nats" per datum, and "validation"; the
+            epoch whose weights ``patience`` has kept has ``kept=True``.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -174,6 +176,7 @@ class CodePrior(Recorded, nn.Module):
         batch_size: int = 128,
         lr: float = 1e-3,
         validation: Dataset | Tensor | tuple[Tensor, Tensor | None] | None = None,
+        patience: int | None = None,
         seed: int | None = None,
         progress: bool = True,
     ) -> CodePrior:
@@ -189,6 +192,8 @@ class CodePrior(Recorded, nn.Module):
             batch_size: grids per step.
             lr: learning rate.
             validation: data whose mean log-probability is taken after each epoch.
+            patience: keep the epoch with the best one, and end when for so many epochs none was
+                better. Default: all epochs, and the last one.
             seed: of a random stream of its own; None draws from torch's global stream.
             progress: show a progress bar.
 
@@ -196,15 +201,23 @@ class CodePrior(Recorded, nn.Module):
             This prior.
 
         Raises:
-            ValueError: no epoch, or codes of another grid.
+            ValueError: no epoch, codes of another grid, or patience without validation data.
         """
         whole("epochs", epochs)
         whole("batch_size", batch_size)
+        if patience is not None:
+            whole("patience", patience)
+            if validation is None:
+                raise ValueError(
+                    f"patience: expected validation data to judge epochs by, got {patience} "
+                    "without any: pass validation= beside it"
+                )
         stream = RandomStream(seed)
         with stream.on(self.one_hot.device):
             index = self._codes(guide, data)
             held_out = None if validation is None else self._codes(guide, validation)
             optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
+            best: dict[str, float] | None = None
             for _ in (bar := tqdm(range(epochs), unit="epoch", disable=not progress)):
                 nats = self._epoch(index, batch_size, optimizer)
                 row: dict[str, float] = {"epoch": len(self.history) + 1, "nats": nats}
@@ -212,6 +225,15 @@ class CodePrior(Recorded, nn.Module):
                     row["validation"] = float(self.log_prob(held_out).mean())
                 self.history.append(row)
                 bar.set_postfix({k: f"{v:.2f}" for k, v in row.items() if k != "epoch"})
+                if patience is None:
+                    continue
+                if best is None or row["validation"] > best["validation"]:
+                    best, state = row, copy.deepcopy(self.network.state_dict())
+                elif row["epoch"] - best["epoch"] >= patience:
+                    break
+        if best is not None:
+            self.network.load_state_dict(state)
+            best["kept"] = True
         self.fitted_on.fill_(len(index))
         return self
 

@@ -31,7 +31,7 @@ def test_it_learns_the_digits(digits, trained):
     assert features.shape == (360, 64) and (features >= 0).all()
     right = (trained.head(features).argmax(1) == digits.test.y).double().mean()
     assert trained.accuracy == float(right) > 0.95
-    assert "the labels of digits, accuracy 0.9" in repr(trained)
+    assert f"the labels of digits, accuracy {trained.accuracy:.4f}, seed 0)" in repr(trained)
     assert not trained.training and not any(p.requires_grad for p in trained.parameters())
 
 
@@ -56,8 +56,11 @@ def test_it_does_not_depend_on_the_global_stream(digits, tmp_path):
     runs = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        runs.append(ClassifierFeatures.fit(digits.test, steps=10, cache=False)(digits.test.x))
-    assert torch.equal(*runs)
+        features = ClassifierFeatures.fit(digits.test, steps=10, seed=3, cache=False)
+        runs.append(features(digits.test.x))
+    assert torch.equal(*runs) and features.seed == 3
+    other = ClassifierFeatures.fit(digits.test, steps=10, seed=4, cache=False)(digits.test.x)
+    assert not torch.equal(runs[0], other)
 
 
 def test_a_damaged_file_is_made_again(digits, tmp_path):

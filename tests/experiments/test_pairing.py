@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pyro_vae.experiments.pairing import compared, estimate
+from pyro_vae.experiments.pairing import compared, estimate, seed_by_seed
 from pyro_vae.experiments.running import Results
 
 
@@ -97,3 +97,23 @@ def test_differences_are_over_the_seeds_that_both_have():
     rows = {row["system"]: row for row in compared(systems, ["system"], {"a": {"system": "a"}})}
     assert rows["b"]["v - a"] == pytest.approx((2.5, 0.5))
     assert "v - a" not in rows["c"] and "v - a" not in rows["a"]
+
+
+def test_numbers_of_seeds_are_paired_by_seed():
+    """A system that has other seeds, one alone, or no such number, is compared where it can be."""
+    measured = {
+        "VAE": {0: 5.0, 1: 9.0, 2: 1.0},
+        "better": {2: 2.0, 1: 12.0, 3: 100.0},
+        "once": {1: 8.0},
+        "without": {0: None, 1: None},
+    }
+    rows = [
+        {"system": name, "seed": seed, "distance": value}
+        for name, found in measured.items()
+        for seed, value in found.items()
+    ]
+    better, once = seed_by_seed(rows, ["system"], {"VAE": {"system": "VAE"}}, ["distance"])
+    assert better == {"system": "better", "distance - VAE": pytest.approx((2.0, 1.0))}  # 3, 1
+    assert once["system"] == "once" and once["distance - VAE"][0] == -1.0
+    assert math.isnan(once["distance - VAE"][1])
+    assert not seed_by_seed(rows, ["system"], {"VAE": {"system": "none"}}, ["distance"])

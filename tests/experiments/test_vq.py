@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -32,11 +34,40 @@ def test_quick_run_writes_the_table_and_goes_on_where_it_stopped(small, tmp_path
     text = (tmp_path / "table.md").read_text()
     assert all(f"\n| {name} |" in text for name in experiment.SYSTEMS)
     assert all(line in text for line in first.splitlines() if line.startswith("| gradient"))
-    rows = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line[:2] == "| "}
+    head, _, *lines = text.split("\n\n")[0].splitlines()
+    rows = {cells(line)[0]: dict(zip(cells(head), cells(line), strict=True)) for line in lines}
     # No codes are used by a continuous latent
-    assert rows["continuous"].endswith("| - |") and rows["gradient"].count("| - ") == 0
+    assert rows["continuous"]["codes used"] == "-" and "-" not in rows["gradient"].values()
+    assert int(rows["gradient"]["codes used"]) <= 16
+    above = text.split("Above the continuous latent:")[1].splitlines()[4:7]
+    assert [cells(line)[0] for line in above] == list(experiment.CODEBOOKS)
     assert (tmp_path / "rows" / "continuous-0.png").stat().st_size > 1000
     assert text in capsys.readouterr().out
+
+
+def test_the_prior_of_codes_ends_once_held_out_data_are_no_better(small):
+    trainer = experiment.build("gradient", event_shape=(1, 8, 8), codes=16)
+    # Nothing can be learned from the codes of noise
+    noise = Dataset(torch.rand(200, 1, 8, 8))
+    prior, epochs = experiment.learned_prior(trainer, noise, epochs=200, seed=0)
+    assert len(prior.history) == epochs + experiment.PATIENCE < 200
+    best = max(row["validation"] for row in prior.history)
+    assert prior.history[epochs - 1]["validation"] == best
+    held = trainer.guide.codes(noise.x[9::10])
+    assert float(prior.log_prob(held).mean()) == pytest.approx(best)
+
+
+def test_pooled_pictures_and_fewer_codes(small, tmp_path, capsys):
+    argv = ["--quick", "--size", "4", "--codes", "5", "--out", str(tmp_path), "--threads", "1"]
+    assert experiment.main([*argv, "--systems", "moving average", "--seeds", "0", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "data mnist, 4 x 4" in text and "codes 5, epochs of the prior 1" in text
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["seed"] for row in rows] == [0, 1] and all(row["codes used"] <= 5 for row in rows)
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_images_in_colour_and_what_was_asked_for(small, monkeypatch, tmp_path, capsys):

@@ -138,6 +138,23 @@ def test_fit_finds_the_entropy_of_the_codes():
     assert "fitted on 100 data" in repr(prior)
 
 
+def test_patience_keeps_the_best_epoch_on_other_data():
+    vqvae, guide = pair()
+    x = torch.rand(60, 1, 4, 4)
+    prior = CodePrior(vqvae, width=8, layers=2)
+    options = {"lr": 3e-2, "seed": 0, "validation": x[:20], "progress": False}
+    prior.fit(guide, x[20:], epochs=300, patience=4, **options)
+    (best,) = (row for row in prior.history if row.get("kept"))
+    assert best["validation"] == max(row["validation"] for row in prior.history)
+    assert len(prior.history) == best["epoch"] + 4 < 300
+    kept = float(prior.log_prob(guide.codes(x[:20])).mean())
+    assert kept == pytest.approx(best["validation"], abs=1e-5)
+    with pytest.raises(ValueError, match="patience: expected validation data to judge epochs by"):
+        prior.fit(guide, x, epochs=1, patience=4, progress=False)
+    with pytest.raises(ValueError, match="patience: expected a whole number of at least 1, got 0"):
+        prior.fit(guide, x, epochs=1, patience=0, validation=x, progress=False)
+
+
 def test_completions_are_drawn_from_the_conditional():
     prior = jittered(pair()[0])
     mask = torch.tensor([[True, True], [False, False]])

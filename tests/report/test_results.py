@@ -81,6 +81,9 @@ def shown():
             "frechet_distance": diagnostics.frechet_distance(
                 whole.x, torch.rand(70, 1, 8, 8).round(), features=FirstPixels()
             ),
+            "kernel_distance": diagnostics.kernel_distance(
+                whole.x, torch.rand(70, 1, 8, 8).round(), features=FirstPixels()
+            ),
             "model": vae,
             "guide": guide,
             "vqvae": vq,
@@ -108,7 +111,7 @@ TABLES = [
 ]
 
 
-RESULTS = [*TABLES, "frechet_distance", "history"]
+RESULTS = [*TABLES, "frechet_distance", "kernel_distance", "history"]
 
 
 @pytest.mark.parametrize("name", TABLES)
