@@ -20,6 +20,7 @@ from ..data.arguments import Arguments, Data
 from ..distributions import ContinuousBernoulli, base_of
 from ..likelihoods.base import network_inputs
 from ..programs.autoguides import few
+from ..programs.missing import has_missing
 from ..programs.running import trace_pair
 from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
@@ -107,6 +108,22 @@ def independent_histogram(train: Tensor, x: Tensor, levels: int) -> Tensor:
     )
 
 
+def of_seen(independent: Callable[..., Tensor], train: Tensor, x: Tensor, *levels: int) -> Tensor:
+    """An independent model of the elements that are no NaN, in data and training data.
+
+    Example:
+        >>> train = torch.tensor([[0.0, 5.0], [2.0, torch.nan], [4.0, 9.0]])
+        >>> of_seen(independent_normal, train, torch.tensor([[2.0, torch.nan]])).exp()
+        tensor([0.1995], dtype=torch.float64)
+    """
+    total = x.new_zeros(len(x), dtype=torch.float64)
+    for column, values in zip(train.flatten(1).T, x.flatten(1).T, strict=True):
+        seen = ~values.isnan()
+        known = column[~column.isnan()].unsqueeze(1)
+        total[seen] += independent(known, values[seen].unsqueeze(1), *levels)
+    return total
+
+
 def probabilistic_pca(train: Tensor, x: Tensor, latents: int) -> Tensor | None:
     """N(mean, W W^T + s^2 I) with W of so many columns, the best that a linear decoder can do.
 
@@ -158,9 +175,10 @@ def baselines(
 ) -> dict[str, Tensor]:
     """What the pair has to beat on ``x``, with labels ``y`` (n,) or None: name -> log p(x), (n,).
 
-    An independent model of each element, by the model's likelihood; for a density also
-    probabilistic PCA with as many latents. Empty for a model that these do not compare with: of
-    several observed sites, under a mask, of other counts, or with arguments of its own.
+    An independent model of each element, by the model's likelihood; for a density also, unless
+    some data are missing, probabilistic PCA with as many latents. Empty for a model that these do
+    not compare with: of several observed sites, under a mask, of other counts, or with arguments
+    of its own.
     ``ValueError`` for a ``reference``, the training data, of another event shape.
     """
     if isinstance(x, Arguments) or isinstance(reference, Arguments):
@@ -175,22 +193,26 @@ def baselines(
     site = _only(trace, first[0])
     if site is None or len(reference) < 2:
         return {}
-    p = base_of(site["fn"])
+    p, incomplete = base_of(site["fn"]), reference.missing or has_missing(x)
+
+    def independent(of: Callable[..., Tensor], train: Tensor, *levels: int) -> Tensor:
+        return of_seen(of, train, x, *levels) if incomplete else of(train, x, *levels)
+
     if p.support is constraints.boolean:
-        return {"independent Bernoulli": independent_bernoulli(reference.x, x)}
+        return {"independent Bernoulli": independent(independent_bernoulli, reference.x)}
     train, _ = reference.batch(torch.arange(len(reference)))
     if levels := getattr(p, "levels", None):
-        return {"independent histogram": independent_histogram(train, x, levels)}
+        return {"independent histogram": independent(independent_histogram, train, levels)}
     if p.support.is_discrete:
         return {}
     if isinstance(p, ContinuousBernoulli):
-        log_p = independent_continuous_bernoulli(train, x)
+        log_p = independent(independent_continuous_bernoulli, train)
         found = {"independent continuous Bernoulli": log_p}
     else:
-        found = {"independent normal": independent_normal(train, x)}
+        found = {"independent normal": independent(independent_normal, train)}
     latents = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"]]
     sizes = [math.prod(s["fn"].event_shape) for s in latents if s["fn"].has_rsample]
-    if sizes:
+    if sizes and not incomplete:
         # On what the networks see, so that it knows no more and no less of the scales than they
         likelihood = getattr(innermost(model), "likelihood", None)
         seen = (network_inputs(likelihood, values.double()) for values in (train, x))

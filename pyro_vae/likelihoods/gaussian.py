@@ -166,6 +166,11 @@ class _Rescaled(dist.Normal):
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> _Rescaled:
         return _Rescaled(self._standard.expand(batch_shape), self._shift, self._factor)
 
+    def fit_to(self, value: Tensor, seen: Tensor) -> None:
+        """Have sigma taken from the values that are ``seen``, where it is."""
+        if hasattr(self._standard, "fit_to"):
+            self._standard.fit_to((value - self._shift) / self._factor, seen)
+
     def log_prob(self, value: Tensor) -> Tensor:
         standard = (value - self._shift) / self._factor
         return self._standard.log_prob(standard) - self._factor.log()

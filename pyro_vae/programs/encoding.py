@@ -16,6 +16,7 @@ from .calling import arguments_of
 from .given import matched
 from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
+from .missing import check_known
 from .modes import evaluating
 from .sites import kinds
 from .tracing import trace
@@ -96,9 +97,9 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
 
     Args:
         guide: an inference program.
-        x: (n, *event), finite, a tensor or anything that ``data.Dataset`` takes; values outside
-            the likelihood's range, such as grey pixels for a binary likelihood, are encoded as
-            they are.
+        x: (n, *event), finite (or missing, for the guide of a model under ``handlers.missing``),
+            a tensor or anything that ``data.Dataset`` takes; values outside the likelihood's
+            range, such as grey pixels for a binary likelihood, are encoded as they are.
         y: labels (n,), or one label for all, for a conditional guide.
 
     Returns:
@@ -138,7 +139,7 @@ def _encodable(guide: Any, x: Any, y: Any) -> tuple[tuple[Any, ...], dict[str, A
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):
         model.check_shape(x)
-        check_finite(x)
+        check_known(x, model)
     if isinstance(x, Tensor):
         y = checked_labels(model, y, len(x), x.device)
     return arguments_of(guide, x, y)

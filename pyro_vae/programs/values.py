@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ..data import Dataset, DataSplits
+from ..data import Dataset, DataSplits, checks
 from ..data.arguments import Arguments
 
 
@@ -42,7 +42,9 @@ def span_of(value: Any) -> str:
 def check_finite(value: Tensor, name: str = "x") -> None:
     """Raise ``ValueError`` if any entry is NaN or infinite."""
     if value.is_floating_point() and not (finite := value.isfinite()).all():
+        # Of latents, it is none of the data
+        data = value.isnan().any() and not name.startswith("z[")
         raise ValueError(
             f"{name}: expected finite values, got {int((~finite).sum())} NaN or infinite: "
-            "remove or fill these entries"
+            "remove or fill these entries" + (checks.MISSING if data else "")
         )
