@@ -102,7 +102,8 @@ def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     found = vae.structure if like is None else structure(model, like)
     layers = vae.latents[::-1]
     places = {site: Place(site, found.latents[site]) for site in layers}
-    inputs = OwnWithMask(vae) if takes_missing(model) else OwnInputs(vae)
+    incomplete = model is not vae and takes_missing(model)
+    inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
     subject = Subject(model, found, inputs, places, layers)
     options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
     # Without skip connections each latent is seen by the one below alone

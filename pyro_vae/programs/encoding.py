@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from .calling import arguments_of
 from .given import matched
 from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
-from .missing import check_known
+from .missing import takes_missing
 from .modes import evaluating
 from .sites import kinds
 from .tracing import trace
@@ -139,7 +140,8 @@ def _encodable(guide: Any, x: Any, y: Any) -> tuple[tuple[Any, ...], dict[str, A
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):
         model.check_shape(x)
-        check_known(x, model)
+        incomplete = x.isnan().any() and takes_missing(model)
+        check_finite(x.nan_to_num(0.0, math.inf, -math.inf) if incomplete else x)
     if isinstance(x, Tensor):
         y = checked_labels(model, y, len(x), x.device)
     return arguments_of(guide, x, y)
