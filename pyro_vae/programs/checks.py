@@ -212,7 +212,7 @@ def _check_alone(
     with naming_overflow():
         model_trace = traced(model, x, y)
     try:
-        with naming_overflow():
+        with naming_overflow(guide, x):
             guide_trace = traced(guide, x, y)
     except Exception as error:
         if isinstance(guide, Guide) and innermost(guide.model) is not innermost(model):
