@@ -138,10 +138,10 @@ def probabilities(x: Tensor) -> None:
     """Raise unless all stored values lie in [0, 1]."""
     if x.dtype in _BYTES:
         return
-    if gone := int(x.isnan().sum()):
+    if not (finite := x.isfinite()).all():
         raise ValueError(
-            f"x: expected values in [0, 1] to binarise, got {gone} NaN: binarise before values go "
-            "missing, Dataset(x).binarized(generator).x, or use binarize=None"
+            _not_finite(finite) + "binarise before values go missing, "
+            "Dataset(x).binarized(generator).x, or use binarize=None"
         )
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
