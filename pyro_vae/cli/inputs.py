@@ -63,7 +63,8 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             device=args.device,
         )
         for part in filter(None, (found.train, found.test, found.validation)):
-            complete(part.x)
+            if part.missing:
+                complete(part.x)
         return found
     except RuntimeError as error:
         if not args.download:

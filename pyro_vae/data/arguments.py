@@ -204,7 +204,7 @@ class Arguments:
     @property
     def missing(self) -> bool:
         """Whether some values of columns are missing: NaN."""
-        return any(bool(v.isnan().any()) for v in self.values if v.is_floating_point())
+        return any(bool(column.isnan().any()) for column in self.values)
 
     def replace(self, **changes: Any) -> Arguments:
         """A copy with other ``plate``, ``size`` or ``total``."""

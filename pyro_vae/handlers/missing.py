@@ -44,8 +44,10 @@ def missing(model: Callable) -> Any:
     Whole programs are served as ``models.VAE``: what is NaN is decided at each observed site,
     whose distribution has to be one of single numbers, in plates or declared by ``.to_event``.
     Missing numbers of a joint distribution, such as ``MultivariateNormal``, are refused, and so
-    are those of arguments that a site depends on. ``infer.impute`` draws what is missing. Training
-    data in which a row, or an element of all rows, is missing as a whole are refused.
+    are those of arguments that a site depends on; a distribution of your own over several numbers
+    that are independent is served where its method ``under_missing()`` returns the same with
+    NaN left out. Training data in which a row, or an element of all rows, is missing as a whole
+    are refused. ``infer.impute`` draws what is missing.
 
     Sources: "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets", Mattei,
     Frellsen (2019); "Handling Incomplete Heterogeneous Data using VAEs", Nazabal, Olmos,

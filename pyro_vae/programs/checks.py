@@ -64,7 +64,7 @@ def check_data(model: Callable, x: Data, y: Tensor | None = None) -> None:
         raise ValueError(f"x: expected at least one datum, got shape {tuple(x.shape)}")
     if y is not None and len(y) != len(x):
         raise ValueError(f"y: expected {len(x)} labels, one per datum, got {len(y)}")
-    if x.is_floating_point() and x.isnan().any() and takes_missing(model):
+    if x.isnan().any() and takes_missing(model):
         _check_missing(model, x, y)
         x = filled(x)
     if hasattr(model, "check_data"):
@@ -212,7 +212,7 @@ def _check_alone(
     with naming_overflow():
         model_trace = traced(model, x, y)
     try:
-        with naming_overflow(guide, x):
+        with naming_overflow(guide, x, y):
             guide_trace = traced(guide, x, y)
     except Exception as error:
         if isinstance(guide, Guide) and innermost(guide.model) is not innermost(model):

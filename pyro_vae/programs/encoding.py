@@ -57,7 +57,7 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dic
     first = next(iter(z.values()))
     size = len(first)
     for site, value in z.items():
-        check_finite(value, f"z[{site!r}]")
+        check_finite(value, f"z[{site!r}]", of_nan="")
     y = checked_labels(model, y, size, first.device)
     if x is None:
         args, kwargs = (), {"size": size, **label_arguments(model, y)}

@@ -19,6 +19,9 @@ from ..ground.internals import mask_of
 from .unwrapping import handlers_of, innermost
 from .values import check_finite
 
+# Rows that tell whether missing values can be left out
+_ROWS = 100
+
 
 class Seen(MaskedDistribution):
     """A distribution of single numbers under which NaN is not there: its log-probability is 0.
@@ -122,12 +125,12 @@ def takes_missing(*programs: Callable | None) -> bool:
 
 def has_missing(x: Data) -> bool:
     """Whether some of the data are NaN."""
-    return any(bool(c.isnan().any()) for c in columns_of(x) if c.is_floating_point())
+    return x.missing if isinstance(x, Arguments) else bool(x.isnan().any())
 
 
 def check_known(x: Tensor, *programs: Callable | None, name: str = "x") -> None:
     """Raise ``ValueError`` for data that are infinite, or NaN where this does not mean missing."""
-    if x.is_floating_point() and x.isnan().any() and takes_missing(*programs):
+    if x.isnan().any() and takes_missing(*programs):
         x = x.nan_to_num(0.0, torch.inf, -torch.inf)
     check_finite(x, name)
 
@@ -154,9 +157,9 @@ def _filled(column: Tensor) -> Tensor:
 
 
 def rows_missing(x: Data) -> Tensor:
-    """Rows of data among which all are missing that are missing anywhere."""
+    """Rows of data among which all are missing that are missing anywhere; a hundred at most."""
     found = []
     for column in columns_of(x):
         gone = column.reshape(len(column), -1).isnan()
         found.append(gone.long().argmax(0)[gone.any(0)])
-    return torch.cat(found).unique()
+    return torch.cat(found).unique()[:_ROWS]

@@ -22,7 +22,7 @@ from ..ground.turns import turn
 from .autoguides import check_messenger, check_rows
 from .belonging import check_belonging, is_same
 from .calling import arguments_of
-from .missing import has_missing, takes_missing
+from .missing import filled, has_missing
 from .modes import evaluating
 from .plates import PROGRAM
 from .sites import check_latents, check_observed
@@ -56,7 +56,7 @@ def trace_pair(
     if isinstance(inner, AutoGuide):
         check_rows(guide, len(x))
     inner_leads = getattr(inner, "leads", False)
-    with naming_overflow(guide, x):
+    with naming_overflow(guide, x, y):
         if isinstance(inner, GuideMessenger):
             check_messenger(model, guide)
             args, kwargs = arguments_of(model, x, y)
@@ -118,10 +118,12 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
 
 
 @contextlib.contextmanager
-def naming_overflow(guide: Callable | None = None, x: Data | None = None) -> Iterator[None]:
+def naming_overflow(
+    guide: Callable | None = None, x: Data | None = None, y: Tensor | None = None
+) -> Iterator[None]:
     """A distribution of NaN or infinite parameters is an overflow, with something to do about.
 
-    Unless data are missing of which the guide does not know.
+    Unless it is NaN of data, which are missing, to a guide that does not know of it.
     """
     try:
         yield
@@ -129,9 +131,19 @@ def naming_overflow(guide: Callable | None = None, x: Data | None = None) -> Ite
         found = _REFUSED.match(str(error))
         if found is None or not _NOT_FINITE.search(str(error)):
             raise
-        if x is not None and has_missing(x) and not takes_missing(guide):
-            raise unaware(guide) from error
+        if guide is not None and has_missing(x) and _breaks(guide, x, y):
+            if not _breaks(guide, filled(x), y):
+                raise unaware(guide) from error
         raise overflow(f"{found['parameter']} of a {found['distribution']}") from error
+
+
+def _breaks(program: Callable, x: Data, y: Tensor | None) -> bool:
+    with undisturbed(program, device=x.device), poutine.block():
+        try:
+            traced(program, x, y)
+        except ValueError:
+            return True
+    return False
 
 
 def unaware(guide: Callable) -> ValueError:

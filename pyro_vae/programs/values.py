@@ -39,12 +39,10 @@ def span_of(value: Any) -> str:
     return f"values from {float(value.min()):.4g} to {float(value.max()):.4g}"
 
 
-def check_finite(value: Tensor, name: str = "x") -> None:
-    """Raise ``ValueError`` if any entry is NaN or infinite."""
+def check_finite(value: Tensor, name: str = "x", of_nan: str = checks.MISSING) -> None:
+    """Raise ``ValueError`` if any entry is NaN or infinite; ``of_nan`` is what else NaN may be."""
     if value.is_floating_point() and not (finite := value.isfinite()).all():
-        # Of latents, it is none of the data
-        data = value.isnan().any() and not name.startswith("z[")
         raise ValueError(
             f"{name}: expected finite values, got {int((~finite).sum())} NaN or infinite: "
-            "remove or fill these entries" + (checks.MISSING if data else "")
+            "remove or fill these entries" + (of_nan if value.isnan().any() else "")
         )

@@ -499,3 +499,50 @@ def test_codes_are_of_what_is_seen():
     with torch.no_grad():
         grid = guide.encoder(with_mask(x))
     assert torch.equal(guide.codes(x), model.codebook.nearest(grid))
+
+
+def test_bits_per_dimension_are_of_what_is_seen():
+    x = holes(LEVELS)
+    model = handlers.missing(VAE((D,), 2, likelihood=likelihoods.Categorical(4)))
+    found = diagnostics.evaluate(model, guides.BottomUp(model), x, importance_samples=0)
+    assert math.isclose(found.dimensions, float((~x.isnan()).sum()) / N)
+    (bits,) = (row[1] for row in found.table().rows if row[3] == "bits/dim")
+    nats = -float(found.terms.elbo.sum()) / float((~x.isnan()).sum())
+    assert math.isclose(bits, nats / math.log(2), rel_tol=1e-5)
+
+
+def test_a_distribution_of_several_numbers_may_leave_them_out_itself():
+    class Two(dist.TorchDistribution):
+        """A number and a count, side by side."""
+
+        arg_constraints = {}
+        support = dist.constraints.real_vector
+
+        def __init__(self, first, second):
+            self.parts = first, second
+            super().__init__(first.batch_shape, (2,), validate_args=False)
+
+        def under_missing(self):
+            return Two(*(Seen(part, True) for part in self.parts))
+
+        def expand(self, batch_shape, _instance=None):
+            return Two(*(part.expand(batch_shape) for part in self.parts))
+
+        def sample(self, sample_shape=()):
+            return torch.stack([part.sample(sample_shape) for part in self.parts], -1)
+
+        def log_prob(self, value):
+            values = value.unbind(-1)
+            return sum(p.log_prob(v) for p, v in zip(self.parts, values, strict=True))
+
+    def program(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", Two(dist.Normal(z, 1.0), dist.Poisson(z.exp())), obs=x)
+
+    x = torch.tensor([[1.0, torch.nan], [torch.nan, 3.0], [0.5, 2.0]])
+    model = handlers.missing(program)
+    z = torch.tensor([0.1, 0.2, 0.3])
+    site = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x).nodes["x"]
+    by_hand = seen_alone(dist.Normal(z, 1.0), x[:, 0]) + seen_alone(dist.Poisson(z.exp()), x[:, 1])
+    assert torch.allclose(site["fn"].log_prob(x), by_hand)
