@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from ..ground.recorded import Recorded
-from ..programs.missing import Hiding
+from ..programs.missing import Hiding, filled
 from ..programs.program import Guide
 from .wrapping import wrap
 
@@ -15,6 +16,9 @@ class _Missing(Recorded):
     """Run a program to which NaN means missing."""
 
     takes_missing = True
+    around: ClassVar[Mapping[str, Callable]] = MappingProxyType(
+        {"check_data": lambda check, x: check(filled(x))}
+    )
 
     def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
         with Hiding():

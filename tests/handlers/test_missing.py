@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import Trainer, data, diagnostics, guides, handlers, infer, likelihoods, load
+from pyro_vae.conditionals import StandardNormal
 from pyro_vae.distributions import base_of
 from pyro_vae.guides.inputs import with_mask
 from pyro_vae.models import VAE, VQVAE, PixelDecoder
@@ -546,3 +547,24 @@ def test_a_distribution_of_several_numbers_may_leave_them_out_itself():
     site = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x).nodes["x"]
     by_hand = seen_alone(dist.Normal(z, 1.0), x[:, 0]) + seen_alone(dist.Poisson(z.exp()), x[:, 1])
     assert torch.allclose(site["fn"].log_prob(x), by_hand)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        lambda model: model,
+        lambda model: handlers.scale_latents(model, 2.0),
+        lambda model: poutine.scale(model, 2.0),
+        lambda model: handlers.replace_prior(model, StandardNormal(2)),
+    ],
+)
+def test_handlers_may_be_around_it(outer):
+    x = holes(torch.randn(8, 4))
+    model = handlers.missing(VAE((4,), 2, likelihood=likelihoods.Gaussian()))
+    around, guide = outer(model), guides.BottomUp(model)
+    assert infer.elbo_terms(around, guide, x).elbo.isfinite().all()
+    assert infer.impute(around, guide, x, samples=9).mean.isfinite().all()
+    if hasattr(around, "check_data"):
+        around.check_data(x)
+        with pytest.raises(ValueError, match="got 1 NaN or infinite: remove or fill these entr"):
+            around.check_data(torch.tensor([[torch.inf, 1.0, 1.0, torch.nan]]))
