@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import data, likelihoods
 from ..data import DataSplits
+from ..data.checks import complete
 from ..ground.files import expanded
 from ..training.saving import load
 from ..training.trainer import Trainer
@@ -51,7 +52,7 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
     """The data that a record, or a command line, tells how to read."""
     size = where.get("size")
     try:
-        return data.load(
+        found = data.load(
             where["source"],
             binarize=where["binarize"],
             root=where.get("root"),
@@ -61,6 +62,10 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             stratify=where.get("stratify", True),
             device=args.device,
         )
+        for part in filter(None, (found.train, found.test, found.validation)):
+            if part.missing:
+                complete(part.x)
+        return found
     except RuntimeError as error:
         if not args.download:
             raise

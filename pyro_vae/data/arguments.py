@@ -201,6 +201,11 @@ class Arguments:
 
     binarize, factors, names, factor_names = None, None, (), ()
 
+    @property
+    def missing(self) -> bool:
+        """Whether some values of columns are missing: NaN."""
+        return any(bool(column.isnan().any()) for column in self.values)
+
     def replace(self, **changes: Any) -> Arguments:
         """A copy with other ``plate``, ``size`` or ``total``."""
         return dataclasses.replace(self, **changes)

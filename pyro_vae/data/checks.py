@@ -40,6 +40,8 @@ def _real(found: Tensor | np.ndarray, argument: str) -> str:
     return f"pass {argument}.astype({'int' if found.dtype.kind in 'mM' else 'float'})"
 
 
+# What else can be done about NaN among data
+MISSING = "; or train handlers.missing(model), to which NaN means missing"
 _COLOURS = (1, 3, 4)
 _BYTES = (torch.uint8, torch.bool)
 
@@ -64,7 +66,7 @@ def not_empty(x: Tensor) -> None:
 
 
 def values(value: Any, *, channels: str | None = "first") -> Tensor:
-    """``x`` as it is stored, shape (n, *event), finite and not empty.
+    """``x`` as it is stored, shape (n, *event), finite or missing (NaN), and not empty.
 
     ``uint8`` and ``bool`` stay, and double tensors; all else becomes ``float32``.
     """
@@ -88,13 +90,24 @@ def values(value: Any, *, channels: str | None = "first") -> Tensor:
         if x.dtype != torch.float32 and x.device.type == "cpu":
             kinds.check_room(x.shape, 4, "x")
         x = x.to(torch.float32)
-    if not (finite := x.isfinite()).all():
-        first = tuple((~finite).nonzero()[0].tolist())
-        raise ValueError(
-            f"x: expected finite values, got {int((~finite).sum())} NaN or infinite, the first at "
-            f"x[{', '.join(map(str, first))}]: remove or fill them"
-        )
+    # What is NaN is missing, unless nothing is there
+    if not (finite := x.isfinite()).all() and (x.isinf().any() or not finite.any()):
+        raise ValueError(_not_finite(finite) + "remove or fill them")
     return x
+
+
+def complete(x: Tensor) -> None:
+    """Raise unless no value is missing."""
+    if not (finite := x.isfinite()).all():
+        raise ValueError(_not_finite(finite) + "remove or fill them" + MISSING)
+
+
+def _not_finite(finite: Tensor) -> str:
+    first = ", ".join(map(str, (~finite).nonzero()[0].tolist()))
+    return (
+        f"x: expected finite values, got {int((~finite).sum())} NaN or infinite, the first at "
+        f"x[{first}]: "
+    )
 
 
 def _channels_first(x: Tensor, channels: str | None) -> Tensor:
@@ -125,6 +138,11 @@ def probabilities(x: Tensor) -> None:
     """Raise unless all stored values lie in [0, 1]."""
     if x.dtype in _BYTES:
         return
+    if not (finite := x.isfinite()).all():
+        raise ValueError(
+            _not_finite(finite) + "binarise before values go missing, "
+            "Dataset(x).binarized(generator).x, or use binarize=None"
+        )
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
         raise ValueError(

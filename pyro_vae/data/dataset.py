@@ -33,7 +33,7 @@ class Dataset:
         x: values, shape (n, *event): a tensor, an array, a list, a table, or another kind of
             ``data.kinds``. ``uint8`` is divided by 255, ``bool`` is 0 or 1; every other real type
             is converted to ``float32`` as it is. A ``float32`` or ``float64`` tensor stays, and
-            is not copied.
+            is not copied. NaN is a missing value, which models take under ``handlers.missing``.
         y: labels, shape (n,): whole numbers, or text or categories, which give the names and are
             numbered in their order, text that is whole numbers by size.
         channels: ``"last"`` for pictures (n, h, w, channels), which become (n, channels, h, w).
@@ -55,11 +55,13 @@ class Dataset:
         factor_names: names of the factors, () when there are none.
         columns: name and kind of each column of a table, () for other data.
         index: what the rows of a table are called, an array (n,), or None.
+        missing: whether some values are missing.
 
     Raises:
         TypeError: ``x``, ``y`` or ``factors`` holds no real numbers.
-        ValueError: empty, NaN or infinite data, a shape without event dimension or with channels
-            behind the pixels, labels that do not fit, or values outside [0, 1] to binarise.
+        ValueError: empty or infinite data, a shape without event dimension or with channels
+            behind the pixels, labels that do not fit, or values outside [0, 1], or missing ones,
+            to binarise.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
@@ -290,6 +292,7 @@ class Dataset:
                 'Dataset(x).binarized(generator) or data.load(x, binarize="static")'
             )
         self._stored = stored
+        self.missing = stored.is_floating_point() and bool(stored.isnan().any())
         self.y, self._named_by_labels = None, False
         if y is not None:
             labels, found = as_integers(y, len(stored))
@@ -310,6 +313,7 @@ class Dataset:
             tensor = getattr(self, name)
             setattr(new, name, None if tensor is None else change(tensor))
         checks.not_empty(new._stored)
+        new.missing = self.missing and bool(new._stored.isnan().any())
         return new
 
     def _draw(self, stored: Tensor) -> Tensor:

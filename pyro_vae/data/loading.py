@@ -15,6 +15,7 @@ from torch import Tensor
 from ..ground.arguments import guess
 from ..ground.files import expanded
 from . import files, sources
+from .checks import probabilities
 from .dataset import Dataset, DataSplits
 from .given import as_dataset
 from .images import Background
@@ -142,6 +143,10 @@ def load(
                 f"{key}: expected only for {where}, got {options[key]!r} for {name}: leave it out"
             )
     parts = reader(**{key: options[key] for key in accepted if key in options})
+    for part in parts if binarize in ("dynamic", "static") else ():
+        if part.missing:
+            # Where values are counted as in the source
+            probabilities(part.x)
     if len(parts) == 1:
         share = TEST_FRACTION if test_fraction is None else test_fraction
         parts = _split(parts[0], share, torch.Generator().manual_seed(seed), stratify)

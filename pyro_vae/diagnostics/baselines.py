@@ -29,6 +29,7 @@ from ..distributions import (
 )
 from ..likelihoods.base import network_inputs
 from ..programs.autoguides import few
+from ..programs.missing import has_missing
 from ..programs.running import trace_pair
 from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
@@ -140,6 +141,24 @@ def independent_negative_binomial(train: Tensor, x: Tensor) -> Tensor:
     return torch.cat([scored(part, best).sum(1) for part in _parts(x)])
 
 
+def of_seen(independent: Callable[..., Tensor], train: Tensor, x: Tensor, *levels: int) -> Tensor:
+    """An independent model of the elements that are no NaN, in data and training data.
+
+    Example:
+        >>> train = torch.tensor([[0.0, 5.0], [2.0, torch.nan], [4.0, 9.0]])
+        >>> of_seen(independent_normal, train, torch.tensor([[2.0, torch.nan]])).exp()
+        tensor([0.1995], dtype=torch.float64)
+    """
+    if not (has_missing(train) or has_missing(x)):
+        return independent(train, x, *levels)
+    total = x.new_zeros(len(x), dtype=torch.float64)
+    for column, values in zip(train.flatten(1).T, x.flatten(1).T, strict=True):
+        seen = ~values.isnan()
+        known = column[~column.isnan()].unsqueeze(1)
+        total[seen] += independent(known, values[seen].unsqueeze(1), *levels)
+    return total
+
+
 def probabilistic_pca(train: Tensor, x: Tensor, latents: int) -> Tensor | None:
     """N(mean, W W^T + s^2 I) with W of so many columns, the best that a linear decoder can do.
 
@@ -191,9 +210,10 @@ def baselines(
 ) -> dict[str, Tensor]:
     """What the pair has to beat on ``x``, with labels ``y`` (n,) or None: name -> log p(x), (n,).
 
-    An independent model of each element, by the model's likelihood; for a density also
-    probabilistic PCA with as many latents. Empty for a model that these do not compare with: of
-    several observed sites, under a mask, of counts of a given total, or with arguments of its own.
+    An independent model of each element, by the model's likelihood; for a density also, unless
+    some data are missing, probabilistic PCA with as many latents. Empty for a model that these do
+    not compare with: of several observed sites, under a mask, of counts of a given total, or with
+    arguments of its own.
     ``ValueError`` for a ``reference``, the training data, of another event shape.
     """
     if isinstance(x, Arguments) or isinstance(reference, Arguments):
@@ -218,7 +238,8 @@ def baselines(
     found = {f"independent {alone[0]}": alone[1]}
     latents = [s for s in trace.nodes.values() if s["type"] == "sample" and not s["is_observed"]]
     sizes = [math.prod(s["fn"].event_shape) for s in latents if s["fn"].has_rsample]
-    if sizes and alone[0] in _DENSITIES:
+    incomplete = reference.missing or has_missing(x)
+    if sizes and alone[0] in _DENSITIES and not incomplete:
         # On what the networks see, so that it knows no more and no less of the scales than they
         likelihood = getattr(innermost(model), "likelihood", None)
         seen = (network_inputs(likelihood, values.double()) for values in (train, x))
@@ -246,23 +267,23 @@ def independent(p: Any, train: Tensor, x: Tensor) -> tuple[str, Tensor] | None:
         each = [independent(*column) for column in columns]
         return None if None in each else ("columns", torch.stack([v for _, v in each]).sum(0))
     if isinstance(p, ExpNormal):
-        log_p = independent_normal(train.log(), x.log()) - x.double().log().flatten(1).sum(1)
-        return "log-normal", log_p
+        log_p = of_seen(independent_normal, train.log(), x.log())
+        return "log-normal", log_p - x.double().log().flatten(1).nansum(1)
     if base.support is constraints.boolean:
-        return "Bernoulli", independent_bernoulli(train, x)
+        return "Bernoulli", of_seen(independent_bernoulli, train, x)
     if isinstance(p, Nominal):
         categories = p.logits.shape[-1]
         numbers = (values / (categories - 1) for values in (train, x))
-        return "histogram", independent_histogram(*numbers, categories)
+        return "histogram", of_seen(independent_histogram, *numbers, categories)
     if levels := getattr(base, "levels", None):
-        return "histogram", independent_histogram(train, x, levels)
+        return "histogram", of_seen(independent_histogram, train, x, levels)
     if isinstance(base, LogPoisson | MeanNegativeBinomial):
-        return "negative binomial", independent_negative_binomial(train, x)
+        return "negative binomial", of_seen(independent_negative_binomial, train, x)
     if base.support.is_discrete:
         return None
     if isinstance(base, ContinuousBernoulli):
-        return "continuous Bernoulli", independent_continuous_bernoulli(train, x)
-    return "normal", independent_normal(train, x)
+        return "continuous Bernoulli", of_seen(independent_continuous_bernoulli, train, x)
+    return "normal", of_seen(independent_normal, train, x)
 
 
 def _only(trace: poutine.Trace, x: Tensor) -> dict[str, Any] | None:

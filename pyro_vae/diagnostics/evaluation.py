@@ -35,7 +35,7 @@ class Evaluation(Tabular):
         terms: bound, reconstruction and KL per site, each (n,), nats per datum; of latents
             that all data share the table has the KL in nats per data set.
         importance: log p(x) with its diagnostics per datum, None if it was not asked for.
-        dimensions: elements of a datum.
+        dimensions: elements of a datum, of those that are seen their mean over the data.
         levels: number of values of a discrete pixel, None for other data.
         point_masses: latent sites where the guide has no density: then there is no bound, and
             what stands for KL is -log p(z).
@@ -47,7 +47,7 @@ class Evaluation(Tabular):
 
     terms: ELBOTerms
     importance: ImportanceEstimate | None
-    dimensions: int
+    dimensions: float
     levels: int | None = None
     point_masses: tuple[str, ...] = ()
     baselines: Mapping[str, Tensor] | None = None
@@ -248,7 +248,7 @@ def evaluate(
     result = Evaluation(
         terms,
         estimate,
-        dimensions=sum(column[0].numel() for column in columns_of(x)),
+        dimensions=sum(int((~column.isnan()).sum()) for column in columns_of(x)) / len(x),
         levels=getattr(getattr(model, "likelihood", None), "levels", None),
         point_masses=points,
         baselines=compared,

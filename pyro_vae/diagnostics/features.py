@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from ..data import Dataset, DataSplits
+from ..data.checks import complete
 from ..ground.files import write_atomically
 from ..programs.modes import evaluating
 
@@ -179,8 +180,12 @@ class ClassifierFeatures(nn.Module):
 
 
 def _split(data: DataSplits | Dataset) -> tuple[Dataset, Dataset, str]:
+    parts = (data.train, data.test) if isinstance(data, DataSplits) else (data,)
+    for part in parts:
+        if part.missing:
+            complete(part.x)
     if isinstance(data, DataSplits):
-        return data.train, data.test, f"the labels of {data.name}"
+        return *parts, f"the labels of {data.name}"
     held = torch.arange(len(data), device=data.device) % 10 == 9
     if not held.any():
         raise ValueError(f"data: expected at least 10 labelled data, got {len(data)}")

@@ -82,6 +82,11 @@ class _Rescaled:
         """The same distribution with another batch shape."""
         return rescaled(self._standard.expand(batch_shape), self._shift, self._factor)
 
+    def fit_to(self, value: Tensor, seen: Tensor) -> None:
+        """Have sigma taken from the values that are ``seen``, where it is."""
+        if hasattr(self._standard, "fit_to"):
+            self._standard.fit_to((value - self._shift) / self._factor, seen)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of ``value``, broadcast against the batch shape."""
         standard = (value - self._shift) / self._factor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -52,6 +52,44 @@ class OwnInputs:
         return dict(given)
 
 
+class OwnWithMask(OwnInputs):
+    """The same of data of which some are missing: zeros there, and a mask of what is seen."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__(vae)
+        self.shapes["x"] = masked_shape(self.shapes["x"])
+
+    def read(self, vae: VAE, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
+        """The arguments of a call, (n, *shape)."""
+        found = super().read(vae, x, y=y)
+        found["x"] = with_mask(found["x"])
+        return found
+
+
+def masked_shape(event_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a datum with a mask: twice as many elements or channels, channels where none are.
+
+    Example:
+        >>> masked_shape((3,)), masked_shape((1, 8, 8)), masked_shape((8, 8)), masked_shape(())
+        ((6,), (2, 8, 8), (2, 8, 8), (2,))
+    """
+    if len(event_shape) in (0, 2):
+        return (2, *event_shape)
+    return (2 * event_shape[0], *event_shape[1:])
+
+
+def with_mask(value: Tensor) -> Tensor:
+    """Values (n, *event) with zeros for NaN, followed by 1 where they are seen and 0 elsewhere.
+
+    Example:
+        >>> with_mask(torch.tensor([[2.0, torch.nan]]))
+        tensor([[2., 0., 1., 0.]])
+    """
+    seen = ~value.isnan()
+    both = torch.stack([value.where(seen, 0.0), seen.to(value.dtype)], 1)
+    return both if value.dim() in (1, 3) else both.flatten(1, 2)
+
+
 class ProgramInputs(nn.Module):
     """The arguments of any program that have a row per datum, as numbers near one.
 
@@ -59,13 +97,21 @@ class ProgramInputs(nn.Module):
         model: the generative program.
         names: argument that the guide sees -> what it is called here.
         x, y: data of the form that the program is given.
+        masked: arguments of which some data may be missing, which are followed by a mask.
 
     Attributes:
         names: as passed.
         shapes: these -> shape of one datum, as networks see it.
     """
 
-    def __init__(self, model: Any, names: Mapping[str, str], x: Data, y: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        names: Mapping[str, str],
+        x: Data,
+        y: Tensor | None,
+        masked: Collection[str] = (),
+    ) -> None:
         """Measure the data."""
         super().__init__()
         self._positions = tuple(p.name for p in positional(model))
@@ -74,6 +120,10 @@ class ProgramInputs(nn.Module):
         # Names may have dots, those of children not
         self.measures = nn.ModuleList(Measure(key, found[name]) for name, key in names.items())
         self.shapes = {measure.name: measure.shape for measure in self.measures}
+        floating = [name for name in masked if found[name].is_floating_point()]
+        self.masked = frozenset(names[name] for name in floating)
+        for key in self.masked:
+            self.shapes[key] = masked_shape(self._measure(key).event_shape)
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call by their names in the program."""
@@ -81,19 +131,32 @@ class ProgramInputs(nn.Module):
         return {**dict(zip(names, args, strict=False)), **kwargs}
 
     def event_shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one datum, as the program has it."""
-        return next(m.event_shape for m in self.measures if m.name == name)
+        """Shape of one datum, as ``read`` gives it."""
+        return self.shapes[name] if name in self.masked else self._measure(name).event_shape
+
+    def _measure(self, name: str) -> Measure:
+        return next(m for m in self.measures if m.name == name)
 
     def read(self, _: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The arguments of a call, (n, *event)."""
+        """The arguments of a call, (n, *event), as the program has them, or with a mask."""
         found = self._named(args, kwargs)
         for name, measure in zip(self.names, self.measures, strict=True):
             measure.check(found.get(name))
-        return {key: found[name] for name, key in self.names.items()}
+        given = {key: found[name] for name, key in self.names.items()}
+        return given | {key: with_mask(given[key]) for key in self.masked}
 
     def shown(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Arguments as networks see them, (n, *shape)."""
-        return {measure.name: measure(given[measure.name]) for measure in self.measures}
+        seen = {}
+        for measure in self.measures:
+            value = given[measure.name]
+            if measure.name in self.masked:
+                value, mask = value.reshape(len(value), 2, *measure.event_shape).unbind(1)
+                value = value.where(mask > 0, torch.nan)
+            seen[measure.name] = measure(value)
+            if measure.name in self.masked:
+                seen[measure.name] = with_mask(seen[measure.name].reshape(mask.shape))
+        return seen
 
 
 class Measure(nn.Module):
@@ -110,7 +173,7 @@ class Measure(nn.Module):
     """
 
     def __init__(self, name: str, like: Tensor) -> None:
-        """Measure ``like``."""
+        """Measure ``like``, what of it is no NaN."""
         super().__init__()
         self.name, self.event_shape = name, tuple(like.shape[1:])
         whole = not like.is_floating_point()
@@ -156,9 +219,14 @@ def _exact(value: Tensor) -> Tensor:
 
 def _measured(elements: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and scale of each column of (n, columns)."""
+    gone, share = elements.isnan(), 1.0
+    if gone.any():
+        # At the mean of the others they move neither mean nor range
+        elements = elements.where(~gone, elements.nanmean(0).nan_to_num(0.0))
+        share = (~gone).to(elements.dtype).mean(0).clamp(min=1 / len(elements)).sqrt()
     loc = elements.mean(0)
     spread = elements.amax(0) - elements.amin(0)
-    scale = torch.maximum(elements.std(0, correction=0), spread / 10)
+    scale = torch.maximum(elements.std(0, correction=0) / share, spread / 10)
     # What never changes here may change elsewhere, about as much as the rest
     typical = scale[scale > 0].median() if (scale > 0).any() else scale.new_ones(())
     return loc, torch.where(scale > 0, scale, typical)

@@ -13,7 +13,9 @@ from ..ground.arguments import at_least
 from ..likelihoods.base import input_shape, network_inputs
 from ..models import VQVAE
 from ..networks.grids import GridEncoder
+from ..programs.missing import takes_missing
 from ..programs.program import Guide, Model
+from .inputs import masked_shape, with_mask
 
 
 class NearestCode(Guide):
@@ -72,9 +74,12 @@ class NearestCode(Guide):
             )
         super().__init__(vqvae)
         self.commitment = at_least("commitment", commitment)
-        self.encoder = self._encoder() if encoder is None else encoder
-        expected = (*vqvae.grid_shape, vqvae.code_dim)
+        self._masked = takes_missing(vqvae)
         seen = input_shape(vqvae.likelihood, vqvae.event_shape)
+        if self._masked:
+            seen = masked_shape(seen)
+        self.encoder = self._encoder(seen) if encoder is None else encoder
+        expected = (*vqvae.grid_shape, vqvae.code_dim)
         got = networks.output_shape(self.encoder, seen, argument="encoder")
         if got != expected:
             raise ValueError(
@@ -82,19 +87,18 @@ class NearestCode(Guide):
                 f"position of the grid, got (n, {', '.join(map(str, got))})"
             )
 
-    def _encoder(self) -> nn.Module:
+    def _encoder(self, event_shape: tuple[int, ...]) -> nn.Module:
         model = self.model
-        seen = input_shape(model.likelihood, model.event_shape)
         if model.convolutional:
             return GridEncoder(
-                seen,
+                event_shape,
                 model.code_dim,
                 channels=model.channels,
                 blocks=model.blocks,
                 activation=model.activation,
             )
         return networks.MLP(
-            seen,
+            event_shape,
             networks.hidden_widths(model.hidden),
             (*model.grid_shape, model.code_dim),
             activation=model.activation,
@@ -109,7 +113,8 @@ class NearestCode(Guide):
         """Run the inference program: "z1" -> one-hot codes (n, *grid_shape, codes)."""
         self.model.check_shape(x)
         codebook = self.model.codebook
-        z_e = self.encoder(network_inputs(self.model.likelihood, x))
+        seen = network_inputs(self.model.likelihood, x)
+        z_e = self.encoder(with_mask(seen) if self._masked else seen)
         learning = self.training and codebook.training
         if learning:
             codebook.initialize(z_e.detach())

@@ -144,7 +144,8 @@ class PerDatum(Guide):
         keys, order = _keys(self.data).sort(stable=True)
         place = torch.searchsorted(keys, _keys(x)).clamp(max=len(keys) - 1)
         rows = order[place]
-        return rows, (self.data[rows] == x).flatten(1).all(1)
+        held = self.data[rows]
+        return rows, ((held == x) | (held.isnan() & x.isnan())).flatten(1).all(1)
 
     def _distributions(self) -> dict[str, tuple[Callable, tuple[Tensor, ...]]]:
         """Site -> what makes its distribution of parameters, and these for all data."""

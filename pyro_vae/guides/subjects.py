@@ -14,16 +14,17 @@ from .. import networks
 from ..data.arguments import Data, columns_of
 from ..ground.arguments import known
 from ..models import VAE
+from ..programs.checks import check_data
 from ..programs.given import matched
 from ..programs.inspecting import FEW, structure
 from ..programs.inversion import faithful_inverse
 from ..programs.methods import as_program
+from ..programs.missing import check_known, has_missing, takes_missing
 from ..programs.program import Model
 from ..programs.running import traced, undisturbed
 from ..programs.structure import Structure
 from ..programs.unwrapping import below_handlers, name_of
-from ..programs.values import check_finite
-from .inputs import OwnInputs, ProgramInputs
+from .inputs import OwnInputs, OwnWithMask, ProgramInputs
 from .places import Place
 
 # Runs of a program that tell where its latents are
@@ -101,7 +102,9 @@ def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     found = vae.structure if like is None else structure(model, like)
     layers = vae.latents[::-1]
     places = {site: Place(site, found.latents[site]) for site in layers}
-    subject = Subject(model, found, OwnInputs(vae), places, layers)
+    incomplete = model is not vae and takes_missing(model)
+    inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
+    subject = Subject(model, found, inputs, places, layers)
     options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
     # Without skip connections each latent is seen by the one below alone
     inverse = None if vae.skip else chain(subject)
@@ -115,7 +118,9 @@ def _of_program(model: Callable, like: Any) -> Subject:
         data = matched(like, model, name="like")
         x, y = data.x, data.y
         for column in columns_of(x):
-            check_finite(column, "like")
+            check_known(column, model, name="like")
+        if has_missing(x):
+            check_data(model, x, y)
     found = structure(model, x if y is None else (x, y))
     inverse = faithful_inverse(found).inputs
     places = {site: Place(site, found.latents[site]) for site in inverse}
@@ -136,7 +141,9 @@ def _of_program(model: Callable, like: Any) -> Subject:
     kind = x.device, x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
     # A latent may have the name of an argument
     shown = {name: f"{name} (argument)" if name in places else name for name in arguments}
-    inputs = ProgramInputs(model, shown, x, y)
+    observed = {site.argument for site in found.observed.values()}
+    masked = [name for name in arguments if name in observed] if takes_missing(model) else ()
+    inputs = ProgramInputs(model, shown, x, y, masked)
     # From all over, since data are often sorted
     rows = torch.linspace(0, len(x) - 1, min(len(x), FEW)).long().to(x.device)
     few = x[rows], None if y is None else y[rows]

@@ -5,6 +5,7 @@ of what it wraps (``sample``, ``decode``, ``encode``); a wrapped function is a f
 """
 
 from .free_bits import free_bits
+from .missing import missing
 from .prior import replace_prior
 from .regularize import regularize
 from .wrapping import Beta, corrupt, corrupted, scale_latents
@@ -14,6 +15,7 @@ __all__ = [
     "corrupt",
     "corrupted",
     "free_bits",
+    "missing",
     "regularize",
     "replace_prior",
     "scale_latents",

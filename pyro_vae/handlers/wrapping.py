@@ -42,7 +42,10 @@ class _Wrapped(Program):
         except AttributeError:
             if name == "program":
                 raise
-            return getattr(self.program, name)
+            found = getattr(self.program, name)
+            # Methods that the effect changes
+            around = getattr(vars(self).get("effect"), "around", {}).get(name)
+            return found if around is None else functools.partial(around, found)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.effect.apply(self.program, *args, **kwargs)

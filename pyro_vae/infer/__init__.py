@@ -15,6 +15,7 @@ from .engine.graph import Graph
 from .engine.svi import SVI
 from .engine.trainable import UntrainedWarning
 from .importance import ImportanceEstimate, importance, log_likelihood
+from .impute import Imputation, impute
 from .latent import grid_2d, interpolate, reconstruct, traverse
 from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO
 from .objectives.enumerated import TraceEnumELBO
@@ -38,6 +39,7 @@ __all__ = [
     "GuideResult",
     "ImportanceEstimate",
     "ImportanceWeightedELBO",
+    "Imputation",
     "PairSummary",
     "Sandwich",
     "Structure",
@@ -55,6 +57,7 @@ __all__ = [
     "faithful_inverse",
     "grid_2d",
     "importance",
+    "impute",
     "interpolate",
     "log_likelihood",
     "mean_squared_error",

@@ -63,10 +63,14 @@ class OptimalSigma(Sigma):
         """The estimate for the training set, ()."""
         return self.variance.clamp(min=self.floor**2).sqrt()
 
-    def fit(self, residual: Tensor) -> Tensor:
-        """Sigma* of a batch, with which the estimate for the training set moves."""
+    def fit(self, residual: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Sigma* of a batch, of what is seen, with which the estimate for all data moves."""
         # Detached first: a recorded graph knows nothing of torch.no_grad
-        batch = ranks.mean(residual.detach().square())
+        squares = residual.detach().square()
+        if seen is None:
+            batch = ranks.mean(squares)
+        else:
+            batch = ranks.mean(squares.where(seen, 0.0)) / ranks.mean(seen.to(squares.dtype))
         rate = (1 / (self.batches + 1)).clamp(min=self.momentum)
         self.variance.lerp_(batch, rate)
         self.batches.add_(1)
@@ -90,7 +94,11 @@ class _FittedNormal(dist.Normal):
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _FittedNormal:
         return _FittedNormal(self.loc.expand(batch_shape), self._sigma, self._fitted)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def fit_to(self, value: Tensor, seen: Tensor | None = None) -> None:
+        """Take sigma from the values that are ``seen``, unless it has been."""
         if not self._fitted:
-            self._fitted.append(self._sigma.fit(value - self.loc))
+            self._fitted.append(self._sigma.fit(value - self.loc, seen))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        self.fit_to(value)
         return dist.Normal(self.loc, self._fitted[0], validate_args=False).log_prob(value)

@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pyro.infer.util import validation_enabled
 from torch import Tensor
 
-from ..data.arguments import Arguments, Data, named
+from ..data.arguments import Arguments, Data, columns_of, named
 from .autoguides import check_rows, is_messenger, is_per_datum
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
+from .missing import JointError, filled, has_missing, rows_missing, takes_missing
 from .plates import AmbiguousPlateError
 from .program import Guide, Model
 from .reading import contributions
@@ -47,9 +49,12 @@ def check_data(model: Callable, x: Data, y: Tensor | None = None) -> None:
     Checks all of ``x`` and ``y``: emptiness, shape, NaN and infinity, the likelihood's range,
     labels. Programs without a ``check_data`` of their own are checked for finite values, and
     for the support of sites that observe ``x`` itself. Raises ``TypeError`` unless ``x`` is a
-    tensor.
+    tensor. Under ``handlers.missing`` NaN may be where single numbers are observed.
     """
     if isinstance(x, Arguments):
+        if has_missing(x) and takes_missing(model):
+            _check_missing(model, x, y)
+            x = filled(x)
         for key in x.columns:
             check_finite(x[key], named(key))
         check_observed_support(model, x, y)
@@ -59,6 +64,9 @@ def check_data(model: Callable, x: Data, y: Tensor | None = None) -> None:
         raise ValueError(f"x: expected at least one datum, got shape {tuple(x.shape)}")
     if y is not None and len(y) != len(x):
         raise ValueError(f"y: expected {len(x)} labels, one per datum, got {len(y)}")
+    if x.isnan().any() and takes_missing(model):
+        _check_missing(model, x, y)
+        x = filled(x)
     if hasattr(model, "check_data"):
         model.check_data(x)
         if hasattr(model, "label_features"):
@@ -66,6 +74,35 @@ def check_data(model: Callable, x: Data, y: Tensor | None = None) -> None:
     else:
         check_finite(x)
         check_observed_support(model, x, y)
+
+
+def _check_missing(model: Callable, x: Data, y: Tensor | None) -> None:
+    """Raise ``ValueError`` for missing values that are no single numbers of observed sites."""
+    rows = rows_missing(x)
+    x, y = x[rows], None if y is None else y[rows]
+    keys = x.columns if isinstance(x, Arguments) else ("x",)
+    for key, column in zip(keys, columns_of(x), strict=True):
+        lost = ""
+        with undisturbed(model, device=x.device), validation_enabled(True):
+            try:
+                with naming_overflow():
+                    trace = traced(model, filled(x, but=column), y)
+                    compute_log_probs(trace, kinds(trace).observed)
+                for site in kinds(trace).observed:
+                    if trace.nodes[site]["log_prob"].isnan().any():
+                        lost = f"log-probability of site {site!r}"
+            except JointError:
+                raise
+            except FloatingPointError as error:
+                lost = str(error).partition(" became ")[0]
+            except Exception:  # what is wrong with a program is told when it is run
+                return
+        if lost:
+            raise ValueError(
+                f"{named(key)}: expected missing values only of what is observed, and on which "
+                f"nothing else depends, got NaN that make the {lost} NaN: fill these, or remove "
+                "their rows"
+            )
 
 
 _SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}
@@ -175,7 +212,7 @@ def _check_alone(
     with naming_overflow():
         model_trace = traced(model, x, y)
     try:
-        with naming_overflow():
+        with naming_overflow(guide, x, y):
             guide_trace = traced(guide, x, y)
     except Exception as error:
         if isinstance(guide, Guide) and innermost(guide.model) is not innermost(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from .calling import arguments_of
 from .given import matched
 from .labels import Labels, checked_labels, label_arguments
 from .means import ShowMeans, mean_of, stand_in_data
+from .missing import takes_missing
 from .modes import evaluating
 from .sites import kinds
 from .tracing import trace
@@ -60,7 +62,7 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dic
     first = next(iter(z.values()))
     size = len(first)
     for site, value in z.items():
-        check_finite(value, f"z[{site!r}]")
+        check_finite(value, f"z[{site!r}]", of_nan="")
     y = checked_labels(model, y, size, first.device)
     if x is None:
         args, kwargs = (), {"size": size, **label_arguments(model, y)}
@@ -118,9 +120,9 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
 
     Args:
         guide: an inference program.
-        x: (n, *event), finite, a tensor or anything that ``data.Dataset`` takes; values outside
-            the likelihood's range, such as grey pixels for a binary likelihood, are encoded as
-            they are.
+        x: (n, *event), finite (or missing, for the guide of a model under ``handlers.missing``),
+            a tensor or anything that ``data.Dataset`` takes; values outside the likelihood's
+            range, such as grey pixels for a binary likelihood, are encoded as they are.
         y: labels (n,), or one label for all, for a conditional guide.
 
     Returns:
@@ -162,7 +164,8 @@ def _encodable(guide: Any, x: Any, y: Any) -> tuple[tuple[Any, ...], dict[str, A
     model = getattr(guide, "model", None)
     if hasattr(model, "check_shape"):
         model.check_shape(x)
-        check_finite(x)
+        incomplete = x.isnan().any() and takes_missing(model)
+        check_finite(x.nan_to_num(0.0, math.inf, -math.inf) if incomplete else x)
     if isinstance(x, Tensor):
         y = checked_labels(model, y, len(x), x.device)
     return arguments_of(guide, x, y)

@@ -14,10 +14,12 @@ from torch.utils.data import TensorDataset
 
 from ..data import Dataset
 from ..data.arguments import Arguments, Data, as_column
+from ..data.checks import complete
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
 from .labels import accepts_labels, as_labels, parameters_of
+from .missing import takes_missing
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
 from .values import check_tensor
@@ -94,13 +96,16 @@ def matched(
     """``data`` on the device and in the floating dtype of the programs' first parameter.
 
     They are anything that ``as_dataset`` or ``as_arguments`` takes, where the other arguments are
-    explained. A ``device`` takes the place of the programs'.
+    explained. A ``device`` takes the place of the programs'. ``ValueError`` for missing values
+    of a ``Dataset`` unless a program takes them.
     """
     options = {"arguments": arguments, "plate": plate, "name": name, "labelled": labelled}
     own = as_arguments(data, *programs, **options)
     if own is not None:
         return own if device is None else own.to(device)
     data = as_dataset(data, name)
+    if data.missing and not takes_missing(*programs):
+        complete(data.x)
     data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))

@@ -22,11 +22,12 @@ from ..ground.turns import turn
 from .autoguides import check_messenger, check_rows
 from .belonging import check_belonging, is_same
 from .calling import arguments_of
+from .missing import filled, has_missing
 from .modes import evaluating
 from .plates import PROGRAM
 from .sites import check_latents, check_observed
 from .tracing import refuse_missing
-from .unwrapping import handlers_of, innermost
+from .unwrapping import handlers_of, innermost, name_of
 
 # What torch says about parameters outside their range
 _REFUSED = re.compile(
@@ -55,7 +56,7 @@ def trace_pair(
     if isinstance(inner, AutoGuide):
         check_rows(guide, len(x))
     inner_leads = getattr(inner, "leads", False)
-    with naming_overflow():
+    with naming_overflow(guide, x, y):
         if isinstance(inner, GuideMessenger):
             check_messenger(model, guide)
             args, kwargs = arguments_of(model, x, y)
@@ -117,15 +118,41 @@ def traced(program: Callable, x: Data, y: Tensor | None = None) -> Trace:
 
 
 @contextlib.contextmanager
-def naming_overflow() -> Iterator[None]:
-    """A distribution of NaN or infinite parameters is an overflow, with something to do about."""
+def naming_overflow(
+    guide: Callable | None = None, x: Data | None = None, y: Tensor | None = None
+) -> Iterator[None]:
+    """A distribution of NaN or infinite parameters is an overflow, with something to do about.
+
+    Unless it is NaN of data, which are missing, to a guide that does not know of it.
+    """
     try:
         yield
     except ValueError as error:
         found = _REFUSED.match(str(error))
         if found is None or not _NOT_FINITE.search(str(error)):
             raise
+        if guide is not None and has_missing(x) and _breaks(guide, x, y):
+            if not _breaks(guide, filled(x), y):
+                raise unaware(guide) from error
         raise overflow(f"{found['parameter']} of a {found['distribution']}") from error
+
+
+def _breaks(program: Callable, x: Data, y: Tensor | None) -> bool:
+    with undisturbed(program, device=x.device), poutine.block():
+        try:
+            traced(program, x, y)
+        except ValueError:
+            return True
+    return False
+
+
+def unaware(guide: Callable) -> ValueError:
+    """The error for a guide to which NaN does not mean missing."""
+    return ValueError(
+        f"guide: expected one for data of which some are missing, got a {name_of(guide)} that "
+        "does not know of it: build it for the handled model, as in "
+        "guides.BottomUp(handlers.missing(vae)), or let your own see x.nan_to_num() and x.isnan()"
+    )
 
 
 def overflow(what: str) -> FloatingPointError:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..distributions import base_of
 from ..ground.internals import mask_of
+from .missing import Seen
 
 # The plate of samples per datum
 SAMPLES = "importance_samples"
@@ -131,7 +132,9 @@ def _masks(site: dict[str, Any]) -> list[tuple[Any, torch.Size]]:
     distribution = site["fn"]
     found = [(site["mask"], distribution.batch_shape)]
     while hasattr(distribution, "base_dist"):
-        if isinstance(distribution, MaskedDistribution):
+        if isinstance(distribution, Seen):
+            found.append((~site["value"].isnan(), site["value"].shape))
+        elif isinstance(distribution, MaskedDistribution):
             found.append((mask_of(distribution), distribution.batch_shape))
         distribution = distribution.base_dist
     return found

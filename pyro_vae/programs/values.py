@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from ..data import Dataset, DataSplits
+from ..data import Dataset, DataSplits, checks
 from ..data.arguments import Arguments
 
 
@@ -39,12 +39,12 @@ def span_of(value: Any) -> str:
     return f"values from {float(value.min()):.4g} to {float(value.max()):.4g}"
 
 
-def check_finite(value: Tensor, name: str = "x") -> None:
-    """Raise ``ValueError`` if any entry is NaN or infinite."""
+def check_finite(value: Tensor, name: str = "x", of_nan: str = checks.MISSING) -> None:
+    """Raise ``ValueError`` if any entry is NaN or infinite; ``of_nan`` is what else NaN may be."""
     if value.is_floating_point() and not (finite := value.isfinite()).all():
         raise ValueError(
             f"{name}: expected finite values, got {int((~finite).sum())} NaN or infinite: "
-            "remove or fill these entries"
+            "remove or fill these entries" + (of_nan if value.isnan().any() else "")
         )
 
 

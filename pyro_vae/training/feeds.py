@@ -15,12 +15,15 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from .. import ranks
 from ..data import Dataset, DataSplits
-from ..data.arguments import Arguments, Data, columns_of, tensors_of
+from ..data.arguments import Arguments, Data, columns_of, named, tensors_of
 from ..data.checks import as_values
 from ..programs.checks import check_data
 from ..programs.given import as_arguments, matched
+from ..programs.missing import check_known, takes_missing
 from ..programs.placing import device_of, dtype_of, seen_values
-from ..programs.values import check_finite
+from ..programs.program import Guide
+from ..programs.running import unaware
+from ..programs.unwrapping import innermost
 
 Batch = tuple[Data, Tensor | None]
 Divide = Callable[[list[Any]], list[Any]]
@@ -334,7 +337,7 @@ def _check_batch(name: str, model: Callable, number: int, batch: Batch) -> None:
 
 def _check_finite(model: Callable, x: Data, y: Tensor | None) -> None:
     for column in columns_of(x):
-        check_finite(column)
+        check_known(column, model)
 
 
 def check_source(data: Dataset | Arguments | Loaded, name: str, model: Callable) -> None:
@@ -349,3 +352,31 @@ def check_source(data: Dataset | Arguments | Loaded, name: str, model: Callable)
             check_data(model, seen_values(part), part.y)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
+
+
+def check_incomplete(feed: Resident | Loaded, guide: Callable) -> None:
+    """Raise ``ValueError`` where missing data cannot be trained on with a guide.
+
+    Those are of guides that do not know of it, and data without any value in a row, or in an
+    element of all rows, where all are at hand.
+    """
+    if isinstance(innermost(guide), Guide) and not takes_missing(guide):
+        raise unaware(guide)
+    if isinstance(feed, Loaded):
+        return
+    columns = columns_of(feed.data.x)
+    gone = [column.reshape(len(column), -1).isnan() for column in columns]
+    keys = feed.data.columns if isinstance(feed.data, Arguments) else ("x",)
+    for key, lost in zip(keys, gone, strict=True):
+        if (never := lost.all(0)).any():
+            raise ValueError(
+                f"data: expected each element of {named(key)} to be seen in some row, got "
+                f"{int(never.sum())} of {len(never)} that are missing in all {len(lost)}, the "
+                f"first of them element {int(never.long().argmax())}: leave these elements out"
+            )
+    if (empty := torch.cat(gone, 1).all(1)).any():
+        raise ValueError(
+            f"data: expected something to be seen in each row, got {int(empty.sum())} of "
+            f"{len(empty)} without, the first in row {int(empty.long().argmax())}: leave these "
+            "rows out"
+        )

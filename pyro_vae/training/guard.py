@@ -19,6 +19,7 @@ from ..ground.arguments import whole
 from ..ground.internals import version
 from ..infer import SVI
 from ..infer.engine.internals import buffers, copy_each, norm_of_each
+from ..programs.missing import takes_missing
 from ..programs.registration import unregistered
 from ..programs.running import trace_pair
 from ..programs.stored import tensors
@@ -244,8 +245,11 @@ class Guard:
         ``x`` and ``y`` are its data, or other data where it was found late; ``blamed`` is what of
         the bound is not finite, None for the loss or a gradient.
         """
+        missing = takes_missing(self.svi.model)
         for name, column in [("x", x)] if isinstance(x, Tensor) else x.items():
-            if not isinstance(column, Tensor) or (finite := column.isfinite()).all():
+            if not isinstance(column, Tensor):
+                continue
+            if (finite := column.isfinite() | (column.isnan() & missing)).all():
                 continue
             at = ", ".join(map(str, (~finite).nonzero()[0].tolist()))
             return FloatingPointError(

@@ -27,10 +27,11 @@ from ..ground.streams import forked
 from ..likelihoods.located import Located
 from ..programs.autoguides import is_per_datum, take_all
 from ..programs.checks import check_minibatches
+from ..programs.missing import filled
 from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
-from .feeds import Loaded, Resident, check_source, part_of, source, turns
+from .feeds import Loaded, Resident, check_incomplete, check_source, part_of, source, turns
 from .guard import limit_of
 from .pair import TrainedPair
 from .parallel import check_parallel
@@ -152,17 +153,20 @@ class Plan:
         with tqdm(total=total, unit="step", disable=hidden) as self.bar:
             yield
 
-    def check_data(self, model: Callable, *, first: bool) -> None:
-        """Raise unless the model can produce the data; tell of a scale that is hard to train on.
+    def check_data(self, model: Callable, guide: Callable, *, first: bool) -> None:
+        """Raise unless the pair can have the data; tell of a scale that is hard to train on.
 
         A loader without a generator of its own draws its order from the present random stream.
         """
         ranks.diverge()
         check_source(self.feed if isinstance(self.feed, Loaded) else self.feed.data, "data", model)
+        if self.feed.data.missing:
+            check_incomplete(self.feed, guide)
         likelihood = getattr(innermost(model), "likelihood", None)
         if isinstance(likelihood, Located) and first:
             # What networks see, where a likelihood standardises the data for them
             seen = getattr(likelihood, "inputs", lambda x: x)(self.feed.data.x)
+            seen = filled(seen) if self.feed.data.missing else seen
             if (notice := scale_notice(seen)) is not None:
                 warnings.warn(notice, stacklevel=3)
         if self.validation is not None:

@@ -243,7 +243,7 @@ class Trainer(Recorded, TrainedPair):
             self.state.run = None
             return self
         with turn, plan.held(self.state), self.state.stream.on(plan.feed.device):
-            plan.check_data(self.model, first=self.step == 0)
+            plan.check_data(self.model, self.guide, first=self.step == 0)
             with self._in_run(plan) as step, plan.shown():
                 interrupted = Loop(self, plan, step)()
         if interrupted and plan.reraises:

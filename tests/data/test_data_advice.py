@@ -15,7 +15,7 @@ from PIL import Image
 from test_data_damage import tiff_of_five_channels
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pyro_vae import Trainer, data
+from pyro_vae import Trainer, data, handlers
 from pyro_vae.data import Arguments, Dataset, DataSplits, load, render_shapes, shapes
 from pyro_vae.data.columns import numbers_of
 from pyro_vae.data.given import as_dataset
@@ -55,13 +55,30 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 10, 12, 3)).astype(np.uin
 @cases
 def values(tmp):
     grey = torch.full((4, 2), 0.5)
-    with_nan = torch.where(torch.arange(24).view(12, 2) == 5, torch.nan, X)
+    infinite = torch.where(torch.arange(24).view(12, 2) == 5, torch.inf, X)
+    with_nan = infinite.where(infinite.isfinite(), torch.nan)
     yield lambda: Dataset(X[:0]), None
     yield lambda: Dataset(X[:, 0]), lambda: Dataset(X[:, 0][:, None])
     yield lambda: Dataset(X[0]), lambda: Dataset(X[0][None])
     yield lambda: Dataset((X > 0.5).byte()), lambda: Dataset(X > 0.5)
-    yield lambda: Dataset(with_nan), lambda: Dataset(with_nan[with_nan.isfinite().all(1)])
-    yield lambda: Dataset(with_nan), lambda: Dataset(with_nan.nan_to_num())
+    yield lambda: Dataset(infinite), lambda: Dataset(infinite[infinite.isfinite().all(1)])
+    yield lambda: Dataset(infinite), lambda: Dataset(infinite.nan_to_num(posinf=0.0))
+
+    def trained(data, handler=lambda model: model):
+        model = handler(VAE((2,), 1, likelihood=Gaussian()))
+        options = {"epochs": 1, "progress": False}
+        return lambda: Trainer(model, BottomUp(model)).fit(data, **options)
+
+    yield trained(Dataset(with_nan)), trained(Dataset(with_nan[with_nan.isfinite().all(1)]))
+    yield trained(Dataset(with_nan)), trained(Dataset(with_nan.nan_to_num()))
+    yield trained(Dataset(with_nan)), trained(Dataset(with_nan), handlers.missing)
+    yield (
+        lambda: Dataset(with_nan, binarize="dynamic"),
+        lambda: Dataset(
+            Dataset(X).binarized(torch.Generator()).x.where(with_nan.isfinite(), torch.nan)
+        ),
+    )
+    yield lambda: Dataset(with_nan, binarize="dynamic"), lambda: Dataset(with_nan, binarize=None)
     yield (
         lambda: Dataset(255 * X, binarize="dynamic"),
         lambda: Dataset(255 * X / 255, binarize="dynamic"),

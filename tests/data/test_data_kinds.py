@@ -14,8 +14,12 @@ from PIL import Image
 from sklearn.datasets import load_iris
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from pyro_vae import Trainer
 from pyro_vae.data import Dataset, files, kinds, load
 from pyro_vae.data.given import as_dataset
+from pyro_vae.guides import BottomUp
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.models import VAE
 
 X = torch.arange(24.0).view(12, 2)
 TEXT = ["dog", "cat", "owl"] * 4
@@ -121,8 +125,12 @@ def test_columns_of_other_types_are_named_with_what_drops_them(library):
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_missing_numbers_are_found(library):
+    table = frame(library, a=[1, 2, 3], b=[1, 2, None])
+    found = Dataset(table)
+    assert found.missing and found.x.isnan().nonzero().tolist() == [[2, 1]]
+    vae = VAE((2,), 2, likelihood=Gaussian())
     with pytest.raises(ValueError, match=r"got 1 NaN or infinite, the first at x\[2, 1\]"):
-        Dataset(frame(library, a=[1, 2, 3], b=[1, 2, None]))
+        Trainer(vae, BottomUp(vae)).fit(table, epochs=1)
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)

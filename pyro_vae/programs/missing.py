@@ -1,0 +1,165 @@
+"""Values that are not there: NaN among the data of a program under ``handlers.missing``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import MaskedDistribution
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Independent
+
+from ..data.arguments import Arguments, Data, columns_of
+from ..distributions import AROUND, plain
+from ..ground.internals import mask_of
+from .unwrapping import handlers_of, innermost
+from .values import check_finite
+
+# Rows that tell whether missing values can be left out
+_ROWS = 100
+
+
+class Seen(MaskedDistribution):
+    """A distribution of single numbers under which NaN is not there: its log-probability is 0.
+
+    NaN gives way to a value of the support, so that gradients are finite and exactly 0 there.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> p = Seen(dist.Exponential(torch.tensor([1.0, 2.0])), True)
+        >>> p.log_prob(torch.tensor([3.0, torch.nan]))
+        tensor([-3.,  0.])
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of a value of the batch shape."""
+        seen = ~value.isnan()
+        # A scale that is fitted to the values
+        if (fit_to := getattr(self.base_dist, "fit_to", None)) is not None:
+            fit_to(value, seen)
+        return self.base_dist.log_prob(value.where(seen, _inside(self))).where(seen, 0.0)
+
+
+def _inside(distribution: Any) -> Tensor | float:
+    """A value that a distribution of single numbers gives probability."""
+    try:
+        support = distribution.support
+        discrete = support.is_discrete
+    except NotImplementedError:
+        return 0.0
+    ends = [getattr(support, f"{end}_bound", None) for end in ("lower", "upper")]
+    low, high = (end.detach() if isinstance(end, Tensor) else end for end in ends)
+    if low is None:
+        return 0.0 if high is None else high - 1.0
+    if discrete:
+        return low
+    return low + 1.0 if high is None else (low + high) / 2
+
+
+def hiding(distribution: Any) -> Any:
+    """A distribution under which single numbers that are NaN are not there.
+
+    None for one that is joint. One that knows better says so by ``under_missing()``.
+    """
+    if (own := getattr(distribution, "under_missing", None)) is not None:
+        return own()
+    if distribution.event_dim == 0:
+        return Seen(distribution, True)
+    if not isinstance(distribution, AROUND) or (below := hiding(distribution.base_dist)) is None:
+        return None
+    if isinstance(distribution, Independent):
+        return below.to_event(distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, MaskedDistribution):
+        return below.mask(mask_of(distribution))
+    return below.expand(distribution.batch_shape)
+
+
+class JointError(ValueError):
+    """A part of a value is missing that has a probability only as a whole."""
+
+
+class Hiding(Messenger):
+    """Leaves out, of what is observed, the numbers that are NaN.
+
+    ``active`` is how many such handlers run.
+    """
+
+    active: ClassVar[int] = 0
+
+    def __enter__(self) -> Any:
+        Hiding.active += 1
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        Hiding.active -= 1
+        super().__exit__(*exception)
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] or msg["infer"].get("_deterministic") or site_is_subsample(msg):
+            return
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return
+        if (hidden := hiding(msg["fn"])) is not None:
+            msg["fn"] = hidden
+        elif is_validation_enabled() and value.isnan().any():
+            distribution = plain(msg["fn"])
+            raise JointError(
+                f"site {msg['name']!r}: expected a distribution of single numbers, such as "
+                "Normal(...).to_event(1), for data of which some are missing, got a "
+                f"{type(distribution).__name__} over {tuple(distribution.event_shape)}, which has "
+                "no probability for a part: use another distribution, or fill or remove these data"
+            )
+
+
+def takes_missing(*programs: Callable | None) -> bool:
+    """Whether NaN means missing to one of the programs, or to the model of a guide."""
+    found = [p for p in programs if p is not None]
+    found += [m for p in found if (m := getattr(innermost(p), "model", None)) is not None]
+    return any(getattr(h, "takes_missing", False) for p in found for h in handlers_of(p))
+
+
+def has_missing(x: Data) -> bool:
+    """Whether some of the data are NaN."""
+    return x.missing if isinstance(x, Arguments) else bool(x.isnan().any())
+
+
+def check_known(x: Tensor, *programs: Callable | None, name: str = "x") -> None:
+    """Raise ``ValueError`` for data that are infinite, or NaN where this does not mean missing."""
+    if x.isnan().any() and takes_missing(*programs):
+        x = x.nan_to_num(0.0, torch.inf, -torch.inf)
+    check_finite(x, name)
+
+
+def filled(x: Data, but: Tensor | None = None) -> Data:
+    """The data with what is seen at the same place of another datum where they are NaN.
+
+    All of them, ``but`` one column.
+    """
+
+    def fill(column: Tensor) -> Tensor:
+        return column if column is but else _filled(column)
+
+    return x.each(fill) if isinstance(x, Arguments) else fill(x)
+
+
+def _filled(column: Tensor) -> Tensor:
+    if not column.is_floating_point():
+        return column
+    seen = column.isfinite()
+    found = column.gather(0, seen.long().argmax(0, keepdim=True))
+    anywhere = column[seen][:1].sum()
+    return column.where(~column.isnan(), found.where(found.isfinite(), anywhere))
+
+
+def rows_missing(x: Data) -> Tensor:
+    """Rows of data among which all are missing that are missing anywhere; a hundred at most."""
+    found = []
+    for column in columns_of(x):
+        gone = column.reshape(len(column), -1).isnan()
+        found.append(gone.long().argmax(0)[gone.any(0)])
+    return torch.cat(found).unique()[:_ROWS]
