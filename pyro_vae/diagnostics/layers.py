@@ -177,7 +177,7 @@ def layers(
     found = tuple(
         _layer(site, terms.kl[site].cpu(), means[site].reshape(len(data), -1).cpu(), threshold)
         for site in reversed(pair.latents)
-        if site in means
+        if site in means and means[site].is_floating_point()
     )
     labels = None if data.y is None else data.y.cpu()
     return Layers(found, threshold, labels, data.names, pair.point_masses)

@@ -15,7 +15,9 @@ from ..ground.arguments import known, whole
 from ..programs.autoguides import few, takes_all
 from ..programs.enumeration import marked
 from ..programs.given import given
-from ..programs.running import measuring
+from ..programs.labels import takes_missing
+from ..programs.means import stand_in_data
+from ..programs.running import measuring, undisturbed
 from .importance import can_broadcast, check_weighed, draws, repeated, summed
 from .path import split
 
@@ -104,6 +106,21 @@ def discrete_posterior(
             chunk_size=chunk_size,
         )
         return torch.cat([of(*part) for part in split(x, y, at_once)])
+
+
+def completed(model: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor | None:
+    """Labels, those that a ``models.VAE(labels="partial")`` lacks as told by x and its latents z.
+
+    A class of the guide is taken out of ``z``, else it is the most probable one. Labels of other
+    models are as they are.
+    """
+    if not takes_missing(model):
+        return y
+    if "y" in z:
+        return z.pop("y")
+    with undisturbed(model, device=x.device), stand_in_data():
+        at = {site: -value.dim() for site, value in z.items()}
+        return summed(model, z, at, x, y, marked(model, x, y)[1]).posterior("y").argmax(-1)
 
 
 def _posterior(

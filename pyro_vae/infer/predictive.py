@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import Data
 from ..programs.given import matched
+from ..programs.labels import takes_missing
 from ..programs.means import mean_of
-from ..programs.running import measuring, trace_pair
+from ..programs.running import measuring, trace_pair, traced
 from ..programs.sites import kinds, present
+from .discrete import completed
 
 
 def predicted(
@@ -23,7 +26,11 @@ def predicted(
     That is the distribution of the last observed site, batch shape (n,), with the value that is
     observed, and which elements of it no mask hides; None for all.
     """
-    trace, _ = trace_pair(model, guide, x, y)
+    trace, drawn = trace_pair(model, guide, x, y)
+    if takes_missing(model) and "y" not in drawn:
+        z = {site: drawn.nodes[site]["value"] for site in kinds(drawn).latent}
+        y = completed(model, z, x, y)
+        trace = traced(poutine.replay(model, trace=drawn), x, y)
     node = trace.nodes[kinds(trace).observed[-1]]
     return node["fn"], node["value"], present(node)
 

@@ -14,7 +14,13 @@ from ..data.arguments import Arguments, Data
 from .autoguides import check_batch
 from .calling import arguments_of
 from .given import matched
-from .labels import Labels, checked_labels, label_arguments
+from .labels import (
+    Labels,
+    check_none_missing,
+    checked_labels,
+    label_arguments,
+    takes_missing,
+)
 from .means import ShowMeans, mean_of, stand_in_data
 from .modes import evaluating
 from .sites import kinds
@@ -38,7 +44,7 @@ def decode(
 
     Raises:
         ValueError: an unknown site, latents that are not finite, labels that do not fit, a latent
-            that is not given and has no mean.
+            that is not given and has no mean; missing labels.
     """
     return _decoded(model, z, x, y)["fn"]
 
@@ -57,6 +63,8 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dic
     for site, value in z.items():
         check_finite(value, f"z[{site!r}]")
     y = checked_labels(model, y, size, first.device)
+    if takes_missing(model) and "y" not in z:
+        check_none_missing(y, size)
     if x is None:
         args, kwargs = (), {"size": size, **label_arguments(model, y)}
     else:

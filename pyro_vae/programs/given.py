@@ -17,7 +17,7 @@ from ..data.arguments import Arguments, Data, as_column
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
-from .labels import accepts_labels, as_labels, parameters_of
+from .labels import accepts_labels, as_labels, as_whole, parameters_of, takes_missing
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
 from .values import check_tensor
@@ -100,6 +100,10 @@ def matched(
     own = as_arguments(data, *programs, **options)
     if own is not None:
         return own if device is None else own.to(device)
+    for program in programs:
+        # As takes_missing does, without a call in each fit
+        if getattr(program, "labels", None) == "partial" and (pair := _pair(data, programs)):
+            data = pair[0], as_whole(pair[1])
     data = as_dataset(data, name)
     data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)
@@ -122,6 +126,8 @@ def given(
     if y is None and (pair := _pair(x, programs)) is not None:
         x, y = pair
     check_tensor(x)
+    if any(map(takes_missing, programs)):
+        y = as_whole(y)
     return x, as_labels(y, len(x), x.device)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...data.arguments import Data
 from ...programs.checks import PairSummary, compared
 from ...programs.enumeration import Enumerated, enumerated_pair, log_prob_of, nesting
+from ...programs.labels import takes_missing
 from ...programs.reading import Contributions, count_once
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import auxiliary_sites, kinds, without_rsample
@@ -148,6 +149,8 @@ def default_estimator(
     model: Callable, guide: Callable, x: Data, y: Tensor | None = None
 ) -> Estimator:
     """What evaluates a pair: ``TraceEnumELBO`` where latents of it are marked for enumeration."""
+    if takes_missing(model):
+        return TraceEnumELBO()
     if is_ours(model):
         return TraceELBO()
     with measuring(model, guide, device=x.device):
