@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from .. import networks
 from ..ground.arguments import at_least
 from ..likelihoods.base import network_inputs
-from ..models.classes import classes, given_classes
+from ..models.classes import given_classes, given_or
 from ..programs.given import matched
 from ..programs.modes import evaluating
 from ..programs.program import Guide
@@ -116,7 +116,7 @@ class Labelled(Guide):
         vae = innermost(self.model)
         y, logits = given_classes(y, len(x), vae.one_hot), self._logits(x)
         with pyro.plate("data", len(x), dim=-1):
-            q = classes(y, logits, vae.one_hot)
+            q = given_or(y, logits, vae.one_hot)
             k = pyro.sample("y", q, infer={"enumerate": "parallel"})
             missed = cross_entropy(logits, y, ignore_index=-1, reduction="none")
             penalty = dist.Unit(self.weight * missed, has_rsample=True)

@@ -154,7 +154,8 @@ def interpolate(
     u = unconstrained(model, means, ends, y)
     t = torch.linspace(0, 1, steps, device=ends.device)
     line = {
-        s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1))) for s, v in u.items()
+        s: torch.lerp(v[:1], v[1:], t.to(v.dtype).reshape(-1, *(1,) * (v.dim() - 1)))
+        for s, v in u.items()
     }
     nearer = (t > 0.5).long()
     x, labels = ends[nearer], None if y is None else y[nearer]

@@ -76,7 +76,7 @@ def seen_classes(y: Tensor, one_hot: Tensor) -> Tensor:
     return torch.cat([embedding(y.clamp(min=0), one_hot) * (1 - missing), missing], -1)
 
 
-def classes(y: Tensor, logits: Tensor, one_hot: Tensor) -> dist.Categorical:
+def given_or(y: Tensor, logits: Tensor, one_hot: Tensor) -> dist.Categorical:
     """Those of ``logits`` (..., K) where labels (n,) are missing, else the given ones for sure."""
     given = embedding(y.clamp(min=0), one_hot).log()
     return dist.Categorical(logits=torch.where((y < 0).unsqueeze(-1), logits, given))
@@ -88,6 +88,6 @@ def draw_classes(y: Tensor, one_hot: Tensor) -> Tensor:
     To be called inside the plate of the data.
     """
     logits = torch.full_like(one_hot[0], -math.log(len(one_hot)))
-    k = pyro.sample("y", classes(y, logits, one_hot), infer={"enumerate": "parallel"})
+    k = pyro.sample("y", given_or(y, logits, one_hot), infer={"enumerate": "parallel"})
     pyro.factor("y_given", torch.where(y < 0, 0.0, logits[y.clamp(min=0)]))
     return embedding(torch.where(y < 0, k, y), one_hot)
