@@ -105,7 +105,7 @@ def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
     # Without skip connections each latent is seen by the one below alone, unless classes that
     # are summed out see all
-    inverse = None if vae.skip or vae.labels == "partial" else chain(subject)
+    inverse = None if vae.skip or vae.partly_labelled else chain(subject)
     return replace(subject, inverse=inverse, **options)
 
 

@@ -51,7 +51,8 @@ class VAE(DecoderModel):
     Autoencoders", Sonderby et al. (2016) for many layers; "Avoiding Latent Variable Collapse with
     Generative Skip Models", Dieng, Kim, Rush, Blei (2019) for ``skip``; "Learning Structured
     Output Representation using Deep Conditional Generative Models", Sohn, Lee, Yan (2015) for
-    ``condition``.
+    ``condition``; "Semi-supervised Learning with Deep Generative Models", Kingma, Rezende, Mohamed,
+    Welling (2014) for ``labels``.
 
     Args:
         event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other.
@@ -62,8 +63,11 @@ class VAE(DecoderModel):
             Default: a convolutional network for images, (256, 256) elsewhere.
         skip: Skip-VAE connections.
         condition: number of classes of the labels ``y``, 0 for none.
-        labels: which of them are given: "all", or "partial". Then -1 (or NaN) is a label that is
-            missing, a latent "y" of uniform prior, which ``elbo="enumerate"`` sums out.
+        labels: which of them are given, "all" or "partial". Where -1 or NaN stands for y, or there
+            is no y at all, "y" is a latent then, uniform a priori: log p(x) = log sum_y p(x, y);
+            where it is given the data are both, log p(x, y). Train it with ``elbo="enumerate"``
+            and a guide that is given what labels there are, such as ``guides.BottomUp(vae)``, or
+            one that tells y, ``guides.Labelled(guides.BottomUp(vae))``.
         activation: makes the module between layers, such as ``torch.nn.ReLU``.
         norm: makes the normalisation of every hidden layer and of every mean and scale head, but
             not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
@@ -122,7 +126,7 @@ class VAE(DecoderModel):
         self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
         self.hidden = networks.hidden_per_layer(hidden, len(sizes))
         self.skip, self.condition = bool(skip), condition
-        self.labels = labels
+        self.partly_labelled = labels == "partial"
         if labels != "all":
             check_labels(labels, condition, likelihood)
         self.activation, self.norm = activation, norm
@@ -203,7 +207,7 @@ class VAE(DecoderModel):
         """The sites and who sees whom, as ``infer.structure`` tells them."""
         latents, parents = {}, {}
         labels = arguments = ("y",) if self.condition else ()
-        if self.labels == "partial":
+        if self.partly_labelled:
             arguments = ("y (argument)",)
             latents["y"], parents["y"] = latent_classes(self.condition), arguments
         for site, conditional in self.conditionals.items():
@@ -238,7 +242,7 @@ class VAE(DecoderModel):
         """
         if not self.condition:
             return ()
-        if self.labels == "partial":
+        if self.partly_labelled:
             return (seen_classes(given_classes(y, n, self.one_hot), self.one_hot),)
         expected = f"y: this model is conditional on {self.condition} classes, expected "
         if y is None:
@@ -283,7 +287,7 @@ class VAE(DecoderModel):
         self, site: str, context: list[Tensor], labels: tuple[Tensor, ...]
     ) -> dist.Distribution:
         inputs = [*context, *(labels if context else ())]
-        if context and self.labels == "partial":
+        if context and self.partly_labelled:
             inputs = networks.aligned(*inputs)
         p_z = self.conditionals[site](*inputs)
         return declared(p_z, (self.latent_sizes[site],), site)
@@ -299,7 +303,7 @@ class VAE(DecoderModel):
             n = size if size is not None else (1 if y is None else len(y))
         z: dict[str, Tensor] = {}
         with pyro.plate("data", n, dim=-1):
-            if self.labels == "partial":
+            if self.partly_labelled:
                 labels = (draw_classes(given_classes(y, n, self.one_hot), self.one_hot),)
             else:
                 labels = self.label_features(y, n)
@@ -314,7 +318,7 @@ class VAE(DecoderModel):
             return pyro.sample("x", p_x, obs=x)
 
     def _observation(self, *context: Tensor) -> dist.Distribution:
-        partial = self.labels == "partial"
+        partial = self.partly_labelled
         if hasattr(self.decoder, "distribution"):
             context = networks.aligned(*context) if partial else context
             return self.decoder.distribution(self.likelihood, *context)
@@ -324,7 +328,7 @@ class VAE(DecoderModel):
 
     def __repr__(self) -> str:
         """The generative story, the shapes and the number of parameters."""
-        partial = self.labels == "partial"
+        partial = self.partly_labelled
         given = "|y" if self.condition and not partial else ""
         names = ", ".join(["x", *reversed(self.latents), *(["y"] if partial else [])])
         factors = []

@@ -102,8 +102,9 @@ def matched(
         return own if device is None else own.to(device)
     for program in programs:
         # As takes_missing does, without a call in each fit
-        if getattr(program, "labels", None) == "partial" and (pair := _pair(data, programs)):
-            data = pair[0], as_whole(pair[1])
+        if getattr(program, "partly_labelled", False) is True and _pair(data, programs):
+            x, y = _pair(data, programs)
+            data = x, as_whole(y)
     data = as_dataset(data, name)
     data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)

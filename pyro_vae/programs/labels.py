@@ -55,7 +55,7 @@ def placeholders(
 
 def takes_missing(program: Any) -> bool:
     """Whether a model has classes as latents where labels are missing."""
-    return getattr(program, "labels", None) == "partial"
+    return getattr(program, "partly_labelled", False) is True
 
 
 def as_whole(y: Any) -> Any:

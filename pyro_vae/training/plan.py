@@ -96,7 +96,7 @@ class Plan:
         if validation is not None:
             validation = source(validation, "validation", *pair, divide=turns, **known)
             _check_names(data, validation, trainer.model)
-        if getattr(trainer.model, "labels", None) == "partial":
+        if getattr(trainer.model, "partly_labelled", False) is True:
             _check_classes(getattr(data, "y", None), trainer.model.condition)
         feed = data
         if isinstance(data, Loaded):
