@@ -1,5 +1,6 @@
 """What is said about labels that are missing, and that its advice works."""
 
+import functools
 import math
 
 import torch
@@ -38,13 +39,13 @@ def labels(tmp):
     vae = built()
     guide = guides.BottomUp(vae)
     good = [fit(vae, guide), fit(vae, guide, None)]
-    yield lambda: vae(X, y=Y[:5]), lambda: vae(X, y=Y), lambda: vae(X)
+    yield (lambda: vae(X, y=Y[:5])), (lambda: vae(X, y=Y)), (lambda: vae(X))
     yield fit(vae, guide, Y + 1), good[0]
     yield fit(vae, guide, Y.clamp(max=1)), *good
     z = torch.zeros(6, 2)
+    by = functools.partial(vae.decode, z)
     for y in (None, Y):
-        at = lambda y: vae.decode(z, y=y)  # noqa: E731
-        yield lambda y=y: at(y), lambda: at(1), lambda: at(Y.clamp(min=0))
+        yield lambda y=y: by(y=y), lambda: by(y=1), lambda: by(y=Y.clamp(min=0))
     missing = Y.float().where(Y >= 0, math.nan)
     marked = data.Dataset(X, torch.where(missing.isnan(), -1, missing).long())
     seen = missing[:3].long()

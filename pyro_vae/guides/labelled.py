@@ -17,6 +17,7 @@ from ..ground.arguments import at_least
 from ..likelihoods.base import network_inputs
 from ..models.classes import given_classes, given_or
 from ..programs.given import matched
+from ..programs.labels import MISSING
 from ..programs.modes import evaluating
 from ..programs.program import Guide
 from ..programs.unwrapping import innermost, name_of
@@ -118,7 +119,7 @@ class Labelled(Guide):
         with pyro.plate("data", len(x), dim=-1):
             q = given_or(y, logits, vae.one_hot)
             k = pyro.sample("y", q, infer={"enumerate": "parallel"})
-            missed = cross_entropy(logits, y, ignore_index=-1, reduction="none")
+            missed = cross_entropy(logits, y, ignore_index=MISSING, reduction="none")
             penalty = dist.Unit(self.weight * missed, has_rsample=True)
             marks = {"is_auxiliary": True, "is_penalty": True}
             pyro.sample("classification", penalty, obs=penalty.sample(), infer=marks)

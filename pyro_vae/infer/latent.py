@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +12,7 @@ from ..programs import encoding
 from ..programs.belonging import check_belonging
 from ..programs.coordinates import constrained, unconstrained
 from ..programs.encoding import encode, trace_means
-from ..programs.labels import (
-    accepts_labels,
-    as_labels,
-    as_whole,
-    label_arguments,
-    takes_missing,
-)
+from ..programs.labels import accepts_labels, as_labels, label_arguments, labels_for
 from ..programs.reading import latents_apart
 from ..programs.running import undisturbed
 from ..programs.values import check_tensor
@@ -40,7 +33,8 @@ def reconstruct(
         model: generative program.
         guide: inference program.
         x: (n, *event_shape).
-        y: (n,) labels for a conditional pair.
+        y: (n,) labels for a conditional pair; those that a ``models.VAE(labels="partial")`` lacks
+            are the most probable ones given x and z, or what the guide tells.
         sample: decode a draw from q(z|x) in place of its means.
 
     Returns:
@@ -54,7 +48,7 @@ def reconstruct(
     """
     check_tensor(x)
     check_belonging(model, guide)
-    y = _labels(model, y, len(x), x.device)
+    y = labels_for(model, y, len(x), x.device)
     each, shared = _apart(guide, x, y)
     if not each:
         raise ValueError(
@@ -66,10 +60,6 @@ def reconstruct(
         drawn = encode(guide, x, **label_arguments(guide, y)).sample
         z = {site: drawn[site] for site in z}
     return decode_mean(model, z, x, completed(model, z, x, y))
-
-
-def _labels(model: Callable, y: Any, n: int, device: torch.device) -> Tensor | None:
-    return as_labels(as_whole(y) if takes_missing(model) else y, n, device)
 
 
 def _check_single(model: Callable, x: Tensor, name: str) -> None:
@@ -148,7 +138,7 @@ def interpolate(
             f"{tuple(end.shape)}"
         )
     ends = torch.stack([start, end])
-    y = _labels(model, y, 2, ends.device)
+    y = labels_for(model, y, 2, ends.device)
     means = _means(guide, ends, y)
     y = completed(model, means, ends, y)
     u = unconstrained(model, means, ends, y)
@@ -201,7 +191,7 @@ def traverse(
     """
     _check_single(model, x, "x")
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
-    labels = _labels(model, y, 1, x.device)
+    labels = labels_for(model, y, 1, x.device)
     mean = _means(guide, x[None], labels)
     labels = completed(model, mean, x[None], labels)
     known("site", site, mean)

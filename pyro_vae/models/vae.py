@@ -51,8 +51,8 @@ class VAE(DecoderModel):
     Autoencoders", Sonderby et al. (2016) for many layers; "Avoiding Latent Variable Collapse with
     Generative Skip Models", Dieng, Kim, Rush, Blei (2019) for ``skip``; "Learning Structured
     Output Representation using Deep Conditional Generative Models", Sohn, Lee, Yan (2015) for
-    ``condition``; "Semi-supervised Learning with Deep Generative Models", Kingma, Rezende, Mohamed,
-    Welling (2014) for ``labels``.
+    ``condition``; "Semi-supervised Learning with Deep Generative Models", Kingma, Rezende,
+    Mohamed, Welling (2014) for ``labels``.
 
     Args:
         event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other.

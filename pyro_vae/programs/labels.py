@@ -98,11 +98,16 @@ def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     return labels.to(device).expand(n)
 
 
+def labels_for(program: Any, y: Labels, n: int, device: torch.device | None) -> Tensor | None:
+    """``as_labels``, of which some may be NaN where the program takes missing ones."""
+    return as_labels(as_whole(y) if takes_missing(program) else y, n, device)
+
+
 def checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -> Any:
     """``y`` for a program, checked before it is traced: a trace adds its table to any error."""
     if getattr(program, "condition", None) == 0:
         return y
-    labels = as_labels(as_whole(y) if takes_missing(program) else y, n, device)
+    labels = labels_for(program, y, n, device)
     if hasattr(program, "label_features"):
         program.label_features(labels, n)
     return labels

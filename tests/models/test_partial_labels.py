@@ -311,7 +311,7 @@ def test_what_cannot_be():
         Trainer(vae, guide, elbo="enumerate").fit((X, y), epochs=1, progress=False)
     with pytest.raises(ValueError, match="'y' is to be summed out: pass elbo='enumerate'"):
         Trainer(vae, guide).fit((X, Y), epochs=1, progress=False)
-    with pytest.raises(ValueError, match="depends on 'y': use guides.BottomUp"):
+    with pytest.raises(ValueError, match=r"depends on 'y': use guides\.BottomUp"):
         guides.Ladder(vae)
     with pytest.raises(ValueError, match="which autoguides do not sum over"):
         guides.PerDatum(vae, X)
