@@ -40,6 +40,12 @@ class FlowDistribution(dist.TransformedDistribution):
             value = transform(value)
         return value
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The density of values, also of the same ones under many contexts."""
+        shape = (*self.batch_shape, *self.event_shape)
+        # Steps are undone one number after the other, each for all contexts
+        return super().log_prob(value if value.dim() >= len(shape) else value.expand(shape))
+
 
 class _Step(ConditionalAutoRegressiveNN):
     """The m and log s of one step, s = 2 sigmoid(a) with a = 0 at first: the identity."""

@@ -152,9 +152,9 @@ def probabilities(x: Tensor) -> None:
 
 
 def names(names: Sequence[str] | None, y: Tensor | None) -> tuple[str, ...]:
-    """Class names, enough for the labels."""
+    """Class names, enough for the labels, of which -1 are missing."""
     result = () if names is None else tuple(map(str, names))
-    if result and y is not None and not 0 <= int(y.min()) <= int(y.max()) < len(result):
+    if result and y is not None and not -1 <= int(y.min()) <= int(y.max()) < len(result):
         raise ValueError(
             f"names: expected a name for each label {int(y.min())} to {int(y.max())}, got "
             f"{len(result)} for 0 to {len(result) - 1}: number the classes from 0 and name all"

@@ -98,7 +98,8 @@ def _no_integers(y: Tensor) -> str:
         return (
             f"y: expected whole numbers, got {y.dtype} with NaN or infinite values, the first "
             f"y[{first}] = {y[first].item()}: drop the rows without label from x and y, then pass "
-            "y.long(), or y.astype(int) of an array"
+            "y.long(), or y.astype(int) of an array; for models.VAE(..., labels='partial') mark "
+            "them by -1"
         )
     if not (whole := y == y.round()).all():
         first = int((~whole).nonzero()[0])

@@ -234,7 +234,7 @@ def layers(
     found = tuple(
         _layer(site, terms, means[site].reshape(len(data), -1).cpu(), criterion, threshold)
         for site in reversed(pair.latents)
-        if site in means
+        if site in means and means[site].is_floating_point()
     )
     labels = None if data.y is None else data.y.cpu()
     points = pair.point_masses

@@ -7,6 +7,7 @@ from .composed import Composed
 from .delta import Delta
 from .flow import Flow
 from .full_covariance import FullCovariance
+from .labelled import Labelled
 from .ladder import Ladder
 from .nearest_code import NearestCode
 from .per_datum import PerDatum
@@ -20,6 +21,7 @@ __all__ = [
     "Flow",
     "FullCovariance",
     "Guide",
+    "Labelled",
     "Ladder",
     "NearestCode",
     "PerDatum",

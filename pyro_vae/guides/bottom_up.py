@@ -15,6 +15,7 @@ from ..conditionals.normal import DiagonalNormal
 from ..distributions import declared
 from ..ground.arguments import known
 from ..programs.program import Guide
+from .classes import class_probabilities
 from .growing import Growth
 from .plates import Plates
 from .reading import Reading
@@ -196,6 +197,16 @@ class BottomUp(Guide):
                 z[site] = values[site] = pyro.sample(site, q)
             seen[site] = z[site] if place.as_it_is else place.vector(z[site])
         return z
+
+    def classify(self, x: Any, *, samples: int = 100) -> Tensor:
+        """Class probabilities p(y|x), (n, K), of a ``models.VAE`` of partial labels.
+
+        They are those of ``infer.discrete_posterior``, from so many draws of the other latents.
+
+        Raises:
+            ValueError: another model.
+        """
+        return class_probabilities(self, x, samples)
 
     def __repr__(self) -> str:
         """The factorisation and the number of parameters."""

@@ -16,7 +16,7 @@ from torch.distributions import biject_to
 from .. import networks
 from ..infer.engine.internals import is_recording
 from ..models import VAE
-from ..programs.labels import placeholders
+from ..programs.labels import lacks_labels, placeholders
 from ..programs.means import FillWithMeans, stand_in_data
 from ..programs.modes import evaluating
 from ..programs.program import Guide
@@ -29,11 +29,20 @@ _WEYL, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293
 
 
 def check_vae(vae: VAE) -> None:
-    """Raise ``TypeError`` unless this is a model; one under a handler counts."""
+    """Raise ``TypeError`` unless this is a model; one under a handler counts.
+
+    ``ValueError`` for one with classes as latents.
+    """
     if not isinstance(innermost(vae), VAE):
         raise TypeError(
             f"vae: expected a models.VAE, got {type(vae).__name__}: build one first, or use an "
             "amortised guide such as BottomUp(model, like=x), which any program can have"
+        )
+    if lacks_labels(vae):
+        raise ValueError(
+            "vae: expected latents with values of their own for each datum, got classes, "
+            "labels='partial', which autoguides do not sum over: use guides.BottomUp(vae), or "
+            "guides.Labelled(guides.BottomUp(vae))"
         )
 
 

@@ -106,8 +106,9 @@ def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
     subject = Subject(model, found, inputs, places, layers)
     options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
-    # Without skip connections each latent is seen by the one below alone
-    inverse = None if vae.skip else chain(subject)
+    # Without skip connections each latent is seen by the one below alone, unless classes that
+    # are summed out see all
+    inverse = None if vae.skip or vae.partly_labelled else chain(subject)
     return replace(subject, inverse=inverse, **options)
 
 
@@ -196,7 +197,7 @@ def factors_of(
 
 def chain(subject: Subject) -> dict[str, tuple[str, ...]]:
     """Of a ``VAE``: z1 from x, each other latent from the one below, and all from labels."""
-    labels = subject.structure.arguments
+    labels = [*map(subject.argument, subject.structure.arguments)]
     below = ("x", *subject.layers)
     return {site: (b, *labels) for site, b in zip(subject.layers, below, strict=False)}
 

@@ -13,9 +13,11 @@ from torch import Tensor
 from ..data.arguments import Data, columns_of
 from ..ground.arguments import known, whole
 from ..programs.autoguides import takes_all
-from ..programs.enumeration import Sums
+from ..programs.enumeration import Sums, sums_of
 from ..programs.given import given
-from ..programs.running import measuring
+from ..programs.labels import lacks_labels
+from ..programs.means import stand_in_data
+from ..programs.running import measuring, traced, undisturbed
 from .densities import can_broadcast, check_weighed, draws, enumerated, repeated, split
 
 # Data that are encoded at once
@@ -101,6 +103,23 @@ def discrete_posterior(
             chunk_size=chunk_size,
         )
         return torch.cat([of(*part) for part in split(x, y, at_once)])
+
+
+def completed(model: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor | None:
+    """Labels, those that a ``models.VAE(labels="partial")`` lacks as told by x and its latents z.
+
+    A class of the guide is taken out of ``z``, else it is the most probable one. Labels of other
+    models are as they are.
+    """
+    if not lacks_labels(model):
+        return y
+    if "y" in z:
+        return z.pop("y")
+    with undisturbed(model, device=x.device), stand_in_data():
+        at = {site: -value.dim() for site, value in z.items()}
+        trace = traced(model, x, y)
+        sums = sums_of(trace, trace)
+        return enumerated(model, z, at, x, y, sums).posterior("y").argmax(-1)
 
 
 def _posterior(

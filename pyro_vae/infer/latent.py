@@ -12,10 +12,11 @@ from ..programs import encoding
 from ..programs.belonging import check_belonging
 from ..programs.coordinates import constrained, unconstrained
 from ..programs.encoding import encode, trace_means
-from ..programs.labels import accepts_labels, as_labels, label_arguments
+from ..programs.labels import accepts_labels, as_labels, label_arguments, labels_for
 from ..programs.reading import latents_apart
 from ..programs.running import undisturbed
 from ..programs.values import check_tensor
+from .discrete import completed
 
 
 def reconstruct(
@@ -32,7 +33,8 @@ def reconstruct(
         model: generative program.
         guide: inference program.
         x: (n, *event_shape).
-        y: (n,) labels for a conditional pair.
+        y: (n,) labels for a conditional pair; those that a ``models.VAE(labels="partial")`` lacks
+            are the most probable ones given x and z, or what the guide tells.
         sample: decode a draw from q(z|x) in place of its means.
 
     Returns:
@@ -46,7 +48,7 @@ def reconstruct(
     """
     check_tensor(x)
     check_belonging(model, guide)
-    y = as_labels(y, len(x), x.device)
+    y = labels_for(model, y, len(x), x.device)
     each, shared = _apart(guide, x, y)
     if not each:
         raise ValueError(
@@ -57,7 +59,7 @@ def reconstruct(
     if sample:
         drawn = encode(guide, x, **label_arguments(guide, y)).sample
         z = {site: drawn[site] for site in z}
-    return decode_mean(model, z, x, y)
+    return decode_mean(model, z, x, completed(model, z, x, y))
 
 
 def _check_single(model: Callable, x: Tensor, name: str) -> None:
@@ -136,11 +138,14 @@ def interpolate(
             f"{tuple(end.shape)}"
         )
     ends = torch.stack([start, end])
-    y = as_labels(y, 2, ends.device)
-    u = unconstrained(model, _means(guide, ends, y), ends, y)
+    y = labels_for(model, y, 2, ends.device)
+    means = _means(guide, ends, y)
+    y = completed(model, means, ends, y)
+    u = unconstrained(model, means, ends, y)
     t = torch.linspace(0, 1, steps, device=ends.device)
     line = {
-        s: torch.lerp(v[:1], v[1:], t.reshape(-1, *(1,) * (v.dim() - 1))) for s, v in u.items()
+        s: torch.lerp(v[:1], v[1:], t.to(v.dtype).reshape(-1, *(1,) * (v.dim() - 1)))
+        for s, v in u.items()
     }
     nearer = (t > 0.5).long()
     x, labels = ends[nearer], None if y is None else y[nearer]
@@ -186,8 +191,9 @@ def traverse(
     """
     _check_single(model, x, "x")
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
-    labels = as_labels(y, 1, x.device)
+    labels = labels_for(model, y, 1, x.device)
     mean = _means(guide, x[None], labels)
+    labels = completed(model, mean, x[None], labels)
     known("site", site, mean)
     u = unconstrained(model, mean, x[None], labels, moved=site)
     dims = list(range(u[site][0].numel())) if dims is None else list(dims)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..data import Dataset
 from ..data.arguments import Data
 from ..programs.given import matched
+from ..programs.labels import lacks_labels
 from ..programs.means import mean_of
-from ..programs.running import measuring, trace_pair
+from ..programs.running import measuring, trace_pair, traced
 from ..programs.sites import kinds, present
+from .discrete import completed
 
 
 def predicted(
@@ -23,9 +26,12 @@ def predicted(
     That is the distribution of the last observed site, batch shape (n,), with the value that is
     observed, and which elements of it no mask hides; None for all.
     """
-    trace, guide_trace = trace_pair(model, guide, x, y)
-    drawn = kinds(guide_trace).latent
-    if hidden := [site for site in kinds(trace).latent if site not in drawn]:
+    trace, drawn = trace_pair(model, guide, x, y)
+    if lacks_labels(model) and "y" not in drawn:
+        z = {site: drawn.nodes[site]["value"] for site in kinds(drawn).latent}
+        y = completed(model, z, x, y)
+        trace = traced(poutine.replay(model, trace=drawn), x, y)
+    elif hidden := [site for site in kinds(trace).latent if site not in drawn]:
         raise ValueError(
             f"site {hidden[0]!r}: expected a guide that draws all that the data depend on, got "
             "one without this latent, which is summed out: draw it in the guide, too"

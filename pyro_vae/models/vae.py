@@ -20,6 +20,14 @@ from ..ground.streams import forked
 from ..likelihoods import Likelihood
 from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_likelihood
+from .classes import (
+    Labels,
+    check_labels,
+    draw_classes,
+    given_classes,
+    latent_classes,
+    seen_classes,
+)
 from .sigma import Phase, predict_sigma
 
 
@@ -43,7 +51,8 @@ class VAE(DecoderModel):
     Autoencoders", Sonderby et al. (2016) for many layers; "Avoiding Latent Variable Collapse with
     Generative Skip Models", Dieng, Kim, Rush, Blei (2019) for ``skip``; "Learning Structured
     Output Representation using Deep Conditional Generative Models", Sohn, Lee, Yan (2015) for
-    ``condition``.
+    ``condition``; "Semi-supervised Learning with Deep Generative Models", Kingma, Rezende,
+    Mohamed, Welling (2014) for ``labels``.
 
     Args:
         event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other.
@@ -54,6 +63,11 @@ class VAE(DecoderModel):
             Default: a convolutional network for images, (256, 256) elsewhere.
         skip: Skip-VAE connections.
         condition: number of classes of the labels ``y``, 0 for none.
+        labels: which of them are given, "all" or "partial". Where -1 or NaN stands for y, or there
+            is no y at all, "y" is a latent then, uniform a priori: log p(x) = log sum_y p(x, y);
+            where it is given the data are both, log p(x, y). Train it with ``elbo="enumerate"``
+            and a guide that is given what labels there are, such as ``guides.BottomUp(vae)``, or
+            one that tells y, ``guides.Labelled(guides.BottomUp(vae))``.
         activation: makes the module between layers, such as ``torch.nn.ReLU``.
         norm: makes the normalisation of every hidden layer and of every mean and scale head, but
             not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
@@ -90,6 +104,7 @@ class VAE(DecoderModel):
         hidden: networks.Hidden | None = None,
         skip: bool = False,
         condition: int = 0,
+        labels: Labels = "all",
         activation: networks.Activation = nn.ReLU,
         norm: networks.Norm | None = None,
         decoder: nn.Module | None = None,
@@ -111,6 +126,9 @@ class VAE(DecoderModel):
         self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
         self.hidden = networks.hidden_per_layer(hidden, len(sizes))
         self.skip, self.condition = bool(skip), condition
+        self.partly_labelled = labels == "partial"
+        if labels != "all":
+            check_labels(labels, condition, likelihood)
         self.activation, self.norm = activation, norm
         self._handed_over = HandOver()
         self.register_buffer("one_hot", torch.eye(condition), persistent=False)
@@ -188,16 +206,19 @@ class VAE(DecoderModel):
     def structure(self) -> Structure:
         """The sites and who sees whom, as ``infer.structure`` tells them."""
         latents, parents = {}, {}
+        labels = arguments = ("y",) if self.condition else ()
+        if self.partly_labelled:
+            arguments = ("y (argument)",)
+            latents["y"], parents["y"] = latent_classes(self.condition), arguments
         for site, conditional in self.conditionals.items():
             normal = isinstance(conditional, StandardNormal | DiagonalNormal)
             name = "Normal" if normal else type(conditional).__name__
             shape = (self.latent_sizes[site],)
             latents[site] = Latent(distribution=name, event_shape=shape, support=real_vector)
-        labels = ("y",) if self.condition else ()
         for layer, site in enumerate((*self.latents, "x")):
             seen = self._sees(len(self.latents) - layer)
             parents[site] = (*seen, *(labels if seen else ()))
-        return Structure(latents, self._observed, parents, labels)
+        return Structure(latents, self._observed, parents, arguments)
 
     def _context_size(self, layer: int) -> int:
         return sum(self.latent_sizes[s] for s in self._sees(layer)) + self.condition
@@ -214,11 +235,15 @@ class VAE(DecoderModel):
     def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
         """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
 
+        With ``labels="partial"`` one column more, (..., n, condition + 1), tells what is missing.
+
         Raises:
             ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
         """
         if not self.condition:
             return ()
+        if self.partly_labelled:
+            return (seen_classes(given_classes(y, n, self.one_hot), self.one_hot),)
         expected = f"y: this model is conditional on {self.condition} classes, expected "
         if y is None:
             raise ValueError(expected + f"integer labels of shape ({n},), got none: pass y=")
@@ -261,7 +286,10 @@ class VAE(DecoderModel):
     def _evaluate(
         self, site: str, context: list[Tensor], labels: tuple[Tensor, ...]
     ) -> dist.Distribution:
-        p_z = self.conditionals[site](*context, *(labels if context else ()))
+        inputs = [*context, *(labels if context else ())]
+        if context and self.partly_labelled:
+            inputs = networks.aligned(*inputs)
+        p_z = self.conditionals[site](*inputs)
         return declared(p_z, (self.latent_sizes[site],), site)
 
     def forward(
@@ -273,9 +301,12 @@ class VAE(DecoderModel):
             n = len(x)
         else:
             n = size if size is not None else (1 if y is None else len(y))
-        labels = self.label_features(y, n)
         z: dict[str, Tensor] = {}
         with pyro.plate("data", n, dim=-1):
+            if self.partly_labelled:
+                labels = (draw_classes(given_classes(y, n, self.one_hot), self.one_hot),)
+            else:
+                labels = self.label_features(y, n)
             for site, conditional in self.conditionals.items():
                 context = self._context(site, z)
                 given = context if y is None else [*context, y]
@@ -287,20 +318,27 @@ class VAE(DecoderModel):
             return pyro.sample("x", p_x, obs=x)
 
     def _observation(self, *context: Tensor) -> dist.Distribution:
+        partial = self.partly_labelled
         if hasattr(self.decoder, "distribution"):
+            context = networks.aligned(*context) if partial else context
             return self.decoder.distribution(self.likelihood, *context)
-        return declared(self.likelihood(self.decoder(*context)), self.event_shape)
+        # Decoders of a person's own may take rows alone
+        rows = networks.of_rows(self.decoder, *context) if partial else self.decoder(*context)
+        return declared(self.likelihood(rows), self.event_shape)
 
     def __repr__(self) -> str:
         """The generative story, the shapes and the number of parameters."""
-        given = "|y" if self.condition else ""
-        names = ", ".join(["x", *reversed(self.latents)])
+        partial = self.partly_labelled
+        given = "|y" if self.condition and not partial else ""
+        names = ", ".join(["x", *reversed(self.latents), *(["y"] if partial else [])])
         factors = []
         for layer, site in enumerate(["x", *reversed(self.latents)]):
             context = self._sees(layer) + (["y"] if self.condition and self._sees(layer) else [])
             factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
+        factors += ["p(y)"] if partial else []
         shapes = [f"x: {type(self.likelihood).__name__} {self.event_shape}"]
         shapes += [f"{site}: ({size},)" for site, size in reversed(self.latent_sizes.items())]
+        shapes += [f"y: one of {self.condition} classes, some given"] if partial else []
         return (
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
             f"  {', '.join(shapes)}\n  {self._count()}"

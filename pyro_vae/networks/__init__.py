@@ -16,7 +16,7 @@ from .arguments import (
 )
 from .convolutional import ConvDecoder, ConvEncoder
 from .defaults import decoder, encoder, is_image
-from .dense import MLP, MeanAndLogSigma, concatenate
+from .dense import MLP, MeanAndLogSigma, aligned, concatenate, of_rows
 from .normalization import Norm, Normalized, check_norm, head
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "MeanAndLogSigma",
     "Norm",
     "Normalized",
+    "aligned",
     "check_activation",
     "check_norm",
     "concatenate",
@@ -39,6 +40,7 @@ __all__ = [
     "hidden_widths",
     "is_image",
     "is_whole",
+    "of_rows",
     "output_shape",
     "sizes",
 ]

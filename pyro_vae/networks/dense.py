@@ -23,6 +23,21 @@ def concatenate(inputs: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(inputs), -1)
 
 
+def aligned(*inputs: Tensor) -> list[Tensor]:
+    """Vectors (..., f_i) with the leading dimensions that they have together."""
+    lead = torch.broadcast_shapes(*(v.shape[:-1] for v in inputs))
+    return [v.expand(*lead, v.shape[-1]) for v in inputs]
+
+
+def of_rows(network: nn.Module, *inputs: Tensor) -> Tensor:
+    """What a network that takes rows (n, f_i) makes of vectors (..., f_i) that broadcast."""
+    found = aligned(*inputs)
+    lead = found[0].shape[:-1]
+    if len(lead) == 1:
+        return network(*found)
+    return network(*(v.flatten(0, -2) for v in found)).unflatten(0, lead)
+
+
 class MLP(Recorded, nn.Module):
     """Dense layers over the flattened input.
 

@@ -49,7 +49,8 @@ def unconstrained(
     y = checked_labels(model, y, len(x), x.device)
     with undisturbed(model, device=x.device), stand_in_data():
         trace = traced(poutine.condition(model, data=dict(z)), x, y)
-    found = {s: trace.nodes[s] for s in trace.nodes if s in z or s in kinds(trace).latent}
+    moving = {*z, *kinds(trace).latent} - {*kinds(trace).enumerated}
+    found = {s: node for s, node in trace.nodes.items() if s in moving}
     if moved in found and transform_of(found[moved]["fn"]) is None:
         raise ValueError(
             f"site {moved!r}: expected one with continuous values to move along, got a "

@@ -17,7 +17,13 @@ from ..ground.tables import pandas_or
 from .autoguides import check_batch
 from .calling import arguments_of
 from .given import matched
-from .labels import Labels, checked_labels, label_arguments
+from .labels import (
+    Labels,
+    check_none_missing,
+    checked_labels,
+    label_arguments,
+    lacks_labels,
+)
 from .means import ShowMeans, mean_of, stand_in_data
 from .missing import takes_missing
 from .modes import evaluating
@@ -45,7 +51,7 @@ def decode(
 
     Raises:
         ValueError: an unknown site, latents that are not finite, labels that do not fit, a latent
-            that is not given and has no mean.
+            that is not given and has no mean; missing labels.
     """
     return _decoded(model, z, x, y)["fn"]
 
@@ -64,6 +70,8 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dic
     for site, value in z.items():
         check_finite(value, f"z[{site!r}]", of_nan="")
     y = checked_labels(model, y, size, first.device)
+    if lacks_labels(model) and "y" not in z:
+        check_none_missing(y, size)
     if x is None:
         args, kwargs = (), {"size": size, **label_arguments(model, y)}
     else:

@@ -18,7 +18,7 @@ from ..data.checks import complete
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
-from .labels import accepts_labels, as_labels, parameters_of
+from .labels import accepts_labels, as_labels, as_whole, lacks_labels, parameters_of
 from .missing import takes_missing
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
@@ -103,6 +103,11 @@ def matched(
     own = as_arguments(data, *programs, **options)
     if own is not None:
         return own if device is None else own.to(device)
+    for program in programs:
+        # As lacks_labels does, without a call in each fit
+        if getattr(program, "partly_labelled", False) is True and _pair(data, programs):
+            x, y = _pair(data, programs)
+            data = x, as_whole(y)
     data = as_dataset(data, name)
     if data.missing and not takes_missing(*programs):
         complete(data.x)
@@ -127,6 +132,8 @@ def given(
     if y is None and (pair := _pair(x, programs)) is not None:
         x, y = pair
     check_tensor(x)
+    if any(map(lacks_labels, programs)):
+        y = as_whole(y)
     return x, as_labels(y, len(x), x.device)
 
 

@@ -15,6 +15,8 @@ from .unwrapping import below_handlers
 
 # What a person may pass for y: labels of all data, or one for all
 Labels = Tensor | np.ndarray | Sequence[int] | int | None
+# Of a datum whose class nobody gave
+MISSING = -1
 
 
 def parameters_of(program: Callable) -> list[inspect.Parameter]:
@@ -51,6 +53,33 @@ def placeholders(
     return label_arguments(program, torch.zeros(n, dtype=torch.long, device=device))
 
 
+def lacks_labels(program: Any) -> bool:
+    """Whether a model has classes as latents where labels are missing."""
+    return getattr(program, "partly_labelled", False) is True
+
+
+def as_whole(y: Any) -> Any:
+    """Labels of which some are NaN as whole numbers, -1 in their place; others as they are."""
+    found = y if isinstance(y, Tensor) else np.asarray(y)
+    if isinstance(found, np.ndarray):
+        if found.dtype.kind != "f":
+            return y
+        found = torch.from_numpy(found)
+    if not found.is_floating_point() or (found != found.round()).logical_and(found == found).any():
+        return y
+    return torch.where(found.isnan(), MISSING, found).long()
+
+
+def check_none_missing(y: Tensor | None, n: int) -> None:
+    """Raise ``ValueError`` where one of n classes is missing by which latents are decoded."""
+    missing = n if y is None else int((y < 0).sum())
+    if missing:
+        raise ValueError(
+            f"y: expected the class of each z, by which it is decoded, got {missing} of {n} "
+            "missing: pass y=, one for all or one for each"
+        )
+
+
 def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     """Labels as ``int64`` (n,) on ``device``, from n of them, also (n, 1), or from one for all.
 
@@ -69,11 +98,16 @@ def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     return labels.to(device).expand(n)
 
 
+def labels_for(program: Any, y: Labels, n: int, device: torch.device | None) -> Tensor | None:
+    """``as_labels``, of which some may be NaN where the program takes missing ones."""
+    return as_labels(as_whole(y) if lacks_labels(program) else y, n, device)
+
+
 def checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -> Any:
     """``y`` for a program, checked before it is traced: a trace adds its table to any error."""
     if getattr(program, "condition", None) == 0:
         return y
-    labels = as_labels(y, n, device)
+    labels = labels_for(program, y, n, device)
     if hasattr(program, "label_features"):
         program.label_features(labels, n)
     return labels

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import ranks
@@ -96,6 +97,8 @@ class Plan:
         if validation is not None:
             validation = source(validation, "validation", *pair, divide=turns, **known)
             _check_names(data, validation, trainer.model)
+        if getattr(trainer.model, "partly_labelled", False) is True:
+            _check_classes(getattr(data, "y", None), trainer.model.condition)
         feed = data
         if isinstance(data, Loaded):
             check_minibatches(trainer.guide)
@@ -281,6 +284,16 @@ def _check_storable(callbacks: Sequence[Any]) -> None:
                 "resumed run would not go on where it stopped: add both (they may return {} and "
                 "do nothing where it keeps nothing), or leave checkpoint= out"
             )
+
+
+def _check_classes(y: Tensor | None, classes: int) -> None:
+    """Raise ``ValueError`` where some classes have labels and others none."""
+    seen = set() if y is None else {*y[y >= 0].tolist()}
+    if unseen := sorted({*range(classes)} - seen) if seen else []:
+        raise ValueError(
+            f"data: expected labels of all {classes} classes, or none, got none of class "
+            f"{', '.join(map(str, unseen))}: label one datum of each at least, or pass x alone"
+        )
 
 
 def _check_names(data: Any, validation: Any, model: Callable) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...data.arguments import Data
 from ...programs.checks import PairSummary, compared
 from ...programs.enumeration import Enumerated, enumerated_pair, log_prob_of, nesting
+from ...programs.labels import lacks_labels
 from ...programs.reading import Contributions, count_once
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import auxiliary_sites, kinds, without_rsample
@@ -163,6 +164,8 @@ def default_estimator(
 
     A guide that draws all of them may do so where the programs do not run on all their values.
     """
+    if lacks_labels(model):
+        return TraceEnumELBO()
     if is_ours(model):
         return TraceELBO()
     with measuring(model, guide, device=x.device):
