@@ -120,8 +120,8 @@ def impute(
     block = len(x) if takes_all(guide) else max(1, min(_DATA, _NUMBERS // numbers))
     if (sums := check_weighed(model, guide, x, y, block)) is not None:
         raise ValueError(
-            f"site {sums.sites[0]!r}: expected a guide that draws all latents, got one whose model "
-            "sums this one out: draw it in the guide, without the mark"
+            f"site {sums.sites[0]!r}: expected latents that the guide draws, got one that is "
+            "summed out: draw it in the guide, without the mark"
         )
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
