@@ -14,7 +14,7 @@ from ..likelihoods.base import input_shape, network_inputs
 from ..models import VAE
 from ..networks import is_image
 from ..programs.calling import arguments_of, positional
-from ..programs.labels import takes_missing
+from ..programs.labels import lacks_labels
 
 # Up to how many different whole numbers have an indicator each
 _CLASSES = 32
@@ -33,7 +33,7 @@ class OwnInputs:
             "x": input_shape(vae.likelihood, vae.event_shape)
         }
         if vae.condition:
-            self.shapes["y"] = (vae.condition + takes_missing(vae),)
+            self.shapes["y"] = (vae.condition + lacks_labels(vae),)
         self.names = dict(zip(self.shapes, self.shapes, strict=True))
 
     def event_shape(self, name: str) -> tuple[int, ...]:
