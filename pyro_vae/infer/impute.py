@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..data.arguments import Data, columns_of
-from ..distributions import base_of
+from ..distributions import Joint, Nominal, base_of
 from ..ground.arguments import whole
 from ..programs.autoguides import takes_all
 from ..programs.given import given
@@ -190,12 +190,17 @@ class _Part:
 def _average(
     node: Mapping[str, Any], weights: Tensor, by_sample: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Weighted mean over the samples, and its standard error."""
+    """Weighted mean over the samples, and its standard error; of classes the likeliest, NaN."""
     p = base_of(node["fn"])
-    if isinstance(p, torch.distributions.Categorical):
-        classes = [by_sample(c.expand(node["fn"].shape())) for c in p.probs.unbind(-1)]
+    if isinstance(p, torch.distributions.Categorical | Nominal):
+        classes = [by_sample(c.expand(node["fn"].shape())) for c in p.logits.exp().unbind(-1)]
         found = torch.stack([(weights * c).sum(0) for c in classes], -1).argmax(-1)
         return found.to(weights.dtype), torch.full_like(found, torch.nan, dtype=weights.dtype)
+    if isinstance(p, Joint):
+        each = [_average({**node, "fn": part}, weights, by_sample) for part in p.parts]
+        order = torch.cat(p.columns).argsort()
+        mean, error = (torch.cat(v, -1).index_select(-1, order) for v in zip(*each, strict=True))
+        return mean, error
     means = by_sample(mean_of(node["fn"], node["name"]))
     mean = (weights * means).sum(0)
     return mean, (weights * (means - mean)).square().sum(0).sqrt()

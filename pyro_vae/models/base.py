@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import networks
 from ..likelihoods.base import check_values, feature_shape
-from ..programs.missing import Hiding
+from ..programs.missing import Hiding, filled
 from ..programs.program import Model
 from ..programs.structure import Observed
 
@@ -71,9 +71,9 @@ class DecoderModel(Model):
         """What a run of the program checks: values only where Pyro validates."""
         self.check_shape(x)
         if pyro.infer.util.is_validation_enabled():
-            # What is seen is then checked at the site itself
-            if not (Hiding.active and x.isnan().any()):
-                check_values(self.likelihood, x)
+            # An element that no row has may be of any kind
+            if not (Hiding.active and x.isnan().all(0).any()):
+                check_values(self.likelihood, filled(x) if Hiding.active else x)
 
 
 def check_likelihood(likelihood: Any) -> None:

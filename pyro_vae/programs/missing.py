@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from ..data.arguments import Arguments, Data, columns_of
-from ..distributions import AROUND, plain
+from ..distributions import AROUND, Joint, plain
 from ..ground.internals import mask_of
 from .unwrapping import handlers_of, innermost
 from .values import check_finite
@@ -67,6 +67,9 @@ def hiding(distribution: Any) -> Any:
     """
     if (own := getattr(distribution, "under_missing", None)) is not None:
         return own()
+    if isinstance(distribution, Joint):
+        parts = [hiding(part) for part in distribution.parts]
+        return None if None in parts else Joint(parts, distribution.columns)
     if distribution.event_dim == 0:
         return Seen(distribution, True)
     if not isinstance(distribution, AROUND) or (below := hiding(distribution.base_dist)) is None:

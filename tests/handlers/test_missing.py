@@ -372,6 +372,8 @@ def test_infinite_values_are_refused_with_it_too():
     x = torch.tensor([[0.0, 1.0, torch.nan, 0.5]])
     with pytest.raises(ValueError, match="Bernoulli expects only 0 and 1"):
         infer.elbo_terms(binary, guides.BottomUp(binary), x)
+    with pytest.raises(ValueError, match="Bernoulli expects only 0 and 1"):
+        Trace_ELBO().loss(binary, guides.BottomUp(binary), torch.cat([x, x.nan_to_num()]))
 
 
 def test_rows_and_elements_without_a_value_are_refused_before_training():

@@ -171,3 +171,28 @@ def test_what_cannot_be_completed_is_refused(exact, x):
         infer.impute(exact.model, exact.guide, x, draws=-1)
     with pytest.raises(ValueError, match="the guide is a point mass"):
         infer.impute(exact.model, guides.Delta(exact.model), x)
+
+
+def test_columns_of_several_kinds_are_completed_each_in_its_way():
+    """Numbers by their mean, categories by the likeliest, against a loop over the classes."""
+    parts = {0: likelihoods.Gaussian(0.5), 1: likelihoods.Bernoulli(), 2: likelihoods.Nominal(3)}
+    torch.manual_seed(0)
+    vae = models.VAE((3,), 2, likelihood=likelihoods.Mixed(parts), hidden=(8,))
+    model = handlers.missing(vae)
+    guide = guides.BottomUp(model)
+    full = torch.stack(
+        [torch.randn(30), torch.randint(0, 2, (30,)), torch.randint(0, 3, (30,))], 1
+    )
+    x = full.where(torch.rand(30, 3) > 0.4, torch.nan)
+    x = x[~x.isnan().all(1)]
+    Trainer(model, guide, seed=0).fit(x, epochs=3, batch_size=10, progress=False)
+    found = infer.impute(model, guide, x, samples=50, draws=4)
+    seen = ~x.isnan()
+    for values in (found.mean, *found.draws):
+        assert torch.equal(values[seen], x[seen])
+        assert not values.isnan().any()
+        assert (values[:, 2] == values[:, 2].round()).all() and (values[:, 2] <= 2).all()
+    assert ((found.mean[:, 1] >= 0) & (found.mean[:, 1] <= 1)).all()
+    log_p = infer.elbo_terms(model, guide, x).reconstruction
+    alone = infer.elbo_terms(model, guide, x[:1]).reconstruction
+    assert log_p.isfinite().all() and alone.shape == (1,)
