@@ -177,7 +177,7 @@ def test_columns_of_several_kinds_are_completed_each_in_its_way():
     """Numbers by their mean, categories by the likeliest, against a loop over the classes."""
     parts = {0: likelihoods.Gaussian(0.5), 1: likelihoods.Bernoulli(), 2: likelihoods.Nominal(3)}
     torch.manual_seed(0)
-    vae = models.VAE((3,), 2, likelihood=likelihoods.Mixed(parts), hidden=(8,))
+    vae = VAE((3,), 2, likelihood=likelihoods.Mixed(parts), hidden=(8,))
     model = handlers.missing(vae)
     guide = guides.BottomUp(model)
     full = torch.stack(
