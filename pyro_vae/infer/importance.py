@@ -136,7 +136,7 @@ def weighed(
     progress: bool = False,
 ) -> ImportanceEstimate:
     """``importance`` of data as programs are given them, with labels where they take them."""
-    bar = progress and isinstance(samples, Budget)
+    shown = progress and isinstance(samples, Budget)
     budget = samples if isinstance(samples, Budget) else Budget(error=0.0, samples=samples)
     if chunk_size is None:
         elements = sum(column[0].numel() for column in columns_of(x))
@@ -148,21 +148,21 @@ def weighed(
     with (
         measuring(model, guide, device=x.device),
         pyro.validation_enabled(False),
-        tqdm(desc="log p(x)", unit="draw", unit_scale=True, disable=not bar) as shown,
+        tqdm(desc="log p(x)", unit="draw", unit_scale=True, disable=not shown) as bar,
     ):
-        log_joint, vectorised = _log_joint(model, shown), can_broadcast(guide, x, y)
+        log_joint, vectorised = _log_joint(model, bar), can_broadcast(guide, x, y)
         blocks = [(Weights(budget.samples), part) for part in split(x, y, block)]
         for count in budget.rounds():
             for weights, part in blocks:
-                for drawn in _log_weights(log_joint, guide, *part, count, chunk_size, vectorised):
-                    weights.add(drawn)
+                for some in _log_weights(log_joint, guide, *part, count, chunk_size, vectorised):
+                    weights.add(some)
             statistics = zip(*(weights.statistics() for weights, _ in blocks), strict=True)
             estimate, error, ess = map(torch.cat, statistics)
             seconds, samples = time.perf_counter() - started, weights.samples
             if stopped := budget.stop(samples, estimate, error, seconds):
                 break
-            shown.total = len(x) * budget.foreseen(samples, seconds)
-        shown.total = shown.n
+            bar.total = len(x) * budget.foreseen(samples, seconds)
+        bar.total = bar.n
         pareto_k = torch.cat([weights.pareto_shape() for weights, _ in blocks])
     estimate = estimate.to(torch.get_default_dtype())
     stopped = stopped or "samples"
