@@ -96,9 +96,11 @@ TESTS = {
     "infer/engine": ["infer/engine/test_graph.py", "infer/engine"],
     "infer/densities.py": ["infer/test_importance.py", "infer/test_discrete.py"],
     "infer/discrete.py": ["infer/test_discrete.py"],
+    "infer/budget.py": ["infer/test_budget.py"],
     "infer/importance.py": [
         "infer/test_importance.py",
         "infer/test_pareto.py",
+        "infer/test_budget.py",
         "diagnostics/test_evaluation.py",
     ],
     "infer/latent.py": ["infer/test_latent.py"],
@@ -120,6 +122,7 @@ TESTS = {
     "infer/predictive.py": ["likelihoods/test_two_phases.py", "models/test_vae.py"],
     "infer/stock.py": ["infer/test_stock.py", "guides/test_autoguides.py"],
     "infer/terms.py": _TERMS,
+    "infer/weights.py": ["infer/test_pareto.py", "infer/test_importance.py"],
     "likelihoods/optimal.py": [*_SIGMA, "likelihoods/test_likelihoods.py", "test_extremes.py"],
     "likelihoods/sigma.py": [*_SIGMA, "likelihoods/test_two_phases.py"],
     "likelihoods": [

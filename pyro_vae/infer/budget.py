@@ -22,16 +22,18 @@ class Budget:
     """Draws until the error over the data drowns that of Monte Carlo, or until time is up.
 
     It stands in the place of a number of samples. Draws go in rounds over all data: 25 of each
-    datum, later half as many as there are already. After a round it is enough where there are 225
+    datum, later a quarter of those that there are. After a round it is enough where there are 225
     of each, as Pareto k needs them, and
 
         sqrt((sum_i e_i^2) / n^2 + (sum_i e_i^2 / 2 n)^2) < error * s,
 
     e_i the standard error of log p(x_i), whose squares make the noise of the mean over the data
     and, a logarithm of a mean being too low by e_i^2 / 2 to first order, its bias; s the standard
-    error of that mean over the data. All data have as many draws, and none ends by its own
-    estimate, which would bias it. After the same random state, the number of draws that there were
-    (``ImportanceEstimate.samples``) gives the same numbers in place of the budget, to the bit.
+    error of that mean over the data. No e_i is above 1, so that the bias may be larger where few
+    weights outweigh all others, of which Pareto k tells. All data have as many draws, and none
+    ends by its own estimate, which would bias it. After the same random state, the number of draws
+    that there were (``ImportanceEstimate.samples``) gives the same numbers in place of the budget,
+    to the bit.
 
     Args:
         seconds: how long it goes on: the first round that ends later is the last one. None does
@@ -67,7 +69,7 @@ class Budget:
         """Draws of each round, which do not depend on how many rounds will follow."""
         drawn = 0
         while drawn < self.samples:
-            draws = min(max(_FIRST, drawn // 2), self.samples - drawn)
+            draws = min(max(_FIRST, drawn // 4), self.samples - drawn)
             yield draws
             drawn += draws
 

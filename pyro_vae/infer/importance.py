@@ -125,7 +125,7 @@ def weighed(
     progress: bool = False,
 ) -> ImportanceEstimate:
     """``importance`` of data as programs are given them, with labels where they take them."""
-    bar = progress and isinstance(samples, Budget)
+    shown = progress and isinstance(samples, Budget)
     budget = samples if isinstance(samples, Budget) else Budget(error=0.0, samples=samples)
     if chunk_size is None:
         elements = sum(column[0].numel() for column in columns_of(x))
@@ -137,7 +137,7 @@ def weighed(
     with (
         measuring(model, guide, device=x.device),
         pyro.validation_enabled(False),
-        tqdm(desc="log p(x)", unit="draw", unit_scale=True, disable=not bar) as shown,
+        tqdm(desc="log p(x)", unit="draw", unit_scale=True, disable=not shown) as bar,
     ):
         log_p, vectorised = LogDensity(model, sums), can_broadcast(guide, x, y)
         # Of a guide that draws what is summed out the density is not that of its draws
@@ -148,14 +148,14 @@ def weighed(
                 drawn = _log_weights(log_p, log_q, guide, *part, count, chunk_size, vectorised)
                 for some in drawn:
                     weights.add(some)
-                    shown.update(some.numel())
+                    bar.update(some.numel())
             statistics = zip(*(weights.statistics() for weights, _ in blocks), strict=True)
             estimate, error, ess = map(torch.cat, statistics)
             seconds, samples = time.perf_counter() - started, weights.samples
             if stopped := budget.stop(samples, estimate, error, seconds):
                 break
-            shown.total = len(x) * budget.foreseen(samples, seconds)
-        shown.total = shown.n
+            bar.total = len(x) * budget.foreseen(samples, seconds)
+        bar.total = bar.n
         pareto_k = torch.cat([weights.pareto_shape() for weights, _ in blocks])
     estimate = estimate.to(torch.get_default_dtype())
     stopped = stopped or "samples"

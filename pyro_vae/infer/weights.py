@@ -27,7 +27,7 @@ class Weights:
         self._squares = torch.logaddexp(self._squares, (2 * log_weights).logsumexp(0))
         self._largest.append(log_weights)
         # Now and then, for finding the largest takes longer than adding
-        if sum(map(len, self._largest)) > 4 * self._kept:
+        if sum(map(len, self._largest)) > 2 * self._kept:
             self._largest = [torch.cat(self._largest).topk(self._kept, dim=0).values]
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:

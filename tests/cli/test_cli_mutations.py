@@ -172,9 +172,9 @@ def light(folder, tmp_path, monkeypatch):
         assert epochs >= 1
         return fit(self, data[:8], epochs=1, **{**options, "validation": data[:4]})
 
-    def short_evaluate(model, guide, data, *, reference, importance_samples):
-        few = min(importance_samples, 2)
-        return evaluate(model, guide, data[:4], reference=reference, importance_samples=few)
+    def short_evaluate(model, guide, data, *, importance_samples, **options):
+        few = 2 if importance_samples else 0
+        return evaluate(model, guide, data[:4], importance_samples=few, **options)
 
     def offline(*args, **kwargs):
         raise urllib.error.URLError("no network")

@@ -68,7 +68,10 @@ class Repeated:
             return None
         finally:
             state.restore()
-        return _Replay(graph.forward, constants, [*state.tensors, *constants])
+        # Without the inputs, which would stay in memory, and are others in each call
+        given = set(map(id, inputs))
+        tensors = [t for t in state.tensors if id(t) not in given]
+        return _Replay(graph.forward, constants, [*tensors, *constants])
 
     def _beside(
         self, shapes: tuple, count: int, inputs: Sequence[Tensor]
