@@ -91,6 +91,15 @@ def test_a_grid_logistic_that_is_wide_beside_its_bins_is_exact_in_single_precisi
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-6, atol=1e-5)
 
 
+def test_the_mean_of_a_grid_logistic_is_the_sum_over_the_grid():
+    loc = torch.linspace(-0.5, 1.5, 9, dtype=torch.float64)
+    log_scale = torch.tensor([[-12.0], [-5.0], [-1.0], [3.0]], dtype=torch.float64)
+    for levels in (2, 5, 256):
+        p = GridLogistic(*torch.broadcast_tensors(loc, log_scale), levels)
+        each = torch.stack([p.log_prob(value).exp() for value in p.grid], -1)
+        torch.testing.assert_close(p.mean, each @ p.grid)
+
+
 def test_a_grid_logistic_draws_by_its_inverse_distribution_function(monkeypatch):
     u = torch.tensor([1e-6, 1e-4, 0.01, 0.3, 0.5, 0.99, 0.9999, 1 - 2**-20])
     monkeypatch.setattr(torch, "rand", lambda *args, **kwargs: u)

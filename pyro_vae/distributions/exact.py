@@ -209,6 +209,19 @@ class GridLogistic(_Grid):
             self.loc.expand(batch_shape), self.log_scale.expand(batch_shape), self.levels
         )
 
+    @property
+    def _inverse(self) -> Tensor:
+        # So far from overflow that a bin's edge is 0 times a number: 0, and not NaN
+        least = -0.9 * math.log(torch.finfo(self.log_scale.dtype).max)
+        return torch.exp(-self.log_scale.clamp(min=least))
+
+    @property
+    def mean(self) -> Tensor:
+        """Sum of the probabilities to be above each value of the grid, times its step."""
+        edges = self.grid[:-1] + 0.5 / (self.levels - 1)
+        above = (self.loc.unsqueeze(-1) - edges) * self._inverse.unsqueeze(-1)
+        return torch.sigmoid(above).mean(-1)
+
     def _probs(self) -> Tensor:
         moved = GridLogistic(self.loc.unsqueeze(-1), self.log_scale.unsqueeze(-1), self.levels)
         return moved.log_prob(self.grid).exp()
@@ -217,9 +230,7 @@ class GridLogistic(_Grid):
         """Log-probability of ``value``, broadcast against the batch shape."""
         if self._validate_args:
             self._validate_sample(value)
-        # So far from overflow that a bin's edge is 0 times a number: 0, and not NaN
-        least = -0.9 * math.log(torch.finfo(self.log_scale.dtype).max)
-        half, inverse = 0.5 / (self.levels - 1), torch.exp(-self.log_scale.clamp(min=least))
+        half, inverse = 0.5 / (self.levels - 1), self._inverse
         upper, lower = (value + half - self.loc) * inverse, (value - half - self.loc) * inverse
         # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)), free of cancellation
         inside = torch.log(-torch.expm1(-2 * half * inverse))

@@ -205,7 +205,7 @@ def table(
     rows = sorted(rows, key=lambda r: (order.index(r["system"]), r["seed"]))
     lines = joined(rows, BY, estimates)
     measured = {"ELBO": 2, "squared error": 2, **dict.fromkeys(IMAGES, 2)}
-    measured |= dict.fromkeys(KERNEL, 0)
+    measured |= dict.fromkeys(KERNEL, 1)
     shown = [markdown(lines, {"system": 0, "seeds": 0, **measured, "sigma": 4})]
     shown += [
         f"Above {name}:\n\n{differences(lines, 'system', name, measured)}" for name in REFERENCES

@@ -46,7 +46,7 @@ TABLES = {
         _same(0, "system", "seeds")
         | _same(2, "ELBO", "ELBO - sigma learned")
         | _same(2, "squared error", "squared error - sigma learned", *sigma.IMAGES)
-        | _same(0, *sigma.KERNEL)
+        | _same(1, *sigma.KERNEL)
         | _same(4, "sigma"),
         sigma.SYSTEMS,
     ),
@@ -81,8 +81,8 @@ TABLES = {
             "bits/dim, learned prior": ("learned prior", 3),
             "learned prior - continuous": ("learned prior - continuous", 3),
             "squared error": ("squared error", 2),
-            **_same(1, *vq.IMAGES),
-            **_same(0, *vq.KERNEL, "codes used", "prior epochs"),
+            **_same(1, *vq.IMAGES, *vq.KERNEL),
+            **_same(0, "codes used", "prior epochs"),
         },
         vq.SYSTEMS,
     ),

@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     common = shared(args, splits) | {
         "rate": args.rate,
         "codes": args.codes,
-        "epochs of the prior": args.prior_epochs,
+        "epochs of the prior at most": args.prior_epochs,
     }
     results = Results(args.out, common | settings, args.command)
 
@@ -230,7 +230,7 @@ def table(
     rows = sorted(rows, key=lambda r: (SYSTEMS.index(r["system"]), r["seed"]))
     lines = joined(rows, BY, estimates)
     measured = {"bits/dim": 3, "learned prior": 3, "squared error": 2}
-    measured |= dict.fromkeys(IMAGES, 1) | dict.fromkeys(KERNEL, 0)
+    measured |= dict.fromkeys(IMAGES, 1) | dict.fromkeys(KERNEL, 1)
     shown = {"system": 0, "seeds": 0, **measured, "codes used": 0, "prior epochs": 0}
     return (
         f"{markdown(lines, shown)}\n\nAbove the continuous latent:\n\n"
