@@ -1,10 +1,12 @@
 """The main job on real digits: a published kind of result, reached on a CPU."""
 
+import copy
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d, cross_entropy
 
 from pyro_vae import Trainer, codebooks, data, diagnostics, guides, likelihoods, models
 
@@ -69,3 +71,33 @@ def test_revival_keeps_the_codes_of_a_vq_vae_in_use(capsys):
             print(f"\nrevive={revive}: {used[revive]}")
     assert used[0.5].used > 0.9 * 512
     assert used[0.0].used < 0.5 * 512
+
+
+@pytest.mark.slow
+def test_a_hundred_labels_and_the_images_without_tell_more_than_the_labels_alone(capsys):
+    """One run of this recipe: 74.1 % of 2,000 test images, 67.0 % by the labels alone."""
+    d = data.load("mnist")
+    x, y = avg_pool2d(d.train.x[:2000], 2), d.train.y[:2000]
+    given = torch.cat([(y == k).nonzero()[:10, 0] for k in range(10)])
+    partial = torch.full_like(y, -1).index_copy(0, given, y[given])
+    test, classes = avg_pool2d(d.test.x[:2000], 2), d.test.y[:2000]
+    torch.manual_seed(0)
+    options = {"hidden": (128,), "condition": 10, "labels": "partial"}
+    vae = models.VAE((1, 14, 14), 3, likelihood=likelihoods.Bernoulli(), **options)
+    guide = guides.Labelled(guides.BottomUp(vae), weight=20.0)
+    alone = copy.deepcopy(guide.classifier)
+    adam = torch.optim.Adam(alone.parameters(), 2e-3)
+    for _ in range(200):
+        adam.zero_grad()
+        cross_entropy(alone(torch.bernoulli(x[given])), y[given]).backward()
+        adam.step()
+    trainer = Trainer(vae, guide, elbo="enumerate", lr=2e-3, seed=0)
+    binary = data.Dataset(x, partial, binarize="dynamic")
+    trainer.fit(binary, epochs=120, batch_size=100, progress=False)
+    right = [
+        float((p.argmax(1) == classes).float().mean()) for p in (alone(test), guide.classify(test))
+    ]
+    with capsys.disabled():
+        print(f"\n{100 * right[1]:.1f} %, by the labels alone {100 * right[0]:.1f} %")
+    # Of 2,000 images, one standard error is 1 %
+    assert right[1] > right[0] + 0.03

@@ -134,3 +134,12 @@ def test_steps_without_influence_leave_a_normal(additive):
 def test_arguments(size, kwargs, message):
     with pytest.raises(ValueError, match=message):
         AutoregressiveFlow(nn.Identity(), 3, size, **kwargs)
+
+
+@BOTH
+def test_density_of_one_value_under_many_contexts(additive):
+    conditional, context = flow(additive=additive)
+    z = torch.randn(4, dtype=torch.float64)
+    found = conditional(context.unsqueeze(1)).log_prob(z.expand(1, -1))
+    expected = conditional(context).log_prob(z.repeat(6, 1))
+    torch.testing.assert_close(found[:, 0], expected)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 import pyro_vae
-from pyro_vae import Trainer, diagnostics, guides, infer, likelihoods
+from pyro_vae import Trainer, data, diagnostics, guides, infer, likelihoods
 from pyro_vae.models import VAE, PixelDecoder
 
 K, N = 3, 6
@@ -317,3 +317,19 @@ def test_what_cannot_be():
         guides.PerDatum(vae, X)
     with pytest.raises(ValueError, match="summed out, whose bound it does not climb"):
         guides.SemiAmortized(guide)
+
+
+def test_a_guide_that_draws_them_is_told_of_the_sum():
+    vae = built()
+    trainer = Trainer(vae, both(vae)["told"])
+    with pytest.warns(UserWarning, match="or pass elbo='enumerate' to sum them out"):
+        trainer.fit((X, Y), epochs=1, progress=False)
+
+
+def test_data_sets_with_names_may_lack_labels():
+    vae = built()
+    named = data.Dataset(X, Y, names=("a", "b", "c"))
+    trainer = Trainer(vae, guides.BottomUp(vae).double(), elbo="enumerate")
+    trainer.fit(named, epochs=1, progress=False)
+    with pytest.raises(ValueError, match="names: expected a name for each label -2 to 2"):
+        data.Dataset(X, Y - (Y < 0).long(), names=("a", "b", "c"))
