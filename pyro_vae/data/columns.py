@@ -61,7 +61,7 @@ class Table:
 
 
 def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
-    """The kind of each column of ``x`` (n, columns); those of ``text`` are no counts.
+    """The kind of each column of ``x`` (n, columns), of what is no NaN; of ``text`` no counts.
 
     Example:
         >>> import torch
@@ -69,9 +69,10 @@ def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
         >>> kinds_of(x)
         ['binary', 'numeric', 'numeric', 'count']
     """
-    binary = ((x == 0) | (x == 1)).all(0)
-    whole = ((x >= 0) & (x == x.round())).all(0)
-    varies = x.double().var(0, correction=0) >= x.double().mean(0) / 2
+    gone, mean = x.isnan(), x.double().nanmean(0)
+    binary = ((x == 0) | (x == 1) | gone).all(0)
+    whole = ((x >= 0) & (x == x.round()) | gone).all(0)
+    varies = (x - mean).square().nanmean(0) >= mean / 2
     found: list[Kind] = []
     for i, flag in enumerate(binary.tolist()):
         count = bool(whole[i] & varies[i])

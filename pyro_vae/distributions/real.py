@@ -58,6 +58,11 @@ class ExpNormal(dist.TransformedDistribution):
         """The same distribution with another batch shape."""
         return ExpNormal(self.base_dist.expand(batch_shape))
 
+    def fit_to(self, value: Tensor, seen: Tensor) -> None:
+        """Have sigma taken from the values that are ``seen``, where it is taken from any."""
+        if hasattr(self.base_dist, "fit_to"):
+            self.base_dist.fit_to(value.log(), seen)
+
     @property
     def mean(self) -> Tensor:
         """E[e^u]."""
@@ -81,6 +86,11 @@ class _Rescaled:
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> Any:
         """The same distribution with another batch shape."""
         return rescaled(self._standard.expand(batch_shape), self._shift, self._factor)
+
+    def fit_to(self, value: Tensor, seen: Tensor) -> None:
+        """Have sigma taken from the values that are ``seen``, where it is taken from any."""
+        if hasattr(self._standard, "fit_to"):
+            self._standard.fit_to((value - self._shift) / self._factor, seen)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of ``value``, broadcast against the batch shape."""

@@ -92,6 +92,9 @@ def test_kinds_by_values():
     expected = ["binary", "numeric", "numeric", "count", "numeric", "numeric"]
     assert kinds_of(x) == expected
     assert kinds_of(x, text=[3, 0]) == ["binary", *expected[1:3], "categorical", *expected[4:]]
+    # Of what is there
+    holes = torch.cat([x, torch.full((1, 6), torch.nan)])
+    assert kinds_of(holes) == expected
     poisson = torch.poisson(torch.tensor([0.5, 5.0, 500.0]).expand(400, 3))
     assert kinds_of(poisson) == ["count"] * 3
 
