@@ -10,6 +10,7 @@ from pyro_vae import Trainer, guides, infer, likelihoods, load
 from pyro_vae import data as datasets
 from pyro_vae.data import Dataset, DataSplits
 from pyro_vae.data.columns import kinds_of
+from pyro_vae.data.given import as_dataset
 from pyro_vae.models import VAE
 
 CITIES, SMOKES = ["Rome", "Bonn", "Oslo"], ["no", "yes"]
@@ -211,6 +212,8 @@ def test_categories_of_a_frame_keep_their_order_and_are_all_there():
     d = Dataset(frame)
     assert d.columns[1].categories == ("small", "large", "huge")
     assert d.x[:, 1].tolist() == [0, 1, 0]
+    numbers = Dataset(frame.assign(size=pandas.Categorical([5, 7, 5])))
+    assert numbers.columns[1].categories == ("5", "7") and numbers.x[:, 1].tolist() == [0, 1, 0]
     frame.loc[1, "city"] = None
     with pytest.raises(
         ValueError, match=r"text in all of column 'city', got 1 others, the first in row 1"
@@ -232,3 +235,14 @@ def test_without_pandas_the_way_out_is_told(csv, monkeypatch):
     with pytest.raises(ImportError, match="pip install pandas") as error:
         d.train.to_frame()
     assert re.search("or use the tensor", str(error.value))
+
+
+def test_columns_of_one_name_are_told_apart_by_their_place():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        [[0.5, "x", 1.5], [2.5, "y", 9.5], [1.0, "x", 2.5]], columns=["a", "b", "a"]
+    )
+    d = as_dataset(frame)
+    assert d.x.tolist() == [[0.5, 1.5], [2.5, 9.5], [1.0, 2.5]] and d.names == ("x", "y")
+    with pytest.raises(ValueError, match="a name of its own for each column, got 'a' twice"):
+        likelihoods.for_columns(d)
