@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from pyro_vae import Trainer, guides, infer, likelihoods, load
@@ -246,3 +247,19 @@ def test_columns_of_one_name_are_told_apart_by_their_place():
     assert d.x.tolist() == [[0.5, 1.5], [2.5, 9.5], [1.0, 2.5]] and d.names == ("x", "y")
     with pytest.raises(ValueError, match="a name of its own for each column, got 'a' twice"):
         likelihoods.for_columns(d)
+
+
+def test_counts_of_cells_keep_genes_and_cells():
+    """As ``anndata.AnnData`` has them: sparse counts, ``var_names`` and ``obs_names``."""
+    counts = torch.poisson(torch.full((8, 3), 2.0))
+    counts[:2] = torch.tensor([[9.0, 9.0, 9.0], [0.0, 0.0, 0.0]])
+    cells, genes = [f"cell{i}" for i in range(8)], ["g1", "g2", "g3"]
+    named = {"X": scipy.sparse.csr_array(counts.numpy()), "var_names": genes, "obs_names": cells}
+    annotated = type("AnnData", (), {"__module__": "anndata", **named})()
+    d = Dataset(annotated)
+    assert torch.equal(d.x, counts) and d.index.tolist() == cells
+    assert [(c.name, c.kind) for c in d.columns] == [(gene, "count") for gene in genes]
+    (likelihood,) = likelihoods.for_columns(d).likelihoods
+    assert isinstance(likelihood, likelihoods.NegativeBinomial)
+    sparse = likelihoods.for_columns(Dataset(named["X"]))
+    assert sparse.names is None and torch.equal(sparse.likelihoods[0].loc, likelihood.loc)
