@@ -41,6 +41,7 @@ _SITES = ["programs/test_reading.py", "infer/test_against_stock.py"]
 _STOCK = [*_SITES, "programs/test_stock_pyro.py", "test_linear_gaussian.py"]
 _ELBO = ["infer/objectives/test_elbo.py", "infer/objectives/test_analytic.py", *_STOCK]
 _SIGMA = ["likelihoods/test_sigma.py", "likelihoods/test_sigma_training.py"]
+_TABLES = [f"likelihoods/test_{name}.py" for name in ("counts", "heavy", "mixed")]
 _SVI = ["infer/engine/test_svi.py", "infer/engine/test_trainable.py"]
 _TRAINER = ["training/test_trainer.py", "training/test_objective.py", "training/test_swaps.py"]
 _TERMS = ["infer/test_terms.py", "training/test_feeds.py", "test_extremes.py"]
@@ -65,6 +66,7 @@ TESTS = {
     "distributions": [
         "test_distributions.py",
         "likelihoods/test_likelihoods.py",
+        *_TABLES,
         "test_extremes.py",
         "guides/test_nearest_code.py",
     ],
@@ -124,11 +126,13 @@ TESTS = {
     "infer/terms.py": _TERMS,
     "infer/weights.py": ["infer/test_pareto.py", "infer/test_importance.py"],
     "likelihoods/optimal.py": [*_SIGMA, "likelihoods/test_likelihoods.py", "test_extremes.py"],
+    "likelihoods/positive.py": [*_SIGMA, *_TABLES, "likelihoods/test_two_phases.py"],
     "likelihoods/sigma.py": [*_SIGMA, "likelihoods/test_two_phases.py"],
     "likelihoods": [
         "likelihoods/test_likelihoods.py",
         "likelihoods/test_own.py",
         "likelihoods/test_standardized.py",
+        *_TABLES,
         *_SIGMA,
         "test_extremes.py",
     ],

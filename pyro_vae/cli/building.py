@@ -40,6 +40,8 @@ def asked_binarize(args: argparse.Namespace) -> str | None:
 
 def likelihood_for(data: DataSplits) -> type[likelihoods.Likelihood]:
     """The likelihood of values like these, where none was named."""
+    if any(column.kind == "categorical" for column in data.columns):
+        return likelihoods.Mixed
     if data.train.binarize or all(((x == 0) | (x == 1)).all() for x in _parts(data)):
         return likelihoods.Bernoulli
     if all(((x >= 0) & (x <= 1)).all() for x in _parts(data)):
@@ -62,7 +64,7 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
                 f"--{name}: expected no such option for the likelihood {kebab(kind.__name__)}, "
                 f"got {value}: leave it out or choose another --likelihood"
             )
-    if issubclass(kind, Rates) and data is not None:
+    if issubclass(kind, Rates) and data is not None and args.standardize is not False:
         kind().check(data.train.x)
         return kind.standardized(data.train.x, **given)
     if not issubclass(kind, Located):
@@ -71,6 +73,9 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
                 "--standardize: expected the likelihood gaussian or another of real values, got "
                 f"{kebab(kind.__name__)}: leave it out or choose --likelihood gaussian"
             )
+        if kind is likelihoods.Mixed:
+            # Without data it is the number of parameters that counts, about that of this
+            return likelihoods.Gaussian() if data is None else likelihoods.for_columns(data)
         return kind(**given)
     given.setdefault("sigma", "learned")
     if data is None or not _standardizes(args, data):

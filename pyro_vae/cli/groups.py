@@ -153,7 +153,7 @@ def add_pair(parser: Any) -> None:
         "log-normal for positive ones, poisson and negative-binomial for counts, "
         "categorical and discretized-logistic for pixels k / (levels - 1) (default: bernoulli for "
         "values 0 and 1, and for what is binarised; continuous-bernoulli for others in [0, 1]; "
-        "gaussian for all others)",
+        "gaussian for all others; of tables with categories, one for each kind of column)",
     )
     add(
         "--sigma",

@@ -61,7 +61,7 @@ class Table:
 
 
 def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
-    """The kind of each column of ``x`` (n, columns); those of ``text`` are no counts.
+    """The kind of each column of ``x`` (n, columns), of what is no NaN; of ``text`` no counts.
 
     Example:
         >>> import torch
@@ -69,9 +69,10 @@ def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
         >>> kinds_of(x)
         ['binary', 'numeric', 'numeric', 'count']
     """
-    binary = ((x == 0) | (x == 1)).all(0)
-    whole = ((x >= 0) & (x == x.round())).all(0)
-    varies = x.double().var(0, correction=0) >= x.double().mean(0) / 2
+    gone, mean = x.isnan(), x.double().nanmean(0)
+    binary = ((x == 0) | (x == 1) | gone).all(0)
+    whole = ((x >= 0) & (x == x.round()) | gone).all(0)
+    varies = (x - mean).square().nanmean(0) >= mean / 2
     found: list[Kind] = []
     for i, flag in enumerate(binary.tolist()):
         count = bool(whole[i] & varies[i])
@@ -93,12 +94,12 @@ def table_of(value: Any, argument: str = "x") -> Table | None:
         return Table(kinds.array(value, argument), names, {}, np.asarray(value.obs_names))
     if not kinds.is_frame(value):
         return None
-    text = {i: c for i, c in enumerate(value.columns) if kinds.is_text(value[c])}
-    numbered = {i: numbers_of(value[c], str(c)) for i, c in text.items()}
-    rest = [c for c in value.columns if c not in text.values()]
-    others = kinds.array(value[rest], argument) if rest else np.empty((len(value), 0))
-    numbers = iter(np.asarray(others).T)
-    values = [numbered[i][0] if i in text else next(numbers) for i in range(value.shape[1])]
+    each = {i: kinds.column_at(value, i) for i in range(value.shape[1])}
+    text = {i: column for i, column in each.items() if kinds.is_text(column)}
+    numbered = {i: numbers_of(column, str(value.columns[i])) for i, column in text.items()}
+    rest = [i for i in each if i not in text]
+    numbers = iter(kinds.array(kinds.columns_at(value, rest), argument).T if rest else ())
+    values = [numbered[i][0] if i in text else next(numbers) for i in each]
     return Table(
         np.stack(values, 1),
         tuple(map(str, value.columns)),
@@ -112,15 +113,18 @@ def numbers_of(column: Any, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
 
     Raises ``ValueError``, naming the column, for values that are missing.
     """
-    # Of pandas; those of polars are in the order in which they were met
-    ordered = getattr(getattr(column, "cat", None), "categories", None)
+    # Of pandas, which has an order; those of polars are in that in which they were met
+    own = getattr(column, "cat", None)
+    ordered = getattr(own, "categories", None)
     values = column.to_list() if hasattr(column, "to_list") else list(column)
+    if ordered is not None:
+        values = [None if code < 0 else str(ordered[code]) for code in own.codes]
     if missing := [i for i, v in enumerate(values) if not isinstance(v, str)]:
         raise ValueError(
             f"x: expected text in all of column {name!r}, got {len(missing)} others, the first in "
             f"row {missing[0]}: drop these rows, or fill them"
         )
-    names = in_order(set(values)) if ordered is None else list(ordered)
+    names = in_order(set(values)) if ordered is None else [*map(str, ordered)]
     number = {text: k for k, text in enumerate(names)}
     return np.array([number[v] for v in values], dtype=np.float64), tuple(names)
 

@@ -126,19 +126,21 @@ def _entries(data: Mapping, name: str) -> Any:
 
 def _with_labels(frame: Any, name: str) -> Any:
     """A table as (x, y) where a column is its labels: of that name, or the only one of text."""
-    text = [c for c in frame.columns if kinds.is_text(frame[c])]
+    columns = [kinds.column_at(frame, i) for i in range(frame.shape[1])]
+    text = [i for i, column in enumerate(columns) if kinds.is_text(column)]
     named = [
-        c
-        for c in frame.columns
-        if str(c).lower() in LABELS and (c in text or kinds.is_whole(frame[c]))
+        i
+        for i, told in enumerate(frame.columns)
+        if str(told).lower() in LABELS and (i in text or kinds.is_whole(columns[i]))
     ]
     found = named or (text if len(text) == 1 else [])
     if len(found) > 1:
         raise TypeError(
-            f"{name}: expected one column of labels, got {', '.join(map(repr, found))}: drop all "
-            "but one, or pass a pair (x, y)"
+            f"{name}: expected one column of labels, got "
+            f"{', '.join(repr(frame.columns[i]) for i in found)}: drop all but one, or pass a "
+            "pair (x, y)"
         )
     if not found or frame.shape[1] == 1:
         return frame
-    rest = [c for c in frame.columns if c != found[0]]
-    return frame[rest], frame[found[0]]
+    rest = [i for i in range(frame.shape[1]) if i != found[0]]
+    return kinds.columns_at(frame, rest), columns[found[0]]

@@ -85,6 +85,16 @@ def is_whole(column: Any) -> bool:
     return column.dtype.is_integer()
 
 
+def column_at(frame: Any, place: int) -> Any:
+    """A column of a table, of which another may have the same name."""
+    return frame.iloc[:, place] if is_a(frame, "pandas") else frame.to_series(place)
+
+
+def columns_at(frame: Any, places: list[int]) -> Any:
+    """Some columns of a table."""
+    return frame.iloc[:, places] if is_a(frame, "pandas") else frame[:, places]
+
+
 def is_text(column: Any) -> bool:
     """Whether a column of a table holds text, or categories."""
     if is_a(column, "pandas"):

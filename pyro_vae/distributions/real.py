@@ -58,6 +58,11 @@ class ExpNormal(dist.TransformedDistribution):
         """The same distribution with another batch shape."""
         return ExpNormal(self.base_dist.expand(batch_shape))
 
+    def fit_to(self, value: Tensor, seen: Tensor) -> None:
+        """Have sigma taken from the values that are ``seen``, where it is taken from any."""
+        if hasattr(self.base_dist, "fit_to"):
+            self.base_dist.fit_to(value.log(), seen)
+
     @property
     def mean(self) -> Tensor:
         """E[e^u]."""
@@ -83,7 +88,7 @@ class _Rescaled:
         return rescaled(self._standard.expand(batch_shape), self._shift, self._factor)
 
     def fit_to(self, value: Tensor, seen: Tensor) -> None:
-        """Have sigma taken from the values that are ``seen``, where it is."""
+        """Have sigma taken from the values that are ``seen``, where it is taken from any."""
         if hasattr(self._standard, "fit_to"):
             self._standard.fit_to((value - self._shift) / self._factor, seen)
 

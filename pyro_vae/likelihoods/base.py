@@ -93,7 +93,7 @@ def hold_numbers(likelihood: Likelihood, name: str, value: Any, *, above: float)
         kind = "positive finite" if above == 0 else "finite"
         raise ValueError(
             f"{name}: expected {kind} numbers, got {span_of(held)}: give constant elements a "
-            f"{name} of 1"
+            "scale of 1"
         )
     likelihood.arguments[name] = held.tolist()
     likelihood.register_buffer(name, held, persistent=False)

@@ -105,6 +105,8 @@ class Rates(Counts):
     def standardized(cls, x: Tensor, *args: Any, **options: Any) -> Rates:
         """One whose ``loc`` is the log of the mean of each element of ``x``, half a count added.
 
+        NaN is left out.
+
         Where counts are large, such as a hundred, a decoder would be long on its way to them.
 
         Args:
@@ -119,7 +121,7 @@ class Rates(Counts):
             >>> likelihoods.Poisson.standardized(x).mean(torch.zeros(2))
             tensor([  0.7500, 200.2500])
         """
-        return cls(*args, loc=((x.double().sum(0) + 0.5) / len(x)).log(), **options)
+        return cls(*args, loc=(x.double().nanmean(0) + 0.5 / len(x)).log(), **options)
 
     def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """One log-rate per element.

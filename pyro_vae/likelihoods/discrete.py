@@ -142,10 +142,10 @@ class Nominal(Likelihood):
         return (first * self.categories, *others)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Indicators, of each element one beside the other; NaN where it is."""
-        known = ~x.isnan()
-        indicators = embedding(x.nan_to_num().long(), self.one_hot)
-        indicators = indicators.where(known.unsqueeze(-1), torch.nan).movedim(-1, 1)
+        """Indicators, of each element one beside the other."""
+        indicators = embedding(x.nan_to_num(0.0).long(), self.one_hot)
+        # What is missing is so in all indicators
+        indicators = indicators.where(~x.isnan().unsqueeze(-1), torch.nan).movedim(-1, 1)
         return indicators.reshape(len(x), *self.input_shape(x.shape[1:]))
 
     def check(self, x: Tensor) -> None:

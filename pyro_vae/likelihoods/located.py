@@ -50,7 +50,7 @@ class Located(Likelihood):
     def standardized(cls, x: Tensor, sigma: SigmaLike = "learned", **options: Any) -> Located:
         """One whose ``loc`` and ``scale`` are mean and deviation of each element of ``x``.
 
-        Of ``LogNormal`` they are those of log x.
+        Of ``LogNormal`` they are those of log x; NaN is left out.
 
         Args:
             x: training data (n, *event_shape).
@@ -65,8 +65,9 @@ class Located(Likelihood):
             tensor([1., 1.])
         """
         x = cls._seen(x.double())
-        scale = x.std(0, correction=0)
-        return cls(sigma, loc=x.mean(0), scale=scale.where(scale > 0, 1.0), **options)
+        loc = x.nanmean(0)
+        scale = (x - loc).square().nanmean(0).sqrt()
+        return cls(sigma, loc=loc, scale=scale.where(scale > 0, 1.0), **options)
 
     @staticmethod
     def _seen(x: Tensor) -> Tensor:

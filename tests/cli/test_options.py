@@ -246,3 +246,17 @@ def test_likelihoods_of_tables_are_options(name, tmp_path, no_report):
     if name == "log-normal":
         seen = likelihood.inputs(data.Dataset(x).x)
         assert seen.mean().abs() < 0.3 and 0.7 < float(seen.std()) < 1.3
+
+
+def test_a_table_with_categories_has_a_likelihood_for_each_kind_of_column(
+    tmp_path, no_report, capsys
+):
+    rows = [f"{k % 7}.5,{'abc'[k % 3]},{'xyz'[(k // 2) % 3]}" for k in range(30)]
+    (tmp_path / "table.csv").write_text("\n".join(["size,city,kind", *rows]))
+    argv = ["train", "--data", str(tmp_path / "table.csv"), *TINY, "--out", str(tmp_path)]
+    assert main([a for a in argv if a != "--quiet"]) == 0
+    assert "likelihood mixed" in capsys.readouterr().err
+    likelihood = load(tmp_path / "model.pt").model.likelihood
+    assert likelihood.names == ("size", "city", "kind") and likelihood.columns == ((0,), (1, 2))
+    assert main([*argv, "--sigma", "1"]) == 2
+    assert "no such option for the likelihood mixed" in capsys.readouterr().err

@@ -4,12 +4,14 @@ import re
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from pyro_vae import Trainer, guides, infer, likelihoods, load
 from pyro_vae import data as datasets
 from pyro_vae.data import Dataset, DataSplits
 from pyro_vae.data.columns import kinds_of
+from pyro_vae.data.given import as_dataset
 from pyro_vae.models import VAE
 
 CITIES, SMOKES = ["Rome", "Bonn", "Oslo"], ["no", "yes"]
@@ -92,6 +94,9 @@ def test_kinds_by_values():
     expected = ["binary", "numeric", "numeric", "count", "numeric", "numeric"]
     assert kinds_of(x) == expected
     assert kinds_of(x, text=[3, 0]) == ["binary", *expected[1:3], "categorical", *expected[4:]]
+    # Of what is there
+    holes = torch.cat([x, torch.full((1, 6), torch.nan)])
+    assert kinds_of(holes) == expected
     poisson = torch.poisson(torch.tensor([0.5, 5.0, 500.0]).expand(400, 3))
     assert kinds_of(poisson) == ["count"] * 3
 
@@ -208,6 +213,8 @@ def test_categories_of_a_frame_keep_their_order_and_are_all_there():
     d = Dataset(frame)
     assert d.columns[1].categories == ("small", "large", "huge")
     assert d.x[:, 1].tolist() == [0, 1, 0]
+    numbers = Dataset(frame.assign(size=pandas.Categorical([5, 7, 5])))
+    assert numbers.columns[1].categories == ("5", "7") and numbers.x[:, 1].tolist() == [0, 1, 0]
     frame.loc[1, "city"] = None
     with pytest.raises(
         ValueError, match=r"text in all of column 'city', got 1 others, the first in row 1"
@@ -229,3 +236,30 @@ def test_without_pandas_the_way_out_is_told(csv, monkeypatch):
     with pytest.raises(ImportError, match="pip install pandas") as error:
         d.train.to_frame()
     assert re.search("or use the tensor", str(error.value))
+
+
+def test_columns_of_one_name_are_told_apart_by_their_place():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        [[0.5, "x", 1.5], [2.5, "y", 9.5], [1.0, "x", 2.5]], columns=["a", "b", "a"]
+    )
+    d = as_dataset(frame)
+    assert d.x.tolist() == [[0.5, 1.5], [2.5, 9.5], [1.0, 2.5]] and d.names == ("x", "y")
+    with pytest.raises(ValueError, match="a name of its own for each column, got 'a' twice"):
+        likelihoods.for_columns(d)
+
+
+def test_counts_of_cells_keep_genes_and_cells():
+    """As ``anndata.AnnData`` has them: sparse counts, ``var_names`` and ``obs_names``."""
+    counts = torch.poisson(torch.full((8, 3), 2.0))
+    counts[:2] = torch.tensor([[9.0, 9.0, 9.0], [0.0, 0.0, 0.0]])
+    cells, genes = [f"cell{i}" for i in range(8)], ["g1", "g2", "g3"]
+    named = {"X": scipy.sparse.csr_array(counts.numpy()), "var_names": genes, "obs_names": cells}
+    annotated = type("AnnData", (), {"__module__": "anndata", **named})()
+    d = Dataset(annotated)
+    assert torch.equal(d.x, counts) and d.index.tolist() == cells
+    assert [(c.name, c.kind) for c in d.columns] == [(gene, "count") for gene in genes]
+    (likelihood,) = likelihoods.for_columns(d).likelihoods
+    assert isinstance(likelihood, likelihoods.NegativeBinomial)
+    sparse = likelihoods.for_columns(Dataset(named["X"]))
+    assert sparse.names is None and torch.equal(sparse.likelihoods[0].loc, likelihood.loc)

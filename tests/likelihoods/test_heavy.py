@@ -96,6 +96,8 @@ def test_standardized_is_by_the_training_data():
     assert isinstance(found.noise, LearnedSigma)
     torch.testing.assert_close(found.loc, x.mean(0))
     assert found.scale[1] == 1 and not found.inputs(x)[:, 1].any()
+    holes = torch.cat([x, torch.full((1, 3), torch.nan)])
+    torch.testing.assert_close(Laplace.standardized(holes).scale, found.scale)
     positive = LogNormal.standardized((x / 1e3).exp(), "per_pixel")
     assert isinstance(positive.noise, PerPixelSigma)
     seen = positive.inputs((x / 1e3).exp())

@@ -77,6 +77,9 @@ def test_networks_see_an_indicator_of_each_category(shape):
     every = seen.reshape(7, 4, *shape)
     assert torch.equal(every.sum(1), torch.ones(7, *shape))
     assert torch.equal(every.argmax(1).float(), x)
+    x[0] = torch.nan
+    assert nominal.inputs(x)[0].isnan().all() and torch.equal(nominal.inputs(x)[1:], seen[1:])
+    x[0] = 0.0
     vae = VAE(shape, latents=2, likelihood=nominal)
     guide = guides.BottomUp(vae)
     assert infer.reconstruct(vae, guide, x).shape == x.shape
