@@ -55,8 +55,9 @@ class BottomUp(Guide):
         hidden: hidden widths as in ``VAE``, one for all networks or a tuple for each latent, from
             the data upwards; default the model's, or those of ``VAE``.
         encoder: your own network from the data (n, *event), each argument that the guide sees,
-            [and the one-hot label (n, condition) of a ``VAE``] to features (n, f), which stand in
-            the place of the data wherever these are seen.
+            [and the one-hot label (n, condition) of a ``VAE``, (n, condition + 1) where some may
+            be missing] to features (n, f), which stand in the place of the data wherever these
+            are seen.
         conditionals: your own conditionals in place of the default, site -> module, called with
             what ``inputs`` names for the site, values as they are in the program; each returns a
             distribution of the site's event shape.

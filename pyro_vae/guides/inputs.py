@@ -23,6 +23,8 @@ _CLASSES = 32
 class OwnInputs:
     """Data as the likelihood of a model of this library prepares them, and one-hot labels.
 
+    Where labels may be missing one column more tells which are.
+
     Attributes:
         names: argument -> what it is called here.
         shapes: these -> shape of one datum, as networks see it.

@@ -54,8 +54,8 @@ def placeholders(
 
 
 def lacks_labels(program: Any) -> bool:
-    """Whether a model has classes as latents where labels are missing."""
-    return getattr(program, "partly_labelled", False) is True
+    """Whether a model, below all handlers, has classes as latents where labels are missing."""
+    return getattr(below_handlers(program), "partly_labelled", False) is True
 
 
 def as_whole(y: Any) -> Any:
