@@ -33,6 +33,12 @@ packed_dims = operator.attrgetter("_pyro_dims")
 ENUMERATED, DIM_SYMBOLS = "_enumerate_symbol", "_dim_to_symbol"
 
 
+def packed_as(value: Tensor, dims: str) -> Tensor:
+    """A tensor of other values, packed in these dimensions."""
+    value._pyro_dims = dims
+    return value
+
+
 def unchecked(distribution: Distribution) -> bool:
     """Whether a distribution was made with ``validate_args=False``."""
     return vars(distribution).get("_validate_args") is False

@@ -19,7 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..data.arguments import Data
-from ..ground.internals import DIM_SYMBOLS, ENUMERATED, packed_dims
+from ..ground.internals import DIM_SYMBOLS, ENUMERATED, packed_as, packed_dims
 from .reading import Contributions, contributions
 from .running import trace_pair
 from .sites import compute_log_probs, kinds
@@ -162,17 +162,41 @@ class Enumerated:
         for site in sites:
             node = self.p.trace.nodes[site]
             value = (_everywhere if site in hidden else log_prob_of)(node)
+            dtype, dims = value.dtype, packed_dims(value)
+            # Pyro multiplies numbers in units of each factor's largest one
+            value = packed_as(value.double(), dims)
             factors.setdefault(_plates(node), []).append(value)
-            sizes.update(zip(packed_dims(value), value.shape, strict=True))
+            sizes.update(zip(dims, value.shape, strict=True))
         target = frozenset(DATA) if keep is None else _plates(self.p.trace.nodes[keep])
         kept = {symbol for symbol, site in self.summed.items() if site == keep}
-        return contract_to_tensor(
-            factors,
-            self.summed.keys() & sizes.keys(),
-            target_ordinal=target,
-            target_dims=kept,
-            ring=LogRing(dim_to_size=sizes),
-        )
+        for plates, terms in factors.items():
+            factors[plates] = self._gathered(terms)
+        if [*factors] == [target] and len(factors[target]) == 1:
+            (total,) = factors[target]
+            dims = packed_dims(total)
+            rest = "".join(d for d in dims if d in kept or d not in self.summed)
+            if summed := [i for i, d in enumerate(dims) if d not in rest]:
+                total = total.logsumexp(summed)
+            return packed_as(total.to(dtype), rest)
+        ring, dims = LogRing(dim_to_size=sizes), self.summed.keys() & sizes.keys()
+        options = {"target_ordinal": target, "target_dims": kept, "ring": ring}
+        total = contract_to_tensor(factors, dims, **options)
+        return packed_as(total.to(dtype), packed_dims(total))
+
+    def _gathered(self, terms: list[Tensor]) -> list[Tensor]:
+        """Terms of the same plates, those added to others that have all their latents."""
+        found: list[Tensor] = []
+        of = {id(t): self.summed.keys() & packed_dims(t) for t in terms}
+        for term in sorted(terms, key=lambda t: -len(of[id(t)])):
+            larger = (i for i, t in enumerate(found) if of[id(term)] <= of[id(t)])
+            if (i := next(larger, None)) is None:
+                found.append(term)
+                continue
+            latents = of[id(found[i])]
+            a, b = packed.broadcast_all(found[i], term)
+            found[i] = packed_as(a + b, packed_dims(a))
+            of[id(found[i])] = latents
+        return found
 
     def expected(self, value: Tensor) -> Tensor:
         """A packed quantity averaged over what the guide enumerates, summed per datum, (n,)."""
