@@ -166,3 +166,32 @@ def predictions(tmp):
         return lambda: infer.mean_squared_error(model(), guide, X)
 
     yield error(guide), error(guide_with())
+
+
+@cases
+def nesting(tmp):
+    """A switch of the document, and topics of its words."""
+    x = torch.linspace(-1, 1, 8).reshape(4, 2)
+
+    def model(x):
+        words = pyro.plate("words", 2, dim=-1)
+        with pyro.plate("data", len(x), dim=-2):
+            s = pyro.sample("s", dist.Bernoulli(0.3), infer=PARALLEL)
+            with words:
+                k = pyro.sample("k", dist.Bernoulli(0.3), infer=PARALLEL)
+                pyro.sample("x", dist.Normal(s + k, 1.0), obs=x)
+
+    def of(*sites):
+        def guide(x):
+            words = pyro.plate("words", 2, dim=-1)
+            with pyro.plate("data", len(x), dim=-2):
+                if "s" in sites:
+                    pyro.sample("s", dist.Bernoulli(0.4), infer=PARALLEL)
+                if "k" in sites:
+                    with words:
+                        pyro.sample("k", dist.Bernoulli(x.sigmoid()), infer=PARALLEL)
+
+        return guide
+
+    yield bound(model, of("k"), x=x), bound(model, of("s", "k"), x=x)
+    yield bound(model, of("k"), x=x), bound(model, of(), x=x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,8 +166,11 @@ class Enumerated:
             # Pyro multiplies numbers in units of each factor's largest one
             value = packed_as(value.double(), dims)
             factors.setdefault(_plates(node), []).append(value)
-            sizes.update(zip(dims, value.shape, strict=True))
-        target = frozenset(DATA) if keep is None else _plates(self.p.trace.nodes[keep])
+            sizes = _sizes(node) | sizes | dict(zip(dims, value.shape, strict=True))
+        # What the guide enumerates for each element of a plate is averaged over for each
+        target = frozenset(DATA) | frozenset.intersection(*factors)
+        if keep is not None:
+            target = _plates(self.p.trace.nodes[keep])
         kept = {symbol for symbol, site in self.summed.items() if site == keep}
         for plates, terms in factors.items():
             factors[plates] = self._gathered(terms)
@@ -185,18 +188,17 @@ class Enumerated:
 
     def _gathered(self, terms: list[Tensor]) -> list[Tensor]:
         """Terms of the same plates, those added to others that have all their latents."""
-        found: list[Tensor] = []
-        of = {id(t): self.summed.keys() & packed_dims(t) for t in terms}
-        for term in sorted(terms, key=lambda t: -len(of[id(t)])):
-            larger = (i for i, t in enumerate(found) if of[id(term)] <= of[id(t)])
+        found: list[tuple[set[str], Tensor]] = []
+        pairs = [(self.summed.keys() & packed_dims(term), term) for term in terms]
+        for latents, term in sorted(pairs, key=lambda pair: -len(pair[0])):
+            larger = (i for i, (others, _) in enumerate(found) if latents <= others)
             if (i := next(larger, None)) is None:
-                found.append(term)
+                found.append((latents, term))
                 continue
-            latents = of[id(found[i])]
-            a, b = packed.broadcast_all(found[i], term)
-            found[i] = packed_as(a + b, packed_dims(a))
-            of[id(found[i])] = latents
-        return found
+            others, other = found[i]
+            a, b = packed.broadcast_all(other, term)
+            found[i] = others, packed_as(a + b, packed_dims(a))
+        return [term for _, term in found]
 
     def expected(self, value: Tensor) -> Tensor:
         """A packed quantity averaged over what the guide enumerates, summed per datum, (n,)."""
@@ -234,7 +236,24 @@ class Enumerated:
             merged = [s for sites, _ in touched for s in sites]
             found.append(([*merged, site], dims.union(*(d for _, d in touched))))
         order = [*nodes]
-        return [sorted(sites, key=order.index) for sites, _ in found]
+        components = [sorted(sites, key=order.index) for sites, _ in found]
+        for sites in components:
+            self._check_nesting(sites)
+        return components
+
+    def _check_nesting(self, sites: Sequence[str]) -> None:
+        """Raise ``ValueError`` where the guide enumerates in plates inside of what is summed."""
+        nodes = [self.p.trace.nodes[site] for site in sites]
+        around = frozenset.intersection(*map(_plates, nodes))
+        for symbol in {symbol for node in nodes for symbol in _dims(node)} & self.averaged.keys():
+            site = self.averaged[symbol]
+            if not _plates(self.q.trace.nodes[site]) <= around | {DATA}:
+                hidden = [s for s in sites if s in self.summed.values()]
+                raise ValueError(
+                    f"site {site!r}: the guide enumerates it in a plate in which {hidden[0]!r}, "
+                    f"which is summed out, is not: have the guide enumerate {hidden[0]!r}, too, "
+                    f"or leave {site!r} to the model"
+                )
 
 
 def _symbols(trace: Trace, elsewhere: Collection[str] = ()) -> dict[str, str]:
@@ -263,6 +282,11 @@ def _dims(node: dict[str, Any]) -> str:
 def _plates(node: dict[str, Any]) -> frozenset[str]:
     symbols = node["infer"][DIM_SYMBOLS]
     return frozenset(symbols[f.dim] for f in node["cond_indep_stack"] if f.vectorized)
+
+
+def _sizes(node: dict[str, Any]) -> dict[str, int]:
+    symbols = node["infer"][DIM_SYMBOLS]
+    return {symbols[f.dim]: f.size for f in node["cond_indep_stack"] if f.vectorized}
 
 
 def log_prob_of(node: dict[str, Any]) -> Tensor:

@@ -232,3 +232,58 @@ def test_masked_data_count_for_nothing():
     expected = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, guide, x)
     torch.testing.assert_close(loss, expected)
     assert (terms.elbo[~seen].abs() < 1e-5).all()
+
+
+class Read(nn.Module):
+    """Topics of words that the guide enumerates, or the model; a switch of the word or document."""
+
+    def __init__(self, *, switch: str, told: bool) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.topics, self.q = nn.Parameter(torch.randn(2, K, 5)), nn.Parameter(torch.randn(5, K))
+        self.switch, self.told = switch, told
+
+    def model(self, x):
+        words = pyro.plate("words", x.shape[1], dim=-1)
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            if self.switch == "document":
+                s = pyro.sample("s", dist.Bernoulli(0.3), infer=PARALLEL)
+            with words:
+                if self.switch == "word":
+                    s = pyro.sample("s", dist.Bernoulli(0.3), infer=PARALLEL)
+                logits = torch.stack([z, -z, 0 * z], -1)
+                k = pyro.sample("k", dist.Categorical(logits=logits), infer=PARALLEL)
+                logits = Vindex(self.topics)[s.long(), k]
+                pyro.sample("x", dist.Categorical(logits=logits), obs=x)
+
+    def guide(self, x):
+        words = pyro.plate("words", x.shape[1], dim=-1)
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(self.q[0, 0] * x.float().mean(1, True), 1.0))
+            if self.told:
+                with words:
+                    pyro.sample("k", dist.Categorical(logits=self.q[x]), infer=PARALLEL)
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("n", [1, N])
+def test_sums_in_plates_inside_the_datum(told, n):
+    pair, x = Read(switch="word", told=told), documents()[:n]
+    loss, gradients = loss_and_gradient(ours, pair, x)
+    expected, others = loss_and_gradient(stocks, pair, x)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    for mine, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    loss, terms = TraceEnumELBO()(pair.model, pair.guide, x)
+    torch.testing.assert_close(-terms.elbo.sum(), loss.detach(), rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_summed_for_the_document_is_not_averaged_for_its_words():
+    pair, x = Read(switch="document", told=True), documents()
+    with pytest.raises(ValueError, match=r"site 'k': the guide enumerates it in a plate"):
+        TraceEnumELBO()(pair.model, pair.guide, x)
+    pair = Read(switch="document", told=False)
+    loss, _ = loss_and_gradient(ours, pair, x)
+    expected, _ = loss_and_gradient(stocks, pair, x)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
