@@ -235,7 +235,7 @@ def test_masked_data_count_for_nothing():
 
 
 class Read(nn.Module):
-    """Topics of words that the guide enumerates, or the model; a switch of the word or document."""
+    """Topics of words, for guide or model to enumerate; a switch of the word or the document."""
 
     def __init__(self, *, switch: str, told: bool) -> None:
         super().__init__()
