@@ -96,8 +96,8 @@ TESTS = {
     ],
     "infer/engine/trainable.py": [*_SVI, *_TRAINER],
     "infer/engine": ["infer/engine/test_graph.py", "infer/engine"],
-    "infer/densities.py": ["infer/test_importance.py", "infer/test_discrete.py"],
-    "infer/discrete.py": ["infer/test_discrete.py"],
+    "infer/densities.py": ["infer/test_importance.py", "infer/test_discrete_latents.py"],
+    "infer/discrete.py": ["infer/test_discrete_latents.py"],
     "infer/budget.py": ["infer/test_budget.py"],
     "infer/importance.py": [
         "infer/test_importance.py",

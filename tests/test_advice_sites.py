@@ -153,7 +153,8 @@ def marks(tmp):
     )
     both = coins[0], config_enumerate(coins[1])
     sum_out = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
-    yield checked(*both), checked(*coins), lambda: sum_out.loss(*both, X)
+    drawn = lambda *pair: lambda: TraceELBO().examine(*pair, X)  # noqa: E731
+    yield drawn(*both), drawn(*coins), lambda: sum_out.loss(*both, X)
     yield (
         lambda: infer.elbo_terms(*both, X, estimator=sum_out),
         lambda: infer.elbo_terms(*coins, X, estimator=TraceELBO()),

@@ -248,7 +248,7 @@ def evaluate(
     result = Evaluation(
         terms,
         estimate,
-        dimensions=sum(int((~column.isnan()).sum()) for column in columns_of(x)) / len(x),
+        dimensions=sum(int((~column.isnan()).sum()) for column in columns_of(x)) / max(1, len(x)),
         levels=getattr(getattr(model, "likelihood", None), "levels", None),
         point_masses=points,
         baselines=compared,

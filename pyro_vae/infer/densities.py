@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from ..programs.enumeration import Enumerated, Sums, sums_of
 from ..programs.reading import Contributions, check_rows, contributions
 from ..programs.running import measuring, trace_pair, traced
 from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_masses
-from ..programs.unwrapping import is_ours
+from ..programs.unwrapping import innermost, is_ours
 from .engine.repeated import Repeated
 
 # Recording a program takes as long as it saves in about so many chunks
@@ -87,6 +88,11 @@ def repeated(x: Data, y: Tensor | None, k: int) -> tuple[Data, Tensor | None]:
     if isinstance(x, Arguments):
         return x.repeated(k), None
     return x.repeat(k, *(1,) * (x.dim() - 1)), None if y is None else y.repeat(k)
+
+
+def remembering(guide: Callable) -> contextlib.AbstractContextManager:
+    """Where a guide need not compute again what it has computed of the same tensors."""
+    return getattr(innermost(guide), "remembering", contextlib.nullcontext)()
 
 
 def samples_plate(k: int) -> pyro.plate:

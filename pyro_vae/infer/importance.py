@@ -19,7 +19,15 @@ from ..programs.autoguides import takes_all
 from ..programs.given import given
 from ..programs.running import measuring
 from .budget import Budget
-from .densities import LogDensity, can_broadcast, check_weighed, draws, repeated, split
+from .densities import (
+    LogDensity,
+    can_broadcast,
+    check_weighed,
+    draws,
+    remembering,
+    repeated,
+    split,
+)
 from .weights import Weights, monte_carlo_error
 
 # Data, and rows of latents drawn at once from one encoding per datum or from one per row. Fixed,
@@ -137,6 +145,7 @@ def weighed(
     with (
         measuring(model, guide, device=x.device),
         pyro.validation_enabled(False),
+        remembering(guide),
         tqdm(desc="log p(x)", unit="draw", unit_scale=True, disable=not shown) as bar,
     ):
         log_p, vectorised = LogDensity(model, sums), can_broadcast(guide, x, y)

@@ -62,9 +62,9 @@ X = torch.linspace(0, 1, 8).view(4, 2)
             "label 0 to 3, got 2 for 0 to 1",
         ),
         (
-            lambda: Dataset(X, -torch.ones(4).long(), names=("a",)),
+            lambda: Dataset(X, -2 * torch.ones(4).long(), names=("a",)),
             ValueError,
-            "label -1 to -1, got 1",
+            "label -2 to -2, got 1",
         ),
         (lambda: Dataset(X * 3 - 1, binarize="dynamic"), ValueError, "[0, 1] .* x / 255"),
         (lambda: Dataset(X + 1).binarized(torch.Generator()), ValueError, "[0, 1] to binarise"),

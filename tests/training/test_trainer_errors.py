@@ -125,7 +125,11 @@ def test_nothing_to_train_is_an_error():
         ({"lr": -1e-3}, ValueError, "lr: expected a positive finite number"),
         ({"lr": math.nan}, ValueError, "lr: expected a positive finite number"),
         ({"clip_norm": 0}, ValueError, "clip_norm: expected a positive number"),
-        ({"elbo": "iwae"}, ValueError, "elbo: expected 'trace' or 'analytic', got 'iwae'"),
+        (
+            {"elbo": "iwae"},
+            ValueError,
+            "elbo: expected 'trace' or 'analytic' or 'enumerate', got 'iwae'",
+        ),
     ],
 )
 def test_bad_settings_are_an_error_at_once(options, error, message):

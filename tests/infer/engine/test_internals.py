@@ -17,6 +17,7 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
+from pyro.ops import packed
 from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.nn.modules import module as all_modules
@@ -474,6 +475,31 @@ def try_masks():
     assert found.shape == (3, 2) and torch.equal(found[0], mask)
 
 
+def packed_trace():
+    """Of a discrete latent on its three values, for four data."""
+
+    def model():
+        with pyro.plate("data", 4):
+            k = pyro.sample("k", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(k, 1.0), obs=torch.zeros(4))
+
+    trace = pyro.poutine.trace(pyro.poutine.enum(model, first_available_dim=-2)).get_trace()
+    trace.compute_log_prob()
+    trace.pack_tensors({"data": "a"})
+    return trace
+
+
+def try_packed():
+    nodes = packed_trace().nodes
+    symbol = nodes["k"]["infer"][lower.ENUMERATED]
+    assert lower.ENUMERATED not in nodes["x"]["infer"]
+    assert nodes["x"]["infer"][lower.DIM_SYMBOLS] == {-1: "a", -2: symbol}
+    value = nodes["x"]["packed"]["log_prob"]
+    assert lower.packed_dims(value) == symbol + "a" and value.shape == (3, 4)
+    moved = lower.packed_as(value.T, "a" + symbol)
+    assert torch.equal(packed.unpack(moved, {"a": -1, symbol: -2}), value)
+
+
 def try_unchecked():
     for kind in (dist.Normal, torch.distributions.Normal):
         assert lower.unchecked(kind(0.0, 1.0, validate_args=False))
@@ -481,6 +507,10 @@ def try_unchecked():
 
 
 TRIED = {
+    "DIM_SYMBOLS": try_packed,
+    "ENUMERATED": try_packed,
+    "packed_as": try_packed,
+    "packed_dims": try_packed,
     "FUNCTIONS": try_functions,
     "GENERATORS": try_generators,
     "HOOKS": try_hooks,

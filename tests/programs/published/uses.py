@@ -325,9 +325,13 @@ def collapses(make: Make, folder: Path) -> None:
 
 
 def single_draws(pair: Pair) -> Iterator[infer.ELBOTerms]:
+    """Terms at single draws, also of latents that would be summed out."""
     for seed in range(DRAWS):
         pyro.set_rng_seed(seed)
-        yield infer.elbo_terms(pair.model, pair.guide, pair.data, **told(pair))
+        options = {"estimator": infer.TraceELBO(), **told(pair)}
+        with warnings.catch_warnings(action="ignore"):
+            terms = infer.elbo_terms(pair.model, pair.guide, pair.data, **options)
+        yield terms
 
 
 def compares(make: Make, folder: Path) -> None:
