@@ -195,3 +195,14 @@ def nesting(tmp):
 
     yield bound(model, of("k"), x=x), bound(model, of("s", "k"), x=x)
     yield bound(model, of("k"), x=x), bound(model, of(), x=x)
+
+
+@cases
+def imputations(tmp):
+    x = X.where(X < 0.9, torch.nan)
+
+    def completed(marks, guide):
+        whole = handlers.missing(model(infer=marks))
+        return lambda: infer.impute(whole, lambda x: guide(x.nan_to_num()), x, samples=5)
+
+    yield completed(PARALLEL, guide), completed({}, guide_with())

@@ -121,7 +121,7 @@ def impute(
     if (sums := check_weighed(model, guide, x, y, block)) is not None:
         raise ValueError(
             f"site {sums.sites[0]!r}: expected latents that the guide draws, got one that is "
-            "summed out: draw it in the guide, without the mark"
+            "summed out: draw it in the guide, and remove the mark"
         )
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
