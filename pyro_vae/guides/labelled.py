@@ -14,14 +14,16 @@ from torch.nn.functional import cross_entropy
 
 from .. import networks
 from ..ground.arguments import at_least
-from ..likelihoods.base import network_inputs
+from ..likelihoods.base import input_shape, network_inputs
 from ..models.classes import given_classes, given_or
 from ..programs.given import matched
 from ..programs.labels import MISSING
+from ..programs.missing import takes_missing
 from ..programs.modes import evaluating
 from ..programs.program import Guide
 from ..programs.unwrapping import innermost, name_of
 from .classes import check_partial
+from .inputs import masked_shape, with_mask
 
 
 class Labelled(Guide):
@@ -89,13 +91,17 @@ class Labelled(Guide):
             )
         self.guide, self.latents = guide, ("y", *guide.latents)
         self.weight = at_least("weight", weight)
+        seen = input_shape(vae.likelihood, vae.event_shape)
+        self._masked = takes_missing(guide.model)
+        if self._masked:
+            seen = masked_shape(seen)
         if classifier is None:
             widths = vae.hidden[0] if hidden is None else networks.sizes("hidden", hidden)
             options = {"activation": vae.activation, "norm": vae.norm}
-            network = networks.encoder(vae.event_shape, widths, **options)
+            network = networks.encoder(seen, widths, **options)
             classifier = nn.Sequential(network, nn.Linear(network.out_features, vae.condition))
         self.classifier, logits = classifier, (vae.condition,)
-        got = networks.output_shape(classifier, vae.event_shape, argument="classifier")
+        got = networks.output_shape(classifier, seen, argument="classifier")
         if got != logits:
             raise ValueError(
                 f"classifier: expected logits of shape {('n', *logits)}, got {('n', *got)}: end "
@@ -131,7 +137,8 @@ class Labelled(Guide):
     def _logits(self, x: Tensor) -> Tensor:
         vae = innermost(self.model)
         vae.check_shape(x)
-        return self.classifier(network_inputs(vae.likelihood, x))
+        seen = network_inputs(vae.likelihood, x)
+        return self.classifier(with_mask(seen) if self._masked else seen)
 
     def classify(self, x: Any) -> Tensor:
         """Class probabilities q(y|x), (n, K), in evaluation mode without gradients."""

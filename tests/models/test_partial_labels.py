@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 import pyro_vae
-from pyro_vae import Trainer, data, diagnostics, guides, infer, likelihoods
+from pyro_vae import Trainer, data, diagnostics, guides, handlers, infer, likelihoods
 from pyro_vae.models import VAE, PixelDecoder
 
 K, N = 3, 6
@@ -333,3 +333,24 @@ def test_data_sets_with_names_may_lack_labels():
     trainer.fit(named, epochs=1, progress=False)
     with pytest.raises(ValueError, match="names: expected a name for each label -2 to 2"):
         data.Dataset(X, Y - (Y < 0).long(), names=("a", "b", "c"))
+
+
+@pytest.mark.parametrize("which", ["summed", "told"])
+def test_a_table_may_lack_values_and_labels(which):
+    """Numbers and categories, of which some are missing, as some labels are."""
+    torch.manual_seed(0)
+    parts = {0: likelihoods.Gaussian(), 1: likelihoods.Nominal(3)}
+    options = {"likelihood": likelihoods.Mixed(parts), "condition": 2, "labels": "partial"}
+    model = handlers.missing(VAE((2,), 2, hidden=(6,), **options))
+    guide = guides.BottomUp(model)
+    guide = guides.Labelled(guide) if which == "told" else guide
+    x = torch.stack([torch.randn(24), torch.randint(0, 3, (24,)).float()], 1)
+    x[::3, 0] = x[1::3, 1] = torch.nan
+    y = torch.arange(24) % 3 - 1
+    trainer = Trainer(model, guide, elbo="enumerate", seed=0, lr=0.01)
+    trainer.fit((x, y), epochs=10, batch_size=8, progress=False)
+    assert trainer.history[-1]["elbo"] > trainer.history[0]["elbo"]
+    found = guide.classify(x)
+    assert found.isfinite().all() and found.shape == (24, 2)
+    estimate = infer.importance(model, guide, x, y=y, samples=20)
+    assert estimate.log_likelihood.isfinite().all()
