@@ -162,12 +162,14 @@ def measure(
         ).log_likelihood
         per_datum |= {"annealed": better, "annealed - importance": better - log_p[:annealed]}
     means = posterior_means(guide, test)
+    by_kl = diagnostics.layers(trainer.model, guide, test, criterion="kl")
     return {
         "epochs": len(trainer.history),
         **{name: float(values.double().mean()) for name, values in per_datum.items()},
         "reconstruction": float(found.terms.reconstruction.double().mean()),
         "kl": {s: float(found.terms.kl[s].double().mean()) for s in sorted(means)},
         "active units": {s: int(active(v).sum()) for s, v in sorted(means.items())},
+        "active by KL": {layer.site: int(layer.active.sum()) for layer in by_kl},
         "training seconds": sum(row["seconds"] for row in trainer.history),
         "evaluation seconds": time.perf_counter() - started,
         "per datum": {name: values.cpu() for name, values in per_datum.items()},
@@ -253,9 +255,14 @@ def _fine_tune(
         epochs=args.epochs + args.fine_tune,
         device=args.device,
         batch_size=args.batch_size,
-        callbacks=[steps(args.epochs, args.fine_tune)],
+        callbacks=[steps(args.epochs, args.fine_tune, _tuning_rate(args.rate))],
         progress=args.progress,
     )
+
+
+def _tuning_rate(rate: str) -> float:
+    # Where a rate has fallen to 0 the one that it began with would undo what that has brought
+    return RATE if rate == "constant" else RATE / 10
 
 
 def _measure(
@@ -315,6 +322,7 @@ def deviations(settings: dict[str, Any]) -> list[str]:
         )
     if settings["rate"] != "constant":
         found.insert(0, "the learning rate falls along a cosine from its constant value to 0")
+        found.append(f"+FT begins at a tenth of that value, {_tuning_rate(settings['rate']):g}")
     return found
 
 
@@ -331,7 +339,7 @@ def table(
     columns |= {f"log p(x) - {name}": 2 for name in REFERENCES}
     if settings["annealed data"]:
         columns |= {"annealed": 2, "annealed - importance": 2}
-    columns |= {"kl": 1, "active units": 0}
+    columns |= {"kl": 1, "active units": 0, "active by KL": 0}
     note = ""
     if data in PUBLISHED:
         columns["published"] = 2

@@ -35,9 +35,9 @@ def cosine(epochs: int) -> Rate:
     return Rate(rate)
 
 
-def steps(start: int, epochs: int) -> Rate:
-    """``RATE`` from epoch ``start`` on, times 0.75 after each tenth of so many."""
-    return Rate(lambda done: RATE * 0.75 ** (10 * max(0, done - start) // epochs))
+def steps(start: int, epochs: int, rate: float = RATE) -> Rate:
+    """``rate`` from epoch ``start`` on, times 0.75 after each tenth of so many."""
+    return Rate(lambda done: rate * 0.75 ** (10 * max(0, done - start) // epochs))
 
 
 RATES: dict[str, Callable[[int], list[Rate]]] = {

@@ -91,7 +91,8 @@ TABLES = {
         _same(0, "system", "epochs", "seeds")
         | _same(2, "ELBO", "log p(x)", "log p(x) - VAE", "log p(x) - VAE+BN+WU")
         | _same(2, "annealed", "annealed - importance")
-        | {"KL": ("kl", 1), "active units": ("active units", 0)},
+        | {"KL": ("kl", 1), "active units": ("active units", 0)}
+        | _same(0, "active by KL"),
         ladder_mnist.SYSTEMS,
     ),
     "mnist": Shown(

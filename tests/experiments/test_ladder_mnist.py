@@ -83,7 +83,7 @@ def test_systems_are_compared_datum_by_datum_and_annealed(small, tmp_path):
 
 def test_published_numbers_stand_beside_their_rows():
     key = {"layers": 5, "seed": 0, "epochs": 3, "ELBO": 1.0, "log p(x)": 1.0}
-    key |= {"kl": {"z1": 1.0}, "active units": {"z1": 1}}
+    key |= {"kl": {"z1": 1.0}, "active units": {"z1": 1}, "active by KL": {"z1": 1}}
     rows = [{**key, "system": system} for system in ("LVAE+BN+WU", "VAE")]
     settings = {"epochs": 2000, "rate": "constant", "annealed data": 0}
     for name, number in (("mnist", "-81.74"), ("omniglot", "-102.10")):
