@@ -206,3 +206,12 @@ def imputations(tmp):
         return lambda: infer.impute(whole, lambda x: guide(x.nan_to_num()), x, samples=5)
 
     yield completed(PARALLEL, guide), completed({}, guide_with())
+
+
+@cases
+def unmarked(tmp):
+    plain = model(infer={})
+    elbo = infer.TraceELBO()
+    drawn = bound(plain, guide_with(), elbo=elbo)
+    yield bound(plain, guide, elbo=elbo), bound(model(), guide), drawn
+    yield bound(plain, guide), bound(model(), guide)

@@ -213,14 +213,24 @@ def check_latents(
         in_model = [s for s in in_model if s in q.latent or s not in p.enumerated]
     if {*in_model} != {*q.latent}:
         missing = [p.random[s] for s in in_model if s not in q.latent]
-        missing = [s for s in missing if built or s["infer"].get("enumerate")]
+        missing = [s for s in missing if built or s["infer"].get("enumerate") or _is_discrete(s)]
         check_sites(in_model, q.latent, next(filter(None, map(_left_to, missing)), None))
+
+
+def _is_discrete(site: dict[str, Any]) -> bool:
+    """Whether a latent has so few values that it can be summed out."""
+    return getattr(site["fn"], "has_enumerate_support", False)
 
 
 def _left_to(site: dict[str, Any]) -> str | None:
     """Who draws a latent for which guides of this library are not made."""
     if site["infer"].get("enumerate"):
         return f". {site['name']!r} is to be summed out: pass elbo='enumerate'"
+    if _is_discrete(site):
+        return (
+            f". {site['name']!r} is discrete: mark it infer={{'enumerate': 'parallel'}} and pass "
+            "elbo='enumerate', which sums it out, or draw it in the guide"
+        )
     if any(frame.vectorized for frame in site["cond_indep_stack"]):
         return None
     return (
