@@ -94,7 +94,7 @@ def draw(model: Callable, guide: Callable, data: Dataset, batch_size: int) -> Dr
         p, drawn = contributions(model_trace, guide_trace, x)
         check_rows(p, drawn, x)
         values = {s: drawn.value(s) for s in sites}
-        prior, tied = _log_prior(model, model_trace, guide_trace, p, x, y)
+        prior, tied = _log_prior(model, model_trace, guide_trace, x, y)
         densities = [
             {s: drawn.density(s).double() for s in sites},
             {s: (prior[s] if s in prior else p.density(s)).double() for s in sites},
@@ -116,7 +116,6 @@ def _log_prior(
     model: Callable,
     model_trace: Trace,
     guide_trace: Trace,
-    p: Contributions,
     x: Data,
     y: Tensor | None,
 ) -> tuple[Values, list[str]]:

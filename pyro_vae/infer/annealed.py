@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.arguments import Data, columns_of
-from ..ground.arguments import whole
+from ..data.arguments import Data
 from ..ground.streams import RandomStream, forked
 from ..ground.tables import Table, Tabular, mean_and_error
 from ..programs.autoguides import takes_all
@@ -22,7 +21,7 @@ from ..programs.given import given
 from ..programs.running import measuring
 from .annealing import Schedule, StepSizes
 from .blocks import Blocks
-from .densities import check_weighed, split
+from .densities import check_weighed, rows_at_once, split
 from .path import Path, prior_of
 from .weights import weight_statistics
 
@@ -240,10 +239,7 @@ def passes(
 
 
 def _data_at_once(guide: Callable, x: Data, schedule: Schedule, chunk_size: int | None) -> int:
-    if chunk_size is None:
-        elements = sum(column[0].numel() for column in columns_of(x))
-        chunk_size = max(1, 2**20 // max(1, elements))
-    whole("chunk_size", chunk_size)
+    chunk_size = rows_at_once(x, chunk_size)
     return len(x) if takes_all(guide) else max(1, chunk_size // schedule.adapting_chains)
 
 

@@ -12,7 +12,8 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ..data.arguments import Arguments, Data, holding, tensors_of
+from ..data.arguments import Arguments, Data, columns_of, holding, tensors_of
+from ..ground.arguments import whole
 from ..programs.autoguides import check_batch, few, is_autoguide
 from ..programs.checks import check_data, compared
 from ..programs.enumeration import Enumerated, Sums, sums_of
@@ -32,6 +33,14 @@ def split(x: Data, y: Tensor | None, rows: int) -> list[tuple[Data, Tensor | Non
     """Data and labels in parts of so many rows."""
     labels = itertools.repeat(None) if y is None else y.split(rows)
     return [*zip(x.split(rows), labels, strict=False)]
+
+
+def rows_at_once(x: Data, chunk_size: int | None) -> int:
+    """So many rows, as asked or as elements of a datum allow."""
+    if chunk_size is None:
+        elements = sum(column[0].numel() for column in columns_of(x))
+        chunk_size = max(1, 2**20 // max(1, elements))
+    return whole("chunk_size", chunk_size)
 
 
 def check_weighed(
@@ -192,9 +201,9 @@ def log_density(
 
     ``dims`` are those of the rows in the program's own values, counted from the right.
     """
-    read = _at(program, z, dims, x, y, sums)
     if sums is not None:
-        return Enumerated(read).density()
+        return enumerated(program, z, dims, x, y, sums).density()
+    read = _at(program, z, dims, x, y)
     zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     return sum(map(read.density, read.sites), start=zeros)
 
@@ -217,7 +226,7 @@ def _at(
     dims: dict[str, int],
     x: Data,
     y: Tensor | None,
-    sums: Sums | None,
+    sums: Sums | None = None,
 ) -> Contributions:
     z = {site: value.movedim(0, dims[site]) for site, value in z.items()}
     program = poutine.condition(program, data=z)

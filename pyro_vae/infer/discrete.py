@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..data.arguments import Data, columns_of
+from ..data.arguments import Data
 from ..ground.arguments import known, whole
 from ..programs.autoguides import takes_all
 from ..programs.enumeration import Sums, sums_of
@@ -18,7 +18,15 @@ from ..programs.given import given
 from ..programs.labels import lacks_labels
 from ..programs.means import stand_in_data
 from ..programs.running import measuring, traced, undisturbed
-from .densities import can_broadcast, check_weighed, draws, enumerated, repeated, split
+from .densities import (
+    can_broadcast,
+    check_weighed,
+    draws,
+    enumerated,
+    repeated,
+    rows_at_once,
+    split,
+)
 
 # Data that are encoded at once
 _BLOCK = 512
@@ -77,10 +85,7 @@ def discrete_posterior(
     """
     whole("samples", samples)
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
-    if chunk_size is None:
-        elements = sum(column[0].numel() for column in columns_of(x))
-        chunk_size = max(1, 2**20 // max(1, elements))
-    whole("chunk_size", chunk_size)
+    chunk_size = rows_at_once(x, chunk_size)
     sums = check_weighed(model, guide, x, y, len(x) if takes_all(guide) else _BLOCK)
     if sums is None:
         raise ValueError(

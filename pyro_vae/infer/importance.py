@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.arguments import Data, columns_of
-from ..ground.arguments import whole
+from ..data.arguments import Data
 from ..programs.autoguides import takes_all
 from ..programs.given import given
 from ..programs.running import measuring
@@ -26,6 +25,7 @@ from .densities import (
     draws,
     remembering,
     repeated,
+    rows_at_once,
     split,
 )
 from .weights import Weights, monte_carlo_error
@@ -135,10 +135,7 @@ def weighed(
     """``importance`` of data as programs are given them, with labels where they take them."""
     shown = progress and isinstance(samples, Budget)
     budget = samples if isinstance(samples, Budget) else Budget(error=0.0, samples=samples)
-    if chunk_size is None:
-        elements = sum(column[0].numel() for column in columns_of(x))
-        chunk_size = max(1, 2**20 // max(1, elements))
-    whole("chunk_size", chunk_size)
+    chunk_size = rows_at_once(x, chunk_size)
     block = len(x) if takes_all(guide) else _DATA
     sums = check_weighed(model, guide, x, y, block)
     started = time.perf_counter()

@@ -22,8 +22,8 @@ from ..programs.reading import Contributions
 from ..programs.running import measuring, traced
 from ..programs.sites import kinds
 from ..programs.unwrapping import name_of
-from .densities import can_broadcast, check_weighed, repeated
-from .importance import draws as drawn_from
+from .densities import can_broadcast, check_weighed, repeated, split
+from .densities import draws as drawn_from
 from .weights import weight_statistics
 
 # Numbers of one kind at once: of all samples of some data
@@ -125,10 +125,8 @@ def impute(
         )
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
         vectorised = can_broadcast(guide, x, y)
-        labels = [None] * len(x) if y is None else y.split(block)
         parts = [
-            _Part(model, guide, *data, samples, draws, vectorised)
-            for data in zip(x.split(block), labels, strict=False)
+            _Part(model, guide, *data, samples, draws, vectorised) for data in split(x, y, block)
         ]
     sites = parts[0].sites
     mean, error = (

@@ -71,7 +71,7 @@ class TraceEnumELBO(Estimator):
     def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
         """Nothing is known yet of the plates of a pair."""
         super().__init__(reduction)
-        self._dims = 0
+        self._dims: int | None = None
 
     def examine(
         self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
@@ -86,7 +86,7 @@ class TraceEnumELBO(Estimator):
     def prepare(self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
         """Find out how many dimensions the programs' plates take."""
         with measuring(model, guide, device=x.device):
-            self._dims = max(self._dims, nesting(*trace_pair(model, guide, x, y)))
+            self._dims = max(self._dims or 0, nesting(*trace_pair(model, guide, x, y)))
 
     def __call__(
         self,
@@ -98,7 +98,7 @@ class TraceEnumELBO(Estimator):
         per_unit: bool = False,
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales (beta), and the terms without them, detached."""
-        if not self._dims:
+        if self._dims is None:
             self.prepare(model, guide, x, y)
         p, q = enumerated_pair(model, guide, x, y, self._dims)
         if p.outside or q.outside:
