@@ -101,6 +101,10 @@ class TraceEnumELBO(Estimator):
         if self._dims is None:
             self.prepare(model, guide, x, y)
         p, q = enumerated_pair(model, guide, x, y, self._dims)
+        if nesting(p.trace, q.trace) > self._dims:
+            # Of another pair, with more plates, whose dimensions the values would share
+            self.prepare(model, guide, x, y)
+            p, q = enumerated_pair(model, guide, x, y, self._dims)
         if p.outside or q.outside:
             count_once(p, q)
         read = Enumerated(p, q)

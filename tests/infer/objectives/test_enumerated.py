@@ -287,3 +287,15 @@ def test_what_is_summed_for_the_document_is_not_averaged_for_its_words():
     loss, _ = loss_and_gradient(ours, pair, x)
     expected, _ = loss_and_gradient(stocks, pair, x)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_an_objective_goes_on_to_a_pair_with_more_plates():
+    """As many topics as documents, whose dimensions one would take for the other."""
+    estimator, few = TraceEnumELBO(), Mixture()
+    estimator(few.model, few.guide, numbers())
+    pair, x = Words(), documents()[:K]
+    found = estimator(pair.model, pair.guide, x)[1]
+    fresh = elbo_terms(pair.model, pair.guide, x, samples=200)
+    again = elbo_terms(pair.model, pair.guide, x, samples=200, estimator=estimator)
+    torch.testing.assert_close(again.elbo, fresh.elbo)
+    assert found.elbo.shape == (K,)
