@@ -65,6 +65,13 @@ class Sums:
         """Names of these latents."""
         return [*self.marks]
 
+    def left_by(self, guide_trace: Trace) -> Sums | None:
+        """Those that a guide does not draw; None for none."""
+        drawn = kinds(guide_trace).latent
+        marks = {site: mark for site, mark in self.marks.items() if site not in drawn}
+        dims = max(self.dims, nesting(guide_trace))
+        return Sums(marks, in_guide=False, dims=dims) if marks else None
+
     def __call__(self, program: Callable) -> Callable:
         """Where the guide alone has the mark, the model runs on all values, too."""
         program = poutine.infer_config(program, lambda node: self.marks.get(node["name"], {}))

@@ -108,11 +108,12 @@ class TraceEnumELBO(Estimator):
         if p.outside or q.outside:
             count_once(p, q)
         read = Enumerated(p, q)
-        _refuse(read)
-        totals = [read.summed_over(sites) for sites in read.components]
+        refuse(p, q)
+        _refuse_drawn(read)
+        totals = [*map(read.summed_over, read.components)]
         loss = -self._objective(read, totals)
         with torch.no_grad():
-            terms = self._terms_of(read, totals)
+            terms = terms_of(read, totals, q)
             if per_unit:
                 latents = kinds(q.trace).latent
                 tied = [s for s in latents if not (read.apart(p, s) and read.apart(q, s))]
@@ -127,38 +128,8 @@ class TraceEnumELBO(Estimator):
                     parts.append(sign * node["log_prob_sum"])
                 elif not read.tied(side, site):
                     parts.append(sign * read.expected(node["packed"]["log_prob"]).sum())
-        for sites, total in zip(read.components, totals, strict=True):
-            scales = [read.p.trace.nodes[site]["scale"] for site in sites]
-            if not any(isinstance(s, Tensor) for s in scales) and len({*scales}) == 1:
-                parts.append(scales[0] * read.expected(total).sum())
-                continue
-            _check_scales(read, sites)
-            for site, value in in_turn(read, sites, total).items():
-                parts.append(read.p.trace.nodes[site]["scale"] * value.sum())
+        parts += [part.sum() for part in scaled(read, totals)]
         return functools.reduce(operator.add, parts)
-
-    def _terms_of(self, read: Enumerated, totals: list[Tensor]) -> ELBOTerms:
-        p, q, given = read.p, read.q, {}
-        for sites, total in zip(read.components, totals, strict=True):
-            given |= in_turn(read, sites, total)
-
-        def value(side: Contributions, site: str) -> Tensor | float:
-            if read.tied(side, site):
-                return given.get(site, 0.0)
-            if read.apart(side, site):
-                return side(site)
-            return read.expected(log_prob_of(side.trace.nodes[site]))
-
-        observed = [value(p, site) for site in kinds(p.trace).observed]
-        latents = kinds(p.trace).latent
-        kl = {}
-        for site in sorted(q.sites, key=lambda s: s not in latents):
-            kl[site] = value(q, site) - value(p, site) if site in latents else value(q, site)
-        for aux, site in auxiliary_sites(q.trace).items():
-            kl[site] = kl[site] + kl.pop(aux).reshape(p.shape)
-        outside = [s for s in kl if s in p.outside + q.outside]
-        reconstruction = functools.reduce(operator.add, observed)
-        return ELBOTerms(reconstruction.detach(), kl, dict.fromkeys(outside, p.plate.total))
 
 
 def default_estimator(
@@ -184,6 +155,48 @@ def default_estimator(
                 raise
             return TraceELBO()
         return summing
+
+
+def scaled(read: Enumerated, totals: Sequence[Tensor]) -> list[Tensor]:
+    """What sites that are summed together add to an objective with their scales, each (n,).
+
+    ``totals`` are those of the ``components`` over all their sites, packed.
+    """
+    parts = []
+    for sites, total in zip(read.components, totals, strict=True):
+        scales = [read.p.trace.nodes[site]["scale"] for site in sites]
+        if not any(isinstance(s, Tensor) for s in scales) and len({*scales}) == 1:
+            parts.append(scales[0] * read.expected(total))
+            continue
+        _check_scales(read, sites)
+        for site, value in in_turn(read, sites, total).items():
+            parts.append(read.p.trace.nodes[site]["scale"] * value)
+    return parts
+
+
+def terms_of(read: Enumerated, totals: Sequence[Tensor], q: Contributions) -> ELBOTerms:
+    """The bound's terms, without scales: of the model as ``read``, and of the guide."""
+    p, given = read.p, {}
+    for sites, total in zip(read.components, totals, strict=True):
+        given |= in_turn(read, sites, total)
+
+    def value(side: Contributions, site: str) -> Tensor | float:
+        if read.tied(side, site):
+            return given.get(site, 0.0)
+        if side not in (read.p, read.q) or read.apart(side, site):
+            return side(site).reshape(p.shape)
+        return read.expected(log_prob_of(side.trace.nodes[site]))
+
+    observed = [value(p, site) for site in kinds(p.trace).observed]
+    latents = kinds(p.trace).latent
+    kl = {}
+    for site in sorted(q.sites, key=lambda s: s not in latents):
+        kl[site] = value(q, site) - value(p, site) if site in latents else value(q, site)
+    for aux, site in auxiliary_sites(q.trace).items():
+        kl[site] = kl[site] + kl.pop(aux).reshape(p.shape)
+    outside = [s for s in kl if s in p.outside + q.outside]
+    reconstruction = functools.reduce(operator.add, observed)
+    return ELBOTerms(reconstruction.detach(), kl, dict.fromkeys(outside, p.plate.total))
 
 
 def in_turn(read: Enumerated, sites: Sequence[str], total: Tensor) -> dict[str, Tensor]:
@@ -232,15 +245,19 @@ def _check_scales(read: Enumerated, sites: Sequence[str]) -> None:
             )
 
 
-def _refuse(read: Enumerated) -> None:
-    """Raise ``ValueError`` for sites that this objective cannot serve."""
-    for side in (read.p, read.q):
+def refuse(*sides: Contributions) -> None:
+    """Raise ``ValueError`` for free bits, which have no meaning where latents are summed out."""
+    for side in sides:
         for site, node in kinds(side.trace).random.items():
             if node.get("free_bits", 0.0):
                 raise ValueError(
                     f"site {site!r}: expected no free_bits where discrete latents are summed out: "
                     "pass the programs without handlers.free_bits"
                 )
+
+
+def _refuse_drawn(read: Enumerated) -> None:
+    """Raise ``ValueError`` for sites of the guide that have no gradient here."""
     if torch.is_grad_enabled():
         averaged = read.averaged.values()
         if drawn := [s for s in without_rsample(read.q.trace) if s not in averaged]:

@@ -19,11 +19,13 @@ from ...data.arguments import Data
 from ...ground.arguments import whole
 from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
+from ...programs.checks import PairSummary, compared
+from ...programs.enumeration import Enumerated, Sums, sums_of
 from ...programs.reading import Contributions, check_rows, contributions
 from ...programs.running import measuring, trace_pair, traced, traced_as_led
 from ...programs.sites import (
+    check_latents,
     check_observed,
-    check_sites,
     compute_log_probs,
     is_penalty,
     kinds,
@@ -32,6 +34,7 @@ from ...programs.sites import (
 from ..densities import CANNOT_BROADCAST, can_broadcast, guide_trace, repeated, samples_plate
 from . import pathwise
 from .elbo import ELBOTerms, TraceELBO
+from .enumerated import refuse, scaled, terms_of
 from .free_bits import clamp_free_sites
 
 
@@ -54,6 +57,9 @@ class ImportanceWeightedELBO(TraceELBO):
     ``handlers.free_bits`` a site below its free amount leaves the weights, and beta times that
     amount is taken off the bound; a penalty of ``handlers.regularize`` is taken off, averaged over
     the particles.
+
+    Discrete latents that are marked ``infer={"enumerate": "parallel"}`` and that the guide lacks
+    are summed out, as by ``TraceEnumELBO``: w_j = sum_k p(x, z_j, k) / q(z_j|x).
 
     With s_j = w_j / sum w and reparametrised draws z_j(phi), the guide's parameters phi get
 
@@ -113,13 +119,25 @@ class ImportanceWeightedELBO(TraceELBO):
         super().__init__(reduction, gradient)
         advice = "pass the samples per datum, such as 10"
         self.particles = whole("particles", particles, advice=advice)
+        self._forget()
+
+    def _forget(self) -> None:
         self.vectorised: WeakKeyDictionary[Callable, bool] = WeakKeyDictionary()
+        # Of a model, what is marked in it
+        self._marked: WeakKeyDictionary[Callable, Sums | None] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "vectorised"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("vectorised", "_marked")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, vectorised=WeakKeyDictionary())
+        self.__dict__.update(state)
+        self._forget()
+
+    def examine(
+        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+    ) -> PairSummary:
+        """As ``check_pair``, with marked latents that the guide lacks, which are summed out."""
+        return compared(model, guide, x, y, enumerating=self.particles > 1)
 
     def prepare(self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None) -> None:
         """Find out, once per program, whether it can run on many samples of one datum."""
@@ -127,8 +145,10 @@ class ImportanceWeightedELBO(TraceELBO):
             return
         check_batch(guide, len(x))
         with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-            traces = trace_pair(model, guide, x, y, enumerating=False)
+            traces = trace_pair(model, guide, x, y)
             check_rows(*contributions(*traces, x), x)
+            warn_enumerated(traces[1])
+            self._marked[model] = sums_of(*traces)
             x, y = few(guide, x, y, 2)
             self.vectorised[guide] = can_broadcast(guide, x, y)
             self.vectorised[model] = self.vectorised[guide] and _model_can(model, guide, x, y)
@@ -143,29 +163,40 @@ class ImportanceWeightedELBO(TraceELBO):
         k, n = self.particles, len(x)
         vectorised = self.vectorised[guide]
         both = vectorised and self.vectorised[model]
-        total, led = self.gradient == "total", None
-        if total and both == vectorised:
+        total, marked = self.gradient == "total", self._marked[model]
+        led = sums = None
+        if total and both == vectorised and marked is None:
             led = _led_traces(model, guide, x, y, k, vectorised=both)
         if led is None:
             with contextlib.nullcontext() if total else pathwise.drawing():
                 q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
-            on_draws = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
-            p_trace, p_shape = on_draws
+            sums = None if marked is None else marked.left_by(q_trace)
+            p_trace, p_shape = _model_trace(
+                model, q_trace, x, y, k, drawn=vectorised, vectorised=both, sums=sums
+            )
         else:
             p_trace, q_trace = led
             p_shape = q_shape = (k, n) if both else (k * n,)
         check_observed(p_trace)
-        check_sites(kinds(p_trace).latent, kinds(q_trace).latent)
+        check_latents(p_trace, q_trace, enumerating=sums is not None)
         plate = getattr(x, "plate", None)
         p, q = Contributions(p_trace, p_shape, plate), Contributions(q_trace, q_shape, plate)
-        free = clamp_free_sites(p, q, n)
-        compute_log_probs(p_trace, kinds(p_trace).random)
+        read = None
+        if sums is None:
+            free = clamp_free_sites(p, q, n)
+            compute_log_probs(p_trace, kinds(p_trace).random)
+            log_p = sum(p.weight(s) for s in p.sites)
+        else:
+            refuse(p, q)
+            free, read = None, Enumerated(p)
+            totals = [*map(read.summed_over, read.components)]
+            apart = [p.weight(s) for s in p.sites if read.apart(p, s)]
+            log_p = sum(apart + scaled(read, totals))
+        log_p = log_p.reshape(k, n)
         self._compute_densities(q_trace)
-        log_p = sum(p.weight(s).reshape(k, n) for s in p.sites)
         log_q = {s: q.weight(s).reshape(k, n) for s in q.sites}
-        if is_validation_enabled():
+        if is_validation_enabled() and read is None:
             check_shapes(p_trace, q_trace, p.plate)
-            warn_enumerated(q_trace)
         share, by_path = _subsampled(p, q), pathwise.leaves(q_trace)
         if by_path:
             total = self._weighted_by_path(log_p, log_q, q)
@@ -183,7 +214,8 @@ class ImportanceWeightedELBO(TraceELBO):
         if free is not None:
             loss = loss + free
         with torch.no_grad():
-            terms = self._averaged(p, q)
+            k_terms = self._terms(p, q) if read is None else terms_of(read, totals, q)
+            terms = self._averaged(k_terms)
         return (loss / (share * n) if self.reduction == "mean" else loss), terms
 
     def _bound(self, log_p: Tensor, log_q: Mapping[str, Tensor]) -> Tensor:
@@ -213,11 +245,10 @@ class ImportanceWeightedELBO(TraceELBO):
             objective, q.trace, -sum(dropped).sum() if dropped else None, weight
         )
 
-    def _averaged(self, p: Contributions, q: Contributions) -> ELBOTerms:
+    def _averaged(self, k_terms: ELBOTerms) -> ELBOTerms:
         def mean(value: Tensor) -> Tensor:
             return value.reshape(self.particles, -1).mean(0)
 
-        k_terms = self._terms(p, q)
         return ELBOTerms(mean(k_terms.reconstruction), {s: mean(v) for s, v in k_terms.kl.items()})
 
     def _kl(self, site: str, p: Contributions, q: Contributions) -> Tensor:
@@ -266,13 +297,15 @@ def _model_trace(
     *,
     drawn: bool,
     vectorised: bool,
+    sums: Sums | None = None,
 ) -> tuple[Trace, tuple[int, ...]]:
     """The model's trace at the latents of ``q``, and the shape of its log-probabilities.
 
     The latents in ``q`` are (k, n, ...) where they were ``drawn`` under a plate, else (k * n,
-    ...); ``vectorised``, the model runs under it, too, else on a row per sample.
+    ...); ``vectorised``, the model runs under it, too, else on a row per sample, as it does on
+    all values of what is summed out.
     """
-    if vectorised:
+    if vectorised and sums is None:
         with samples_plate(k):
             return traced(poutine.replay(model, trace=q), x, y), (k, len(x))
     rows = Trace()
@@ -280,8 +313,12 @@ def _model_trace(
     for site in kinds(q).latent:
         z = value(site).flatten(0, 1) if drawn else q.nodes[site]["value"]
         rows.add_node(site, **{**q.nodes[site], "value": z})
+        if sums is not None:
+            # What a guide draws is not summed, whatever its marks
+            rows.nodes[site]["infer"] = {}
+    program = model if sums is None else sums(model)
     x, y = repeated(x, y, k)
-    return traced(poutine.replay(model, trace=rows), x, y), (len(x),)
+    return traced(poutine.replay(program, trace=rows), x, y), (len(x),)
 
 
 def _model_can(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> bool:
