@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import experiments
-from ..ground.arguments import guess
-from . import groups, values
+from ..version import __version__
 
 _DESCRIPTION = """\
 Train variational autoencoders that are Pyro programs, and look at what they have learnt.
@@ -107,8 +106,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise UsageError(
                 f"arguments: expected text in UTF-8, got {argument!r}: rename the file or folder"
             ) from None
-    args, unknown = _parser().parse_known_args(argv)
+    args, unknown = _parser(argv).parse_known_args(argv)
     if unknown:
+        from ..ground.arguments import guess
+
         options = [f"--{name.replace('_', '-')}" for name in vars(args)]
         meant = guess(unknown[0].partition("=")[0], options)
         raise UsageError(
@@ -117,16 +118,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="pyro-vae", description=_DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+def _add_train(train: argparse.ArgumentParser) -> None:
+    from . import groups, values
 
-    train = commands.add_parser(
-        "train",
-        help="train a model and a guide",
-        description=_TRAIN,
-        epilog=f"{_TRAIN_EXAMPLES}\n\n{_STATUS}",
-    )
     groups.add_data(train, default="digits")
     groups.add_pair(train)
     groups.add_training(train)
@@ -149,16 +143,20 @@ def _parser() -> _Parser:
     groups.add_importance(group)
     groups.add_common(train)
 
-    evaluate = commands.add_parser(
-        "evaluate", help="print the evaluation table", description=_EVALUATE
-    )
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    from . import groups
+
     groups.add_model(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print JSON in place of a table")
     groups.add_importance(evaluate)
     groups.add_data(evaluate, split=True)
     groups.add_common(evaluate)
 
-    sample = commands.add_parser("sample", help="draw new data", description=_SAMPLE)
+
+def _add_sample(sample: argparse.ArgumentParser) -> None:
+    from . import groups, values
+
     groups.add_model(sample)
     sample.add_argument("-n", type=values.integer(1), default=64, help="how many (default: 64)")
     sample.add_argument(
@@ -172,9 +170,10 @@ def _parser() -> _Parser:
     groups.add_picture(sample, "samples.png")
     groups.add_common(sample)
 
-    interpolate = commands.add_parser(
-        "interpolate", help="go from one datum to another", description=_INTERPOLATE
-    )
+
+def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
+    from . import groups, values
+
     groups.add_model(interpolate)
     for name, default, brief in (("--from", 0, "first"), ("--to", 1, "last")):
         interpolate.add_argument(
@@ -191,10 +190,34 @@ def _parser() -> _Parser:
     groups.add_data(interpolate, split=True)
     groups.add_common(interpolate)
 
-    experiment = commands.add_parser(
-        "experiment", help="run a published comparison", description=_EXPERIMENT
-    )
+
+def _add_experiment(experiment: argparse.ArgumentParser) -> None:
     experiment.add_argument("name", choices=experiments.NAMES, metavar="NAME")
     experiment.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     experiment.set_defaults(threads=None)
+
+
+# Each with what it does in a few words, its description, and what follows its options
+_COMMANDS = {
+    "train": (_add_train, "train a model and a guide", _TRAIN, f"{_TRAIN_EXAMPLES}\n\n{_STATUS}"),
+    "evaluate": (_add_evaluate, "print the evaluation table", _EVALUATE, _STATUS),
+    "sample": (_add_sample, "draw new data", _SAMPLE, _STATUS),
+    "interpolate": (_add_interpolate, "go from one datum to another", _INTERPOLATE, _STATUS),
+    "experiment": (_add_experiment, "run a published comparison", _EXPERIMENT, _STATUS),
+}
+
+
+def _parser(argv: Sequence[str]) -> _Parser:
+    """That of a command line; only the command that it names knows its options.
+
+    The options of most are the parts of the library, which take seconds to import.
+    """
+    parser = _Parser(prog="pyro-vae", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"pyro-vae {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    named = next((argument for argument in argv if not argument.startswith("-")), None)
+    for name, (add, brief, description, epilog) in _COMMANDS.items():
+        command = commands.add_parser(name, help=brief, description=description, epilog=epilog)
+        if name == named:
+            add(command)
     return parser

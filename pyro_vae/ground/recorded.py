@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import numbers
+import pkgutil
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -128,6 +129,18 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
     )
 
 
+def _imported(name: str) -> type | None:
+    """A class of this package that a file names, by importing what its room has."""
+    package, place = importlib.import_module(names.PACKAGE), name.partition(".")[0]
+    rooms = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"__main__"}
+    if place not in rooms:
+        return None
+    room = importlib.import_module(f"{names.PACKAGE}.{place}")
+    for module in pkgutil.iter_modules(getattr(room, "__path__", ())):
+        importlib.import_module(f"{room.__name__}.{module.name}")
+    return Recorded.classes.get(name)
+
+
 def takes(cls: type, argument: str) -> bool:
     """Whether the constructor of a class takes an argument of this name."""
     parameters = inspect.signature(cls.__init__).parameters
@@ -172,7 +185,7 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
         return found
     if "$class" in value:
         name = names.current(value["$class"])
-        cls = Recorded.classes.get(name)
+        cls = Recorded.classes.get(name) or _imported(name)
         if cls is None:
             raise ValueError(
                 f"file needs the class {value['$class']!r}: import the module that defines it "

@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 from ..data import Dataset
 from ..ground.arguments import known
@@ -90,6 +89,9 @@ def draw_grid(
     gap = math.ceil(height / 2 if titles else max(height, width) / 20) if image else 0
     if not image and columns > 1:
         cells = nn.functional.pad(cells, (0, 1), value=math.nan)
+    # Takes as long to import as torch
+    from torchvision.utils import make_grid
+
     frame = gap if n > 1 else 0  # make_grid returns a single image without a frame
     grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if plain else math.nan)
     if plain:
