@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import Enum
 from numbers import Number
 from types import BuiltinFunctionType
@@ -123,7 +123,7 @@ class Arguments:
         return next(found, torch.get_default_dtype())
 
     @property
-    def key(self) -> Any:
+    def key(self) -> Hashable:
         """What decides the operations of programs: layouts of tensors, and all constants.
 
         None where a constant cannot be told from others.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from . import checks
 from .checks import as_values
 from .columns import Column, frame_of, table_of
 from .labels import as_integers, renumbered
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Dataset:
@@ -145,7 +148,7 @@ class Dataset:
             new.index = self.index[rows]
         return new
 
-    def to_frame(self, x: Tensor | None = None) -> Any:
+    def to_frame(self, x: Tensor | None = None) -> pandas.DataFrame:
         """A table of pandas, with the names of columns and categories.
 
         Args:

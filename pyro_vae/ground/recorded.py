@@ -9,7 +9,7 @@ import pkgutil
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -38,8 +38,14 @@ class Recorded:
         """Know the class by its name in files."""
         super().__init_subclass__(**kwargs)
         Recorded.classes[names.name_of(cls)] = cls
+        # What help shows, where otherwise it would be that of __new__, or of a base
+        if cls.__init__ in (object.__init__, torch.nn.Module.__init__):
+            cls.__signature__ = inspect.Signature()
+        elif any("__signature__" in vars(base) for base in cls.__mro__[1:]):
+            own = inspect.signature(cls.__init__)
+            cls.__signature__ = own.replace(parameters=[*own.parameters.values()][1:])
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the call before ``__init__`` runs; a bad call is left to ``__init__``."""
         self = super().__new__(cls)
         signature = inspect.signature(cls.__init__)

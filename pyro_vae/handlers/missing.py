@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..ground.recorded import Recorded
 from ..programs.missing import Hiding, filled
 from ..programs.program import Guide
-from .wrapping import wrap
+from .wrapping import P, wrap
 
 
 class _Missing(Recorded):
@@ -28,7 +28,7 @@ class _Missing(Recorded):
         return "missing()"
 
 
-def missing(model: Callable) -> Any:
+def missing(model: P) -> P:
     """The same model of data of which some values are missing: NaN, of tensors, tables and files.
 
     What it observes contributes its seen elements alone, log p(x_seen|z) = sum_k log p(x_k|z) over
