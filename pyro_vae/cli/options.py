@@ -197,13 +197,25 @@ def _add_experiment(experiment: argparse.ArgumentParser) -> None:
     experiment.set_defaults(threads=None)
 
 
-# Each with what it does in a few words, its description, and what follows its options
 _COMMANDS = {
-    "train": (_add_train, "train a model and a guide", _TRAIN, f"{_TRAIN_EXAMPLES}\n\n{_STATUS}"),
-    "evaluate": (_add_evaluate, "print the evaluation table", _EVALUATE, _STATUS),
-    "sample": (_add_sample, "draw new data", _SAMPLE, _STATUS),
-    "interpolate": (_add_interpolate, "go from one datum to another", _INTERPOLATE, _STATUS),
-    "experiment": (_add_experiment, "run a published comparison", _EXPERIMENT, _STATUS),
+    "train": (
+        _add_train,
+        dict(
+            help="train a model and a guide",
+            description=_TRAIN,
+            epilog=f"{_TRAIN_EXAMPLES}\n\n{_STATUS}",
+        ),
+    ),
+    "evaluate": (_add_evaluate, dict(help="print the evaluation table", description=_EVALUATE)),
+    "sample": (_add_sample, dict(help="draw new data", description=_SAMPLE)),
+    "interpolate": (
+        _add_interpolate,
+        dict(help="go from one datum to another", description=_INTERPOLATE),
+    ),
+    "experiment": (
+        _add_experiment,
+        dict(help="run a published comparison", description=_EXPERIMENT),
+    ),
 }
 
 
@@ -216,8 +228,8 @@ def _parser(argv: Sequence[str]) -> _Parser:
     parser.add_argument("--version", action="version", version=f"pyro-vae {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     named = next((argument for argument in argv if not argument.startswith("-")), None)
-    for name, (add, brief, description, epilog) in _COMMANDS.items():
-        command = commands.add_parser(name, help=brief, description=description, epilog=epilog)
+    for name, (add, told) in _COMMANDS.items():
+        command = commands.add_parser(name, **told)
         if name == named:
             add(command)
     return parser
