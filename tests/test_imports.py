@@ -58,4 +58,4 @@ print(decode({"$class": "schedules.WarmUp", "$id": 0, "arguments": {"epochs": 3}
 
 def test_an_unknown_name_is_no_attribute():
     with pytest.raises(AttributeError, match="has no attribute 'modles'"):
-        pyro_vae.modles
+        _ = pyro_vae.modles
