@@ -180,3 +180,18 @@ def test_no_public_result_is_any(function):
     # That of load is told by its overloads
     if function is not pyro_vae.load:
         assert function.__annotations__["return"] not in ("Any", "object")
+
+
+def test_completion_offers_what_is_meant():
+    vae = pyro_vae.models.VAE((6,), 2, likelihood=pyro_vae.likelihoods.Gaussian())
+    guide = pyro_vae.guides.BottomUp(vae)
+    trainer = pyro_vae.Trainer(vae, guide)
+    for thing, names in (
+        (trainer, {"fit", "guide", "history", "model", "resume", "save", "swap_guide"}),
+        (vae, {"decode", "latents", "sample", "structure", "parameters", "train"}),
+        (guide, {"encode", "latents", "model", "conditionals"}),
+    ):
+        shown = {*dir(thing)}
+        assert names <= shown
+        assert not {"of_file", "absent", "inside", "state", "subject", "steps"} & shown
+        assert all(hasattr(thing, name) for name in type(thing).inside)

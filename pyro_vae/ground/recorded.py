@@ -33,6 +33,8 @@ class Recorded:
     classes: ClassVar[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDictionary()
     # What an argument means in files from before it was there, for each that is always written
     absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    # Names that are there for other parts of the library, which completion leaves out
+    inside: ClassVar[tuple[str, ...]] = ("absent", "classes", "inside", "of_file")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Know the class by its name in files."""
@@ -64,6 +66,11 @@ class Recorded:
         # nn.Module.__setattr__ would register modules among the arguments as children
         object.__setattr__(self, "arguments", arguments)
         return self
+
+    def __dir__(self) -> list[str]:
+        """What completion offers."""
+        hidden = {name for base in type(self).__mro__ for name in vars(base).get("inside", ())}
+        return [name for name in super().__dir__() if name not in hidden]
 
     @classmethod
     def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -153,6 +153,10 @@ class Guide(Program):
     latents: tuple[str, ...]
     # Whether it runs its model, with which alone it means anything
     runs_model = False
+    inside = (
+        *("borrowed_modules", "called_like", "few", "inputs", "placing", "places", "reading"),
+        *("runs_model", "starts", "subject"),
+    )
 
     def __init__(self, model: Callable) -> None:
         """Keep ``model`` at hand without making its parameters the guide's."""

@@ -93,6 +93,11 @@ class Trainer(Recorded, TrainedPair[M, G]):
         [1, 2]
     """
 
+    inside = (
+        *("constant_beta", "going_on", "objective", "optimizer_class", "state", "steps"),
+        *("told_collapsed",),
+    )
+
     def __init__(
         self,
         model: M,
