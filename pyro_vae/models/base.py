@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
 from torch import Tensor, nn
 
 from .. import networks
+from ..ground.recorded import takes
 from ..likelihoods.base import check_values, feature_shape
 from ..programs.missing import Hiding, filled
 from ..programs.program import Model
@@ -36,6 +37,12 @@ class DecoderModel(Model):
 
     def _feature_shape(self) -> tuple[int, ...]:
         return feature_shape(self.likelihood, self.event_shape)
+
+    def _settle(self, given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """Have files name what defaults stood for, but for arguments that a subclass gave."""
+        for name, value in found.items():
+            if takes(type(self), name) and (given[name] is None or name in self.arguments):
+                self.arguments[name] = value
 
     def _check_decoder(self, *inputs: Sequence[int]) -> None:
         features = self._feature_shape()

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from .. import ranks
+from ..ground.arguments import whole
 from ..ground.internals import BatchNorm
+from ..ground.recorded import Recorded
 
 Norm = Callable[[int], nn.Module]
+
+
+class GroupNorm(Recorded):
+    """Makes ``torch.nn.GroupNorm`` of so many groups of channels, or as many as divide them.
+
+    It normalises maps, each datum by itself, over a group's channels and all positions. Vectors,
+    those of the heads too, it leaves as they are: within a small one it would hide what it says.
+
+    Source: "Group Normalization", Wu, He (2018).
+
+    Example:
+        >>> GroupNorm(8)(12).num_groups
+        4
+    """
+
+    def __init__(self, groups: int = 8) -> None:
+        """Keep the number of groups."""
+        self.groups = whole("groups", groups)
+
+    def __call__(self, features: int) -> nn.Module:
+        """A new module."""
+        return nn.GroupNorm(math.gcd(self.groups, features), features)
 
 
 def check_norm(norm: Any) -> None:
@@ -19,12 +44,14 @@ def check_norm(norm: Any) -> None:
     if callable(norm) and not isinstance(norm, nn.Module):
         try:
             made = norm(2)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             cause = error
-    if norm is not None and not isinstance(made, nn.Module):
+    of_maps = nn.BatchNorm2d | nn.BatchNorm3d
+    if norm is not None and (not isinstance(made, nn.Module) or isinstance(made, of_maps)):
         raise TypeError(
             "norm: expected a class or function that makes a module from a number of features, "
-            f"got {norm!r}: pass torch.nn.BatchNorm1d, torch.nn.LayerNorm, or None"
+            f"got {norm!r}: pass torch.nn.BatchNorm1d, for maps too, torch.nn.LayerNorm, "
+            "networks.GroupNorm(8), or None"
         ) from cause
 
 
@@ -34,7 +61,7 @@ class Normalized(nn.Module):
     Args:
         norm: makes a module for rows (n, features), such as ``torch.nn.BatchNorm1d``.
         features: size of the dimension.
-        dim: which dimension: -1 of vectors, 1 of images (n, features, h, w).
+        dim: which dimension: -1 of vectors, 1 of maps (n, features, *size).
 
     Raises:
         ValueError: BatchNorm in training mode with a single row, whose variance is zero.
@@ -53,6 +80,8 @@ class Normalized(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """The normalised features, of the same shape."""
+        if isinstance(self.norm, nn.GroupNorm):
+            return self.norm(h) if self.dim == 1 else h
         last = h.movedim(self.dim, -1)
         rows = last.reshape(-1, last.shape[-1])
         # In a run of several processes the others have rows as well
