@@ -64,10 +64,11 @@ def convolutions(
     else:
         found = sizes("channels", channels)
         if not 0 < len(found) <= most:
+            such = f"such as {(*found, 32)[:most]}, or " if most else ""
             raise ValueError(
-                f"channels: expected from 1 to {most} of them, for data of size "
-                f"{' x '.join(map(str, size))} can be halved so often, got {channels!r}: pass "
-                f"such as {(*found, 32)[:most]}, or hidden= for dense networks"
+                f"channels: expected one for each time that data of size "
+                f"{' x '.join(map(str, size))} are halved, {most} at most, got {channels!r}: "
+                f"pass {such}hidden= for dense networks"
             )
     return {
         "dims": dims,

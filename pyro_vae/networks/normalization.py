@@ -59,7 +59,8 @@ class Normalized(nn.Module):
     """A normalisation of one dimension's features; every other dimension counts as data.
 
     Args:
-        norm: makes a module for rows (n, features), such as ``torch.nn.BatchNorm1d``.
+        norm: makes a module for rows (n, features), such as ``torch.nn.BatchNorm1d``, or is a
+            ``GroupNorm``, for maps alone.
         features: size of the dimension.
         dim: which dimension: -1 of vectors, 1 of maps (n, features, *size).
 
@@ -77,11 +78,12 @@ class Normalized(nn.Module):
         """Make the module."""
         super().__init__()
         self.norm, self.dim = norm(features), dim
+        self.of_maps = isinstance(norm, GroupNorm)
 
     def forward(self, h: Tensor) -> Tensor:
         """The normalised features, of the same shape."""
-        if isinstance(self.norm, nn.GroupNorm):
-            return self.norm(h) if self.dim == 1 else h
+        if self.of_maps:
+            return self.norm(h)
         last = h.movedim(self.dim, -1)
         rows = last.reshape(-1, last.shape[-1])
         # In a run of several processes the others have rows as well
@@ -95,11 +97,13 @@ class Normalized(nn.Module):
 
 
 def normalized(norm: Norm | None, features: int, dim: int = -1) -> nn.Module:
-    """The normalisation of so many features; the identity without ``norm``."""
-    return nn.Identity() if norm is None else Normalized(norm, features, dim)
+    """The normalisation of so many features; the identity without ``norm``, or one of maps."""
+    if norm is None or (isinstance(norm, GroupNorm) and dim == -1):
+        return nn.Identity()
+    return Normalized(norm, features, dim)
 
 
 def head(in_features: int, out_features: int, norm: Norm | None = None) -> nn.Module:
     """A linear layer, followed by its normalisation where there is one."""
     linear = nn.Linear(in_features, out_features)
-    return linear if norm is None else nn.Sequential(linear, Normalized(norm, out_features))
+    return linear if norm is None else nn.Sequential(linear, normalized(norm, out_features))
