@@ -94,11 +94,8 @@ class NearestCode(Guide):
             return GridEncoder(
                 event_shape,
                 model.code_dim,
-                channels=model.channels,
-                blocks=model.blocks,
                 activation=model.activation,
-                norm=model.norm,
-                dims=KINDS[model.kind].dims,
+                **model.maps,
             )
         return networks.MLP(
             event_shape,

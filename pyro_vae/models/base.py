@@ -10,6 +10,7 @@ import pyro
 from torch import Tensor, nn
 
 from .. import networks
+from ..ground.kinds import guessed
 from ..ground.recorded import takes
 from ..likelihoods.base import check_values, feature_shape
 from ..programs.missing import Hiding, filled
@@ -23,11 +24,18 @@ class DecoderModel(Model):
     decoder: nn.Module
     likelihood: nn.Module
     one_hot: Tensor
+    kind: str
 
     @property
     def event_size(self) -> int:
         """Number of elements of one datum."""
         return math.prod(self.event_shape)
+
+    @property
+    def _shape(self) -> str:
+        """The shape of a datum, and the kind where that alone does not tell it."""
+        told = self.kind == guessed(self.event_shape).name and len(self.event_shape) != 2
+        return f"{self.event_shape}{'' if told else f' {self.kind}'}"
 
     @property
     def _observed(self) -> dict[str, Observed]:

@@ -365,7 +365,7 @@ class VAE(DecoderModel):
             context = self._sees(layer) + (["y"] if self.condition and self._sees(layer) else [])
             factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
         factors += ["p(y)"] if partial else []
-        shapes = [f"x: {type(self.likelihood).__name__} {self.event_shape}"]
+        shapes = [f"x: {type(self.likelihood).__name__} {self._shape}"]
         shapes += [f"{site}: ({size},)" for site, size in reversed(self.latent_sizes.items())]
         shapes += [f"y: one of {self.condition} classes, some given"] if partial else []
         return (

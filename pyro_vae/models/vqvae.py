@@ -167,6 +167,12 @@ class VQVAE(DecoderModel):
         return Structure({_SITE: z}, self._observed, {_SITE: (), "x": (_SITE,)})
 
     @property
+    def maps(self) -> dict[str, Any]:
+        """What the convolutional networks are told of the data; nothing for dense ones."""
+        found = {"channels": self.channels, "blocks": self.blocks, "norm": self.norm}
+        return found | {"dims": KINDS[self.kind].dims} if self.convolutional else {}
+
+    @property
     def convolutional(self) -> bool:
         """Whether the default networks are convolutional."""
         return self.hidden is None and KINDS[self.kind].dims > 0
@@ -192,11 +198,8 @@ class VQVAE(DecoderModel):
                 self.code_dim,
                 self._feature_shape(),
                 event_dim=len(self.event_shape),
-                channels=self.channels,
-                blocks=self.blocks,
                 activation=self.activation,
-                norm=self.norm,
-                dims=KINDS[self.kind].dims,
+                **self.maps,
             )
         widths, inputs = networks.hidden_widths(self.hidden), (*self.grid_shape, self.code_dim)
         features = self._feature_shape()
@@ -299,7 +302,7 @@ class VQVAE(DecoderModel):
         grid = " x ".join(map(str, self.grid_shape))
         return (
             f"{type(self).__name__}\n  p(x, {_SITE}) = p(x|{_SITE}) p({_SITE})\n"
-            f"  x: {type(self.likelihood).__name__} {self.event_shape}, {_SITE}: {grid} of "
+            f"  x: {type(self.likelihood).__name__} {self._shape}, {_SITE}: {grid} of "
             f"{self.codes} codes, {type(self.codebook).__name__}({self.codebook.extra_repr()})\n"
             f"  {self._count()}"
         )
