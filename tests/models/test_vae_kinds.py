@@ -192,7 +192,7 @@ def test_sines_are_learnt_and_saved(tmp_path):
     # What independent normals make of 64 values of variance 1/2
     independent = -32 * math.log(math.pi * math.e)
     first, last = trainer.history[0]["elbo"], trainer.history[-1]["elbo"]
-    assert first < independent - 100 and last > independent + 10
+    assert first < independent < last - 10
     trainer.save(tmp_path / "model.pt")
     again = load(tmp_path / "model.pt")
     assert again.model.kind == "signal" and again.model.maps == model.maps
