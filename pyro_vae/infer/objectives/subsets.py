@@ -54,7 +54,7 @@ class SubsetELBO(Estimator):
         >>> guide = guides.ProductOfExperts(["left", "right"], model=model, like=data)
         >>> trainer = Trainer(model, guide, elbo=SubsetELBO())
         >>> row = trainer.fit(data, epochs=1, progress=False).history[-1]
-        >>> row["loss"] > -row["elbo"]
+        >>> row["objective"] < row["elbo"]
         True
     """
 
