@@ -177,7 +177,8 @@ def _columns(
     if isinstance(data, TensorDataset):
         data = data.tensors
     if isinstance(data, Mapping):
-        return (), {str(k): as_column(v, str(k)) for k, v in data.items()}
+        there = {str(k): v for k, v in data.items() if v is not None}
+        return (), {k: as_column(v, k) for k, v in there.items()}
     if isinstance(data, tuple):
         return tuple(as_column(v, f"{name}[{i}]") for i, v in enumerate(data)), {}
     return ((as_column(data, "x"),), {}) if own or _stays(data) else None
