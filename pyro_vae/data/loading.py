@@ -16,6 +16,7 @@ from ..ground.arguments import guess
 from ..ground.files import expanded
 from . import files, sources
 from .checks import probabilities
+from .conditions import classes_in
 from .dataset import Dataset, DataSplits
 from .given import as_dataset
 from .images import Background
@@ -210,7 +211,7 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
 
 def _named(parts: sources.Splits) -> sources.Splits:
     """Name the classes "0", "1", ... where labels came without names."""
-    if any(part.y is None or part.names for part in parts):
+    if any(not isinstance(part.y, Tensor) or part.names for part in parts):
         return parts
     low = min(int(part.y.min()) for part in parts)
     high = max(int(part.y.max()) for part in parts)
@@ -230,7 +231,8 @@ def _split(
         )
     held_out = min(max(1, round(len(whole) * share)), len(whole) - 1)
     order = torch.randperm(len(whole), generator=generator)
-    chosen = None if whole.y is None or not stratify else _stratified(whole.y[order], held_out)
+    classes = classes_in(whole.y)
+    chosen = None if classes is None or not stratify else _stratified(classes[order], held_out)
     if chosen is None:
         chosen = torch.arange(len(whole)) < held_out
     return whole[order[~chosen].sort().values], whole[order[chosen].sort().values]

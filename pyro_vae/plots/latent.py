@@ -15,8 +15,9 @@ from torch import Tensor
 from ..ground.arguments import whole
 from ..ground.drawing import shown
 from ..infer import grid_2d, interpolate, traverse
+from ..infer.latent import first_of
 from ..programs.coordinates import coordinates
-from ..programs.labels import as_labels, label_arguments
+from ..programs.labels import label_arguments, labels_for
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
@@ -159,7 +160,7 @@ def traversals(
     """
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
     check_tensor(x)
-    labels = as_labels(y, 1, x.device)
+    labels = labels_for(model, y, 1, x.device)
     x = _batched(model, x, labels, "x")
     if len(x) != 1:
         raise ValueError(f"x: expected one datum, got {len(x)}: pass x[0]")
@@ -167,7 +168,7 @@ def traversals(
         raise ValueError(f"values: expected shape (v,), got {tuple(values.shape)}")
     with measuring(model, guide, device=x.device):
         over = x if data is None else _batched(model, data, labels, "data")
-        y_over = None if labels is None else labels.expand(len(over))
+        y_over = None if labels is None else first_of(labels, len(over))
         site, kl, unbounded = _unit_kl(model, guide, over, y_over, site)
         if dims is None:
             dims = kl.topk(min(_MOST_UNITS, len(kl))).indices.tolist()
