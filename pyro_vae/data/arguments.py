@@ -284,6 +284,14 @@ def tensors_of(x: Data, y: Given) -> tuple[Tensor, ...]:
     return found if y is None else (*found, y)
 
 
+def joined(first: Any, second: Any) -> Any:
+    """The rows of both, one after the other."""
+    if isinstance(first, Arguments):
+        rest = iter(second.values)
+        return first.each(lambda column: torch.cat([column, next(rest)]))
+    return torch.cat([first, second])
+
+
 def columns_of(x: Data) -> tuple[Tensor, ...]:
     """What has a row per datum."""
     return x.values if isinstance(x, Arguments) else (x,)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..ground.arguments import known
 from . import checks, kinds
 from .arguments import Arguments, as_column
+from .columns import Column
 from .labels import as_integers, numbered, renumbered
 
 Names = tuple[str, ...] | dict[str, tuple[str, ...]]
@@ -34,6 +34,15 @@ def classes_in(y: Tensor | Arguments | None) -> Tensor | None:
     if not isinstance(y, Arguments):
         return y
     return next((v for v in y.values if v.dim() == 1 and not v.is_floating_point()), None)
+
+
+def classes_of(data: Any) -> tuple[Tensor | None, Sequence[str]]:
+    """``classes_in`` the labels of a ``Dataset``, and what these classes are called."""
+    classes = classes_in(data.y)
+    if not isinstance(data.y, Arguments):
+        return classes, data.names
+    name = next((name for name, column in data.y.items() if column is classes), None)
+    return classes, data.names.get(name, ())
 
 
 def held(
@@ -85,35 +94,18 @@ def told(y: Tensor | Arguments | None, names: Names) -> str:
     return "None" if y is None else str(len(names) or len(y.unique()))
 
 
-def as_conditions(
-    x: Tensor,
-    columns: Sequence[Any],
-    labels: Sequence[str],
-    numbers: Sequence[str],
-    exposure: str | None,
-) -> tuple[list[int], dict[str, Any], dict[str, tuple[str, ...]]]:
-    """Of a table the columns that stay, those that are labels by name, and names of classes."""
-    place = {column.name: i for i, column in enumerate(columns)}
-    y: dict[str, Any] = {}
-    told = {}
-    for name in labels:
-        values = x[:, place[name]]
-        if columns[place[name]].categories:
-            told[name] = columns[place[name]].categories
-        elif (values != values.round()).any():
-            raise ValueError(
-                f"labels: expected text or whole numbers, got others in the column {name!r}: pass "
-                "it as one of numbers="
-            )
-        else:
-            # Whatever they are, such as years, they are numbered in their order
-            found, values = np.unique(values.cpu().numpy(), return_inverse=True)
-            told[name] = tuple(f"{value:g}" for value in found.tolist())
-            values = torch.from_numpy(values.reshape(-1))
-        y[name] = values.long()
-    for name in numbers:
-        y[name] = x[:, place[name]]
-    if exposure is not None:
-        y["exposure"] = x[:, place[exposure]]
-    taken = {place[name] for name in (*labels, *numbers, *([exposure] if exposure else ()))}
-    return [i for i in range(len(columns)) if i not in taken], y, told
+def classes_of_column(values: Tensor, column: Column) -> tuple[Tensor, tuple[str, ...]]:
+    """A column of a table as classes 0, 1, ..., and what they are called.
+
+    Raises ``ValueError`` for numbers that are not whole.
+    """
+    if column.categories:
+        return values.long(), column.categories
+    if (values != values.round()).any():
+        raise ValueError(
+            f"labels: expected text or whole numbers, got others in the column {column.name!r}: "
+            "pass it as one of numbers="
+        )
+    # Whatever they are, such as years, they are numbered in their order
+    found, numbers = values.unique(return_inverse=True)
+    return numbers, tuple(f"{value:g}" for value in found.tolist())

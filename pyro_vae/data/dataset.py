@@ -279,8 +279,9 @@ class Dataset:
     def __repr__(self) -> str:
         """Size, event shape, labels and binarisation."""
         factors = f", factors={len(self.factor_names)}" if self.factor_names else ""
+        labels = told(self.y, self.names)
         return (
-            f"Dataset({len(self)} x {self.event_shape}, labels={told(self.y, self.names)}{factors}, "
+            f"Dataset({len(self)} x {self.event_shape}, labels={labels}{factors}, "
             f"binarize={self.binarize!r})"
         )
 

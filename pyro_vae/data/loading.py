@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..ground.arguments import guess
 from ..ground.files import expanded
-from . import files, sources
+from . import files, kinds, sources
 from .checks import probabilities
 from .conditions import classes_in
 from .dataset import Dataset, DataSplits
 from .given import as_dataset
 from .images import Background
+from .tables import conditioned
 
 READERS: dict[str, Callable[..., sources.Splits]] = {
     "digits": sources.read_digits,
@@ -37,6 +38,7 @@ _WHERE = {
     "background": "folders of images",
     "channels": "arrays and files of arrays",
     "split": "omniglot",
+    "whole": "tables",
 }
 
 
@@ -53,6 +55,9 @@ def load(
     channels: Literal["first", "last"] | None = None,
     split: Literal["iwae"] | None = None,
     stratify: bool = True,
+    labels: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    exposure: str | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> DataSplits:
@@ -95,7 +100,13 @@ def load(
             log p(x) ("Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov 2016), from
             ``OMNIGLOT/chardata.mat`` of its authors in ``root``, which is not fetched; None for
             torchvision's, by alphabets.
-        stratify: hold out as many of each class as its share, where there are labels.
+        stratify: hold out as many of each class as its share, where there are labels; of several
+            kinds, of the first.
+        labels: names of columns of a table that are classes, text or whole numbers, of which y
+            has one each, ``d.train.y["site"]``, for ``models.Covariates``. Their names are
+            ``d.labels["site"]``.
+        numbers: names of columns that are numbers of y.
+        exposure: name of the column that is the "exposure" of y.
         device: where the tensors shall be.
         seed: of the split, of binarisation, and of the factors of shapes. The split of digits is
             always the same.
@@ -136,14 +147,19 @@ def load(
         "channels": channels,
         "split": split,
         "seed": seed,
+        "whole": bool(labels or numbers or exposure),
     }
     accepted = inspect.signature(reader).parameters
     for key, where in _WHERE.items():
         if options[key] not in (None, False) and key not in accepted:
+            told = "labels, numbers, exposure" if key == "whole" else key
+            got = (*labels, *numbers) or exposure if key == "whole" else options[key]
             raise ValueError(
-                f"{key}: expected only for {where}, got {options[key]!r} for {name}: leave it out"
+                f"{told}: expected only for {where}, got {got!r} for {name}: leave it out"
             )
     parts = reader(**{key: options[key] for key in accepted if key in options})
+    if options["whole"]:
+        parts = tuple(conditioned(part, labels, numbers, exposure) for part in parts)
     for part in parts if binarize in ("dynamic", "static") else ():
         if part.missing:
             # Where values are counted as in the source
@@ -179,7 +195,7 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
     if isinstance(source, Dataset):
         return "tensor", lambda: (source,)
     if not isinstance(source, str | Path):
-        return "tensor", lambda *, channels: (as_dataset(source, "source", channels=channels),)
+        return "tensor", partial(_given, source)
     if source == "":
         raise ValueError(
             f"source: expected a name or path, got {source!r}: name a file, a folder, or one of "
@@ -207,6 +223,13 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
         f"{guess(source, NAMES) or ':'} "
         "A folder, a file, a tensor, an array or a Dataset will do, too"
     )
+
+
+def _given(
+    source: Any, *, channels: Literal["first", "last"] | None = None, whole: bool = False
+) -> sources.Splits:
+    frame = whole and kinds.is_frame(source)
+    return (Dataset(source) if frame else as_dataset(source, "source", channels=channels),)
 
 
 def _named(parts: sources.Splits) -> sources.Splits:

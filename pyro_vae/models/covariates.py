@@ -12,19 +12,15 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from ..data import Dataset
-from ..data.arguments import Arguments, as_column
+from ..data.arguments import as_column
 from ..data.conditions import mapping_of
 from ..ground.arguments import is_whole, known
 from ..ground.recorded import Recorded
+from .given import EXPOSURE, OFFSET, Given, check_finite, laid, log_exposure, read
 
-EXPOSURE, OFFSET = "exposure", "offset"
 _RESERVED = (EXPOSURE, OFFSET)
-# Standardised numbers that are this far off were not
-_FAR, _NEAR = 100.0, 0.01
-
-
-class Given(Arguments):
-    """Covariates of n data as programs are given them: classes, numbers, log exposures."""
+# Mean or deviation of numbers that nobody standardised, or their largest
+_MOST, _LEAST = 10.0, 0.01
 
 
 class Covariates(Recorded, nn.Module):
@@ -48,6 +44,7 @@ class Covariates(Recorded, nn.Module):
     Attributes:
         classes: name -> number of classes.
         numbers: name -> shape of one datum.
+        shapes: the same with those of classes, ().
         size: how many numbers decoders see.
 
     Raises:
@@ -82,8 +79,9 @@ class Covariates(Recorded, nn.Module):
         super().__init__()
         self.classes, self.numbers = _classes(classes), _numbers(numbers)
         self.offset = bool(offset)
+        self.shapes = {**dict.fromkeys(self.classes, ()), **self.numbers}
         self.names = (*self.classes, *self.numbers, *((OFFSET,) if offset else ()))
-        _check_names(self.names)
+        _check_names((*self.classes, *self.numbers), offset=self.offset)
         width = sum(shape[0] if shape else 1 for shape in self.numbers.values())
         self.size, self._width = sum(self.classes.values()) + width, width
         most = max(self.classes.values(), default=0)
@@ -148,12 +146,12 @@ class Covariates(Recorded, nn.Module):
             asked = numbers["numbers"][0]
         plain = cls(classes, asked, offset=offset)
         if offset:
-            told.append(_log_exposure(found).reshape(-1, 1))
+            told.append(log_exposure(found).reshape(-1, 1))
         if not told:
             return plain
         values = torch.cat([v.double() for v in told], 1)
         for name in numbers:
-            _check_finite(name, as_column(found[name], name))
+            check_finite(name, as_column(found[name], name))
         scale = values.std(0, correction=0)
         return cls(
             classes,
@@ -174,9 +172,11 @@ class Covariates(Recorded, nn.Module):
             TypeError: text, and what holds no numbers.
         """
         if type(y) is Given and y.kwargs.keys() == {*self.names}:
-            if n is not None and len(y) != n:
-                raise ValueError(f"y: expected {n} labels, one per datum, got {len(y)}")
-            return y
+            if n in (None, len(y)):
+                return y
+            if len(y) == 1:
+                return y.repeated(n)
+            raise ValueError(f"y: expected {n} labels, one per datum, got {len(y)}")
         found = mapping_of(y, frames=1)
         if found is None:
             raise ValueError(
@@ -184,23 +184,24 @@ class Covariates(Recorded, nn.Module):
                 f"{'none' if y is None else type(y).__name__}: pass {self._such_as}"
             )
         self._check_keys(found)
-        shapes = {**dict.fromkeys(self.classes, ()), **self.numbers}
+        shapes = dict(self.shapes)
         values = {name: self._column(name, found[name]) for name in shapes}
         if self.offset:
-            values[OFFSET], shapes[OFFSET] = self._offset(found), ()
+            values[OFFSET] = log_exposure(found).to(self.loc.device, self.loc.dtype)
+            shapes[OFFSET] = ()
         if n is None:
             sizes = [len(v) for k, v in values.items() if v.dim() > len(shapes[k])]
-            n = sizes[0] if sizes else 1
-        laid = {name: _laid(name, value, shapes[name], n) for name, value in values.items()}
+            n = max(sizes, default=1)
+        rows = {name: laid(name, value, shapes[name], n) for name, value in values.items()}
         if pyro.infer.util.is_validation_enabled():
-            self._check_values(laid)
-        return Given((), laid, tuple(laid))
+            self._check_values(rows)
+        return Given((), rows, tuple(rows))
 
     def features(self, y: Given) -> Tensor:
         """What decoders see of them, (n, size)."""
         parts = [embedding(y[name], self.one_hot[:k, :k]) for name, k in self.classes.items()]
         if self.numbers:
-            values = [y[name] if shape else y[name].unsqueeze(-1) for name, shape in self._shaped]
+            values = [y[n] if shape else y[n].unsqueeze(-1) for n, shape in self.numbers.items()]
             loc, scale = self.loc[: self._width], self.scale[: self._width]
             parts.append((torch.cat(values, -1) - loc) / scale)
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -224,18 +225,44 @@ class Covariates(Recorded, nn.Module):
             found[name] = [next(loc) for _ in range(shape[0])] if shape else next(loc)
         return found | ({OFFSET: next(loc)} if self.offset else {})
 
+    def varied(
+        self, name: str | None, values: Sequence[float] | None, y: Any = None
+    ) -> tuple[str, list[float], dict[str, Any]]:
+        """One of them, by default the first, its values, and labels with these, the others fixed.
+
+        By default it is each class, or five numbers from two standard deviations below the mean.
+        The others are as in ``y``, else as in ``typical``.
+        """
+        names = [name for name, shape in self.shapes.items() if not shape]
+        if not names:
+            raise ValueError(
+                f"vary: expected classes or numbers by name, got {self!r}: name the numbers, such "
+                "as numbers=('age', 'dose')"
+            )
+        name = names[0] if name is None else known("vary", name, names)
+        held = self.typical()
+        for key, value in (mapping_of(y, frames=1) or {}).items():
+            held.pop(OFFSET if key == EXPOSURE else key, None)
+            held[key] = value
+        if values is None:
+            place = [*self.numbers].index(name) if name in self.numbers else 0
+            loc, scale = (float(v[place]) for v in (self.loc, self.scale))
+            spread = [loc + scale * step for step in (-2, -1, 0, 1, 2)]
+            values = spread if name in self.numbers else range(self.classes[name])
+        return name, [*values], held
+
     def check_likelihood(self, likelihood: nn.Module) -> None:
         """Raise ``ValueError`` for a likelihood without rates where there is an exposure."""
         takes = OFFSET in inspect.signature(likelihood.forward).parameters
         if self.offset and not takes:
             raise ValueError(
-                "likelihood: expected one of counts for an exposure, which multiplies their rates, "
-                f"got {type(likelihood).__name__}: use likelihoods.Poisson() or NegativeBinomial(), "
+                "likelihood: expected one of counts for an exposure, which multiplies rates, got "
+                f"{type(likelihood).__name__}: use likelihoods.Poisson() or NegativeBinomial(), "
                 "or pass the logarithm as one of the numbers"
             )
 
     def check_training(self, y: Given) -> None:
-        """Raise ``ValueError`` for classes that are never seen, or numbers far from 1."""
+        """Raise ``ValueError`` for classes that the training data do not have."""
         for name, k in self.classes.items():
             unseen = sorted({*range(k)} - {*y[name].unique().tolist()})
             if unseen:
@@ -245,21 +272,24 @@ class Covariates(Recorded, nn.Module):
                     f"model with fewer, models.Covariates(classes={{{name!r}: "
                     f"{k - len(unseen)}}}, ...), and number them 0, 1, ..."
                 )
-        if self.numbers:
-            seen = self.features(y)[:, -self._width :]
-            far, spread = seen.abs().amax(0), seen.std(0, correction=0)
-            if len(y) > 1 and bool(((far > _FAR) & (far > 20 * spread)).any() | (spread > _FAR).any()):
-                worst = int(far.argmax())
-                raise ValueError(
-                    f"y: expected numbers near 1 once they are standardised, got up to "
-                    f"{float(far[worst]):.4g} in number {worst} of {', '.join(self.numbers)}: "
-                    "build the model with condition=models.Covariates.standardized(d.train), or "
-                    "pass loc= and scale="
-                )
 
-    @property
-    def _shaped(self) -> list[tuple[str, tuple[int, ...]]]:
-        return [*self.numbers.items()]
+    def notice(self, y: Given) -> str | None:
+        """What to do about numbers of training data that are far from 1; None for others."""
+        if not self.numbers:
+            return None
+        seen = self.features(y)[:, -self._width :]
+        most = seen.abs().amax(0)
+        typical = seen.mean(0).abs().maximum(seen.std(0, correction=0))
+        far = (typical > _MOST) | ((most > 0) & (most < _LEAST))
+        if not far.any():
+            return None
+        values = seen[:, int(far.long().argmax())]
+        return (
+            f"y: the numbers of {self!r}, from {float(values.min()):.4g} to "
+            f"{float(values.max()):.4g} once they are standardised, are far from 1, for which "
+            "networks are made: build the model with "
+            "condition=models.Covariates.standardized(d.train), or pass loc= and scale="
+        )
 
     @property
     def _such_as(self) -> str:
@@ -289,7 +319,7 @@ class Covariates(Recorded, nn.Module):
 
     def _column(self, name: str, value: Any) -> Tensor:
         """One of them, where the model is and in its type."""
-        column = as_column(value, f"y[{name!r}]").to(self.loc.device)
+        column = read(name, value).to(self.loc.device)
         if name not in self.classes:
             return column.to(self.loc.dtype)
         if column.is_floating_point() and (column != column.round()).any():
@@ -299,13 +329,10 @@ class Covariates(Recorded, nn.Module):
             )
         return column.long()
 
-    def _offset(self, found: Mapping[str, Any]) -> Tensor:
-        return _log_exposure(found).to(self.loc.device, self.loc.dtype)
-
-    def _check_values(self, laid: Mapping[str, Tensor]) -> None:
-        for name, value in laid.items():
+    def _check_values(self, rows: Mapping[str, Tensor]) -> None:
+        for name, value in rows.items():
             if name not in self.classes:
-                _check_finite(name, value)
+                check_finite(name, value)
             elif ((value < 0) | (value >= self.classes[name])).any():
                 raise ValueError(
                     f"y[{name!r}]: this model has {self.classes[name]} classes, expected labels "
@@ -316,7 +343,7 @@ class Covariates(Recorded, nn.Module):
     def __repr__(self) -> str:
         """What there is."""
         classes = [f"{name}: one of {k}" for name, k in self.classes.items()]
-        numbers = [f"{name}: {shape[0]}" if shape else name for name, shape in self._shaped]
+        numbers = [f"{n}: {shape[0]}" if shape else n for n, shape in self.numbers.items()]
         return f"Covariates({', '.join([*classes, *numbers, *([EXPOSURE] * self.offset)])})"
 
 
@@ -346,65 +373,15 @@ def _items(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _check_names(names: Sequence[str]) -> None:
-    if not names:
+def _check_names(names: Sequence[str], *, offset: bool) -> None:
+    if not (names or offset):
         raise ValueError(
             "Covariates: expected classes, numbers or an offset, got none: pass such as "
             "classes=10, or leave condition out"
         )
-    own = [name for name in names if name in _RESERVED][:-1] or [
-        name for name in names[:-1] if name in _RESERVED
-    ]
-    twice = [name for name in names if names.count(name) > 1]
-    if own or twice or EXPOSURE in names:
+    wrong = [n for n in names if names.count(n) > 1 or n in _RESERVED]
+    if wrong:
         raise ValueError(
-            f"Covariates: expected a name of its own for each, other than {EXPOSURE!r} and "
-            f"{OFFSET!r}, got {(twice or own or [EXPOSURE])[0]!r}: rename it; an exposure is asked "
-            "for by offset=True"
+            f"Covariates: expected names that are there once, other than {EXPOSURE!r} and "
+            f"{OFFSET!r}, got {wrong[0]!r}: rename it; an exposure is asked for by offset=True"
         )
-
-
-def _log_exposure(found: Mapping[str, Any]) -> Tensor:
-    """The logarithm of the exposure, from either."""
-    if OFFSET in found:
-        return as_column(found[OFFSET], f"y[{OFFSET!r}]").double()
-    exposure = as_column(found[EXPOSURE], f"y[{EXPOSURE!r}]").double()
-    wrong = ~(exposure > 0) | exposure.isinf()
-    if pyro.infer.util.is_validation_enabled() and wrong.any():
-        raise ValueError(
-            f"y[{EXPOSURE!r}]: expected positive finite numbers, {_first(wrong, exposure)}: leave "
-            "out these rows, of which no counts are possible"
-        )
-    return exposure.log()
-
-
-def _check_finite(name: str, value: Tensor) -> None:
-    wrong = ~value.isfinite()
-    if wrong.any():
-        raise ValueError(
-            f"y[{name!r}]: expected finite numbers, {_first(wrong, value)}: leave out these rows, "
-            "or fill them, such as with the mean of the others"
-        )
-
-
-def _first(wrong: Tensor, values: Tensor) -> str:
-    rows = wrong.reshape(len(wrong) if wrong.dim() else 1, -1)
-    row = int(rows.any(1).long().argmax())
-    told = values.reshape(rows.shape)[row][rows[row]][0].item()
-    return f"got {int(wrong.sum())} others, the first {told:.4g} in row {row}"
-
-
-def _laid(name: str, value: Tensor, shape: tuple[int, ...], n: int) -> Tensor:
-    """A row per datum, (n, *shape), from so many or one for all."""
-    got = tuple(value.shape)
-    if got == shape:
-        return value.expand(n, *shape)
-    if got == (n, *shape):
-        return value
-    # A column of a table, and numbers of which there is one
-    if value.numel() == n and got in ((n, 1), (n,)) and shape in ((), (1,)):
-        return value.reshape(n, *shape)
-    raise ValueError(
-        f"y[{name!r}]: expected shape {(n, *shape)}, a row per datum, or {shape} for all, got "
-        f"{got}: pass as many as there are data"
-    )

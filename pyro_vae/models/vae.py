@@ -14,8 +14,8 @@ from torch.distributions.constraints import real_vector
 from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
-from ..distributions import declared
 from ..data.arguments import Given
+from ..distributions import declared
 from ..ground.arguments import known
 from ..ground.streams import forked
 from ..likelihoods import Likelihood
@@ -77,8 +77,8 @@ class VAE(DecoderModel):
             not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
             ``torch.nn.LayerNorm``, or None. Guides that are built for this model use it too.
         decoder: your own network in place of the default: called with z1 (n, size) [then z2..zL
-            with ``skip``] [then the one-hot label (n, condition), or what it sees of covariates], returns features
-            (n, *likelihood.feature_shape(event_shape)). One that sees x as well, such as
+            with ``skip``] [then the one-hot label (n, condition), or classes and numbers of
+            covariates], returns features (n, *likelihood.feature_shape(event_shape)). One that sees x as well, such as
             ``PixelDecoder``, has a method ``distribution(likelihood, *context)`` that returns
             p(x|context).
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents

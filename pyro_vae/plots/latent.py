@@ -17,7 +17,7 @@ from ..ground.drawing import shown
 from ..infer import grid_2d, interpolate, traverse
 from ..infer.latent import first_of
 from ..programs.coordinates import coordinates
-from ..programs.labels import label_arguments, labels_for
+from ..programs.labels import covariates_of, label_arguments, labels_for
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
@@ -71,15 +71,25 @@ def interpolation(
             f"start and end: expected equal shapes, got {tuple(start.shape)} and "
             f"{tuple(end.shape)}"
         )
-    y = None if y is None else torch.as_tensor(y, device=start.device)
-    label = None if y is None else y.reshape(-1)[:1]
+    several = covariates_of(model)
+    if several is not None or y is None:
+        label = None
+    else:
+        y = torch.as_tensor(y, device=start.device)
+        label = y.reshape(-1)[:1]
     start, end = _batched(model, start, label, "start"), _batched(model, end, label, "end")
-    if y is not None and y.shape not in ((2,), (len(start), 2)):
+    if several is not None:
+        given = several.columns(y)
+        if len(given) != 2 * len(start):
+            given = several.columns(given, 2).repeated(len(start))
+        labels = given.split(2)
+    elif y is not None and y.shape not in ((2,), (len(start), 2)):
         raise ValueError(
             f"y: expected the labels of start and end, shape (2,) or ({len(start)}, 2), got "
             f"{tuple(y.shape)}"
         )
-    labels = [None] * len(start) if y is None else list(y.expand(len(start), 2))
+    else:
+        labels = [None] * len(start) if y is None else list(y.expand(len(start), 2))
     with measuring(model, guide, device=start.device):
         rows = [
             interpolate(model, guide, a, b, steps=steps, y=ends)

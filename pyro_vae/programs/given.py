@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 from ..data import Dataset
 from ..data.arguments import Arguments, Data, Given, as_column
 from ..data.checks import complete
+from ..data.conditions import classes_of
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
@@ -119,7 +120,8 @@ def matched(
             data = x, as_whole(y)
     data = as_dataset(data, name)
     if data.y is not None and (y := labels_of_data(data.y, len(data), *programs)) is not data.y:
-        data = data.replace(y=y, names=data.names if isinstance(y, Arguments) else None)
+        names = data.names if isinstance(y, Arguments) else classes_of(data)[1] or None
+        data = data.replace(y=y, names=None if y is None else names)
     if data.missing and not takes_missing(*programs):
         complete(data.x)
     data.check_classes(*programs)

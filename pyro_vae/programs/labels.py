@@ -57,9 +57,7 @@ def label_arguments(program: Callable, y: Given) -> dict[str, Any]:
     return {} if y is None or not accepts_labels(program) else {"y": y}
 
 
-def placeholders(
-    program: Callable, n: int, device: torch.device | str | None
-) -> dict[str, Any]:
+def placeholders(program: Callable, n: int, device: torch.device | str | None) -> dict[str, Any]:
     """The first class as labels (n,), for a program that is run only to see what it does."""
     if (covariates := covariates_of(program)) is not None:
         return {"y": covariates.placeholder(n)}
@@ -103,8 +101,8 @@ def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
         return None
     if (several := mapping_of(y)) is not None:
         raise TypeError(
-            f"y: expected labels ({n},), or one for all, got {', '.join(map(repr, several))}: pass "
-            "one of them, or build the model with condition=models.Covariates(...)"
+            f"y: expected labels ({n},), or one for all, got a mapping of "
+            f"{', '.join(map(repr, several))}: pass one of them, or build the model with condition=models.Covariates(...)"
         )
     one = np.ndim(y) == 0
     labels, names = as_integers([y] if one else y, 1 if one else n)

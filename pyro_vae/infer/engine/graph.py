@@ -54,9 +54,7 @@ class _Record:
         self.tensors = (*traced.tensors, *constants)
         self.fingerprint, self.step, self.count = fingerprint, step, 0
 
-    def __call__(
-        self, x: Data, y: Given, run: Callable | None = None
-    ) -> tuple[Tensor, ELBOTerms]:
+    def __call__(self, x: Data, y: Given, run: Callable | None = None) -> tuple[Tensor, ELBOTerms]:
         """Loss and terms of a step; a recorded gradient is added to ``grad`` of each parameter."""
         traced, data = self._traced, _data(x, y)
         with traced.replaying():

@@ -316,9 +316,7 @@ class SVI:
             self.waiting.step()
         return loss.detach()
 
-    def _run(
-        self, estimate: Callable, x: Data, y: Given
-    ) -> tuple[Tensor, ELBOTerms | None]:
+    def _run(self, estimate: Callable, x: Data, y: Given) -> tuple[Tensor, ELBOTerms | None]:
         # The first step runs the programs with all of Pyro's checks
         checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
         with unregistered(self.model, self.guide), checks:
