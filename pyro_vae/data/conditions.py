@@ -76,13 +76,13 @@ def _several(
                 column, own = renumbered(labels, found, given.get(name))
                 if own:
                     called[name] = checks.names(own, column)
-            if column.dim() == 0 or len(column) != n:
-                raise ValueError(
-                    f"y: expected a row for each of {n} data, got shape {tuple(column.shape)}: "
-                    "pass as many as there are rows of x"
-                )
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("y", f"y[{name!r}]", 1)) from error
+        if column.dim() == 0 or len(column) != n:
+            raise ValueError(
+                f"y[{name!r}]: expected a row for each of {n} data, got shape "
+                f"{tuple(column.shape)}: pass as many as there are rows of x"
+            )
         columns[name] = column.to(device)
     return Arguments((), columns, tuple(columns)), called, bool(called) and names is None
 

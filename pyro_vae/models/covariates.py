@@ -217,13 +217,17 @@ class Covariates(Recorded, nn.Module):
         """The first classes, mean numbers and exposure, for programs that are only looked at."""
         return self.columns(self.typical(), n)
 
-    def typical(self) -> dict[str, Any]:
-        """The first class of each kind, and what numbers and log exposure are standardised by."""
+    def typical(self, y: Any = None) -> dict[str, Any]:
+        """The first classes, and what numbers and log exposure are standardised by; else ``y``."""
         found: dict[str, Any] = dict.fromkeys(self.classes, 0)
         loc = iter(self.loc.tolist())
         for name, shape in self.numbers.items():
             found[name] = [next(loc) for _ in range(shape[0])] if shape else next(loc)
-        return found | ({OFFSET: next(loc)} if self.offset else {})
+        found |= {OFFSET: next(loc)} if self.offset else {}
+        for key, value in (mapping_of(y, frames=1) or {}).items():
+            found.pop(OFFSET if key == EXPOSURE else key, None)
+            found[key] = value
+        return found
 
     def varied(
         self, name: str | None, values: Sequence[float] | None, y: Any = None
@@ -240,16 +244,12 @@ class Covariates(Recorded, nn.Module):
                 "as numbers=('age', 'dose')"
             )
         name = names[0] if name is None else known("vary", name, names)
-        held = self.typical()
-        for key, value in (mapping_of(y, frames=1) or {}).items():
-            held.pop(OFFSET if key == EXPOSURE else key, None)
-            held[key] = value
         if values is None:
             place = [*self.numbers].index(name) if name in self.numbers else 0
             loc, scale = (float(v[place]) for v in (self.loc, self.scale))
             spread = [loc + scale * step for step in (-2, -1, 0, 1, 2)]
             values = spread if name in self.numbers else range(self.classes[name])
-        return name, [*values], held
+        return name, [*values], self.typical(y)
 
     def check_likelihood(self, likelihood: nn.Module) -> None:
         """Raise ``ValueError`` for a likelihood without rates where there is an exposure."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ def latent_scatter(
     data = data if isinstance(data, Tensor) else matched(data, guide, labelled=True)
     points, names, y = _points(guide, data, y, site)
     ax = _named(ax, names)
-    if not len(labels) and isinstance(data, Dataset):
+    if isinstance(data, Dataset) and (isinstance(labels, Mapping) or not len(labels)):
         labels = classes_of(data)[1]
     draw_points(ax, points, None if y is None else y.cpu().numpy(), labels)
     return ax

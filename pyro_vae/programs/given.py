@@ -119,12 +119,12 @@ def matched(
             x, y = _pair(data, programs)
             data = x, as_whole(y)
     data = as_dataset(data, name)
+    data.check_classes(*programs)
     if data.y is not None and (y := labels_of_data(data.y, len(data), *programs)) is not data.y:
         names = data.names if isinstance(y, Arguments) else classes_of(data)[1] or None
         data = data.replace(y=y, names=None if y is None else names)
     if data.missing and not takes_missing(*programs):
         complete(data.x)
-    data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
     return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))

@@ -102,7 +102,8 @@ def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     if (several := mapping_of(y)) is not None:
         raise TypeError(
             f"y: expected labels ({n},), or one for all, got a mapping of "
-            f"{', '.join(map(repr, several))}: pass one of them, or build the model with condition=models.Covariates(...)"
+            f"{', '.join(map(repr, several))}: pass one of them, or build the model with "
+            "condition=models.Covariates(...)"
         )
     one = np.ndim(y) == 0
     labels, names = as_integers([y] if one else y, 1 if one else n)
