@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
@@ -12,31 +12,12 @@ from torch import Tensor, nn
 from torch.distributions.constraints import integer_interval
 from torch.nn.functional import embedding
 
-from ..ground.arguments import is_whole, known
+from ..ground.arguments import known
 from ..likelihoods import OptimalSigma
 from ..programs.labels import MISSING, as_whole
 from ..programs.structure import Latent
-from .covariates import Covariates
 
 Labels = Literal["all", "partial"]
-
-
-def check_condition(condition: Any, likelihood: nn.Module, labels: str) -> int | Covariates:
-    """The number of classes, or covariates; ``ValueError`` for others, and what goes with none."""
-    if isinstance(condition, Covariates):
-        condition.check_likelihood(likelihood)
-        if labels != "all":
-            raise ValueError(
-                f"labels: expected 'all' for covariates, {condition!r}, got {labels!r}: pass "
-                "condition=10 for ten classes of which some are missing, or leave labels out"
-            )
-        return condition
-    if not is_whole(condition) or condition < 0:
-        raise ValueError(
-            f"condition: expected the number of classes, got {condition!r}: pass an integer "
-            "such as 10, 0 for a model without labels, or models.Covariates(...) for more"
-        )
-    return int(condition)
 
 
 def check_labels(labels: str, classes: int, likelihood: nn.Module) -> None:

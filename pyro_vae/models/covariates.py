@@ -251,8 +251,13 @@ class Covariates(Recorded, nn.Module):
             values = spread if name in self.numbers else range(self.classes[name])
         return name, [*values], self.typical(y)
 
-    def check_likelihood(self, likelihood: nn.Module) -> None:
-        """Raise ``ValueError`` for a likelihood without rates where there is an exposure."""
+    def check_model(self, likelihood: nn.Module, labels: str) -> None:
+        """Raise ``ValueError`` for an exposure without rates, or labels that may be missing."""
+        if labels != "all":
+            raise ValueError(
+                f"labels: expected 'all' for covariates, {self!r}, got {labels!r}: pass "
+                "condition=10 for ten classes of which some are missing, or leave labels out"
+            )
         takes = OFFSET in inspect.signature(likelihood.forward).parameters
         if self.offset and not takes:
             raise ValueError(

@@ -23,7 +23,6 @@ from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_likelihood
 from .classes import (
     Labels,
-    check_condition,
     check_labels,
     draw_classes,
     given_classes,
@@ -119,15 +118,22 @@ class VAE(DecoderModel):
         self.event_shape = _sizes("event_shape", event_shape)
         sizes = _sizes("latents", latents)
         check_likelihood(likelihood)
-        condition = check_condition(condition, likelihood, labels)
+        self.covariates = isinstance(condition, Covariates)
+        if self.covariates:
+            condition.check_model(likelihood, labels)
+        elif not networks.is_whole(condition) or condition < 0:
+            raise ValueError(
+                f"condition: expected the number of classes, got {condition!r}: pass an integer "
+                "such as 10, 0 for a model without labels, or models.Covariates(...) for more"
+            )
         networks.check_activation(activation)
         networks.check_norm(norm)
         self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
         self.hidden = networks.hidden_per_layer(hidden, len(sizes))
-        self.skip, self.condition = bool(skip), condition
-        # With covariates that is how many numbers decoders see
-        self.covariates = isinstance(condition, Covariates)
-        self._classes = condition.size if self.covariates else condition
+        self.skip = bool(skip)
+        self.condition = condition if self.covariates else int(condition)
+        # How many numbers decoders see
+        self._classes = condition.size if self.covariates else self.condition
         self._exposed = self.covariates and condition.offset
         self.partly_labelled = labels == "partial"
         if labels != "all":
@@ -220,12 +226,9 @@ class VAE(DecoderModel):
             latents[site] = Latent(distribution=name, event_shape=shape, support=real_vector)
         for layer, site in enumerate((*self.latents, "x")):
             seen = self._sees(len(self.latents) - layer)
-            parents[site] = (*seen, *(labels if self._labelled(site, seen) else ()))
+            labelled = seen and (self._classes or site == "x")
+            parents[site] = (*seen, *(labels if labelled else ()))
         return Structure(latents, self._observed, parents, arguments)
-
-    def _labelled(self, site: str, seen: Sequence[str]) -> bool:
-        """Whether a conditional of what it has ``seen`` depends on labels, too."""
-        return bool(self.condition and seen and (self._classes or site == "x"))
 
     def _context_size(self, layer: int) -> int:
         return sum(self.latent_sizes[s] for s in self._sees(layer)) + self._classes
@@ -358,7 +361,8 @@ class VAE(DecoderModel):
         factors = []
         for layer, site in enumerate(["x", *reversed(self.latents)]):
             seen = self._sees(layer)
-            context = seen + (["y"] if self._labelled(site, seen) else [])
+            labelled = self.condition and seen and (self._classes or site == "x")
+            context = seen + (["y"] if labelled else [])
             factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
         factors += ["p(y)"] if partial else []
         shapes = [f"x: {type(self.likelihood).__name__} {self.event_shape}"]

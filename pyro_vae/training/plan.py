@@ -28,7 +28,6 @@ from ..ground.streams import forked
 from ..likelihoods.located import Located
 from ..programs.autoguides import is_per_datum, take_all
 from ..programs.checks import check_minibatches
-from ..programs.labels import covariates_of
 from ..programs.missing import filled
 from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost, is_ours
@@ -100,9 +99,10 @@ class Plan:
             _check_names(data, validation, trainer.model)
         if getattr(trainer.model, "partly_labelled", False) is True:
             _check_classes(getattr(data, "y", None), trainer.model.condition)
-        covariates = covariates_of(trainer.model)
-        if covariates is not None and isinstance(data, Dataset) and data.y is not None:
-            covariates.check_training(data.y)
+        # As covariates_of does, without a call in each fit
+        if getattr(trainer.model, "covariates", False) is True and isinstance(data, Dataset):
+            if data.y is not None:
+                trainer.model.condition.check_training(data.y)
         feed = data
         if isinstance(data, Loaded):
             check_minibatches(trainer.guide)
@@ -176,8 +176,8 @@ class Plan:
             seen = filled(seen) if self.feed.data.missing else seen
             if (notice := scale_notice(seen)) is not None:
                 warnings.warn(notice, stacklevel=3)
-        if first and (covariates := covariates_of(model)) is not None:
-            if (notice := covariates.notice(self.feed.data.y)) is not None:
+        if first and getattr(model, "covariates", False) is True:
+            if (notice := model.condition.notice(self.feed.data.y)) is not None:
                 warnings.warn(notice, stacklevel=3)
         if self.validation is not None:
             with forked():
