@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from advice import Cases
 from test_advice_cli import run, train
+from torch import nn
 
 from pyro_vae import Trainer, data, guides, likelihoods, plots
 from pyro_vae.models import VAE, Covariates
@@ -30,6 +31,15 @@ def fit(y=None, given=None):
     vae = built(given)
     trainer = Trainer(vae, guides.BottomUp(vae))
     return lambda: trainer.fit((X, Y if y is None else y), epochs=1, progress=False)
+
+
+class Joined(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.map = nn.Linear(size, 4)
+
+    def forward(self, *context):
+        return self.map(torch.cat(context, -1))
 
 
 def without(*names):
@@ -61,6 +71,14 @@ def construction(tmp):
         lambda: built(noise=gaussian),
         lambda: built(noise=likelihoods.NegativeBinomial()),
         lambda: built(Covariates({"site": 3}, ("age", "log_exposure")), gaussian),
+    )
+    sees = Joined(5)
+    sees.distribution = lambda likelihood, *context: likelihood(sees(*context))
+    adds = Joined(6)
+    yield (
+        lambda: built(decoder=sees),
+        lambda: built(Covariates({"site": 3}), decoder=sees),
+        lambda: built(decoder=adds),
     )
     yield lambda: built(labels="partial"), lambda: built(10, labels="partial"), built
 

@@ -273,10 +273,10 @@ def as_column(value: Any, name: str) -> Tensor:
 
 Data = Tensor | Arguments
 # Classes, or several kinds of labels by their names
-Given = Tensor | Arguments | None
+LabelData = Tensor | Arguments | None
 
 
-def tensors_of(x: Data, y: Given) -> tuple[Tensor, ...]:
+def tensors_of(x: Data, y: LabelData) -> tuple[Tensor, ...]:
     """The tensors in the arguments of a call, in order."""
     found = x.tensors if isinstance(x, Arguments) else (x,)
     if isinstance(y, Arguments):
@@ -297,7 +297,7 @@ def columns_of(x: Data) -> tuple[Tensor, ...]:
     return x.values if isinstance(x, Arguments) else (x,)
 
 
-def holding(x: Data, y: Given, tensors: Sequence[Tensor]) -> tuple[Data, Given]:
+def holding(x: Data, y: LabelData, tensors: Sequence[Tensor]) -> tuple[Data, LabelData]:
     """The arguments of such a call with these tensors in their place."""
     if isinstance(x, Arguments):
         return x.holding(tensors), None

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .arguments import Arguments, Given, named
+from .arguments import Arguments, LabelData, named
 from .dataset import Dataset
 
 _MOST_BYTES = 2**26
@@ -36,7 +36,7 @@ def identity(data: Dataset | Arguments | None) -> dict[str, Any] | None:
     return {**found, "dtype": str(row.dtype), "checksum": zlib.crc32(values)}
 
 
-def _of_labels(y: Given) -> Any:
+def _of_labels(y: LabelData) -> Any:
     if isinstance(y, Arguments):
         return {named(key): _of_tensor(column) for key, column in y.items()}
     return None if y is None else zlib.crc32(y.cpu().numpy().tobytes())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.arguments import Given
+from ..data.arguments import LabelData
 from ..data.conditions import classes_of
 from ..ground.arguments import whole
 from ..ground.tables import Table, Tabular, mean_and_error
@@ -146,7 +146,7 @@ def continuity(
     return Continuity(torch.cat(found), rows.cpu())
 
 
-def _coordinates(model: Callable, guide: Callable, x: Tensor, y: Given) -> dict[str, Tensor]:
+def _coordinates(model: Callable, guide: Callable, x: Tensor, y: LabelData) -> dict[str, Tensor]:
     """The posterior means of data, in unconstrained coordinates."""
     return unconstrained(model, encode(guide, x, **label_arguments(guide, y)).mean, x, y)
 

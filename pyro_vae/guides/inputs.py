@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.arguments import Data, Given, named
+from ..data.arguments import Data, LabelData, named
 from ..likelihoods.base import input_shape, network_inputs
 from ..models import VAE
 from ..networks import is_image
@@ -45,7 +45,7 @@ class OwnInputs:
         """Shape of one datum, as it is read."""
         return self.shapes[name]
 
-    def read(self, vae: VAE, x: Tensor, *, y: Given = None) -> dict[str, Tensor]:
+    def read(self, vae: VAE, x: Tensor, *, y: LabelData = None) -> dict[str, Tensor]:
         """The arguments of a call, (n, *shape)."""
         vae.check_shape(x)
         found = {"x": network_inputs(vae.likelihood, x)}
@@ -68,7 +68,7 @@ class OwnWithMask(OwnInputs):
         super().__init__(vae)
         self.shapes["x"] = masked_shape(self.shapes["x"])
 
-    def read(self, vae: VAE, x: Tensor, *, y: Given = None) -> dict[str, Tensor]:
+    def read(self, vae: VAE, x: Tensor, *, y: LabelData = None) -> dict[str, Tensor]:
         """The arguments of a call, (n, *shape)."""
         found = super().read(vae, x, y=y)
         found["x"] = with_mask(found["x"])

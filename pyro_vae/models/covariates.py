@@ -206,6 +206,10 @@ class Covariates(Recorded, nn.Module):
             parts.append((torch.cat(values, -1) - loc) / scale)
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
+    def tensors(self, y: Given) -> list[Tensor]:
+        """Those by which ``features`` are decided."""
+        return [y[name] for name in self.shapes]
+
     def seen(self, y: Given) -> Tensor:
         """What guides see of them, (n, size), or (n, size + 1) with an exposure."""
         if not self.offset:
@@ -251,12 +255,18 @@ class Covariates(Recorded, nn.Module):
             values = spread if name in self.numbers else range(self.classes[name])
         return name, [*values], self.typical(y)
 
-    def check_model(self, likelihood: nn.Module, labels: str) -> None:
+    def check_model(self, likelihood: nn.Module, labels: str, decoder: nn.Module | None) -> None:
         """Raise ``ValueError`` for an exposure without rates, or labels that may be missing."""
         if labels != "all":
             raise ValueError(
                 f"labels: expected 'all' for covariates, {self!r}, got {labels!r}: pass "
                 "condition=10 for ten classes of which some are missing, or leave labels out"
+            )
+        if self.offset and hasattr(decoder, "distribution"):
+            raise ValueError(
+                "decoder: expected one that returns features, to which an exposure is added, got "
+                f"{type(decoder).__name__}, which has its own distribution: leave offset out, or "
+                "let it return features"
             )
         takes = OFFSET in inspect.signature(likelihood.forward).parameters
         if self.offset and not takes:

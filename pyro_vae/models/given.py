@@ -57,13 +57,13 @@ def _first(wrong: Tensor, values: Tensor) -> str:
 
 def laid(name: str, value: Tensor, shape: tuple[int, ...], n: int) -> Tensor:
     """A row per datum, (n, *shape), from so many or one for all."""
-    got = tuple(value.shape)
-    if got in (shape, (1, *shape)):
-        return value.expand(n, *shape)
+    got, one = tuple(value.shape), shape in ((), (1,))
     if got == (n, *shape):
         return value
+    if got in (shape, (1, *shape)) or (one and value.numel() == 1):
+        return value.reshape(shape).expand(n, *shape)
     # A column of a table, and numbers of which there is one
-    if value.numel() == n and got in ((n, 1), (n,)) and shape in ((), (1,)):
+    if one and got in ((n, 1), (n,)):
         return value.reshape(n, *shape)
     raise ValueError(
         f"y[{name!r}]: expected shape {(n, *shape)}, a row per datum, or {shape} for all, got "

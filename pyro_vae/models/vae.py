@@ -14,7 +14,7 @@ from torch.distributions.constraints import real_vector
 from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
-from ..data.arguments import Given
+from ..data.arguments import LabelData
 from ..distributions import declared
 from ..ground.arguments import known
 from ..ground.streams import forked
@@ -120,7 +120,7 @@ class VAE(DecoderModel):
         check_likelihood(likelihood)
         self.covariates = isinstance(condition, Covariates)
         if self.covariates:
-            condition.check_model(likelihood, labels)
+            condition.check_model(likelihood, labels, decoder)
         elif not networks.is_whole(condition) or condition < 0:
             raise ValueError(
                 f"condition: expected the number of classes, got {condition!r}: pass an integer "
@@ -242,7 +242,7 @@ class VAE(DecoderModel):
         size = self.latent_sizes[site]
         return DiagonalNormal(network, network.out_features, size, norm=self.norm)
 
-    def label_features(self, y: Given, n: int) -> tuple[Tensor, ...]:
+    def label_features(self, y: LabelData, n: int) -> tuple[Tensor, ...]:
         """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
 
         With ``labels="partial"`` one column more, (..., n, condition + 1), tells what is missing;
@@ -273,7 +273,7 @@ class VAE(DecoderModel):
         return (nn.functional.embedding(y.long(), self.one_hot),)
 
     def conditional(
-        self, site: str, z: Mapping[str, Tensor], y: Given = None
+        self, site: str, z: Mapping[str, Tensor], y: LabelData = None
     ) -> dist.Distribution:
         """p(site | latents above), for guides that make use of it.
 
@@ -292,7 +292,8 @@ class VAE(DecoderModel):
         if self.covariates:
             y = self.condition.columns(y, n)
         result = self._evaluate(site, context, self.label_features(y, n))
-        given = context if y is None else [*context, *(y.tensors if self.covariates else (y,))]
+        own = self.condition.tensors(y) if self.covariates else (y,)
+        given = context if y is None else [*context, *own]
         self._handed_over.give(site, self.conditionals[site], given, result)
         return result
 
@@ -309,7 +310,7 @@ class VAE(DecoderModel):
         return declared(p_z, (self.latent_sizes[site],), site)
 
     def forward(
-        self, x: Tensor | None = None, *, y: Given = None, size: int | None = None
+        self, x: Tensor | None = None, *, y: LabelData = None, size: int | None = None
     ) -> Tensor:
         """Run the generative program."""
         if x is not None:
@@ -326,7 +327,7 @@ class VAE(DecoderModel):
                 labels = self.label_features(y, n)
             for site, conditional in self.conditionals.items():
                 context = self._context(site, z)
-                own = y.tensors if self.covariates else (y,)
+                own = self.condition.tensors(y) if self.covariates else (y,)
                 given = context if y is None else [*context, *own]
                 p_z = self._handed_over.take(site, conditional, given)
                 if p_z is None:

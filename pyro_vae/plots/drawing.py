@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from ..data import Dataset
-from ..data.arguments import Given
+from ..data.arguments import LabelData
 from ..ground.arguments import known
 from ..ground.drawing import new_axes, shown
 from ..infer.latent import first_of
@@ -27,7 +27,7 @@ from ..programs.running import traced
 from ..programs.unwrapping import name_of
 
 
-def rows_of(data: Dataset | Tensor, y: Labels, *programs: Callable) -> tuple[Tensor, Given]:
+def rows_of(data: Dataset | Tensor, y: Labels, *programs: Callable) -> tuple[Tensor, LabelData]:
     """All of ``data`` as x (n, *event) and labels (n,), where ``y`` goes before its own labels.
 
     A ``Dataset`` with dynamic binarisation is binarised once, as the model sees it.

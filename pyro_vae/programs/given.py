@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
 from ..data import Dataset
-from ..data.arguments import Arguments, Data, Given, as_column
+from ..data.arguments import Arguments, Data, LabelData, as_column
 from ..data.checks import complete
 from ..data.conditions import classes_of
 from ..data.given import as_dataset
@@ -136,7 +136,7 @@ def given(
     *programs: Callable,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
-) -> tuple[Data, Given]:
+) -> tuple[Data, LabelData]:
     """The data of an evaluation, and labels: a tensor as it is, else ``as_arguments``."""
     data = x if y is None else {"x": x, "y": y}
     own = as_arguments(data, *programs, arguments=arguments, plate=plate, name="x")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.arguments import Arguments, Given
+from ..data.arguments import Arguments, LabelData
 from ..data.conditions import classes_in, mapping_of
 from ..data.labels import as_integers
 from .unwrapping import below_handlers
@@ -52,7 +52,7 @@ def covariates_of(*programs: Any) -> Any:
     return None
 
 
-def label_arguments(program: Callable, y: Given) -> dict[str, Any]:
+def label_arguments(program: Callable, y: LabelData) -> dict[str, Any]:
     """``{"y": y}`` where there are labels and the program takes them."""
     return {} if y is None or not accepts_labels(program) else {"y": y}
 
@@ -115,7 +115,7 @@ def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     return labels.to(device).expand(n)
 
 
-def labels_for(program: Any, y: Labels, n: int, device: torch.device | None) -> Given:
+def labels_for(program: Any, y: Labels, n: int, device: torch.device | None) -> LabelData:
     """``as_labels``, of which some may be NaN where the program takes missing ones.
 
     For a program with ``models.Covariates`` those, as it reads them.
@@ -125,7 +125,7 @@ def labels_for(program: Any, y: Labels, n: int, device: torch.device | None) -> 
     return as_labels(as_whole(y) if lacks_labels(program) else y, n, device)
 
 
-def labels_of_data(y: Given, n: int, *programs: Any) -> Given:
+def labels_of_data(y: LabelData, n: int, *programs: Any) -> LabelData:
     """Labels that a ``Dataset`` of n data holds, for programs: of one kind as they are.
 
     Where programs know of one kind alone they are the first classes, and none where these are

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from .. import ranks
 from ..data import Dataset, DataSplits
-from ..data.arguments import Arguments, Data, Given, columns_of, named, tensors_of
+from ..data.arguments import Arguments, Data, LabelData, columns_of, named, tensors_of
 from ..data.checks import as_values
 from ..programs.checks import check_data
 from ..programs.given import as_arguments, matched
@@ -26,7 +26,7 @@ from ..programs.program import Guide
 from ..programs.running import unaware
 from ..programs.unwrapping import innermost
 
-Batch = tuple[Data, Given]
+Batch = tuple[Data, LabelData]
 Divide = Callable[[list[Any]], list[Any]]
 _CHECKED_AT_ONCE = 10_000
 
@@ -343,7 +343,7 @@ def _check_batch(name: str, model: Callable, number: int, batch: Batch) -> None:
         raise ValueError(f"{name}: batch {number} of the DataLoader: {error}") from error
 
 
-def _check_finite(model: Callable, x: Data, y: Given) -> None:
+def _check_finite(model: Callable, x: Data, y: LabelData) -> None:
     for column in columns_of(x):
         check_known(column, model)
 

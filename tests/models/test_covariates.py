@@ -357,3 +357,18 @@ def test_no_labels_at_all_and_labels_of_one_kind():
     plain = VAE((4,), 2, likelihood=Counts(), hidden=(6,), condition=3)
     with pytest.raises(TypeError, match="got a mapping of 'site'"):
         fitted(plain, guides.BottomUp(plain), (counts(), told()))
+
+
+def test_one_number_may_be_a_scalar_and_batch_norm_moves_once():
+    given = Covariates(classes=3, numbers=1, offset=True)
+    vae = counting(given=given, norm=torch.nn.BatchNorm1d, latents=(3, 2))
+    assert vae.sample(4, y={"classes": 1, "numbers": 0.5, "exposure": 2}).shape == (4, 4)
+    y = {"classes": torch.arange(N) % 3, "numbers": torch.randn(N), "exposure": torch.ones(N)}
+    svi = SVI(vae, guides.Ladder(vae), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    svi.step(counts(), y=y | {"numbers": y["numbers"][:, None]})
+    moved = {
+        int(m.num_batches_tracked)
+        for m in vae.conditionals["z1"].modules()
+        if hasattr(m, "num_batches_tracked")
+    }
+    assert moved == {1}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from ...data.arguments import Arguments, Data, Given
+from ...data.arguments import Arguments, Data, LabelData
 from ...programs.methods import as_program
 from ...programs.registration import unregistered
 from ..objectives.elbo import ELBOTerms, Estimator
@@ -54,7 +54,9 @@ class _Record:
         self.tensors = (*traced.tensors, *constants)
         self.fingerprint, self.step, self.count = fingerprint, step, 0
 
-    def __call__(self, x: Data, y: Given, run: Callable | None = None) -> tuple[Tensor, ELBOTerms]:
+    def __call__(
+        self, x: Data, y: LabelData, run: Callable | None = None
+    ) -> tuple[Tensor, ELBOTerms]:
         """Loss and terms of a step; a recorded gradient is added to ``grad`` of each parameter."""
         traced, data = self._traced, _data(x, y)
         with traced.replaying():
@@ -146,13 +148,13 @@ class Graph:
         return type(self)(copy.deepcopy(self.estimator, memo), **options)
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Data, y: Given = None
+        self, model: Callable, guide: Callable, x: Data, y: LabelData = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales, and the terms without them, detached."""
         return self._step(Traced, model, guide, x, y)
 
     def backward(
-        self, model: Callable, guide: Callable, x: Data, y: Given = None
+        self, model: Callable, guide: Callable, x: Data, y: LabelData = None
     ) -> tuple[Tensor, ELBOTerms]:
         """The same, and the gradient of the loss in ``grad`` of each parameter, all None before.
 
@@ -167,7 +169,7 @@ class Graph:
         self._next = step + 1 if step - self._compared >= _UNCOMPARED else math.inf
 
     def _step(
-        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: Given
+        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: LabelData
     ) -> tuple[Tensor, ELBOTerms]:
         self.step += 1
         record = self._record_of(kind, model, guide, x, y)
@@ -179,7 +181,7 @@ class Graph:
         return _taken(kind, *record(x, y))
 
     def _record_of(
-        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: Given
+        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: LabelData
     ) -> _Record | None:
         """The record of such a call, or None where it is to run as it is."""
         if self._over:
@@ -225,7 +227,7 @@ class Graph:
         return self._number
 
     def _recorded_now(
-        self, key: Any, model: nn.Module, guide: nn.Module, x: Data, y: Given
+        self, key: Any, model: nn.Module, guide: nn.Module, x: Data, y: LabelData
     ) -> _Record | None:
         if key in self._recorded:
             return None
@@ -247,7 +249,7 @@ class Graph:
         return record
 
     def _as_it_is(
-        self, model: Callable, guide: Callable, x: Data, y: Given
+        self, model: Callable, guide: Callable, x: Data, y: LabelData
     ) -> tuple[Tensor, ELBOTerms]:
         with unregistered(model, guide), pyro.validation_enabled(False):
             return self.estimator(model, guide, x, y)
@@ -259,7 +261,7 @@ class Graph:
         model: nn.Module,
         guide: nn.Module,
         x: Tensor,
-        y: Given,
+        y: LabelData,
     ) -> tuple[Tensor, ELBOTerms]:
         """A step by the program itself, with which the record is compared."""
         state = Tensors([*record.tensors, *_data(x, y)], x.device)
@@ -285,7 +287,7 @@ class Graph:
         record.step = self._compared = self.step
         self._next = math.inf if self._epochs else self.step + _UNCOMPARED_ALONE
 
-    def _record(self, traced: Traced, x: Data, y: Given) -> _Record | None:
+    def _record(self, traced: Traced, x: Data, y: LabelData) -> _Record | None:
         """A record, or None with a notice; ``Changed`` where the program changes what it reads."""
         with unregistered(*traced.programs):
             traced.prepare()
@@ -307,7 +309,7 @@ class Graph:
         self._are_compared(record)
         return record
 
-    def _accepted(self, traced: Traced, state: State, x: Data, y: Given) -> _Record:
+    def _accepted(self, traced: Traced, state: State, x: Data, y: LabelData) -> _Record:
         """A record that gives, and leaves behind, what the program does.
 
         It raises ``Changed`` where the program changes what it reads, ``RuntimeError`` where it
@@ -364,7 +366,7 @@ class Graph:
             warnings.warn(f"this pair {does}: {reason}", stacklevel=4)
 
 
-def _data(x: Data, y: Given) -> tuple[Tensor, ...]:
+def _data(x: Data, y: LabelData) -> tuple[Tensor, ...]:
     # ``tensors_of``, in the file where each step is anyway
     if not isinstance(x, Tensor):
         return x.tensors

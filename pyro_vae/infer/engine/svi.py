@@ -16,7 +16,7 @@ from pyro.infer.util import validation_enabled
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ...data.arguments import Arguments, Data, Given, tensors_of
+from ...data.arguments import Arguments, Data, LabelData, tensors_of
 from ...ground.turns import turn
 from ...programs.belonging import check_run, join
 from ...programs.calling import check_arguments
@@ -213,7 +213,7 @@ class SVI:
             self._stepper = Stepper(self.optimizer)
         self._stepper()
 
-    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Data, Given]:
+    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Data, LabelData]:
         """Data, and labels, of a call."""
         if self.plate is None and len(args) == 1 and kwargs.keys() <= {"y"}:
             (x,), y = args, kwargs.get("y")
@@ -236,7 +236,7 @@ class SVI:
         """
         self._prepare(*self._given(args, kwargs))
 
-    def _prepare(self, x: Data, y: Given) -> None:
+    def _prepare(self, x: Data, y: LabelData) -> None:
         if isinstance(x, Arguments):
             check_arguments(x, self.model, self.guide)
         check_run(self.model, self.guide, x, y)
@@ -285,7 +285,7 @@ class SVI:
         # Those with a state have had a gradient in another run
         self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
 
-    def _gradient(self, x: Data, y: Given) -> Tensor:
+    def _gradient(self, x: Data, y: LabelData) -> Tensor:
         if self.optimizer is None:
             self._prepare(x, y)
         if self._watch is None or not self._watch.holds():
@@ -316,7 +316,7 @@ class SVI:
             self.waiting.step()
         return loss.detach()
 
-    def _run(self, estimate: Callable, x: Data, y: Given) -> tuple[Tensor, ELBOTerms | None]:
+    def _run(self, estimate: Callable, x: Data, y: LabelData) -> tuple[Tensor, ELBOTerms | None]:
         # The first step runs the programs with all of Pyro's checks
         checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
         with unregistered(self.model, self.guide), checks:
