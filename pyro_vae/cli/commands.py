@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import experiments, plots
 from ..ground.files import write_atomically
+from ..programs.labels import covariates_of
 from ..report import render
 from . import inputs, measuring
 from .training import train
@@ -31,13 +31,21 @@ def evaluate(args: argparse.Namespace) -> int:
 def sample(args: argparse.Namespace) -> int:
     """Draw from a trained model into a picture."""
     model = inputs.trainer_of(args).model
-    classes = getattr(model, "condition", 0)
+    covariates = covariates_of(model)
+    classes = getattr(model, "condition", 0) if covariates is None else 0
     if args.label is not None and args.label >= classes:
         expected = f"a class from 0 to {classes - 1}" if classes else "no label for this model"
         raise ValueError(f"--label: expected {expected}, got {args.label}")
-    y: Tensor | int | None = args.label
+    if args.given is not None and covariates is None:
+        raise ValueError(
+            f"--given: expected a model trained with --condition-on, got {args.given}: leave it "
+            "out, or name a class with --label"
+        )
+    y: Any = args.label
     if classes and y is None:
         y = torch.arange(args.n, device=args.device) % classes
+    if covariates is not None:
+        y = covariates.typical(args.given)
     torch.manual_seed(args.seed)
     return _draw(args, lambda: plots.samples(model, args.n, y=y, mean=not args.draw))
 

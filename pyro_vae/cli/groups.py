@@ -198,6 +198,25 @@ def add_pair(parser: Any) -> None:
         "--skip", action="store_true", help="each network sees all latents above it, in each layer"
     )
     add("--conditional", action="store_true", help="condition model and guide on the labels")
+    add(
+        "--condition-on",
+        type=values.names,
+        metavar="COLUMNS",
+        help="columns of a table that are classes, text or whole numbers, such as site,sex: no "
+        "data, but what model and guide are told of each datum",
+    )
+    add(
+        "--condition-on-numbers",
+        type=values.names,
+        metavar="COLUMNS",
+        help="likewise columns that are numbers, such as age, which are standardised",
+    )
+    add(
+        "--exposure",
+        metavar="COLUMN",
+        help="column of a table to which the rates of its counts are proportional, such as a "
+        "time or the number of all counts (default likelihood: poisson)",
+    )
 
 
 def add_training(parser: Any) -> None:

@@ -15,6 +15,12 @@ from ..training.saving import load
 from ..training.trainer import Trainer
 
 # How data were read by runs whose records do not tell
+_OPTIONS = {
+    "labels": "--condition-on",
+    "numbers": "--condition-on-numbers",
+    "exposure": "--exposure",
+    "labels, numbers, exposure": "--condition-on, --condition-on-numbers, --exposure",
+}
 BEFORE = {"grey": None, "stratify": False}
 
 
@@ -62,12 +68,18 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             grey=where.get("grey", False),
             kind=where.get("kind"),
             stratify=where.get("stratify", True),
+            labels=where.get("labels", ()),
+            numbers=where.get("numbers", ()),
+            exposure=where.get("exposure"),
             device=args.device,
         )
         for part in filter(None, (found.train, found.test, found.validation)):
             if part.missing:
                 complete(part.x)
         return found
+    except ValueError as error:
+        name, colon, rest = str(error).partition(": ")
+        raise ValueError(f"{_OPTIONS.get(name, name)}{colon}{rest}") from error
     except RuntimeError as error:
         if not args.download:
             raise

@@ -44,6 +44,7 @@ examples:
   an autoencoder           pyro-vae train --guide delta --beta 0
   a hierarchy z1, z2, z3   pyro-vae train --latents 32,16,8
   a conditional VAE        pyro-vae train --conditional
+  by columns of a table    pyro-vae train --data t.csv --condition-on site
   a Skip-VAE               pyro-vae train --latents 16,8 --skip
   on 4 GPUs                torchrun --nproc-per-node 4 -m pyro_vae train --device cuda
   grey pixels              pyro-vae train --likelihood continuous-bernoulli
@@ -163,6 +164,13 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
         "--label",
         type=values.integer(0),
         help="class to draw, of a conditional model (default: all)",
+    )
+    sample.add_argument(
+        "--given",
+        type=values.covariates,
+        metavar="NAME=NUMBER,...",
+        help="what the model is told, where it was trained with --condition-on, such as "
+        "site=1,age=40,exposure=100 (default: the first classes, mean numbers and exposure)",
     )
     sample.add_argument(
         "--draw", action="store_true", help="show draws of x in place of the means of p(x|z)"

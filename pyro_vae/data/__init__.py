@@ -17,6 +17,8 @@
 
 Of a table, ``d.columns`` tells name and kind of each column, and ``d.train.to_frame(x)`` makes a
 frame of rows such as ``vae.sample(10)``; ``likelihoods.for_columns(d)`` is its likelihood.
+``load("t.csv", labels=["site"], numbers=["age"], exposure="total")`` has these columns as labels,
+``d.train.y["age"]``, for ``models.Covariates.standardized(d.train)``.
 
 Example:
     >>> from pyro_vae import data

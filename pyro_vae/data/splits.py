@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .columns import Column
+from .conditions import Names
 from .dataset import Dataset
 
 
@@ -67,8 +68,8 @@ class DataSplits:
         return self.train.columns
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names, indexed by ``y``; () when there are none."""
+    def labels(self) -> Names:
+        """Class names, indexed by ``y``; () when there are none, a mapping where ``y`` is."""
         return self.train.names
 
     def __repr__(self) -> str:

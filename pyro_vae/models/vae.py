@@ -14,6 +14,7 @@ from torch.distributions.constraints import real_vector
 from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
+from ..data.arguments import LabelData
 from ..distributions import declared
 from ..ground.arguments import known
 from ..ground.kinds import kind_of
@@ -28,9 +29,11 @@ from .classes import (
     check_labels,
     draw_classes,
     given_classes,
+    known_classes,
     latent_classes,
     seen_classes,
 )
+from .covariates import Covariates
 from .sigma import Phase, predict_sigma
 
 
@@ -65,7 +68,8 @@ class VAE(DecoderModel):
             for one of this width, one tuple per layer for different ones, () for linear maps.
             Default: a convolutional network for images, signals and video, (256, 256) elsewhere.
         skip: Skip-VAE connections.
-        condition: number of classes of the labels ``y``, 0 for none.
+        condition: number of classes of the labels ``y``, 0 for none; or ``Covariates``, for
+            several kinds of them, for numbers, and for exposures, y then being a mapping.
         labels: which of them are given, "all" or "partial". Where -1 or NaN stands for y, or there
             is no y at all, "y" is a latent then, uniform a priori: log p(x) = log sum_y p(x, y);
             where it is given the data are both, log p(x, y). Train it with ``elbo="enumerate"``
@@ -76,10 +80,10 @@ class VAE(DecoderModel):
             not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
             ``torch.nn.LayerNorm``, or None. Guides that are built for this model use it too.
         decoder: your own network in place of the default: called with z1 (n, size) [then z2..zL
-            with ``skip``] [then the one-hot label (n, condition)], returns features
-            (n, *likelihood.feature_shape(event_shape)). One that sees x as well, such as
-            ``PixelDecoder``, has a method ``distribution(likelihood, *context)`` that returns
-            p(x|context).
+            with ``skip``] [then the one-hot label (n, condition), or classes and numbers of
+            covariates], returns features (n, *likelihood.feature_shape(event_shape)). One that
+            sees x as well, such as ``PixelDecoder``, has a method
+            ``distribution(likelihood, *context)`` that returns p(x|context).
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
             above the site; each returns a distribution of event shape (size,). One for the top
             site replaces the prior and is called without latents.
@@ -115,7 +119,7 @@ class VAE(DecoderModel):
         likelihood: Likelihood,
         hidden: networks.Hidden | None = None,
         skip: bool = False,
-        condition: int = 0,
+        condition: int | Covariates = 0,
         labels: Labels = "all",
         activation: networks.Activation = nn.ReLU,
         norm: networks.Norm | None = None,
@@ -129,28 +133,34 @@ class VAE(DecoderModel):
         super().__init__()
         self.event_shape = _sizes("event_shape", event_shape)
         sizes = _sizes("latents", latents)
-        if not networks.is_whole(condition) or condition < 0:
+        check_likelihood(likelihood)
+        self.covariates = isinstance(condition, Covariates)
+        if self.covariates:
+            condition.check_model(likelihood, labels, decoder)
+        elif not networks.is_whole(condition) or condition < 0:
             raise ValueError(
                 f"condition: expected the number of classes, got {condition!r}: pass an integer "
-                "such as 10, or 0 for a model without labels"
+                "such as 10, 0 for a model without labels, or models.Covariates(...) for more"
             )
-        condition = int(condition)
         networks.check_activation(activation)
         networks.check_norm(norm)
-        check_likelihood(likelihood)
         self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
         self.hidden = networks.hidden_per_layer(hidden, len(sizes))
         self.kind = kind_of(kind, self.event_shape).name
         self.maps = networks.convolutions(self.kind, self.event_shape, hidden, channels, blocks)
         given = {"kind": kind, "channels": channels, "blocks": blocks}
         self._settle(given, {name: self.maps.get(name) for name in given} | {"kind": self.kind})
-        self.skip, self.condition = bool(skip), condition
+        self.skip = bool(skip)
+        self.condition = condition if self.covariates else int(condition)
+        # How many numbers decoders see
+        self._classes = condition.size if self.covariates else self.condition
+        self._exposed = self.covariates and condition.offset
         self.partly_labelled = labels == "partial"
         if labels != "all":
             check_labels(labels, condition, likelihood)
         self.activation, self.norm = activation, norm
         self._handed_over = HandOver()
-        self.register_buffer("one_hot", torch.eye(condition), persistent=False)
+        self.register_buffer("one_hot", torch.eye(self._classes), persistent=False)
 
         given = dict(top_down or {})
         for site in given:
@@ -163,7 +173,7 @@ class VAE(DecoderModel):
             self.decoder = self._default_decoder(self._feature_shape())
         else:
             self.decoder = decoder
-            labels = [(condition,)] if condition else []
+            labels = [(self._classes,)] if self._classes else []
             self._check_decoder(*((self.latent_sizes[s],) for s in self._sees(0)), *labels)
 
     @classmethod
@@ -246,11 +256,12 @@ class VAE(DecoderModel):
             latents[site] = Latent(distribution=name, event_shape=shape, support=real_vector)
         for layer, site in enumerate((*self.latents, "x")):
             seen = self._sees(len(self.latents) - layer)
-            parents[site] = (*seen, *(labels if seen else ()))
+            labelled = seen and (self._classes or site == "x")
+            parents[site] = (*seen, *(labels if labelled else ()))
         return Structure(latents, self._observed, parents, arguments)
 
     def _context_size(self, layer: int) -> int:
-        return sum(self.latent_sizes[s] for s in self._sees(layer)) + self.condition
+        return sum(self.latent_sizes[s] for s in self._sees(layer)) + self._classes
 
     def _conditional(self, site: str) -> nn.Module:
         layer = int(site[1:])
@@ -261,34 +272,26 @@ class VAE(DecoderModel):
         size = self.latent_sizes[site]
         return DiagonalNormal(network, network.out_features, size, norm=self.norm)
 
-    def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
+    def label_features(self, y: LabelData, n: int) -> tuple[Tensor, ...]:
         """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
 
-        With ``labels="partial"`` one column more, (..., n, condition + 1), tells what is missing.
+        With ``labels="partial"`` one column more, (..., n, condition + 1), tells what is missing;
+        with covariates they are classes and numbers, (n, condition.size).
 
         Raises:
             ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
         """
         if not self.condition:
             return ()
+        if self.covariates:
+            y = self.condition.columns(y, n)
+            return (self.condition.features(y),) if self._classes else ()
         if self.partly_labelled:
             return (seen_classes(given_classes(y, n, self.one_hot), self.one_hot),)
-        expected = f"y: this model is conditional on {self.condition} classes, expected "
-        if y is None:
-            raise ValueError(expected + f"integer labels of shape ({n},), got none: pass y=")
-        if y.shape != (n,) or y.is_floating_point():
-            raise ValueError(
-                expected + f"integer labels of shape ({n},), got {y.dtype} {tuple(y.shape)}"
-            )
-        if pyro.infer.util.is_validation_enabled() and ((y < 0) | (y >= self.condition)).any():
-            raise ValueError(
-                expected + f"labels from 0 to {self.condition - 1}, "
-                f"got {int(y.min())} to {int(y.max())}"
-            )
-        return (nn.functional.embedding(y.long(), self.one_hot),)
+        return (known_classes(y, n, self.one_hot),)
 
     def conditional(
-        self, site: str, z: Mapping[str, Tensor], y: Tensor | None = None
+        self, site: str, z: Mapping[str, Tensor], y: LabelData = None
     ) -> dist.Distribution:
         """p(site | latents above), for guides that make use of it.
 
@@ -304,8 +307,11 @@ class VAE(DecoderModel):
         """
         n = next((value.shape[-2] for value in z.values()), 0)
         context = self._context(site, z)
+        if self.covariates:
+            y = self.condition.columns(y, n)
         result = self._evaluate(site, context, self.label_features(y, n))
-        given = context if y is None else [*context, y]
+        own = self.condition.tensors(y) if self.covariates else (y,)
+        given = context if y is None else [*context, *own]
         self._handed_over.give(site, self.conditionals[site], given, result)
         return result
 
@@ -322,14 +328,15 @@ class VAE(DecoderModel):
         return declared(p_z, (self.latent_sizes[site],), site)
 
     def forward(
-        self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None
+        self, x: Tensor | None = None, *, y: LabelData = None, size: int | None = None
     ) -> Tensor:
         """Run the generative program."""
         if x is not None:
             self._check_given(x)
-            n = len(x)
-        else:
-            n = size if size is not None else (1 if y is None else len(y))
+            size = len(x)
+        if self.covariates:
+            y = self.condition.columns(y, size)
+        n = size if size is not None else (1 if y is None else len(y))
         z: dict[str, Tensor] = {}
         with pyro.plate("data", n, dim=-1):
             if self.partly_labelled:
@@ -338,22 +345,32 @@ class VAE(DecoderModel):
                 labels = self.label_features(y, n)
             for site, conditional in self.conditionals.items():
                 context = self._context(site, z)
-                given = context if y is None else [*context, y]
+                own = self.condition.tensors(y) if self.covariates else (y,)
+                given = context if y is None else [*context, *own]
                 p_z = self._handed_over.take(site, conditional, given)
                 if p_z is None:
                     p_z = self._evaluate(site, context, labels)
                 z[site] = pyro.sample(site, p_z)
-            p_x = self._observation(*map(z.__getitem__, self._sees(0)), *labels)
+            above = map(z.__getitem__, self._sees(0))
+            offset = {"offset": y["offset"]} if self._exposed else {}
+            p_x = self._observation(*above, *labels, **offset)
             return pyro.sample("x", p_x, obs=x)
 
-    def _observation(self, *context: Tensor) -> dist.Distribution:
+    def _observation(self, *context: Tensor, offset: Tensor | None = None) -> dist.Distribution:
         partial = self.partly_labelled
         if hasattr(self.decoder, "distribution"):
             context = networks.aligned(*context) if partial else context
             return self.decoder.distribution(self.likelihood, *context)
         # Decoders of a person's own may take rows alone
         rows = networks.of_rows(self.decoder, *context) if partial else self.decoder(*context)
-        return declared(self.likelihood(rows), self.event_shape)
+        if offset is None:
+            return declared(self.likelihood(rows), self.event_shape)
+        # A number per datum, whatever is to the left of the data
+        events = (1,) * len(self.event_shape)
+        left = (1,) * (rows.dim() - 1 - len(self._feature_shape()))
+        return declared(
+            self.likelihood(rows, offset.reshape(*left, -1, *events)), self.event_shape
+        )
 
     def __repr__(self) -> str:
         """The generative story, the shapes and the number of parameters."""
@@ -362,12 +379,15 @@ class VAE(DecoderModel):
         names = ", ".join(["x", *reversed(self.latents), *(["y"] if partial else [])])
         factors = []
         for layer, site in enumerate(["x", *reversed(self.latents)]):
-            context = self._sees(layer) + (["y"] if self.condition and self._sees(layer) else [])
+            seen = self._sees(layer)
+            labelled = self.condition and seen and (self._classes or site == "x")
+            context = seen + (["y"] if labelled else [])
             factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
         factors += ["p(y)"] if partial else []
         shapes = [f"x: {type(self.likelihood).__name__} {self._shape}"]
         shapes += [f"{site}: ({size},)" for site, size in reversed(self.latent_sizes.items())]
         shapes += [f"y: one of {self.condition} classes, some given"] if partial else []
+        shapes += [f"y: {self.condition!r}"] if self.covariates else []
         return (
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
             f"  {', '.join(shapes)}\n  {self._count()}"

@@ -73,7 +73,8 @@ class Model(Program):
 
         Args:
             n: number of data.
-            y: labels (n,), or one label for all, for a conditional model.
+            y: labels (n,), or one label for all, for a conditional model; a mapping of such where
+                it has ``models.Covariates``.
             mean: return the means of p(x|z) for drawn z in place of drawn x.
             prior: a module of ``priors`` from which the top latent is drawn in place of p(zL).
 
@@ -103,7 +104,7 @@ class Model(Program):
         Args:
             z: (n, size) for a model with one latent layer, or site -> (n, size); layers that are
                 not given are filled with their conditional means.
-            y: labels (n,), or one label for all, for a conditional model.
+            y: as of ``sample``.
 
         Returns:
             A distribution of batch shape (n,) and event shape ``event_shape``.
