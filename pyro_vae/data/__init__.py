@@ -35,6 +35,7 @@ from .columns import Column
 from .dataset import Dataset, DataSplits
 from .loading import NAMES, load
 from .sprites import render_shapes, shapes
+from .text import Vocabulary
 
 __all__ = [
     "NAMES",
@@ -42,6 +43,7 @@ __all__ = [
     "Column",
     "DataSplits",
     "Dataset",
+    "Vocabulary",
     "load",
     "render_shapes",
     "shapes",

@@ -16,6 +16,7 @@ from . import checks
 from .checks import as_values
 from .columns import Column, frame_of, table_of
 from .labels import as_integers, renumbered
+from .text import Vocabulary
 
 
 class Dataset:
@@ -43,6 +44,7 @@ class Dataset:
         names: class names, ``names[y]``.
         factors: known factors of variation, shape (n, f).
         factor_names: names of the f factors.
+        vocabulary: of lines of text, a list x, which become rows of numbers; it is kept.
 
     Of a table the names of columns and rows are kept, and text is numbered.
 
@@ -56,6 +58,7 @@ class Dataset:
         columns: name and kind of each column of a table, () for other data.
         index: what the rows of a table are called, an array (n,), or None.
         missing: whether some values are missing.
+        vocabulary: what the numbers of a text stand for, or None.
 
     Raises:
         TypeError: ``x``, ``y`` or ``factors`` holds no real numbers.
@@ -87,7 +90,10 @@ class Dataset:
         names: Sequence[str] | None = None,
         factors: Tensor | np.ndarray | None = None,
         factor_names: Sequence[str] = (),
+        vocabulary: Vocabulary | None = None,
     ) -> None:
+        self.vocabulary = vocabulary
+        x = x if vocabulary is None or isinstance(x, Tensor) else vocabulary.numbers(x)
         table = table_of(x)
         stored = checks.values(x if table is None else table.values, channels=channels)
         self.columns: tuple[Column, ...] = () if table is None else table.columns(stored)
@@ -247,7 +253,7 @@ class Dataset:
         stored = checks.values(changes.pop("x")) if "x" in changes else self._stored
         kept = ("y", "binarize", "names", "factors", "factor_names")
         new = object.__new__(Dataset)
-        new.columns, new.index = self.columns, self.index
+        new.columns, new.index, new.vocabulary = self.columns, self.index, self.vocabulary
         new._hold(stored, **{name: getattr(self, name) for name in kept} | changes)
         return new
 
@@ -367,6 +373,11 @@ class DataSplits:
     def columns(self) -> tuple[Column, ...]:
         """Name and kind of each column of a table; () for other data."""
         return self.train.columns
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What the numbers of a text stand for; None for other data."""
+        return self.train.vocabulary
 
     @property
     def labels(self) -> tuple[str, ...]:

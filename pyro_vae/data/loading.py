@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..ground.arguments import guess
+from ..ground.arguments import guess, known
 from ..ground.files import expanded
 from . import files, sources
 from .checks import probabilities
 from .dataset import Dataset, DataSplits
 from .given import as_dataset
 from .images import Background
+from .tokens import Symbols, find_text
 
 READERS: dict[str, Callable[..., sources.Splits]] = {
     "digits": sources.read_digits,
@@ -51,6 +52,8 @@ def load(
     background: Background | None = None,
     channels: Literal["first", "last"] | None = None,
     split: Literal["iwae"] | None = None,
+    kind: Literal["tokens"] | None = None,
+    vocabulary: Symbols = "characters",
     stratify: bool = True,
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -94,6 +97,10 @@ def load(
             log p(x) ("Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov 2016), from
             ``OMNIGLOT/chardata.mat`` of its authors in ``root``, which is not fetched; None for
             torchvision's, by alphabets.
+        kind: ``"tokens"`` for a text file, or a list of lines, each line of which is a datum: the
+            numbers of its characters or words, and zeros behind them.
+        vocabulary: of tokens, ``"characters"`` or ``"words"`` for one of all lines, or a
+            ``Vocabulary``, such as that of other data, ``d.vocabulary``.
         stratify: hold out as many of each class as its share, where there are labels.
         device: where the tensors shall be.
         seed: of the split, of binarisation, and of the factors of shapes. The split of digits is
@@ -125,7 +132,11 @@ def load(
             f"test_fraction: expected a number between 0 and 1, got {test_fraction}: "
             "use Dataset(x) to hold nothing out"
         )
-    name, reader = _find(source)
+    if kind is not None:
+        known("kind", kind, ("tokens",))
+        name, reader = find_text(source, vocabulary)
+    else:
+        name, reader = _find(source)
     options = {
         "root": expanded("root", root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"),
         "download": download,

@@ -17,7 +17,7 @@ from ..conditionals.normal import DiagonalNormal, StandardNormal
 from ..distributions import declared
 from ..ground.arguments import known
 from ..ground.streams import forked
-from ..likelihoods import Likelihood
+from ..likelihoods import Likelihood, Tokens
 from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_likelihood
 from .classes import (
@@ -28,6 +28,7 @@ from .classes import (
     latent_classes,
     seen_classes,
 )
+from .sequence_decoder import SequenceDecoder
 from .sigma import Phase, predict_sigma
 
 
@@ -60,7 +61,8 @@ class VAE(DecoderModel):
         likelihood: module from features to p(x|features), see ``likelihoods``.
         hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, 400
             for one of this width, one tuple per layer for different ones, () for linear maps.
-            Default: a convolutional network for images, (256, 256) elsewhere.
+            Default: a convolutional network for images, a ``SequenceDecoder`` for
+            ``likelihoods.Tokens``, (256, 256) elsewhere.
         skip: Skip-VAE connections.
         condition: number of classes of the labels ``y``, 0 for none.
         labels: which of them are given, "all" or "partial". Where -1 or NaN stands for y, or there
@@ -148,6 +150,9 @@ class VAE(DecoderModel):
             self._check_decoder(*((self.latent_sizes[s],) for s in self._sees(0)), *labels)
 
     def _default_decoder(self, features: tuple[int, ...]) -> nn.Module:
+        if isinstance(self.likelihood, Tokens) and self.hidden[0] is None:
+            options = {"outputs": self.likelihood.size, "skip": self.skip}
+            return SequenceDecoder(self.event_shape, self._context_size(0), **options)
         return networks.decoder(
             self._context_size(0),
             self.event_shape,
