@@ -128,13 +128,12 @@ class Vocabulary(Recorded):
         Raises:
             ValueError: numbers that stand for no symbol.
         """
-        numbers = x.long().tolist()
-        most = max((max(row, default=0) for row in numbers), default=0)
-        if x.dim() != 2 or most >= len(self) or (x < 0).any():
+        if x.dim() != 2 or not ((x >= 0) & (x < len(self))).all():
             raise ValueError(
                 f"x: expected rows (n, t) of numbers from 0 to {len(self) - 1}, got shape "
-                f"{tuple(x.shape)}, values up to {most}: pass such as vae.sample(10)"
+                f"{tuple(x.shape)}, {int(x.min())} to {int(x.max())}: pass such as vae.sample(10)"
             )
+        numbers = x.long().tolist()
         ended = (row[: row.index(0)] if 0 in row else row for row in numbers)
         joint = " " if self.words else ""
         return [joint.join(self.symbols[k - 1] for k in row) for row in ended]
