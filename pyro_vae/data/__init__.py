@@ -36,6 +36,7 @@ from .dataset import Dataset, DataSplits
 from .loading import NAMES, load
 from .sprites import render_shapes, shapes
 from .text import Vocabulary
+from .translations import LanguagePair, language_pair
 
 __all__ = [
     "NAMES",
@@ -43,7 +44,9 @@ __all__ = [
     "Column",
     "DataSplits",
     "Dataset",
+    "LanguagePair",
     "Vocabulary",
+    "language_pair",
     "load",
     "render_shapes",
     "shapes",

@@ -31,6 +31,9 @@ class _Ended(constraints.Constraint):
     def __init__(self, size: int) -> None:
         self.size = size
 
+    def __repr__(self) -> str:
+        return f"whole numbers from 0 to {self.size - 1}, none but 0 after the first 0"
+
     def check(self, value: Tensor) -> Tensor:
         whole = (value >= 0) & (value < self.size) & (value == value.round())
         return (whole & (up_to_end(value) | (value == 0))).all(-1)

@@ -98,7 +98,8 @@ def subject_of(model: Any, like: Any = None) -> Subject:
     # A subclass may have another program, which data tell
     if isinstance(inner, VAE) and (like is None or type(inner).forward is VAE.forward):
         return _of_vae(model, inner, like)
-    return _of_program(model, like)
+    # A model may tell itself of what form its data are
+    return _of_program(model, getattr(inner, "example", None) if like is None else like)
 
 
 def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:

@@ -95,6 +95,13 @@ class Tokens(Likelihood):
         """How many tokens of each row (n, t) count, its end too where there is one."""
         return distributions.up_to_end(x).sum(-1)
 
+    def units(self, x: Tensor) -> dict[str, Tensor]:
+        """How many tokens rows (n, t) have, and characters where they stand for text."""
+        counts = {"token": self.lengths(x)}
+        if self.vocabulary is not None:
+            counts["character"] = self.vocabulary.characters(x)
+        return counts
+
     def text(self, x: Tensor) -> list[str]:
         """The lines that rows (n, t), such as ``vae.sample(10)``, stand for.
 

@@ -4,7 +4,17 @@ from ..programs.program import Model
 from .autoregressive import Autoregressive
 from .pixel_decoder import PixelDecoder
 from .sequence_decoder import SequenceDecoder
+from .translation import Translation, TranslationDecoder
 from .vae import VAE
 from .vqvae import VQVAE
 
-__all__ = ["VAE", "VQVAE", "Autoregressive", "Model", "PixelDecoder", "SequenceDecoder"]
+__all__ = [
+    "VAE",
+    "VQVAE",
+    "Autoregressive",
+    "Model",
+    "PixelDecoder",
+    "SequenceDecoder",
+    "Translation",
+    "TranslationDecoder",
+]

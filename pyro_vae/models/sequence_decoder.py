@@ -120,7 +120,7 @@ class SequenceDecoder(Recorded, nn.Module):
         if self.training and self.hidden is not None:
             kept = torch.rand_like(before[..., :1]) >= self.word_dropout
             before = before.where(kept, self.hidden)
-        first, skips = self.prefix(joined), self._skips(joined)
+        first, skips = self.prefix(joined), self.skips(joined)
         h, _ = self.network(torch.cat([first, before], 1) + skips[0])
         return self.last(h[:, first.shape[1] - 1 :] + skips[1])
 
@@ -142,14 +142,14 @@ class SequenceDecoder(Recorded, nn.Module):
         for t in range(len(x[0])):
             with torch.no_grad():
                 if t == 0:
-                    inputs, skips = self.prefix(context), self._skips(context)
+                    inputs, skips = self.prefix(context), self.skips(context)
                 else:
                     inputs = read(self.reader, x[:, t - 1 : t])
                 h, state = self.network(inputs + skips[0], state)
                 features = self.last(h[:, -1:] + skips[1])[:, 0]
             yield (slice(None), t), features
 
-    def _skips(self, context: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    def skips(self, context: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """What z adds to all inputs and outputs of the network."""
         if self.skip is None:
             return 0.0, 0.0

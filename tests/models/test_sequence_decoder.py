@@ -168,7 +168,9 @@ def test_sample_dimensions_broadcast(network):
     rows = torch.stack([vae.decode(z[i]).log_prob(x) for i in range(4)])
     torch.testing.assert_close(p_x.log_prob(x), rows)
     assert p_x.sample((3,)).shape == (3, 4, 5, 3)
-    assert vae.decoder.distribution(vae.likelihood, z[0, :1]).expand((5,)).log_prob(x).shape == (5,)
+    assert vae.decoder.distribution(vae.likelihood, z[0, :1]).expand((5,)).log_prob(x).shape == (
+        5,
+    )
 
 
 def test_words_are_hidden_in_training_alone():
@@ -180,7 +182,9 @@ def test_words_are_hidden_in_training_alone():
     torch.manual_seed(0)
     one = hiding(z, x=x)
     torch.manual_seed(0)
-    assert (one - hiding(z, x=y)).abs().mean() < 0.1 * (seeing(z, x=x) - seeing(z, x=y)).abs().mean()
+    assert (one - hiding(z, x=y)).abs().mean() < 0.1 * (
+        seeing(z, x=x) - seeing(z, x=y)
+    ).abs().mean()
     assert torch.equal(hiding.eval()(z, x=x), seeing(z, x=x))
 
 
