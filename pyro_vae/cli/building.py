@@ -40,6 +40,8 @@ def asked_binarize(args: argparse.Namespace) -> str | None:
 
 def likelihood_for(data: DataSplits) -> type[likelihoods.Likelihood]:
     """The likelihood of values like these, where none was named."""
+    if data.vocabulary is not None:
+        return likelihoods.Tokens
     if any(column.kind == "categorical" for column in data.columns):
         return likelihoods.Mixed
     if data.train.binarize or all(((x == 0) | (x == 1)).all() for x in _parts(data)):
@@ -56,6 +58,8 @@ def _parts(data: DataSplits) -> Iterator[Tensor]:
 
 
 def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -> Any:
+    if kind is likelihoods.Tokens:
+        return kind(data.vocabulary)
     accepted = inspect.signature(kind.__init__).parameters
     given = {k: v for k in ("sigma", "levels") if (v := getattr(args, k)) is not None}
     for name, value in given.items():
@@ -100,7 +104,7 @@ def pair(
 def _model(
     args: argparse.Namespace, data: DataSplits, likelihood: Any, classes: int
 ) -> models.VAE:
-    dense = math.prod(data.event_shape) <= groups.LARGEST_DENSE
+    dense = math.prod(data.event_shape) <= groups.LARGEST_DENSE and data.vocabulary is None
     return models.VAE(
         data.event_shape,
         latents=args.latents,
@@ -117,7 +121,8 @@ def check_memory(args: argparse.Namespace, data: DataSplits, kind: type, classes
     So it does for networks of a hundred million parameters that were not asked for by --hidden.
     """
     with torch.device("meta"):
-        model = _model(args, data, _likelihood(args, kind, None), classes)
+        known = data if kind is likelihoods.Tokens else None
+        model = _model(args, data, _likelihood(args, kind, known), classes)
         try:
             guide = args.guide(model)
         except RuntimeError:  # one that looks at values: about as large as this one, or larger
@@ -143,6 +148,8 @@ def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
     if is_image(shape):
         channels = shape[0] if len(shape) == 3 else 1
         kind = {1: "grey pictures", 3: "colour pictures"}.get(channels, "pictures")
+    if data.vocabulary is not None:
+        kind = f"lines of {'words' if data.vocabulary.words else 'characters'}"
     likelihood = getattr(trainer.model, "likelihood", None)
     name = kebab(type(likelihood).__name__)
     if (noise := getattr(likelihood, "noise", None)) is not None:

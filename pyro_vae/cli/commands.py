@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import experiments, plots
+from .. import experiments, infer, plots
 from ..ground.files import write_atomically
 from ..report import render
 from . import inputs, measuring
@@ -29,8 +29,9 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def sample(args: argparse.Namespace) -> int:
-    """Draw from a trained model into a picture."""
-    model = inputs.trainer_of(args).model
+    """Draw from a trained model, into a picture, or lines of text onto standard output."""
+    trainer = inputs.trainer_of(args)
+    model, text = trainer.model, inputs.vocabulary_of(trainer)
     classes = getattr(model, "condition", 0)
     if args.label is not None and args.label >= classes:
         expected = f"a class from 0 to {classes - 1}" if classes else "no label for this model"
@@ -39,11 +40,13 @@ def sample(args: argparse.Namespace) -> int:
     if classes and y is None:
         y = torch.arange(args.n, device=args.device) % classes
     torch.manual_seed(args.seed)
+    if text is not None:
+        return _write(text.text(model.sample(args.n, y=y, mean=not args.draw)))
     return _draw(args, lambda: plots.samples(model, args.n, y=y, mean=not args.draw))
 
 
 def interpolate(args: argparse.Namespace) -> int:
-    """Go from one datum to another, into a picture."""
+    """Go from one datum to another, as ``sample``."""
     trainer = inputs.trainer_of(args)
     dataset = getattr(inputs.splits_of(args, trainer), args.split)
     rows = [getattr(args, "from"), args.to]
@@ -53,12 +56,15 @@ def interpolate(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     x, y = dataset.batch(torch.tensor(rows))
     labels = y if getattr(trainer.model, "condition", 0) else None
-    return _draw(
-        args,
-        lambda: plots.interpolation(
-            trainer.model, trainer.guide, x[0], x[1], steps=args.steps, y=labels
-        ),
-    )
+    along = (trainer.model, trainer.guide, x[0], x[1])
+    if (text := inputs.vocabulary_of(trainer)) is not None:
+        return _write(text.text(infer.interpolate(*along, steps=args.steps, y=labels)))
+    return _draw(args, lambda: plots.interpolation(*along, steps=args.steps, y=labels))
+
+
+def _write(lines: list[str]) -> int:
+    print(*lines, sep="\n")
+    return DONE
 
 
 def _draw(args: argparse.Namespace, draw: Callable[[], Any]) -> int:

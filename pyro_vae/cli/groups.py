@@ -93,6 +93,16 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
         help="height and width of the images of a folder, such as 64 or 48x64 (default: those of "
         "the first image); of shapes (default: 32)",
     )
+    add(
+        "--kind",
+        **_choice({"tokens": "tokens"}),
+        help="tokens: a text file, a datum for each line",
+    )
+    add(
+        "--vocabulary",
+        **_choice({name: name for name in ("characters", "words")}),
+        help="of what lines of text consist (default: characters, or that of the trained model)",
+    )
     add("--grey", action="store_true", help="turn the images of a folder into one grey channel")
     recorded = (
         "as in training"

@@ -19,7 +19,7 @@ from .checks import probabilities
 from .dataset import Dataset, DataSplits
 from .given import as_dataset
 from .images import Background
-from .tokens import Symbols, find_text
+from .tokens import Symbols, find_text, is_text
 
 READERS: dict[str, Callable[..., sources.Splits]] = {
     "digits": sources.read_digits,
@@ -134,9 +134,8 @@ def load(
         )
     if kind is not None:
         known("kind", kind, ("tokens",))
-        name, reader = find_text(source, vocabulary)
-    else:
-        name, reader = _find(source)
+    text = kind == "tokens" and is_text(source)
+    name, reader = find_text(source, vocabulary) if text else _find(source)
     options = {
         "root": expanded("root", root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"),
         "download": download,

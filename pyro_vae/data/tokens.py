@@ -16,12 +16,17 @@ from .text import Vocabulary, lines_of
 Symbols = Vocabulary | Literal["characters", "words"]
 
 
+def is_text(source: Any) -> bool:
+    """Whether this is a path or lines, and no numbers."""
+    lines = isinstance(source, list | tuple) and all(isinstance(v, str) for v in source)
+    return lines or isinstance(source, str | Path)
+
+
 def find_text(source: Any, vocabulary: Symbols) -> tuple[str, Callable[[], Splits]]:
     """What a text file, or lines in memory, are called, and what reads them.
 
     Raises:
         FileNotFoundError: the file is not there.
-        TypeError: no path and no lines.
         ValueError: an unknown kind of vocabulary; when read, what ``Vocabulary`` refuses.
     """
     if not isinstance(vocabulary, Vocabulary):
@@ -34,11 +39,6 @@ def find_text(source: Any, vocabulary: Symbols) -> tuple[str, Callable[[], Split
                 f"(seen from {Path.cwd()}): check the path, or pass a list of lines"
             )
         return path.name, lambda: _read(lines_of(path), vocabulary)
-    if not isinstance(source, list | tuple) or not all(isinstance(v, str) for v in source):
-        raise TypeError(
-            f"source: expected a text file or a list of lines for kind='tokens', got "
-            f"{type(source).__name__}: pass such, or Dataset(x) for numbers"
-        )
     return "text", partial(_read, source, vocabulary)
 
 

@@ -241,7 +241,8 @@ def evaluate(
 
     Returns:
         ``Evaluation``: all numbers in nats per datum, with bits per dimension for discrete
-        pixels, bits per character and perplexity for tokens, the effective sample size and the Pareto k of the importance weights.
+        pixels, bits per character and perplexity for tokens, the effective sample size and the
+        Pareto k of the importance weights.
 
     Raises:
         ValueError: data that the model cannot have produced, a reference of another shape.

@@ -20,7 +20,7 @@
 
 ``for_columns(data)`` is the ``Mixed`` of a table, by the kinds of its columns.
 
-All but the last, ``Tokens`` and ``Multinomial`` are elementwise; the model declares event dimensions with
+All but the last two and ``Multinomial`` are elementwise; the model declares event dimensions with
 ``.to_event``, where a likelihood has not done so itself: see ``Likelihood`` for correlated noise
 and a topic model. Where a likelihood takes several numbers per element, they are the last
 dimension of the features.

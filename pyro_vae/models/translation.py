@@ -21,7 +21,6 @@ from ..programs.placing import like
 from ..programs.program import Program
 from .sequence_decoder import SequenceDecoder
 
-
 _FEW = 8
 
 

@@ -71,30 +71,29 @@ def test_other_lines_are_refused(lines, told):
 
 
 def test_bad_input(path, tmp_path):
-    with pytest.raises(TypeError, match="^text: expected lines, got one text"):
+    with pytest.raises(TypeError, match=r"^text: expected lines, got one text"):
         Vocabulary.of("a cat")
     for symbols in ((), ("",), (1,)):
-        with pytest.raises(ValueError, match="^symbols: expected characters or words"):
+        with pytest.raises(ValueError, match=r"^symbols: expected characters or words"):
             Vocabulary(symbols, 4)
-    with pytest.raises(ValueError, match="^symbols: expected each once, got 'a'"):
+    with pytest.raises(ValueError, match=r"^symbols: expected each once, got 'a'"):
         Vocabulary("aba", 4)
-    with pytest.raises(ValueError, match="^length: expected"):
+    with pytest.raises(ValueError, match=r"^length: expected"):
         Vocabulary("ab", 0)
     vocabulary = Vocabulary("ab", 4)
     for x in (torch.ones(1, 2) * 3, torch.ones(2), -torch.ones(1, 2)):
         with pytest.raises(ValueError, match=r"^x: expected rows \(n, t\)"):
             vocabulary.text(x)
-    with pytest.raises(ValueError, match="^kind: expected"):
+    with pytest.raises(ValueError, match=r"^kind: expected"):
         data.load(path, kind="token")
-    with pytest.raises(ValueError, match="^vocabulary: expected"):
+    with pytest.raises(ValueError, match=r"^vocabulary: expected"):
         data.load(path, kind="tokens", vocabulary="letters")
-    with pytest.raises(FileNotFoundError, match="^source: expected a text file"):
+    with pytest.raises(FileNotFoundError, match=r"^source: expected a text file"):
         data.load(tmp_path / "none.txt", kind="tokens")
-    with pytest.raises(TypeError, match="^source: expected a text file or a list of lines"):
-        data.load(torch.zeros(3, 2), kind="tokens")
+    assert data.load(torch.ones(3, 2), kind="tokens").vocabulary is None
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"caf\xe9\n")
     with pytest.raises(ValueError, match="expected text in UTF-8, got a byte 0xe9 at 3"):
         data.load(bad, kind="tokens")
-    with pytest.raises(ValueError, match="root|size"):
+    with pytest.raises(ValueError, match=r"^size: expected only for folders"):
         data.load(path, kind="tokens", size=4)

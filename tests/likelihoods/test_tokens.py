@@ -89,10 +89,10 @@ def test_data_that_are_no_such_sequences_are_refused(row, told):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="^vocabulary: expected a whole number of at least 2"):
+    with pytest.raises(ValueError, match=r"^vocabulary: expected a whole number of at least 2"):
         likelihoods.Tokens(1)
     with pytest.raises(ValueError, match=r"^event_shape: expected \(t,\) of tokens"):
         likelihoods.Tokens(3).feature_shape((2, 2))
-    with pytest.raises(ValueError, match="^vocabulary: expected that of a text"):
+    with pytest.raises(ValueError, match=r"^vocabulary: expected that of a text"):
         likelihoods.Tokens(3).text(torch.zeros(1, 2))
     assert likelihoods.Tokens(data.Vocabulary("ab", 3)).text(torch.tensor([[2.0, 1, 0]])) == ["ba"]

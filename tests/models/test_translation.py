@@ -138,9 +138,9 @@ def test_eager_and_graph_are_equal(pair, graphs):
 def test_bad_input(pair):
     model = small(pair)
     guide = guides.BottomUp(model)
-    with pytest.raises(TypeError, match="^source: expected a vocabulary, got int"):
+    with pytest.raises(TypeError, match=r"^source: expected a vocabulary, got int"):
         Translation(5, pair.target)
-    with pytest.raises(ValueError, match="^latents: expected"):
+    with pytest.raises(ValueError, match=r"^latents: expected"):
         Translation(pair.source, pair.target, latents=0)
     source, target = pair.test.values
     trainer = Trainer(model, guide)
@@ -152,10 +152,10 @@ def test_bad_input(pair):
     ]:
         with pytest.raises(ValueError, match=told):
             trainer.fit(columns, epochs=1, progress=False)
-    with pytest.raises(ValueError, match="^text: expected symbols .* got 'zebra'"):
+    with pytest.raises(ValueError, match=r"^text: expected symbols .* got 'zebra'"):
         model.translate(["the zebra sees a king"])
     with pytest.raises(TypeError, match=r"^model: expected a models\.Translation"):
         diagnostics.translations(nn.Linear(2, 2), pair.test)
-    with pytest.raises(ValueError, match="^n: expected at most"):
+    with pytest.raises(ValueError, match=r"^n: expected at most"):
         data.language_pair(10**7)
     assert isinstance(model.likelihood, likelihoods.Tokens)
