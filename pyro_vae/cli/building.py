@@ -44,6 +44,8 @@ def likelihood_for(data: DataSplits, *, exposed: bool = False) -> type[likelihoo
     """The likelihood of values like these, where none was named."""
     if exposed:
         return likelihoods.Poisson
+    if data.vocabulary is not None:
+        return likelihoods.Tokens
     if any(column.kind == "categorical" for column in data.columns):
         return likelihoods.Mixed
     if data.train.binarize or all(((x == 0) | (x == 1)).all() for x in _parts(data)):
@@ -60,6 +62,8 @@ def _parts(data: DataSplits) -> Iterator[Tensor]:
 
 
 def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -> Any:
+    if kind is likelihoods.Tokens:
+        return kind(data.vocabulary)
     accepted = inspect.signature(kind.__init__).parameters
     given = {k: v for k in ("sigma", "levels") if (v := getattr(args, k)) is not None}
     for name, value in given.items():
@@ -111,7 +115,7 @@ def _model(
 ) -> models.VAE:
     asked = args.channels is not None or args.blocks is not None
     small = math.prod(data.event_shape) <= groups.LARGEST_DENSE
-    dense = small and not asked and data.kind not in ("signal", "video")
+    dense = small and not asked and data.kind not in ("signal", "video", "tokens")
     return models.VAE(
         data.event_shape,
         latents=args.latents,
@@ -133,7 +137,8 @@ def check_memory(
     So it does for networks of a hundred million parameters that were not asked for by --hidden.
     """
     with torch.device("meta"):
-        model = _model(args, data, _likelihood(args, kind, None), condition)
+        known = data if kind is likelihoods.Tokens else None
+        model = _model(args, data, _likelihood(args, kind, known), condition)
         try:
             guide = args.guide(model)
         except RuntimeError:  # one that looks at values: about as large as this one, or larger
@@ -180,6 +185,8 @@ def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
         kind = {1: "grey pictures", 3: "colour pictures"}.get(channels, "pictures")
     unsure = len(shape) == 2 and not data.train.kind_said
     guess = " (a guess: --kind signal for signals)" if unsure else ""
+    if data.vocabulary is not None:
+        kind = f"lines of {'words' if data.vocabulary.words else 'characters'}"
     likelihood = getattr(trainer.model, "likelihood", None)
     name = kebab(type(likelihood).__name__)
     if (noise := getattr(likelihood, "noise", None)) is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .. import experiments, plots
+from .. import experiments, infer, plots
 from ..ground.files import write_atomically
 from ..programs.labels import covariates_of
 from ..report import render
@@ -29,8 +29,9 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def sample(args: argparse.Namespace) -> int:
-    """Draw from a trained model into a picture."""
-    model = inputs.trainer_of(args).model
+    """Draw from a trained model, into a picture, or lines of text onto standard output."""
+    trainer = inputs.trainer_of(args)
+    model, text = trainer.model, inputs.vocabulary_of(trainer)
     covariates = covariates_of(model)
     classes = getattr(model, "condition", 0) if covariates is None else 0
     if args.label is not None and args.label >= classes:
@@ -47,11 +48,13 @@ def sample(args: argparse.Namespace) -> int:
     if covariates is not None:
         y = covariates.typical(args.given)
     torch.manual_seed(args.seed)
+    if text is not None:
+        return _write(text.text(model.sample(args.n, y=y, mean=not args.draw)))
     return _draw(args, lambda: plots.samples(model, args.n, y=y, mean=not args.draw))
 
 
 def interpolate(args: argparse.Namespace) -> int:
-    """Go from one datum to another, into a picture."""
+    """Go from one datum to another, as ``sample``."""
     trainer = inputs.trainer_of(args)
     dataset = getattr(inputs.splits_of(args, trainer), args.split)
     rows = [getattr(args, "from"), args.to]
@@ -61,12 +64,15 @@ def interpolate(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     x, y = dataset.batch(torch.tensor(rows))
     labels = y if getattr(trainer.model, "condition", 0) else None
-    return _draw(
-        args,
-        lambda: plots.interpolation(
-            trainer.model, trainer.guide, x[0], x[1], steps=args.steps, y=labels
-        ),
-    )
+    along = (trainer.model, trainer.guide, x[0], x[1])
+    if (text := inputs.vocabulary_of(trainer)) is not None:
+        return _write(text.text(infer.interpolate(*along, steps=args.steps, y=labels)))
+    return _draw(args, lambda: plots.interpolation(*along, steps=args.steps, y=labels))
+
+
+def _write(lines: list[str]) -> int:
+    print(*lines, sep="\n")
+    return DONE
 
 
 def _draw(args: argparse.Namespace, draw: Callable[[], Any]) -> int:

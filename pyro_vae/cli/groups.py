@@ -98,8 +98,13 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
         "--kind",
         **_choice({name: name for name in KINDS}),
         help="what the dimensions of a datum mean, which decides on networks and pictures: signal "
-        "(c, t), image (c, h, w), video (c, t, h, w), ... (default: what the data tell, else a "
-        "guess by the shape, in which (2, 100) is an image)",
+        "(c, t), image (c, h, w), video (c, t, h, w), tokens for the lines of a text file, ... "
+        "(default: what the data tell, else a guess by the shape, in which (2, 100) is an image)",
+    )
+    add(
+        "--vocabulary",
+        **_choice({name: name for name in ("characters", "words")}),
+        help="of what lines of text consist (default: characters, or that of the trained model)",
     )
     add("--grey", action="store_true", help="turn the images of a folder into one grey channel")
     recorded = (

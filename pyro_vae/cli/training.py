@@ -54,6 +54,7 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
         "size": args.size,
         "grey": args.grey,
         "kind": args.kind,
+        "vocabulary": args.vocabulary,
         "stratify": getattr(args, "stratify", True),
         "labels": args.condition_on or (),
         "numbers": args.condition_on_numbers or (),

@@ -38,6 +38,8 @@ from .dataset import Dataset
 from .loading import NAMES, load
 from .splits import DataSplits
 from .sprites import render_shapes, shapes
+from .text import Vocabulary
+from .translations import LanguagePair, language_pair
 
 __all__ = [
     "NAMES",
@@ -45,6 +47,9 @@ __all__ = [
     "Column",
     "DataSplits",
     "Dataset",
+    "LanguagePair",
+    "Vocabulary",
+    "language_pair",
     "load",
     "render_shapes",
     "shapes",

@@ -17,6 +17,7 @@ from .arguments import Arguments
 from .checks import as_values
 from .columns import Column, frame_of, table_of
 from .conditions import Names, held, told
+from .text import Vocabulary
 
 if TYPE_CHECKING:
     import pandas
@@ -49,6 +50,7 @@ class Dataset:
         factors: known factors of variation, shape (n, f).
         factor_names: names of the f factors.
         kind: what the dimensions of a datum mean, see ``load``; default a guess by the shape.
+        vocabulary: of lines of text, a list x, which become rows of numbers; it is kept.
 
     Of a table the names of columns and rows are kept, and text is numbered.
 
@@ -64,6 +66,7 @@ class Dataset:
         missing: whether some values are missing.
         kind: "vector", "signal", "image", "video", "tokens" or "array", for ``kind=`` of models.
         kind_said: whether that is no guess.
+        vocabulary: what the numbers of a text stand for, or None.
 
     Raises:
         TypeError: ``x``, ``y`` or ``factors`` holds no real numbers.
@@ -96,7 +99,10 @@ class Dataset:
         factors: Tensor | np.ndarray | None = None,
         factor_names: Sequence[str] = (),
         kind: str | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
+        self.vocabulary = vocabulary
+        x = x if vocabulary is None or isinstance(x, Tensor) else vocabulary.numbers(x)
         table = table_of(x)
         stored = checks.values(x if table is None else table.values, channels=channels)
         checks.layout(kind, stored.shape, channels)
@@ -269,7 +275,7 @@ class Dataset:
         stored = checks.values(changes.pop("x")) if "x" in changes else self._stored
         kept = ("y", "binarize", "names", "factors", "factor_names")
         new = object.__new__(Dataset)
-        new.columns, new.index = self.columns, self.index
+        new.columns, new.index, new.vocabulary = self.columns, self.index, self.vocabulary
         held = {"kind": self._kind, **{name: getattr(self, name) for name in kept}}
         new._hold(stored, **held | changes)
         return new

@@ -22,6 +22,7 @@ from .given import as_dataset
 from .images import Background
 from .splits import DataSplits
 from .tables import conditioned
+from .tokens import Symbols, find_text, is_text
 
 READERS: dict[str, Callable[..., sources.Splits]] = {
     "digits": sources.read_digits,
@@ -56,6 +57,7 @@ def load(
     channels: Literal["first", "last"] | None = None,
     split: Literal["iwae"] | None = None,
     kind: str | None = None,
+    vocabulary: Symbols = "characters",
     stratify: bool = True,
     labels: Sequence[str] = (),
     numbers: Sequence[str] = (),
@@ -105,7 +107,11 @@ def load(
         kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
             (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "tokens" (t,), "array" for any
             other. Default: what the source tells, else a guess by the shape, which is printed:
-            (2, 100) is an image. Pass ``d.kind`` to a model: it decides on the networks.
+            (2, 100) is an image. Pass ``d.kind`` to a model: it decides on the networks. With
+            ``"tokens"`` each line of a text file, or of a list of lines, is a datum: the numbers
+            of its characters or words, and zeros behind them.
+        vocabulary: of tokens, ``"characters"`` or ``"words"`` for one of all lines, or a
+            ``Vocabulary``, such as that of other data, ``d.vocabulary``.
         stratify: hold out as many of each class as its share, where there are labels; of several
             kinds, of the first.
         labels: names of columns of a table that are classes, text or whole numbers, of which y
@@ -143,7 +149,8 @@ def load(
             f"test_fraction: expected a number between 0 and 1, got {test_fraction}: "
             "use Dataset(x) to hold nothing out"
         )
-    name, reader = _find(source)
+    text = kind == "tokens" and is_text(source)
+    name, reader = find_text(source, vocabulary) if text else _find(source)
     options = {
         "root": expanded("root", root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"),
         "download": download,

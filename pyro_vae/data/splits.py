@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .columns import Column
 from .conditions import Names
 from .dataset import Dataset
+from .text import Vocabulary
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,6 +67,11 @@ class DataSplits:
     def columns(self) -> tuple[Column, ...]:
         """Name and kind of each column of a table; () for other data."""
         return self.train.columns
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What the numbers of a text stand for; None for other data."""
+        return self.train.vocabulary
 
     @property
     def labels(self) -> Names:

@@ -20,7 +20,7 @@ from ..ground.arguments import known
 from ..ground.kinds import kind_of
 from ..ground.recorded import takes
 from ..ground.streams import forked
-from ..likelihoods import Likelihood
+from ..likelihoods import Likelihood, Tokens
 from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_likelihood
@@ -34,6 +34,7 @@ from .classes import (
     seen_classes,
 )
 from .covariates import Covariates
+from .sequence_decoder import SequenceDecoder
 from .sigma import Phase, predict_sigma
 
 
@@ -66,7 +67,8 @@ class VAE(DecoderModel):
         likelihood: module from features to p(x|features), see ``likelihoods``.
         hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, 400
             for one of this width, one tuple per layer for different ones, () for linear maps.
-            Default: a convolutional network for images, signals and video, (256, 256) elsewhere.
+            Default: a convolutional network for images, signals and video, a ``SequenceDecoder``
+            for ``likelihoods.Tokens``, (256, 256) elsewhere.
         skip: Skip-VAE connections.
         condition: number of classes of the labels ``y``, 0 for none; or ``Covariates``, for
             several kinds of them, for numbers, and for exposures, y then being a mapping.
@@ -186,6 +188,9 @@ class VAE(DecoderModel):
         return arguments
 
     def _default_decoder(self, features: tuple[int, ...]) -> nn.Module:
+        if isinstance(self.likelihood, Tokens) and self.hidden[0] is None:
+            options = {"outputs": self.likelihood.size, "skip": self.skip}
+            return SequenceDecoder(self.event_shape, self._context_size(0), **options)
         return networks.decoder(
             self._context_size(0),
             self.event_shape,

@@ -14,14 +14,18 @@ from .arguments import (
     hidden_widths,
     output_shape,
 )
+from .causal import GRU, CausalTransformer
 from .convolutional import ConvDecoder, ConvEncoder
 from .defaults import convolutions, decoder, encoder, is_image
 from .dense import MLP, MeanAndLogSigma, aligned, concatenate, of_rows
 from .normalization import GroupNorm, Norm, Normalized, check_norm, head
+from .sequences import SequenceEncoder, SideBySide
 
 __all__ = [
+    "GRU",
     "MLP",
     "Activation",
+    "CausalTransformer",
     "ConvDecoder",
     "ConvEncoder",
     "GroupNorm",
@@ -30,6 +34,8 @@ __all__ = [
     "MeanAndLogSigma",
     "Norm",
     "Normalized",
+    "SequenceEncoder",
+    "SideBySide",
     "aligned",
     "check_activation",
     "check_norm",
