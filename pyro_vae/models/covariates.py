@@ -11,14 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from ..data import Dataset
-from ..data.arguments import as_column
 from ..data.conditions import mapping_of
-from ..ground.arguments import is_whole, known
+from ..ground.arguments import known
 from ..ground.recorded import Recorded
-from .given import EXPOSURE, OFFSET, Given, check_finite, laid, log_exposure, read
+from .asked import Numbers, asked_by, check_names, classes_asked, numbers_asked
+from .given import (
+    EXPOSURE,
+    OFFSET,
+    RESERVED,
+    Given,
+    check_finite,
+    laid,
+    log_exposure,
+    read,
+)
 
-_RESERVED = (EXPOSURE, OFFSET)
 # Mean or deviation of numbers that nobody standardised, or their largest
 _MOST, _LEAST = 10.0, 0.01
 
@@ -35,7 +42,7 @@ class Covariates(Recorded, nn.Module):
     Args:
         classes: number of classes, called "classes" in y; or name -> number for several.
         numbers: how many there are, (n, numbers), called "numbers" in y; or the names of several,
-            each (n,).
+            each (n,), or name -> how many, (n, k).
         offset: whether y has an "exposure" (n,) above 0; or its logarithm, called "offset".
         loc, scale: what is subtracted from the numbers, then from the log exposure, and what they
             are divided by: one for all, or one for each. ``Covariates.standardized(d.train)``
@@ -69,7 +76,7 @@ class Covariates(Recorded, nn.Module):
     def __init__(
         self,
         classes: int | Mapping[str, int] = 0,
-        numbers: int | Sequence[str] = 0,
+        numbers: Numbers = 0,
         *,
         offset: bool = False,
         loc: float | Sequence[float] = 0.0,
@@ -77,11 +84,11 @@ class Covariates(Recorded, nn.Module):
     ) -> None:
         """Keep what there is, and by what it is standardised."""
         super().__init__()
-        self.classes, self.numbers = _classes(classes), _numbers(numbers)
+        self.classes, self.numbers = classes_asked(classes), numbers_asked(numbers)
         self.offset = bool(offset)
         self.shapes = {**dict.fromkeys(self.classes, ()), **self.numbers}
         self.names = (*self.classes, *self.numbers, *((OFFSET,) if offset else ()))
-        _check_names((*self.classes, *self.numbers), offset=self.offset)
+        check_names((*self.classes, *self.numbers), offset=self.offset)
         width = sum(shape[0] if shape else 1 for shape in self.numbers.values())
         self.size, self._width = sum(self.classes.values()) + width, width
         most = max(self.classes.values(), default=0)
@@ -107,9 +114,9 @@ class Covariates(Recorded, nn.Module):
         """What data have, their numbers with the mean 0 and the standard deviation 1.
 
         Args:
-            y: a mapping of classes (n,), whole numbers or text; of numbers (n,) or (n, k), real by
-                their type; and of an "exposure" or its logarithm, the "offset"; or a ``Dataset``
-                whose labels are such.
+            y: a mapping of classes (n,), whole numbers by their type; of numbers (n,) or (n, k);
+                and of an "exposure" or its logarithm, the "offset"; or a ``Dataset`` whose labels
+                are such.
 
         Raises:
             ValueError: labels that are none.
@@ -120,46 +127,7 @@ class Covariates(Recorded, nn.Module):
             >>> given, given.loc
             (Covariates(site: one of 3, age), tensor([40.]))
         """
-        names: Mapping[str, Sequence[str]] = {}
-        if isinstance(y, Dataset):
-            y, names = y.y, y.names
-        found = mapping_of(y)
-        if found is None:
-            raise ValueError(
-                "y: expected a mapping of classes and numbers, got "
-                f"{'none' if y is None else type(y).__name__}: pass such as "
-                "{'site': sites, 'age': ages}, or condition=10 for ten classes alone"
-            )
-        classes, numbers, told = {}, {}, []
-        for name, value in found.items():
-            column = as_column(value, f"y[{name!r}]")
-            if name in _RESERVED:
-                continue
-            if column.is_floating_point():
-                numbers[name] = tuple(column.shape[1:])
-                told.append(column.reshape(len(column), -1))
-            else:
-                classes[name] = len(names[name]) if name in names else int(column.max()) + 1
-        offset = any(name in found for name in _RESERVED)
-        asked: Any = tuple(numbers)
-        if [*numbers] == ["numbers"] and numbers["numbers"]:
-            asked = numbers["numbers"][0]
-        plain = cls(classes, asked, offset=offset)
-        if offset:
-            told.append(log_exposure(found).reshape(-1, 1))
-        if not told:
-            return plain
-        values = torch.cat([v.double() for v in told], 1)
-        for name in numbers:
-            check_finite(name, as_column(found[name], name))
-        scale = values.std(0, correction=0)
-        return cls(
-            classes,
-            asked,
-            offset=offset,
-            loc=values.mean(0).tolist(),
-            scale=torch.where(scale > 0, scale, 1.0).tolist(),
-        )
+        return cls(**asked_by(y))
 
     def columns(self, y: Any, n: int | None = None) -> Given:
         """Labels as programs are given them: of n data, or of as many as there are.
@@ -201,10 +169,13 @@ class Covariates(Recorded, nn.Module):
         """What decoders see of them, (n, size)."""
         parts = [embedding(y[name], self.one_hot[:k, :k]) for name, k in self.classes.items()]
         if self.numbers:
-            values = [y[n] if shape else y[n].unsqueeze(-1) for n, shape in self.numbers.items()]
-            loc, scale = self.loc[: self._width], self.scale[: self._width]
-            parts.append((torch.cat(values, -1) - loc) / scale)
+            parts.append(self._standardized(y))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _standardized(self, y: Given) -> Tensor:
+        values = [y[n] if shape else y[n].unsqueeze(-1) for n, shape in self.numbers.items()]
+        loc, scale = (v[: self._width] for v in (self.loc, self.scale))
+        return (torch.cat(values, -1) - loc) / scale
 
     def tensors(self, y: Given) -> list[Tensor]:
         """Those by which ``features`` are decided."""
@@ -249,11 +220,14 @@ class Covariates(Recorded, nn.Module):
             )
         name = names[0] if name is None else known("vary", name, names)
         if values is None:
-            place = [*self.numbers].index(name) if name in self.numbers else 0
-            loc, scale = (float(v[place]) for v in (self.loc, self.scale))
-            spread = [loc + scale * step for step in (-2, -1, 0, 1, 2)]
-            values = spread if name in self.numbers else range(self.classes[name])
+            values = range(self.classes[name]) if name in self.classes else self._spread(name)
         return name, [*values], self.typical(y)
+
+    def _spread(self, name: str) -> list[float]:
+        before = [*self.numbers.values()][: [*self.numbers].index(name)]
+        place = sum(shape[0] if shape else 1 for shape in before)
+        loc, scale = (float(v[place]) for v in (self.loc, self.scale))
+        return [loc + scale * step for step in (-2, -1, 0, 1, 2)]
 
     def check_model(self, likelihood: nn.Module, labels: str, decoder: nn.Module | None) -> None:
         """Raise ``ValueError`` for an exposure without rates, or labels that may be missing."""
@@ -292,7 +266,7 @@ class Covariates(Recorded, nn.Module):
         """What to do about numbers of training data that are far from 1; None for others."""
         if not self.numbers:
             return None
-        seen = self.features(y)[:, -self._width :]
+        seen = self._standardized(y)
         most = seen.abs().amax(0)
         typical = seen.mean(0).abs().maximum(seen.std(0, correction=0))
         far = (typical > _MOST) | ((most > 0) & (most < _LEAST))
@@ -315,11 +289,11 @@ class Covariates(Recorded, nn.Module):
 
     def _check_keys(self, found: Mapping[str, Any]) -> None:
         expected = [name for name in self.names if name != OFFSET]
-        allowed = (*expected, *(_RESERVED if self.offset else ()))
+        allowed = (*expected, *(RESERVED if self.offset else ()))
         for name in found:
             known("y", name, allowed)
         lacking = [name for name in expected if name not in found]
-        if self.offset and not any(name in found for name in _RESERVED):
+        if self.offset and not any(name in found for name in RESERVED):
             lacking.append(EXPOSURE)
         if lacking:
             raise ValueError(
@@ -327,7 +301,7 @@ class Covariates(Recorded, nn.Module):
                 f"{', '.join(map(repr, lacking))} as well, got {', '.join(map(repr, found))}: "
                 f"pass {self._such_as}"
             )
-        if all(name in found for name in _RESERVED):
+        if all(name in found for name in RESERVED):
             raise ValueError(
                 "y: expected the exposure or its logarithm, the offset, got both: leave one out"
             )
@@ -360,43 +334,3 @@ class Covariates(Recorded, nn.Module):
         classes = [f"{name}: one of {k}" for name, k in self.classes.items()]
         numbers = [f"{n}: {shape[0]}" if shape else n for n, shape in self.numbers.items()]
         return f"Covariates({', '.join([*classes, *numbers, *([EXPOSURE] * self.offset)])})"
-
-
-def _classes(classes: int | Mapping[str, int]) -> dict[str, int]:
-    named = dict(classes) if isinstance(classes, Mapping) else {"classes": classes}
-    for name, k in named.items():
-        if not is_whole(k) or k < (name != "classes"):
-            raise ValueError(
-                f"classes: expected the number of classes, got {k!r}: pass an integer such as 10, "
-                "or a mapping such as {'site': 4, 'sex': 2}"
-            )
-    return {str(name): int(k) for name, k in named.items() if k}
-
-
-def _numbers(numbers: int | Sequence[str]) -> dict[str, tuple[int, ...]]:
-    if is_whole(numbers) and numbers >= 0:
-        return {"numbers": (int(numbers),)} if numbers else {}
-    if isinstance(numbers, str) or not all(isinstance(name, str) for name in _items(numbers)):
-        raise ValueError(
-            f"numbers: expected how many, or a name for each, got {numbers!r}: pass an integer "
-            "such as 3, or names such as ('age', 'dose')"
-        )
-    return dict.fromkeys(numbers, ())
-
-
-def _items(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else (value,)
-
-
-def _check_names(names: Sequence[str], *, offset: bool) -> None:
-    if not (names or offset):
-        raise ValueError(
-            "Covariates: expected classes, numbers or an offset, got none: pass such as "
-            "classes=10, or leave condition out"
-        )
-    wrong = [n for n in names if names.count(n) > 1 or n in _RESERVED]
-    if wrong:
-        raise ValueError(
-            f"Covariates: expected names that are there once, other than {EXPOSURE!r} and "
-            f"{OFFSET!r}, got {wrong[0]!r}: rename it; an exposure is asked for by offset=True"
-        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..data.arguments import Arguments, as_column
 
-EXPOSURE, OFFSET = "exposure", "offset"
+RESERVED = EXPOSURE, OFFSET = "exposure", "offset"
 
 
 class Given(Arguments):

@@ -372,3 +372,13 @@ def test_one_number_may_be_a_scalar_and_batch_norm_moves_once():
         if hasattr(m, "num_batches_tracked")
     }
     assert moved == {1}
+
+
+def test_numbers_of_several_columns_have_names_too():
+    y = {"panel": 3 + torch.randn(N, 5), "age": torch.rand(N), "sex": torch.arange(N) % 2}
+    given = Covariates.standardized(y)
+    assert repr(given) == "Covariates(sex: one of 2, panel: 5, age)"
+    again = Covariates({"sex": 2}, {"panel": 5, "age": 1}, loc=given.loc, scale=given.scale)
+    assert torch.equal(again.features(again.columns(y)), given.features(given.columns(y)))
+    name, values, _ = given.varied("age", None)
+    assert name == "age" and values[2] == pytest.approx(float(y["age"].mean()))
