@@ -26,6 +26,9 @@ from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
 from .drawing import grid_axes, is_image, kind_of, rows_of, run, stacked
 
+# How much wider than high data are drawn
+_WIDE = {"signal": 2, "video": 3}
+
 
 def images(
     x: Tensor,
@@ -73,9 +76,9 @@ def images(
         x = x / 255
     if columns is None:
         square = math.ceil(math.sqrt(len(x)))
-        columns = {"signal": square // 2, "video": square // 3}.get(kind) or (
-            max(8, square) if image and kind != "video" else 1
-        )
+        columns = max(8, square) if image else 1
+        if kind in _WIDE:
+            columns = max(1, square // _WIDE[kind])
     return grid_axes(x, min(whole("columns", columns), len(x)), ax, titles=titles, kind=kind)
 
 

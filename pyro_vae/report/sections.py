@@ -16,8 +16,8 @@ from .. import plots
 from ..data import Dataset, DataSplits
 from ..data.conditions import classes_of
 from ..ground.drawing import shown
+from ..ground.kinds import KINDS
 from ..infer import PairSummary
-from ..networks import is_image
 from ..programs.labels import accepts_labels, covariates_of
 from ..training.trainer import Trainer
 
@@ -141,7 +141,7 @@ def _traversals(run: Run) -> Iterator[Figure | Axes]:
 
 def _grid(run: Run) -> Iterator[Figure | Axes]:
     for site in run.vectors(least=2)[:1]:
-        if run.sites.latents[site] == (2,) and is_image(run.data.event_shape):
+        if run.sites.latents[site] == (2,) and KINDS[run.data.kind].dims:
             labelled = run.test.y is not None and accepts_labels(run.trainer.model)
             label = 0 if labelled else None
             if covariates_of(run.trainer.model) is not None:
