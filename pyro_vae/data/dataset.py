@@ -93,7 +93,8 @@ class Dataset:
         vocabulary: Vocabulary | None = None,
     ) -> None:
         self.vocabulary = vocabulary
-        x = x if vocabulary is None or isinstance(x, Tensor) else vocabulary.numbers(x)
+        if vocabulary is not None and isinstance(x, list | tuple):
+            x = vocabulary.numbers(x)
         table = table_of(x)
         stored = checks.values(x if table is None else table.values, channels=channels)
         self.columns: tuple[Column, ...] = () if table is None else table.columns(stored)
@@ -266,6 +267,8 @@ class Dataset:
         Args:
             programs: models and guides, conditional on ``condition`` classes or not.
         """
+        if self.vocabulary is not None:
+            self.vocabulary.check(*programs)
         classes = next((n for p in programs if (n := getattr(p, "condition", 0))), 0)
         if self._named_by_labels and classes not in (0, len(self.names)):
             raise ValueError(
