@@ -71,14 +71,14 @@ def ladder() -> Pair:
 TOKENS, LENGTH, WIDTH = 100, 32, 128
 
 
-def sequence(network: type[nn.Module] = GRU) -> Pair:
+def sequence(network: type[nn.Module] = GRU, length: int = LENGTH) -> Pair:
     """Tokens, by a causal decoder of such a network."""
     torch.manual_seed(0)
     vae = models.VAE(
-        (LENGTH,),
+        (length,),
         latents=20,
         likelihood=likelihoods.Tokens(TOKENS),
-        decoder=models.SequenceDecoder((LENGTH,), 20, outputs=TOKENS, network=network(WIDTH)),
+        decoder=models.SequenceDecoder((length,), 20, outputs=TOKENS, network=network(WIDTH)),
     )
     return vae, guides.BottomUp(vae)
 
