@@ -12,13 +12,15 @@
 | folder of ``.dcm``, ``.nii`` | (1, ...) | none | ``test_fraction`` | no |
 | ``.npy``, ``.npz``, ``.mat``, ``.pt`` | any | optional | its own or ``test_fraction`` | no |
 | ``.csv``, ``.tsv``, ``.txt``, ``.parquet`` | (columns,) | a column | ``test_fraction`` | no |
+| ``.txt`` under ``kind="tokens"``, list of lines | (t,) | none | ``test_fraction`` | no |
 | ``.h5ad`` | (genes,) | none | ``test_fraction`` | no |
 | tensor, array, table, ``Dataset``, ... | any | as given | ``test_fraction`` | as given |
 
 Of a table, ``d.columns`` tells name and kind of each column, and ``d.train.to_frame(x)`` makes a
 frame of rows such as ``vae.sample(10)``; ``likelihoods.for_columns(d)`` is its likelihood.
 ``load("t.csv", labels=["site"], numbers=["age"], exposure="total")`` has these columns as labels,
-``d.train.y["age"]``, for ``models.Covariates.standardized(d.train)``.
+``d.train.y["age"]``, for ``models.Covariates.standardized(d.train)``. Of text ``d.vocabulary``
+tells what the numbers stand for, ``likelihoods.Tokens(d.vocabulary)`` is its likelihood.
 
 Example:
     >>> from pyro_vae import data

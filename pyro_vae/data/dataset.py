@@ -102,7 +102,8 @@ class Dataset:
         vocabulary: Vocabulary | None = None,
     ) -> None:
         self.vocabulary = vocabulary
-        x = x if vocabulary is None or isinstance(x, Tensor) else vocabulary.numbers(x)
+        if vocabulary is not None and isinstance(x, list | tuple):
+            x = vocabulary.numbers(x)
         table = table_of(x)
         stored = checks.values(x if table is None else table.values, channels=channels)
         checks.layout(kind, stored.shape, channels)
@@ -290,6 +291,8 @@ class Dataset:
         Args:
             programs: models and guides, conditional on ``condition`` classes or not.
         """
+        if self.vocabulary is not None:
+            self.vocabulary.check(*programs)
         classes = next((n for p in programs if (n := getattr(p, "condition", 0))), 0)
         several = getattr(classes, "classes", {"y": classes})
         for name, k in several.items():
