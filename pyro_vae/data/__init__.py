@@ -31,7 +31,7 @@ Example:
 """
 
 from .arguments import Arguments
-from .columns import Column
+from .columns import Column, Rows
 from .dataset import Dataset, DataSplits
 from .loading import NAMES, load
 from .sprites import render_shapes, shapes
@@ -42,6 +42,7 @@ __all__ = [
     "Column",
     "DataSplits",
     "Dataset",
+    "Rows",
     "load",
     "render_shapes",
     "shapes",

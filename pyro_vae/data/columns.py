@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..ground.arguments import known
+from ..ground.recorded import Recorded
 from ..ground.tables import pandas_or
 from . import kinds
 from .labels import in_order
@@ -18,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("numeric", "count", "binary", "categorical")
 
 
 @dataclass(frozen=True)
-class Column:
+class Column(Recorded):
     """A column of a table.
 
     Attributes:
@@ -47,17 +49,65 @@ class Table:
         names: of all columns.
         categories: the text of these, by column.
         index: what the rows are called, (n,), or None.
+        told: the columns, where they are not told by the values.
     """
 
     values: Any
     names: tuple[str, ...]
     categories: Mapping[int, tuple[str, ...]]
     index: np.ndarray | None = None
+    told: tuple[Column, ...] = ()
 
     def columns(self, x: Tensor) -> tuple[Column, ...]:
         """The columns, of kinds by their values ``x`` (n, columns)."""
+        if self.told:
+            return self.told
         found = zip(self.names, kinds_of(x, self.categories), strict=True)
         return tuple(Column(n, k, self.categories.get(i, ())) for i, (n, k) in enumerate(found))
+
+
+class Rows(Tensor):
+    """Rows (m, columns) of a table that know its columns: ``rows.to_frame()``.
+
+    What is computed from them, such as a part, is a plain tensor, and so is what is stored.
+
+    Example:
+        >>> import torch
+        >>> rows = Rows.of(torch.zeros(2, 1), [Column("height", "numeric")])
+        >>> rows.columns[0].name, type(rows[:1])
+        ('height', <class 'torch.Tensor'>)
+    """
+
+    columns: tuple[Column, ...]
+    # As a parameter: an operation on it does not see that it is one
+    __torch_function__ = nn.Parameter.__torch_function__
+
+    @classmethod
+    def of(cls, x: Tensor, columns: Sequence[Column]) -> Rows:
+        """The same values, that know these columns."""
+        found = x.as_subclass(cls)
+        found.columns = tuple(columns)
+        return found
+
+    def to_frame(self) -> Any:
+        """A table of pandas, with the names of columns and categories.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return frame_of(self.columns, self.as_subclass(Tensor))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
+        return Rows.of(self.detach().clone(), self.columns)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
+
+
+def of_table(x: Tensor, model: Any) -> Tensor:
+    """What a model makes of its data's kind: ``Rows`` where these are a table."""
+    columns = getattr(model, "columns", ())
+    return Rows.of(x, columns) if columns else x
 
 
 def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
@@ -82,13 +132,16 @@ def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
 
 
 def table_of(value: Any, argument: str = "x") -> Table | None:
-    """A frame of pandas or polars, or an ``AnnData``, as a ``Table``; None for all else.
+    """A frame of pandas or polars, ``AnnData`` or ``Rows``, as a ``Table``; None for all else.
 
     Raises:
         TypeError: columns of dates, lists and other objects.
     """
     if isinstance(value, Table):
         return value
+    if isinstance(value, Rows):
+        names = tuple(column.name for column in value.columns)
+        return Table(value.as_subclass(Tensor), names, {}, told=value.columns)
     if kinds.is_a(value, "anndata", "AnnData"):
         names = tuple(map(str, value.var_names))
         return Table(kinds.array(value, argument), names, {}, np.asarray(value.obs_names))
@@ -109,9 +162,9 @@ def table_of(value: Any, argument: str = "x") -> Table | None:
 
 
 def numbers_of(column: Any, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Text as numbers of its categories, in their order.
+    """Text as numbers of its categories, in their order, and NaN where it is missing.
 
-    Raises ``ValueError``, naming the column, for values that are missing.
+    Raises ``ValueError``, naming the column, for values that are no text.
     """
     # Of pandas, which has an order; those of polars are in that in which they were met
     own = getattr(column, "cat", None)
@@ -119,14 +172,15 @@ def numbers_of(column: Any, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
     values = column.to_list() if hasattr(column, "to_list") else list(column)
     if ordered is not None:
         values = [None if code < 0 else str(ordered[code]) for code in own.codes]
-    if missing := [i for i, v in enumerate(values) if not isinstance(v, str)]:
+    there = [v for v in values if not kinds.is_missing(v)]
+    if others := [v for v in there if not isinstance(v, str)]:
         raise ValueError(
-            f"x: expected text in all of column {name!r}, got {len(missing)} others, the first in "
-            f"row {missing[0]}: drop these rows, or fill them"
+            f"x: expected text in all of column {name!r}, got {len(others)} others, the first "
+            f"{others[0]!r}: make text of them, or NaN where they are missing"
         )
-    names = in_order(set(values)) if ordered is None else [*map(str, ordered)]
-    number = {text: k for k, text in enumerate(names)}
-    return np.array([number[v] for v in values], dtype=np.float64), tuple(names)
+    names = in_order(set(there)) if ordered is None else [*map(str, ordered)]
+    number = {text: float(k) for k, text in enumerate(names)}
+    return np.array([number.get(v, np.nan) for v in values]), tuple(names)
 
 
 def frame_of(columns: Sequence[Column], x: Tensor, index: np.ndarray | None = None) -> Any:

@@ -35,7 +35,8 @@ class Dataset:
             is converted to ``float32`` as it is. A ``float32`` or ``float64`` tensor stays, and
             is not copied. NaN is a missing value, which models take under ``handlers.missing``.
         y: labels, shape (n,): whole numbers, or text or categories, which give the names and are
-            numbered in their order, text that is whole numbers by size.
+            numbered in their order, text that is whole numbers by size. Where text is missing
+            the label is -1, which ``models.VAE(labels="partial")`` takes.
         channels: ``"last"`` for pictures (n, h, w, channels), which become (n, channels, h, w).
             Shapes such as (n, h, w, 3) are refused unless it is ``"first"`` or ``"last"``.
         binarize: ``"dynamic"`` takes ``x`` as probabilities in [0, 1], of which each batch is a
@@ -255,7 +256,7 @@ class Dataset:
         """Raise ``ValueError`` where text stands for other numbers than a program was given.
 
         Text is numbered by what there is of it, so that a set without one of the classes would
-        number the others anew.
+        number the others anew. So it does where a program needs labels that are missing.
 
         Args:
             programs: models and guides, conditional on ``condition`` classes or not.
@@ -266,6 +267,13 @@ class Dataset:
                 f"y: expected text of all {classes} classes, got {len(self.names)}, which would "
                 "be numbered anew: pass Dataset(x, y, names=...) with the names of all, such as "
                 "d.labels"
+            )
+        partial = any(getattr(p, "partly_labelled", False) is True for p in programs)
+        if classes and not partial and self.y is not None and (gone := self.y < 0).any():
+            raise ValueError(
+                f"y: expected the class of each datum, got {int(gone.sum())} of {len(gone)} "
+                f"missing, the first y[{int(gone.long().argmax())}]: drop these rows, d[d.y >= 0],"
+                ' or build the model with labels="partial"'
             )
 
     def __repr__(self) -> str:

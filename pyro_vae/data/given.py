@@ -131,7 +131,8 @@ def _with_labels(frame: Any, name: str) -> Any:
     named = [
         i
         for i, told in enumerate(frame.columns)
-        if str(told).lower() in LABELS and (i in text or kinds.is_whole(columns[i]))
+        if str(told).lower() in LABELS
+        and (i in text or kinds.is_whole(columns[i]) or kinds.whole_or_missing(columns[i]) is not None)
     ]
     found = named or (text if len(text) == 1 else [])
     if len(found) > 1:
@@ -143,4 +144,6 @@ def _with_labels(frame: Any, name: str) -> Any:
     if not found or frame.shape[1] == 1:
         return frame
     rest = [i for i in range(frame.shape[1]) if i != found[0]]
-    return kinds.columns_at(frame, rest), columns[found[0]]
+    labels = columns[found[0]]
+    numbers = None if found[0] in text else kinds.whole_or_missing(labels)
+    return kinds.columns_at(frame, rest), labels if numbers is None else numbers

@@ -10,6 +10,7 @@ import pyro
 from torch import Tensor, nn
 
 from .. import networks
+from ..data import Column
 from ..likelihoods.base import check_values, feature_shape
 from ..programs.missing import Hiding, filled
 from ..programs.program import Model
@@ -82,3 +83,21 @@ def check_likelihood(likelihood: Any) -> None:
         raise TypeError(
             f"likelihood: expected an instance such as likelihoods.Bernoulli(), got {likelihood!r}"
         )
+
+
+def checked_columns(
+    columns: Sequence[Column], likelihood: nn.Module, event_shape: tuple[int, ...]
+) -> tuple[Column, ...]:
+    """The columns of a model's data, by default those of its likelihood; () for other data.
+
+    Raises ``ValueError`` unless they are one for each number of a datum.
+    """
+    columns = tuple(columns) or getattr(likelihood, "table", ())
+    if columns and (
+        event_shape != (len(columns),) or not all(isinstance(c, Column) for c in columns)
+    ):
+        raise ValueError(
+            f"columns: expected a data.Column for each number of a datum, {event_shape}, got "
+            f"{len(columns)}: pass d.columns of the data"
+        )
+    return columns

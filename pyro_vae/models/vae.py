@@ -14,12 +14,13 @@ from torch.distributions.constraints import real_vector
 from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
+from ..data import Column
 from ..distributions import declared
 from ..ground.arguments import known
 from ..ground.streams import forked
 from ..likelihoods import Likelihood
 from ..programs.structure import Latent, Structure
-from .base import DecoderModel, check_likelihood
+from .base import DecoderModel, check_likelihood, checked_columns
 from .classes import (
     Labels,
     check_labels,
@@ -80,6 +81,9 @@ class VAE(DecoderModel):
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
             above the site; each returns a distribution of event shape (size,). One for the top
             site replaces the prior and is called without latents.
+        columns: name and kind of each column, ``d.columns``, where the data are rows of a table:
+            samples and reconstructions then have ``to_frame()``, and pictures show names. Default:
+            those that the likelihood tells, as one by ``likelihoods.for_columns`` does.
 
     Raises:
         TypeError: an activation, a likelihood or a decoder of another type.
@@ -109,6 +113,7 @@ class VAE(DecoderModel):
         norm: networks.Norm | None = None,
         decoder: nn.Module | None = None,
         top_down: Mapping[str, nn.Module] | None = None,
+        columns: Sequence[Column] = (),
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         super().__init__()
@@ -140,6 +145,7 @@ class VAE(DecoderModel):
         for site in self.latents:
             self.conditionals[site] = given[site] if site in given else self._conditional(site)
         self.likelihood = likelihood
+        self.columns = checked_columns(columns, likelihood, self.event_shape)
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
         else:

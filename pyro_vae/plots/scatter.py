@@ -79,6 +79,13 @@ def _named(ax: Axes | None, names: Sequence[str]) -> Axes:
     return ax
 
 
+def _told(label: float, labels: Sequence[str]) -> str:
+    """The name of a class; -1 is none where the classes have names."""
+    if not len(labels):
+        return f"{label:g}"
+    return "no label" if label < 0 else shown(labels[int(label)])
+
+
 def _style(n: int) -> dict[str, float]:
     """Points that are the smaller the more there are."""
     return {"s": float(np.clip(8000 / n, 4, 30)), "alpha": 0.8, "linewidths": 0}
@@ -216,7 +223,7 @@ def draw_points(
             *points[y == label].T,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i // len(COLORS)],
-            label=shown(labels[label]) if len(labels) else f"{label:g}",
+            label=_told(label, labels),
             **style,
         )
     if not legend:
