@@ -14,8 +14,9 @@ from torch import Tensor
 from ..ground.arguments import whole
 from . import checks
 from .checks import as_values
-from .columns import Column, frame_of, table_of
-from .labels import as_integers, renumbered
+from .columns import Column, frame_of
+from .frames import of_columns, table_of
+from .labels import as_integers, check_labelled, renumbered
 
 
 class Dataset:
@@ -44,6 +45,8 @@ class Dataset:
         names: class names, ``names[y]``.
         factors: known factors of variation, shape (n, f).
         factor_names: names of the f factors.
+        columns: of new rows of a table that is known, its columns, such as ``vae.columns``: those
+            of a frame with these names, in this order, with text numbered as there.
 
     Of a table the names of columns and rows are kept, and text is numbered.
 
@@ -88,8 +91,9 @@ class Dataset:
         names: Sequence[str] | None = None,
         factors: Tensor | np.ndarray | None = None,
         factor_names: Sequence[str] = (),
+        columns: Sequence[Column] = (),
     ) -> None:
-        table = table_of(x)
+        table = of_columns(x, columns) if columns else table_of(x)
         stored = checks.values(x if table is None else table.values, channels=channels)
         self.columns: tuple[Column, ...] = () if table is None else table.columns(stored)
         self.index = None if table is None else table.index
@@ -268,13 +272,8 @@ class Dataset:
                 "be numbered anew: pass Dataset(x, y, names=...) with the names of all, such as "
                 "d.labels"
             )
-        partial = any(getattr(p, "partly_labelled", False) is True for p in programs)
-        if classes and not partial and self.y is not None and (gone := self.y < 0).any():
-            raise ValueError(
-                f"y: expected the class of each datum, got {int(gone.sum())} of {len(gone)} "
-                f"missing, the first y[{int(gone.long().argmax())}]: drop these rows, d[d.y >= 0],"
-                ' or build the model with labels="partial"'
-            )
+        if classes and self.y is not None:
+            check_labelled(self.y, programs)
 
     def __repr__(self) -> str:
         """Size, event shape, labels and binarisation."""

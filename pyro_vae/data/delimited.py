@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .columns import Table, numbers_of
+from .frames import Table, numbers_of
 from .given import LABELS
 
 # What stands in files for a value that is missing

@@ -27,8 +27,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 def as_integers(value: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
     """Labels ``int64`` (n,), and the names of classes that were text or categories.
 
-    Where text is missing, -1 is. Raises ``TypeError`` for an object that holds no labels,
-    ``ValueError`` for another number of labels than n, or numbers that are not whole by their type.
+    -1 is a label that is missing. Raises ``TypeError`` for an object that holds no labels,
+    ``ValueError`` for another number of labels than n, or numbers not whole by their type.
     """
     numbers, names = _numbered(value)
     y = kinds.array(numbers, "y")
@@ -133,3 +133,14 @@ def shared_names(labels: Sequence[Any]) -> list[str] | None:
     if not any(y.dtype.kind in "UOST" for y in found):
         return None
     return in_order({v for y in found for v in y.astype(str).tolist()})
+
+
+def check_labelled(y: Tensor, programs: Sequence[Any]) -> None:
+    """Raise ``ValueError`` where labels are missing, -1, that conditional programs need."""
+    partial = any(getattr(program, "partly_labelled", False) is True for program in programs)
+    if not partial and (gone := y < 0).any():
+        raise ValueError(
+            f"y: expected the class of each datum, got {int(gone.sum())} of {len(gone)} missing, "
+            f"the first y[{int(gone.long().argmax())}]: drop these rows, d[d.y >= 0], or build "
+            'the model with labels="partial"'
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..data import Dataset, DataSplits
@@ -99,7 +98,7 @@ def for_columns(
         if columns:
             likelihood = Nominal(kind[1]) if isinstance(kind, tuple) else made[kind](x[:, columns])
             parts.append((columns, likelihood))
-    table = [replace(c, kind=k) for c, k in zip(train.columns, found, strict=False)]
+    table = [c._replace(kind=k) for c, k in zip(train.columns, found, strict=False)]
     return Mixed(parts, table or None)
 
 

@@ -85,9 +85,10 @@ class Mixed(Likelihood):
                     f"parts: expected a likelihood for each group of columns, got {part!r} for "
                     f"{columns!r}: pass such as likelihoods.Gaussian()"
                 )
-        told = [isinstance(name, Column) for name in names or ()]
-        self.table: tuple[Column, ...] = tuple(names) if told and all(told) else ()
-        self.names = None if names is None else tuple(getattr(n, "name", str(n)) for n in names)
+        # Of a file a column is a plain tuple
+        told = [Column(*name) for name in names or () if isinstance(name, tuple)]
+        self.table = tuple(told)
+        self.names = None if names is None else tuple(c.name for c in told) or (*map(str, names),)
         if repeated := [n for n, k in Counter(self.names or ()).items() if k > 1]:
             raise ValueError(
                 f"names: expected a name of its own for each column, got {repeated[0]!r} twice: "

@@ -93,11 +93,9 @@ def checked_columns(
     Raises ``ValueError`` unless they are one for each number of a datum.
     """
     columns = tuple(columns) or getattr(likelihood, "table", ())
-    if columns and (
-        event_shape != (len(columns),) or not all(isinstance(c, Column) for c in columns)
-    ):
+    if columns and event_shape != (len(columns),):
         raise ValueError(
-            f"columns: expected a data.Column for each number of a datum, {event_shape}, got "
-            f"{len(columns)}: pass d.columns of the data"
+            f"columns: expected one for each number of data of shape {event_shape}, got "
+            f"{len(columns)}: pass d.columns of these data"
         )
-    return columns
+    return tuple(Column(*column) for column in columns)

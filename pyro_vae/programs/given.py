@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 from ..data import Dataset
 from ..data.arguments import Arguments, Data, as_column
 from ..data.checks import complete
+from ..data.frames import check_columns
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
@@ -112,6 +113,8 @@ def matched(
     if data.missing and not takes_missing(*programs):
         complete(data.x)
     data.check_classes(*programs)
+    if data.columns:
+        check_columns(data.columns, programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
     return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, data, handlers
 from pyro_vae.data import Arguments, Dataset, DataSplits, load, render_shapes, shapes
-from pyro_vae.data.columns import numbers_of
+from pyro_vae.data.frames import numbers_of
 from pyro_vae.data.given import as_dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
