@@ -16,7 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from ..data import Dataset
+from ..data import Column, Dataset
 from ..ground.arguments import known
 from ..ground.drawing import new_axes, shown
 from ..infer.latent import first_of
@@ -24,6 +24,7 @@ from ..programs.labels import Labels, checked_labels, label_arguments
 from ..programs.means import stand_in_data
 from ..programs.running import traced
 from ..programs.unwrapping import name_of
+from .tables import beside, table_axes
 
 
 def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -146,8 +147,15 @@ def grid_axes(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     titles: Sequence[str] = (),
+    table: Sequence[Column] = (),
 ) -> Axes:
-    """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size."""
+    """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size.
+
+    Rows of a ``table`` with these columns are written as numbers, one below the other.
+    """
+    if table:
+        told = _of_rows(len(x), columns, row_labels, column_labels, titles)
+        return table_axes(x, table, told, block=columns if columns > 1 else 0, ax=ax)
     if ax is None:
         width, height = grid_size(x.shape[1:], math.ceil(len(x) / columns), columns)
         if titles and is_image(x.shape[1:]):
@@ -161,12 +169,42 @@ def grid_axes(
     return ax
 
 
-def stacked(rows: Mapping[str, Tensor], heat: Mapping[str, Tensor] | None = None) -> Figure:
+def _of_rows(
+    n: int,
+    columns: int,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    titles: Sequence[str],
+) -> list[str]:
+    """The labels of a grid of n data as those of rows one below the other."""
+    if titles:
+        return [title.replace("\n", "  ") for title in titles]
+    if not row_labels and not column_labels:
+        return [*map(str, range(n))]
+    told = []
+    for i in range(n):
+        row, column = divmod(i, columns)
+        first = row_labels[row].replace("\n", "  ") if row_labels and not column else ""
+        told.append(f"{first}   {column_labels[column] if column_labels else ''}".strip())
+    return told
+
+
+def stacked(
+    rows: Mapping[str, Tensor],
+    heat: Mapping[str, Tensor] | None = None,
+    *,
+    table: Sequence[Column] = (),
+) -> Figure:
     """A figure with one row of data under another, label -> (n, *event).
 
-    Those of ``heat``, values from 0 upwards and of one channel, have a colour scale each.
+    Those of ``heat``, values from 0 upwards and of one channel, have a colour scale each. Rows of
+    a ``table`` are written as numbers on one axes, those of a datum one below the other.
     """
     heat = heat or {}
+    if table:
+        x, labels, block = beside({**rows, **heat})
+        plain = [i for i in range(len(x)) if i % block >= len(rows)]
+        return table_axes(x, table, labels, block=block, plain=plain).figure
     first = next(iter(rows.values()))
     image = is_image(first.shape[1:])
     columns = len(first) if image else 1

@@ -22,6 +22,7 @@ from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.values import check_tensor
 from .drawing import grid_axes, run_on, spaced, vector_site
+from .tables import columns_of
 
 _MOST_UNITS = 10
 
@@ -65,6 +66,7 @@ def interpolation(
     """
     check_tensor(start, "start")
     check_tensor(end, "end")
+    table = columns_of(start, model)
     if start.shape != end.shape:
         raise ValueError(
             f"start and end: expected equal shapes, got {tuple(start.shape)} and "
@@ -85,8 +87,8 @@ def interpolation(
             for a, b, ends in zip(start, end, labels, strict=True)
         ]
     t = spaced(torch.linspace(0, 1, steps).tolist(), most=12)
-    ax = grid_axes(torch.cat(rows), steps, ax, column_labels=t)
-    ax.set_xlabel("share of the way from start to end")
+    ax = grid_axes(torch.cat(rows), steps, ax, column_labels=t, table=table)
+    (ax.set_ylabel if table else ax.set_xlabel)("share of the way from start to end")
     return ax
 
 
@@ -159,6 +161,7 @@ def traversals(
     """
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
     check_tensor(x)
+    table = columns_of(x, model)
     labels = as_labels(y, 1, x.device)
     x = _batched(model, x, labels, "x")
     if len(x) != 1:
@@ -176,10 +179,13 @@ def traversals(
             raise ValueError(f"dims: expected units 0 to {len(kl) - 1} of {site!r}, got {dims}")
         rows = traverse(model, guide, x[0], site=site, dims=dims, values=values, y=labels)
     names = [f"{site}[{d}]\n{float(kl[d]):.2f} nats" for d in dims]
-    columns = spaced(values.tolist())
-    ax = grid_axes(rows.flatten(0, 1), len(values), ax, row_labels=names, column_labels=columns)
-    ax.set_ylabel("latent unit, KL")
-    ax.set_xlabel("value of the unit" if unbounded else "unconstrained coordinate of the unit")
+    columns = spaced(values.tolist(), most=len(values) if table else 10)
+    cells, labels = rows.flatten(0, 1), {"row_labels": names, "column_labels": columns}
+    ax = grid_axes(cells, len(values), ax, **labels, table=table)
+    what = "value of the unit" if unbounded else "unconstrained coordinate of the unit"
+    ax.set_ylabel(f"latent unit, KL, {what}" if table else "latent unit, KL")
+    if not table:
+        ax.set_xlabel(what)
     return ax
 
 

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..data import Dataset
+from ..data import Dataset, Rows
+from ..data.columns import of_table
 from ..ground.arguments import at_least, whole
 from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
@@ -23,6 +24,7 @@ from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
 from .drawing import grid_axes, is_image, rows_of, run, stacked
+from .tables import columns_of
 
 
 def images(
@@ -35,11 +37,12 @@ def images(
     """Draw data in a grid.
 
     Images are (n, h, w), (n, 1, h, w) in grey or (n, 3, h, w) in colour; their values are clipped
-    to [0, 1] for display, ``uint8`` divided by 255 before. Any other datum, such as a vector, is
-    flattened and drawn as one row of a heat-map, with its colour scale beside it.
+    to [0, 1] for display, ``uint8`` divided by 255 before. Rows of a table are written as numbers
+    under their names. Any other datum, such as a vector, is flattened and drawn as one row of a
+    heat-map, with its colour scale beside it.
 
     Args:
-        x: (n, *event).
+        x: (n, *event), ``data.Rows`` for a table, such as ``vae.sample(10)``.
         columns: images per row; by default one row of up to 8, beyond that about a square.
             Vectors are drawn one per row unless it is given.
         titles: one per datum, such as its label; none by default.
@@ -63,6 +66,8 @@ def images(
         )
     if titles and len(titles) != len(x):
         raise ValueError(f"titles: expected {len(x)}, one per datum, got {len(titles)}")
+    if table := columns_of(x):
+        return grid_axes(x, columns or 1, ax, titles=titles, table=table)
     if x.dtype == torch.uint8 and is_image(x.shape[1:]):
         x = x / 255
     if columns is None:
@@ -113,12 +118,14 @@ def _draw(
     if not accepts_labels(model):
         y = None  # the labels of a data set, which such a model ignores everywhere
     if hasattr(model, "sample"):
-        return model.sample(n, y=y, mean=mean)
+        drawn = model.sample(n, y=y, mean=mean)
+        return drawn if columns_of(drawn) else of_table(drawn, like)
     with evaluating(model):
         trace = run(model, n, y, like)
     site = kinds(trace).observed[-1]
     p_x = trace.nodes[site]["fn"]
-    return (mean_of(p_x, site) if mean else p_x.sample()).reshape(n, *like.shape[1:])
+    x = (mean_of(p_x, site) if mean else p_x.sample()).reshape(n, *like.shape[1:])
+    return of_table(x, like)
 
 
 def conditional(
@@ -172,7 +179,8 @@ def conditional(
     whole("n", n)
     y = torch.tensor(classes, device=device_of(model)).repeat_interleave(n)
     names = [str(labels[c]) if len(labels) else str(c) for c in classes]
-    ax = grid_axes(_draw(model, len(y), y=y, mean=mean, like=like), n, ax, row_labels=names)
+    x = _draw(model, len(y), y=y, mean=mean, like=like)
+    ax = grid_axes(x, n, ax, row_labels=names, table=columns_of(x))
     ax.set_ylabel("label")
     return ax
 
@@ -189,7 +197,7 @@ def reconstructions(
         y: labels (n,) for a conditional pair.
 
     Returns:
-        A figure of two axes: the data, the reconstructions.
+        A figure of two axes: the data, the reconstructions; of one for a table.
 
     Raises:
         ValueError: no data, or data of the wrong shape.
@@ -203,7 +211,7 @@ def reconstructions(
     check_tensor(x)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, x, y=y)
-    return stacked({"data": x, "reconstruction": result})
+    return stacked({"data": x, "reconstruction": result}, table=columns_of(x, model))
 
 
 def denoising(
@@ -227,7 +235,8 @@ def denoising(
         y: labels (n,) for a conditional pair.
 
     Returns:
-        A figure of three axes: the data, the corrupted data, the reconstructions.
+        A figure of three axes: the data, the corrupted data, the reconstructions; of one for a
+        table.
 
     Raises:
         ValueError: a negative or non-finite standard deviation, or data of the wrong shape.
@@ -245,7 +254,8 @@ def denoising(
     noisy = corrupted(x, noise)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, noisy, y=y)
-    return stacked({"data": x, "corrupted": noisy, "reconstruction": result})
+    rows = {"data": x, "corrupted": noisy, "reconstruction": result}
+    return stacked(rows, table=columns_of(x, model))
 
 
 def outliers(
@@ -290,6 +300,7 @@ def outliers(
         log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)
     worst = log_p.argsort()[:n]
     titles = [f"{float(log_p[i]):.1f} nats\nrow {i}" for i in worst.tolist()]
-    ax = images(x[worst], titles=titles)
+    known = columns_of(data, model)
+    ax = images(Rows.of(x[worst], known) if known else x[worst], titles=titles)
     ax.set_title(f"log p(x) of the {len(worst)} least likely of {len(x)} data", fontsize="medium")
     return ax.figure

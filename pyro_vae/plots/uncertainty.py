@@ -17,6 +17,7 @@ from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
 from .drawing import stacked
+from .tables import columns_of
 
 # Widths in sigma that have a point on the curve
 _MARKED = {1: "o", 2: "s"}
@@ -57,7 +58,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         mean, sigma = mean_of(p, "x"), p.stddev
     if sigma.dim() == 4:
         sigma = sigma.square().mean(1).sqrt()
-    return stacked({"data": x, "mean": mean}, {"sigma(z)": sigma})
+    return stacked({"data": x, "mean": mean}, {"sigma(z)": sigma}, table=columns_of(x, model))
 
 
 def calibration(result: Any, *, ax: Axes | None = None) -> Axes:
