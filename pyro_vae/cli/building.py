@@ -108,6 +108,7 @@ def _model(
         hidden=getattr(args, "hidden", groups.DENSE if dense else None),
         skip=args.skip,
         condition=classes,
+        columns=data.columns,
     )
 
 

@@ -19,12 +19,14 @@ from ..data import Column
 from ..ground.drawing import new_axes, shown
 
 # Characters of a line, lines of names, and parts one below the other of a wide table
-_WIDE, _NAMED, _PARTS = 110, 2, 3
-_NAME, _TEXT = 12, 14
+_WIDE, _NAMED, _PARTS = 110, 2, 4
+_NAME, _TEXT = 12, 16
 # Sizes in inches
 _LINE, _CHARACTER, _GAP = 0.2, 0.075, 0.4
 _FONT = 8.0
-_SHADES = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.0, 0.45, 64)))
+_SHADES = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.0, 0.45, 64))).with_extremes(
+    bad="0.95"
+)
 
 
 def columns_of(*things: Any) -> tuple[Column, ...]:
@@ -54,7 +56,7 @@ def table_axes(
     plain: Iterable[int] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw rows (n, columns) as numbers, the darker the larger they are among their column.
+    """Draw rows (n, columns) as numbers, the darker the larger they are in their column.
 
     A table that is too wide goes on below; of one of very many columns those that vary most,
     relative to their mean, are drawn, which the label below tells.
@@ -84,9 +86,9 @@ def table_axes(
         (ax,) = new_axes(1, 1, size)
         font = _FONT
     else:
-        box = ax.get_position()
-        wide, high = ax.figure.get_size_inches() * (box.width, box.height)
-        font = _FONT * min(1.0, high / (_LINE * total), wide / (_CHARACTER * width))
+        box, dots = ax.get_window_extent(), ax.figure.dpi
+        needed = max(_LINE * total / box.height, _CHARACTER * width / box.width)
+        font = _FONT / max(1.0, needed * dots)
     style = {"fontsize": font, "va": "center"}
     ticks, below = [], 0.0
     for part, names in zip(parts, deep, strict=True):
@@ -97,17 +99,11 @@ def table_axes(
             for row, top in enumerate(tops):
                 place = edges[i + 1] - 0.7, begin + top + 0.5
                 ax.text(*place, texts[column][row], ha="right", **style)
-        for row, top in enumerate(tops):
-            ax.pcolormesh(
-                edges,
-                [begin + top, begin + top + 1],
-                shades[row : row + 1, part.columns],
-                cmap=_SHADES,
-                vmin=0.0,
-                vmax=1.0,
-                edgecolors="white",
-                linewidth=0.6,
-            )
+        for start in range(0, len(x), block or len(x)):
+            rows = slice(start, start + (block or len(x)))
+            lines = begin + np.append(tops[rows], tops[rows][-1] + 1)
+            style_of = {"vmin": 0.0, "vmax": 1.0, "edgecolors": "white", "linewidth": 0.6}
+            ax.pcolormesh(edges, lines, shades[rows, part.columns], cmap=_SHADES, **style_of)
         ticks += [begin + top + 0.5 for top in tops]
         below = begin + height + _GAP
     ax.set(xlim=(0, width), ylim=(total, 0), xticks=[])
@@ -131,7 +127,7 @@ def _texts(column: Column, values: Tensor) -> list[str]:
     """What is written for the values of a column."""
     there = values[values.isfinite()]
     if column.categories:
-        names = [textwrap.shorten(n, _TEXT, placeholder="...") for n in column.categories]
+        names = [*map(_short, column.categories)]
         last = len(names) - 1
         form = lambda v: shown(names[min(max(round(v), 0), last)])  # noqa: E731
     else:
@@ -191,7 +187,11 @@ def _parts(
 def _lines(name: str) -> list[str]:
     """A name in two lines at most."""
     words = name.replace("_", " ") if len(name) > _NAME else name
-    lines = textwrap.wrap(words, _NAME) or [""]
+    lines = textwrap.wrap(words, _NAME, break_long_words=False) or [""]
     if len(lines) > _NAMED:
-        lines = [lines[0], textwrap.shorten(" ".join(lines[1:]), _TEXT, placeholder="...")]
-    return lines
+        lines = [lines[0], " ".join(lines[1:])]
+    return [*map(_short, lines)]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TEXT else text[: _TEXT - 3].rstrip() + "..."
