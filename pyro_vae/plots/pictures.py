@@ -269,7 +269,8 @@ def outliers(
 ) -> Figure:
     """Draw the data that a pair finds least likely, the least likely first.
 
-    Each is titled with its log p(x) in nats by importance sampling, and its row in the data.
+    Each is titled with its log p(x) in nats by importance sampling, and its row in the data, or
+    what the rows of a table are called.
 
     Args:
         model: generative program.
@@ -299,7 +300,9 @@ def outliers(
         x, y = rows_of(data, y)
         log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)
     worst = log_p.argsort()[:n]
-    titles = [f"{float(log_p[i]):.1f} nats\nrow {i}" for i in worst.tolist()]
+    names = getattr(data, "index", None)
+    told = (lambda i: f"row {i}") if names is None else (lambda i: str(names[i]))
+    titles = [f"{float(log_p[i]):.1f} nats\n{told(i)}" for i in worst.tolist()]
     known = columns_of(data, model)
     ax = images(Rows.of(x[worst], known) if known else x[worst], titles=titles)
     ax.set_title(f"log p(x) of the {len(worst)} least likely of {len(x)} data", fontsize="medium")

@@ -79,13 +79,6 @@ def _named(ax: Axes | None, names: Sequence[str]) -> Axes:
     return ax
 
 
-def _told(label: float, labels: Sequence[str]) -> str:
-    """The name of a class; -1 is none where the classes have names."""
-    if not len(labels):
-        return f"{label:g}"
-    return "no label" if label < 0 else shown(labels[int(label)])
-
-
 def _style(n: int) -> dict[str, float]:
     """Points that are the smaller the more there are."""
     return {"s": float(np.clip(8000 / n, 4, 30)), "alpha": 0.8, "linewidths": 0}
@@ -218,12 +211,16 @@ def draw_points(
     if not classes:
         ax.scatter(*points.T, color=COLORS[0], **style)
         return
-    for i, label in enumerate(classes):
+    # What has no label is no class, and has none of their colours
+    unknown = [label for label in classes if label < 0 and len(labels)]
+    if unknown:
+        ax.scatter(*points[y < 0].T, color="0.75", label="no label", **style)
+    for i, label in enumerate(classes[len(unknown) :]):
         ax.scatter(
             *points[y == label].T,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i // len(COLORS)],
-            label=_told(label, labels),
+            label=shown(labels[label]) if len(labels) else f"{label:g}",
             **style,
         )
     if not legend:
