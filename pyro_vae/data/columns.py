@@ -74,7 +74,7 @@ def frame_of(columns: Sequence[Column], x: Tensor, index: np.ndarray | None = No
     for i, (column, values) in enumerate(zip(columns, x.detach().cpu().numpy().T, strict=True)):
         if column.categories:
             names = np.array(column.categories)
-            codes = np.clip(np.round(values), 0, len(names) - 1).astype(int)
+            codes = np.nan_to_num(np.clip(np.round(values), 0, len(names) - 1), nan=-1).astype(int)
             values = pandas.Categorical.from_codes(codes, names)
         elif column.kind != "numeric" and (values == np.round(values)).all():
             values = values.astype(np.int64)

@@ -98,7 +98,11 @@ def _beginning(path: Path) -> tuple[list[str], str | None, list[str | None], int
                 if _are_names(cells):
                     names, skipped = cells, skipped + 1
                     continue
-            for i, value in enumerate(cells[: len(first)]):
+            if len(cells) > len(first):
+                raise ValueError(
+                    f"{len(first)} columns in the first line, {len(cells)} in another"
+                )
+            for i, value in enumerate(cells):
                 if first[i] is None and not _is_missing(value):
                     first[i] = value
             if None not in first:
