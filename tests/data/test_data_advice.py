@@ -16,7 +16,7 @@ from test_data_damage import tiff_of_five_channels
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, data, handlers
-from pyro_vae.data import Arguments, Dataset, DataSplits, load, render_shapes, shapes
+from pyro_vae.data import Arguments, Dataset, DataSplits, Rows, load, render_shapes, shapes
 from pyro_vae.data.frames import numbers_of
 from pyro_vae.data.given import as_dataset
 from pyro_vae.guides import BottomUp
@@ -247,6 +247,9 @@ def frames(tmp):
         stand_in(lambda: d.train.to_frame(rows[:, :1])),
         stand_in(lambda: d.train.to_frame(rows)),
     )
+    renamed = Dataset(Rows.of(d.train.x, [c._replace(name=f"{c.name}0") for c in d.columns]))
+    vae = VAE((2,), 2, hidden=(4,), likelihood=Gaussian(), columns=d.columns)
+    yield lambda: BottomUp(vae).encode(renamed), lambda: BottomUp(vae).encode(d.train)
     cities = ["Rome", 3, "Bonn"]
     yield (
         lambda: numbers_of(cities, "city"),
@@ -312,6 +315,7 @@ def files(tmp):
         ("empty.csv", ""),
         ("names.csv", "a,b\n"),
         ("mixed.csv", "1,x\n2,3\n"),
+        ("wide.csv", "a,b,c\n1,2,3,4\n"),
     ):
         yield (
             lambda name=name, content=content: load(text(name, content)),
