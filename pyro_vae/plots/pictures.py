@@ -300,9 +300,11 @@ def outliers(
         x, y = rows_of(data, y)
         log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)
     worst = log_p.argsort()[:n]
-    names = getattr(data, "index", None)
-    told = (lambda i: f"row {i}") if names is None else (lambda i: str(names[i]))
-    titles = [f"{float(log_p[i]):.1f} nats\n{told(i)}" for i in worst.tolist()]
+    names = data.index if isinstance(data, Dataset) else None
+    titles = [
+        f"{float(log_p[i]):.1f} nats\n{f'row {i}' if names is None else names[i]}"
+        for i in worst.tolist()
+    ]
     known = columns_of(data, model)
     ax = images(Rows.of(x[worst], known) if known else x[worst], titles=titles)
     ax.set_title(f"log p(x) of the {len(worst)} least likely of {len(x)} data", fontsize="medium")
