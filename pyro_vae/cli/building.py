@@ -126,6 +126,7 @@ def _model(
         blocks=args.blocks,
         skip=args.skip,
         condition=condition,
+        columns=data.columns,
     )
 
 

@@ -35,7 +35,7 @@ Example:
 """
 
 from .arguments import Arguments
-from .columns import Column
+from .columns import Column, Rows
 from .dataset import Dataset
 from .loading import NAMES, load
 from .splits import DataSplits
@@ -50,6 +50,7 @@ __all__ = [
     "DataSplits",
     "Dataset",
     "LanguagePair",
+    "Rows",
     "Vocabulary",
     "language_pair",
     "load",

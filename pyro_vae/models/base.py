@@ -10,6 +10,7 @@ import pyro
 from torch import Tensor, nn
 
 from .. import networks
+from ..data import Column
 from ..ground.kinds import guessed
 from ..ground.recorded import takes
 from ..likelihoods.base import check_values, feature_shape
@@ -97,3 +98,19 @@ def check_likelihood(likelihood: Any) -> None:
         raise TypeError(
             f"likelihood: expected an instance such as likelihoods.Bernoulli(), got {likelihood!r}"
         )
+
+
+def checked_columns(
+    columns: Sequence[Column], likelihood: nn.Module, event_shape: tuple[int, ...]
+) -> tuple[Column, ...]:
+    """The columns of a model's data, by default those of its likelihood; () for other data.
+
+    Raises ``ValueError`` unless they are one for each number of a datum.
+    """
+    columns = tuple(columns) or getattr(likelihood, "table", ())
+    if columns and event_shape != (len(columns),):
+        raise ValueError(
+            f"columns: expected one for each number of data of shape {event_shape}, got "
+            f"{len(columns)}: pass d.columns of these data"
+        )
+    return tuple(Column(*column) for column in columns)

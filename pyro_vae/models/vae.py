@@ -14,6 +14,7 @@ from torch.distributions.constraints import real_vector
 from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
+from ..data import Column
 from ..data.arguments import LabelData
 from ..distributions import declared
 from ..ground.arguments import known
@@ -23,7 +24,7 @@ from ..ground.streams import forked
 from ..likelihoods import Likelihood, Tokens
 from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
-from .base import DecoderModel, check_likelihood
+from .base import DecoderModel, check_likelihood, checked_columns
 from .classes import (
     Labels,
     check_labels,
@@ -97,6 +98,9 @@ class VAE(DecoderModel):
             else halvings down to 16 positions, of 32, 64, 128, 128, ... channels.
         blocks: residual blocks after each halving; default 1, but none for images up to 32 x 32
             whose channels are left to the default.
+        columns: name and kind of each column, ``d.columns``, where the data are rows of a table:
+            samples and reconstructions then have ``to_frame()``, and pictures show names. Default:
+            those that the likelihood tells, as one by ``likelihoods.for_columns`` does.
 
     Raises:
         TypeError: an activation, a likelihood or a decoder of another type.
@@ -130,6 +134,7 @@ class VAE(DecoderModel):
         kind: str | None = None,
         channels: int | Sequence[int] | None = None,
         blocks: int | None = None,
+        columns: Sequence[Column] = (),
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         super().__init__()
@@ -171,6 +176,7 @@ class VAE(DecoderModel):
         for site in self.latents:
             self.conditionals[site] = given[site] if site in given else self._conditional(site)
         self.likelihood = likelihood
+        self.columns = checked_columns(columns, likelihood, self.event_shape)
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
         else:
