@@ -8,6 +8,7 @@ from typing import Any
 
 import pyro
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from .. import networks
 from ..likelihoods.base import check_values, feature_shape
@@ -21,6 +22,7 @@ class DecoderModel(Model):
 
     decoder: nn.Module
     likelihood: nn.Module
+    condition: int
     one_hot: Tensor
 
     @property
@@ -67,6 +69,28 @@ class DecoderModel(Model):
                 f"x.to({self.one_hot.dtype}), or convert model and guide, .to({x.dtype})"
             )
 
+    def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
+        """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
+
+        Raises:
+            ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
+        """
+        if not self.condition:
+            return ()
+        expected = f"y: this model is conditional on {self.condition} classes, expected "
+        if y is None:
+            raise ValueError(expected + f"integer labels of shape ({n},), got none: pass y=")
+        if y.shape != (n,) or y.is_floating_point():
+            raise ValueError(
+                expected + f"integer labels of shape ({n},), got {y.dtype} {tuple(y.shape)}"
+            )
+        if pyro.infer.util.is_validation_enabled() and ((y < 0) | (y >= self.condition)).any():
+            raise ValueError(
+                expected + f"labels from 0 to {self.condition - 1}, "
+                f"got {int(y.min())} to {int(y.max())}"
+            )
+        return (embedding(y.long(), self.one_hot),)
+
     def _check_given(self, x: Tensor) -> None:
         """What a run of the program checks: values only where Pyro validates."""
         self.check_shape(x)
@@ -74,6 +98,16 @@ class DecoderModel(Model):
             # An element that no row has may be of any kind
             if not (Hiding.active and x.isnan().all(0).any()):
                 check_values(self.likelihood, filled(x) if Hiding.active else x)
+
+
+def check_condition(condition: Any) -> int:
+    """A number of classes, 0 for none; ``ValueError`` for anything else."""
+    if not networks.is_whole(condition) or condition < 0:
+        raise ValueError(
+            f"condition: expected the number of classes, got {condition!r}: pass an integer "
+            "such as 10, or 0 for a model without labels"
+        )
+    return int(condition)
 
 
 def check_likelihood(likelihood: Any) -> None:

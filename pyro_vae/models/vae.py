@@ -19,7 +19,7 @@ from ..ground.arguments import known
 from ..ground.streams import forked
 from ..likelihoods import Likelihood
 from ..programs.structure import Latent, Structure
-from .base import DecoderModel, check_likelihood
+from .base import DecoderModel, check_condition, check_likelihood
 from .classes import (
     Labels,
     check_labels,
@@ -114,12 +114,7 @@ class VAE(DecoderModel):
         super().__init__()
         self.event_shape = _sizes("event_shape", event_shape)
         sizes = _sizes("latents", latents)
-        if not networks.is_whole(condition) or condition < 0:
-            raise ValueError(
-                f"condition: expected the number of classes, got {condition!r}: pass an integer "
-                "such as 10, or 0 for a model without labels"
-            )
-        condition = int(condition)
+        condition = check_condition(condition)
         networks.check_activation(activation)
         networks.check_norm(norm)
         check_likelihood(likelihood)
@@ -240,23 +235,9 @@ class VAE(DecoderModel):
         Raises:
             ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
         """
-        if not self.condition:
-            return ()
         if self.partly_labelled:
             return (seen_classes(given_classes(y, n, self.one_hot), self.one_hot),)
-        expected = f"y: this model is conditional on {self.condition} classes, expected "
-        if y is None:
-            raise ValueError(expected + f"integer labels of shape ({n},), got none: pass y=")
-        if y.shape != (n,) or y.is_floating_point():
-            raise ValueError(
-                expected + f"integer labels of shape ({n},), got {y.dtype} {tuple(y.shape)}"
-            )
-        if pyro.infer.util.is_validation_enabled() and ((y < 0) | (y >= self.condition)).any():
-            raise ValueError(
-                expected + f"labels from 0 to {self.condition - 1}, "
-                f"got {int(y.min())} to {int(y.max())}"
-            )
-        return (nn.functional.embedding(y.long(), self.one_hot),)
+        return super().label_features(y, n)
 
     def conditional(
         self, site: str, z: Mapping[str, Tensor], y: Tensor | None = None
