@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -199,3 +199,28 @@ class Codebook(_AtLeastSingle):
     def extra_repr(self) -> str:
         """Sizes."""
         return f"{self.codes}, {self.code_dim}"
+
+
+def by_book(books: Mapping[str, Codebook], z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The numbers of the codes of each set of vectors.
+
+    Args:
+        books: latent site -> its codebook.
+        z: latent site -> one-hot codes (n, *grid, *stack, codes).
+
+    Returns:
+        Site -> numbers (n, *grid); for the steps of a stack "site[0]", "site[1]", ...
+
+    Example:
+        >>> found = by_book({"z1": Codebook(8, 3)}, {"z1": torch.zeros(5, 2, 2, 8)})
+        >>> found["z1"].shape
+        torch.Size([5, 2, 2])
+    """
+    found = {}
+    for site, book in books.items():
+        index = z[site].argmax(-1)
+        if not book.stack:
+            found[site] = index
+        else:
+            found |= {f"{site}[{d}]": index[..., d] for d in range(*book.stack)}
+    return found
