@@ -126,17 +126,22 @@ class NearestCode(Guide):
 
     def _check_levels(self, event_shape: tuple[int, ...]) -> None:
         """Raise ``ValueError`` unless the encoder hands on outputs of all levels, from the top."""
-        books, got = self.model.codebooks, []
+        sites = iter(self.model.codebooks.items())
 
         def told(level: int, z: Tensor) -> Tensor:
-            got.append((f"z{level + 1}", tuple(z.shape[1:])))
+            site, book = next(sites, (None, None))
+            expected = None if site is None else (*self.model.grids[site], book.code_dim)
+            if (f"z{level + 1}", tuple(z.shape[1:])) != (site, expected):
+                raise ValueError(
+                    f"encoder: expected outputs of {expected} for {site!r} next, got level "
+                    f"{level}, of z{level + 1}, with {tuple(z.shape[1:])}"
+                )
             return z
 
         with evaluating(self.encoder):
             self.encoder(self.model.one_hot.new_zeros(1, *event_shape), told)
-        expected = [(s, (*self.model.grids[s], book.code_dim)) for s, book in books.items()]
-        if got != expected:
-            raise ValueError(f"encoder: expected outputs {expected}, in this order, got {got}")
+        if missing := next(sites, None):
+            raise ValueError(f"encoder: expected outputs for {missing[0]!r}, got none")
 
     @property
     def borrowed_modules(self) -> tuple[nn.Module, ...]:

@@ -239,6 +239,11 @@ class VQVAE(DecoderModel):
             return [(8,) if grid is None else networks.sizes("grid", grid)]
         halvings = len(self.channels)
         halved = [grid_shape(self.event_shape, halvings + i) for i in range(levels)]
+        if len({*halved}) < levels:
+            raise ValueError(
+                f"levels: expected each grid coarser than the one before, got {halved} for data "
+                f"of shape {self.event_shape}: pass fewer levels or channels"
+            )
         if grid is None:
             return halved
         shape = networks.sizes("grid", grid)

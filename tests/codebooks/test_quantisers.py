@@ -95,7 +95,9 @@ def test_each_step_of_a_stack_learns_from_what_reaches_it():
     gradient = Residual(2, Gradient(4, 2, initializer=None))
     index = gradient.nearest(z)
     parts = [book.weight[index[:, d]] for d, book in enumerate(gradient.books)]
-    expected = (z - parts[0]).square().sum(-1) + (z - parts[0].detach() - parts[1]).square().sum(-1)
+    expected = (z - parts[0]).square().sum(-1) + (z - parts[0].detach() - parts[1]).square().sum(
+        -1
+    )
     cost = gradient.learn(z, index)
     torch.testing.assert_close(cost, expected)
     cost.sum().backward()
@@ -112,8 +114,12 @@ def test_k_means_starts_each_step_at_what_reaches_it():
         codebook.initialize(z)
         if len(codebook.nearest(z).unique(dim=0)) == 4:
             break
-    torch.testing.assert_close(codebook.books[0].weight.sort(0).values, torch.tensor([[-10.0], [10]]))
-    torch.testing.assert_close(codebook.books[1].weight.sort(0).values, torch.tensor([[-1.0], [1]]))
+    torch.testing.assert_close(
+        codebook.books[0].weight.sort(0).values, torch.tensor([[-10.0], [10]])
+    )
+    torch.testing.assert_close(
+        codebook.books[1].weight.sort(0).values, torch.tensor([[-1.0], [1]])
+    )
     torch.testing.assert_close(codebook.vectors(codebook.nearest(z)), z)
     before = [book.weight.clone() for book in codebook.books]
     codebook.initialize(z + 5)
@@ -216,10 +222,10 @@ def test_the_jacobian_of_the_rotation_is_the_scaled_rotation_in_the_plane():
     straight = torch.eye(5, dtype=torch.double)
     zero = torch.zeros(5, dtype=torch.double)
     for a, b in ((z, -z), (zero, e), (z, zero)):
-        torch.testing.assert_close(jacobian(lambda v, b=b: codebooks.Rotation()(v, b), a), straight)
-    torch.testing.assert_close(
-        jacobian(lambda v: codebooks.StraightThrough()(v, e), z), straight
-    )
+        torch.testing.assert_close(
+            jacobian(lambda v, b=b: codebooks.Rotation()(v, b), a), straight
+        )
+    torch.testing.assert_close(jacobian(lambda v: codebooks.StraightThrough()(v, e), z), straight)
 
 
 def test_the_rotation_is_what_the_encoder_is_given():
