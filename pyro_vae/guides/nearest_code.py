@@ -118,7 +118,7 @@ class NearestCode(Guide):
         if not model.convolutional:
             outputs, widths = (*model.grid_shape, model.code_dim), model.hidden
             return networks.MLP(event_shape, networks.hidden_widths(widths), outputs, **options)
-        options |= {"channels": model.channels, "blocks": model.blocks}
+        options |= model.maps
         if len(model.latents) == 1:
             return GridEncoder(event_shape, model.code_dim, **options)
         grids, books = ([*d.values()][::-1] for d in (model.grids, model.codebooks))

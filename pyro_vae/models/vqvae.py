@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyro
 import torch
 from pyro.distributions import Distribution
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -25,21 +24,7 @@ from ..programs.encoding import decode
 from ..programs.labels import Labels
 from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_condition, check_likelihood
-
-
-class _Embeddings(Messenger):
-    """Reads what a guide's sites say of their values; ``poutine.replay`` hands ``infer`` on."""
-
-    def __init__(self, sites: Collection[str]) -> None:
-        super().__init__()
-        self.sites = sites
-        self.values: dict[str, Tensor] = {}
-
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if msg["name"] in self.sites and not msg["is_observed"]:
-            value = msg["infer"].get("embedding")
-            if value is not None:
-                self.values[msg["name"]] = value
+from .levels import Embeddings, check_codebooks
 
 
 class VQVAE(DecoderModel):
@@ -138,7 +123,7 @@ class VQVAE(DecoderModel):
             found = [MovingAverage(*sizes) for _ in range(count)]
             codebook = found[0] if count == 1 else tuple(found)
         books = (codebook,) if isinstance(codebook, Codebook) else codebook
-        self._check_codebooks(books, levels, codes=codes, code_dim=code_dim)
+        check_codebooks(books, levels, codes=codes, code_dim=code_dim)
         if takes(type(self), "codebook"):
             self.arguments["codebook"] = codebook
         self.likelihood, self.codebook = likelihood, books[0]
@@ -162,26 +147,6 @@ class VQVAE(DecoderModel):
         if decoder is not None:
             vectors = [(*g, b.code_dim) for g, b in zip(self._grids, books, strict=True)]
             self._check_decoder(*vectors, *([(self.condition,)] if self.condition else []))
-
-    @staticmethod
-    def _check_codebooks(books: Any, levels: int | None, **sizes: int | None) -> None:
-        if not isinstance(books, Sequence) or not all(isinstance(b, Codebook) for b in books):
-            raise TypeError(
-                "codebook: expected an instance such as codebooks.MovingAverage(512, 64), or one "
-                f"for each level, got {books!r}"
-            )
-        if not books or (levels is not None and len(books) != whole("levels", levels)):
-            raise ValueError(
-                f"codebook: expected one for each level, got {len(books)} of {levels}: pass as "
-                "many, the finest level first, or leave out levels"
-            )
-        for name, value in sizes.items():
-            for book in books:
-                if value not in (None, getattr(book, name)):
-                    raise ValueError(
-                        f"{name}: expected the codebook's {getattr(book, name)}, got {value}: "
-                        f"leave out {name}, or build the codebook with it"
-                    )
 
     @property
     def codebooks(self) -> dict[str, Codebook]:
@@ -218,6 +183,11 @@ class VQVAE(DecoderModel):
         labels = ("y",) if self.condition else ()
         parents = {**dict.fromkeys(latents, ()), "x": (*reversed(self.latents), *labels)}
         return Structure(latents, self._observed, parents, labels)
+
+    @property
+    def maps(self) -> dict[str, Any]:
+        """What the convolutional networks are told of the data; nothing for dense ones."""
+        return {"channels": self.channels, "blocks": self.blocks} if self.convolutional else {}
 
     @property
     def convolutional(self) -> bool:
@@ -261,15 +231,11 @@ class VQVAE(DecoderModel):
             widths, inputs = networks.hidden_widths(self.hidden), (*self.grid_shape, *dims)
             options = {"extra": self.condition, "activation": self.activation}
             return networks.MLP(inputs, widths[::-1], features, **options)
-        options = {
-            "event_dim": len(self.event_shape),
-            "channels": self.channels,
-            "blocks": self.blocks,
-            "activation": self.activation,
-        }
+        options = {"event_dim": len(self.event_shape), "activation": self.activation, **self.maps}
         if len(dims) == 1 and not self.condition:
             return GridDecoder(*dims, features, **options)
-        return LevelDecoder(dims[::-1], features, self._grids, labels=self.condition, **options)
+        grids, labels = [*self.grids.values()][::-1], self.condition
+        return LevelDecoder(dims[::-1], features, grids, labels=labels, **options)
 
     def _check_prior(self) -> None:
         top = self.latents[0]
@@ -293,7 +259,7 @@ class VQVAE(DecoderModel):
         labels = self.label_features(y, n)
         z: dict[str, Tensor] = {}
         with pyro.plate("data", n, dim=-1):
-            with _Embeddings(self.latents) as told:
+            with Embeddings(self.latents) as told:
                 for site, prior in self.conditionals.items():
                     infer = {"context": (*z.values(), *labels)}
                     z[site] = pyro.sample(site, as_pyro(prior(), site), infer=infer)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ground.recorded import Recorded
-from .arguments import Activation
 from .grids import GridDecoder, GridEncoder
 
 
@@ -25,9 +25,9 @@ class LevelEncoder(Recorded, nn.Module):
     Args:
         event_shape: an image shape.
         grids: shape of each grid, the finest first.
-        dims: length of the vectors of each.
+        lengths: length of the vectors of each.
         channels: of the convolutions down to the finest grid.
-        blocks, activation: as of ``GridEncoder``.
+        options: of all convolutional networks, as of ``GridEncoder``.
 
     Example:
         >>> encoder = LevelEncoder((1, 8, 8), [(4, 4), (2, 2)], [3, 5], channels=(6,))
@@ -41,15 +41,14 @@ class LevelEncoder(Recorded, nn.Module):
         self,
         event_shape: Sequence[int],
         grids: Sequence[Sequence[int]],
-        dims: Sequence[int],
+        lengths: Sequence[int],
         *,
         channels: Sequence[int] = (32, 64),
-        blocks: int = 2,
-        activation: Activation = nn.ReLU,
+        **options: Any,
     ) -> None:
         """Build all layers."""
         super().__init__()
-        width, options = channels[-1], {"blocks": blocks, "activation": activation}
+        width = channels[-1]
         coarser = range(1, len(grids))
         self.maps = nn.ModuleList(
             [GridEncoder(event_shape, width, channels=channels, **options)]
@@ -58,9 +57,9 @@ class LevelEncoder(Recorded, nn.Module):
                 for i in coarser
             ]
         )
-        self.up = nn.ModuleList(_up(dims[i], width, grids[i - 1], options) for i in coarser)
+        self.up = nn.ModuleList(_up(lengths[i], width, grids[i - 1], options) for i in coarser)
         inputs = [2 * width] * len(coarser) + [width]
-        self.last = nn.ModuleList(map(nn.Linear, inputs, dims))
+        self.last = nn.ModuleList(map(nn.Linear, inputs, lengths))
 
     def forward(self, x: Tensor, quantise: Callable[[int, Tensor], Tensor]) -> None:
         """Hand on the output of each grid.
@@ -84,11 +83,12 @@ class LevelDecoder(Recorded, nn.Module):
     and joined with its own; one-hot labels are joined at every position of the finest.
 
     Args:
-        dims: length of the vectors of each grid, the finest first.
+        lengths: length of the vectors of each grid, the finest first.
         out_shape, event_dim: as of ``GridDecoder``.
         grids: shape of each grid, the finest first.
         labels: number of classes, 0 for none.
-        channels, blocks, activation: as of ``LevelEncoder``.
+        channels: as of ``LevelEncoder``.
+        options: of all convolutional networks, as of ``GridDecoder``.
 
     Shapes:
         inputs (n, *grid_1, dim_1), (n, *grid_2, dim_2), ... [and (n, labels)]; result
@@ -102,25 +102,24 @@ class LevelDecoder(Recorded, nn.Module):
 
     def __init__(
         self,
-        dims: Sequence[int],
+        lengths: Sequence[int],
         out_shape: Sequence[int],
         grids: Sequence[Sequence[int]],
         *,
         event_dim: int,
         labels: int = 0,
         channels: Sequence[int] = (32, 64),
-        blocks: int = 2,
-        activation: Activation = nn.ReLU,
+        **options: Any,
     ) -> None:
         """Build all layers."""
         super().__init__()
-        width, options = channels[-1], {"blocks": blocks, "activation": activation}
+        width = channels[-1]
         top = len(grids) - 1
         self.up = nn.ModuleList(
-            _up(dims[i] + width * (i < top), width, grids[i - 1], options)
+            _up(lengths[i] + width * (i < top), width, grids[i - 1], options)
             for i in range(1, len(grids))
         )
-        inputs = dims[0] + width * (top > 0) + labels
+        inputs = lengths[0] + width * (top > 0) + labels
         self.last = GridDecoder(
             inputs, out_shape, event_dim=event_dim, channels=channels, **options
         )
@@ -137,7 +136,7 @@ class LevelDecoder(Recorded, nn.Module):
         return self.last(h)
 
 
-def _up(inputs: int, width: int, grid: Sequence[int], options: dict) -> GridDecoder:
+def _up(inputs: int, width: int, grid: Sequence[int], options: Mapping[str, Any]) -> GridDecoder:
     """From a grid to maps of the grid that is twice as fine."""
     shape = (width, *grid)
     return GridDecoder(inputs, shape, event_dim=len(shape), channels=(width,), **options)

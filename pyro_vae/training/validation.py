@@ -172,6 +172,6 @@ def warn_of_few_codes(model: Any, guide: Any, data: Dataset) -> None:
         warnings.warn(
             f"the codebook{of} collapses: {used} of {usable} codes that could stand for data do. "
             "See print(diagnostics.codebook(model, guide, data)); "
-            + (remedy if book.learns else "build it with fewer codes, or lower lr"),
+            + (remedy if book.learns else "train longer, or with another lr"),
             stacklevel=4,
         )
