@@ -3,7 +3,7 @@
 import torch
 from advice import Cases
 
-from pyro_vae import Trainer, codebooks, guides, likelihoods, models, priors
+from pyro_vae import Trainer, codebooks, guides, handlers, likelihoods, models, priors
 from pyro_vae.codebooks import FiniteScalar, LookupFree, MovingAverage, Residual
 
 cases = Cases()
@@ -66,6 +66,18 @@ def codes(tmp):
     yield (
         lambda: prior.log_prob({s: codes.float() for s, codes in grid.items()}, y=Y),
         lambda: prior.log_prob(guide.codes(X), y=Y),
+    )
+
+
+@cases
+def another_model(tmp):
+    plain, labelled = (vqvae(codes=4, code_dim=2, condition=k) for k in (0, 2))
+    found = [priors.CodePrior(model, width=4, layers=1) for model in (plain, labelled)]
+    for prior in found:
+        prior.fitted_on.fill_(1)
+    yield (
+        lambda: handlers.replace_prior(plain, found[1]),
+        lambda: handlers.replace_prior(plain, found[0]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -102,7 +103,7 @@ class DecoderModel(Model):
 
 def check_condition(condition: Any) -> int:
     """A number of classes, 0 for none; ``ValueError`` for anything else."""
-    if not networks.is_whole(condition) or condition < 0:
+    if not isinstance(condition, Integral) or isinstance(condition, bool) or condition < 0:
         raise ValueError(
             f"condition: expected the number of classes, got {condition!r}: pass an integer "
             "such as 10, or 0 for a model without labels"

@@ -235,6 +235,8 @@ class VAE(DecoderModel):
         Raises:
             ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
         """
+        if not self.condition:
+            return ()
         if self.partly_labelled:
             return (seen_classes(given_classes(y, n, self.one_hot), self.one_hot),)
         return super().label_features(y, n)

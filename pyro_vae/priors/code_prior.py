@@ -113,6 +113,11 @@ class CodePrior(Recorded, nn.Module):
         positive("temperature", temperature)
         i = self.sites.index(site)
         dims = [len(self.shapes[s]) + 1 for s in self.sites[:i]] + [1] * bool(self.condition)
+        if len(context) != len(dims):
+            raise ValueError(
+                f"context: expected {len(dims)} tensors for {site!r}, of the sites before it and "
+                f"of labels, got {len(context)}: build the prior for this model"
+            )
         network = [*getattr(self, "upper", ()), self.network][i]
         given = tuple(zip(context, dims, strict=True))
         shape, codes = self.shapes[site], self._codes_of[site]

@@ -37,9 +37,9 @@ class ReplacedPrior(Messenger):
         self.found: str | None = None
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        name, several = msg["name"], getattr(self.prior, "at", None)
-        if several is not None and is_latent(msg) and name in self.prior.sites:
-            prior = as_pyro(several(name, msg["infer"].get("context", ())), name)
+        name, at = msg["name"], getattr(self.prior, "at", None)
+        if at is not None and is_latent(msg) and name in getattr(self.prior, "sites", ()):
+            prior = as_pyro(at(name, msg["infer"].get("context", ())), name)
         elif self.found or (name != self.site if self.site else not is_latent(msg)):
             return
         else:

@@ -228,18 +228,29 @@ def test_the_jacobian_of_the_rotation_is_the_scaled_rotation_in_the_plane():
     torch.testing.assert_close(jacobian(lambda v: codebooks.StraightThrough()(v, e), z), straight)
 
 
-def test_the_rotation_is_what_the_encoder_is_given():
-    vqvae, guide = pair(MovingAverage(6, 3, initializer=None), gradient=codebooks.Rotation())
+class Outputs(torch.nn.Module):
+    """An encoder whose outputs are the parameters themselves."""
+
+    def __init__(self, z_e):
+        super().__init__()
+        self.z_e = torch.nn.Parameter(z_e.clone())
+
+    def forward(self, x):
+        return self.z_e[: len(x)]
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_the_rotation_is_what_the_encoder_is_given(engine):
+    vqvae, _ = pair(MovingAverage(6, 3, initializer=None))
     vqvae.codebook.weight.copy_(torch.randn(6, 3))
-    straight = guides.NearestCode(vqvae, encoder=guide.encoder)
-    x = torch.randint(2, (3, 1, 8, 8)).float()
-    z_e, found = guide.encoder(x).detach(), []
-    for each in (guide, straight):
-        leaf = z_e.clone().requires_grad_()
-        each.encoder.forward = lambda _, leaf=leaf: leaf
-        each.commitment = 0.0
-        infer.TraceELBO()(vqvae.eval(), each, x)[0].backward()
-        found.append(leaf.grad)
+    x, z_e = torch.randint(2, (3, 1, 8, 8)).float(), torch.randn(3, 2, 2, 3)
+    estimator, found = infer.TraceELBO(), []
+    for gradient in (codebooks.Rotation(), codebooks.StraightThrough()):
+        encoder = Outputs(z_e)
+        guide = guides.NearestCode(vqvae, commitment=0.0, gradient=gradient, encoder=encoder)
+        run = infer.Graph(estimator) if engine == "graph" else estimator
+        run(vqvae.eval(), guide, x)[0].backward()
+        found.append(encoder.z_e.grad)
     e = vqvae.codebook.vectors(vqvae.codebook.nearest(z_e))
     for z, v, turned, given in zip(*(t.reshape(-1, 3) for t in (z_e, e, *found)), strict=True):
         expected = jacobian(lambda a, v=v: codebooks.Rotation()(a, v), z).T @ given
