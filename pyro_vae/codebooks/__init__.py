@@ -4,7 +4,7 @@ How a decoder's gradient reaches the encoder past the choice of a code is an obj
 ``StraightThrough()`` or ``Rotation()``, for ``guides.NearestCode(gradient=...)``.
 """
 
-from .base import Codebook, UniformCodes, by_book, one_hot
+from .base import Codebook, UniformCodes
 from .fixed import FiniteScalar, LookupFree
 from .gradients import Rotation, StraightThrough
 from .learned import Gradient, MovingAverage
@@ -23,6 +23,4 @@ __all__ = [
     "StraightThrough",
     "UniformCodes",
     "Unused",
-    "by_book",
-    "one_hot",
 ]

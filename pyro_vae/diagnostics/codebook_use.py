@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..codebooks import by_book
+from ..codebooks.base import by_book
 from ..data import Dataset
 from ..ground.tables import Cell, Table, Tabular
 from ..guides import NearestCode

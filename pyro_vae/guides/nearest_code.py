@@ -7,7 +7,8 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from .. import networks
-from ..codebooks import StraightThrough, one_hot
+from ..codebooks import StraightThrough
+from ..codebooks.base import one_hot
 from ..distributions import OneHotPoint
 from ..ground.arguments import at_least
 from ..likelihoods.base import input_shape, network_inputs

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from .. import networks
-from ..codebooks import Codebook, MovingAverage, UniformCodes, one_hot
+from ..codebooks import Codebook, MovingAverage, UniformCodes
+from ..codebooks.base import one_hot
 from ..distributions import as_pyro, declared
 from ..ground.arguments import whole
 from ..ground.recorded import takes

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ..codebooks import one_hot
+from ..codebooks.base import one_hot
 from ..ground.arguments import known, whole
 from ..guides import NearestCode
 from ..models import VQVAE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,37 @@ from ..networks.codes import CodeCNN
 from ..programs.placing import like
 
 _SECONDS_BEFORE_A_BAR = 2
+
+# Numbers of codes (n, *grid), of a model with several levels site -> such numbers
+Codes = Tensor | Mapping[str, Tensor]
+
+
+def by_site(values: Codes, sites: Sequence[str], name: str) -> dict[str, Tensor]:
+    """Site -> tensor, of a tensor for a model of one level or a mapping for all sites."""
+    if isinstance(values, Tensor) and len(sites) == 1:
+        return {sites[0]: values}
+    if isinstance(values, Tensor) or set(values) != set(sites):
+        got = "a tensor" if isinstance(values, Tensor) else tuple(values)
+        raise ValueError(
+            f"{name}: expected one for each of {sites}, got {got}: pass a mapping such as "
+            f"{{{', '.join(f'{site!r}: ...' for site in sites)}}}"
+        )
+    return {site: values[site] for site in sites}
+
+
+def check_numbers(index: Tensor, shape: Sequence[int], codes: int, given: Any) -> None:
+    """Raise ``ValueError`` unless these are numbers (n, *shape), of codes where they are given."""
+    if index.is_floating_point() or tuple(index.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"grid: expected integers (n, {', '.join(map(str, shape))}), got {index.dtype} "
+            f"{tuple(index.shape)}: pass guide.codes(x)"
+        )
+    found = index[given]
+    if ((found < 0) | (found >= codes)).any():
+        raise ValueError(
+            f"grid: expected codes from 0 to {codes - 1}, got {int(found.min())} to "
+            f"{int(found.max())}"
+        )
 
 
 class AutoregressiveCodes(TorchDistribution):

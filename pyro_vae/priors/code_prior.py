@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..codebooks import one_hot
+from ..codebooks.base import one_hot
 from ..data import Dataset
 from ..data.given import as_dataset
 from ..ground.arguments import positive, whole
@@ -23,12 +23,9 @@ from ..programs.labels import Labels, checked_labels
 from ..programs.modes import evaluating
 from ..programs.placing import like
 from ..programs.program import Guide
-from .autoregressive import AutoregressiveCodes
+from .autoregressive import AutoregressiveCodes, Codes, by_site, check_numbers
 
 _BATCH = 1000
-
-# Numbers of codes (n, *grid), of a model with several levels site -> such numbers
-Codes = Tensor | Mapping[str, Tensor]
 
 
 class CodePrior(Recorded, nn.Module):
@@ -256,30 +253,14 @@ class CodePrior(Recorded, nn.Module):
         vqvae = self.arguments["vqvae"]
         return vqvae.label_features(checked_labels(vqvae, y, n, like(self).device), n)
 
-    def _by_site(self, values: Codes, name: str) -> dict[str, Tensor]:
-        """Site -> tensor, of a tensor for a model of one level or a mapping for all."""
-        if isinstance(values, Tensor) and len(self.sites) == 1:
-            return {self.sites[0]: values}
-        if isinstance(values, Tensor) or set(values) != set(self.sites):
-            got = "a tensor" if isinstance(values, Tensor) else tuple(values)
-            raise ValueError(
-                f"{name}: expected one for each of {self.sites}, got {got}: pass a mapping such "
-                f"as {{{', '.join(f'{site!r}: ...' for site in self.sites)}}}"
-            )
-        return {site: values[site] for site in self.sites}
-
-    def _as_given(self, index: dict[str, Tensor]) -> Codes:
-        return index[self.sites[0]] if len(index) == 1 else index
-
-    def _numbers(self, grid: Codes, name: str) -> dict[str, Tensor]:
-        found = self._by_site(grid, name)
+    def _numbers(
+        self, grid: Codes, masks: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Site -> numbers of codes, checked where they are given."""
+        found = by_site(grid, self.sites, "grid")
         for site, index in found.items():
-            shape = self.shapes[site]
-            if index.is_floating_point() or tuple(index.shape[1:]) != shape:
-                raise ValueError(
-                    f"{name}: expected integers (n, {', '.join(map(str, shape))}), got "
-                    f"{index.dtype} {tuple(index.shape)}: pass guide.codes(x)"
-                )
+            given = ... if masks is None else (slice(None), masks[site])
+            check_numbers(index, self.shapes[site], self._codes_of[site], given)
         return found
 
     def _one_hot(self, index: Tensor, site: str) -> Tensor:
@@ -312,7 +293,7 @@ class CodePrior(Recorded, nn.Module):
         Returns:
             (n,).
         """
-        index = self._numbers(grid, "grid")
+        index = self._numbers(grid)
         return self._log_prob(index, self._labels(y, len(index[self.sites[0]])))
 
     @torch.no_grad()
@@ -359,7 +340,7 @@ class CodePrior(Recorded, nn.Module):
                 others in their order: that conditional cannot be drawn code by code.
         """
         self.check_fitted()
-        masks = self._by_site(mask, "mask")
+        masks = by_site(mask, self.sites, "mask")
         for site, each in masks.items():
             if tuple(each.shape) != self.shapes[site] or each.dtype != torch.bool:
                 raise ValueError(
@@ -374,7 +355,7 @@ class CodePrior(Recorded, nn.Module):
                 "upper part, because each code is drawn given those before it"
                 + (", and those of z1 after all above" if len(masks) > 1 else "")
             )
-        index = self._numbers(grid, "grid")
+        index = self._numbers(grid, masks)
         z = {s: self._one_hot(i, s) * masks[s].unsqueeze(-1) for s, i in index.items()}
         return self._drawn(z, start, y, temperature)
 
@@ -387,7 +368,8 @@ class CodePrior(Recorded, nn.Module):
                 context = [*(z[s] for s in self.sites[:i]), *labels]
                 self.at(site, context, temperature=temperature).fill(z[site], start=max(start, 0))
             start -= size
-        return self._as_given({site: value.argmax(-1) for site, value in z.items()})
+        found = {site: value.argmax(-1) for site, value in z.items()}
+        return found if len(found) > 1 else found[self.sites[0]]
 
     def __repr__(self) -> str:
         """Grid, codes, and what it was fitted on."""

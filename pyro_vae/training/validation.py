@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import ranks
-from ..codebooks import Codebook, by_book
+from ..codebooks import Codebook
+from ..codebooks.base import by_book
 from ..data import Dataset
 from ..data.arguments import Arguments, Data
 from ..infer.engine.graph import Graph

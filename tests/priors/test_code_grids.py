@@ -219,6 +219,14 @@ def test_what_does_not_fit():
         stacked.complete(torch.zeros(1, 2, 2, 2, dtype=torch.long), wrong)
     with pytest.raises(ValueError, match=r"grid: expected integers \(n, 2, 2, 2\)"):
         stacked.log_prob(torch.zeros(1, 2, 2, dtype=torch.long))
+    for number in (-1, 3):
+        changed = {**grid, "z2": torch.full_like(grid["z2"], number)}
+        with pytest.raises(ValueError, match="grid: expected codes from 0 to 2, got"):
+            prior.log_prob(changed)
+        with pytest.raises(ValueError, match="grid: expected codes from 0 to 2, got"):
+            prior.complete(changed, mask)
+        # Those that are not given do not matter
+        prior.complete(changed, {site: ~each for site, each in mask.items()})
     conditional, guide = labelled()
     prior = CodePrior(conditional, width=4, layers=1)
     with pytest.raises(ValueError, match=r"data: expected labels, .* got none: pass \(x, y\)"):
