@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import pyro
@@ -17,6 +18,7 @@ from ..likelihoods.base import check_values, feature_shape
 from ..programs.missing import Hiding, filled
 from ..programs.program import Model
 from ..programs.structure import Observed
+from .classes import known_classes
 
 
 class DecoderModel(Model):
@@ -24,6 +26,7 @@ class DecoderModel(Model):
 
     decoder: nn.Module
     likelihood: nn.Module
+    condition: int
     one_hot: Tensor
     kind: str
 
@@ -83,6 +86,14 @@ class DecoderModel(Model):
                 f"x.to({self.one_hot.dtype}), or convert model and guide, .to({x.dtype})"
             )
 
+    def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
+        """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
+
+        Raises:
+            ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
+        """
+        return (known_classes(y, n, self.one_hot),) if self.condition else ()
+
     def _check_given(self, x: Tensor) -> None:
         """What a run of the program checks: values only where Pyro validates."""
         self.check_shape(x)
@@ -90,6 +101,16 @@ class DecoderModel(Model):
             # An element that no row has may be of any kind
             if not (Hiding.active and x.isnan().all(0).any()):
                 check_values(self.likelihood, filled(x) if Hiding.active else x)
+
+
+def check_condition(condition: Any) -> int:
+    """A number of classes, 0 for none; ``ValueError`` for anything else."""
+    if not isinstance(condition, Integral) or isinstance(condition, bool) or condition < 0:
+        raise ValueError(
+            f"condition: expected the number of classes, got {condition!r}: pass an integer "
+            "such as 10, 0 for a model without labels, or to a VAE models.Covariates(...) for more"
+        )
+    return int(condition)
 
 
 def check_likelihood(likelihood: Any) -> None:

@@ -24,13 +24,12 @@ from ..ground.streams import forked
 from ..likelihoods import Likelihood, Tokens
 from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
-from .base import DecoderModel, check_likelihood, checked_columns
+from .base import DecoderModel, check_condition, check_likelihood, checked_columns
 from .classes import (
     Labels,
     check_labels,
     draw_classes,
     given_classes,
-    known_classes,
     latent_classes,
     seen_classes,
 )
@@ -144,11 +143,8 @@ class VAE(DecoderModel):
         self.covariates = isinstance(condition, Covariates)
         if self.covariates:
             condition.check_model(likelihood, labels, decoder)
-        elif not networks.is_whole(condition) or condition < 0:
-            raise ValueError(
-                f"condition: expected the number of classes, got {condition!r}: pass an integer "
-                "such as 10, 0 for a model without labels, or models.Covariates(...) for more"
-            )
+        else:
+            condition = check_condition(condition)
         networks.check_activation(activation)
         networks.check_norm(norm)
         self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
@@ -158,7 +154,7 @@ class VAE(DecoderModel):
         given = {"kind": kind, "channels": channels, "blocks": blocks}
         self._settle(given, {name: self.maps.get(name) for name in given} | {"kind": self.kind})
         self.skip = bool(skip)
-        self.condition = condition if self.covariates else int(condition)
+        self.condition = condition
         # How many numbers decoders see
         self._classes = condition.size if self.covariates else self.condition
         self._exposed = self.covariates and condition.offset
@@ -292,14 +288,12 @@ class VAE(DecoderModel):
         Raises:
             ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
         """
-        if not self.condition:
-            return ()
         if self.covariates:
             y = self.condition.columns(y, n)
             return (self.condition.features(y),) if self._classes else ()
         if self.partly_labelled:
             return (seen_classes(given_classes(y, n, self.one_hot), self.one_hot),)
-        return (known_classes(y, n, self.one_hot),)
+        return super().label_features(y, n)
 
     def conditional(
         self, site: str, z: Mapping[str, Tensor], y: LabelData = None
