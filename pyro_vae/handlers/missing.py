@@ -71,8 +71,8 @@ def missing(model: Callable) -> Any:
     your own over several numbers that are independent is served where its method
     ``under_missing()`` returns the same with NaN left out. An argument that is None, by default
     or as it is passed, is data that are missing as a whole: the site of its name, which observes
-    nothing then, counts as little as one of NaN. Training data in which a row, or an element of all rows, is missing as a whole
-    are refused. ``infer.impute`` draws what is missing.
+    nothing then, counts as little as one of NaN. Training data in which a row, or an element of
+    all rows, is missing as a whole are refused. ``infer.impute`` draws what is missing.
 
     Sources: "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets", Mattei,
     Frellsen (2019); "Handling Incomplete Heterogeneous Data using VAEs", Nazabal, Olmos,

@@ -13,6 +13,7 @@ from ..data.arguments import Arguments, Data, columns_of, named
 from .autoguides import check_rows, is_messenger, is_per_datum
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
+from .calling import positional
 from .missing import JointError, filled, has_missing, rows_missing, takes_missing
 from .plates import AmbiguousPlateError
 from .program import Guide, Model
@@ -130,6 +131,18 @@ def check_guide(model: Callable, guide: Callable) -> None:
             f"guide: it was built for another model, of {built}; this one has {here}: build it "
             "with this model"
         )
+
+
+def check_modalities(data: Arguments, guide: Callable) -> None:
+    """Raise ``ValueError`` where a part of a guide would never be trained."""
+    names = dict(enumerate(p.name for p in positional(guide)))
+    there = {names.get(key, key) for key in data.columns or ()}
+    for modality in getattr(innermost(guide), "modalities", ()):
+        if modality not in there:
+            raise ValueError(
+                f"expected some data with {modality!r}, of which the guide has an expert, got "
+                f"{data!r}: pass them, or build the guide without this expert"
+            )
 
 
 def _told(model: Callable) -> str:

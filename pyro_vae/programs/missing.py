@@ -42,7 +42,8 @@ class Seen(MaskedDistribution):
         if self.event_dim:
             seen = ~_gone(value, self.event_dim)
             kept = seen.reshape(*seen.shape, *(1,) * self.event_dim)
-            return self.base_dist.log_prob(value.where(kept, _typical(self))).where(seen, 0.0)
+            value = value.where(kept, _typical(self, value))
+            return self.base_dist.log_prob(value).where(seen, 0.0)
         seen = ~value.isnan()
         # A scale that is fitted to the values
         if (fit_to := getattr(self.base_dist, "fit_to", None)) is not None:
@@ -71,14 +72,14 @@ def _gone(value: Tensor, event_dim: int) -> Tensor:
     return value.isnan().flatten(-event_dim).all(-1)
 
 
-def _typical(distribution: Any) -> Tensor:
+def _typical(distribution: Any, like: Tensor) -> Tensor:
     """The same of a distribution of several numbers at once, of its event shape."""
     shape, support = distribution.event_shape, distribution.support
     if not support.is_discrete:
         to = biject_to(support)
-        return to(torch.zeros(to.inverse_shape(shape)))
+        return to(like.new_zeros(to.inverse_shape(shape)))
     # One-hot, or counts of a total
-    value = torch.zeros(shape)
+    value = like.new_zeros(shape)
     value[..., 0] = getattr(plain(distribution), "total_count", 1)
     return value
 

@@ -17,7 +17,7 @@ from .. import ranks
 from ..data import Dataset, DataSplits
 from ..data.arguments import Arguments, Data, columns_of, named, tensors_of
 from ..data.checks import as_values
-from ..programs.checks import check_data
+from ..programs.checks import check_data, check_modalities
 from ..programs.given import as_arguments, matched
 from ..programs.missing import check_known, takes_missing
 from ..programs.placing import device_of, dtype_of, seen_values
@@ -340,11 +340,18 @@ def _check_finite(model: Callable, x: Data, y: Tensor | None) -> None:
         check_known(column, model)
 
 
-def check_source(data: Dataset | Arguments | Loaded, name: str, model: Callable) -> None:
-    """Raise for data, or a first batch, that the model cannot have produced."""
+def check_source(
+    data: Dataset | Arguments | Loaded, name: str, model: Callable, guide: Callable | None = None
+) -> None:
+    """Raise for data, or a first batch, that the model cannot have produced.
+
+    With a ``guide`` that is to be trained, also for data without one of its modalities.
+    """
     try:
-        data = data.data if isinstance(data, Loaded) else data
+        whole, data = data, data.data if isinstance(data, Loaded) else data
         if isinstance(data, Arguments):
+            if guide is not None and whole is data:
+                check_modalities(data, guide)
             return check_data(model, data)
         # By parts, since 8-bit data take four times their memory as numbers
         for start in range(0, len(data), _CHECKED_AT_ONCE):

@@ -162,7 +162,8 @@ class Plan:
         A loader without a generator of its own draws its order from the present random stream.
         """
         ranks.diverge()
-        check_source(self.feed if isinstance(self.feed, Loaded) else self.feed.data, "data", model)
+        data = self.feed if isinstance(self.feed, Loaded) else self.feed.data
+        check_source(data, "data", model, guide)
         if self.feed.data.missing:
             check_incomplete(self.feed, guide)
         likelihood = getattr(innermost(model), "likelihood", None)
