@@ -91,13 +91,13 @@ SUBSETS = [s for k in (1, 2, 3) for s in itertools.combinations(NAMES, k)]
 class Pictures(nn.Module):
     """Vectors with a class each, and a latent whose values are networks' inputs."""
 
-    def __init__(self, pixels=6, classes=3, latents=2):
+    def __init__(self, pixels=6, classes=3, size=2):
         super().__init__()
-        self.latents = latents
-        self.image, self.label = nn.Linear(latents, pixels), nn.Linear(latents, classes)
+        self.size = size
+        self.image, self.label = nn.Linear(size, pixels), nn.Linear(size, classes)
 
     def forward(self, image=None, label=None):
-        prior = dist.Normal(torch.zeros(self.latents), 1.0).to_event(1)
+        prior = dist.Normal(torch.zeros(self.size), 1.0).to_event(1)
         with pyro.plate("data", batch(image, label)):
             z = pyro.sample("z", prior)
             pyro.sample("image", dist.Normal(self.image(z), 0.5).to_event(1), obs=image)

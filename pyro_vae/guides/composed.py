@@ -206,6 +206,11 @@ class Composed(Guide):
         return self._latents
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """Arguments of which parts have an expert, and which may be absent."""
+        return tuple(name for part in self.parts for name in getattr(part, "modalities", ()))
+
+    @property
     def called_like(self) -> Callable:
         """The program whose arguments it takes."""
         return self.model

@@ -210,8 +210,10 @@ class ProductOfExperts(_Experts):
     nothing is there. Where the model has several latents each is merged so given those above it.
 
     A modality is absent where its argument is None, for all data of a call, or, under
-    ``handlers.missing``, where a row is NaN throughout (then its label is a floating number). An
-    argument that is None is missing to a program by ``if``, or under ``handlers.missing``.
+    ``handlers.missing``, where a row is NaN throughout (classes are floating numbers then). The
+    site that is called as such an argument is no part of the bound, whether the program samples it
+    without ``obs`` or not at all; for stock Pyro's objectives the model has to be under
+    ``handlers.missing``, or to sample it by ``if``.
 
     **Train** single modalities, too: experts that always act together need not be right alone.
     ``elbo=infer.SubsetELBO()`` adds the bound of each modality alone to that of all, as the paper.

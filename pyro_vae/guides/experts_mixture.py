@@ -43,8 +43,10 @@ class Mixing:
             place = torch.rand(shape, dtype=weights.dtype, device=weights.device)
             order = torch.rand_like(place).argsort(0)
             place = (order + place) / max(1, shape[0])
-            below = weights.cumsum(0)
-            self.index = (place >= below / below[-1]).sum(0)
+            below = weights.cumsum(0) / weights.sum(0)
+            missing = place.dim() + 1 - below.dim()
+            below = below.reshape(len(below), *(1,) * missing, *below.shape[1:])
+            self.index = (place >= below).sum(0)
         return self.index
 
     def follow(self, q: Mixture, value: Tensor) -> None:

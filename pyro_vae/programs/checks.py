@@ -18,7 +18,7 @@ from .missing import JointError, filled, has_missing, rows_missing, takes_missin
 from .plates import AmbiguousPlateError
 from .program import Guide, Model
 from .reading import contributions
-from .running import naming_overflow, overflow, trace_pair, traced, undisturbed
+from .running import naming_overflow, overflow, shown_to, trace_pair, traced, undisturbed
 from .sites import check_latents, check_observed, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
 from .unwrapping import innermost, name_of
@@ -223,7 +223,7 @@ def _check_alone(
     if is_messenger(guide):
         return
     with naming_overflow():
-        model_trace = traced(model, x, y)
+        model_trace = traced(shown_to(guide, model), x, y)
     try:
         with naming_overflow(guide, x, y):
             guide_trace = traced(guide, x, y)

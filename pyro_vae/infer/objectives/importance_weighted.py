@@ -20,7 +20,7 @@ from ...ground.arguments import whole
 from ...programs.autoguides import check_batch, few
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.reading import Contributions, check_rows, contributions
-from ...programs.running import measuring, trace_pair, traced, traced_as_led
+from ...programs.running import measuring, shown_to, trace_pair, traced, traced_as_led
 from ...programs.sites import (
     check_observed,
     check_sites,
@@ -149,7 +149,8 @@ class ImportanceWeightedELBO(TraceELBO):
         if led is None:
             with contextlib.nullcontext() if total else pathwise.drawing():
                 q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
-            on_draws = _model_trace(model, q_trace, x, y, k, drawn=vectorised, vectorised=both)
+            there = shown_to(guide, model)
+            on_draws = _model_trace(there, q_trace, x, y, k, drawn=vectorised, vectorised=both)
             p_trace, p_shape = on_draws
         else:
             p_trace, q_trace = led
