@@ -207,8 +207,13 @@ class Composed(Guide):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Arguments of which parts have an expert, and which may be absent."""
+        """Arguments of which parts have an expert."""
         return tuple(name for part in self.parts for name in getattr(part, "modalities", ()))
+
+    @property
+    def may_be_none(self) -> tuple[str, ...]:
+        """Arguments whose sites are left out of the model where they are None."""
+        return tuple(name for part in self.parts for name in getattr(part, "may_be_none", ()))
 
     @property
     def called_like(self) -> Callable:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import networks
 from ..conditionals.normal import precision_weighted
 from ..data.arguments import Arguments
-from ..programs.calling import call
+from ..programs.calling import call, names_of
 from ..programs.program import Guide
 from ..programs.running import undisturbed
 from .experts_mixture import Component, Mixing, Mixture
@@ -30,7 +30,8 @@ from .subjects import check_unweighed
 class _Experts(Guide):
     """What the guides of several modalities have in common: they differ in ``_components``.
 
-    ``modalities`` are the arguments that have an expert, ``experts`` the guides.
+    ``modalities`` are the arguments that have an expert, ``experts`` the guides; ``may_be_none``
+    those of the model, whose sites are left out of it where they are None.
     """
 
     # Whether the model's prior is among the components of all data
@@ -51,7 +52,7 @@ class _Experts(Guide):
         super().__init__(subject.model)
         self.arguments["like"] = subject.few
         self.few, self.latents = subject.few, parts.latents
-        self.modalities = tuple(given)
+        self.modalities, self.may_be_none = tuple(given), tuple(names_of(subject.model))
         self._naming, self._incomplete = parts.naming, parts.incomplete
         # Names of arguments may be those of a ModuleDict's methods
         self.experts = nn.ModuleList(parts.modules.values())

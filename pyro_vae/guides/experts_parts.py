@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyro import poutine
@@ -18,6 +18,7 @@ from ..programs.belonging import is_same
 from ..programs.calling import arguments_of, call, names_of, positional
 from ..programs.given import matched
 from ..programs.inspecting import columns_by_name
+from ..programs.methods import as_program
 from ..programs.missing import takes_missing
 from ..programs.program import Guide
 from ..programs.running import traced, undisturbed
@@ -132,13 +133,14 @@ class Parts:
         for name in experts:
             known("experts", name, names_of(model))
         like = _kept(guides) if like is None else like
-        self.subject = subject_of(model, like)
+        self.incomplete = takes_missing(model)
+        alone = model if self.incomplete else without_absent(model)
+        self.subject = replace(subject_of(alone, like), model=as_program(model))
         if self.subject.few is None:
             raise TypeError(
                 f"model: expected a program that observes several arguments, got the "
                 f"{name_of(model)} of one: use guides.BottomUp"
             )
-        self.incomplete = takes_missing(model)
         structure = self.subject.structure
         observed = dict.fromkeys(s.argument for s in structure.observed.values() if s.argument)
         self.naming = Naming(tuple(p.name for p in positional(model)), tuple(observed))
@@ -155,7 +157,7 @@ class Parts:
                 )
             known("experts", name, self.naming.observed)
             part = self._part(name, named, columns)
-            module = self._made(name, expert, model, part, hidden)
+            module = self._made(name, expert, alone, part, hidden)
             self._check(name, module, part)
             self.modules[name] = module
 
@@ -183,7 +185,7 @@ class Parts:
         self,
         name: str,
         expert: nn.Module | None,
-        model: Callable,
+        alone: Callable,
         part: Arguments,
         hidden: networks.Hidden | None,
     ) -> nn.Module:
@@ -194,7 +196,6 @@ class Parts:
             )
         if expert is not None and (isinstance(expert, Guide) or _samples(expert, part)):
             return expert
-        alone = model if self.incomplete else without_absent(model)
         return BottomUp(alone, like=part, order="top-down", hidden=hidden, encoder=expert)
 
     def _check(self, name: str, module: nn.Module, part: Arguments) -> None:

@@ -70,7 +70,7 @@ def trace_pair(
         else:
             with drawing or contextlib.nullcontext():
                 guide_trace = traced(guide, x, y)
-            names = getattr(inner, "modalities", ())
+            names = getattr(inner, "may_be_none", ())
             there = Absent(names)(model) if names else model
             model_trace = traced(poutine.replay(there, trace=guide_trace), x, y)
     check_observed(model_trace)
@@ -168,7 +168,7 @@ def overflow(what: str) -> FloatingPointError:
 
 def shown_to(guide: Callable, model: Callable) -> Callable:
     """The model without sites of modalities that are absent to a guide of several."""
-    names = getattr(innermost(guide), "modalities", ())
+    names = getattr(innermost(guide), "may_be_none", ())
     return Absent(names)(model) if names else model
 
 
@@ -181,7 +181,7 @@ def measuring(*programs: Callable, device: torch.device) -> Iterator[None]:
     check_belonging(*programs)
     names: tuple[str, ...] = ()
     for program in programs:
-        names += getattr(program, "modalities", ())
+        names += getattr(program, "may_be_none", ())
     around = Absent(names) if names else contextlib.nullcontext()
     with undisturbed(*programs, device=device), around:
         yield
