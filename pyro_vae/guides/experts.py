@@ -31,7 +31,7 @@ class _Experts(Guide):
     """What the guides of several modalities have in common: they differ in ``_components``.
 
     ``modalities`` are the arguments that have an expert, ``experts`` the guides; ``may_be_none``
-    those of the model, whose sites are left out of it where they are None.
+    all arguments and observed sites of the model, which are left out where they are None.
     """
 
     # Whether the model's prior is among the components of all data
@@ -52,7 +52,8 @@ class _Experts(Guide):
         super().__init__(subject.model)
         self.arguments["like"] = subject.few
         self.few, self.latents = subject.few, parts.latents
-        self.modalities, self.may_be_none = tuple(given), tuple(names_of(subject.model))
+        self.modalities = tuple(given)
+        self.may_be_none = (*names_of(subject.model), *subject.structure.observed)
         self._naming, self._incomplete = parts.naming, parts.incomplete
         # Names of arguments may be those of a ModuleDict's methods
         self.experts = nn.ModuleList(parts.modules.values())
