@@ -10,8 +10,19 @@ from pyro import poutine
 from pyro_vae import handlers, infer, likelihoods, models
 
 LOC = torch.zeros(4, 3).requires_grad_()
+
+
+class Without(dist.MultivariateNormal):
+    """That does not tell its support."""
+
+    @property
+    def support(self):
+        raise NotImplementedError
+
+
 JOINT = {
     "normal": (lambda: dist.MultivariateNormal(LOC, torch.eye(3)), torch.randn(4, 3)),
+    "of no support": (lambda: Without(LOC, torch.eye(3), validate_args=False), torch.randn(4, 3)),
     "classes": (lambda: dist.OneHotCategorical(logits=LOC), torch.eye(3)[[0, 1, 2, 2]]),
     "shares": (lambda: dist.Dirichlet(LOC.exp()), torch.full((4, 3), 1 / 3)),
     "counts": (lambda: dist.Multinomial(5, logits=LOC), torch.tensor([[1.0, 4.0, 0.0]] * 4)),
