@@ -18,6 +18,7 @@ from .convolutional import ConvDecoder, ConvEncoder
 from .defaults import decoder, encoder, is_image
 from .dense import MLP, MeanAndLogSigma, aligned, concatenate, of_rows
 from .normalization import Norm, Normalized, check_norm, head
+from .shortcut import Shortcut
 
 __all__ = [
     "MLP",
@@ -29,6 +30,7 @@ __all__ = [
     "MeanAndLogSigma",
     "Norm",
     "Normalized",
+    "Shortcut",
     "aligned",
     "check_activation",
     "check_norm",
