@@ -61,7 +61,7 @@ def build(system: System, splits: DataSplits, latents: int, seed: int) -> Traine
 
 
 def linear(splits: DataSplits, latents: int) -> tuple[Tensor, Tensor]:
-    """log p(x) of probabilistic PCA and of factor analysis on the test rows, (n,).
+    """Log p(x) of probabilistic PCA and of factor analysis on the test rows, (n,).
 
     They are fitted to standardised columns, and to the validation rows as well, which have chosen
     the epoch of the pairs.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -119,12 +120,16 @@ def _cells(rng: np.random.Generator) -> np.ndarray:
     The file has log(1 + c / s) with s the size of a cell in 10,000 counts, whose least value of
     a cell is that of one count.
     """
-    import h5py
-
+    try:
+        import h5py
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "h5py: the table of single cells needs it: pip install h5py, or name other --tables"
+        ) from error
     with h5py.File(shipped("scanpy", "datasets/10x_pbmc68k_reduced.h5ad")) as file:
         values, columns, starts = (file["raw.X"][k][:] for k in ("data", "indices", "indptr"))
         scaled = np.zeros((len(starts) - 1, len(file["raw.var"])))
-    for cell, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for cell, (start, end) in enumerate(itertools.pairwise(starts)):
         found = np.expm1(values[start:end].astype(float))
         scaled[cell, columns[start:end]] = np.rint(found / found.min())
     most = np.argsort(-(scaled > 0).mean(0), kind="stable")[:_GENES]

@@ -26,8 +26,8 @@ def linear_start(vae: VAE, x: Tensor, *, hidden: networks.Hidden | None = None) 
     for ML Factor Analysis", Rubin, Thayer (1982).
 
     Args:
-        vae: a model of one latent layer without labels, with ``decoder=networks.Shortcut(...)`` and
-            ``Gaussian`` with sigma "learned" or "per_pixel"; changed in place.
+        vae: a model of one latent layer, without labels, with the decoder ``networks.Shortcut``
+            and a ``Gaussian`` with sigma "learned" or "per_pixel"; changed in place.
         x: training data (n, *event_shape), more than latents.
         hidden: hidden widths of the guide. Default: (256, 256).
 
@@ -85,25 +85,25 @@ def _check(vae: VAE, x: Tensor) -> None:
     if not isinstance(vae, VAE):
         raise TypeError(f"vae: expected a models.VAE, got {type(vae).__name__}: build one")
     wrong = {
-        "latents": len(vae.latents) > 1 and f"{len(vae.latents)} layers of latents",
-        "condition": vae.condition > 0 and "labels",
-        "norm": vae.norm is not None and "a norm",
-        "decoder": not isinstance(vae.decoder, Shortcut) and type(vae.decoder).__name__,
-        "likelihood": not _has_own_sigma(vae.likelihood) and repr(vae.likelihood),
+        "latents": f"{len(vae.latents)} layers of them" if len(vae.latents) > 1 else "",
+        "condition": "labels" if vae.condition else "",
+        "norm": "one" if vae.norm is not None else "",
+        "decoder": "" if isinstance(vae.decoder, Shortcut) else type(vae.decoder).__name__,
+        "likelihood": "" if _has_own_sigma(vae.likelihood) else repr(vae.likelihood),
     }
     for argument, got in wrong.items():
         if got:
             raise ValueError(
-                f"{argument}: expected a model of one layer of latents, without labels or norm, "
-                f"with the decoder networks.Shortcut and likelihoods.Gaussian, got {got}: build "
-                'it with decoder=networks.Shortcut(latents, shape), likelihoods.Gaussian("learned")'
+                f"{argument}: expected one layer of latents, no labels, no norm, the decoder "
+                'networks.Shortcut and likelihoods.Gaussian with sigma "learned" or "per_pixel", '
+                f"got {got}: build such a model, or use guides.BottomUp"
             )
     vae.check_data(x)
-    most = min(len(x) - 1, vae.event_size)
-    if vae.latent_sizes["z1"] >= most:
+    latents = vae.latent_sizes["z1"]
+    if latents >= min(len(x) - 1, vae.event_size):
         raise ValueError(
-            f"x: expected more data and more elements than latents, {vae.latent_sizes['z1']}, got "
-            f"{tuple(x.shape)}: pass more data, or build the model with fewer latents"
+            f"x: expected more data, and elements of each, than the {latents} latents, got "
+            f"{tuple(x.shape)}: pass more data, or build a model of fewer latents"
         )
 
 

@@ -113,6 +113,6 @@ def test_another_model_is_refused(x, argument, options):
     given = {"latents": K, "likelihood": Gaussian("learned"), "decoder": decoder, **options}
     vae = VAE((D,), **given)
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    with pytest.raises(ValueError, match=f"^{argument}: expected a model of one layer"):
+    with pytest.raises(ValueError, match=f"^{argument}: expected one layer of latents"):
         guides.linear_start(vae, x)
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
