@@ -55,6 +55,8 @@ def tables_of_packages(tmp):
     def others():
         return pca.main(["--quick", "--tables", "wine", "--out", str(tmp), "--threads", "1"])
 
+    yield lambda: pca.main(["--data", "mnist", "--out", str(tmp)]), others
+
     def without():
         with mock.patch.dict(sys.modules, {"h5py": None}):
             real_tables.load(real_tables.TABLES["single cells"])

@@ -12,11 +12,10 @@ import importlib.util
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..data import Dataset, DataSplits
 
@@ -61,7 +60,7 @@ def shipped(package: str, path: str) -> Path:
     return file
 
 
-def load(table: RealTable) -> DataSplits:
+def load(table: RealTable, device: Any = None) -> DataSplits:
     """Training, validation and test rows, 60, 20 and 20 %, always the same ones.
 
     Rows are shuffled; windows of a signal are cut from its first, middle and last part.
@@ -73,12 +72,10 @@ def load(table: RealTable) -> DataSplits:
     if table.signal:
         windows = np.lib.stride_tricks.sliding_window_view
         parts = [_noisy(windows(part, _WINDOW)[::_STEP], rng) for part in parts]
-    train, validation, test = (Dataset(_tensor(part)) for part in parts)
+    train, validation, test = (
+        Dataset(torch.from_numpy(part.astype(np.float32)).to(device)) for part in parts
+    )
     return DataSplits(table.package, train, test, validation=validation)
-
-
-def _tensor(x: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
 
 
 def _noisy(whole: np.ndarray, rng: np.random.Generator) -> np.ndarray:

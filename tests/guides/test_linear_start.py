@@ -72,6 +72,14 @@ def test_the_networks_begin_at_zero_and_train(x, tmp_path):
     assert torch.equal(infer.elbo_terms(again.model, again.guide, x).elbo, kept)
 
 
+@pytest.mark.parametrize("sigma", ["learned", "per_pixel"])
+def test_an_element_that_never_varies_is_no_obstacle(x, sigma):
+    x[:, 2] = 7.0
+    vae, guide = pair(x, sigma)
+    assert infer.elbo_terms(vae, guide, x).elbo.isfinite().all()
+    torch.testing.assert_close(vae.decode(torch.randn(5, K)).mean[:, 2], x[:5, 2])
+
+
 def test_a_shortcut_adds_a_linear_path_to_its_network():
     network = networks.MLP((K + 1,), (4,), (2, 3))
     shortcut = networks.Shortcut(K + 1, (2, 3), network)
