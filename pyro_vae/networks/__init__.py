@@ -20,6 +20,7 @@ from .defaults import convolutions, decoder, encoder, is_image
 from .dense import MLP, MeanAndLogSigma, aligned, concatenate, of_rows
 from .normalization import GroupNorm, Norm, Normalized, check_norm, head
 from .sequences import SequenceEncoder, SideBySide
+from .shortcut import Shortcut
 
 __all__ = [
     "GRU",
@@ -35,6 +36,7 @@ __all__ = [
     "Norm",
     "Normalized",
     "SequenceEncoder",
+    "Shortcut",
     "SideBySide",
     "aligned",
     "check_activation",
