@@ -17,6 +17,8 @@
 
 Of a table, ``d.columns`` tells name and kind of each column, and ``d.train.to_frame(x)`` makes a
 frame of rows such as ``vae.sample(10)``; ``likelihoods.for_columns(d)`` is its likelihood.
+A model with that likelihood knows the columns: ``vae.sample(10).to_frame()``. Empty cells are NaN,
+missing values, and labels that are missing -1.
 
 Example:
     >>> from pyro_vae import data
