@@ -18,9 +18,11 @@
 
 Of a table, ``d.columns`` tells name and kind of each column, and ``d.train.to_frame(x)`` makes a
 frame of rows such as ``vae.sample(10)``; ``likelihoods.for_columns(d)`` is its likelihood.
-``load("t.csv", labels=["site"], numbers=["age"], exposure="total")`` has these columns as labels,
-``d.train.y["age"]``, for ``models.Covariates.standardized(d.train)``. Of text ``d.vocabulary``
-tells what the numbers stand for, ``likelihoods.Tokens(d.vocabulary)`` is its likelihood.
+A model with that likelihood knows the columns: ``vae.sample(10).to_frame()``. Empty cells are NaN,
+missing values, and labels that are missing -1. ``load("t.csv", labels=["site"], numbers=["age"],
+exposure="total")`` has these columns as labels, ``d.train.y["age"]``, for
+``models.Covariates.standardized(d.train)``. Of text ``d.vocabulary`` tells what the numbers stand
+for, ``likelihoods.Tokens(d.vocabulary)`` is its likelihood.
 
 Example:
     >>> from pyro_vae import data
