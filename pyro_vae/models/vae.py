@@ -288,6 +288,8 @@ class VAE(DecoderModel):
         Raises:
             ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
         """
+        if not self.condition:
+            return ()
         if self.covariates:
             y = self.condition.columns(y, n)
             return (self.condition.features(y),) if self._classes else ()
