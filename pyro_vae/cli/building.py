@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import guides, likelihoods, models
 from ..data import DataSplits
 from ..ground.machine import free_memory
 from ..likelihoods.counts import Rates
 from ..likelihoods.located import Located
-from ..networks import is_image
+from ..networks import ConvDecoder, ConvEncoder
 from ..programs.program import Guide
 from ..training.trainer import Trainer
 from . import groups
@@ -100,12 +100,17 @@ def pair(
 def _model(
     args: argparse.Namespace, data: DataSplits, likelihood: Any, classes: int
 ) -> models.VAE:
-    dense = math.prod(data.event_shape) <= groups.LARGEST_DENSE
+    asked = args.channels is not None or args.blocks is not None
+    small = math.prod(data.event_shape) <= groups.LARGEST_DENSE
+    dense = small and not asked and data.kind not in ("signal", "video")
     return models.VAE(
         data.event_shape,
         latents=args.latents,
         likelihood=likelihood,
         hidden=getattr(args, "hidden", groups.DENSE if dense else None),
+        kind=data.kind,
+        channels=args.channels,
+        blocks=args.blocks,
         skip=args.skip,
         condition=classes,
     )
@@ -123,26 +128,47 @@ def check_memory(args: argparse.Namespace, data: DataSplits, kind: type, classes
         except RuntimeError:  # one that looks at values: about as large as this one, or larger
             guide = guides.BottomUp(model)
         parts = {id(p): p.numel() for module in (model, guide) for p in module.parameters()}
+        maps = sum(map(_maps, (*model.modules(), *guide.modules())))
     count, free = sum(parts.values()), free_memory(args.device)
-    needed = _BYTES * count
+    needed = _BYTES * count + 4 * min(args.batch_size, len(data.train)) * maps
     too_many = "hidden" not in args and count > _MOST_BY_DEFAULT
     if too_many or (free is not None and needed > free):
         has = "" if free is None else f", of {free / 2**30:.1f} GiB that are free"
         raise ValueError(
             f"--size, --hidden: expected networks for this machine, got {count:,} parameters for "
             f"data of shape {data.event_shape}, {needed / 2**30:.1f} GiB in training{has}: make "
-            "the pictures of a folder smaller with --size 64, or lower --hidden or --latents"
+            "the pictures of a folder smaller with --size 64, or lower --hidden or --latents, or "
+            "--batch-size"
         )
+
+
+def _maps(network: nn.Module) -> int:
+    """How many numbers a convolutional network of the library makes of a datum on its way."""
+    sizes: list[int] = []
+    if isinstance(network, ConvEncoder):
+        network, given = network.convolutions, torch.empty(1, *network.maps_shape)
+    elif isinstance(network, ConvDecoder):
+        given = torch.empty(1, network.first.in_features)
+    else:
+        return 0
+    leaves = [module for module in network.modules() if not [*module.children()]]
+    hooks = [m.register_forward_hook(lambda *run: sizes.append(run[-1].numel())) for m in leaves]
+    network(given)
+    for hook in hooks:
+        hook.remove()
+    return sum(sizes)
 
 
 def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
     """Kind, range, likelihood and binarisation of a run, in one line."""
     low, high = zip(*((float(x.min()), float(x.max())) for x in _parts(data)), strict=True)
     shape = data.event_shape
-    kind = "vectors" if len(shape) == 1 else "arrays"
-    if is_image(shape):
+    kind = {"video": "videos", "tokens": "rows of tokens"}.get(data.kind, f"{data.kind}s")
+    if data.kind == "image":
         channels = shape[0] if len(shape) == 3 else 1
         kind = {1: "grey pictures", 3: "colour pictures"}.get(channels, "pictures")
+    unsure = len(shape) == 2 and not data.train.kind_said
+    guess = " (a guess: --kind signal for signals)" if unsure else ""
     likelihood = getattr(trainer.model, "likelihood", None)
     name = kebab(type(likelihood).__name__)
     if (noise := getattr(likelihood, "noise", None)) is not None:
@@ -152,6 +178,6 @@ def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
     how = {"dynamic": "dynamically, afresh in each batch", "static": "once"}
     binarized = how.get(binarize, "no")
     return (
-        f"data {data.name}: {len(data.train)} + {len(data.test)} {kind} of shape {shape}, values "
-        f"{min(low):.4g} to {max(high):.4g}; likelihood {name}; binarised: {binarized}"
+        f"data {data.name}: {len(data.train)} + {len(data.test)} {kind} of shape {shape}{guess}, "
+        f"values {min(low):.4g} to {max(high):.4g}; likelihood {name}; binarised: {binarized}"
     )

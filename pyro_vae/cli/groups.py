@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from .. import data, guides, likelihoods
+from ..ground.kinds import KINDS
 from ..infer import Budget
 from ..training.precision import PRECISIONS
 from . import values
@@ -93,6 +94,13 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
         help="height and width of the images of a folder, such as 64 or 48x64 (default: those of "
         "the first image); of shapes (default: 32)",
     )
+    add(
+        "--kind",
+        **_choice({name: name for name in KINDS}),
+        help="what the dimensions of a datum mean, which decides on networks and pictures: signal "
+        "(c, t), image (c, h, w), video (c, t, h, w), ... (default: what the data tell, else a "
+        "guess by the shape, in which (2, 100) is an image)",
+    )
     add("--grey", action="store_true", help="turn the images of a folder into one grey channel")
     recorded = (
         "as in training"
@@ -134,7 +142,19 @@ def add_pair(parser: Any) -> None:
         metavar="WIDTHS",
         help="hidden widths seen from the data, such as 400,400; linear for no hidden layer; conv "
         f"for convolutional networks (default: {','.join(map(str, DENSE))}; conv for images of "
-        f"more than {LARGEST_DENSE} values)",
+        f"more than {LARGEST_DENSE} values, for signals and for video)",
+    )
+    add(
+        "--channels",
+        type=values.sizes,
+        metavar="CHANNELS",
+        help="of convolutional networks, after each halving of the resolution, such as 32,64,128 "
+        "(default: 32,64 for images up to 32 x 32, more for all else)",
+    )
+    add(
+        "--blocks",
+        type=values.integer(0),
+        help="residual blocks after each halving (default: 1; 0 for images up to 32 x 32)",
     )
     add(
         "--guide",

@@ -44,6 +44,7 @@ def splits_of(args: argparse.Namespace, trainer: Trainer) -> DataSplits:
                 "the training run: name them with --data"
             ) from None
     given = {"root": args.data_root, "size": args.size, "grey": args.grey or None}
+    given["kind"] = args.kind
     where |= {name: value for name, value in given.items() if value is not None}
     return read(args, where | ({"binarize": args.binarize} if "binarize" in args else {}))
 
@@ -59,6 +60,7 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             download=args.download,
             size=tuple(size) if isinstance(size, list) else size,
             grey=where.get("grey", False),
+            kind=where.get("kind"),
             stratify=where.get("stratify", True),
             device=args.device,
         )

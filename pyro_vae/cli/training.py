@@ -53,6 +53,7 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
         "binarize": building.asked_binarize(args),
         "size": args.size,
         "grey": args.grey,
+        "kind": args.kind,
         "stratify": getattr(args, "stratify", True),
     }
     with ranks.in_turn() if args.download else contextlib.nullcontext():

@@ -22,7 +22,7 @@ Example:
     >>> from pyro_vae import data
     >>> d = data.load("digits")
     >>> d
-    DataSplits('digits', event_shape=(1, 8, 8), labels=10
+    DataSplits('digits', event_shape=(1, 8, 8), kind='image', labels=10
       train=Dataset(1437 x (1, 8, 8), labels=10, binarize='dynamic')
       test=Dataset(360 x (1, 8, 8), labels=10, binarize=None))
     >>> x, y = next(d.train.batches(128, shuffle=True))
@@ -32,8 +32,9 @@ Example:
 
 from .arguments import Arguments
 from .columns import Column
-from .dataset import Dataset, DataSplits
+from .dataset import Dataset
 from .loading import NAMES, load
+from .splits import DataSplits
 from .sprites import render_shapes, shapes
 
 __all__ = [

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..ground.kinds import KINDS
 from . import kinds
 
 
@@ -43,6 +44,7 @@ def _real(found: Tensor | np.ndarray, argument: str) -> str:
 # What else can be done about NaN among data
 MISSING = "; or train handlers.missing(model), to which NaN means missing"
 _COLOURS = (1, 3, 4)
+_ALONG = {kind.name: kind.dims for kind in KINDS.values()}
 _BYTES = (torch.uint8, torch.bool)
 
 
@@ -132,6 +134,26 @@ def _channels_first(x: Tensor, channels: str | None) -> Tensor:
                 'channels, pass channels="first"'
             )
     return x
+
+
+def layout(kind: str | None, shape: Sequence[int], channels: str | None) -> None:
+    """Raise where data (n, *event) said to be signals or video seem to have channels elsewhere."""
+    if channels is not None or kind not in ("signal", "video") or len(shape) != 2 + _ALONG[kind]:
+        return
+    first, second, *_, last = shape[1:]
+    behind = last in _COLOURS or (kind == "signal" and last == 2)
+    if behind and last < min(shape[1:-1]):
+        raise ValueError(
+            f"x: expected a {kind} (n, channels, ...), got shape {tuple(shape)}, which looks like "
+            f'{last} channels behind all else: pass channels="last"; if these are {first} '
+            'channels, pass channels="first"'
+        )
+    if kind == "video" and second in _COLOURS and first not in _COLOURS:
+        raise ValueError(
+            f"x: expected a video (n, channels, t, h, w), got shape {tuple(shape)}, which looks "
+            f"like {first} frames of {second} channels: pass x.transpose(1, 2) of a tensor; if "
+            f'these are {first} channels, pass channels="first"'
+        )
 
 
 def probabilities(x: Tensor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ground.arguments import whole
+from ..ground.kinds import KINDS, guessed, kind_of
 from . import checks
 from .checks import as_values
 from .columns import Column, frame_of, table_of
@@ -43,6 +43,7 @@ class Dataset:
         names: class names, ``names[y]``.
         factors: known factors of variation, shape (n, f).
         factor_names: names of the f factors.
+        kind: what the dimensions of a datum mean, see ``load``; default a guess by the shape.
 
     Of a table the names of columns and rows are kept, and text is numbered.
 
@@ -56,12 +57,14 @@ class Dataset:
         columns: name and kind of each column of a table, () for other data.
         index: what the rows of a table are called, an array (n,), or None.
         missing: whether some values are missing.
+        kind: "vector", "signal", "image", "video", "tokens" or "array", for ``kind=`` of models.
+        kind_said: whether that is no guess.
 
     Raises:
         TypeError: ``x``, ``y`` or ``factors`` holds no real numbers.
         ValueError: empty or infinite data, a shape without event dimension or with channels
             behind the pixels, labels that do not fit, or values outside [0, 1], or missing ones,
-            to binarise.
+            to binarise; an unknown kind, or one of data of another shape.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
@@ -87,12 +90,14 @@ class Dataset:
         names: Sequence[str] | None = None,
         factors: Tensor | np.ndarray | None = None,
         factor_names: Sequence[str] = (),
+        kind: str | None = None,
     ) -> None:
         table = table_of(x)
         stored = checks.values(x if table is None else table.values, channels=channels)
+        checks.layout(kind, stored.shape, channels)
         self.columns: tuple[Column, ...] = () if table is None else table.columns(stored)
         self.index = None if table is None else table.index
-        self._hold(stored, y, binarize, names, factors, factor_names)
+        self._hold(stored, y, binarize, names, factors, factor_names, kind)
 
     @property
     def x(self) -> Tensor:
@@ -108,6 +113,16 @@ class Dataset:
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one datum."""
         return tuple(self._stored.shape[1:])
+
+    @property
+    def kind(self) -> str:
+        """What the dimensions of a datum mean."""
+        return kind_of(self._kind, self.event_shape).name
+
+    @property
+    def kind_said(self) -> bool:
+        """Whether the kind is no guess by the shape."""
+        return self._kind is not None
 
     @property
     def device(self) -> torch.device:
@@ -248,14 +263,16 @@ class Dataset:
         kept = ("y", "binarize", "names", "factors", "factor_names")
         new = object.__new__(Dataset)
         new.columns, new.index = self.columns, self.index
-        new._hold(stored, **{name: getattr(self, name) for name in kept} | changes)
+        held = {"kind": self._kind, **{name: getattr(self, name) for name in kept}}
+        new._hold(stored, **held | changes)
         return new
 
     def check_classes(self, *programs: Any) -> None:
         """Raise ``ValueError`` where text stands for other numbers than a program was given.
 
         Text is numbered by what there is of it, so that a set without one of the classes would
-        number the others anew.
+        number the others anew. So it does for data that were said to be of another kind than
+        that for which a program has convolutional networks.
 
         Args:
             programs: models and guides, conditional on ``condition`` classes or not.
@@ -267,14 +284,23 @@ class Dataset:
                 "be numbered anew: pass Dataset(x, y, names=...) with the names of all, such as "
                 "d.labels"
             )
+        for program in programs if self._kind is not None else ():
+            kind = getattr(program, "kind", self._kind)
+            if kind != self._kind and kind in KINDS and getattr(program, "maps", None):
+                raise ValueError(
+                    f"kind: these data were said to be of kind {self._kind!r}, got a "
+                    f"{type(program).__name__} with networks for {kind!r}: build it with "
+                    f"kind={self._kind!r}"
+                )
 
     def __repr__(self) -> str:
         """Size, event shape, labels and binarisation."""
         labels = None if self.y is None else len(self.names) or len(self.y.unique())
         factors = f", factors={len(self.factor_names)}" if self.factor_names else ""
+        kind = "" if self.kind == guessed(self.event_shape).name else f", kind={self.kind!r}"
         return (
             f"Dataset({len(self)} x {self.event_shape}, labels={labels}{factors}, "
-            f"binarize={self.binarize!r})"
+            f"binarize={self.binarize!r}{kind})"
         )
 
     def _hold(
@@ -285,7 +311,10 @@ class Dataset:
         names: Sequence[str] | None,
         factors: Tensor | np.ndarray | None,
         factor_names: Sequence[str],
+        kind: str | None,
     ) -> None:
+        kind_of(kind, stored.shape[1:])
+        self._kind = kind
         if binarize not in ("dynamic", None):
             raise ValueError(
                 f'binarize: expected "dynamic" or None, got {binarize!r}: to binarise once use '
@@ -319,67 +348,3 @@ class Dataset:
     def _draw(self, stored: Tensor) -> Tensor:
         x = stored if stored.is_floating_point() else as_values(stored)
         return (torch.rand_like(x) < x).to(x.dtype) if self.binarize else x
-
-
-@dataclass(frozen=True, repr=False)
-class DataSplits:
-    """A training and a test set of one kind of data, and a validation set where there is one.
-
-    Args:
-        name: what the data is called in tables and reports.
-        train: training set.
-        test: test set, with the event shape of ``train``.
-        validation: likewise, where a source has its own; for ``Trainer.fit(validation=)``.
-
-    Raises:
-        ValueError: the event shapes differ.
-
-    Example:
-        >>> d = DataSplits("mine", Dataset(torch.zeros(8, 3)), Dataset(torch.zeros(2, 3)))
-        >>> d.event_shape, d.labels
-        ((3,), ())
-    """
-
-    name: str
-    train: Dataset
-    test: Dataset
-    validation: Dataset | None = None
-
-    def __post_init__(self) -> None:
-        """Check that all sets hold the same kind of data."""
-        for name, part in self._parts()[1:]:
-            if part.event_shape != self.train.event_shape:
-                raise ValueError(
-                    f"{name}: expected the event shape of train, {self.train.event_shape}, got "
-                    f"{part.event_shape}: bring both to one shape"
-                )
-
-    def _parts(self) -> list[tuple[str, Dataset]]:
-        names = ("train", "test", "validation")
-        return [(name, part) for name in names if (part := getattr(self, name)) is not None]
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """Shape of one datum."""
-        return self.train.event_shape
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """Name and kind of each column of a table; () for other data."""
-        return self.train.columns
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names, indexed by ``y``; () when there are none."""
-        return self.train.names
-
-    def __repr__(self) -> str:
-        """Name, event shape, classes, and all sets."""
-        parts = "".join(f"\n  {name}={part}" for name, part in self._parts())
-        # Class folders "1" to "12" are 0 to 11
-        if any(name.isdigit() and int(name) != k for k, name in enumerate(self.labels)):
-            parts += f"\n  y=0, 1, ... for {', '.join(map(repr, self.labels[:4]))}, ..."
-        return (
-            f"DataSplits({self.name!r}, event_shape={self.event_shape}, "
-            f"labels={len(self.labels)}{parts})"
-        )

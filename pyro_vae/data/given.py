@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from . import kinds
-from .dataset import Dataset, DataSplits
+from .dataset import Dataset
+from .splits import DataSplits
 
 Channels = Literal["first", "last"] | None
 _PAIRS = (("x", "y"), ("data", "target"))

@@ -15,10 +15,11 @@ from torch import Tensor
 from ..ground.arguments import guess
 from ..ground.files import expanded
 from . import files, sources
-from .checks import probabilities
-from .dataset import Dataset, DataSplits
+from .checks import layout, probabilities
+from .dataset import Dataset
 from .given import as_dataset
 from .images import Background
+from .splits import DataSplits
 
 READERS: dict[str, Callable[..., sources.Splits]] = {
     "digits": sources.read_digits,
@@ -51,6 +52,7 @@ def load(
     background: Background | None = None,
     channels: Literal["first", "last"] | None = None,
     split: Literal["iwae"] | None = None,
+    kind: str | None = None,
     stratify: bool = True,
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -94,6 +96,10 @@ def load(
             log p(x) ("Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov 2016), from
             ``OMNIGLOT/chardata.mat`` of its authors in ``root``, which is not fetched; None for
             torchvision's, by alphabets.
+        kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
+            (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "tokens" (t,), "array" for any
+            other. Default: what the source tells, else a guess by the shape, which is printed:
+            (2, 100) is an image. Pass ``d.kind`` to a model: it decides on the networks.
         stratify: hold out as many of each class as its share, where there are labels.
         device: where the tensors shall be.
         seed: of the split, of binarisation, and of the factors of shapes. The split of digits is
@@ -102,8 +108,8 @@ def load(
     Raises:
         FileNotFoundError: the data set or path is not there.
         TypeError: ``source`` holds no data, with what to pass in its place.
-        ValueError: an unknown name, an option that ``source`` does not have, files that cannot be
-            read, or values that do not fit (see ``Dataset``).
+        ValueError: an unknown name or kind, an option that ``source`` does not have, files that
+            cannot be read, or values that do not fit (see ``Dataset``).
 
     Warns:
         UserWarning: transparent pixels without a ``background``.
@@ -143,6 +149,10 @@ def load(
                 f"{key}: expected only for {where}, got {options[key]!r} for {name}: leave it out"
             )
     parts = reader(**{key: options[key] for key in accepted if key in options})
+    if kind is not None:
+        for part in parts:
+            layout(kind, (len(part), *part.event_shape), channels)
+        parts = tuple(part.replace(kind=kind) for part in parts)
     for part in parts if binarize in ("dynamic", "static") else ():
         if part.missing:
             # Where values are counted as in the source

@@ -43,6 +43,7 @@ def read_digits() -> Splits:
             digits.target[np.sort(chosen)],
             binarize="dynamic",
             names=digits.target_names,
+            kind="image",
         )
         for chosen in rows
     )
@@ -68,6 +69,7 @@ def _grey_images(name: str, torchvision_class: str, root: Path, download: bool) 
             part.targets,
             binarize="dynamic",
             names=[label.split(" - ")[0] for label in part.classes],
+            kind="image",
         )
         for part in (_stored(make, name, root, download, train=train) for train in (True, False))
     )
@@ -78,7 +80,13 @@ def read_cifar10(*, root: Path, download: bool) -> Splits:
     from torchvision.datasets import CIFAR10
 
     return tuple(
-        Dataset(part.data, torch.tensor(part.targets), channels="last", names=part.classes)
+        Dataset(
+            part.data,
+            torch.tensor(part.targets),
+            channels="last",
+            names=part.classes,
+            kind="image",
+        )
         for part in (_stored(CIFAR10, "cifar10", root, download, train=t) for t in (True, False))
     )
 
@@ -104,7 +112,13 @@ def read_omniglot(*, root: Path, download: bool, split: str | None) -> Splits:
     names = [name for part in characters for name in sorted(set(part))]
     number = {name: k for k, name in enumerate(names)}
     return tuple(
-        Dataset(x, torch.tensor([number[name] for name in part]), binarize="dynamic", names=names)
+        Dataset(
+            x,
+            torch.tensor([number[name] for name in part]),
+            binarize="dynamic",
+            names=names,
+            kind="image",
+        )
         for x, part in zip(images, characters, strict=True)
     )
 
@@ -130,6 +144,7 @@ def _read_iwae(path: Path, split: str) -> Splits:
                 held[x].T.reshape(-1, 1, *OMNIGLOT_SIZE).swapaxes(2, 3),
                 held[y].argmax(0),
                 binarize="dynamic",
+                kind="image",
             )
             for x, y in (("data", "target"), ("testdata", "testtarget"))
         )
@@ -195,7 +210,8 @@ def read_folder(
     if grey is False:
         pixels = one_channel_if_grey(pixels)
     return tuple(
-        Dataset(x, y, names=names) for x, (_, y, names) in zip(pixels, parts, strict=True)
+        Dataset(x, y, names=names, kind="image")
+        for x, (_, y, names) in zip(pixels, parts, strict=True)
     )
 
 

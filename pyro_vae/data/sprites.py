@@ -122,4 +122,5 @@ def shapes(count: int = 6000, *, size: int = 32, seed: int = 0) -> Dataset:
         names=SHAPES,
         factors=factors,
         factor_names=tuple(FACTORS),
+        kind="image",
     )

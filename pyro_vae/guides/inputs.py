@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.arguments import Data, named
+from ..ground.kinds import KINDS, Kind, guessed
 from ..likelihoods.base import input_shape, network_inputs
 from ..models import VAE
 from ..networks import is_image
+from ..networks.defaults import guessed_maps
 from ..programs.calling import arguments_of, positional
 from ..programs.labels import lacks_labels
 
@@ -28,9 +30,12 @@ class OwnInputs:
     Attributes:
         names: argument -> what it is called here.
         shapes: these -> shape of one datum, as networks see it.
+        maps: these -> ``networks.convolutions`` of those that networks convolve.
     """
 
     def __init__(self, vae: VAE) -> None:
+        self.maps = {"x": vae.maps} if vae.maps else {}
+        self._kind = KINDS[vae.kind]
         self.shapes: dict[str, tuple[int, ...]] = {
             "x": input_shape(vae.likelihood, vae.event_shape)
         }
@@ -60,28 +65,30 @@ class OwnWithMask(OwnInputs):
 
     def __init__(self, vae: VAE) -> None:
         super().__init__(vae)
-        self.shapes["x"] = masked_shape(self.shapes["x"])
+        self.shapes["x"] = masked_shape(self.shapes["x"], self._kind)
 
     def read(self, vae: VAE, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
         """The arguments of a call, (n, *shape)."""
         found = super().read(vae, x, y=y)
-        found["x"] = with_mask(found["x"])
+        found["x"] = with_mask(found["x"], self._kind)
         return found
 
 
-def masked_shape(event_shape: tuple[int, ...]) -> tuple[int, ...]:
+def masked_shape(event_shape: tuple[int, ...], kind: Kind | None = None) -> tuple[int, ...]:
     """Shape of a datum with a mask: twice as many elements or channels, channels where none are.
+
+    By default the kind is that of data whose shape is all that is known.
 
     Example:
         >>> masked_shape((3,)), masked_shape((1, 8, 8)), masked_shape((8, 8)), masked_shape(())
         ((6,), (2, 8, 8), (2, 8, 8), (2,))
     """
-    if len(event_shape) in (0, 2):
+    if not (kind or guessed(event_shape)).has_channels(event_shape):
         return (2, *event_shape)
     return (2 * event_shape[0], *event_shape[1:])
 
 
-def with_mask(value: Tensor) -> Tensor:
+def with_mask(value: Tensor, kind: Kind | None = None) -> Tensor:
     """Values (n, *event) with zeros for NaN, followed by 1 where they are seen and 0 elsewhere.
 
     Example:
@@ -90,7 +97,8 @@ def with_mask(value: Tensor) -> Tensor:
     """
     seen = ~value.isnan()
     both = torch.stack([value.where(seen, 0.0), seen.to(value.dtype)], 1)
-    return both if value.dim() in (1, 3) else both.flatten(1, 2)
+    has_channels = (kind or guessed(value.shape[1:])).has_channels(value.shape[1:])
+    return both.flatten(1, 2) if has_channels else both
 
 
 class ProgramInputs(nn.Module):
@@ -105,6 +113,7 @@ class ProgramInputs(nn.Module):
     Attributes:
         names: as passed.
         shapes: these -> shape of one datum, as networks see it.
+        maps: as of ``OwnInputs``, by a guess.
     """
 
     def __init__(
@@ -127,6 +136,8 @@ class ProgramInputs(nn.Module):
         self.masked = frozenset(names[name] for name in floating)
         for key in self.masked:
             self.shapes[key] = masked_shape(self._measure(key).event_shape)
+        found = {key: guessed_maps(shape) for key, shape in self.shapes.items()}
+        self.maps = {key: maps for key, maps in found.items() if maps}
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments of a call by their names in the program."""

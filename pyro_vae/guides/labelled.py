@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from .. import networks
 from ..ground.arguments import at_least
+from ..ground.kinds import KINDS
 from ..likelihoods.base import input_shape, network_inputs
 from ..models.classes import given_classes, given_or
 from ..programs.given import matched
@@ -94,11 +95,11 @@ class Labelled(Guide):
         seen = input_shape(vae.likelihood, vae.event_shape)
         self._masked = takes_missing(guide.model)
         if self._masked:
-            seen = masked_shape(seen)
+            seen = masked_shape(seen, KINDS[vae.kind])
         if classifier is None:
             widths = vae.hidden[0] if hidden is None else networks.sizes("hidden", hidden)
             options = {"activation": vae.activation, "norm": vae.norm}
-            network = networks.encoder(seen, widths, **options)
+            network = networks.encoder(seen, widths, vae.maps, **options)
             classifier = nn.Sequential(network, nn.Linear(network.out_features, vae.condition))
         self.classifier, logits = classifier, (vae.condition,)
         got = networks.output_shape(classifier, seen, argument="classifier")
@@ -138,7 +139,7 @@ class Labelled(Guide):
         vae = innermost(self.model)
         vae.check_shape(x)
         seen = network_inputs(vae.likelihood, x)
-        return self.classifier(with_mask(seen) if self._masked else seen)
+        return self.classifier(with_mask(seen, KINDS[vae.kind]) if self._masked else seen)
 
     def classify(self, x: Any) -> Tensor:
         """Class probabilities q(y|x), (n, K), in evaluation mode without gradients."""

@@ -10,6 +10,7 @@ from torch.nn.functional import embedding
 from .. import networks
 from ..distributions import OneHotPoint
 from ..ground.arguments import at_least
+from ..ground.kinds import KINDS
 from ..likelihoods.base import input_shape, network_inputs
 from ..models import VQVAE
 from ..networks.grids import GridEncoder
@@ -77,7 +78,7 @@ class NearestCode(Guide):
         self._masked = takes_missing(vqvae)
         seen = input_shape(vqvae.likelihood, vqvae.event_shape)
         if self._masked:
-            seen = masked_shape(seen)
+            seen = masked_shape(seen, KINDS[vqvae.kind])
         self.encoder = self._encoder(seen) if encoder is None else encoder
         expected = (*vqvae.grid_shape, vqvae.code_dim)
         got = networks.output_shape(self.encoder, seen, argument="encoder")
@@ -93,15 +94,15 @@ class NearestCode(Guide):
             return GridEncoder(
                 event_shape,
                 model.code_dim,
-                channels=model.channels,
-                blocks=model.blocks,
                 activation=model.activation,
+                **model.maps,
             )
         return networks.MLP(
             event_shape,
             networks.hidden_widths(model.hidden),
             (*model.grid_shape, model.code_dim),
             activation=model.activation,
+            norm=model.norm,
         )
 
     @property
@@ -114,7 +115,7 @@ class NearestCode(Guide):
         self.model.check_shape(x)
         codebook = self.model.codebook
         seen = network_inputs(self.model.likelihood, x)
-        z_e = self.encoder(with_mask(seen) if self._masked else seen)
+        z_e = self.encoder(with_mask(seen, KINDS[self.model.kind]) if self._masked else seen)
         learning = self.training and codebook.training
         if learning:
             codebook.initialize(z_e.detach())

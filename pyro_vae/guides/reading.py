@@ -102,7 +102,8 @@ class Reading(nn.Module):
     def _ordered(self, site: str) -> tuple[str, ...]:
         """The inputs of a site, the first image before all others, which are vectors."""
         names = self.names[site]
-        images = [n for n in names if networks.is_image(self.shapes[n])][:1]
+        maps = self.arguments.maps
+        images = [n for n in names if n in maps or networks.is_image(self.shapes[n])][:1]
         first, *others = (*images, *(n for n in names if n not in images)) or (None,)
         for i, name in enumerate(others):
             if len(shape := self.shapes[name]) > 1:
@@ -123,7 +124,8 @@ class Reading(nn.Module):
             return nn.Identity(), first[0]
         network = networks.encoder(
             first,
-            widths if networks.is_image(first) else networks.hidden_widths(widths),
+            widths,
+            self.arguments.maps.get(self.names[site][0], {}),
             extra=sum(map(math.prod, others)),
             activation=self._activation,
             norm=self._norm,

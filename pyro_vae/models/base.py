@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
 from torch import Tensor, nn
 
 from .. import networks
+from ..ground.kinds import guessed
+from ..ground.recorded import takes
 from ..likelihoods.base import check_values, feature_shape
 from ..programs.missing import Hiding, filled
 from ..programs.program import Model
@@ -22,11 +24,18 @@ class DecoderModel(Model):
     decoder: nn.Module
     likelihood: nn.Module
     one_hot: Tensor
+    kind: str
 
     @property
     def event_size(self) -> int:
         """Number of elements of one datum."""
         return math.prod(self.event_shape)
+
+    @property
+    def _shape(self) -> str:
+        """The shape of a datum, and the kind where that alone does not tell it."""
+        told = self.kind == guessed(self.event_shape).name and len(self.event_shape) != 2
+        return f"{self.event_shape}{'' if told else f' {self.kind}'}"
 
     @property
     def _observed(self) -> dict[str, Observed]:
@@ -36,6 +45,12 @@ class DecoderModel(Model):
 
     def _feature_shape(self) -> tuple[int, ...]:
         return feature_shape(self.likelihood, self.event_shape)
+
+    def _settle(self, given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """Have files name what defaults stood for, but for arguments that a subclass gave."""
+        for name, value in found.items():
+            if takes(type(self), name) and (given[name] is None or name in self.arguments):
+                self.arguments[name] = value
 
     def _check_decoder(self, *inputs: Sequence[int]) -> None:
         features = self._feature_shape()

@@ -16,8 +16,11 @@ from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
 from ..distributions import declared
 from ..ground.arguments import known
+from ..ground.kinds import kind_of
+from ..ground.recorded import takes
 from ..ground.streams import forked
 from ..likelihoods import Likelihood
+from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_likelihood
 from .classes import (
@@ -55,12 +58,12 @@ class VAE(DecoderModel):
     Mohamed, Welling (2014) for ``labels``.
 
     Args:
-        event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other.
+        event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other, see ``kind``.
         latents: size of z1, or the sizes of z1, z2, ..., zL (bottom to top).
         likelihood: module from features to p(x|features), see ``likelihoods``.
         hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, 400
             for one of this width, one tuple per layer for different ones, () for linear maps.
-            Default: a convolutional network for images, (256, 256) elsewhere.
+            Default: a convolutional network for images, signals and video, (256, 256) elsewhere.
         skip: Skip-VAE connections.
         condition: number of classes of the labels ``y``, 0 for none.
         labels: which of them are given, "all" or "partial". Where -1 or NaN stands for y, or there
@@ -80,11 +83,20 @@ class VAE(DecoderModel):
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
             above the site; each returns a distribution of event shape (size,). One for the top
             site replaces the prior and is called without latents.
+        kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
+            (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "array" for any other. Default:
+            a guess by the shape, (2, 100) is an image; pass ``d.kind`` of loaded data.
+        channels: of the convolutional networks between x and z1, and of those of guides: (32, 64,
+            128) halves the resolution thrice. Default: (32, 64) for images up to 32 x 32, for all
+            else halvings down to 16 positions, of 32, 64, 128, 128, ... channels.
+        blocks: residual blocks after each halving; default 1, but none for images up to 32 x 32
+            whose channels are left to the default.
 
     Raises:
         TypeError: an activation, a likelihood or a decoder of another type.
         ValueError: sizes that are not positive integers, a decoder of the wrong shapes, widths
-            that do not match the layers, an unknown site.
+            that do not match the layers, an unknown site, a kind that is unknown or not of the
+            shape, channels that halve data more often than they can be, or beside ``hidden``.
 
     Example:
         >>> from pyro_vae import likelihoods
@@ -109,6 +121,9 @@ class VAE(DecoderModel):
         norm: networks.Norm | None = None,
         decoder: nn.Module | None = None,
         top_down: Mapping[str, nn.Module] | None = None,
+        kind: str | None = None,
+        channels: int | Sequence[int] | None = None,
+        blocks: int | None = None,
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         super().__init__()
@@ -125,6 +140,10 @@ class VAE(DecoderModel):
         check_likelihood(likelihood)
         self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
         self.hidden = networks.hidden_per_layer(hidden, len(sizes))
+        self.kind = kind_of(kind, self.event_shape).name
+        self.maps = networks.convolutions(self.kind, self.event_shape, hidden, channels, blocks)
+        given = {"kind": kind, "channels": channels, "blocks": blocks}
+        self._settle(given, {name: self.maps.get(name) for name in given} | {"kind": self.kind})
         self.skip, self.condition = bool(skip), condition
         self.partly_labelled = labels == "partial"
         if labels != "all":
@@ -147,12 +166,22 @@ class VAE(DecoderModel):
             labels = [(condition,)] if condition else []
             self._check_decoder(*((self.latent_sizes[s],) for s in self._sees(0)), *labels)
 
+    @classmethod
+    def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """With the networks for images that 0.1 built where its files name none."""
+        given = ("event_shape", "kind", "channels", "hidden")
+        shape, *others = map(arguments.get, given)
+        if shape and others == [None] * 3 and takes(cls, "channels") and is_image(shape):
+            return {**arguments, **FIRST}
+        return arguments
+
     def _default_decoder(self, features: tuple[int, ...]) -> nn.Module:
         return networks.decoder(
             self._context_size(0),
             self.event_shape,
             features,
             self.hidden[0],
+            self.maps,
             **self._options,
         )
 
@@ -336,7 +365,7 @@ class VAE(DecoderModel):
             context = self._sees(layer) + (["y"] if self.condition and self._sees(layer) else [])
             factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
         factors += ["p(y)"] if partial else []
-        shapes = [f"x: {type(self.likelihood).__name__} {self.event_shape}"]
+        shapes = [f"x: {type(self.likelihood).__name__} {self._shape}"]
         shapes += [f"{site}: ({size},)" for site, size in reversed(self.latent_sizes.items())]
         shapes += [f"y: one of {self.condition} classes, some given"] if partial else []
         return (

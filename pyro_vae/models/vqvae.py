@@ -17,6 +17,7 @@ from torch.nn.functional import embedding
 from .. import networks
 from ..codebooks import Codebook, MovingAverage, UniformCodes
 from ..distributions import as_pyro, declared
+from ..ground.kinds import KINDS, kind_of
 from ..ground.recorded import takes
 from ..likelihoods import Likelihood
 from ..networks.grids import GridDecoder, grid_shape
@@ -53,17 +54,19 @@ class VQVAE(DecoderModel):
         likelihood: p(x | features).
         codebook: the vectors, and how they are learnt: ``codebooks.MovingAverage(codes, dim)``
             (default) or ``codebooks.Gradient(codes, dim)``.
-        channels: of the convolutions for images, after each halving of the resolution; the grid
-            is the image halved as often.
+        channels: of the convolutions for images, signals and video, after each halving of the
+            resolution; the grid is a datum halved as often.
         blocks: residual blocks of the convolutional networks.
         hidden: hidden widths of dense networks in place of convolutional ones; default for data
-            that are no images: (256, 256).
+            that networks do not convolve: (256, 256).
         grid: shape of the grid, for dense networks, default (8,), and for networks of your own.
         activation: makes the module between layers.
         decoder: your own network in place of the default: called with the vectors of the codes
             (n, *grid, code_dim), returns features (n, *likelihood.feature_shape(event_shape)).
         prior: your own prior in place of the uniform one: a module whose ``forward()`` returns a
             distribution of event shape (*grid, codes).
+        kind: what the dimensions of a datum mean, as in ``VAE``; default a guess by the shape.
+        norm: makes the normalisation of hidden layers, as in ``VAE``.
 
     Attributes:
         grid_shape: shape of the grid of codes.
@@ -98,15 +101,21 @@ class VQVAE(DecoderModel):
         activation: networks.Activation = nn.ReLU,
         decoder: nn.Module | None = None,
         prior: nn.Module | None = None,
+        kind: str | None = None,
+        norm: networks.Norm | None = None,
     ) -> None:
         """Build all networks; every parameter exists from here on."""
         super().__init__()
         self.event_shape = networks.sizes("event_shape", event_shape)
+        self.kind = kind_of(kind, self.event_shape).name
         self.channels = networks.sizes("channels", channels)
         networks.check_activation(activation)
+        networks.check_norm(norm)
         check_likelihood(likelihood)
-        self.blocks, self.activation = blocks, activation
+        self.blocks, self.activation, self.norm = blocks, activation, norm
         self.hidden = None if hidden is None else networks.sizes("hidden", hidden)
+        if kind is not None and self.convolutional:
+            networks.convolutions(kind, self.event_shape, None, channels, blocks)
         if codebook is None:
             codebook = MovingAverage(
                 512 if codes is None else codes, 64 if code_dim is None else code_dim
@@ -158,12 +167,20 @@ class VQVAE(DecoderModel):
         return Structure({_SITE: z}, self._observed, {_SITE: (), "x": (_SITE,)})
 
     @property
+    def maps(self) -> dict[str, Any]:
+        """What the convolutional networks are told of the data; nothing for dense ones."""
+        found = {"channels": self.channels, "blocks": self.blocks, "norm": self.norm}
+        return found | {"dims": KINDS[self.kind].dims} if self.convolutional else {}
+
+    @property
     def convolutional(self) -> bool:
         """Whether the default networks are convolutional."""
-        return self.hidden is None and networks.is_image(self.event_shape)
+        return self.hidden is None and KINDS[self.kind].dims > 0
 
     def _grid_shape(self, grid: int | Sequence[int] | None, *, own: bool) -> tuple[int, ...]:
-        halved = grid_shape(self.event_shape, len(self.channels)) if self.convolutional else (8,)
+        halved, dims = (8,), KINDS[self.kind].dims
+        if self.convolutional:
+            halved = grid_shape(self.event_shape, len(self.channels), dims)
         if grid is None:
             return halved
         shape = networks.sizes("grid", grid)
@@ -181,13 +198,13 @@ class VQVAE(DecoderModel):
                 self.code_dim,
                 self._feature_shape(),
                 event_dim=len(self.event_shape),
-                channels=self.channels,
-                blocks=self.blocks,
                 activation=self.activation,
+                **self.maps,
             )
         widths, inputs = networks.hidden_widths(self.hidden), (*self.grid_shape, self.code_dim)
         features = self._feature_shape()
-        return networks.MLP(inputs, widths[::-1], features, activation=self.activation)
+        options = {"activation": self.activation, "norm": self.norm}
+        return networks.MLP(inputs, widths[::-1], features, **options)
 
     def _check_prior(self) -> None:
         expected = (*self.grid_shape, self.codes)
@@ -285,7 +302,7 @@ class VQVAE(DecoderModel):
         grid = " x ".join(map(str, self.grid_shape))
         return (
             f"{type(self).__name__}\n  p(x, {_SITE}) = p(x|{_SITE}) p({_SITE})\n"
-            f"  x: {type(self.likelihood).__name__} {self.event_shape}, {_SITE}: {grid} of "
+            f"  x: {type(self.likelihood).__name__} {self._shape}, {_SITE}: {grid} of "
             f"{self.codes} codes, {type(self.codebook).__name__}({self.codebook.extra_repr()})\n"
             f"  {self._count()}"
         )

@@ -15,15 +15,16 @@ from .arguments import (
     output_shape,
 )
 from .convolutional import ConvDecoder, ConvEncoder
-from .defaults import decoder, encoder, is_image
+from .defaults import convolutions, decoder, encoder, is_image
 from .dense import MLP, MeanAndLogSigma, aligned, concatenate, of_rows
-from .normalization import Norm, Normalized, check_norm, head
+from .normalization import GroupNorm, Norm, Normalized, check_norm, head
 
 __all__ = [
     "MLP",
     "Activation",
     "ConvDecoder",
     "ConvEncoder",
+    "GroupNorm",
     "Hidden",
     "LeakyReLU",
     "MeanAndLogSigma",
@@ -33,6 +34,7 @@ __all__ = [
     "check_activation",
     "check_norm",
     "concatenate",
+    "convolutions",
     "decoder",
     "encoder",
     "head",

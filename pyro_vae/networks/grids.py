@@ -1,4 +1,4 @@
-"""Convolutional networks between images and grids of vectors, for models with discrete codes."""
+"""Convolutional networks between data and grids of vectors, for models with discrete codes."""
 
 from __future__ import annotations
 
@@ -9,44 +9,29 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..ground.kinds import maps_of
 from ..ground.recorded import Recorded
 from .arguments import Activation
-from .convolutional import images
+from .convolutional import CONVOLUTIONS, TRANSPOSED, halved, of_numbers, residuals
+from .normalization import Norm, normalized
 
 
-def grid_shape(event_shape: Sequence[int], halvings: int) -> tuple[int, int]:
-    """Height and width of an image after so many halvings, each rounded up.
+def grid_shape(event_shape: Sequence[int], halvings: int, dims: int = 2) -> tuple[int, ...]:
+    """Size of the last ``dims`` dimensions of a datum after so many halvings, each rounded up.
 
     Example:
-        >>> grid_shape((1, 28, 28), 2), grid_shape((9, 7), 1)
-        ((7, 7), (5, 4))
+        >>> grid_shape((1, 28, 28), 2), grid_shape((9, 7), 1), grid_shape((2, 100), 3, dims=1)
+        ((7, 7), (5, 4), (13,))
     """
-    h, w = event_shape[-2:]
-    return math.ceil(h / 2**halvings), math.ceil(w / 2**halvings)
-
-
-class _Residual(nn.Module):
-    """h + 1x1(3x3(h)), each convolution after an activation."""
-
-    def __init__(self, channels: int, activation: Activation) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            activation(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            activation(),
-            nn.Conv2d(channels, channels, 1),
-        )
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.layers(h)
+    return halved(event_shape[-dims:], halvings)
 
 
 class GridEncoder(Recorded, nn.Module):
-    """Strided 4x4 convolutions, residual blocks, then one vector per position.
+    """Strided convolutions of width 4, residual blocks, then one vector per position.
 
-    Each of ``channels`` comes with a halving of the resolution: images (..., *event_shape), of any
-    size, (h, w) or (c, h, w), become grids
-    (..., *grid_shape(event_shape, len(channels)), features).
+    Each of ``channels`` comes with a halving of the resolution: data (..., *event_shape), of any
+    size, become grids (..., *grid_shape(event_shape, len(channels), dims), features). Convolutions
+    are along the last ``dims`` dimensions, those before are channels.
 
     Source: "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017),
     section 4.1.
@@ -55,6 +40,8 @@ class GridEncoder(Recorded, nn.Module):
         >>> import torch
         >>> GridEncoder((1, 9, 7), 16)(torch.zeros(5, 1, 9, 7)).shape
         torch.Size([5, 3, 2, 16])
+        >>> GridEncoder((2, 100), 16, dims=1)(torch.zeros(5, 2, 100)).shape
+        torch.Size([5, 25, 16])
     """
 
     def __init__(
@@ -65,27 +52,31 @@ class GridEncoder(Recorded, nn.Module):
         channels: Sequence[int] = (32, 64),
         blocks: int = 2,
         activation: Activation = nn.ReLU,
+        norm: Norm | None = None,
+        dims: int = 2,
     ) -> None:
         """Build all layers."""
         super().__init__()
-        self.event_dim = len(event_shape)
-        self.image_shape = (1, *event_shape)[-3:]
-        widths = [self.image_shape[0], *channels]
+        self.event_dim, conv = len(event_shape), CONVOLUTIONS[dims]
+        self.maps_shape = maps_of(event_shape, dims)
+        widths = [self.maps_shape[0], *channels]
         self.strided = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths)
+            conv(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths)
         )
-        self.blocks = nn.Sequential(*(_Residual(widths[-1], activation) for _ in range(blocks)))
+        self.norms = nn.ModuleList(normalized(norm, width, dim=1) for width in channels)
+        options = {"dims": dims, "activation": activation, "norm": norm}
+        self.blocks = nn.Sequential(*residuals(widths[-1], blocks, **options))
         self.activation = activation()
-        self.last = nn.Conv2d(widths[-1], features, 1)
+        self.last = conv(widths[-1], features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all layers; the vectors are the last dimension."""
         lead = x.shape[: -self.event_dim]
-        h = x.reshape(-1, *self.image_shape)
-        for convolution in self.strided:
-            # One more row or column makes an odd size even
-            h = convolution(pad(h, (0, h.shape[-1] % 2, 0, h.shape[-2] % 2)))
-            h = self.activation(h)
+        h = x.reshape(-1, *self.maps_shape)
+        for convolution, norm in zip(self.strided, self.norms, strict=True):
+            # One more position along it makes an odd axis even
+            h = convolution(pad(h, [v for size in h.shape[:1:-1] for v in (0, size % 2)]))
+            h = self.activation(norm(h))
         h = self.last(self.activation(self.blocks(h))).movedim(1, -1)
         return h.reshape(*lead, *h.shape[1:])
 
@@ -93,9 +84,9 @@ class GridEncoder(Recorded, nn.Module):
 class GridDecoder(Recorded, nn.Module):
     """The mirror image of ``GridEncoder``: residual blocks, then transposed convolutions.
 
-    A grid (..., *grid_shape(out_shape[:event_dim], len(channels)), features) becomes
-    (..., *out_shape): an image shape of ``event_dim`` dimensions, 2 or 3, with one more where the
-    likelihood wants several numbers per pixel. The channels are the encoder's, used in reverse.
+    A grid (..., *grid_shape(out_shape[:event_dim], len(channels), dims), features) becomes
+    (..., *out_shape): the shape of a datum of ``event_dim`` dimensions, with one more where the
+    likelihood wants several numbers per element. The channels are the encoder's, used in reverse.
 
     Example:
         >>> import torch
@@ -112,24 +103,28 @@ class GridDecoder(Recorded, nn.Module):
         channels: Sequence[int] = (32, 64),
         blocks: int = 2,
         activation: Activation = nn.ReLU,
+        norm: Norm | None = None,
+        dims: int = 2,
     ) -> None:
         """Build all layers."""
         super().__init__()
-        self.event_dim, self.out_shape = event_dim, tuple(out_shape)
-        c, h, w = (1, *out_shape[:event_dim])[-3:]
+        self.event_dim, self.out_shape, self.dims = event_dim, tuple(out_shape), dims
+        c, *size = maps_of(out_shape[:event_dim], dims)
         widths = [*reversed(channels), c * math.prod(out_shape[event_dim:])]
-        self.sizes = [grid_shape((h, w), i) for i in reversed(range(len(channels)))]
-        self.first = nn.Conv2d(features, widths[0], 3, padding=1)
-        self.blocks = nn.Sequential(*(_Residual(widths[0], activation) for _ in range(blocks)))
+        self.sizes = [halved(size, i) for i in reversed(range(len(channels)))]
+        self.first = CONVOLUTIONS[dims](features, widths[0], 3, padding=1)
+        options = {"dims": dims, "activation": activation, "norm": norm}
+        self.blocks = nn.Sequential(*residuals(widths[0], blocks, **options))
         self.activation = activation()
+        self.norms = nn.ModuleList(normalized(norm, width, dim=1) for width in widths[:-1])
         self.strided = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths)
+            TRANSPOSED[dims](a, b, 4, stride=2, padding=1) for a, b in pairwise(widths)
         )
 
     def forward(self, grid: Tensor) -> Tensor:
         """Apply all layers."""
-        lead = grid.shape[:-3]
-        h = self.blocks(self.first(grid.reshape(-1, *grid.shape[-3:]).movedim(-1, 1)))
-        for convolution, (height, width) in zip(self.strided, self.sizes, strict=True):
-            h = convolution(self.activation(h))[..., :height, :width]
-        return images(h, self.out_shape, self.event_dim).reshape(*lead, *self.out_shape)
+        lead, maps = grid.shape[: -self.dims - 1], grid.shape[-self.dims - 1 :]
+        h = self.blocks(self.first(grid.reshape(-1, *maps).movedim(-1, 1)))
+        for norm, convolution, size in zip(self.norms, self.strided, self.sizes, strict=True):
+            h = convolution(self.activation(norm(h)))[(..., *map(slice, size))]
+        return of_numbers(h, self.out_shape, self.event_dim).reshape(*lead, *self.out_shape)

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from .. import ranks
+from ..ground.arguments import whole
 from ..ground.internals import BatchNorm
+from ..ground.recorded import Recorded
 
 Norm = Callable[[int], nn.Module]
+
+
+class GroupNorm(Recorded):
+    """Makes ``torch.nn.GroupNorm`` of so many groups of channels, or as many as divide them.
+
+    It normalises maps, each datum by itself, over a group's channels and all positions. Vectors,
+    those of the heads too, it leaves as they are: within a small one it would hide what it says.
+
+    Source: "Group Normalization", Wu, He (2018).
+
+    Example:
+        >>> GroupNorm(8)(12).num_groups
+        4
+    """
+
+    def __init__(self, groups: int = 8) -> None:
+        """Keep the number of groups."""
+        self.groups = whole("groups", groups)
+
+    def __call__(self, features: int) -> nn.Module:
+        """A new module."""
+        return nn.GroupNorm(math.gcd(self.groups, features), features)
 
 
 def check_norm(norm: Any) -> None:
@@ -19,12 +44,14 @@ def check_norm(norm: Any) -> None:
     if callable(norm) and not isinstance(norm, nn.Module):
         try:
             made = norm(2)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             cause = error
-    if norm is not None and not isinstance(made, nn.Module):
+    of_maps = nn.BatchNorm2d | nn.BatchNorm3d
+    if norm is not None and (not isinstance(made, nn.Module) or isinstance(made, of_maps)):
         raise TypeError(
             "norm: expected a class or function that makes a module from a number of features, "
-            f"got {norm!r}: pass torch.nn.BatchNorm1d, torch.nn.LayerNorm, or None"
+            f"got {norm!r}: pass torch.nn.BatchNorm1d, for maps too, torch.nn.LayerNorm, "
+            "networks.GroupNorm(8), or None"
         ) from cause
 
 
@@ -32,9 +59,10 @@ class Normalized(nn.Module):
     """A normalisation of one dimension's features; every other dimension counts as data.
 
     Args:
-        norm: makes a module for rows (n, features), such as ``torch.nn.BatchNorm1d``.
+        norm: makes a module for rows (n, features), such as ``torch.nn.BatchNorm1d``, or is a
+            ``GroupNorm``, for maps alone.
         features: size of the dimension.
-        dim: which dimension: -1 of vectors, 1 of images (n, features, h, w).
+        dim: which dimension: -1 of vectors, 1 of maps (n, features, *size).
 
     Raises:
         ValueError: BatchNorm in training mode with a single row, whose variance is zero.
@@ -50,9 +78,12 @@ class Normalized(nn.Module):
         """Make the module."""
         super().__init__()
         self.norm, self.dim = norm(features), dim
+        self.of_maps = isinstance(norm, GroupNorm)
 
     def forward(self, h: Tensor) -> Tensor:
         """The normalised features, of the same shape."""
+        if self.of_maps:
+            return self.norm(h)
         last = h.movedim(self.dim, -1)
         rows = last.reshape(-1, last.shape[-1])
         # In a run of several processes the others have rows as well
@@ -66,11 +97,13 @@ class Normalized(nn.Module):
 
 
 def normalized(norm: Norm | None, features: int, dim: int = -1) -> nn.Module:
-    """The normalisation of so many features; the identity without ``norm``."""
-    return nn.Identity() if norm is None else Normalized(norm, features, dim)
+    """The normalisation of so many features; the identity without ``norm``, or one of maps."""
+    if norm is None or (isinstance(norm, GroupNorm) and dim == -1):
+        return nn.Identity()
+    return Normalized(norm, features, dim)
 
 
 def head(in_features: int, out_features: int, norm: Norm | None = None) -> nn.Module:
     """A linear layer, followed by its normalisation where there is one."""
     linear = nn.Linear(in_features, out_features)
-    return linear if norm is None else nn.Sequential(linear, Normalized(norm, out_features))
+    return linear if norm is None else nn.Sequential(linear, normalized(norm, out_features))

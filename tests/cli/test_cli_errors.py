@@ -40,7 +40,10 @@ BAD_TRAINING = {
     "standardised bits": (["train", "--standardize"], "--standardize: expected the likelihood"),
     "size": (["train", "--size", "4x5x6"], "--size: expected height and width in pixels"),
     "size of an array": (["train", "--data", "real.npy", "--size", "4"], "--size: expected only"),
-    "photographs": (["train", "--data", "photographs"], "with --size 64, or lower --hidden"),
+    "photographs": (
+        ["train", "--data", "photographs", "--channels", "64"],
+        "with --size 64, or lower --hidden",
+    ),
     "widths": (["train", "--hidden", "999999999"], "--size, --hidden: expected networks for"),
     "home of nobody": (
         ["train", "--data", "~nosuchuser/x.npy"],

@@ -204,7 +204,7 @@ def test_reprs() -> None:
     assert repr(Dataset(x)) == "Dataset(4 x (1, 2, 2), labels=None, binarize=None)"
     assert repr(labelled) == "Dataset(4 x (1, 2, 2), labels=3, binarize='dynamic')"
     assert repr(DataSplits("mine", labelled, Dataset(x))) == (
-        "DataSplits('mine', event_shape=(1, 2, 2), labels=0\n"
+        "DataSplits('mine', event_shape=(1, 2, 2), kind='image' (guessed), labels=0\n"
         "  train=Dataset(4 x (1, 2, 2), labels=3, binarize='dynamic')\n"
         "  test=Dataset(4 x (1, 2, 2), labels=None, binarize=None))"
     )

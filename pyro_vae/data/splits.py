@@ -1,0 +1,84 @@
+"""A training and a test set of the same kind of data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .columns import Column
+from .dataset import Dataset
+
+
+@dataclass(frozen=True, repr=False)
+class DataSplits:
+    """A training and a test set of one kind of data, and a validation set where there is one.
+
+    Args:
+        name: what the data is called in tables and reports.
+        train: training set.
+        test: test set, with the event shape of ``train``.
+        validation: likewise, where a source has its own; for ``Trainer.fit(validation=)``.
+
+    Raises:
+        ValueError: the event shapes or the kinds differ.
+
+    Example:
+        >>> import torch
+        >>> d = DataSplits("mine", Dataset(torch.zeros(8, 3)), Dataset(torch.zeros(2, 3)))
+        >>> d.event_shape, d.labels
+        ((3,), ())
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset
+    validation: Dataset | None = None
+
+    def __post_init__(self) -> None:
+        """Check that all sets hold the same kind of data."""
+        for name, part in self._parts()[1:]:
+            if part.event_shape != self.train.event_shape:
+                raise ValueError(
+                    f"{name}: expected the event shape of train, {self.train.event_shape}, got "
+                    f"{part.event_shape}: bring both to one shape"
+                )
+            if part.kind != self.train.kind:
+                raise ValueError(
+                    f"{name}: expected data of kind {self.train.kind!r} as those of train, got "
+                    f"{part.kind!r}: pass {name}.replace(kind={self.train.kind!r})"
+                )
+
+    def _parts(self) -> list[tuple[str, Dataset]]:
+        names = ("train", "test", "validation")
+        return [(name, part) for name in names if (part := getattr(self, name)) is not None]
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum."""
+        return self.train.event_shape
+
+    @property
+    def kind(self) -> str:
+        """What the dimensions of a datum mean, for ``kind=`` of models."""
+        return self.train.kind
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Name and kind of each column of a table; () for other data."""
+        return self.train.columns
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, indexed by ``y``; () when there are none."""
+        return self.train.names
+
+    def __repr__(self) -> str:
+        """Name, event shape, kind, classes, and all sets."""
+        guess = "" if self.train.kind_said else " (guessed)"
+        parts = "".join(f"\n  {name}={part}" for name, part in self._parts())
+        # Class folders "1" to "12" are 0 to 11
+        if any(name.isdigit() and int(name) != k for k, name in enumerate(self.labels)):
+            parts += f"\n  y=0, 1, ... for {', '.join(map(repr, self.labels[:4]))}, ..."
+        return (
+            f"DataSplits({self.name!r}, event_shape={self.event_shape}, "
+            f"kind={self.kind!r}{guess}, labels={len(self.labels)}{parts})"
+        )
