@@ -162,7 +162,7 @@ class BottomUp(Guide):
         return self.model
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
-        return DiagonalNormal(network, features, self.places[site].size, norm=self.norm)
+        return DiagonalNormal(network, features, self.places[site].shape, norm=self.norm)
 
     def forward(
         self, *args: Any, given: Mapping[str, Tensor] | None = None, **kwargs: Any

@@ -135,8 +135,9 @@ class Ladder(Guide):
             network, features = self.reading.network(site, widths[site])
             self.networks[key] = network
             self.heads[key] = self._head(site, features, widths[site], subject)
-            handed = features if self._hands_activations(site) else self.places[site].size
-            self.reading.shapes[site] = (handed,)
+            shape = subject.places[site].shape
+            handed = (features, *shape[1:]) if self._hands_activations(site) else shape
+            self.reading.shapes[site] = handed
         if growth is not None:
             self.networks = growth.copied(growth.start.networks)
             self.heads = growth.copied(growth.start.heads)
@@ -161,7 +162,7 @@ class Ladder(Guide):
             options = {"activation": subject.activation, "norm": subject.norm}
             network = networks.MLP((features,), hidden, extra=self._late[site], **options)
             features = network.out_features
-        return DiagonalNormal(network, features, self.places[site].size, norm=subject.norm)
+        return DiagonalNormal(network, features, self.places[site].shape, norm=subject.norm)
 
     def _hands_activations(self, site: str) -> bool:
         return self.upward == "activations" or site in self._late

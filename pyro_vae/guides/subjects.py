@@ -45,6 +45,7 @@ class Subject:
         inverse: what ``faithful_inverse`` tells of it from the data upwards, where that is known.
         hidden: such widths where a guide is given none.
         activation, norm: makers of the modules in networks.
+        pyramid: the sizes of latents that are maps; None where there are none.
         like: device and type of data; None for a model whose guides are converted by hand.
         few: some data and labels to run the program on; None for a ``VAE``.
     """
@@ -58,6 +59,7 @@ class Subject:
     hidden: tuple[tuple[int, ...] | None, ...] | None = None
     activation: networks.Activation = nn.ReLU
     norm: networks.Norm | None = None
+    pyramid: networks.Pyramid | None = None
     like: tuple[torch.device, torch.dtype] | None = None
     few: tuple[Data, Tensor | None] | None = None
 
@@ -65,7 +67,7 @@ class Subject:
         """Latent -> widths of the hidden layers of its network."""
         found = self.hidden
         if hidden is not None or found is None:
-            found = networks.hidden_per_layer(hidden, len(self.layers))
+            found = networks.hidden_of(hidden, [self.places[s].shape for s in self.layers])
         return dict(zip(self.layers, found, strict=True))
 
     def argument(self, node: str) -> str | None:
@@ -101,11 +103,12 @@ def subject_of(model: Any, like: Any = None) -> Subject:
 def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     found = vae.structure if like is None else structure(model, like)
     layers = vae.latents[::-1]
-    places = {site: Place(site, found.latents[site]) for site in layers}
+    places = {site: Place(site, found.latents[site], whole=True) for site in layers}
     incomplete = model is not vae and takes_missing(model)
     inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
     subject = Subject(model, found, inputs, places, layers)
-    options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
+    names = ("hidden", "activation", "norm", "pyramid")
+    options = {name: getattr(vae, name) for name in names}
     # Without skip connections each latent is seen by the one below alone, unless classes that
     # are summed out see all
     inverse = None if vae.skip or vae.partly_labelled else chain(subject)

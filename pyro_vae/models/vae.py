@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions.constraints import real_vector
+from torch.distributions.constraints import independent, real
 
 from .. import networks
 from ..conditionals.hand_over import HandOver
@@ -32,15 +33,7 @@ from .classes import (
     seen_classes,
 )
 from .sigma import Phase, predict_sigma
-
-
-def _sizes(argument: str, value: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = networks.sizes(argument, value)
-    if not sizes:
-        raise ValueError(
-            f"{argument}: expected positive integers, got {value!r}: pass at least one"
-        )
-    return sizes
+from .spatial import latent_shapes, pyramid
 
 
 class VAE(DecoderModel):
@@ -59,12 +52,15 @@ class VAE(DecoderModel):
 
     Args:
         event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other, see ``kind``.
-        latents: size of z1, or the sizes of z1, z2, ..., zL (bottom to top).
+        latents: size of z1, or the sizes of z1, z2, ..., zL (bottom to top). A shape makes a
+            latent a map: ((8, 14, 14), (16, 7, 7), 32) are channels and sizes of maps, each that
+            of the data or of the map below, or halved, then vectors; one map is ((8, 14, 14),).
         likelihood: module from features to p(x|features), see ``likelihoods``.
         hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, 400
             for one of this width, one tuple per layer for different ones, () for linear maps.
             Default: a convolutional network for images, signals and video, (256, 256) elsewhere.
-        skip: Skip-VAE connections.
+            Where latents are maps, those of the layers of vectors.
+        skip: Skip-VAE connections; maps are joined at the size of the largest.
         condition: number of classes of the labels ``y``, 0 for none.
         labels: which of them are given, "all" or "partial". Where -1 or NaN stands for y, or there
             is no y at all, "y" is a latent then, uniform a priori: log p(x) = log sum_y p(x, y);
@@ -75,19 +71,20 @@ class VAE(DecoderModel):
         norm: makes the normalisation of every hidden layer and of every mean and scale head, but
             not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
             ``torch.nn.LayerNorm``, or None. Guides that are built for this model use it too.
-        decoder: your own network in place of the default: called with z1 (n, size) [then z2..zL
+        decoder: your own network in place of the default: called with z1 (n, *shape) [then z2..zL
             with ``skip``] [then the one-hot label (n, condition)], returns features
             (n, *likelihood.feature_shape(event_shape)). One that sees x as well, such as
             ``PixelDecoder``, has a method ``distribution(likelihood, *context)`` that returns
             p(x|context).
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
-            above the site; each returns a distribution of event shape (size,). One for the top
+            above the site; each returns a distribution of event shape (*shape,). One for the top
             site replaces the prior and is called without latents.
         kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
             (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "array" for any other. Default:
             a guess by the shape, (2, 100) is an image; pass ``d.kind`` of loaded data.
         channels: of the convolutional networks between x and z1, and of those of guides: (32, 64,
-            128) halves the resolution thrice. Default: (32, 64) for images up to 32 x 32, for all
+            128) halves the resolution thrice; where latents are maps, those of networks at half
+            the size of the data, a quarter, ... Default: (32, 64) for images up to 32 x 32, for all
             else halvings down to 16 positions, of 32, 64, 128, 128, ... channels.
         blocks: residual blocks after each halving; default 1, but none for images up to 32 x 32
             whose channels are left to the default.
@@ -110,7 +107,7 @@ class VAE(DecoderModel):
     def __init__(
         self,
         event_shape: Sequence[int],
-        latents: int | Sequence[int] = 20,
+        latents: int | Sequence[int | Sequence[int]] = 20,
         *,
         likelihood: Likelihood,
         hidden: networks.Hidden | None = None,
@@ -127,8 +124,12 @@ class VAE(DecoderModel):
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         super().__init__()
-        self.event_shape = _sizes("event_shape", event_shape)
-        sizes = _sizes("latents", latents)
+        self.event_shape = networks.sizes("event_shape", event_shape)
+        if not self.event_shape:
+            raise ValueError(
+                f"event_shape: expected positive integers, got {event_shape!r}: pass at least one"
+            )
+        shapes = latent_shapes(latents)
         if not networks.is_whole(condition) or condition < 0:
             raise ValueError(
                 f"condition: expected the number of classes, got {condition!r}: pass an integer "
@@ -138,10 +139,13 @@ class VAE(DecoderModel):
         networks.check_activation(activation)
         networks.check_norm(norm)
         check_likelihood(likelihood)
-        self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
-        self.hidden = networks.hidden_per_layer(hidden, len(sizes))
+        self.latent_shapes = {f"z{i}": shapes[i - 1] for i in range(len(shapes), 0, -1)}
+        self.latent_sizes = {site: math.prod(k) for site, k in self.latent_shapes.items()}
         self.kind = kind_of(kind, self.event_shape).name
-        self.maps = networks.convolutions(self.kind, self.event_shape, hidden, channels, blocks)
+        dense = hidden if all(len(shape) == 1 for shape in shapes) else None
+        self.maps = networks.convolutions(self.kind, self.event_shape, dense, channels, blocks)
+        self.pyramid = pyramid(shapes, self.event_shape, self.kind, self.maps)
+        self.hidden = networks.hidden_of(hidden, shapes)
         given = {"kind": kind, "channels": channels, "blocks": blocks}
         self._settle(given, {name: self.maps.get(name) for name in given} | {"kind": self.kind})
         self.skip, self.condition = bool(skip), condition
@@ -163,8 +167,7 @@ class VAE(DecoderModel):
             self.decoder = self._default_decoder(self._feature_shape())
         else:
             self.decoder = decoder
-            labels = [(condition,)] if condition else []
-            self._check_decoder(*((self.latent_sizes[s],) for s in self._sees(0)), *labels)
+            self._check_decoder(*self._context_shapes(0))
 
     @classmethod
     def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -176,6 +179,9 @@ class VAE(DecoderModel):
         return arguments
 
     def _default_decoder(self, features: tuple[int, ...]) -> nn.Module:
+        if self.pyramid is not None and len(self.latent_shapes["z1"]) > 1:
+            size, out = self.pyramid.sizes[0], {"out_shape": features}
+            return self._of_maps(0, size, event_dim=len(self.event_shape), **out)
         return networks.decoder(
             self._context_size(0),
             self.event_shape,
@@ -242,24 +248,35 @@ class VAE(DecoderModel):
         for site, conditional in self.conditionals.items():
             normal = isinstance(conditional, StandardNormal | DiagonalNormal)
             name = "Normal" if normal else type(conditional).__name__
-            shape = (self.latent_sizes[site],)
-            latents[site] = Latent(distribution=name, event_shape=shape, support=real_vector)
+            shape = self.latent_shapes[site]
+            support = independent(real, len(shape))
+            latents[site] = Latent(distribution=name, event_shape=shape, support=support)
         for layer, site in enumerate((*self.latents, "x")):
             seen = self._sees(len(self.latents) - layer)
             parents[site] = (*seen, *(labels if seen else ()))
         return Structure(latents, self._observed, parents, arguments)
 
+    def _context_shapes(self, layer: int) -> list[tuple[int, ...]]:
+        labels = [(self.condition,)] if self.condition else []
+        return [*map(self.latent_shapes.__getitem__, self._sees(layer)), *labels]
+
     def _context_size(self, layer: int) -> int:
-        return sum(self.latent_sizes[s] for s in self._sees(layer)) + self.condition
+        return sum(map(math.prod, self._context_shapes(layer)))
+
+    def _of_maps(self, layer: int, size: tuple[int, ...], **options: Any) -> nn.Module:
+        options |= {"activation": self.activation, "norm": self.norm}
+        return self.pyramid.network(self._context_shapes(layer), size, **options)
 
     def _conditional(self, site: str) -> nn.Module:
-        layer = int(site[1:])
+        layer, shape = int(site[1:]), self.latent_shapes[site]
         if site == self.latents[0]:
-            return StandardNormal(self.latent_sizes[site])
-        widths = networks.hidden_widths(self.hidden[layer])[::-1]
-        network = networks.MLP((self._context_size(layer),), widths, **self._options)
-        size = self.latent_sizes[site]
-        return DiagonalNormal(network, network.out_features, size, norm=self.norm)
+            return StandardNormal(shape)
+        if len(shape) > 1:
+            network = self._of_maps(layer, shape[1:])
+        else:
+            widths = networks.hidden_widths(self.hidden[layer])[::-1]
+            network = networks.MLP((self._context_size(layer),), widths, **self._options)
+        return DiagonalNormal(network, network.out_features, shape, norm=self.norm)
 
     def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
         """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
@@ -296,13 +313,13 @@ class VAE(DecoderModel):
 
         Args:
             site: a latent site.
-            z: site -> (..., n, size), with the latents above at least.
+            z: site -> (..., n, *shape), with the latents above at least.
             y: labels (n,) for a conditional model.
 
         Returns:
-            Event shape (size,).
+            Event shape (*shape,).
         """
-        n = next((value.shape[-2] for value in z.values()), 0)
+        n = next((v.shape[-1 - len(self.latent_shapes[s])] for s, v in z.items()), 0)
         context = self._context(site, z)
         result = self._evaluate(site, context, self.label_features(y, n))
         given = context if y is None else [*context, y]
@@ -317,9 +334,9 @@ class VAE(DecoderModel):
     ) -> dist.Distribution:
         inputs = [*context, *(labels if context else ())]
         if context and self.partly_labelled:
-            inputs = networks.aligned(*inputs)
+            inputs = networks.aligned(*inputs, dims=self._dims(int(site[1:])))
         p_z = self.conditionals[site](*inputs)
-        return declared(p_z, (self.latent_sizes[site],), site)
+        return declared(p_z, self.latent_shapes[site], site)
 
     def forward(
         self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None
@@ -349,11 +366,17 @@ class VAE(DecoderModel):
     def _observation(self, *context: Tensor) -> dist.Distribution:
         partial = self.partly_labelled
         if hasattr(self.decoder, "distribution"):
-            context = networks.aligned(*context) if partial else context
+            context = networks.aligned(*context, dims=self._dims(0)) if partial else context
             return self.decoder.distribution(self.likelihood, *context)
         # Decoders of a person's own may take rows alone
-        rows = networks.of_rows(self.decoder, *context) if partial else self.decoder(*context)
+        if partial:
+            rows = networks.of_rows(self.decoder, *context, dims=self._dims(0))
+        else:
+            rows = self.decoder(*context)
         return declared(self.likelihood(rows), self.event_shape)
+
+    def _dims(self, layer: int) -> list[int]:
+        return [*map(len, self._context_shapes(layer))]
 
     def __repr__(self) -> str:
         """The generative story, the shapes and the number of parameters."""
@@ -366,7 +389,7 @@ class VAE(DecoderModel):
             factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
         factors += ["p(y)"] if partial else []
         shapes = [f"x: {type(self.likelihood).__name__} {self._shape}"]
-        shapes += [f"{site}: ({size},)" for site, size in reversed(self.latent_sizes.items())]
+        shapes += [f"{site}: {shape}" for site, shape in reversed(self.latent_shapes.items())]
         shapes += [f"y: one of {self.condition} classes, some given"] if partial else []
         return (
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"

@@ -10,6 +10,7 @@ from .arguments import (
     Activation,
     Hidden,
     check_activation,
+    hidden_of,
     hidden_per_layer,
     hidden_widths,
     output_shape,
@@ -17,19 +18,26 @@ from .arguments import (
 from .convolutional import ConvDecoder, ConvEncoder
 from .defaults import convolutions, decoder, encoder, is_image
 from .dense import MLP, MeanAndLogSigma, aligned, concatenate, of_rows
-from .normalization import GroupNorm, Norm, Normalized, check_norm, head
+from .heads import head
+from .maps import AsVectors, MapNetwork, Pyramid
+from .normalization import GroupNorm, Norm, Normalized, check_norm
+from .weights import WeightNorm, silence, weigh
 
 __all__ = [
     "MLP",
     "Activation",
+    "AsVectors",
     "ConvDecoder",
     "ConvEncoder",
     "GroupNorm",
     "Hidden",
     "LeakyReLU",
+    "MapNetwork",
     "MeanAndLogSigma",
     "Norm",
     "Normalized",
+    "Pyramid",
+    "WeightNorm",
     "aligned",
     "check_activation",
     "check_norm",
@@ -38,11 +46,14 @@ __all__ = [
     "decoder",
     "encoder",
     "head",
+    "hidden_of",
     "hidden_per_layer",
     "hidden_widths",
     "is_image",
     "is_whole",
     "of_rows",
     "output_shape",
+    "silence",
     "sizes",
+    "weigh",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +23,31 @@ def concatenate(inputs: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(inputs), -1)
 
 
-def aligned(*inputs: Tensor) -> list[Tensor]:
-    """Vectors (..., f_i) with the leading dimensions that they have together."""
-    lead = torch.broadcast_shapes(*(v.shape[:-1] for v in inputs))
-    return [v.expand(*lead, v.shape[-1]) for v in inputs]
+def aligned(*inputs: Tensor, dims: Sequence[int] = ()) -> list[Tensor]:
+    """Vectors (..., f_i) with the leading dimensions that they have together.
+
+    ``dims`` tells how many dimensions each has besides these, where they are no vectors.
+    """
+    shapes = [v.shape[v.dim() - d :] for v, d in _counted(inputs, dims)]
+    lead = torch.broadcast_shapes(*(v.shape[: v.dim() - d] for v, d in _counted(inputs, dims)))
+    return [v.expand(*lead, *shape) for v, shape in zip(inputs, shapes, strict=True)]
 
 
-def of_rows(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """What a network that takes rows (n, f_i) makes of vectors (..., f_i) that broadcast."""
-    found = aligned(*inputs)
-    lead = found[0].shape[:-1]
+def of_rows(network: nn.Module, *inputs: Tensor, dims: Sequence[int] = ()) -> Tensor:
+    """What a network that takes rows (n, f_i) makes of vectors (..., f_i) that broadcast.
+
+    ``dims`` are as of ``aligned``.
+    """
+    found = aligned(*inputs, dims=dims)
+    counted = [*_counted(found, dims)]
+    lead = found[0].shape[: found[0].dim() - counted[0][1]]
     if len(lead) == 1:
         return network(*found)
-    return network(*(v.flatten(0, -2) for v in found)).unflatten(0, lead)
+    return network(*(v.flatten(0, -1 - d) for v, d in counted)).unflatten(0, lead)
+
+
+def _counted(inputs: Sequence[Tensor], dims: Sequence[int]) -> Iterable[tuple[Tensor, int]]:
+    return zip(inputs, dims or [1] * len(inputs), strict=True)
 
 
 class MLP(Recorded, nn.Module):
