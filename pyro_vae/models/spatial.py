@@ -81,10 +81,11 @@ def pyramid(
         reached = [size for size in found.sizes if math.prod(size) <= math.prod(before[1:])]
         if len(shape) != dims + 1 or shape[1:] not in reached:
             such = " or ".join(str((shape[0], *size)) for size in reached[:4])
+            form = ", ".join(KINDS[kind].shapes[0])
             raise ValueError(
-                f"{site}expected (channels, {'size, ' * dims}) of the data or of the map below, "
-                f"or halved, rounded up, for data of shape {event_shape}, got {shape}: pass such "
-                f"as {such}"
+                f"{site}expected a map ({form}) of the size of the data, {event_shape}, halved as "
+                f"often as you like, rounded up, and no larger than the map below, got {shape}: "
+                f"pass such as {such}"
             )
         before = shape
     return found

@@ -84,8 +84,8 @@ class VAE(DecoderModel):
             a guess by the shape, (2, 100) is an image; pass ``d.kind`` of loaded data.
         channels: of the convolutional networks between x and z1, and of those of guides: (32, 64,
             128) halves the resolution thrice; where latents are maps, those of networks at half
-            the size of the data, a quarter, ... Default: (32, 64) for images up to 32 x 32, for all
-            else halvings down to 16 positions, of 32, 64, 128, 128, ... channels.
+            the size of the data, a quarter, ... Default: (32, 64) for images up to 32 x 32, for
+            all else halvings down to 16 positions, of 32, 64, 128, 128, ... channels.
         blocks: residual blocks after each halving; default 1, but none for images up to 32 x 32
             whose channels are left to the default.
 

@@ -57,7 +57,7 @@ class Model(Program):
 
     @functools.cached_property
     def latent_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Latent site -> shape of its value for one datum, vectors where a model tells no other."""
+        """Latent site -> shape of its value for one datum; of vectors, unless a model tells."""
         return {site: (size,) for site, size in self.latent_sizes.items()}
 
     @property
