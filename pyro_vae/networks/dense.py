@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..ground.recorded import Recorded
 from .arguments import Activation
 from .normalization import Norm, normalized
+from .weights import weigh
 
 
 def concatenate(inputs: Sequence[Tensor]) -> Tensor:
@@ -98,6 +99,7 @@ class MLP(Recorded, nn.Module):
         self.activation = activation()
         self.rejoins = skip and out_shape is None and len(hidden) > 0
         self.out_features = width + (inputs if self.rejoins else 0)
+        weigh(self, norm)
 
     @property
     def output_layer(self) -> nn.Module:

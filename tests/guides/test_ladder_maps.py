@@ -26,7 +26,7 @@ def x():
 
 def loss_and_gradients(model, guide, x):
     torch.manual_seed(3)
-    loss = infer.TraceELBO().differentiable_loss(model, guide, x)
+    loss, _ = infer.TraceELBO()(model, guide, x)
     parts = [*model.parameters(), *guide.parameters()]
     return loss, torch.autograd.grad(loss, parts)
 
@@ -167,7 +167,7 @@ def test_a_flow_or_a_covariance_is_of_vectors_alone(x):
     for make in (guides.Flow, guides.FullCovariance):
         names = {s: type(c).__name__ for s, c in make(vae).conditionals.items()}
         assert names["z1"] == names["z2"] == "DiagonalNormal" != names["z3"]
-        with pytest.raises(ValueError, match="maps, which get .*normals: use guides.BottomUp"):
+        with pytest.raises(ValueError, match=r"maps, which get .*normals: use guides\.BottomUp"):
             make(ladder(((4, 5, 4),)))
 
 
