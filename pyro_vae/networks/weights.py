@@ -23,15 +23,11 @@ class WeightNorm(Recorded):
     Neural Networks", Salimans, Kingma (2016).
 
     Example:
-        >>> from pyro_vae import likelihoods, models, networks
-        >>> vae = models.VAE(
-        ...     (1, 8, 8), ((2, 4, 4), 3), likelihood=likelihoods.Bernoulli(), norm=WeightNorm()
-        ... )
-        >>> vae.conditionals["z1"].loc
-        _MapHead(
-          (convolution): WeightNormalized(Conv2d(32, 2, kernel_size=(1, 1), stride=(1, 1)))
-          (norm): Identity()
-        )
+        >>> from pyro_vae import likelihoods, models
+        >>> likelihood = likelihoods.Bernoulli()
+        >>> vae = models.VAE((6,), 2, likelihood=likelihood, hidden=(4,), norm=WeightNorm())
+        >>> vae.decoder.layers[0]
+        WeightNormalized(Linear(in_features=2, out_features=4, bias=False))
     """
 
     def __call__(self, features: int) -> nn.Module:
@@ -46,6 +42,7 @@ class WeightNormalized(nn.Module):
         layer: the layer, whose weight becomes v and whose bias is taken over.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(3, 2)
         >>> x = torch.randn(5, 3)
         >>> expected = layer(x)
