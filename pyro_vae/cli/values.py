@@ -48,6 +48,17 @@ def sizes(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def latents(text: str) -> tuple[int | tuple[int, ...], ...]:
+    """Sizes of vectors and shapes of maps, such as 8x14x14, separated by commas."""
+    try:
+        found = [tuple(map(integer(1), item.strip().split("x"))) for item in text.split(",")]
+    except ArgumentTypeError:
+        raise ArgumentTypeError(
+            f"expected sizes, and shapes of maps as 8x14x14, such as 20 or 64,32,16, got {text!r}"
+        ) from None
+    return tuple(shape if len(shape) > 1 else shape[0] for shape in found)
+
+
 def hidden(text: str) -> tuple[int, ...] | None:
     """Widths, () for ``linear``, None (the model's own choice) for ``conv``."""
     words: dict[str, tuple[int, ...] | None] = {"linear": (), "conv": None}

@@ -38,7 +38,7 @@ class BottomUp(Guide):
 
     Networks see numbers near one: data standardised by those of ``like``, latents in their
     coordinates. Those for a ``VAE`` mirror the model's own: same hidden widths, label inputs,
-    activation and normalisation.
+    activation and normalisation, convolutions for latents that are maps.
 
     Sources: "Auto-Encoding Variational Bayes", Kingma, Welling (2014); "Stochastic
     Backpropagation and Approximate Inference in Deep Generative Models", Rezende, Mohamed,

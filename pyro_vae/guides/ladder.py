@@ -37,7 +37,9 @@ class Ladder(Guide):
         q(z_i|z_{i+1}, x) = N((mu_i / sigma_i^2 + m / s^2) v, v), 1 / v = 1 / sigma_i^2 + 1 / s^2.
 
     The top layer's posterior is its proposal. The networks mirror the model's: same hidden
-    widths, label inputs, activation and normalisation.
+    widths, label inputs, activation and normalisation. Where latents of a ``models.VAE`` are
+    maps, (channels, h, w), d_i are maps of their size, made by strided convolutions, and maps are
+    merged as vectors are, element by element.
 
     **Any program** is run itself, top-down: at each latent site that sees anything its prior,
     given what has been drawn, is merged with the proposal, in the coordinates in which the support

@@ -75,7 +75,7 @@ def posterior_samples(
         raise ValueError(
             f"site {site!r}: expected vectors (n, size), got {tuple(parts[0].shape)}: these "
             "priors are for latent vectors: build the model with one on top, such as "
-            "latents=((8, 14, 14), 32), or pass site= another"
+            "latents=((8, 14, 14), 32)"
         )
     return torch.cat(parts)
 
