@@ -6,6 +6,7 @@ import torch
 from advice import Cases
 
 from pyro_vae import guides, infer, likelihoods, plots, priors
+from pyro_vae.cli.options import parse
 from pyro_vae.models import VAE
 
 X = (torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
@@ -42,6 +43,16 @@ def kinds(tmp):
         lambda: vae(((2, 4),), (8,), kind="signal"),
         lambda: vae(((2, 4),), (1, 8), kind="signal")(X[:, :, 0]),
     )
+
+
+@cases
+def options(tmp):
+    for name in ("--hidden", "--latents"):
+        yield (
+            lambda name=name: parse(["train", name, "8,x"]),
+            lambda name=name: parse(["train", name, "20"]),
+            lambda name=name: parse(["train", name, "64,32,16"]),
+        )
 
 
 @cases

@@ -224,6 +224,8 @@ def test_a_second_network_for_sigma_begins_where_sigma_stands():
         (((8, 2, 2), (8, 4, 4)), {}, "z2: expected a map"),
         ((5, (8, 4, 4)), {}, "z2: expected a vector above vectors"),
         (((8, 4, 4), 5), {"kind": "array"}, "pass such as 128"),
+        (((8, 4, 4), 5), {"channels": (32, 0)}, "channels: expected positive integers"),
+        (((8, 4, 4), 5), {"blocks": -1}, "blocks: expected a whole number of at least 0"),
         (((8, 4, 4),), {"hidden": (30,)}, "hidden: expected none for latents that are maps"),
         ((), {}, "pass at least one"),
     ],
