@@ -140,7 +140,7 @@ def layout(kind: str | None, shape: Sequence[int], channels: str | None) -> None
     """Raise where data (n, *event) said to be signals or video seem to have channels elsewhere."""
     if channels is not None or kind not in ("signal", "video") or len(shape) != 2 + _ALONG[kind]:
         return
-    first, second, *_, last = shape[1:]
+    first, second, last = shape[1], shape[2], shape[-1]
     behind = last in _COLOURS or (kind == "signal" and last == 2)
     if behind and last < min(shape[1:-1]):
         raise ValueError(

@@ -19,11 +19,13 @@ from torchvision.utils import make_grid
 from ..data import Dataset
 from ..ground.arguments import known
 from ..ground.drawing import new_axes, shown
+from ..ground.kinds import KINDS
 from ..infer.latent import first_of
 from ..programs.labels import Labels, checked_labels, label_arguments
 from ..programs.means import stand_in_data
 from ..programs.running import traced
-from ..programs.unwrapping import name_of
+from ..programs.unwrapping import innermost, name_of
+from .signals import curves_size, draw_curves, stacked_curves, strips
 
 
 def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -40,11 +42,17 @@ def is_image(event_shape: Sequence[int]) -> bool:
     return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[0] in (1, 3))
 
 
+def kind_of(model: Callable) -> str | None:
+    """The kind of data that a model says it is for."""
+    kind = getattr(innermost(model), "kind", None)
+    return kind if isinstance(kind, str) and kind in KINDS else None
+
+
 def grid_size(event_shape: Sequence[int], rows: int, columns: int) -> tuple[float, float]:
     """Width and height in inches of a grid of data, without its labels."""
     if is_image(event_shape):
         h, w = event_shape[-2:]
-        cell = min(max(0.9, 5 / columns), 9 / columns, 2.0, 10 * w / (h * rows))
+        cell = min(max(0.9, 5 / columns), 9 / columns, max(2.0, w / h), 10 * w / (h * rows))
         return cell * columns, cell * h / w * rows
     return min(10.0, 4.5 + 0.6 * (columns - 1)), min(7.0, 1.2 + 0.2 * rows)
 
@@ -146,8 +154,20 @@ def grid_axes(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
     titles: Sequence[str] = (),
+    kind: str | None = None,
 ) -> Axes:
-    """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size."""
+    """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size.
+
+    Data of the kind "signal" are drawn as curves, those of the kind "video" as strips of frames.
+    """
+    labels = {"row_labels": row_labels, "column_labels": column_labels, "titles": titles}
+    if kind == "signal":
+        width, height = curves_size(len(x), columns)
+        ax = new_axes(1, 1, (width + 1.2, height + 0.7))[0] if ax is None else ax
+        draw_curves(ax, x, columns, value_range([x]), **labels)
+        return ax
+    if kind == "video":
+        x = strips(x, max(3, 16 // columns) if columns > 1 else 8)
     if ax is None:
         width, height = grid_size(x.shape[1:], math.ceil(len(x) / columns), columns)
         if titles and is_image(x.shape[1:]):
@@ -156,30 +176,39 @@ def grid_axes(
             (len(line) for text in row_labels for line in text.split("\n")), default=0
         )
         (ax,) = new_axes(1, 1, (width + 0.4, height + (0.6 if column_labels else 0.3)))
-    labels = {"row_labels": row_labels, "column_labels": column_labels, "titles": titles}
     add_scale(draw_grid(ax, x, columns, **labels), [ax])
     return ax
 
 
-def stacked(rows: Mapping[str, Tensor], heat: Mapping[str, Tensor] | None = None) -> Figure:
+def stacked(
+    rows: Mapping[str, Tensor],
+    heat: Mapping[str, Tensor] | None = None,
+    kind: str | None = None,
+) -> Figure:
     """A figure with one row of data under another, label -> (n, *event).
 
-    Those of ``heat``, values from 0 upwards and of one channel, have a colour scale each.
+    Those of ``heat``, values from 0 upwards and of one channel, have a colour scale each. Data of
+    some kinds are drawn as by ``grid_axes``.
     """
-    heat = heat or {}
+    heat, shared = heat or {}, value_range(rows.values())
+    if kind == "signal":
+        spans = dict.fromkeys(rows, shared) | {k: (0.0, float(v.max())) for k, v in heat.items()}
+        return stacked_curves({**rows, **heat}, spans)
+    if kind == "video":
+        rows = {k: strips(v) for k, v in rows.items()}
+        heat = {k: strips(v, gap=math.nan) for k, v in heat.items()}
     first = next(iter(rows.values()))
     image = is_image(first.shape[1:])
-    columns = len(first) if image else 1
-    width, height = grid_size(first.shape[1:], 1 if image else len(first), columns)
+    columns = len(first) if image and kind != "video" else 1
+    width, height = grid_size(first.shape[1:], math.ceil(len(first) / columns), columns)
     number, drawn = len(rows) + len(heat), []
     size = width + (1.9 if heat else 1.3), min(10.0, (height + 0.15) * number + 0.2)
     axes = new_axes(number, 1, size)
-    shared = value_range(rows.values())
     for ax, (label, x) in zip(axes, [*rows.items(), *heat.items()], strict=True):
         span, cmap = ((0.0, float(x.max())), "magma") if label in heat else (shared, None)
-        labels = [label] if image else ()
+        labels = [label] if columns > 1 else ()
         drawn.append(draw_grid(ax, x, columns, row_labels=labels, span=span, cmap=cmap))
-        if not image:
+        if not labels:
             ax.set_title(shown(label), fontsize="medium")
     add_scale(drawn[0], axes[: len(rows)])
     for ax, label, own in zip(axes[len(rows) :], heat, drawn[len(rows) :], strict=True):

@@ -21,7 +21,7 @@ from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.values import check_tensor
-from .drawing import grid_axes, run_on, spaced, vector_site
+from .drawing import grid_axes, kind_of, run_on, spaced, vector_site
 
 _MOST_UNITS = 10
 
@@ -85,7 +85,7 @@ def interpolation(
             for a, b, ends in zip(start, end, labels, strict=True)
         ]
     t = spaced(torch.linspace(0, 1, steps).tolist(), most=12)
-    ax = grid_axes(torch.cat(rows), steps, ax, column_labels=t)
+    ax = grid_axes(torch.cat(rows), steps, ax, column_labels=t, kind=kind_of(model))
     ax.set_xlabel("share of the way from start to end")
     return ax
 
@@ -177,7 +177,8 @@ def traversals(
         rows = traverse(model, guide, x[0], site=site, dims=dims, values=values, y=labels)
     names = [f"{site}[{d}]\n{float(kl[d]):.2f} nats" for d in dims]
     columns = spaced(values.tolist())
-    ax = grid_axes(rows.flatten(0, 1), len(values), ax, row_labels=names, column_labels=columns)
+    labels = {"row_labels": names, "column_labels": columns}
+    ax = grid_axes(rows.flatten(0, 1), len(values), ax, **labels, kind=kind_of(model))
     ax.set_ylabel("latent unit, KL")
     ax.set_xlabel("value of the unit" if unbounded else "unconstrained coordinate of the unit")
     return ax
@@ -269,7 +270,8 @@ def latent_grid(
             )
         axis, means = grid_2d(model, like=like, site=site, steps=steps, y=y)
     ticks = spaced([round(v, 2) + 0.0 for v in axis.tolist()], most=8)
-    ax = grid_axes(means.flatten(0, 1), steps, ax, row_labels=ticks[::-1], column_labels=ticks)
+    labels = {"row_labels": ticks[::-1], "column_labels": ticks}
+    ax = grid_axes(means.flatten(0, 1), steps, ax, **labels, kind=kind_of(model))
     unit = "[{}]" if u is z else "[{}], unconstrained"
     ax.set_xlabel(shown(site + unit.format(0)))
     ax.set_ylabel(shown(site + unit.format(1)))

@@ -18,7 +18,7 @@ from ..programs.modes import evaluating
 from ..programs.placing import device_of
 from ..programs.sites import kinds
 from ..programs.values import check_tensor
-from .drawing import grid_axes, run
+from .drawing import grid_axes, kind_of, run
 from .scatter import draw_points
 
 _MOST_COLUMNS = 3
@@ -87,7 +87,7 @@ def layer_samples(
     if like is not None:
         x = x.reshape(rows * columns, *like.shape[1:])
     numbers = [str(i) for i in range(1, rows + 1)] if above else []
-    ax = grid_axes(x, columns, ax, row_labels=numbers)
+    ax = grid_axes(x, columns, ax, row_labels=numbers, kind=kind_of(model))
     held = f"held: {', '.join(above)}; " if above else ""
     drawn = ", ".join(order[order.index(site) :])
     ax.set_title(shown(f"{held}drawn: {drawn}"), fontsize="medium")

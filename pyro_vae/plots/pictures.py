@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..ground.arguments import at_least, whole
+from ..ground.kinds import kind_of as check_kind
 from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
 from ..programs.given import matched
@@ -22,7 +23,10 @@ from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
-from .drawing import grid_axes, is_image, rows_of, run, stacked
+from .drawing import grid_axes, is_image, kind_of, rows_of, run, stacked
+
+# How much wider than high data are drawn
+_WIDE = {"signal": 2, "video": 3}
 
 
 def images(
@@ -30,19 +34,22 @@ def images(
     *,
     columns: int | None = None,
     titles: Sequence[str] = (),
+    kind: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw data in a grid.
 
     Images are (n, h, w), (n, 1, h, w) in grey or (n, 3, h, w) in colour; their values are clipped
     to [0, 1] for display, ``uint8`` divided by 255 before. Any other datum, such as a vector, is
-    flattened and drawn as one row of a heat-map, with its colour scale beside it.
+    flattened and drawn as one row of a heat-map, with its colour scale beside it. Signals are
+    drawn as curves, one per channel, video as strips of frames.
 
     Args:
         x: (n, *event).
         columns: images per row; by default one row of up to 8, beyond that about a square.
             Vectors are drawn one per row unless it is given.
         titles: one per datum, such as its label; none by default.
+        kind: what the dimensions of a datum mean, "signal" or "video", as in ``data.load``.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
@@ -63,11 +70,15 @@ def images(
         )
     if titles and len(titles) != len(x):
         raise ValueError(f"titles: expected {len(x)}, one per datum, got {len(titles)}")
-    if x.dtype == torch.uint8 and is_image(x.shape[1:]):
+    image = is_image(x.shape[1:]) if kind is None else check_kind(kind, x.shape[1:]).dims > 1
+    if x.dtype == torch.uint8 and image:
         x = x / 255
     if columns is None:
-        columns = max(8, math.ceil(math.sqrt(len(x)))) if is_image(x.shape[1:]) else 1
-    return grid_axes(x, min(whole("columns", columns), len(x)), ax, titles=titles)
+        square = math.ceil(math.sqrt(len(x)))
+        columns = max(8, square) if image else 1
+        if kind in _WIDE:
+            columns = max(1, square // _WIDE[kind])
+    return grid_axes(x, min(whole("columns", columns), len(x)), ax, titles=titles, kind=kind)
 
 
 def samples(
@@ -103,7 +114,8 @@ def samples(
         >>> samples(vae, 16).images[0].get_array().shape
         (19, 73, 3)
     """
-    return images(_draw(model, n, y=y, mean=mean, like=like), columns=columns, ax=ax)
+    x = _draw(model, n, y=y, mean=mean, like=like)
+    return images(x, columns=columns, kind=kind_of(model), ax=ax)
 
 
 def _draw(
@@ -172,7 +184,8 @@ def conditional(
     whole("n", n)
     y = torch.tensor(classes, device=device_of(model)).repeat_interleave(n)
     names = [str(labels[c]) if len(labels) else str(c) for c in classes]
-    ax = grid_axes(_draw(model, len(y), y=y, mean=mean, like=like), n, ax, row_labels=names)
+    x = _draw(model, len(y), y=y, mean=mean, like=like)
+    ax = grid_axes(x, n, ax, row_labels=names, kind=kind_of(model))
     ax.set_ylabel("label")
     return ax
 
@@ -203,7 +216,7 @@ def reconstructions(
     check_tensor(x)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, x, y=y)
-    return stacked({"data": x, "reconstruction": result})
+    return stacked({"data": x, "reconstruction": result}, kind=kind_of(model))
 
 
 def denoising(
@@ -245,7 +258,8 @@ def denoising(
     noisy = corrupted(x, noise)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, noisy, y=y)
-    return stacked({"data": x, "corrupted": noisy, "reconstruction": result})
+    rows = {"data": x, "corrupted": noisy, "reconstruction": result}
+    return stacked(rows, kind=kind_of(model))
 
 
 def outliers(
@@ -290,6 +304,6 @@ def outliers(
         log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)
     worst = log_p.argsort()[:n]
     titles = [f"{float(log_p[i]):.1f} nats\nrow {i}" for i in worst.tolist()]
-    ax = images(x[worst], titles=titles)
+    ax = images(x[worst], titles=titles, kind=kind_of(model))
     ax.set_title(f"log p(x) of the {len(worst)} least likely of {len(x)} data", fontsize="medium")
     return ax.figure

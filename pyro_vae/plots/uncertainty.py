@@ -16,7 +16,7 @@ from ..programs.labels import as_labels, label_arguments
 from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
-from .drawing import stacked
+from .drawing import kind_of, stacked
 
 # Widths in sigma that have a point on the curve
 _MARKED = {1: "o", 2: "s"}
@@ -55,9 +55,10 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         z = encode(guide, x, **label_arguments(guide, y)).mean
         p = decode(model, z, x=x, **label_arguments(model, y))
         mean, sigma = mean_of(p, "x"), p.stddev
-    if sigma.dim() == 4:
+    kind = kind_of(model)
+    if sigma.dim() == 4 and kind != "video":
         sigma = sigma.square().mean(1).sqrt()
-    return stacked({"data": x, "mean": mean}, {"sigma(z)": sigma})
+    return stacked({"data": x, "mean": mean}, {"sigma(z)": sigma}, kind)
 
 
 def calibration(result: Any, *, ax: Axes | None = None) -> Axes:

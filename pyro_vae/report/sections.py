@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from .. import plots
 from ..data import Dataset, DataSplits
 from ..ground.drawing import shown
+from ..ground.kinds import KINDS
 from ..infer import PairSummary
-from ..networks import is_image
 from ..programs.labels import accepts_labels
 from ..training.trainer import Trainer
 
@@ -134,7 +134,7 @@ def _traversals(run: Run) -> Iterator[Figure | Axes]:
 
 def _grid(run: Run) -> Iterator[Figure | Axes]:
     for site in run.vectors(least=2)[:1]:
-        if run.sites.latents[site] == (2,) and is_image(run.data.event_shape):
+        if run.sites.latents[site] == (2,) and KINDS[run.data.kind].dims:
             labelled = run.test.y is not None and accepts_labels(run.trainer.model)
             label = 0 if labelled else None
             ax = plots.latent_grid(run.trainer.model, like=run.test.x[:1], site=site, y=label)

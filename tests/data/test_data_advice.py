@@ -115,6 +115,30 @@ def values(tmp):
 
 
 @cases
+def shapes_of_kinds(tmp):
+    behind, later = torch.rand(4, 9, 2), torch.rand(4, 5, 3, 8, 8)
+    yield (
+        lambda: Dataset(behind, kind="signal"),
+        lambda: Dataset(behind, kind="signal", channels="last"),
+        lambda: Dataset(behind, kind="signal", channels="first"),
+    )
+    yield (
+        lambda: load(later, kind="video"),
+        lambda: load(later.transpose(1, 2), kind="video"),
+        lambda: load(later, kind="video", channels="first"),
+    )
+    signals, x = Dataset(behind, channels="last", kind="signal"), torch.rand(4, 2, 9)
+    networks = {"likelihood": Gaussian(), "channels": 4}
+    image = VAE(signals.event_shape, 2, **networks)
+    signal = VAE(signals.event_shape, 2, **networks, kind="signal")
+    yield lambda: signals.check_classes(image), lambda: signals.check_classes(signal)
+    yield (
+        lambda: DataSplits("d", signals, Dataset(x)),
+        lambda: DataSplits("d", signals, Dataset(x).replace(kind="signal")),
+    )
+
+
+@cases
 def labels(tmp):
     text = ["cat", "dog"] * 6
     y = torch.arange(12) % 3

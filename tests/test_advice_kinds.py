@@ -1,0 +1,87 @@
+"""What is said about kinds of data and the networks for them, and that its advice works."""
+
+import numpy as np
+from advice import Cases
+from test_advice_cli import TINY, run
+from torch import nn
+
+from pyro_vae import data, models, networks
+from pyro_vae.likelihoods import Gaussian
+
+cases = Cases()
+
+
+def vae(*event_shape, **options):
+    return lambda: models.VAE(event_shape, 2, likelihood=Gaussian(), **options)
+
+
+@cases
+def kinds(tmp):
+    x = np.zeros((9, 1, 8, 8), "float32")
+    yield vae(2, 9, kind="signl"), vae(2, 9, kind="signal")
+    yield lambda: data.load(x, kind="picture"), lambda: data.load(x, kind="image")
+    yield (
+        vae(1, 8, 8, kind="signal"),
+        vae(8, 8, kind="signal"),
+        *(vae(1, 8, 8, kind=kind) for kind in ("image", "video", "array")),
+    )
+    yield (
+        lambda: data.load(x, kind="vector"),
+        lambda: data.load(x.reshape(9, 64), kind="vector"),
+        *(lambda k=kind: data.load(x, kind=k) for kind in ("image", "video", "array")),
+    )
+
+
+@cases
+def convolutions(tmp):
+    yield vae(2, 9, kind="signal", channels=(4, -1)), vae(2, 9, kind="signal", channels=(64, 32))
+    yield (
+        vae(2, 9, kind="signal", channels=(4,) * 5),
+        vae(2, 9, kind="signal", channels=(4,) * 4),
+        vae(2, 9, kind="signal", hidden=(4,)),
+    )
+    yield vae(2, 9, kind="signal", channels=()), vae(2, 9, kind="signal", channels=(32,))
+    yield vae(2, 1, kind="signal", channels=(4,)), vae(2, 1, kind="signal", hidden=(4,))
+    yield (
+        lambda: models.VQVAE((2, 2), kind="signal", likelihood=Gaussian()),
+        lambda: models.VQVAE((2, 2), kind="signal", likelihood=Gaussian(), channels=(32,)),
+        lambda: models.VQVAE((2, 2), kind="signal", likelihood=Gaussian(), hidden=(4,)),
+    )
+    yield (
+        vae(2, 9, channels=(4,), hidden=(4,)),
+        vae(2, 9, channels=(4,)),
+        vae(2, 9, hidden=(4,)),
+    )
+    yield vae(9, channels=(4,)), vae(9), vae(9, channels=(4,), kind="signal")
+    yield (
+        vae(8, 8, 8, 8, blocks=2),
+        vae(8, 8, 8, 8),
+        vae(8, 8, 8, 8, blocks=2, kind="video"),
+    )
+    yield vae(2, 9, blocks=-1), vae(2, 9, blocks=1), vae(2, 9, blocks=0)
+    for bad in (nn.BatchNorm2d, nn.GroupNorm):
+        makers = (nn.BatchNorm1d, nn.LayerNorm, networks.GroupNorm(8), None)
+        yield vae(2, 9, norm=bad), *(vae(2, 9, norm=maker) for maker in makers)
+
+
+@cases
+def command_line(tmp):
+    path, out = tmp / "x.npy", tmp / "out"
+    np.save(path, np.random.default_rng(0).normal(size=(20, 2, 16)))
+    argv = ["train", "--data", path, "--out", out, *TINY]
+    shallow = ["--latents", "2", "--epochs", "1", "--importance-samples", "0"]
+    convolved = ["train", "--data", path, "--out", out, *shallow]
+    yield lambda: run(*argv, "--kind", "signl"), lambda: run(*argv, "--kind", "signal")
+    yield lambda: run(*argv), lambda: run(*argv, "--kind", "signal")
+    yield (
+        lambda: run(*argv, "--channels", "4"),
+        lambda: run(*argv),
+        lambda: run(*convolved, "--channels", "4"),
+    )
+    yield (
+        lambda: run(*convolved, "--channels", "4,x"),
+        lambda: run(*convolved, "--channels", "4,8", "--blocks", "0", "--kind", "signal"),
+    )
+
+
+test_the_advice_works_on_what_provokes_it = cases.test()
