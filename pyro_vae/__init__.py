@@ -1,27 +1,36 @@
 """Variational autoencoders as probabilistic programs: Pyro models and guides, parts to swap."""
 
-from . import (
-    callbacks,
-    codebooks,
-    data,
-    diagnostics,
-    guides,
-    handlers,
-    infer,
-    likelihoods,
-    models,
-    notebook,
-    plots,
-    priors,
-    ranks,
-    regularizers,
-    schedules,
-)
-from .training.saving import load, save
-from .training.trainer import Trainer
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from . import (
+        callbacks,
+        codebooks,
+        data,
+        diagnostics,
+        guides,
+        handlers,
+        infer,
+        likelihoods,
+        models,
+        notebook,
+        plots,
+        priors,
+        ranks,
+        regularizers,
+        schedules,
+    )
+    from .training.saving import load, save
+    from .training.trainer import Trainer
 
 __all__ = [
     "Trainer",
+    "__version__",
     "callbacks",
     "codebooks",
     "data",
@@ -40,3 +49,21 @@ __all__ = [
     "save",
     "schedules",
 ]
+
+# Names that are no rooms -> where they are
+_PLACES = {"Trainer": "training.trainer", "load": "training.saving", "save": "training.saving"}
+
+
+def __getattr__(name: str) -> Any:
+    """A room or a name of one, imported when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = importlib.import_module(f".{_PLACES.get(name, name)}", __name__)
+    value = getattr(found, name) if name in _PLACES else found
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

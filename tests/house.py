@@ -15,7 +15,16 @@ from pathlib import Path
 PACKAGE = "pyro_vae"
 # A file imports only from floors before its own, and from its own
 FLOORS = (
-    *("ranks", "distributions", "ground", "data", "programs", "schedules", "regularizers"),
+    *(
+        "version",
+        "ranks",
+        "distributions",
+        "ground",
+        "data",
+        "programs",
+        "schedules",
+        "regularizers",
+    ),
     *("networks", "conditionals", "likelihoods", "handlers", "infer", "codebooks", "storage"),
     *("models", "guides", "priors", "plots", "diagnostics", "callbacks", "training", "report"),
     *("notebook", "experiments", "cli", "__main__", "__init__"),

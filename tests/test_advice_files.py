@@ -90,6 +90,12 @@ def reading(tmp):
     yield forged(json="{"), again
     # To upgrade is no call
     yield forged(version=99), None
+    whole()
+    yield (
+        lambda: load(path, expect=VAE),
+        lambda: load(path, expect=Trainer),
+        lambda: load(path),
+    )
     yield (
         lambda: save(t, tmp / "new" / "a.pt"),
         lambda: (

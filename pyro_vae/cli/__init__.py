@@ -10,18 +10,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import matplotlib
-import torch
-
-from .commands import COMMANDS
 from .messages import in_options
 from .options import parse
-from .values import INTERRUPTED
 
 __all__ = ["main"]
 
-_BAD_INPUT = 2
-_BAD = (ValueError, TypeError, OSError, FloatingPointError, ImportError, torch.OutOfMemoryError)
+_BAD_INPUT, _INTERRUPTED = 2, 130
+_BAD = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,18 +36,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["train", "--beta", "-1"])
         2
     """
-    matplotlib.use("agg")
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         args = parse(argv)
         args.command_line = shlex.join(["pyro-vae", *argv])
+        # Help takes no torch
+        import matplotlib
+        import torch
+
+        from .commands import COMMANDS
+
+        matplotlib.use("agg")
         if args.threads is not None:
             torch.set_num_threads(args.threads)
         return COMMANDS[args.command](args)
     except _BAD as error:
         return _refuse(str(error))
     except (MemoryError, RuntimeError) as error:
-        # What torch raises has no class of its own
+        import torch
+
+        # What torch raises has no class of its own, but on a GPU
+        if isinstance(error, torch.OutOfMemoryError):
+            return _refuse(str(error))
         if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
             raise
         return _refuse(
@@ -61,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _INTERRUPTED
 
 
 def _refuse(message: str) -> int:

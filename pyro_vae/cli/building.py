@@ -22,6 +22,8 @@ from ..training.trainer import Trainer
 from . import groups
 from .messages import kebab
 
+# The number of classes, or covariates
+Condition = int | models.Covariates
 # Of each parameter: itself, its gradient, two moments of Adam, and the best epoch's, twice
 _BYTES = 6 * 4
 # More are a wish of nobody who left the widths to the shape of the data
@@ -38,8 +40,12 @@ def asked_binarize(args: argparse.Namespace) -> str | None:
     return "dynamic" if args.likelihood is likelihoods.Bernoulli else None
 
 
-def likelihood_for(data: DataSplits) -> type[likelihoods.Likelihood]:
+def likelihood_for(data: DataSplits, *, exposed: bool = False) -> type[likelihoods.Likelihood]:
     """The likelihood of values like these, where none was named."""
+    if exposed:
+        return likelihoods.Poisson
+    if data.vocabulary is not None:
+        return likelihoods.Tokens
     if any(column.kind == "categorical" for column in data.columns):
         return likelihoods.Mixed
     if data.train.binarize or all(((x == 0) | (x == 1)).all() for x in _parts(data)):
@@ -56,6 +62,8 @@ def _parts(data: DataSplits) -> Iterator[Tensor]:
 
 
 def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -> Any:
+    if kind is likelihoods.Tokens:
+        return kind(data.vocabulary)
     accepted = inspect.signature(kind.__init__).parameters
     given = {k: v for k in ("sigma", "levels") if (v := getattr(args, k)) is not None}
     for name, value in given.items():
@@ -66,6 +74,8 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
             )
     if issubclass(kind, Rates) and data is not None and args.standardize is not False:
         kind().check(data.train.x)
+        if args.exposure is not None:
+            given["offset"] = data.train.y["exposure"].log()
         return kind.standardized(data.train.x, **given)
     if not issubclass(kind, Located):
         if args.standardize:
@@ -90,20 +100,23 @@ def _standardizes(args: argparse.Namespace, data: DataSplits) -> bool:
 
 
 def pair(
-    args: argparse.Namespace, data: DataSplits, kind: type, classes: int
+    args: argparse.Namespace, data: DataSplits, kind: type, condition: Condition
 ) -> tuple[models.VAE, Guide]:
     """Model and guide, from torch's global stream."""
-    model = _model(args, data, _likelihood(args, kind, data), classes)
+    model = _model(args, data, _likelihood(args, kind, data), condition)
     return model, args.guide(model)
 
 
 def _model(
-    args: argparse.Namespace, data: DataSplits, likelihood: Any, classes: int
+    args: argparse.Namespace,
+    data: DataSplits,
+    likelihood: Any,
+    condition: Condition,
 ) -> models.VAE:
     asked = args.channels is not None or args.blocks is not None
     small = math.prod(data.event_shape) <= groups.LARGEST_DENSE
     asked |= any(isinstance(latent, tuple) for latent in args.latents)
-    dense = small and not asked and data.kind not in ("signal", "video")
+    dense = small and not asked and data.kind not in ("signal", "video", "tokens")
     return models.VAE(
         data.event_shape,
         latents=args.latents,
@@ -113,17 +126,20 @@ def _model(
         channels=args.channels,
         blocks=args.blocks,
         skip=args.skip,
-        condition=classes,
+        condition=condition,
     )
 
 
-def check_memory(args: argparse.Namespace, data: DataSplits, kind: type, classes: int) -> None:
+def check_memory(
+    args: argparse.Namespace, data: DataSplits, kind: type, condition: Condition
+) -> None:
     """Raise ``ValueError`` for a pair that memory cannot hold, before any of it is built.
 
     So it does for networks of a hundred million parameters that were not asked for by --hidden.
     """
     with torch.device("meta"):
-        model = _model(args, data, _likelihood(args, kind, None), classes)
+        known = data if kind is likelihoods.Tokens else None
+        model = _model(args, data, _likelihood(args, kind, known), condition)
         try:
             guide = args.guide(model)
         except RuntimeError:  # one that looks at values: about as large as this one, or larger
@@ -172,6 +188,8 @@ def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
         kind = {1: "grey pictures", 3: "colour pictures"}.get(channels, "pictures")
     unsure = len(shape) == 2 and not data.train.kind_said
     guess = " (a guess: --kind signal for signals)" if unsure else ""
+    if data.vocabulary is not None:
+        kind = f"lines of {'words' if data.vocabulary.words else 'characters'}"
     likelihood = getattr(trainer.model, "likelihood", None)
     name = kebab(type(likelihood).__name__)
     if (noise := getattr(likelihood, "noise", None)) is not None:

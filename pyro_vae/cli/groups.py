@@ -98,8 +98,13 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
         "--kind",
         **_choice({name: name for name in KINDS}),
         help="what the dimensions of a datum mean, which decides on networks and pictures: signal "
-        "(c, t), image (c, h, w), video (c, t, h, w), ... (default: what the data tell, else a "
-        "guess by the shape, in which (2, 100) is an image)",
+        "(c, t), image (c, h, w), video (c, t, h, w), tokens for the lines of a text file, ... "
+        "(default: what the data tell, else a guess by the shape, in which (2, 100) is an image)",
+    )
+    add(
+        "--vocabulary",
+        **_choice({name: name for name in ("characters", "words")}),
+        help="of what lines of text consist (default: characters, or that of the trained model)",
     )
     add("--grey", action="store_true", help="turn the images of a folder into one grey channel")
     recorded = (
@@ -199,6 +204,25 @@ def add_pair(parser: Any) -> None:
         "--skip", action="store_true", help="each network sees all latents above it, in each layer"
     )
     add("--conditional", action="store_true", help="condition model and guide on the labels")
+    add(
+        "--condition-on",
+        type=values.names,
+        metavar="COLUMNS",
+        help="columns of a table that are classes, text or whole numbers, such as site,sex: no "
+        "data, but what model and guide are told of each datum",
+    )
+    add(
+        "--condition-on-numbers",
+        type=values.names,
+        metavar="COLUMNS",
+        help="likewise columns that are numbers, such as age, which are standardised",
+    )
+    add(
+        "--exposure",
+        metavar="COLUMN",
+        help="column of a table to which the rates of its counts are proportional, such as a "
+        "time or the number of all counts (default likelihood: poisson)",
+    )
 
 
 def add_training(parser: Any) -> None:

@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import data, likelihoods
-from ..data import DataSplits
+from ..data import DataSplits, Vocabulary
 from ..data.checks import complete
 from ..ground.files import expanded
 from ..training.saving import load
 from ..training.trainer import Trainer
 
 # How data were read by runs whose records do not tell
+_OPTIONS = {
+    "labels": "--condition-on",
+    "numbers": "--condition-on-numbers",
+    "exposure": "--exposure",
+    "labels, numbers, exposure": "--condition-on, --condition-on-numbers, --exposure",
+}
 BEFORE = {"grey": None, "stratify": False}
 
 
@@ -43,10 +49,17 @@ def splits_of(args: argparse.Namespace, trainer: Trainer) -> DataSplits:
                 f"--data: expected the data to use, got none, and no {path} that tells those of "
                 "the training run: name them with --data"
             ) from None
+    if (symbols := vocabulary_of(trainer)) is not None:
+        where |= {"kind": "tokens", "vocabulary": symbols}
     given = {"root": args.data_root, "size": args.size, "grey": args.grey or None}
     given["kind"] = args.kind
     where |= {name: value for name, value in given.items() if value is not None}
     return read(args, where | ({"binarize": args.binarize} if "binarize" in args else {}))
+
+
+def vocabulary_of(trainer: Trainer) -> Vocabulary | None:
+    """What the tokens of a trained pair stand for; None for other data."""
+    return getattr(getattr(trainer.model, "likelihood", None), "vocabulary", None)
 
 
 def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
@@ -61,13 +74,20 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             size=tuple(size) if isinstance(size, list) else size,
             grey=where.get("grey", False),
             kind=where.get("kind"),
+            vocabulary=where.get("vocabulary") or "characters",
             stratify=where.get("stratify", True),
+            labels=where.get("labels", ()),
+            numbers=where.get("numbers", ()),
+            exposure=where.get("exposure"),
             device=args.device,
         )
         for part in filter(None, (found.train, found.test, found.validation)):
             if part.missing:
                 complete(part.x)
         return found
+    except ValueError as error:
+        name, colon, rest = str(error).partition(": ")
+        raise ValueError(f"{_OPTIONS.get(name, name)}{colon}{rest}") from error
     except RuntimeError as error:
         if not args.download:
             raise

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import experiments
-from ..ground.arguments import guess
-from . import groups, values
+from ..version import __version__
 
 _DESCRIPTION = """\
 Train variational autoencoders that are Pyro programs, and look at what they have learnt.
@@ -45,6 +44,7 @@ examples:
   an autoencoder           pyro-vae train --guide delta --beta 0
   a hierarchy z1, z2, z3   pyro-vae train --latents 32,16,8
   a conditional VAE        pyro-vae train --conditional
+  by columns of a table    pyro-vae train --data t.csv --condition-on site
   a Skip-VAE               pyro-vae train --latents 16,8 --skip
   on 4 GPUs                torchrun --nproc-per-node 4 -m pyro_vae train --device cuda
   grey pixels              pyro-vae train --likelihood continuous-bernoulli
@@ -107,8 +107,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise UsageError(
                 f"arguments: expected text in UTF-8, got {argument!r}: rename the file or folder"
             ) from None
-    args, unknown = _parser().parse_known_args(argv)
+    args, unknown = _parser(argv).parse_known_args(argv)
     if unknown:
+        from ..ground.arguments import guess
+
         options = [f"--{name.replace('_', '-')}" for name in vars(args)]
         meant = guess(unknown[0].partition("=")[0], options)
         raise UsageError(
@@ -117,16 +119,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="pyro-vae", description=_DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+def _add_train(train: argparse.ArgumentParser) -> None:
+    from . import groups, values
 
-    train = commands.add_parser(
-        "train",
-        help="train a model and a guide",
-        description=_TRAIN,
-        epilog=f"{_TRAIN_EXAMPLES}\n\n{_STATUS}",
-    )
     groups.add_data(train, default="digits")
     groups.add_pair(train)
     groups.add_training(train)
@@ -149,16 +144,20 @@ def _parser() -> _Parser:
     groups.add_importance(group)
     groups.add_common(train)
 
-    evaluate = commands.add_parser(
-        "evaluate", help="print the evaluation table", description=_EVALUATE
-    )
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    from . import groups
+
     groups.add_model(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print JSON in place of a table")
     groups.add_importance(evaluate)
     groups.add_data(evaluate, split=True)
     groups.add_common(evaluate)
 
-    sample = commands.add_parser("sample", help="draw new data", description=_SAMPLE)
+
+def _add_sample(sample: argparse.ArgumentParser) -> None:
+    from . import groups, values
+
     groups.add_model(sample)
     sample.add_argument("-n", type=values.integer(1), default=64, help="how many (default: 64)")
     sample.add_argument(
@@ -167,14 +166,22 @@ def _parser() -> _Parser:
         help="class to draw, of a conditional model (default: all)",
     )
     sample.add_argument(
+        "--given",
+        type=values.covariates,
+        metavar="NAME=NUMBER,...",
+        help="what the model is told, where it was trained with --condition-on, such as "
+        "site=1,age=40,exposure=100 (default: the first classes, mean numbers and exposure)",
+    )
+    sample.add_argument(
         "--draw", action="store_true", help="show draws of x in place of the means of p(x|z)"
     )
     groups.add_picture(sample, "samples.png")
     groups.add_common(sample)
 
-    interpolate = commands.add_parser(
-        "interpolate", help="go from one datum to another", description=_INTERPOLATE
-    )
+
+def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
+    from . import groups, values
+
     groups.add_model(interpolate)
     for name, default, brief in (("--from", 0, "first"), ("--to", 1, "last")):
         interpolate.add_argument(
@@ -191,10 +198,46 @@ def _parser() -> _Parser:
     groups.add_data(interpolate, split=True)
     groups.add_common(interpolate)
 
-    experiment = commands.add_parser(
-        "experiment", help="run a published comparison", description=_EXPERIMENT
-    )
+
+def _add_experiment(experiment: argparse.ArgumentParser) -> None:
     experiment.add_argument("name", choices=experiments.NAMES, metavar="NAME")
     experiment.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     experiment.set_defaults(threads=None)
+
+
+_COMMANDS = {
+    "train": (
+        _add_train,
+        dict(
+            help="train a model and a guide",
+            description=_TRAIN,
+            epilog=f"{_TRAIN_EXAMPLES}\n\n{_STATUS}",
+        ),
+    ),
+    "evaluate": (_add_evaluate, dict(help="print the evaluation table", description=_EVALUATE)),
+    "sample": (_add_sample, dict(help="draw new data", description=_SAMPLE)),
+    "interpolate": (
+        _add_interpolate,
+        dict(help="go from one datum to another", description=_INTERPOLATE),
+    ),
+    "experiment": (
+        _add_experiment,
+        dict(help="run a published comparison", description=_EXPERIMENT),
+    ),
+}
+
+
+def _parser(argv: Sequence[str]) -> _Parser:
+    """That of a command line; only the command that it names knows its options.
+
+    The options of most are the parts of the library, which take seconds to import.
+    """
+    parser = _Parser(prog="pyro-vae", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"pyro-vae {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    named = next((argument for argument in argv if not argument.startswith("-")), None)
+    for name, (add, told) in _COMMANDS.items():
+        command = commands.add_parser(name, **told)
+        if name == named:
+            add(command)
     return parser

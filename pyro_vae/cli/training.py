@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from .. import ranks, schedules
+from .. import models, ranks, schedules
 from ..callbacks import CollapseWarning
 from ..callbacks.collapse import complaint, ended_without
 from ..conditionals.normal import PointMass
-from ..data import DataSplits
+from ..data import Arguments, DataSplits
 from ..ground.files import write_atomically
 from ..report import write_report
 from ..training.trainer import Trainer
@@ -54,7 +54,11 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
         "size": args.size,
         "grey": args.grey,
         "kind": args.kind,
+        "vocabulary": args.vocabulary,
         "stratify": getattr(args, "stratify", True),
+        "labels": args.condition_on or (),
+        "numbers": args.condition_on_numbers or (),
+        "exposure": args.exposure,
     }
     with ranks.in_turn() if args.download else contextlib.nullcontext():
         splits = inputs.read(args, {**where, "source": args.data})
@@ -196,8 +200,10 @@ class _Log(CollapseWarning):
 
 
 def _trainer(args: argparse.Namespace, splits: DataSplits, epochs: int) -> Trainer:
-    kind = args.likelihood or building.likelihood_for(splits)
-    classes = _classes(splits) if args.conditional else 0
+    kind = args.likelihood or building.likelihood_for(splits, exposed=args.exposure is not None)
+    classes: int | models.Covariates = _classes(splits) if args.conditional else 0
+    if isinstance(splits.train.y, Arguments):
+        classes = models.Covariates.standardized(splits.train)
     building.check_memory(args, splits, kind, classes)
     torch.manual_seed(args.seed)
     model, guide = building.pair(args, splits, kind, classes)
@@ -217,6 +223,11 @@ def _trainer(args: argparse.Namespace, splits: DataSplits, epochs: int) -> Train
 
 
 def _classes(splits: DataSplits) -> int:
+    if isinstance(splits.train.y, Arguments):
+        raise ValueError(
+            "--conditional: expected no --condition-on, --condition-on-numbers or --exposure "
+            "beside it, which name the labels: leave it out"
+        )
     labels = [part.y for part in (splits.train, splits.test)]
     if any(y is None for y in labels):
         raise ValueError(

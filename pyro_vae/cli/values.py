@@ -59,6 +59,25 @@ def latents(text: str) -> tuple[int | tuple[int, ...], ...]:
     return tuple(shape if len(shape) > 1 else shape[0] for shape in found)
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise ArgumentTypeError(f"expected names such as site,sex, got {text!r}")
+    return found
+
+
+def covariates(text: str) -> dict[str, float]:
+    """Numbers by names, as site=1,age=40."""
+    try:
+        pairs = (pair.split("=") for pair in text.split(","))
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise ArgumentTypeError(
+            f"expected a number for each name such as site=1,age=40, got {text!r}"
+        ) from None
+
+
 def hidden(text: str) -> tuple[int, ...] | None:
     """Widths, () for ``linear``, None (the model's own choice) for ``conv``."""
     words: dict[str, tuple[int, ...] | None] = {"linear": (), "conv": None}

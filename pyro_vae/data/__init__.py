@@ -17,6 +17,8 @@
 
 Of a table, ``d.columns`` tells name and kind of each column, and ``d.train.to_frame(x)`` makes a
 frame of rows such as ``vae.sample(10)``; ``likelihoods.for_columns(d)`` is its likelihood.
+``load("t.csv", labels=["site"], numbers=["age"], exposure="total")`` has these columns as labels,
+``d.train.y["age"]``, for ``models.Covariates.standardized(d.train)``.
 
 Example:
     >>> from pyro_vae import data
@@ -36,6 +38,8 @@ from .dataset import Dataset
 from .loading import NAMES, load
 from .splits import DataSplits
 from .sprites import render_shapes, shapes
+from .text import Vocabulary
+from .translations import LanguagePair, language_pair
 
 __all__ = [
     "NAMES",
@@ -43,6 +47,9 @@ __all__ = [
     "Column",
     "DataSplits",
     "Dataset",
+    "LanguagePair",
+    "Vocabulary",
+    "language_pair",
     "load",
     "render_shapes",
     "shapes",

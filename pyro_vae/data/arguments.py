@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import Enum
 from numbers import Number
 from types import BuiltinFunctionType
@@ -123,7 +123,7 @@ class Arguments:
         return next(found, torch.get_default_dtype())
 
     @property
-    def key(self) -> Any:
+    def key(self) -> Hashable:
         """What decides the operations of programs: layouts of tensors, and all constants.
 
         None where a constant cannot be told from others.
@@ -272,12 +272,24 @@ def as_column(value: Any, name: str) -> Tensor:
 # Data and labels of a call, as the tensors in them
 
 Data = Tensor | Arguments
+# Classes, or several kinds of labels by their names
+LabelData = Tensor | Arguments | None
 
 
-def tensors_of(x: Data, y: Tensor | None) -> tuple[Tensor, ...]:
+def tensors_of(x: Data, y: LabelData) -> tuple[Tensor, ...]:
     """The tensors in the arguments of a call, in order."""
     found = x.tensors if isinstance(x, Arguments) else (x,)
+    if isinstance(y, Arguments):
+        return *found, *y.tensors
     return found if y is None else (*found, y)
+
+
+def joined(first: Any, second: Any) -> Any:
+    """The rows of both, one after the other."""
+    if isinstance(first, Arguments):
+        rest = iter(second.values)
+        return first.each(lambda column: torch.cat([column, next(rest)]))
+    return torch.cat([first, second])
 
 
 def columns_of(x: Data) -> tuple[Tensor, ...]:
@@ -285,8 +297,10 @@ def columns_of(x: Data) -> tuple[Tensor, ...]:
     return x.values if isinstance(x, Arguments) else (x,)
 
 
-def holding(x: Data, y: Tensor | None, tensors: Sequence[Tensor]) -> tuple[Data, Tensor | None]:
+def holding(x: Data, y: LabelData, tensors: Sequence[Tensor]) -> tuple[Data, LabelData]:
     """The arguments of such a call with these tensors in their place."""
     if isinstance(x, Arguments):
         return x.holding(tensors), None
+    if isinstance(y, Arguments):
+        return tensors[0], y.holding(tensors[1:])
     return tensors[0], None if y is None else tensors[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,9 +13,14 @@ from torch import Tensor
 from ..ground.arguments import whole
 from ..ground.kinds import KINDS, guessed, kind_of
 from . import checks
+from .arguments import Arguments
 from .checks import as_values
 from .columns import Column, frame_of, table_of
-from .labels import as_integers, renumbered
+from .conditions import Names, held, told
+from .text import Vocabulary
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Dataset:
@@ -35,21 +40,23 @@ class Dataset:
             is converted to ``float32`` as it is. A ``float32`` or ``float64`` tensor stays, and
             is not copied. NaN is a missing value, which models take under ``handlers.missing``.
         y: labels, shape (n,): whole numbers, or text or categories, which give the names and are
-            numbered in their order, text that is whole numbers by size.
+            numbered in their order, text that is whole numbers by size. Or a mapping or a table
+            of such labels and of numbers (n,) or (n, k), see ``models.Covariates``.
         channels: ``"last"`` for pictures (n, h, w, channels), which become (n, channels, h, w).
             Shapes such as (n, h, w, 3) are refused unless it is ``"first"`` or ``"last"``.
         binarize: ``"dynamic"`` takes ``x`` as probabilities in [0, 1], of which each batch is a
             fresh Bernoulli sample.
-        names: class names, ``names[y]``.
+        names: class names, ``names[y]``; of a mapping, name -> class names.
         factors: known factors of variation, shape (n, f).
         factor_names: names of the f factors.
         kind: what the dimensions of a datum mean, see ``load``; default a guess by the shape.
+        vocabulary: of lines of text, a list x, which become rows of numbers; it is kept.
 
     Of a table the names of columns and rows are kept, and text is numbered.
 
     Attributes:
         x: values, ``float32`` (or ``float64``), shape (n, *event).
-        y: labels, ``int64``, shape (n,), or None.
+        y: labels, ``int64``, shape (n,), or None; of a mapping ``Arguments`` with these names.
         binarize: ``"dynamic"`` or None.
         names: class names, () when there are none.
         factors: ``float32``, shape (n, f), or None.
@@ -59,6 +66,7 @@ class Dataset:
         missing: whether some values are missing.
         kind: "vector", "signal", "image", "video", "tokens" or "array", for ``kind=`` of models.
         kind_said: whether that is no guess.
+        vocabulary: what the numbers of a text stand for, or None.
 
     Raises:
         TypeError: ``x``, ``y`` or ``factors`` holds no real numbers.
@@ -91,7 +99,10 @@ class Dataset:
         factors: Tensor | np.ndarray | None = None,
         factor_names: Sequence[str] = (),
         kind: str | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
+        self.vocabulary = vocabulary
+        x = x if vocabulary is None or isinstance(x, Tensor) else vocabulary.numbers(x)
         table = table_of(x)
         stored = checks.values(x if table is None else table.values, channels=channels)
         checks.layout(kind, stored.shape, channels)
@@ -140,7 +151,7 @@ class Dataset:
 
     def __getitem__(
         self, index: int | slice | Sequence[int] | Tensor | np.ndarray
-    ) -> Dataset | Tensor | tuple[Tensor, Tensor]:
+    ) -> Dataset | Tensor | tuple[Tensor, Any]:
         """One datum for an int, a ``Dataset`` for a slice, row numbers (k,) or a mask (n,)."""
         if not isinstance(index, slice | int):
             index = np.array(index) if isinstance(index, np.ndarray) else index
@@ -153,6 +164,8 @@ class Dataset:
             index = int(index) if index.ndim == 0 else index
         if isinstance(index, int):
             x = self._draw(self._stored[index])
+            if isinstance(self.y, Arguments):
+                return x, {str(name): column[index] for name, column in self.y.items()}
             return x if self.y is None else (x, self.y[index])
         new = self._each(lambda tensor: tensor[index])
         if self.index is not None:
@@ -160,7 +173,7 @@ class Dataset:
             new.index = self.index[rows]
         return new
 
-    def to_frame(self, x: Tensor | None = None) -> Any:
+    def to_frame(self, x: Tensor | None = None) -> pandas.DataFrame:
         """A table of pandas, with the names of columns and categories.
 
         Args:
@@ -189,7 +202,7 @@ class Dataset:
         """
         return self._each(lambda tensor: tensor.to(device))
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | Arguments | None]:
         """Gather rows, binarised afresh under ``binarize="dynamic"`` with torch's global RNG.
 
         Args:
@@ -204,7 +217,7 @@ class Dataset:
                     [1., 0., 0.]]), tensor([2, 0]))
         """
         index = index.to(self.device)
-        y = None if self.y is None else self.y.index_select(0, index)
+        y = None if self.y is None else self.y[index]
         x = self._draw(self._stored.index_select(0, index))
         # For latents that all data share, which count once
         x.total = len(self._stored)
@@ -212,7 +225,7 @@ class Dataset:
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    ) -> Iterator[tuple[Tensor, Tensor | Arguments | None]]:
         """Go once through the data; the last batch may be short.
 
         Args:
@@ -262,7 +275,7 @@ class Dataset:
         stored = checks.values(changes.pop("x")) if "x" in changes else self._stored
         kept = ("y", "binarize", "names", "factors", "factor_names")
         new = object.__new__(Dataset)
-        new.columns, new.index = self.columns, self.index
+        new.columns, new.index, new.vocabulary = self.columns, self.index, self.vocabulary
         held = {"kind": self._kind, **{name: getattr(self, name) for name in kept}}
         new._hold(stored, **held | changes)
         return new
@@ -278,12 +291,16 @@ class Dataset:
             programs: models and guides, conditional on ``condition`` classes or not.
         """
         classes = next((n for p in programs if (n := getattr(p, "condition", 0))), 0)
-        if self._named_by_labels and classes not in (0, len(self.names)):
-            raise ValueError(
-                f"y: expected text of all {classes} classes, got {len(self.names)}, which would "
-                "be numbered anew: pass Dataset(x, y, names=...) with the names of all, such as "
-                "d.labels"
-            )
+        several = getattr(classes, "classes", {"y": classes})
+        for name, k in several.items():
+            names = self.names.get(name, ()) if isinstance(self.names, dict) else self.names
+            if self._named_by_text and names and k not in (0, len(names)):
+                shown = "y" if name == "y" else f"y[{name!r}]"
+                raise ValueError(
+                    f"{shown}: expected text of all {k} classes, got {len(names)}, which would "
+                    "be numbered anew: pass Dataset(x, y, names=...) with the names of all, such "
+                    "as d.labels"
+                )
         for program in programs if self._kind is not None else ():
             kind = getattr(program, "kind", self._kind)
             if kind != self._kind and kind in KINDS and getattr(program, "maps", None):
@@ -295,9 +312,9 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Size, event shape, labels and binarisation."""
-        labels = None if self.y is None else len(self.names) or len(self.y.unique())
         factors = f", factors={len(self.factor_names)}" if self.factor_names else ""
         kind = "" if self.kind == guessed(self.event_shape).name else f", kind={self.kind!r}"
+        labels = told(self.y, self.names)
         return (
             f"Dataset({len(self)} x {self.event_shape}, labels={labels}{factors}, "
             f"binarize={self.binarize!r}{kind})"
@@ -306,9 +323,9 @@ class Dataset:
     def _hold(
         self,
         stored: Tensor,
-        y: Tensor | np.ndarray | None,
+        y: Any,
         binarize: str | None,
-        names: Sequence[str] | None,
+        names: Any,
         factors: Tensor | np.ndarray | None,
         factor_names: Sequence[str],
         kind: str | None,
@@ -322,13 +339,8 @@ class Dataset:
             )
         self._stored = stored
         self.missing = stored.is_floating_point() and bool(stored.isnan().any())
-        self.y, self._named_by_labels = None, False
-        if y is not None:
-            labels, found = as_integers(y, len(stored))
-            self._named_by_labels = bool(found) and names is None
-            labels, names = renumbered(labels, found, names)
-            self.y = labels.to(stored.device)
-        self.names = checks.names(names, self.y)
+        self.names: Names
+        self.y, self.names, self._named_by_text = held(y, len(stored), names, stored.device)
         self.factors = None if factors is None else checks.factors(factors, factor_names, stored)
         self.factor_names = tuple(factor_names)
         self.binarize = binarize
@@ -340,7 +352,9 @@ class Dataset:
         new = copy.copy(self)
         for name in ("_stored", "y", "factors"):
             tensor = getattr(self, name)
-            setattr(new, name, None if tensor is None else change(tensor))
+            if tensor is not None:
+                many = isinstance(tensor, Arguments)
+                setattr(new, name, tensor.each(change) if many else change(tensor))
         checks.not_empty(new._stored)
         new.missing = self.missing and bool(new._stored.isnan().any())
         return new

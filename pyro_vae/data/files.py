@@ -28,13 +28,16 @@ _MOST_DEFLATED = 1032
 _PARTS = ("_train", "_test", "_val")
 
 
-def read_file(path: Path, *, channels: Channels = None) -> Splits:
-    """What a file of a suffix in ``READERS`` holds."""
+def read_file(path: Path, *, channels: Channels = None, whole: bool = False) -> Splits:
+    """What a file of a suffix in ``READERS`` holds; of a table, the ``whole`` without labels."""
     suffix = path.suffix.lower()
     with _reading(path, *_EXPECTED.get(suffix, ("a whole file", "Write it anew"))):
-        found = READERS[suffix](path)
+        text = READERS[suffix] is _read_text
+        found = _read_text(path, labelled=not whole) if text else READERS[suffix](path)
     if isinstance(found, Mapping):
         return _parts(found, path, channels)
+    if whole and kinds.is_frame(found):
+        return (Dataset(found),)
     return (as_dataset(found, str(path), channels=channels),)
 
 
@@ -151,7 +154,9 @@ def _read_anndata(path: Path) -> Any:
     return importlib.import_module("anndata").read_h5ad(path)
 
 
-def _read_text(path: Path) -> tuple[np.ndarray | Table, np.ndarray | None]:
+def _read_text(
+    path: Path, *, labelled: bool = True
+) -> tuple[np.ndarray | Table, np.ndarray | None]:
     """A table, with a line of names or without, as x and the column of labels."""
     heads, skipped = [], 0
     with path.open(encoding="utf-8-sig") as file:
@@ -174,7 +179,7 @@ def _read_text(path: Path) -> tuple[np.ndarray | Table, np.ndarray | None]:
     texts = [i for i in columns if not _is_number(rows[0][i])]
     named = [i for i in columns if names and names[i].strip().lower() in LABELS]
     several = named if names else texts
-    if len(several) > 1:
+    if labelled and len(several) > 1:
         shown = ", ".join(repr(rows[0][i]) for i in several)
         raise ValueError(
             f"{len(several)} columns of text or labels, {shown} in the first row: drop all but one"
@@ -198,7 +203,7 @@ def _read_text(path: Path) -> tuple[np.ndarray | Table, np.ndarray | None]:
         if any(numbers := [_is_number(value) for value in column]):
             text = column[numbers.index(False)]
             raise ValueError(f"column {i} of numbers and text, such as {str(text)!r}")
-    label = (named or (texts if len(texts) == 1 else [None]))[0]
+    label = (named or (texts if len(texts) == 1 else [None]))[0] if labelled else None
     y = None
     if label is not None:
         y = words[label] if label in words else read([label], str)[:, 0]

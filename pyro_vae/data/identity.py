@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .arguments import Arguments, named
+from .arguments import Arguments, LabelData, named
 from .dataset import Dataset
 
 _MOST_BYTES = 2**26
@@ -28,12 +28,18 @@ def identity(data: Dataset | Arguments | None) -> dict[str, Any] | None:
         "length": len(data),
         "event shape": list(data.event_shape),
         "binarize": data.binarize,
-        "labels": None if data.y is None else zlib.crc32(data.y.cpu().numpy().tobytes()),
+        "labels": _of_labels(data.y),
     }
     row = data[:1].x
     step = -(-len(data) * row.nbytes // _MOST_BYTES)
     values = data[::step].x.cpu().contiguous().numpy()
     return {**found, "dtype": str(row.dtype), "checksum": zlib.crc32(values)}
+
+
+def _of_labels(y: LabelData) -> Any:
+    if isinstance(y, Arguments):
+        return {named(key): _of_tensor(column) for key, column in y.items()}
+    return None if y is None else zlib.crc32(y.cpu().numpy().tobytes())
 
 
 def _of_tensor(value: Tensor) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def as_integers(value: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
     Raises ``TypeError`` for an object that holds no labels, ``ValueError`` for another number of
     labels than n, missing ones, or numbers that are not whole by their type.
     """
-    numbers, names = _numbered(value)
+    numbers, names = numbered(value)
     y = kinds.array(numbers, "y")
     if isinstance(y, np.ndarray):
         if y.dtype.kind not in "biuf":
@@ -51,7 +51,7 @@ def as_integers(value: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
     return y.detach().long(), names
 
 
-def _numbered(value: Any) -> tuple[Any, tuple[str, ...]]:
+def numbered(value: Any) -> tuple[Any, tuple[str, ...]]:
     """Categories and text as numbers, with their names; all else as it is."""
     if isinstance(value, Tensor):
         return value, ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,15 @@ from torch import Tensor
 
 from ..ground.arguments import guess
 from ..ground.files import expanded
-from . import files, sources
+from . import files, kinds, sources
 from .checks import layout, probabilities
+from .conditions import classes_in
 from .dataset import Dataset
 from .given import as_dataset
 from .images import Background
 from .splits import DataSplits
+from .tables import conditioned
+from .tokens import Symbols, find_text, is_text
 
 READERS: dict[str, Callable[..., sources.Splits]] = {
     "digits": sources.read_digits,
@@ -37,6 +40,7 @@ _WHERE = {
     "background": "folders of images",
     "channels": "arrays and files of arrays",
     "split": "omniglot",
+    "whole": "tables",
 }
 
 
@@ -53,7 +57,11 @@ def load(
     channels: Literal["first", "last"] | None = None,
     split: Literal["iwae"] | None = None,
     kind: str | None = None,
+    vocabulary: Symbols = "characters",
     stratify: bool = True,
+    labels: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    exposure: str | None = None,
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> DataSplits:
@@ -99,8 +107,18 @@ def load(
         kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
             (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "tokens" (t,), "array" for any
             other. Default: what the source tells, else a guess by the shape, which is printed:
-            (2, 100) is an image. Pass ``d.kind`` to a model: it decides on the networks.
-        stratify: hold out as many of each class as its share, where there are labels.
+            (2, 100) is an image. Pass ``d.kind`` to a model: it decides on the networks. With
+            ``"tokens"`` each line of a text file, or of a list of lines, is a datum: the numbers
+            of its characters or words, and zeros behind them.
+        vocabulary: of tokens, ``"characters"`` or ``"words"`` for one of all lines, or a
+            ``Vocabulary``, such as that of other data, ``d.vocabulary``.
+        stratify: hold out as many of each class as its share, where there are labels; of several
+            kinds, of the first.
+        labels: names of columns of a table that are classes, text or whole numbers, of which y
+            has one each, ``d.train.y["site"]``, for ``models.Covariates``. Their names are
+            ``d.labels["site"]``.
+        numbers: names of columns that are numbers of y.
+        exposure: name of the column that is the "exposure" of y.
         device: where the tensors shall be.
         seed: of the split, of binarisation, and of the factors of shapes. The split of digits is
             always the same.
@@ -131,7 +149,8 @@ def load(
             f"test_fraction: expected a number between 0 and 1, got {test_fraction}: "
             "use Dataset(x) to hold nothing out"
         )
-    name, reader = _find(source)
+    text = kind == "tokens" and is_text(source)
+    name, reader = find_text(source, vocabulary) if text else _find(source)
     options = {
         "root": expanded("root", root or os.environ.get("PYRO_VAE_DATA") or "~/.cache/pyro_vae"),
         "download": download,
@@ -141,14 +160,19 @@ def load(
         "channels": channels,
         "split": split,
         "seed": seed,
+        "whole": bool(labels or numbers or exposure),
     }
     accepted = inspect.signature(reader).parameters
     for key, where in _WHERE.items():
         if options[key] not in (None, False) and key not in accepted:
+            told = "labels, numbers, exposure" if key == "whole" else key
+            got = (*labels, *numbers) or exposure if key == "whole" else options[key]
             raise ValueError(
-                f"{key}: expected only for {where}, got {options[key]!r} for {name}: leave it out"
+                f"{told}: expected only for {where}, got {got!r} for {name}: leave it out"
             )
     parts = reader(**{key: options[key] for key in accepted if key in options})
+    if options["whole"]:
+        parts = tuple(conditioned(part, labels, numbers, exposure) for part in parts)
     if kind is not None:
         for part in parts:
             layout(kind, (len(part), *part.event_shape), channels)
@@ -188,7 +212,7 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
     if isinstance(source, Dataset):
         return "tensor", lambda: (source,)
     if not isinstance(source, str | Path):
-        return "tensor", lambda *, channels: (as_dataset(source, "source", channels=channels),)
+        return "tensor", partial(_given, source)
     if source == "":
         raise ValueError(
             f"source: expected a name or path, got {source!r}: name a file, a folder, or one of "
@@ -218,9 +242,16 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
     )
 
 
+def _given(
+    source: Any, *, channels: Literal["first", "last"] | None = None, whole: bool = False
+) -> sources.Splits:
+    frame = whole and kinds.is_frame(source)
+    return (Dataset(source) if frame else as_dataset(source, "source", channels=channels),)
+
+
 def _named(parts: sources.Splits) -> sources.Splits:
     """Name the classes "0", "1", ... where labels came without names."""
-    if any(part.y is None or part.names for part in parts):
+    if any(not isinstance(part.y, Tensor) or part.names for part in parts):
         return parts
     low = min(int(part.y.min()) for part in parts)
     high = max(int(part.y.max()) for part in parts)
@@ -240,7 +271,8 @@ def _split(
         )
     held_out = min(max(1, round(len(whole) * share)), len(whole) - 1)
     order = torch.randperm(len(whole), generator=generator)
-    chosen = None if whole.y is None or not stratify else _stratified(whole.y[order], held_out)
+    classes = classes_in(whole.y)
+    chosen = None if classes is None or not stratify else _stratified(classes[order], held_out)
     if chosen is None:
         chosen = torch.arange(len(whole)) < held_out
     return whole[order[~chosen].sort().values], whole[order[chosen].sort().values]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .columns import Column
+from .conditions import Names
 from .dataset import Dataset
+from .text import Vocabulary
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,8 +69,13 @@ class DataSplits:
         return self.train.columns
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names, indexed by ``y``; () when there are none."""
+    def vocabulary(self) -> Vocabulary | None:
+        """What the numbers of a text stand for; None for other data."""
+        return self.train.vocabulary
+
+    @property
+    def labels(self) -> Names:
+        """Class names, indexed by ``y``; () when there are none, a mapping where ``y`` is."""
         return self.train.names
 
     def __repr__(self) -> str:

@@ -12,8 +12,10 @@ from .kernel import KernelDistance, kernel_distance
 from .layers import Layer, Layers, layers
 from .outliers import Outliers, outliers
 from .rarity import Rarity, rarity
+from .translations import Accuracy, translations
 
 __all__ = [
+    "Accuracy",
     "Calibration",
     "ClassifierFeatures",
     "CodebookUse",
@@ -40,4 +42,5 @@ __all__ = [
     "outliers",
     "rarity",
     "score_codes",
+    "translations",
 ]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.arguments import LabelData
+from ..data.conditions import classes_of
 from ..ground.arguments import whole
 from ..ground.tables import Table, Tabular, mean_and_error
 from ..infer.latent import decode_mean
@@ -116,14 +118,15 @@ def continuity(
     whole("steps", steps, 3)
     whole("pairs", pairs)
     with examined(data, model, guide, labelled=True) as (data, _):
-        if data.y is None or len(data.y.unique()) < 2:
+        classes, _ = classes_of(data)
+        if classes is None or len(classes.unique()) < 2:
             raise ValueError(
                 "data: expected labels of at least two classes, to tell the ends apart"
             )
         x, y = data.x, data.y
-        rows = _pairs(y.cpu(), pairs, seed).to(data.device)
+        rows = _pairs(classes.cpu(), pairs, seed).to(data.device)
         if classifier is None:
-            classifier = _forest(x, y, seed)
+            classifier = _forest(x, classes, seed)
         t = torch.linspace(0, 1, steps, device=data.device, dtype=x.dtype)
         found = []
         for ends in rows.split(max(1, 2000 // steps)):
@@ -137,13 +140,13 @@ def continuity(
             on = x[nearer], y[nearer]
             decoded = decode_mean(model, constrained(model, line, *on), *on)
             predicted = torch.as_tensor(classifier.predict(_rows(decoded)))
-            classes = predicted.reshape(len(ends), steps)
-            own = y[ends].cpu()
-            found.append((classes == own[:, :1]) | (classes == own[:, 1:]))
+            told = predicted.reshape(len(ends), steps)
+            own = classes[ends].cpu()
+            found.append((told == own[:, :1]) | (told == own[:, 1:]))
     return Continuity(torch.cat(found), rows.cpu())
 
 
-def _coordinates(model: Callable, guide: Callable, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def _coordinates(model: Callable, guide: Callable, x: Tensor, y: LabelData) -> dict[str, Tensor]:
     """The posterior means of data, in unconstrained coordinates."""
     return unconstrained(model, encode(guide, x, **label_arguments(guide, y)).mean, x, y)
 

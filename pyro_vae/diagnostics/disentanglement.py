@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..data import Dataset
+from ..data.conditions import classes_of
 from ..ground.arguments import known, whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error
 from ..infer.posterior import posterior_means
@@ -108,7 +109,8 @@ def disentanglement(
         means = posterior_means(guide, data, batch_size=_CODES_AT_ONCE)
     names = data.factor_names
     if categorical is None:
-        labels = data.factors.new_full((len(data),), math.nan) if data.y is None else data.y
+        labels, _ = classes_of(data)
+        labels = data.factors.new_full((len(data),), math.nan) if labels is None else labels
         equal = [bool((labels == column).all()) for column in data.factors.T]
         categorical = [name for name, same in zip(names, equal, strict=True) if same]
     sites = list(means) if site is None else [known("site", site, means)]

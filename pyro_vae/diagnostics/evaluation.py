@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.arguments import columns_of
+from ..data.arguments import Data, columns_of
 from ..ground.arguments import known, whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, or_none, with_error
 from ..infer.annealed import AnnealedEstimate, estimated
@@ -43,6 +43,7 @@ class Evaluation(Tabular):
             ``diagnostics.baselines``; empty where none compares with the pair, None without
             training data to fit them to.
         annealed: log p(x) by annealed importance sampling per datum, None if it was not asked for.
+        units: of sequences, "token" and "character" -> how many each datum has, (n,).
     """
 
     terms: ELBOTerms
@@ -52,6 +53,7 @@ class Evaluation(Tabular):
     point_masses: tuple[str, ...] = ()
     baselines: Mapping[str, Tensor] | None = None
     annealed: AnnealedEstimate | None = None
+    units: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def log_likelihood(self) -> tuple[str, Tensor] | None:
@@ -85,6 +87,13 @@ class Evaluation(Tabular):
             best, _ = self.log_likelihood or (self.bound, None)
             bits = -quantities[best] / (self.dimensions * math.log(2))
             rows.append((f"-{best}", *mean_and_error(bits), "bits/dim"))
+        if self.units:
+            best, log_p = self.log_likelihood or (self.bound, self.terms.elbo)
+            unit, counts = [*self.units.items()][-1]
+            bits = (value / math.log(2) for value in per_unit(-log_p, counts))
+            rows.append((f"-{best}", *bits, f"bits/{unit}"))
+            nats, error = per_unit(-log_p, self.units["token"])
+            rows.append(("perplexity", math.exp(nats), math.exp(nats) * error, "per token"))
         if self.importance is not None:
             ess = self.importance.effective_sample_size
             rows.append(("effective sample size", *mean_and_error(ess), "samples"))
@@ -163,6 +172,28 @@ class Evaluation(Tabular):
         return f"{text}; no baselines {why}"
 
 
+def per_unit(values: Tensor, counts: Tensor) -> tuple[float, float]:
+    """The sum of values (n,) over that of counts (n,), and its standard error over the data.
+
+    Example:
+        >>> import torch
+        >>> per_unit(torch.tensor([2.0, 4.0]), torch.tensor([1, 2]))
+        (2.0, 0.0)
+    """
+    values, counts = values.double(), counts.double()
+    ratio = float(values.sum() / counts.sum())
+    _, error = mean_and_error(values - ratio * counts)
+    return ratio, error / float(counts.mean())
+
+
+def _units(model: Callable, x: Data) -> dict[str, Tensor]:
+    """Of how many tokens and characters the data consist, as the model or its likelihood tells."""
+    for part in (model, getattr(model, "likelihood", None)):
+        if (count := getattr(part, "units", None)) is not None:
+            return count(x)
+    return {}
+
+
 def evaluate(
     model: Callable,
     guide: Callable,
@@ -210,7 +241,8 @@ def evaluate(
 
     Returns:
         ``Evaluation``: all numbers in nats per datum, with bits per dimension for discrete
-        pixels, the effective sample size and the Pareto k of the importance weights.
+        pixels, bits per character and perplexity for tokens, the effective sample size and the
+        Pareto k of the importance weights.
 
     Raises:
         ValueError: data that the model cannot have produced, a reference of another shape.
@@ -253,6 +285,7 @@ def evaluate(
         point_masses=points,
         baselines=compared,
         annealed=annealed,
+        units=_units(model, x),
     )
     if not points:
         check_possible(float(terms.elbo.mean()), float(terms.reconstruction.mean()), len(x))

@@ -112,7 +112,7 @@ class ClassifierFeatures(nn.Module):
             ValueError: data without labels or of a shape with more than three dimensions.
         """
         train, test, name = _split(data)
-        if train.y is None:
+        if not isinstance(train.y, Tensor):
             raise ValueError("data: expected labels y, got none: pass features of your own")
         if not 1 <= len(train.event_shape) <= 3:
             raise ValueError(

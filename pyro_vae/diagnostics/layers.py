@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.conditions import classes_of
 from ..ground.arguments import known, positive, whole
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, standard_error, two_decimals
 from ..infer.objectives.elbo import ELBOTerms
@@ -236,9 +237,10 @@ def layers(
         for site in reversed(pair.latents)
         if site in means and means[site].is_floating_point()
     )
-    labels = None if data.y is None else data.y.cpu()
+    labels, names = classes_of(data)
+    labels = None if labels is None else labels.cpu()
     points = pair.point_masses
-    return Layers(found, threshold, labels, data.names, points, criterion, without)
+    return Layers(found, threshold, labels, names, points, criterion, without)
 
 
 def _layer(site: str, terms: ELBOTerms, means: Tensor, criterion: str, threshold: float) -> Layer:

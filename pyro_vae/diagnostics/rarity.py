@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.conditions import classes_of
 from ..ground.arguments import whole
 from ..ground.tables import Table, Tabular, mean_and_error, number, standard_error, with_error
 from ..infer.aggregate import draw, log_aggregate, refuse_unlike
@@ -188,7 +189,8 @@ def rarity(
         (of_reference,) = _log_q(model, guide, other, [other], **options)
         comparison = compare(model, guide, own, other, batch_size)
     ratio = (of_own[0] - of_data).mean(0) if of_own else torch.full_like(of_data[0], math.nan)
-    classes = {} if own.y is None else _by_class(ratio, own.y, own.names)
+    labels, names = classes_of(own)
+    classes = {} if labels is None else _by_class(ratio, labels, names)
     error = standard_error(of_data)
     return Rarity(of_data.mean(0), error, of_reference.mean(0), ratio, classes, comparison)
 

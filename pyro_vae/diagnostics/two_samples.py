@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.arguments import joined
 from ..infer.aggregate import draw, pair_densities
 
 LEVEL = 0.05
@@ -71,7 +72,7 @@ def compare(
     n, total = len(data), len(data) + len(reference)
     # In random order, for neighbours at equal distance are taken in theirs
     order = torch.randperm(total, device=data.device)
-    y = None if data.y is None or reference.y is None else torch.cat([data.y, reference.y])[order]
+    y = None if data.y is None or reference.y is None else joined(data.y, reference.y)[order]
     pooled = Dataset(torch.cat([data.x, reference.x])[order], y)
     log_q = pooled.x.new_empty(total, total)
     z = draw(model, guide, pooled, batch_size).z

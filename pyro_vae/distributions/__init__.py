@@ -3,6 +3,7 @@
 from .counts import LogPoisson, MeanNegativeBinomial, SharedTotal
 from .exact import CholeskyNormal, ContinuousBernoulli, GridCategorical, GridLogistic, OneHotPoint
 from .real import ExactStudentT, ExpNormal, rescaled
+from .sequences import UntilEnd, up_to_end
 from .shapes import AROUND, as_pyro, base_of, declared, plain
 from .tables import Joint, Nominal
 
@@ -20,9 +21,11 @@ __all__ = [
     "Nominal",
     "OneHotPoint",
     "SharedTotal",
+    "UntilEnd",
     "as_pyro",
     "base_of",
     "declared",
     "plain",
     "rescaled",
+    "up_to_end",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -12,6 +11,8 @@ from typing import Any
 
 import pyro
 import torch
+
+from ..version import __version__
 
 # What does not change a number, and where things lie on one machine
 _ASIDE = ("out", "data_root", "threads", "progress", "train_only")
@@ -36,10 +37,6 @@ class Options(argparse.ArgumentParser):
 
 def made(command: str) -> dict[str, Any]:
     """By what a table was made: command, day, machine and versions."""
-    try:
-        version = importlib.metadata.version("pyro_vae")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        version = "not installed"
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, threads "
     machine += str(torch.get_num_threads())
     if torch.cuda.is_initialized():
@@ -49,7 +46,7 @@ def made(command: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine,
         "versions": {
-            "pyro_vae": version,
+            "pyro_vae": __version__,
             "torch": torch.__version__,
             "pyro": pyro.__version__,
         },

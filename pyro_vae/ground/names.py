@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_PACKAGE = "pyro_vae"
+PACKAGE = "pyro_vae"
 # Where the code has what older files name by a module or a package of another name
 _MOVED = {
     "conditionals": "conditionals",
@@ -32,7 +32,7 @@ def name_of(cls: type) -> str:
         'guides.Ladder'
     """
     package, _, rest = cls.__module__.partition(".")
-    if package != _PACKAGE or not rest:
+    if package != PACKAGE or not rest:
         return f"{cls.__module__}.{cls.__qualname__}"
     return f"{rest.split('.')[0]}.{cls.__qualname__.lstrip('_')}"
 
@@ -49,7 +49,7 @@ def current(name: str) -> str:
         'conditionals.AutoregressiveFlow'
     """
     package, _, rest = name.partition(".")
-    if package != _PACKAGE:
+    if package != PACKAGE:
         return name
     room, _, place = rest.partition(".")
     return f"{_MOVED.get(room, room)}.{place.rpartition('.')[2].lstrip('_')}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import numbers
+import pkgutil
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -32,13 +33,21 @@ class Recorded:
     classes: ClassVar[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDictionary()
     # What an argument means in files from before it was there, for each that is always written
     absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    # Names that are there for other parts of the library, which completion leaves out
+    inside: ClassVar[tuple[str, ...]] = ("absent", "classes", "inside", "of_file")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Know the class by its name in files."""
         super().__init_subclass__(**kwargs)
         Recorded.classes[names.name_of(cls)] = cls
+        # What help shows, where otherwise it would be that of __new__, or of a base
+        if cls.__init__ in (object.__init__, torch.nn.Module.__init__):
+            cls.__signature__ = inspect.Signature()
+        elif any("__signature__" in vars(base) for base in cls.__mro__[1:]):
+            own = inspect.signature(cls.__init__)
+            cls.__signature__ = own.replace(parameters=[*own.parameters.values()][1:])
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the call before ``__init__`` runs; a bad call is left to ``__init__``."""
         self = super().__new__(cls)
         signature = inspect.signature(cls.__init__)
@@ -57,6 +66,11 @@ class Recorded:
         # nn.Module.__setattr__ would register modules among the arguments as children
         object.__setattr__(self, "arguments", arguments)
         return self
+
+    def __dir__(self) -> list[str]:
+        """What completion offers."""
+        hidden = {name for base in type(self).__mro__ for name in vars(base).get("inside", ())}
+        return [name for name in super().__dir__() if name not in hidden]
 
     @classmethod
     def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -128,6 +142,18 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
     )
 
 
+def _imported(name: str) -> type | None:
+    """A class of this package that a file names, by importing what its room has."""
+    package, place = importlib.import_module(names.PACKAGE), name.partition(".")[0]
+    rooms = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"__main__"}
+    if place not in rooms:
+        return None
+    room = importlib.import_module(f"{names.PACKAGE}.{place}")
+    for module in pkgutil.iter_modules(getattr(room, "__path__", ())):
+        importlib.import_module(f"{room.__name__}.{module.name}")
+    return Recorded.classes.get(name)
+
+
 def takes(cls: type, argument: str) -> bool:
     """Whether the constructor of a class takes an argument of this name."""
     parameters = inspect.signature(cls.__init__).parameters
@@ -172,7 +198,7 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
         return found
     if "$class" in value:
         name = names.current(value["$class"])
-        cls = Recorded.classes.get(name)
+        cls = Recorded.classes.get(name) or _imported(name)
         if cls is None:
             raise ValueError(
                 f"file needs the class {value['$class']!r}: import the module that defines it "

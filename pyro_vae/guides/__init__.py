@@ -5,6 +5,7 @@ from ..programs.program import Guide
 from .bottom_up import BottomUp
 from .composed import Composed
 from .delta import Delta
+from .experts import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
 from .flow import Flow
 from .full_covariance import FullCovariance
 from .labelled import Labelled
@@ -23,7 +24,10 @@ __all__ = [
     "Guide",
     "Labelled",
     "Ladder",
+    "MixtureOfExperts",
+    "MixtureOfProducts",
     "NearestCode",
     "PerDatum",
+    "ProductOfExperts",
     "SemiAmortized",
 ]

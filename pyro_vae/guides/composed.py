@@ -206,6 +206,16 @@ class Composed(Guide):
         return self._latents
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """Arguments of which parts have an expert."""
+        return tuple(name for part in self.parts for name in getattr(part, "modalities", ()))
+
+    @property
+    def may_be_none(self) -> tuple[str, ...]:
+        """Arguments whose sites are left out of the model where they are None."""
+        return tuple(name for part in self.parts for name in getattr(part, "may_be_none", ()))
+
+    @property
     def called_like(self) -> Callable:
         """The program whose arguments it takes."""
         return self.model

@@ -11,7 +11,7 @@ from ..data.arguments import Arguments, Data
 from ..programs.calling import missing
 from ..programs.given import matched
 from ..programs.inspecting import FEW
-from ..programs.labels import placeholders
+from ..programs.labels import covariates_of, placeholders
 from ..programs.placing import like as like_of
 from ..programs.unwrapping import innermost
 
@@ -41,6 +41,8 @@ def few_data(
 
 
 def _needs_labels(model: Callable) -> bool:
+    if covariates_of(model) is not None:
+        return True
     if condition := getattr(innermost(model), "condition", None):
         return condition > 0
     return "y" in missing(model, Arguments((None,)))

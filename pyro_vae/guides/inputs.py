@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.arguments import Data, named
+from ..data.arguments import Data, LabelData, named
 from ..ground.kinds import KINDS, Kind, guessed
 from ..likelihoods.base import input_shape, network_inputs
 from ..models import VAE
@@ -25,7 +25,8 @@ _CLASSES = 32
 class OwnInputs:
     """Data as the likelihood of a model of this library prepares them, and one-hot labels.
 
-    Where labels may be missing one column more tells which are.
+    Where labels may be missing one column more tells which are. Of covariates those are seen that
+    the decoder sees, and the exposure.
 
     Attributes:
         names: argument -> what it is called here.
@@ -39,7 +40,9 @@ class OwnInputs:
         self.shapes: dict[str, tuple[int, ...]] = {
             "x": input_shape(vae.likelihood, vae.event_shape)
         }
-        if vae.condition:
+        if vae.covariates:
+            self.shapes["y"] = (vae.condition.size + vae.condition.offset,)
+        elif vae.condition:
             self.shapes["y"] = (vae.condition + lacks_labels(vae),)
         self.names = dict(zip(self.shapes, self.shapes, strict=True))
 
@@ -47,10 +50,13 @@ class OwnInputs:
         """Shape of one datum, as it is read."""
         return self.shapes[name]
 
-    def read(self, vae: VAE, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
+    def read(self, vae: VAE, x: Tensor, *, y: LabelData = None) -> dict[str, Tensor]:
         """The arguments of a call, (n, *shape)."""
         vae.check_shape(x)
         found = {"x": network_inputs(vae.likelihood, x)}
+        if vae.covariates:
+            found["y"] = vae.condition.seen(vae.condition.columns(y, len(x)))
+            return found
         for labels in vae.label_features(y, len(x)):
             found["y"] = labels
         return found
@@ -67,7 +73,7 @@ class OwnWithMask(OwnInputs):
         super().__init__(vae)
         self.shapes["x"] = masked_shape(self.shapes["x"], self._kind)
 
-    def read(self, vae: VAE, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
+    def read(self, vae: VAE, x: Tensor, *, y: LabelData = None) -> dict[str, Tensor]:
         """The arguments of a call, (n, *shape)."""
         found = super().read(vae, x, y=y)
         found["x"] = with_mask(found["x"], self._kind)

@@ -134,6 +134,22 @@ class Place(nn.Module):
         """Values (..., *plates, *event) at vectors (..., n, size)."""
         return self.transform(self.coordinates_of(vector))
 
+    def summed(self, density: Tensor) -> Tensor:
+        """Of each datum, (..., n), what is of each element of its plates, (..., *plates)."""
+        if self.rank == 1:
+            return density
+        at = density.dim() - self.rank
+        density = density.movedim(at + self.data, at)
+        return density.reshape(*density.shape[: at + 1], -1).sum(-1)
+
+    def each(self, value: Tensor) -> Tensor:
+        """For each element of the plates, (..., *plates), what is of its datum, (..., n)."""
+        if self.rank == 1:
+            return value
+        at = value.dim() - 1
+        spread = value.reshape(*value.shape, *(1,) * len(self.rest))
+        return spread.expand(*value.shape, *self.rest).movedim(at, at + self.data)
+
     def lay(self, q: Any) -> TorchDistributionMixin:
         """The distribution of the site's values from one of vectors, event shape (size,).
 
@@ -221,9 +237,7 @@ class Laid(TorchDistribution):
             density = density - slope.reshape(*slope.shape[: at + 1], -1).sum(-1)
         if place.spread is not None:
             density = density - place.spread.log().sum()
-        part = (density / place.elements).reshape(*density.shape, *(1,) * len(place.rest))
-        part = part.expand(*density.shape, *place.rest)
-        return part.movedim(density.dim() - 1, density.dim() - 1 + place.data)
+        return place.each(density / place.elements)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Laid:
         """The same for more samples, or more of the data."""

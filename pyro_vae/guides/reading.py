@@ -21,7 +21,8 @@ class Reading(nn.Module):
     Args:
         subject: the model.
         inputs: latent -> the latents and the arguments that its factor is given.
-        encoder: a user's own network from the arguments; None for one in each factor.
+        encoder: a user's own network from the arguments; None for that of the model, or else one
+            in each factor.
         own: latents whose conditionals are a user's, which are given what the program has.
 
     Attributes:
@@ -61,8 +62,13 @@ class Reading(nn.Module):
         self._inside: dict[str, nn.Module] = {}
         self._data: tuple[str, ...] = ()
         self.encoder: nn.Module | None = None
+        users = [s for s in inputs if s not in own and self._of_data(s)]
+        if encoder is None and subject.encoder is not None and users:
+            names = self._seen_by(users)
+            shapes = {name: self.arguments.event_shape(name) for name in names}
+            encoder = subject.encoder(shapes)
         if encoder is not None:
-            self._take(encoder, [s for s in inputs if s not in own and self._of_data(s)])
+            self._take(encoder, users)
         self._flat: dict[str, tuple[str, int]] = {}
         for site in inputs.keys() - self.raw:
             self.names[site] = self._ordered(site) or (_NOTHING,)
@@ -73,6 +79,10 @@ class Reading(nn.Module):
     def _of_data(self, site: str) -> tuple[str, ...]:
         return tuple(name for name in self.names[site] if name in self.arguments.shapes)
 
+    def _seen_by(self, sites: list[str]) -> tuple[str, ...]:
+        seen = {name for site in sites for name in self._of_data(site)}
+        return tuple(name for name in self.arguments.shapes if name in seen)
+
     def _take(self, encoder: nn.Module, users: list[str]) -> None:
         if not users:
             sees = {site: ", ".join(names) for site, names in self.names.items()}
@@ -80,8 +90,7 @@ class Reading(nn.Module):
                 f"encoder: expected a covered site that sees the data, got {sees}: leave the "
                 "encoder out, or pass it to the guide of the others"
             )
-        seen = {name for site in users for name in self._of_data(site)}
-        self._data = tuple(name for name in self.arguments.shapes if name in seen)
+        self._data = self._seen_by(users)
         shapes = [self.arguments.event_shape(name) for name in self._data]
         features = networks.output_shape(encoder, *shapes, argument="encoder")
         if len(features) != 1:

@@ -48,6 +48,8 @@ class Subject:
         pyramid: the sizes of latents that are maps; None where there are none.
         like: device and type of data; None for a model whose guides are converted by hand.
         few: some data and labels to run the program on; None for a ``VAE``.
+        encoder: from argument -> shape of a datum, makes the network that reads them all, where
+            the model has one of its own for guides.
     """
 
     model: Callable
@@ -62,6 +64,7 @@ class Subject:
     pyramid: networks.Pyramid | None = None
     like: tuple[torch.device, torch.dtype] | None = None
     few: tuple[Data, Tensor | None] | None = None
+    encoder: Callable[[Mapping[str, tuple[int, ...]]], nn.Module] | None = None
 
     def widths(self, hidden: networks.Hidden | None) -> dict[str, tuple[int, ...] | None]:
         """Latent -> widths of the hidden layers of its network."""
@@ -97,7 +100,8 @@ def subject_of(model: Any, like: Any = None) -> Subject:
     # A subclass may have another program, which data tell
     if isinstance(inner, VAE) and (like is None or type(inner).forward is VAE.forward):
         return _of_vae(model, inner, like)
-    return _of_program(model, like)
+    # A model may tell itself of what form its data are
+    return _of_program(model, getattr(inner, "example", None) if like is None else like)
 
 
 def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
@@ -106,7 +110,8 @@ def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     places = {site: Place(site, found.latents[site], whole=True) for site in layers}
     incomplete = model is not vae and takes_missing(model)
     inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
-    subject = Subject(model, found, inputs, places, layers)
+    own = getattr(vae.likelihood, "encoder", None)
+    subject = Subject(model, found, inputs, places, layers, encoder=own)
     names = ("hidden", "activation", "norm", "pyramid")
     options = {name: getattr(vae, name) for name in names}
     # Without skip connections each latent is seen by the one below alone, unless classes that
@@ -153,7 +158,8 @@ def _of_program(model: Callable, like: Any) -> Subject:
     few = x[rows], None if y is None else y[rows]
     _measure(as_program(model), places, *few)
     subject = Subject(as_program(model), found, inputs, places, tuple(places), inverse)
-    return replace(subject, like=kind, few=few)
+    own = getattr(below_handlers(model), "guide_encoder", None)
+    return replace(subject, like=kind, few=few, encoder=own)
 
 
 def _measure(model: Callable, places: Mapping[str, Place], x: Data, y: Tensor | None) -> None:

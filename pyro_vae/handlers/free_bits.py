@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..ground.arguments import at_least
 from ..programs.sites import is_latent
-from .wrapping import OnLatents, wrap
+from .wrapping import OnLatents, P, wrap
 
 
 class _FreeBits(OnLatents):
@@ -38,7 +38,7 @@ class _FreeBits(OnLatents):
         return f"free_bits(nats={self.nats})"
 
 
-def free_bits(program: Callable, nats: float | Mapping[str, float]) -> Any:
+def free_bits(program: P, nats: float | Mapping[str, float]) -> P:
     """Let each latent site carry ``nats`` of KL for free, against collapse early in training.
 
     Under the library's estimators (``infer.TraceELBO``, ``infer.AnalyticELBO``,

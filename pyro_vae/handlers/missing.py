@@ -7,13 +7,32 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ..ground.recorded import Recorded
-from ..programs.missing import Hiding, filled
+from ..programs.missing import Absent, Hiding, absent, filled
 from ..programs.program import Guide
-from .wrapping import wrap
+from .wrapping import P, wrap
 
 
-class _Missing(Recorded):
-    """Run a program to which NaN means missing."""
+class _WithoutAbsent(Recorded):
+    """Run a program without the sites of arguments that are None."""
+
+    def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
+        with Absent(absent(program, args, kwargs)):
+            return program(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return "without_absent()"
+
+
+def without_absent(model: Callable) -> Any:
+    """The same model, in which an argument that is None is data that are not there.
+
+    The part of ``missing`` that is about whole arguments.
+    """
+    return wrap(model, _WithoutAbsent())
+
+
+class _Missing(_WithoutAbsent):
+    """Run a program to which NaN and None mean missing."""
 
     takes_missing = True
     around: ClassVar[Mapping[str, Callable]] = MappingProxyType(
@@ -22,13 +41,13 @@ class _Missing(Recorded):
 
     def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
         with Hiding():
-            return program(*args, **kwargs)
+            return super().apply(program, *args, **kwargs)
 
     def __repr__(self) -> str:
         return "missing()"
 
 
-def missing(model: Callable) -> Any:
+def missing(model: P) -> P:
     """The same model of data of which some values are missing: NaN, of tensors, tables and files.
 
     What it observes contributes its seen elements alone, log p(x_seen|z) = sum_k log p(x_k|z) over
@@ -47,11 +66,13 @@ def missing(model: Callable) -> Any:
 
     Whole programs are served as ``models.VAE``: what is NaN is decided at each observed site,
     whose distribution has to be one of single numbers, in plates or declared by ``.to_event``.
-    Missing numbers of a joint distribution, such as ``MultivariateNormal``, are refused, and so
-    are those of arguments that a site depends on; a distribution of your own over several numbers
-    that are independent is served where its method ``under_missing()`` returns the same with
-    NaN left out. Training data in which a row, or an element of all rows, is missing as a whole
-    are refused. ``infer.impute`` draws what is missing.
+    Missing numbers of a joint distribution, such as ``MultivariateNormal``, are refused unless
+    all of a value are, and so are those of arguments that a site depends on; a distribution of
+    your own over several numbers that are independent is served where its method
+    ``under_missing()`` returns the same with NaN left out. An argument that is None, by default
+    or as it is passed, is data that are missing as a whole: the site of its name, which observes
+    nothing then, counts as little as one of NaN. Training data in which a row, or an element of
+    all rows, is missing as a whole are refused. ``infer.impute`` draws what is missing.
 
     Sources: "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets", Mattei,
     Frellsen (2019); "Handling Incomplete Heterogeneous Data using VAEs", Nazabal, Olmos,

@@ -15,7 +15,7 @@ from ..programs.registration import register
 from ..programs.replacement import ReplacedPrior, check_prior
 from ..programs.running import undisturbed
 from ..programs.unwrapping import name_of
-from .wrapping import wrap
+from .wrapping import P, wrap
 
 
 class _ReplacePrior(Recorded):
@@ -50,7 +50,7 @@ def _without(program: Any, site: str | None) -> Any:
     return program if inner is program.program else wrap(inner, program.effect)
 
 
-def replace_prior(model: Callable, prior: nn.Module, *, site: str | None = None) -> Any:
+def replace_prior(model: P, prior: nn.Module, *, site: str | None = None) -> P:
     """The same model with another prior at its top latent site: p(x|z1) p(z1|z2) ... prior(zL).
 
     The result is a generative program like any other: sampling, the bound, importance sampling,

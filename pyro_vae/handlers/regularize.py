@@ -20,7 +20,7 @@ from ..programs.program import Model
 from ..programs.sites import is_auxiliary, is_latent, is_masked
 from ..programs.unwrapping import innermost
 from ..regularizers import Regularizer
-from .wrapping import wrap
+from .wrapping import P, wrap
 
 
 class _Latents(Messenger):
@@ -124,7 +124,7 @@ def _chosen(site: str | None, sites: list[str]) -> str:
     return known("site", site, sites)
 
 
-def regularize(guide: Callable, regularizer: Regularizer, *, site: str | None = None) -> Any:
+def regularize(guide: P, regularizer: Regularizer, *, site: str | None = None) -> P:
     """The same guide with a penalty on its posteriors: bound - penalty(q(z|x_1), ..., q(z|x_n)).
 
     The penalty is one more observed site of the guide, with log-probability n times the penalty,

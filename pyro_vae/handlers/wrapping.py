@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pyro
 import torch
@@ -18,6 +18,7 @@ from ..programs.program import Guide, Model, Program
 from ..programs.sites import is_auxiliary, is_latent
 
 Beta = float | Tensor | Mapping[str, float | Tensor]
+P = TypeVar("P", bound=Callable[..., Any])
 
 
 class _Wrapped(Program):
@@ -62,7 +63,7 @@ class _WrappedGuide(_Wrapped, Guide):
     pass
 
 
-def wrap(program: Callable, effect: Any) -> Any:
+def wrap(program: P, effect: Any) -> P:
     """``program`` run by ``effect.apply(program, *args, **kwargs)``; a program of its own kind.
 
     Where the program is a module, the effect's ``modules``, if any, become its children.
@@ -153,7 +154,7 @@ class _ScaleLatents(OnLatents):
         return f"scale_latents(beta={self.beta})"
 
 
-def scale_latents(program: Callable, beta: Beta) -> Any:
+def scale_latents(program: P, beta: Beta) -> P:
     """``poutine.scale`` restricted to latent sample sites, for a model or a guide alike.
 
     With both sides wrapped, the objective is E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), or
@@ -202,7 +203,7 @@ def corrupted(x: Tensor, noise: float | Callable[[Tensor], Tensor]) -> Tensor:
     return noise(x) if callable(noise) else x + noise * torch.randn_like(x)
 
 
-def corrupt(guide: Callable, noise: float | Callable[[Tensor], Tensor]) -> Any:
+def corrupt(guide: P, noise: float | Callable[[Tensor], Tensor]) -> P:
     """A guide that sees a corrupted input, for denoising: q(z|x~), x~ = noise(x).
 
     Trained against the clean x, the pair learns to remove the noise; the guide without this

@@ -20,17 +20,20 @@ from .latent import grid_2d, interpolate, reconstruct, traverse
 from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO
 from .objectives.enumerated import TraceEnumELBO
 from .objectives.importance_weighted import ImportanceWeightedELBO
+from .objectives.subsets import SubsetELBO
 from .predictive import mean_squared_error
 from .sampling import sample
 from .sandwich import Sandwich, sandwich
 from .terms import elbo_terms
 from .tools import check_pair
+from .translate import Coherence, Translation, coherence, translate
 
 __all__ = [
     "SVI",
     "AnalyticELBO",
     "AnnealedEstimate",
     "Budget",
+    "Coherence",
     "ELBOTerms",
     "Encoding",
     "Factorisation",
@@ -43,11 +46,14 @@ __all__ = [
     "PairSummary",
     "Sandwich",
     "Structure",
+    "SubsetELBO",
     "TraceELBO",
     "TraceEnumELBO",
+    "Translation",
     "UntrainedWarning",
     "annealed",
     "check_pair",
+    "coherence",
     "compare_guides",
     "decode",
     "discrete_posterior",
@@ -66,5 +72,6 @@ __all__ = [
     "sample",
     "sandwich",
     "structure",
+    "translate",
     "traverse",
 ]

@@ -96,7 +96,8 @@ def repeated(x: Data, y: Tensor | None, k: int) -> tuple[Data, Tensor | None]:
     """Data (k * n, *event) and labels (k * n,): all of them k times over."""
     if isinstance(x, Arguments):
         return x.repeated(k), None
-    return x.repeat(k, *(1,) * (x.dim() - 1)), None if y is None else y.repeat(k)
+    copies = y.repeated(k) if isinstance(y, Arguments) else None if y is None else y.repeat(k)
+    return x.repeat(k, *(1,) * (x.dim() - 1)), copies
 
 
 def remembering(guide: Callable) -> contextlib.AbstractContextManager:

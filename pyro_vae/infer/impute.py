@@ -174,7 +174,7 @@ class _Part:
 
             seen = by_sample(value)[0]
             w = weights.reshape(k, n, *(1,) * (seen.dim() - 1)).to(value.dtype)
-            mean, error = _average(node, w, by_sample)
+            mean, error = average(node, w, by_sample)
             drawn = by_sample(node["fn"].sample()).to(value.dtype)
             drawn = drawn[chosen, torch.arange(n, device=value.device)]
             gone = seen.isnan()
@@ -185,7 +185,7 @@ class _Part:
             )
 
 
-def _average(
+def average(
     node: Mapping[str, Any], weights: Tensor, by_sample: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean over the samples, and its standard error; of classes the likeliest, NaN."""
@@ -195,7 +195,7 @@ def _average(
         found = torch.stack([(weights * c).sum(0) for c in classes], -1).argmax(-1)
         return found.to(weights.dtype), torch.full_like(found, torch.nan, dtype=weights.dtype)
     if isinstance(p, Joint):
-        each = [_average({**node, "fn": part}, weights, by_sample) for part in p.parts]
+        each = [average({**node, "fn": part}, weights, by_sample) for part in p.parts]
         order = torch.cat(p.columns).argsort()
         mean, error = (torch.cat(v, -1).index_select(-1, order) for v in zip(*each, strict=True))
         return mean, error

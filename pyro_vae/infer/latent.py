@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ..programs import encoding
 from ..programs.belonging import check_belonging
 from ..programs.coordinates import constrained, unconstrained
 from ..programs.encoding import encode, trace_means
-from ..programs.labels import accepts_labels, as_labels, label_arguments, labels_for
+from ..programs.labels import accepts_labels, label_arguments, labels_for
 from ..programs.reading import latents_apart
 from ..programs.running import undisturbed
 from ..programs.values import check_tensor
@@ -203,12 +204,12 @@ def traverse(
     units = rows[site].view(n, -1)
     for i, dim in enumerate(dims):
         units[i * len(values) : (i + 1) * len(values), dim] = values
-    x, labels = first_of(x[None], n), None if labels is None else labels.expand(n)
+    x, labels = first_of(x[None], n), None if labels is None else first_of(labels, n)
     result = decode_mean(model, constrained(model, rows, x, labels), x, labels)
     return result.unflatten(0, (len(dims), len(values)))
 
 
-def first_of(x: Tensor, n: int) -> Tensor:
+def first_of(x: Any, n: int) -> Any:
     """The first datum of some, ``n`` times."""
     return x[torch.zeros(n, dtype=torch.long, device=x.device)]
 
@@ -244,7 +245,7 @@ def grid_2d(
     axis = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")
     z = torch.stack([first.flatten(), second.flatten()], -1)
-    labels = as_labels(y if accepts_labels(model) else None, len(z), like.device)
+    labels = labels_for(model, y if accepts_labels(model) else None, len(z), like.device)
     u = unconstrained(model, {}, like[:1], None if labels is None else labels[:1], moved=site)
     known("site", site, u)
     if u[site].shape != (1, 2):

@@ -19,7 +19,7 @@ from ..programs.autoguides import check_messenger, is_messenger
 from ..programs.calling import arguments_of, call
 from ..programs.plates import PROGRAM
 from ..programs.registration import register
-from ..programs.running import traced
+from ..programs.running import shown_to, traced
 
 
 class StockOptimizer(torch.optim.Optimizer):
@@ -154,4 +154,4 @@ def run_pair(model: Callable, guide: Callable, x: Data, y: Tensor | None = None)
         guide(*args, **kwargs)
         return
     trace = traced(guide, x, y)
-    traced(poutine.replay(model, trace=trace), x, y)
+    traced(poutine.replay(shown_to(guide, model), trace=trace), x, y)

@@ -15,11 +15,12 @@
 | ``ZeroInflated`` | counts | those of the counts inside, 1 logit | Lambert (1992) |
 | ``Multinomial`` | counts of a given total | 1 logit | |
 | ``Nominal`` | 0, ..., k - 1 without an order | k logits | |
+| ``Tokens`` | sequences of 0, ..., k - 1, up to 0 | k logits | |
 | ``Mixed`` | rows of a table | those of all its parts | Nazabal et al. (2020) |
 
 ``for_columns(data)`` is the ``Mixed`` of a table, by the kinds of its columns.
 
-All but the last and ``Multinomial`` are elementwise; the model declares event dimensions with
+All but the last two and ``Multinomial`` are elementwise; the model declares event dimensions with
 ``.to_event``, where a likelihood has not done so itself: see ``Likelihood`` for correlated noise
 and a topic model. Where a likelihood takes several numbers per element, they are the last
 dimension of the features.
@@ -56,6 +57,7 @@ from .heavy import Laplace, LogNormal, StudentT
 from .mixed import Mixed
 from .optimal import OptimalSigma
 from .sigma import FixedSigma, LearnedSigma, PerPixelSigma, PredictedSigma, Sigma
+from .tokens import Tokens
 
 __all__ = [
     "Bernoulli",
@@ -83,6 +85,7 @@ __all__ = [
     "PredictedSigma",
     "Sigma",
     "StudentT",
+    "Tokens",
     "ZeroInflated",
     "for_columns",
 ]

@@ -102,7 +102,9 @@ class Rates(Counts):
             hold_numbers(self, "loc", loc, above=-math.inf)
 
     @classmethod
-    def standardized(cls, x: Tensor, *args: Any, **options: Any) -> Rates:
+    def standardized(
+        cls, x: Tensor, *args: Any, offset: Tensor | None = None, **options: Any
+    ) -> Rates:
         """One whose ``loc`` is the log of the mean of each element of ``x``, half a count added.
 
         NaN is left out.
@@ -111,6 +113,7 @@ class Rates(Counts):
 
         Args:
             x: training data (n, *event_shape).
+            offset: log exposures (n,), with which ``loc`` is the log of counts per exposure.
             *args: passed to the class.
             **options: passed to the class.
 
@@ -121,7 +124,11 @@ class Rates(Counts):
             >>> likelihoods.Poisson.standardized(x).mean(torch.zeros(2))
             tensor([  0.7500, 200.2500])
         """
-        return cls(*args, loc=(x.double().nanmean(0) + 0.5 / len(x)).log(), **options)
+        if offset is None:
+            return cls(*args, loc=(x.double().nanmean(0) + 0.5 / len(x)).log(), **options)
+        exposure = _laid(offset, x).double().exp().expand_as(x).where(~x.isnan(), 0.0)
+        loc = (x.double().nansum(0) + 0.5).log() - exposure.sum(0).log()
+        return cls(*args, loc=loc, **options)
 
     def feature_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """One log-rate per element.

@@ -1,8 +1,22 @@
 """Generative programs."""
 
 from ..programs.program import Model
-from .pixel_decoder import Autoregressive, PixelDecoder
+from .autoregressive import Autoregressive
+from .covariates import Covariates
+from .pixel_decoder import PixelDecoder
+from .sequence_decoder import SequenceDecoder
+from .translation import Translation, TranslationDecoder
 from .vae import VAE
 from .vqvae import VQVAE
 
-__all__ = ["VAE", "VQVAE", "Autoregressive", "Model", "PixelDecoder"]
+__all__ = [
+    "VAE",
+    "VQVAE",
+    "Autoregressive",
+    "Covariates",
+    "Model",
+    "PixelDecoder",
+    "SequenceDecoder",
+    "Translation",
+    "TranslationDecoder",
+]

@@ -8,6 +8,7 @@ from typing import Literal
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions.constraints import integer_interval
 from torch.nn.functional import embedding
@@ -46,6 +47,26 @@ def latent_classes(classes: int) -> Latent:
         discrete=True,
         enumerated=True,
     )
+
+
+def known_classes(y: Tensor | None, n: int, one_hot: Tensor) -> Tensor:
+    """One-hot labels (n, K) of labels (n,), none of which is missing.
+
+    Raises ``ValueError`` for none, labels of another shape, or that are no classes.
+    """
+    classes = len(one_hot)
+    expected = f"y: this model is conditional on {classes} classes, expected "
+    if y is None:
+        raise ValueError(expected + f"integer labels of shape ({n},), got none: pass y=")
+    if y.shape != (n,) or y.is_floating_point():
+        raise ValueError(
+            expected + f"integer labels of shape ({n},), got {y.dtype} {tuple(y.shape)}"
+        )
+    if is_validation_enabled() and ((y < 0) | (y >= classes)).any():
+        raise ValueError(
+            expected + f"labels from 0 to {classes - 1}, got {int(y.min())} to {int(y.max())}"
+        )
+    return embedding(y.long(), one_hot)
 
 
 def given_classes(y: Tensor | None, n: int, one_hot: Tensor) -> Tensor:

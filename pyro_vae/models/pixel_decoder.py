@@ -4,107 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-import torch
-from pyro.distributions import Distribution, TorchDistribution, constraints
+from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from .. import networks
 from ..ground.recorded import Recorded
 from ..networks.masked import PixelCNN
-
-
-class Autoregressive(TorchDistribution):
-    """Images whose pixels are drawn in turn, each given the ones before it.
-
-    log p(x) is exact and takes one parallel pass of the network; a draw goes from pixel to pixel.
-
-    Args:
-        decoder: ``decoder(context, x=x)`` are features of every pixel from those before it.
-        likelihood: module from features to an elementwise distribution, declared as one or not.
-        context: what all pixels see, (*batch, k).
-
-    Shapes:
-        batch shape that of ``context`` without its last dimension; event shape the decoder's.
-
-    Raises:
-        ValueError: a likelihood that is not elementwise.
-    """
-
-    arg_constraints = {}
-
-    def __init__(
-        self,
-        decoder: PixelDecoder,
-        likelihood: Callable[[Tensor], Distribution],
-        context: Tensor,
-        validate_args: bool | None = None,
-    ) -> None:
-        self.decoder, self.likelihood, self.context = decoder, likelihood, context
-        super().__init__(context.shape[:-1], decoder.event_shape, validate_args=validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Real values; the likelihood checks the data more closely."""
-        return constraints.independent(constraints.real, len(self.event_shape))
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Autoregressive:
-        """The same distribution with another batch shape."""
-        context = self.context.expand(*batch_shape, self.context.shape[-1])
-        return Autoregressive(self.decoder, self.likelihood, context)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log p(x), of the batch shape broadcast against that of ``value``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        lead = value.shape[: value.dim() - len(self.event_shape)]
-        lead = torch.broadcast_shapes(lead, self.batch_shape)
-        x = value.expand(*lead, *self.event_shape).reshape(-1, *self.event_shape)
-        return self._pixels(x, self._rows(lead)).log_prob(x).flatten(1).sum(-1).reshape(lead)
-
-    def _rows(self, lead: Sequence[int]) -> Tensor:
-        size = self.context.shape[-1]
-        return self.context.expand(*lead, size).reshape(-1, size)
-
-    def _pixels(self, x: Tensor, context: Tensor) -> Distribution:
-        return self._elementwise(self.decoder(context, x=x))
-
-    def _elementwise(self, features: Tensor) -> Distribution:
-        p = self.likelihood(features)
-        while isinstance(p, torch.distributions.Independent):
-            p = p.base_dist
-        if p.event_shape:
-            raise ValueError(
-                "likelihood: expected one distribution per pixel, each given those before it, "
-                f"got a {type(p).__name__} over values of shape {tuple(p.event_shape)}: use an "
-                "elementwise likelihood, or a decoder that does not go from pixel to pixel"
-            )
-        return p
-
-    @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Ancestral draws of shape ``sample_shape`` + batch shape + event shape."""
-        lead = (*sample_shape, *self.batch_shape)
-        context = self._rows(lead)
-        x = context.new_zeros(len(context), *self.event_shape)
-        features = self.decoder(context, x=x)
-        for row, column, found in self.decoder.walk(x, context):
-            # All of them, because a likelihood may treat each pixel in its own way
-            features[(..., row, column, *(slice(None),) * (features.dim() - x.dim()))] = found
-            x[..., row, column] = self._elementwise(features).sample()[..., row, column]
-        return x.reshape(*lead, *self.event_shape)
-
-    @property
-    def mean(self) -> Tensor:
-        """An unbiased estimate of E[x], which has no closed form: advances the RNG.
-
-        E[x_p | x_<p] for each pixel p along one ancestral draw of the pixels before it.
-        """
-        with torch.no_grad():
-            x = self.sample().reshape(-1, *self.event_shape)
-            means = self._pixels(x, self._rows(self.batch_shape)).mean
-        return means.reshape(*self.batch_shape, *self.event_shape)
+from .autoregressive import Autoregressive, Place
 
 
 class PixelDecoder(Recorded, nn.Module):
@@ -208,7 +115,7 @@ class PixelDecoder(Recorded, nn.Module):
         """The context as an image of one channel, (n, 1, h, w)."""
         return self.to_map(context).reshape(-1, 1, *self.event_shape[-2:])
 
-    def walk(self, x: Tensor, context: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    def walk(self, x: Tensor, context: Tensor) -> Iterator[tuple[Place, Tensor]]:
         """The pixels in their order, each with its features given those in ``x`` before it.
 
         Args:
@@ -216,13 +123,14 @@ class PixelDecoder(Recorded, nn.Module):
             context: z and whatever else is known, (n, latents).
 
         Returns:
-            Iterator over row, column and features (n, *event_shape[:-2]), with a last dimension
-            of ``outputs`` where there are several.
+            Iterator over places, ``x[place]`` being a pixel of all images, and their features
+            (n, *event_shape[:-2]), with a last dimension of ``outputs`` where there are several.
         """
         images = x.view(len(x), -1, *x.shape[-2:])
         for row, column, features in self.pixels.walk(images, self.maps(context)):
             trailing = (self.outputs,) if self.outputs > 1 else ()
-            yield row, column, features.reshape(*x.shape[:-2], *trailing)
+            place = (*(slice(None),) * (x.dim() - 2), row, column)
+            yield place, features.reshape(*x.shape[:-2], *trailing)
 
     def run(self, x: Tensor, maps: Tensor) -> Tensor:
         """Features of all pixels of images, given their maps."""

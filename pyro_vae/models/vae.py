@@ -15,6 +15,7 @@ from torch.distributions.constraints import independent, real
 from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
+from ..data.arguments import LabelData
 from ..distributions import declared
 from ..ground.arguments import known
 from ..ground.kinds import kind_of
@@ -29,9 +30,12 @@ from .classes import (
     check_labels,
     draw_classes,
     given_classes,
+    known_classes,
     latent_classes,
     seen_classes,
 )
+from .covariates import Covariates
+from .parts import default_conditional, default_decoder
 from .sigma import Phase, predict_sigma
 from .spatial import latent_shapes, pyramid
 
@@ -58,10 +62,12 @@ class VAE(DecoderModel):
         likelihood: module from features to p(x|features), see ``likelihoods``.
         hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, 400
             for one of this width, one tuple per layer for different ones, () for linear maps.
-            Default: a convolutional network for images, signals and video, (256, 256) elsewhere.
-            Where latents are maps, those of the layers of vectors.
+            Default: a convolutional network for images, signals and video, a ``SequenceDecoder``
+            for ``likelihoods.Tokens``, (256, 256) elsewhere. Where latents are maps, those of the
+            layers of vectors.
         skip: Skip-VAE connections; maps are joined at the size of the largest.
-        condition: number of classes of the labels ``y``, 0 for none.
+        condition: number of classes of the labels ``y``, 0 for none; or ``Covariates``, for
+            several kinds of them, for numbers, and for exposures, y then being a mapping.
         labels: which of them are given, "all" or "partial". Where -1 or NaN stands for y, or there
             is no y at all, "y" is a latent then, uniform a priori: log p(x) = log sum_y p(x, y);
             where it is given the data are both, log p(x, y). Train it with ``elbo="enumerate"``
@@ -72,10 +78,10 @@ class VAE(DecoderModel):
             not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
             ``torch.nn.LayerNorm``, or None. Guides that are built for this model use it too.
         decoder: your own network in place of the default: called with z1 (n, *shape) [then z2..zL
-            with ``skip``] [then the one-hot label (n, condition)], returns features
-            (n, *likelihood.feature_shape(event_shape)). One that sees x as well, such as
-            ``PixelDecoder``, has a method ``distribution(likelihood, *context)`` that returns
-            p(x|context).
+            with ``skip``] [then the one-hot label (n, condition), or classes and numbers of
+            covariates], returns features (n, *likelihood.feature_shape(event_shape)). One that
+            sees x as well, such as ``PixelDecoder``, has a method
+            ``distribution(likelihood, *context)`` that returns p(x|context).
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
             above the site; each returns a distribution of event shape (*shape,). One for the top
             site replaces the prior and is called without latents.
@@ -112,7 +118,7 @@ class VAE(DecoderModel):
         likelihood: Likelihood,
         hidden: networks.Hidden | None = None,
         skip: bool = False,
-        condition: int = 0,
+        condition: int | Covariates = 0,
         labels: Labels = "all",
         activation: networks.Activation = nn.ReLU,
         norm: networks.Norm | None = None,
@@ -130,15 +136,17 @@ class VAE(DecoderModel):
                 f"event_shape: expected positive integers, got {event_shape!r}: pass at least one"
             )
         shapes = latent_shapes(latents)
-        if not networks.is_whole(condition) or condition < 0:
+        check_likelihood(likelihood)
+        self.covariates = isinstance(condition, Covariates)
+        if self.covariates:
+            condition.check_model(likelihood, labels, decoder)
+        elif not networks.is_whole(condition) or condition < 0:
             raise ValueError(
                 f"condition: expected the number of classes, got {condition!r}: pass an integer "
-                "such as 10, or 0 for a model without labels"
+                "such as 10, 0 for a model without labels, or models.Covariates(...) for more"
             )
-        condition = int(condition)
         networks.check_activation(activation)
         networks.check_norm(norm)
-        check_likelihood(likelihood)
         self.latent_shapes = {f"z{i}": shapes[i - 1] for i in range(len(shapes), 0, -1)}
         self.latent_sizes = {site: math.prod(k) for site, k in self.latent_shapes.items()}
         self.kind = kind_of(kind, self.event_shape).name
@@ -148,20 +156,27 @@ class VAE(DecoderModel):
         self.hidden = networks.hidden_of(hidden, shapes)
         given = {"kind": kind, "channels": channels, "blocks": blocks}
         self._settle(given, {name: self.maps.get(name) for name in given} | {"kind": self.kind})
-        self.skip, self.condition = bool(skip), condition
+        self.skip = bool(skip)
+        self.condition = condition if self.covariates else int(condition)
+        # How many numbers decoders see
+        self._classes = condition.size if self.covariates else self.condition
+        self._exposed = self.covariates and condition.offset
         self.partly_labelled = labels == "partial"
         if labels != "all":
             check_labels(labels, condition, likelihood)
         self.activation, self.norm = activation, norm
         self._handed_over = HandOver()
-        self.register_buffer("one_hot", torch.eye(condition), persistent=False)
+        self.register_buffer("one_hot", torch.eye(self._classes), persistent=False)
 
         given = dict(top_down or {})
         for site in given:
             known("top_down", site, self.latents)
         self.conditionals = nn.ModuleDict()
         for site in self.latents:
-            self.conditionals[site] = given[site] if site in given else self._conditional(site)
+            made = given.get(site)
+            if made is None:
+                made = default_conditional(self, site, self._context_shapes(int(site[1:])))
+            self.conditionals[site] = made
         self.likelihood = likelihood
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
@@ -179,21 +194,7 @@ class VAE(DecoderModel):
         return arguments
 
     def _default_decoder(self, features: tuple[int, ...]) -> nn.Module:
-        if self.pyramid is not None and len(self.latent_shapes["z1"]) > 1:
-            size, out = self.pyramid.sizes[0], {"out_shape": features}
-            return self._of_maps(0, size, event_dim=len(self.event_shape), **out)
-        return networks.decoder(
-            self._context_size(0),
-            self.event_shape,
-            features,
-            self.hidden[0],
-            self.maps,
-            **self._options,
-        )
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"skip": self.skip, "activation": self.activation, "norm": self.norm}
+        return default_decoder(self, self._context_shapes(0), features)
 
     def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
         """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
@@ -253,59 +254,37 @@ class VAE(DecoderModel):
             latents[site] = Latent(distribution=name, event_shape=shape, support=support)
         for layer, site in enumerate((*self.latents, "x")):
             seen = self._sees(len(self.latents) - layer)
-            parents[site] = (*seen, *(labels if seen else ()))
+            labelled = seen and (self._classes or site == "x")
+            parents[site] = (*seen, *(labels if labelled else ()))
         return Structure(latents, self._observed, parents, arguments)
 
     def _context_shapes(self, layer: int) -> list[tuple[int, ...]]:
-        labels = [(self.condition,)] if self.condition else []
+        labels = [(self._classes,)] if self._classes else []
         return [*map(self.latent_shapes.__getitem__, self._sees(layer)), *labels]
 
-    def _context_size(self, layer: int) -> int:
-        return sum(map(math.prod, self._context_shapes(layer)))
+    def _dims(self, layer: int) -> list[int]:
+        return [*map(len, self._context_shapes(layer))]
 
-    def _of_maps(self, layer: int, size: tuple[int, ...], **options: Any) -> nn.Module:
-        options |= {"activation": self.activation, "norm": self.norm}
-        return self.pyramid.network(self._context_shapes(layer), size, **options)
-
-    def _conditional(self, site: str) -> nn.Module:
-        layer, shape = int(site[1:]), self.latent_shapes[site]
-        if site == self.latents[0]:
-            return StandardNormal(shape)
-        if len(shape) > 1:
-            network = self._of_maps(layer, shape[1:])
-        else:
-            widths = networks.hidden_widths(self.hidden[layer])[::-1]
-            network = networks.MLP((self._context_size(layer),), widths, **self._options)
-        return DiagonalNormal(network, network.out_features, shape, norm=self.norm)
-
-    def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
+    def label_features(self, y: LabelData, n: int) -> tuple[Tensor, ...]:
         """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
 
-        With ``labels="partial"`` one column more, (..., n, condition + 1), tells what is missing.
+        With ``labels="partial"`` one column more, (..., n, condition + 1), tells what is missing;
+        with covariates they are classes and numbers, (n, condition.size).
 
         Raises:
             ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
         """
         if not self.condition:
             return ()
+        if self.covariates:
+            y = self.condition.columns(y, n)
+            return (self.condition.features(y),) if self._classes else ()
         if self.partly_labelled:
             return (seen_classes(given_classes(y, n, self.one_hot), self.one_hot),)
-        expected = f"y: this model is conditional on {self.condition} classes, expected "
-        if y is None:
-            raise ValueError(expected + f"integer labels of shape ({n},), got none: pass y=")
-        if y.shape != (n,) or y.is_floating_point():
-            raise ValueError(
-                expected + f"integer labels of shape ({n},), got {y.dtype} {tuple(y.shape)}"
-            )
-        if pyro.infer.util.is_validation_enabled() and ((y < 0) | (y >= self.condition)).any():
-            raise ValueError(
-                expected + f"labels from 0 to {self.condition - 1}, "
-                f"got {int(y.min())} to {int(y.max())}"
-            )
-        return (nn.functional.embedding(y.long(), self.one_hot),)
+        return (known_classes(y, n, self.one_hot),)
 
     def conditional(
-        self, site: str, z: Mapping[str, Tensor], y: Tensor | None = None
+        self, site: str, z: Mapping[str, Tensor], y: LabelData = None
     ) -> dist.Distribution:
         """p(site | latents above), for guides that make use of it.
 
@@ -321,8 +300,11 @@ class VAE(DecoderModel):
         """
         n = next((v.shape[-1 - len(self.latent_shapes[s])] for s, v in z.items()), 0)
         context = self._context(site, z)
+        if self.covariates:
+            y = self.condition.columns(y, n)
         result = self._evaluate(site, context, self.label_features(y, n))
-        given = context if y is None else [*context, y]
+        own = self.condition.tensors(y) if self.covariates else (y,)
+        given = context if y is None else [*context, *own]
         self._handed_over.give(site, self.conditionals[site], given, result)
         return result
 
@@ -339,14 +321,15 @@ class VAE(DecoderModel):
         return declared(p_z, self.latent_shapes[site], site)
 
     def forward(
-        self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None
+        self, x: Tensor | None = None, *, y: LabelData = None, size: int | None = None
     ) -> Tensor:
         """Run the generative program."""
         if x is not None:
             self._check_given(x)
-            n = len(x)
-        else:
-            n = size if size is not None else (1 if y is None else len(y))
+            size = len(x)
+        if self.covariates:
+            y = self.condition.columns(y, size)
+        n = size if size is not None else (1 if y is None else len(y))
         z: dict[str, Tensor] = {}
         with pyro.plate("data", n, dim=-1):
             if self.partly_labelled:
@@ -355,15 +338,18 @@ class VAE(DecoderModel):
                 labels = self.label_features(y, n)
             for site, conditional in self.conditionals.items():
                 context = self._context(site, z)
-                given = context if y is None else [*context, y]
+                own = self.condition.tensors(y) if self.covariates else (y,)
+                given = context if y is None else [*context, *own]
                 p_z = self._handed_over.take(site, conditional, given)
                 if p_z is None:
                     p_z = self._evaluate(site, context, labels)
                 z[site] = pyro.sample(site, p_z)
-            p_x = self._observation(*map(z.__getitem__, self._sees(0)), *labels)
+            above = map(z.__getitem__, self._sees(0))
+            offset = {"offset": y["offset"]} if self._exposed else {}
+            p_x = self._observation(*above, *labels, **offset)
             return pyro.sample("x", p_x, obs=x)
 
-    def _observation(self, *context: Tensor) -> dist.Distribution:
+    def _observation(self, *context: Tensor, offset: Tensor | None = None) -> dist.Distribution:
         partial = self.partly_labelled
         if hasattr(self.decoder, "distribution"):
             context = networks.aligned(*context, dims=self._dims(0)) if partial else context
@@ -373,10 +359,14 @@ class VAE(DecoderModel):
             rows = networks.of_rows(self.decoder, *context, dims=self._dims(0))
         else:
             rows = self.decoder(*context)
-        return declared(self.likelihood(rows), self.event_shape)
-
-    def _dims(self, layer: int) -> list[int]:
-        return [*map(len, self._context_shapes(layer))]
+        if offset is None:
+            return declared(self.likelihood(rows), self.event_shape)
+        # A number per datum, whatever is to the left of the data
+        events = (1,) * len(self.event_shape)
+        left = (1,) * (rows.dim() - 1 - len(self._feature_shape()))
+        return declared(
+            self.likelihood(rows, offset.reshape(*left, -1, *events)), self.event_shape
+        )
 
     def __repr__(self) -> str:
         """The generative story, the shapes and the number of parameters."""
@@ -385,12 +375,15 @@ class VAE(DecoderModel):
         names = ", ".join(["x", *reversed(self.latents), *(["y"] if partial else [])])
         factors = []
         for layer, site in enumerate(["x", *reversed(self.latents)]):
-            context = self._sees(layer) + (["y"] if self.condition and self._sees(layer) else [])
+            seen = self._sees(layer)
+            labelled = self.condition and seen and (self._classes or site == "x")
+            context = seen + (["y"] if labelled else [])
             factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
         factors += ["p(y)"] if partial else []
         shapes = [f"x: {type(self.likelihood).__name__} {self._shape}"]
         shapes += [f"{site}: {shape}" for site, shape in reversed(self.latent_shapes.items())]
         shapes += [f"y: one of {self.condition} classes, some given"] if partial else []
+        shapes += [f"y: {self.condition!r}"] if self.covariates else []
         return (
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
             f"  {', '.join(shapes)}\n  {self._count()}"

@@ -15,18 +15,22 @@ from .arguments import (
     hidden_widths,
     output_shape,
 )
+from .causal import GRU, CausalTransformer
 from .convolutional import ConvDecoder, ConvEncoder
 from .defaults import convolutions, decoder, encoder, is_image
 from .dense import MLP, MeanAndLogSigma, aligned, concatenate, of_rows
 from .heads import head
 from .maps import AsVectors, MapNetwork, Pyramid
 from .normalization import GroupNorm, Norm, Normalized, check_norm
+from .sequences import SequenceEncoder, SideBySide
 from .weights import WeightNorm, silence, weigh
 
 __all__ = [
+    "GRU",
     "MLP",
     "Activation",
     "AsVectors",
+    "CausalTransformer",
     "ConvDecoder",
     "ConvEncoder",
     "GroupNorm",
@@ -37,6 +41,8 @@ __all__ = [
     "Norm",
     "Normalized",
     "Pyramid",
+    "SequenceEncoder",
+    "SideBySide",
     "WeightNorm",
     "aligned",
     "check_activation",

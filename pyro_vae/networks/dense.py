@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,9 @@ def aligned(*inputs: Tensor, dims: Sequence[int] = ()) -> list[Tensor]:
 
     ``dims`` tells how many dimensions each has besides these, where they are no vectors.
     """
-    shapes = [v.shape[v.dim() - d :] for v, d in _counted(inputs, dims)]
-    lead = torch.broadcast_shapes(*(v.shape[: v.dim() - d] for v, d in _counted(inputs, dims)))
-    return [v.expand(*lead, *shape) for v, shape in zip(inputs, shapes, strict=True)]
+    ends = [v.dim() - d for v, d in zip(inputs, dims or [1] * len(inputs), strict=True)]
+    lead = torch.broadcast_shapes(*(v.shape[:end] for v, end in zip(inputs, ends, strict=True)))
+    return [v.expand(*lead, *v.shape[end:]) for v, end in zip(inputs, ends, strict=True)]
 
 
 def of_rows(network: nn.Module, *inputs: Tensor, dims: Sequence[int] = ()) -> Tensor:
@@ -40,15 +40,10 @@ def of_rows(network: nn.Module, *inputs: Tensor, dims: Sequence[int] = ()) -> Te
     ``dims`` are as of ``aligned``.
     """
     found = aligned(*inputs, dims=dims)
-    counted = [*_counted(found, dims)]
-    lead = found[0].shape[: found[0].dim() - counted[0][1]]
+    lead = found[0].shape[: found[0].dim() - (dims[0] if dims else 1)]
     if len(lead) == 1:
         return network(*found)
-    return network(*(v.flatten(0, -1 - d) for v, d in counted)).unflatten(0, lead)
-
-
-def _counted(inputs: Sequence[Tensor], dims: Sequence[int]) -> Iterable[tuple[Tensor, int]]:
-    return zip(inputs, dims or [1] * len(inputs), strict=True)
+    return network(*(v.flatten(0, len(lead) - 1) for v in found)).unflatten(0, lead)
 
 
 class MLP(Recorded, nn.Module):

@@ -14,27 +14,29 @@ from matplotlib.ticker import MaxNLocator
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 from ..data import Dataset
+from ..data.arguments import LabelData
 from ..ground.arguments import known
 from ..ground.drawing import new_axes, shown
 from ..ground.kinds import KINDS
 from ..infer.latent import first_of
-from ..programs.labels import Labels, checked_labels, label_arguments
+from ..programs.labels import Labels, checked_labels, covariates_of, label_arguments
 from ..programs.means import stand_in_data
 from ..programs.running import traced
 from ..programs.unwrapping import innermost, name_of
 from .signals import curves_size, draw_curves, stacked_curves, strips
 
 
-def rows_of(data: Dataset | Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def rows_of(data: Dataset | Tensor, y: Labels, *programs: Callable) -> tuple[Tensor, LabelData]:
     """All of ``data`` as x (n, *event) and labels (n,), where ``y`` goes before its own labels.
 
     A ``Dataset`` with dynamic binarisation is binarised once, as the model sees it.
     """
     x, labels = (data, None) if isinstance(data, Tensor) else data.batch(torch.arange(len(data)))
-    return x, labels if y is None else torch.as_tensor(y, device=x.device)
+    if y is None or (covariates := covariates_of(*programs)) is None:
+        return x, labels if y is None else torch.as_tensor(y, device=x.device)
+    return x, covariates.columns(y, len(x))
 
 
 def is_image(event_shape: Sequence[int]) -> bool:
@@ -98,6 +100,9 @@ def draw_grid(
     gap = math.ceil(height / 2 if titles else max(height, width) / 20) if image else 0
     if not image and columns > 1:
         cells = nn.functional.pad(cells, (0, 1), value=math.nan)
+    # Takes as long to import as torch
+    from torchvision.utils import make_grid
+
     frame = gap if n > 1 else 0  # make_grid returns a single image without a frame
     grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if plain else math.nan)
     if plain:

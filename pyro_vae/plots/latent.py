@@ -15,8 +15,9 @@ from torch import Tensor
 from ..ground.arguments import whole
 from ..ground.drawing import shown
 from ..infer import grid_2d, interpolate, traverse
+from ..infer.latent import first_of
 from ..programs.coordinates import coordinates
-from ..programs.labels import as_labels, label_arguments
+from ..programs.labels import covariates_of, label_arguments, labels_for
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
@@ -70,15 +71,25 @@ def interpolation(
             f"start and end: expected equal shapes, got {tuple(start.shape)} and "
             f"{tuple(end.shape)}"
         )
-    y = None if y is None else torch.as_tensor(y, device=start.device)
-    label = None if y is None else y.reshape(-1)[:1]
+    several = covariates_of(model)
+    if several is not None or y is None:
+        label = None
+    else:
+        y = torch.as_tensor(y, device=start.device)
+        label = y.reshape(-1)[:1]
     start, end = _batched(model, start, label, "start"), _batched(model, end, label, "end")
-    if y is not None and y.shape not in ((2,), (len(start), 2)):
+    if several is not None:
+        given = several.columns(y)
+        if len(given) != 2 * len(start):
+            given = several.columns(given, 2).repeated(len(start))
+        labels = given.split(2)
+    elif y is not None and y.shape not in ((2,), (len(start), 2)):
         raise ValueError(
             f"y: expected the labels of start and end, shape (2,) or ({len(start)}, 2), got "
             f"{tuple(y.shape)}"
         )
-    labels = [None] * len(start) if y is None else list(y.expand(len(start), 2))
+    else:
+        labels = [None] * len(start) if y is None else list(y.expand(len(start), 2))
     with measuring(model, guide, device=start.device):
         rows = [
             interpolate(model, guide, a, b, steps=steps, y=ends)
@@ -159,7 +170,7 @@ def traversals(
     """
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
     check_tensor(x)
-    labels = as_labels(y, 1, x.device)
+    labels = labels_for(model, y, 1, x.device)
     x = _batched(model, x, labels, "x")
     if len(x) != 1:
         raise ValueError(f"x: expected one datum, got {len(x)}: pass x[0]")
@@ -167,7 +178,7 @@ def traversals(
         raise ValueError(f"values: expected shape (v,), got {tuple(values.shape)}")
     with measuring(model, guide, device=x.device):
         over = x if data is None else _batched(model, data, labels, "data")
-        y_over = None if labels is None else labels.expand(len(over))
+        y_over = None if labels is None else first_of(labels, len(over))
         site, kl, unbounded = _unit_kl(model, guide, over, y_over, site)
         if dims is None:
             dims = kl.topk(min(_MOST_UNITS, len(kl))).indices.tolist()

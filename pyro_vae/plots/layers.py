@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pyro.poutine import Trace
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..ground.arguments import whole
 from ..ground.drawing import new_axes, shown
-from ..programs.labels import as_labels
+from ..programs.labels import labels_for
 from ..programs.means import mean_of
 from ..programs.modes import evaluating
 from ..programs.placing import device_of
@@ -70,7 +71,7 @@ def layer_samples(
     whole("columns", columns)
     if like is not None:
         check_tensor(like, "like")
-    labels = as_labels(y, rows, device_of(model))
+    labels = labels_for(model, y, rows, device_of(model))
     with evaluating(model):
         first = run(model, rows, labels, like)
         data_site = _observed(first, like)
@@ -80,7 +81,8 @@ def layer_samples(
             s: first.nodes[s]["value"].repeat_interleave(columns, 0)
             for s in order[: order.index(site)]
         }
-        labels = None if labels is None else labels.repeat_interleave(columns)
+        each = torch.arange(rows * columns, device=device_of(model)) // columns
+        labels = None if labels is None else labels[each]
         below = run(model, rows * columns, labels, like, above)
     node = below.nodes[data_site]
     x = mean_of(node["fn"], data_site) if mean else node["fn"].sample()

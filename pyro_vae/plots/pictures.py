@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from ..ground.kinds import kind_of as check_kind
 from ..handlers import corrupted
 from ..infer import evaluating, log_likelihood, reconstruct
 from ..programs.given import matched
-from ..programs.labels import accepts_labels
+from ..programs.labels import Labels, accepts_labels, covariates_of
 from ..programs.means import mean_of
 from ..programs.placing import device_of
 from ..programs.running import measuring
@@ -118,9 +119,7 @@ def samples(
     return images(x, columns=columns, kind=kind_of(model), ax=ax)
 
 
-def _draw(
-    model: Callable, n: int, *, y: Tensor | int | None, mean: bool, like: Tensor | None
-) -> Tensor:
+def _draw(model: Callable, n: int, *, y: Labels, mean: bool, like: Tensor | None) -> Tensor:
     """Data (n, *event), or the means of their distributions, by ancestral sampling."""
     if not accepts_labels(model):
         y = None  # the labels of a data set, which such a model ignores everywhere
@@ -139,17 +138,23 @@ def conditional(
     classes: Sequence[int] | None = None,
     n: int = 8,
     labels: Sequence[str] = (),
+    vary: str | None = None,
+    y: Mapping[str, Any] | None = None,
     mean: bool = True,
     like: Tensor | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a row of samples for each label of a conditional model.
+    """Draw a row of samples for each label of a conditional model, or value of a covariate.
 
     Args:
         model: generative program p(x, z|y).
-        classes: labels to show, by default all that a library model knows.
+        classes: labels to show, by default all that a library model knows; of a number its
+            values, by default five from two standard deviations below its mean on.
         n: samples per label.
-        labels: names of the classes, ``labels[y]``; by default their numbers.
+        labels: names of the classes, ``labels[y]``; by default their numbers; of covariates a
+            mapping, such as ``d.labels``.
+        vary: which of ``models.Covariates`` has these values, by default the first.
+        y: the others, by default the first class, mean numbers and the mean log exposure.
         mean: show the means of p(x|z, y) for drawn z in place of drawn x.
         like: any data (m, *event), needed for a model without a ``sample`` method of its own.
         ax: axes to draw on; by default those of a new figure.
@@ -167,26 +172,36 @@ def conditional(
         ... )
         >>> [label.get_text() for label in conditional(vae, n=4).get_yticklabels()]
         ['0', '1', '2']
+        >>> given = models.Covariates(numbers=("age", "dose"), loc=[40, 1], scale=[10, 0.5])
+        >>> options = {"likelihood": likelihoods.Bernoulli(), "hidden": ()}
+        >>> vae = models.VAE((1, 8, 8), latents=2, condition=given, **options)
+        >>> [label.get_text() for label in conditional(vae, y={"dose": 2.0}).get_yticklabels()]
+        ['20', '30', '40', '50', '60']
     """
-    condition = getattr(model, "condition", None)
+    condition, covariates = getattr(model, "condition", None), covariates_of(model)
     if not accepts_labels(model):
         raise ValueError(
             "model: expected a conditional model, this one takes no labels: build it with their "
             "number, such as models.VAE(..., condition=10), or use plots.samples"
         )
-    if classes is None:
+    given: dict[str, Any] = {}
+    if covariates is not None:
+        vary, classes, given = covariates.varied(vary, classes, y)
+        labels = labels.get(vary, ()) if isinstance(labels, Mapping) else labels
+    elif classes is None:
         if condition is None:
             raise ValueError("classes: this model does not tell its labels: pass classes=range(k)")
         classes = range(condition)
-    classes = [int(c) for c in classes]
+    classes = list(classes) if covariates is not None else [int(c) for c in classes]
     if not classes:
         raise ValueError("classes: expected at least one, got none")
     whole("n", n)
-    y = torch.tensor(classes, device=device_of(model)).repeat_interleave(n)
-    names = [str(labels[c]) if len(labels) else str(c) for c in classes]
-    x = _draw(model, len(y), y=y, mean=mean, like=like)
-    ax = grid_axes(x, n, ax, row_labels=names, kind=kind_of(model))
-    ax.set_ylabel("label")
+    rows = torch.tensor(classes, device=device_of(model)).repeat_interleave(n)
+    names = [str(labels[c]) if len(labels) else f"{c:.4g}" for c in classes]
+    labelled = rows if covariates is None else {**given, vary: rows}
+    drawn = _draw(model, len(rows), y=labelled, mean=mean, like=like)
+    ax = grid_axes(drawn, n, ax, row_labels=names, kind=kind_of(model))
+    ax.set_ylabel("label" if vary is None else vary)
     return ax
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..data import Dataset
+from ..data.conditions import classes_in, classes_of
 from ..ground.drawing import COLORS, MARKERS, new_axes, shown
 from ..programs.coordinates import coordinates
 from ..programs.encoding import trace_means
@@ -65,8 +66,8 @@ def latent_scatter(
     data = data if isinstance(data, Tensor) else matched(data, guide, labelled=True)
     points, names, y = _points(guide, data, y, site)
     ax = _named(ax, names)
-    if not len(labels) and isinstance(data, Dataset):
-        labels = data.names
+    if isinstance(data, Dataset) and (isinstance(labels, Mapping) or not len(labels)):
+        labels = classes_of(data)[1]
     draw_points(ax, points, None if y is None else y.cpu().numpy(), labels)
     return ax
 
@@ -89,10 +90,10 @@ def _points(
 ) -> tuple[np.ndarray, list[str], Tensor | None]:
     """Posterior means as points of a plane (n, 2), the names of its axes, and the labels."""
     with measuring(guide, device=data.device):
-        x, y = rows_of(data, y)
+        x, y = rows_of(data, y, guide)
         if not len(x):
             raise ValueError(f"data: expected at least one datum, got shape {tuple(x.shape)}")
-        if y is not None and y.shape != (len(x),):
+        if isinstance(y, Tensor) and y.shape != (len(x),):
             raise ValueError(f"y: expected {len(x)} labels, got shape {tuple(y.shape)}")
         parts = []
         for i in range(0, len(x), _ENCODED_AT_ONCE):
@@ -117,7 +118,7 @@ def _points(
             f"principal component {i} of {site}{unconstrained} ({share:.0%} of the variance)"
             for i, share in enumerate(shares, start=1)
         ]
-    return points, names, y
+    return points, names, classes_in(y)
 
 
 def latent_map(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..ground.drawing import COLORS, new_axes
 from ..programs.encoding import decode, encode
-from ..programs.labels import as_labels, label_arguments
+from ..programs.labels import label_arguments, labels_for
 from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
@@ -50,7 +50,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         ['sigma(z)']
     """
     check_tensor(x)
-    y = as_labels(y, len(x), x.device)
+    y = labels_for(model, y, len(x), x.device)
     with measuring(model, guide, device=x.device):
         z = encode(guide, x, **label_arguments(guide, y)).mean
         p = decode(model, z, x=x, **label_arguments(model, y))

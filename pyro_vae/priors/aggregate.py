@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyro.distributions as dist
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
 from ..data import Dataset
@@ -100,6 +99,8 @@ class AggregatePosterior(Recorded, nn.Module):
                 f"components, got {len(z)}: use more data or fewer components"
             )
         check_latents(z)
+        from sklearn.mixture import GaussianMixture
+
         mixture = GaussianMixture(
             self.components,
             reg_covar=self.covariance_floor,

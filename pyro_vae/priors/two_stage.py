@@ -123,7 +123,7 @@ class TwoStage(FittedPrior):
         """A distribution to sample from: batch shape (), event shape (size,)."""
         return _SecondStage(self.top, self.decoder)
 
-    def stack(self, model: Any, guide: Any) -> tuple[Any, Any]:
+    def stack(self, model: Any, guide: Any) -> tuple[VAE, BottomUp]:
         """The pair with the second stage as its top layer, sharing all parameters.
 
         Args:

@@ -13,11 +13,12 @@ from ..data.arguments import Arguments, Data, columns_of, named
 from .autoguides import check_rows, is_messenger, is_per_datum
 from .belonging import check_borrowed
 from .broadcasting import check_shapes, warn_enumerated
+from .calling import positional
 from .missing import JointError, filled, has_missing, rows_missing, takes_missing
 from .plates import AmbiguousPlateError
 from .program import Guide, Model
 from .reading import contributions
-from .running import naming_overflow, overflow, trace_pair, traced, undisturbed
+from .running import naming_overflow, overflow, shown_to, trace_pair, traced, undisturbed
 from .sites import check_latents, check_observed, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
 from .unwrapping import innermost, name_of
@@ -132,6 +133,18 @@ def check_guide(model: Callable, guide: Callable) -> None:
         )
 
 
+def check_modalities(data: Arguments, guide: Callable) -> None:
+    """Raise ``ValueError`` where a part of a guide would never be trained."""
+    names = dict(enumerate(p.name for p in positional(guide)))
+    there = {names.get(key, key) for key in data.columns or ()}
+    for modality in getattr(innermost(guide), "modalities", ()):
+        if modality not in there:
+            raise ValueError(
+                f"expected some data with {modality!r}, of which the guide has an expert, got "
+                f"{data!r}: pass them, or build the guide without this expert"
+            )
+
+
 def _told(model: Callable) -> str:
     if not hasattr(model, "latent_sizes"):
         return f"the program {name_of(model)}"
@@ -211,7 +224,7 @@ def _check_alone(
     if is_messenger(guide):
         return
     with naming_overflow():
-        model_trace = traced(model, x, y)
+        model_trace = traced(shown_to(guide, model), x, y)
     try:
         with naming_overflow(guide, x, y):
             guide_trace = traced(guide, x, y)

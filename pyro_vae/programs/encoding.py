@@ -131,7 +131,8 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
         x: (n, *event), finite (or missing, for the guide of a model under ``handlers.missing``),
             a tensor or anything that ``data.Dataset`` takes; values outside the likelihood's
             range, such as grey pixels for a binary likelihood, are encoded as they are.
-        y: labels (n,), or one label for all, for a conditional guide.
+        y: labels (n,), or one label for all, for a conditional guide; a mapping of such where its
+            model has ``models.Covariates``.
 
     Returns:
         ``Encoding`` with a tensor (n, *latent shape) per site; of a latent that all data share,

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .methods import held_by
 from .modes import resting, training
-from .running import trace_pair, traced, undisturbed
+from .running import shown_to, trace_pair, traced, undisturbed
 from .unwrapping import below_handlers, name_of
 
 Data = tuple[Tensor, Tensor | None]
@@ -113,7 +113,8 @@ def _used(
             for parameter in parameters:
                 parameter.requires_grad_(True)
             with torch.enable_grad():
-                density = traced(poutine.replay(model, trace=drawn), x, y).log_prob_sum()
+                replayed = poutine.replay(shown_to(guide, model), trace=drawn)
+                density = traced(replayed, x, y).log_prob_sum()
             gradients = [None] * len(parameters)
             if isinstance(density, Tensor) and density.requires_grad:
                 gradients = torch.autograd.grad(density, parameters, allow_unused=True)

@@ -13,12 +13,22 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
 from ..data import Dataset
-from ..data.arguments import Arguments, Data, as_column
+from ..data.arguments import Arguments, Data, LabelData, as_column
 from ..data.checks import complete
+from ..data.conditions import classes_of
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
-from .labels import accepts_labels, as_labels, as_whole, lacks_labels, parameters_of
+from .labels import (
+    accepts_labels,
+    as_labels,
+    as_whole,
+    covariates_of,
+    labels_for,
+    labels_of_data,
+    lacks_labels,
+    parameters_of,
+)
 from .missing import takes_missing
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
@@ -109,9 +119,12 @@ def matched(
             x, y = _pair(data, programs)
             data = x, as_whole(y)
     data = as_dataset(data, name)
+    data.check_classes(*programs)
+    if data.y is not None and (y := labels_of_data(data.y, len(data), *programs)) is not data.y:
+        names = data.names if isinstance(y, Arguments) else classes_of(data)[1] or None
+        data = data.replace(y=y, names=None if y is None else names)
     if data.missing and not takes_missing(*programs):
         complete(data.x)
-    data.check_classes(*programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
     return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))
@@ -123,7 +136,7 @@ def given(
     *programs: Callable,
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
-) -> tuple[Data, Tensor | None]:
+) -> tuple[Data, LabelData]:
     """The data of an evaluation, and labels: a tensor as it is, else ``as_arguments``."""
     data = x if y is None else {"x": x, "y": y}
     own = as_arguments(data, *programs, arguments=arguments, plate=plate, name="x")
@@ -132,6 +145,8 @@ def given(
     if y is None and (pair := _pair(x, programs)) is not None:
         x, y = pair
     check_tensor(x)
+    if covariates_of(*programs) is not None:
+        return x, labels_for(programs[0], y, len(x), x.device)
     if any(map(lacks_labels, programs)):
         y = as_whole(y)
     return x, as_labels(y, len(x), x.device)
@@ -177,7 +192,8 @@ def _columns(
     if isinstance(data, TensorDataset):
         data = data.tensors
     if isinstance(data, Mapping):
-        return (), {str(k): as_column(v, str(k)) for k, v in data.items()}
+        there = {str(k): v for k, v in data.items() if v is not None}
+        return (), {k: as_column(v, k) for k, v in there.items()}
     if isinstance(data, tuple):
         return tuple(as_column(v, f"{name}[{i}]") for i, v in enumerate(data)), {}
     return ((as_column(data, "x"),), {}) if own or _stays(data) else None
@@ -302,6 +318,8 @@ def are_labels(y: Any) -> bool:
     """Whether these are classes of data: whole numbers, or text, one per datum or for all."""
     if y is None:
         return True
+    if isinstance(y, Mapping | Arguments):
+        return False
     if isinstance(y, Tensor):
         return not y.is_floating_point() and (y.dim() < 2 or y.shape[1:].numel() == 1)
     if not isinstance(y, np.ndarray):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.arguments import Arguments, LabelData
+from ..data.conditions import classes_in, mapping_of
 from ..data.labels import as_integers
 from .unwrapping import below_handlers
 
-# What a person may pass for y: labels of all data, or one for all
-Labels = Tensor | np.ndarray | Sequence[int] | int | None
+# What a person may pass for y: labels of all data, or one for all; of several kinds by names
+Labels = Tensor | np.ndarray | Sequence[int] | int | Mapping[str, Any] | Arguments | None
 # Of a datum whose class nobody gave
 MISSING = -1
 
@@ -41,15 +43,24 @@ def accepts_labels(program: Callable) -> bool:
     return any(p.name == "y" or p.kind is p.VAR_KEYWORD for p in parameters_of(program))
 
 
-def label_arguments(program: Callable, y: Tensor | None) -> dict[str, Tensor]:
+def covariates_of(*programs: Any) -> Any:
+    """The ``models.Covariates`` on which one of programs is conditional; None for classes."""
+    for program in programs:
+        found = getattr(_asked(program), "condition", None) if callable(program) else None
+        if hasattr(found, "columns"):
+            return found
+    return None
+
+
+def label_arguments(program: Callable, y: LabelData) -> dict[str, Any]:
     """``{"y": y}`` where there are labels and the program takes them."""
     return {} if y is None or not accepts_labels(program) else {"y": y}
 
 
-def placeholders(
-    program: Callable, n: int, device: torch.device | str | None
-) -> dict[str, Tensor]:
+def placeholders(program: Callable, n: int, device: torch.device | str | None) -> dict[str, Any]:
     """The first class as labels (n,), for a program that is run only to see what it does."""
+    if (covariates := covariates_of(program)) is not None:
+        return {"y": covariates.placeholder(n)}
     return label_arguments(program, torch.zeros(n, dtype=torch.long, device=device))
 
 
@@ -88,6 +99,12 @@ def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     """
     if y is None:
         return None
+    if (several := mapping_of(y)) is not None:
+        raise TypeError(
+            f"y: expected labels ({n},), or one for all, got a mapping of "
+            f"{', '.join(map(repr, several))}: pass one of them, or build the model with "
+            "condition=models.Covariates(...)"
+        )
     one = np.ndim(y) == 0
     labels, names = as_integers([y] if one else y, 1 if one else n)
     if names:
@@ -98,9 +115,30 @@ def as_labels(y: Labels, n: int, device: torch.device | None) -> Tensor | None:
     return labels.to(device).expand(n)
 
 
-def labels_for(program: Any, y: Labels, n: int, device: torch.device | None) -> Tensor | None:
-    """``as_labels``, of which some may be NaN where the program takes missing ones."""
+def labels_for(program: Any, y: Labels, n: int, device: torch.device | None) -> LabelData:
+    """``as_labels``, of which some may be NaN where the program takes missing ones.
+
+    For a program with ``models.Covariates`` those, as it reads them.
+    """
+    if (covariates := covariates_of(program)) is not None:
+        return None if y is None else covariates.columns(y, n)
     return as_labels(as_whole(y) if lacks_labels(program) else y, n, device)
+
+
+def labels_of_data(y: LabelData, n: int, *programs: Any) -> LabelData:
+    """Labels that a ``Dataset`` of n data holds, for programs: of one kind as they are.
+
+    Where programs know of one kind alone they are the first classes, and none where these are
+    labels of another meaning.
+    """
+    if (covariates := covariates_of(*programs)) is not None:
+        return None if y is None else covariates.columns(y, n)
+    if not isinstance(y, Arguments):
+        return y
+    for program in programs:
+        if program is not None and accepts_labels(program):
+            as_labels(y, n, None)
+    return classes_in(y)
 
 
 def checked_labels(program: Any, y: Any, n: int, device: torch.device | None) -> Any:

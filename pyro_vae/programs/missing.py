@@ -1,8 +1,8 @@
-"""Values that are not there: NaN among the data of a program under ``handlers.missing``."""
+"""Values that are not there, to a program under ``handlers.missing``: NaN, and None."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,12 +11,13 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Independent, biject_to
 
 from ..data.arguments import Arguments, Data, columns_of
 from ..distributions import AROUND, Joint, plain
 from ..ground.internals import mask_of
-from .unwrapping import handlers_of, innermost
+from .labels import parameters_of
+from .unwrapping import handlers_of, innermost, is_ours
 from .values import check_finite
 
 # Rows that tell whether missing values can be left out
@@ -24,9 +25,10 @@ _ROWS = 100
 
 
 class Seen(MaskedDistribution):
-    """A distribution of single numbers under which NaN is not there: its log-probability is 0.
+    """A distribution under which NaN is not there: its log-probability is 0.
 
-    NaN gives way to a value of the support, so that gradients are finite and exactly 0 there.
+    NaN gives way to a value of the support, so that gradients are finite and exactly 0 there. A
+    value of several numbers is not there where all of them are NaN.
 
     Example:
         >>> import pyro.distributions as dist
@@ -36,7 +38,12 @@ class Seen(MaskedDistribution):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Of a value of the batch shape."""
+        """Of a value of the batch and event shape."""
+        if self.event_dim:
+            seen = ~_gone(value, self.event_dim)
+            kept = seen.reshape(*seen.shape, *(1,) * self.event_dim)
+            value = value.where(kept, _typical(self, value))
+            return self.base_dist.log_prob(value).where(seen, 0.0)
         seen = ~value.isnan()
         # A scale that is fitted to the values
         if (fit_to := getattr(self.base_dist, "fit_to", None)) is not None:
@@ -58,6 +65,23 @@ def _inside(distribution: Any) -> Tensor | float:
     if discrete:
         return low
     return low + 1.0 if high is None else (low + high) / 2
+
+
+def _gone(value: Tensor, event_dim: int) -> Tensor:
+    """Which values of so many dimensions are NaN throughout."""
+    return value.isnan().flatten(-event_dim).all(-1)
+
+
+def _typical(distribution: Any, like: Tensor) -> Tensor:
+    """The same of a distribution of several numbers at once, of its event shape."""
+    shape, support = distribution.event_shape, distribution.support
+    if not support.is_discrete:
+        to = biject_to(support)
+        return to(like.new_zeros(to.inverse_shape(shape)))
+    # One-hot, or counts of a total
+    value = like.new_zeros(shape)
+    value[..., 0] = getattr(plain(distribution), "total_count", 1)
+    return value
 
 
 def hiding(distribution: Any) -> Any:
@@ -107,16 +131,55 @@ class Hiding(Messenger):
             return
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return
-        if (hidden := hiding(msg["fn"])) is not None:
-            msg["fn"] = hidden
-        elif is_validation_enabled() and value.isnan().any():
-            distribution = plain(msg["fn"])
-            raise JointError(
-                f"site {msg['name']!r}: expected a distribution of single numbers, such as "
-                "Normal(...).to_event(1), for data of which some are missing, got a "
-                f"{type(distribution).__name__} over {tuple(distribution.event_shape)}, which has "
-                "no probability for a part: use another distribution, or fill or remove these data"
-            )
+        distribution = msg["fn"]
+        if (hidden := hiding(distribution)) is None:
+            gone = value.isnan()
+            if is_validation_enabled() and gone.any():
+                part = gone.flatten(-distribution.event_dim).any(-1)
+                if (part & ~_gone(value, distribution.event_dim)).any():
+                    raise _joint(msg["name"], plain(distribution))
+            hidden = Seen(distribution, True)
+        msg["fn"] = hidden
+
+
+def _joint(site: str, distribution: Any) -> JointError:
+    return JointError(
+        f"site {site!r}: expected a distribution of single numbers, such as "
+        "Normal(...).to_event(1), for data of which some are missing, got a "
+        f"{type(distribution).__name__} over {tuple(distribution.event_shape)}, which has "
+        "no probability for a part: use another distribution, or fill or remove these data"
+    )
+
+
+class Absent(Messenger):
+    """Leaves out sites that would be observed if the argument of their name were there.
+
+    Each has a value that it draws itself, and is hidden by a mask. To a bound that is as if a
+    guide drew it from its conditional: exact where no other site depends on it.
+
+    Args:
+        names: these arguments.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["name"] not in self.names or msg["is_observed"] or msg["infer"].get("enumerate"):
+            return
+        with torch.no_grad():
+            msg["value"] = msg["fn"].sample()
+        msg["is_observed"], msg["mask"] = True, False
+
+
+def absent(program: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> frozenset[str]:
+    """The arguments of a program of one's own that are None in a call which has some data."""
+    if is_ours(program) or not any(isinstance(v, Tensor) for v in (*args, *kwargs.values())):
+        return frozenset()
+    parameters = parameters_of(program)
+    given = {p.name: value for p, value in zip(parameters, args, strict=False)} | dict(kwargs)
+    return frozenset(p.name for p in parameters if given.get(p.name, p.default) is None)
 
 
 def takes_missing(*programs: Callable | None) -> bool:

@@ -79,7 +79,8 @@ class Model(Program):
 
         Args:
             n: number of data.
-            y: labels (n,), or one label for all, for a conditional model.
+            y: labels (n,), or one label for all, for a conditional model; a mapping of such where
+                it has ``models.Covariates``.
             mean: return the means of p(x|z) for drawn z in place of drawn x.
             prior: a module of ``priors`` from which the top latent is drawn in place of p(zL).
 
@@ -109,7 +110,7 @@ class Model(Program):
         Args:
             z: (n, *shape) for a model with one latent layer, or site -> (n, *shape); layers that
                 are not given are filled with their conditional means.
-            y: labels (n,), or one label for all, for a conditional model.
+            y: as of ``sample``.
 
         Returns:
             A distribution of batch shape (n,) and event shape ``event_shape``.
@@ -159,6 +160,10 @@ class Guide(Program):
     latents: tuple[str, ...]
     # Whether it runs its model, with which alone it means anything
     runs_model = False
+    inside = (
+        *("borrowed_modules", "called_like", "few", "inputs", "placing", "places", "reading"),
+        *("runs_model", "starts", "subject"),
+    )
 
     def __init__(self, model: Callable) -> None:
         """Keep ``model`` at hand without making its parameters the guide's."""

@@ -22,7 +22,7 @@ from ..ground.turns import turn
 from .autoguides import check_messenger, check_rows
 from .belonging import check_belonging, is_same
 from .calling import arguments_of
-from .missing import filled, has_missing
+from .missing import Absent, filled, has_missing
 from .modes import evaluating
 from .plates import PROGRAM
 from .sites import check_latents, check_observed
@@ -48,6 +48,7 @@ def trace_pair(
 ) -> tuple[Trace, Trace]:
     """Traces of the model, replayed against the guide, and of the guide, which runs ``drawing``.
 
+    The model is without sites of modalities that are absent to a guide of several.
     Unless ``enumerating`` is false the model alone may have latent sites marked for enumeration.
     Raises ``ValueError`` for other latent sites of one that the other does not have, and
     ``FloatingPointError`` for a distribution whose parameters are NaN or infinite.
@@ -69,7 +70,9 @@ def trace_pair(
         else:
             with drawing or contextlib.nullcontext():
                 guide_trace = traced(guide, x, y)
-            model_trace = traced(poutine.replay(model, trace=guide_trace), x, y)
+            names = getattr(inner, "may_be_none", ())
+            there = Absent(names)(model) if names else model
+            model_trace = traced(poutine.replay(there, trace=guide_trace), x, y)
     check_observed(model_trace)
     built = hasattr(inner, "runs_model")
     check_latents(model_trace, guide_trace, enumerating=enumerating, built=built)
@@ -163,11 +166,24 @@ def overflow(what: str) -> FloatingPointError:
     )
 
 
+def shown_to(guide: Callable, model: Callable) -> Callable:
+    """The model without sites of modalities that are absent to a guide of several."""
+    names = getattr(innermost(guide), "may_be_none", ())
+    return Absent(names)(model) if names else model
+
+
 @contextlib.contextmanager
 def measuring(*programs: Callable, device: torch.device) -> Iterator[None]:
-    """Evaluate a model with guides: ``undisturbed``, once they are found to belong together."""
+    """Evaluate a model with guides: ``undisturbed``, once they are found to belong together.
+
+    Of guides of several modalities absent ones are left out of the model.
+    """
     check_belonging(*programs)
-    with undisturbed(*programs, device=device):
+    names: tuple[str, ...] = ()
+    for program in programs:
+        names += getattr(program, "may_be_none", ())
+    around = Absent(names) if names else contextlib.nullcontext()
+    with undisturbed(*programs, device=device), around:
         yield
 
 

@@ -10,13 +10,15 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from .. import plots
 from ..data import Dataset, DataSplits
+from ..data.conditions import classes_of
 from ..ground.drawing import shown
 from ..ground.kinds import KINDS
 from ..infer import PairSummary
-from ..programs.labels import accepts_labels
+from ..programs.labels import accepts_labels, covariates_of
 from ..training.trainer import Trainer
 
 _DPI = 144
@@ -68,8 +70,9 @@ class Run:
 
     @property
     def classes(self) -> int:
-        """Number of labels that the model is conditional on, 0 for none."""
-        return getattr(self.trainer.model, "condition", 0)
+        """Number of labels that the model is conditional on, 0 for none, and for covariates."""
+        condition = getattr(self.trainer.model, "condition", 0)
+        return 0 if covariates_of(self.trainer.model) is not None else condition
 
     def vectors(self, *, least: int = 1) -> list[str]:
         """Latent sites of vectors of at least so many units, in the guide's order."""
@@ -82,13 +85,14 @@ class Run:
 
     def taking_turns(self) -> Dataset:
         """Test data in an order in which the labels take turns."""
-        if self.test.y is None:
+        y, _ = classes_of(self.test)
+        if y is None:
             return self.test
-        turn = torch.zeros_like(self.test.y)
-        for label in self.test.y.unique():
-            rows = (self.test.y == label).nonzero()[:, 0]
+        turn = torch.zeros_like(y)
+        for label in y.unique():
+            rows = (y == label).nonzero()[:, 0]
             turn[rows] = torch.arange(len(rows), device=rows.device)
-        order = torch.argsort(turn * (int(self.test.y.max()) + 1) + self.test.y)
+        order = torch.argsort(turn * (int(y.max()) + 1) + y)
         return self.test[order]
 
 
@@ -106,6 +110,9 @@ def _samples(run: Run) -> Iterator[Figure | Axes]:
 
 
 def _conditional(run: Run) -> Iterator[Figure | Axes]:
+    if covariates_of(run.trainer.model) is not None:
+        for name in (n for n, shape in run.trainer.model.condition.shapes.items() if not shape):
+            yield plots.conditional(run.trainer.model, vary=name, n=10, labels=run.data.labels)
     if run.classes:
         shown = range(min(run.classes, 2 * _SHOWN))
         yield plots.conditional(run.trainer.model, classes=shown, n=10, labels=run.data.labels)
@@ -121,7 +128,7 @@ def _interpolations(run: Run) -> Iterator[Figure | Axes]:
     pairs = min(_PAIRS, len(ends) // 2)
     if pairs and run.vectors():
         ends = ends[: 2 * pairs]
-        y = None if ends.y is None else ends.y.reshape(pairs, 2)
+        y = ends.y.reshape(pairs, 2) if isinstance(ends.y, Tensor) else ends.y
         yield plots.interpolation(*run.pair, ends.x[::2], ends.x[1::2], y=y)
 
 
@@ -137,6 +144,8 @@ def _grid(run: Run) -> Iterator[Figure | Axes]:
         if run.sites.latents[site] == (2,) and KINDS[run.data.kind].dims:
             labelled = run.test.y is not None and accepts_labels(run.trainer.model)
             label = 0 if labelled else None
+            if covariates_of(run.trainer.model) is not None:
+                label, labelled = run.test[:1].y, False
             ax = plots.latent_grid(run.trainer.model, like=run.test.x[:1], site=site, y=label)
             if labelled:
                 ax.set_title(shown(f"label {run.data.labels[0] if run.data.labels else label}"))

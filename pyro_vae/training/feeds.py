@@ -15,17 +15,18 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from .. import ranks
 from ..data import Dataset, DataSplits
-from ..data.arguments import Arguments, Data, columns_of, named, tensors_of
+from ..data.arguments import Arguments, Data, LabelData, columns_of, named, tensors_of
 from ..data.checks import as_values
-from ..programs.checks import check_data
+from ..programs.checks import check_data, check_modalities
 from ..programs.given import as_arguments, matched
+from ..programs.labels import covariates_of
 from ..programs.missing import check_known, takes_missing
 from ..programs.placing import device_of, dtype_of, seen_values
 from ..programs.program import Guide
 from ..programs.running import unaware
 from ..programs.unwrapping import innermost
 
-Batch = tuple[Data, Tensor | None]
+Batch = tuple[Data, LabelData]
 Divide = Callable[[list[Any]], list[Any]]
 _CHECKED_AT_ONCE = 10_000
 
@@ -107,6 +108,7 @@ class Loaded:
         check: raises for a batch, given its number from 1, that the model cannot have produced;
             called for those of the first pass, where one process trains.
         own: a batch as the arguments of programs of one's own, None for x or (x, y).
+        covariates: ``models.Covariates`` of the model, with which y is a mapping.
 
     Raises:
         ValueError: a loader that does not tell how many batches it gives, or gives none; one
@@ -125,8 +127,9 @@ class Loaded:
         epoch: int = 0,
         check: Callable[[int, Batch], None] | None = None,
         own: Callable[[Any], Arguments | None] = lambda _: None,
+        covariates: Any = None,
     ) -> None:
-        self._own = own
+        self._own, self._covariates = own, covariates
         self.loader, self.device, self.dtype, self._check = loader, device, dtype, check
         self.batch_size = loader.batch_size
         self._begun: Iterator[Any] | None = None
@@ -199,7 +202,8 @@ class Loaded:
         x, y = self._placed(first)
         if self.divided and not self._in_turn:
             x = x.each(ranks.gathered) if isinstance(x, Arguments) else ranks.gathered(x)
-            y = None if y is None else ranks.gathered(y)
+            if y is not None:
+                y = y.each(ranks.gathered) if isinstance(y, Arguments) else ranks.gathered(y)
         return x if isinstance(x, Arguments) else Dataset(x, y, channels="first")
 
     def __len__(self) -> int:
@@ -251,7 +255,10 @@ class Loaded:
         batch = tuple(batch) if isinstance(batch, list) else batch
         if (found := self._own(batch)) is not None:
             return part_of(found.to(self.device, self.dtype), self.count), None
-        parts = (batch,) if isinstance(batch, Tensor) else batch
+        parts, y = (batch,) if isinstance(batch, Tensor) else batch, None
+        several = self._covariates is not None and isinstance(parts, tuple)
+        if several and isinstance(parts[-1], Mapping):
+            parts, y = parts[:-1], self._covariates.columns(parts[-1])
         tensors = isinstance(parts, tuple | list) and all(isinstance(p, Tensor) for p in parts)
         if not tensors or len(parts) not in (1, 2):
             if isinstance(batch, Mapping):
@@ -263,9 +270,9 @@ class Loaded:
                 f"expected a batch x or (x, y) of tensors from the DataLoader, got {got}: let its "
                 "data set or its collate_fn return these"
             )
-        x, *y = (part.to(self.device, non_blocking=True) for part in parts)
+        x, *classes = (part.to(self.device, non_blocking=True) for part in parts)
         x = part_of(as_values(x).to(self.dtype), self.count)
-        return x, y[0].long() if y else None
+        return x, classes[0].long() if classes else y
 
 
 class _Divided(Sampler):
@@ -322,7 +329,8 @@ def source(
         def as_own(batch: Any) -> Arguments | None:
             return as_arguments(batch, model, guide, name="a batch of the DataLoader", **own)
 
-        return Loaded(data, device, dtype, divide=divide, epoch=epoch, check=check, own=as_own)
+        loaded = {"divide": divide, "epoch": epoch, "check": check, "own": as_own}
+        return Loaded(data, device, dtype, **loaded, covariates=covariates_of(model))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
 
@@ -335,16 +343,23 @@ def _check_batch(name: str, model: Callable, number: int, batch: Batch) -> None:
         raise ValueError(f"{name}: batch {number} of the DataLoader: {error}") from error
 
 
-def _check_finite(model: Callable, x: Data, y: Tensor | None) -> None:
+def _check_finite(model: Callable, x: Data, y: LabelData) -> None:
     for column in columns_of(x):
         check_known(column, model)
 
 
-def check_source(data: Dataset | Arguments | Loaded, name: str, model: Callable) -> None:
-    """Raise for data, or a first batch, that the model cannot have produced."""
+def check_source(
+    data: Dataset | Arguments | Loaded, name: str, model: Callable, guide: Callable | None = None
+) -> None:
+    """Raise for data, or a first batch, that the model cannot have produced.
+
+    With a ``guide`` that is to be trained, also for data without one of its modalities.
+    """
     try:
-        data = data.data if isinstance(data, Loaded) else data
+        whole, data = data, data.data if isinstance(data, Loaded) else data
         if isinstance(data, Arguments):
+            if guide is not None and whole is data:
+                check_modalities(data, guide)
             return check_data(model, data)
         # By parts, since 8-bit data take four times their memory as numbers
         for start in range(0, len(data), _CHECKED_AT_ONCE):

@@ -5,17 +5,57 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
 from ..ground.tables import Cell, Table, Tabular, lookup
 from ..plots.curves import history as picture
 
+if TYPE_CHECKING:
+    from typing import NotRequired
+
+    from typing_extensions import TypedDict
+
+    class Validation(TypedDict):
+        """The bound of validation data, in nats per datum."""
+
+        elbo: float
+        elbo_se: float
+        objective: float
+        reconstruction: float
+        kl: dict[str, float]
+
+    class Row(TypedDict, extra_items=float):
+        """An epoch; numbers that a module tells by ``logged()`` have names of their own."""
+
+        epoch: int
+        step: int
+        elbo: float
+        objective: float
+        reconstruction: float
+        kl: dict[str, float]
+        kl_global: NotRequired[dict[str, float]]
+        beta: float | dict[str, float]
+        lr: float
+        guide: str
+        frozen: bool
+        seconds: float
+        active_units: dict[str, int]
+        validation: Validation
+        swapped: NotRequired[bool]
+        interrupted: NotRequired[bool]
+        failed: NotRequired[bool]
+        skipped: NotRequired[int]
+        kept: NotRequired[bool]
+        particles: NotRequired[int]
+        unit_kl: NotRequired[dict[str, list[float]]]
+
+
 _ROWS = 5
 
 
-class History(list[dict[str, Any]], Tabular):
+class History(list["Row"], Tabular):
     """A list of JSON-able dicts, one per epoch, in nats per datum.
 
     Keys: ``epoch`` and ``step`` (counted from 1 over all calls of ``fit``), ``elbo`` (without

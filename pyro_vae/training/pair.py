@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from pyro.infer import ELBO
@@ -29,8 +29,12 @@ from .objective import Objective, check_lr
 from .precision import Precision, PrecisionName
 from .state import TrainState
 
+# The types of the programs, as a type checker sees them
+M = TypeVar("M", bound=Callable[..., Any])
+G = TypeVar("G", bound=Callable[..., Any])
 
-class TrainedPair:
+
+class TrainedPair(Generic[M, G]):
     """A model and a guide, their objective, and the state of their training; see ``Trainer``.
 
     The optimizer's state of a parameter stays from run to run, also while a guide without it is
@@ -43,8 +47,8 @@ class TrainedPair:
 
     def __init__(
         self,
-        model: Callable,
-        guide: Callable,
+        model: M,
+        guide: G,
         objective: Objective,
         state: TrainState,
         device: torch.device | str | None,
@@ -53,7 +57,9 @@ class TrainedPair:
         check_guide(model, guide)
         if is_ours(model):
             check_minibatches(guide)
-        self.model, self.guide, self.plate = as_program(model), as_program(guide), plate
+        self.model: M = as_program(model)
+        self.guide: G = as_program(guide)
+        self.plate = plate
         self.state = state
         self.objective, self.steps = objective, None
         self._check_beta(objective.beta)
@@ -120,7 +126,7 @@ class TrainedPair:
         return None if self.steps is None else self.steps.svi.optimizer
 
     @property
-    def beta(self) -> Any:
+    def beta(self) -> float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor]:
         """The weight of the KL as it was given; may be assigned between calls of ``fit``."""
         return self.objective.beta
 
@@ -237,7 +243,7 @@ class TrainedPair:
         self._keep_optimizer()
         return {**self.__dict__, "steps": None, "_fitting": False}
 
-    def _swap(self, guide: Callable, *, freeze_model: bool) -> None:
+    def _swap(self, guide: Any, *, freeze_model: bool) -> None:
         self._refuse_in_fit("swap_guide", "end the run with trainer.stop()", do="call it")
         check_guide(self.model, guide)
         if is_ours(self.model):

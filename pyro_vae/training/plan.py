@@ -99,6 +99,10 @@ class Plan:
             _check_names(data, validation, trainer.model)
         if getattr(trainer.model, "partly_labelled", False) is True:
             _check_classes(getattr(data, "y", None), trainer.model.condition)
+        # As covariates_of does, without a call in each fit
+        if getattr(trainer.model, "covariates", False) is True and isinstance(data, Dataset):
+            if data.y is not None:
+                trainer.model.condition.check_training(data.y)
         feed = data
         if isinstance(data, Loaded):
             check_minibatches(trainer.guide)
@@ -162,7 +166,8 @@ class Plan:
         A loader without a generator of its own draws its order from the present random stream.
         """
         ranks.diverge()
-        check_source(self.feed if isinstance(self.feed, Loaded) else self.feed.data, "data", model)
+        data = self.feed if isinstance(self.feed, Loaded) else self.feed.data
+        check_source(data, "data", model, guide)
         if self.feed.data.missing:
             check_incomplete(self.feed, guide)
         likelihood = getattr(innermost(model), "likelihood", None)
@@ -171,6 +176,9 @@ class Plan:
             seen = getattr(likelihood, "inputs", lambda x: x)(self.feed.data.x)
             seen = filled(seen) if self.feed.data.missing else seen
             if (notice := scale_notice(seen)) is not None:
+                warnings.warn(notice, stacklevel=3)
+        if first and getattr(model, "covariates", False) is True:
+            if (notice := model.condition.notice(self.feed.data.y)) is not None:
                 warnings.warn(notice, stacklevel=3)
         if self.validation is not None:
             with forked():

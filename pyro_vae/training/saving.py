@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from pyro.infer import ELBO
@@ -14,7 +14,10 @@ from ..infer.objectives.elbo import Estimator
 from ..programs.program import Guide, Model
 from ..storage import archive
 from . import checkpoint
+from .pair import G, M
 from .trainer import Trainer
+
+T = TypeVar("T", bound=Model | Guide)
 
 
 def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = True) -> None:
@@ -63,6 +66,14 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
         )
 
 
+@overload
+def load(path: str | Path, *, expect: type[Trainer], **given: Any) -> Trainer[Model, Guide]: ...
+@overload
+def load(path: str | Path, *, expect: type[T], **given: Any) -> T: ...
+@overload
+def load(path: str | Path, *, model: M, guide: G, **given: Any) -> Trainer[M, G]: ...
+@overload
+def load(path: str | Path, **given: Any) -> Trainer[Model, Guide] | Model | Guide: ...
 def load(
     path: str | Path,
     *,
@@ -71,6 +82,7 @@ def load(
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     elbo: Estimator | ELBO | None = None,
     device: torch.device | str | None = None,
+    expect: type | None = None,
 ) -> Any:
     """Read what ``save`` wrote, with ``weights_only=True``: no code in the file is ever run.
 
@@ -89,14 +101,23 @@ def load(
         optimizer: the trainer's optimizer, where the file could not hold it.
         elbo: the trainer's objective, likewise: an object of your own class.
         device: where to put the tensors; default: the CPU.
+        expect: what the file is to hold, such as ``Trainer`` or ``models.VAE``, which tells type
+            checkers, too. Default: anything.
 
     Returns:
         A ``Trainer``, a model or a guide, as it was saved.
 
     Raises:
+        TypeError: the file holds something else than ``expect``.
         ValueError: not a checkpoint, a damaged or forged one, one of a newer version, or one
             without arguments when no model and guide are given; it names the file.
         FileNotFoundError: there is no such file.
         OSError: the file cannot be read.
     """
-    return checkpoint.load(Trainer, path, model, guide, optimizer, device, elbo)
+    found = checkpoint.load(Trainer, path, model, guide, optimizer, device, elbo)
+    if expect is not None and not isinstance(found, expect):
+        raise TypeError(
+            f"{path}: expected a {expect.__name__}, got a {type(found).__name__}: pass "
+            f"expect={type(found).__name__}, or none"
+        )
+    return found

@@ -6,7 +6,7 @@ import contextlib
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar, cast
 
 import torch
 from pyro.infer import ELBO
@@ -19,19 +19,22 @@ from ..ground.streams import RandomStream
 from ..ground.turns import turn
 from ..infer.engine.svi import Engine
 from ..infer.objectives.elbo import Estimator
+from ..programs.program import Guide, Model
 from ..schedules import Schedule
 from . import checkpoint
 from .guard import Skip
 from .loop import Loop
 from .objective import Objective, check_lr
-from .pair import TrainedPair
+from .pair import G, M, TrainedPair
 from .plan import Plan
 from .precision import Precision, PrecisionName, as_precision
 from .state import TrainState
 from .step import Step, in_training
 
+H = TypeVar("H", bound=Callable[..., Any])
 
-class Trainer(Recorded, TrainedPair):
+
+class Trainer(Recorded, TrainedPair[M, G]):
     """Train a model/guide pair by stochastic variational inference.
 
     Each step ascends E_q[log p(x|z)] - sum_i beta_i KL_i, in nats per datum, averaged over a
@@ -90,10 +93,15 @@ class Trainer(Recorded, TrainedPair):
         [1, 2]
     """
 
+    inside = (
+        *("constant_beta", "going_on", "objective", "optimizer_class", "state", "steps"),
+        *("told_collapsed",),
+    )
+
     def __init__(
         self,
-        model: Callable,
-        guide: Callable,
+        model: M,
+        guide: G,
         *,
         beta: float | Schedule | Tensor | Mapping[str, float | Schedule | Tensor] = 1.0,
         lr: float = 1e-3,
@@ -138,7 +146,7 @@ class Trainer(Recorded, TrainedPair):
         keep: int | None = None,
         on_nonfinite: Literal["raise", "skip"] | Skip = "raise",
         on_interrupt: Literal["raise", "return"] | None = None,
-    ) -> Trainer:
+    ) -> Self:
         """Train for some more epochs.
 
         Everything is checked before the first step. Parts in evaluation mode under a module that
@@ -276,7 +284,7 @@ class Trainer(Recorded, TrainedPair):
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         elbo: Estimator | ELBO | None = None,
         device: torch.device | str | None = None,
-    ) -> Trainer:
+    ) -> Trainer[Model, Guide]:
         """The trainer of an interrupted run, whose next ``fit`` goes on where it stopped.
 
         A run may have been killed, interrupted by Ctrl-C or SIGTERM, or out of disk space. With
@@ -339,7 +347,7 @@ class Trainer(Recorded, TrainedPair):
         if self._fitting:
             self.state.run.stopping = True
 
-    def swap_guide(self, guide: Callable, *, freeze_model: bool = False) -> Trainer:
+    def swap_guide(self, guide: H, *, freeze_model: bool = False) -> Trainer[M, H]:
         """Continue with another guide; the model keeps its weights and its optimizer state.
 
         A guide that comes back finds its own optimizer state again.
@@ -365,7 +373,7 @@ class Trainer(Recorded, TrainedPair):
         """
         self._swap(guide, freeze_model=freeze_model)
         self.state.run, self.state.swapped = None, bool(self.history)
-        return self
+        return cast(Trainer[M, H], self)
 
     def save(self, path: str | Path, *, arguments: bool = True) -> None:
         """Write model, guide, optimizer, history and random state to one file; see ``save``.

@@ -139,6 +139,21 @@ def shapes_of_kinds(tmp):
 
 
 @cases
+def labels_of_several_kinds(tmp):
+    sites, ages = torch.arange(12) % 3, X[:, 0]
+    good = lambda: Dataset(X, {"site": sites, "age": ages})  # noqa: E731
+    yield lambda: Dataset(X, {"site": sites, "age": ages[:4]}), good
+    yield lambda: Dataset(X, {"site": sites[:4]}), good
+    (tmp / "t.csv").write_text("site,age,a\n" + "R,20.5,1\nB,31,2\n" * 6)
+    read = lambda **columns: lambda: load(tmp / "t.csv", **columns)  # noqa: E731
+    yield read(labels="site"), read(labels=["site"])
+    yield read(labels=["age"]), read(numbers=["age"])
+    yield read(labels=["site"], numbers=["age"], exposure="a"), read(labels=["site"])
+    yield read(labels=["site"], numbers=["site"]), read(labels=["site"])
+    yield lambda: load("digits", labels=["site"]), lambda: load("digits")
+
+
+@cases
 def labels(tmp):
     text = ["cat", "dog"] * 6
     y = torch.arange(12) % 3

@@ -72,8 +72,8 @@ def test_a_walk_gives_the_features_of_the_whole_image():
     decoder = loud(PixelDecoder((2, 7, 8), 3, outputs=3, skip=True, layers=2, width=16)).double()
     x, z = torch.randn(2, 2, 7, 8).double(), torch.randn(2, 3).double()
     whole = decoder(z, x=x)
-    for row, column, features in decoder.walk(x.clone(), z):
-        torch.testing.assert_close(features, whole[:, :, row, column])
+    for place, features in decoder.walk(x.clone(), z):
+        torch.testing.assert_close(features, whole[place])
 
 
 def test_probabilities_are_the_product_of_the_conditionals_pixel_by_pixel():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from ...data.arguments import Data
+from ...data.arguments import Arguments, Data, LabelData
 from ...programs.methods import as_program
 from ...programs.registration import unregistered
 from ..objectives.elbo import ELBOTerms, Estimator
@@ -55,7 +55,7 @@ class _Record:
         self.fingerprint, self.step, self.count = fingerprint, step, 0
 
     def __call__(
-        self, x: Data, y: Tensor | None, run: Callable | None = None
+        self, x: Data, y: LabelData, run: Callable | None = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss and terms of a step; a recorded gradient is added to ``grad`` of each parameter."""
         traced, data = self._traced, _data(x, y)
@@ -148,13 +148,13 @@ class Graph:
         return type(self)(copy.deepcopy(self.estimator, memo), **options)
 
     def __call__(
-        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: LabelData = None
     ) -> tuple[Tensor, ELBOTerms]:
         """Loss with the pair's scales, and the terms without them, detached."""
         return self._step(Traced, model, guide, x, y)
 
     def backward(
-        self, model: Callable, guide: Callable, x: Data, y: Tensor | None = None
+        self, model: Callable, guide: Callable, x: Data, y: LabelData = None
     ) -> tuple[Tensor, ELBOTerms]:
         """The same, and the gradient of the loss in ``grad`` of each parameter, all None before.
 
@@ -169,7 +169,7 @@ class Graph:
         self._next = step + 1 if step - self._compared >= _UNCOMPARED else math.inf
 
     def _step(
-        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: Tensor | None
+        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: LabelData
     ) -> tuple[Tensor, ELBOTerms]:
         self.step += 1
         record = self._record_of(kind, model, guide, x, y)
@@ -181,7 +181,7 @@ class Graph:
         return _taken(kind, *record(x, y))
 
     def _record_of(
-        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: Tensor | None
+        self, kind: type[Traced], model: Callable, guide: Callable, x: Data, y: LabelData
     ) -> _Record | None:
         """The record of such a call, or None where it is to run as it is."""
         if self._over:
@@ -212,7 +212,7 @@ class Graph:
             number,
             *((x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else (x.key,)),
             getattr(x, "total", None),
-            None if y is None else (y.shape, y.stride(), y.dtype, y.device),
+            (y.shape, y.stride(), y.dtype, y.device) if isinstance(y, Tensor) else y and y.key,
             torch.is_grad_enabled(),
             torch.is_inference_mode_enabled(),
             torch.is_autocast_enabled(where) and torch.get_autocast_dtype(where),
@@ -227,7 +227,7 @@ class Graph:
         return self._number
 
     def _recorded_now(
-        self, key: Any, model: nn.Module, guide: nn.Module, x: Data, y: Tensor | None
+        self, key: Any, model: nn.Module, guide: nn.Module, x: Data, y: LabelData
     ) -> _Record | None:
         if key in self._recorded:
             return None
@@ -249,7 +249,7 @@ class Graph:
         return record
 
     def _as_it_is(
-        self, model: Callable, guide: Callable, x: Data, y: Tensor | None
+        self, model: Callable, guide: Callable, x: Data, y: LabelData
     ) -> tuple[Tensor, ELBOTerms]:
         with unregistered(model, guide), pyro.validation_enabled(False):
             return self.estimator(model, guide, x, y)
@@ -261,7 +261,7 @@ class Graph:
         model: nn.Module,
         guide: nn.Module,
         x: Tensor,
-        y: Tensor | None,
+        y: LabelData,
     ) -> tuple[Tensor, ELBOTerms]:
         """A step by the program itself, with which the record is compared."""
         state = Tensors([*record.tensors, *_data(x, y)], x.device)
@@ -287,7 +287,7 @@ class Graph:
         record.step = self._compared = self.step
         self._next = math.inf if self._epochs else self.step + _UNCOMPARED_ALONE
 
-    def _record(self, traced: Traced, x: Data, y: Tensor | None) -> _Record | None:
+    def _record(self, traced: Traced, x: Data, y: LabelData) -> _Record | None:
         """A record, or None with a notice; ``Changed`` where the program changes what it reads."""
         with unregistered(*traced.programs):
             traced.prepare()
@@ -309,7 +309,7 @@ class Graph:
         self._are_compared(record)
         return record
 
-    def _accepted(self, traced: Traced, state: State, x: Data, y: Tensor | None) -> _Record:
+    def _accepted(self, traced: Traced, state: State, x: Data, y: LabelData) -> _Record:
         """A record that gives, and leaves behind, what the program does.
 
         It raises ``Changed`` where the program changes what it reads, ``RuntimeError`` where it
@@ -366,10 +366,12 @@ class Graph:
             warnings.warn(f"this pair {does}: {reason}", stacklevel=4)
 
 
-def _data(x: Data, y: Tensor | None) -> tuple[Tensor, ...]:
+def _data(x: Data, y: LabelData) -> tuple[Tensor, ...]:
     # ``tensors_of``, in the file where each step is anyway
     if not isinstance(x, Tensor):
         return x.tensors
+    if isinstance(y, Arguments):
+        return x, *y.tensors
     return (x,) if y is None else (x, y)
 
 

@@ -16,11 +16,12 @@ from pyro.infer.util import validation_enabled
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from ...data.arguments import Arguments, Data, tensors_of
+from ...data.arguments import Arguments, Data, LabelData, tensors_of
 from ...ground.turns import turn
 from ...programs.belonging import check_run, join
 from ...programs.calling import check_arguments
 from ...programs.given import are_labels
+from ...programs.labels import covariates_of
 from ...programs.methods import as_program
 from ...programs.registration import unregistered
 from ...programs.running import measuring, undisturbed
@@ -212,12 +213,14 @@ class SVI:
             self._stepper = Stepper(self.optimizer)
         self._stepper()
 
-    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Data, Tensor | None]:
+    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Data, LabelData]:
         """Data, and labels, of a call."""
         if self.plate is None and len(args) == 1 and kwargs.keys() <= {"y"}:
             (x,), y = args, kwargs.get("y")
             if isinstance(x, Tensor | Arguments) and (y is None or are_labels(y)):
                 return x, y
+            if isinstance(x, Tensor) and (covariates := covariates_of(self.model)) is not None:
+                return x, covariates.columns(y, len(x))
         if args and isinstance(args[0], Arguments):
             return args[0].replace(plate=self.plate), None
         return Arguments(args, kwargs, plate=self.plate), None
@@ -233,7 +236,7 @@ class SVI:
         """
         self._prepare(*self._given(args, kwargs))
 
-    def _prepare(self, x: Data, y: Tensor | None) -> None:
+    def _prepare(self, x: Data, y: LabelData) -> None:
         if isinstance(x, Arguments):
             check_arguments(x, self.model, self.guide)
         check_run(self.model, self.guide, x, y)
@@ -282,7 +285,7 @@ class SVI:
         # Those with a state have had a gradient in another run
         self.waiting.add({n: p for n, p in new.items() if not self.optimizer.state.get(p)})
 
-    def _gradient(self, x: Data, y: Tensor | None) -> Tensor:
+    def _gradient(self, x: Data, y: LabelData) -> Tensor:
         if self.optimizer is None:
             self._prepare(x, y)
         if self._watch is None or not self._watch.holds():
@@ -313,9 +316,7 @@ class SVI:
             self.waiting.step()
         return loss.detach()
 
-    def _run(
-        self, estimate: Callable, x: Data, y: Tensor | None
-    ) -> tuple[Tensor, ELBOTerms | None]:
+    def _run(self, estimate: Callable, x: Data, y: LabelData) -> tuple[Tensor, ELBOTerms | None]:
         # The first step runs the programs with all of Pyro's checks
         checks = pyro.validation_enabled(False) if self._checked else contextlib.nullcontext()
         with unregistered(self.model, self.guide), checks:

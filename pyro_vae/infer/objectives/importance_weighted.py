@@ -22,7 +22,7 @@ from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import PairSummary, compared
 from ...programs.enumeration import Enumerated, Sums, sums_of
 from ...programs.reading import Contributions, check_rows, contributions
-from ...programs.running import measuring, trace_pair, traced, traced_as_led
+from ...programs.running import measuring, shown_to, trace_pair, traced, traced_as_led
 from ...programs.sites import (
     check_latents,
     check_observed,
@@ -172,7 +172,14 @@ class ImportanceWeightedELBO(TraceELBO):
                 q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
             sums = None if marked is None else marked.left_by(q_trace)
             p_trace, p_shape = _model_trace(
-                model, q_trace, x, y, k, drawn=vectorised, vectorised=both, sums=sums
+                shown_to(guide, model),
+                q_trace,
+                x,
+                y,
+                k,
+                drawn=vectorised,
+                vectorised=both,
+                sums=sums,
             )
         else:
             p_trace, q_trace = led

@@ -1,0 +1,61 @@
+"""What is imported, and when."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import pyro_vae
+
+
+def imported(script):
+    """The modules of a process that ran a script."""
+    script += "\nimport sys; print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return {*done.stderr.split()}, done.stdout
+
+
+HELP = """
+from pyro_vae.cli import main
+try:
+    main([{!r}])
+except SystemExit as end:
+    assert end.code == 0
+"""
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_need_no_torch(option):
+    modules, told = imported(HELP.format(option))
+    assert not {"torch", "pyro", "matplotlib", "numpy"} & modules
+    assert pyro_vae.__version__ in told if option == "--version" else "interpolate" in told
+
+
+def test_the_package_alone_is_its_names():
+    modules, told = imported("import pyro_vae; print(*dir(pyro_vae))")
+    assert "torch" not in modules
+    assert told.split() == sorted(pyro_vae.__all__)
+
+
+def test_all_of_the_package_leaves_out_what_few_need():
+    slow = {"torchvision", "sklearn", "scipy", "pandas", "torch._dynamo", "IPython", "ipywidgets"}
+    modules, _ = imported("from pyro_vae import *")
+    assert "pyro_vae.training.trainer" in modules
+    assert not slow & modules
+
+
+def test_a_class_that_nobody_imported_is_found_for_a_file():
+    script = """
+from pyro_vae.ground.recorded import decode
+print(decode({"$class": "schedules.WarmUp", "$id": 0, "arguments": {"epochs": 3}}))
+"""
+    assert "WarmUp(epochs=3" in imported(script)[1]
+
+
+def test_an_unknown_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="has no attribute 'modles'"):
+        _ = pyro_vae.modles
