@@ -77,11 +77,7 @@ class Place(nn.Module):
         whole = whole or len(self.event_shape) == 1
         self.as_it_is = self.is_real and self.rank == 1 and whole
         self.shape = self.event_shape if self.as_it_is else (self.size,)
-
-    @property
-    def is_map(self) -> bool:
-        """Whether networks see a map."""
-        return len(self.shape) > 1
+        self.is_map = len(self.shape) > 1
 
     def vector(self, value: Tensor) -> Tensor:
         """The vector (..., n, size) of values (..., *plates, *event)."""

@@ -145,7 +145,7 @@ class Reading(nn.Module):
             extra=sum(map(math.prod, others)),
             **self._options,
         )
-        if any(len(shape) > 1 for shape in others):
+        if max(map(len, others), default=1) > 1:
             return networks.AsVectors(network, [*map(len, others)]), network.out_features
         return network, network.out_features
 

@@ -112,8 +112,8 @@ def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
     own = getattr(vae.likelihood, "encoder", None)
     subject = Subject(model, found, inputs, places, layers, encoder=own)
-    names = ("hidden", "activation", "norm", "pyramid")
-    options = {name: getattr(vae, name) for name in names}
+    options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
+    options["pyramid"] = vae.pyramid
     # Without skip connections each latent is seen by the one below alone, unless classes that
     # are summed out see all
     inverse = None if vae.skip or vae.partly_labelled else chain(subject)

@@ -28,8 +28,8 @@ def latent_shapes(latents: int | Sequence[int | Sequence[int]]) -> tuple[Shape, 
         raise ValueError(
             f"latents: expected positive integers, got {latents!r}: pass at least one"
         )
-    if not any(isinstance(item, Iterable) for item in items):
-        return tuple((size,) for size in sizes("latents", latents))
+    if not [item for item in items if isinstance(item, Iterable)]:
+        return tuple(zip(sizes("latents", latents), strict=True))
     for item in items:
         shape = [*item] if isinstance(item, Iterable) else [item]
         if not shape or not all(is_whole(n) and n > 0 for n in shape):
@@ -41,9 +41,9 @@ def latent_shapes(latents: int | Sequence[int | Sequence[int]]) -> tuple[Shape, 
 
 
 def pyramid(
-    shapes: Sequence[Shape], event_shape: Shape, kind: str, maps: Mapping[str, Any]
-) -> Pyramid | None:
-    """The sizes and channels of a ladder of maps, None where all latents are vectors.
+    shapes: Sequence[Shape], kind: str, event_shape: Shape, maps: Mapping[str, Any]
+) -> Pyramid:
+    """The sizes and channels of a ladder whose latents are maps, or vectors above these.
 
     ``maps`` are ``networks.convolutions`` of data of that shape and kind.
 
@@ -51,15 +51,13 @@ def pyramid(
         ValueError: maps for data that networks do not convolve, of other dimensions, of a size
             that halving the data does not reach, larger than one below, or above a vector.
     """
-    spatial = [shape for shape in shapes if len(shape) > 1]
-    if not spatial:
-        return None
     dims = KINDS[kind].dims
     if not dims:
+        shape = max(shapes, key=len)
         raise ValueError(
             f"latents: expected sizes of vectors for data of shape {event_shape}, whose kind is "
-            f"{kind!r}, got {spatial[0]}: pass such as {math.prod(spatial[0])}, or "
-            'kind="signal", "image" or "video" for what is one'
+            f'{kind!r}, got {shape}: pass such as {math.prod(shape)}, or kind="signal", '
+            '"image" or "video" for what is one'
         )
     if len(event_shape) == 1:
         raise ValueError(

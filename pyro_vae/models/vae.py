@@ -148,11 +148,14 @@ class VAE(DecoderModel):
         networks.check_activation(activation)
         networks.check_norm(norm)
         self.latent_shapes = {f"z{i}": shapes[i - 1] for i in range(len(shapes), 0, -1)}
-        self.latent_sizes = {site: math.prod(k) for site, k in self.latent_shapes.items()}
+        numbers = map(math.prod, self.latent_shapes.values())
+        self.latent_sizes = dict(zip(self.latent_shapes, numbers, strict=True))
         self.kind = kind_of(kind, self.event_shape).name
-        dense = hidden if all(len(shape) == 1 for shape in shapes) else None
-        self.maps = networks.convolutions(self.kind, self.event_shape, dense, channels, blocks)
-        self.pyramid = pyramid(shapes, self.event_shape, self.kind, self.maps)
+        of_data = self.kind, self.event_shape
+        spatial = max(map(len, shapes)) > 1
+        dense = None if spatial else hidden
+        self.maps = networks.convolutions(*of_data, dense, channels, blocks)
+        self.pyramid = pyramid(shapes, *of_data, self.maps) if spatial else None
         self.hidden = networks.hidden_of(hidden, shapes)
         given = {"kind": kind, "channels": channels, "blocks": blocks}
         self._settle(given, {name: self.maps.get(name) for name in given} | {"kind": self.kind})

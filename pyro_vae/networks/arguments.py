@@ -69,6 +69,8 @@ def hidden_of(
     Raises:
         ValueError: as ``hidden_per_layer``, and widths where there are no vectors.
     """
+    if max(map(len, shapes)) == 1:
+        return hidden_per_layer(hidden, len(shapes))
     vectors = [len(shape) == 1 for shape in shapes]
     if hidden is not None and not any(vectors):
         raise ValueError(
