@@ -52,7 +52,8 @@ class VAE(DecoderModel):
     Generative Skip Models", Dieng, Kim, Rush, Blei (2019) for ``skip``; "Learning Structured
     Output Representation using Deep Conditional Generative Models", Sohn, Lee, Yan (2015) for
     ``condition``; "Semi-supervised Learning with Deep Generative Models", Kingma, Rezende,
-    Mohamed, Welling (2014) for ``labels``.
+    Mohamed, Welling (2014) for ``labels``; "NVAE: A Deep Hierarchical Variational Autoencoder",
+    Vahdat, Kautz (2020) for ladders of maps, of which this is the smallest useful one.
 
     Args:
         event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other, see ``kind``.
