@@ -44,11 +44,15 @@ _SIGMA = ["likelihoods/test_sigma.py", "likelihoods/test_sigma_training.py"]
 _TABLES = [f"likelihoods/test_{name}.py" for name in ("counts", "heavy", "mixed")]
 _SVI = ["infer/engine/test_svi.py", "infer/engine/test_trainable.py"]
 _TRAINER = ["training/test_trainer.py", "training/test_objective.py", "training/test_swaps.py"]
+_VQ = [
+    f"{name}.py"
+    for name in ("guides/test_nearest_code", "models/test_vqvae", "models/test_vqvae_levels")
+]
 _TERMS = ["infer/test_terms.py", "training/test_feeds.py", "test_extremes.py"]
 _WEIGHTED = "infer/objectives/test_importance_weighted.py"
 # File or folder of pyro_vae -> its tests, in the order in which they run
 TESTS = {
-    "codebooks.py": ["test_codebooks.py", "guides/test_nearest_code.py", "models/test_vqvae.py"],
+    "codebooks": ["test_codebooks.py", "codebooks", *_VQ],
     "conditionals": ["conditionals", "test_contract.py"],
     "diagnostics/baselines.py": ["diagnostics/test_baselines.py"],
     "diagnostics/calibration.py": ["diagnostics/test_calibration.py"],
@@ -138,7 +142,8 @@ TESTS = {
     ],
     "priors/aggregate.py": ["priors/test_aggregate.py"],
     "priors/base.py": ["priors"],
-    "priors/code_prior.py": ["priors/test_code_prior.py"],
+    "priors/autoregressive.py": ["priors/test_code_prior.py", "priors/test_code_grids.py"],
+    "priors/code_prior.py": ["priors/test_code_prior.py", "priors/test_code_grids.py"],
     "priors/flow.py": ["priors/test_flow_prior.py"],
     "priors/mixtures.py": ["priors/test_mixtures.py"],
     "priors/posterior.py": ["priors/test_aggregate.py", "priors/test_two_stage.py"],

@@ -41,7 +41,6 @@ def convolutions(tmp):
         vae(2, 9, kind="signal", hidden=(4,)),
     )
     yield vae(2, 9, kind="signal", channels=()), vae(2, 9, kind="signal", channels=(32,))
-    yield vae(2, 1, kind="signal", channels=(4,)), vae(2, 1, kind="signal", hidden=(4,))
     yield (
         lambda: models.VQVAE((2, 2), kind="signal", likelihood=Gaussian()),
         lambda: models.VQVAE((2, 2), kind="signal", likelihood=Gaussian(), channels=(32,)),

@@ -70,6 +70,20 @@ def files(tmp):
 
 
 @cases
+def other_vocabularies(tmp):
+    d = data.load(["ab", "ba"], kind="tokens")
+    model = vae(Vocabulary.of(["ac"]), 3)
+    yield (
+        lambda: fit(model, d.train),
+        lambda: fit(
+            model,
+            data.load(["ca", "c"], kind="tokens", vocabulary=model.likelihood.vocabulary).train,
+        ),
+        lambda: fit(vae(d.vocabulary, 3), d.train),
+    )
+
+
+@cases
 def tokens(tmp):
     yield lambda: Tokens(1), lambda: Tokens(2), lambda: Tokens(WORDS)
     yield (

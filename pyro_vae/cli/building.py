@@ -127,6 +127,7 @@ def _model(
         blocks=args.blocks,
         skip=args.skip,
         condition=condition,
+        columns=data.columns,
     )
 
 

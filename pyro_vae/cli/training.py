@@ -56,10 +56,10 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
         "kind": args.kind,
         "vocabulary": args.vocabulary,
         "stratify": getattr(args, "stratify", True),
-        "labels": args.condition_on or (),
-        "numbers": args.condition_on_numbers or (),
-        "exposure": args.exposure,
     }
+    told = (args.condition_on, args.condition_on_numbers, args.exposure)
+    named = zip(("labels", "numbers", "exposure"), told, strict=True)
+    where |= {name: columns for name, columns in named if columns is not None}
     with ranks.in_turn() if args.download else contextlib.nullcontext():
         splits = inputs.read(args, {**where, "source": args.data})
     where["binarize"] = args.binarize if hasattr(args, "binarize") else splits.train.binarize

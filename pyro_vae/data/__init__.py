@@ -12,13 +12,15 @@
 | folder of ``.dcm``, ``.nii`` | (1, ...) | none | ``test_fraction`` | no |
 | ``.npy``, ``.npz``, ``.mat``, ``.pt`` | any | optional | its own or ``test_fraction`` | no |
 | ``.csv``, ``.tsv``, ``.txt``, ``.parquet`` | (columns,) | a column | ``test_fraction`` | no |
+| ``.txt`` under ``kind="tokens"``, list of lines | (t,) | none | ``test_fraction`` | no |
 | ``.h5ad`` | (genes,) | none | ``test_fraction`` | no |
 | tensor, array, table, ``Dataset``, ... | any | as given | ``test_fraction`` | as given |
 
 Of a table, ``d.columns`` tells name and kind of each column, and ``d.train.to_frame(x)`` makes a
 frame of rows such as ``vae.sample(10)``; ``likelihoods.for_columns(d)`` is its likelihood.
 ``load("t.csv", labels=["site"], numbers=["age"], exposure="total")`` has these columns as labels,
-``d.train.y["age"]``, for ``models.Covariates.standardized(d.train)``.
+``d.train.y["age"]``, for ``models.Covariates.standardized(d.train)``. Of text ``d.vocabulary``
+tells what the numbers stand for, ``likelihoods.Tokens(d.vocabulary)`` is its likelihood.
 
 Example:
     >>> from pyro_vae import data
@@ -33,7 +35,7 @@ Example:
 """
 
 from .arguments import Arguments
-from .columns import Column
+from .columns import Column, Rows
 from .dataset import Dataset
 from .loading import NAMES, load
 from .splits import DataSplits
@@ -48,6 +50,7 @@ __all__ = [
     "DataSplits",
     "Dataset",
     "LanguagePair",
+    "Rows",
     "Vocabulary",
     "language_pair",
     "load",

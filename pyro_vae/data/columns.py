@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ground.tables import pandas_or
-from . import kinds
-from .labels import in_order
 
 Kind = Literal["numeric", "count", "binary", "categorical"]
 KINDS: tuple[Kind, ...] = ("numeric", "count", "binary", "categorical")
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
@@ -36,28 +32,6 @@ class Column:
     name: str
     kind: Kind
     categories: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Table:
-    """The numbers (n, columns) of a table, with what belongs to them.
-
-    Attributes:
-        values: text as the number of its category.
-        names: of all columns.
-        categories: the text of these, by column.
-        index: what the rows are called, (n,), or None.
-    """
-
-    values: Any
-    names: tuple[str, ...]
-    categories: Mapping[int, tuple[str, ...]]
-    index: np.ndarray | None = None
-
-    def columns(self, x: Tensor) -> tuple[Column, ...]:
-        """The columns, of kinds by their values ``x`` (n, columns)."""
-        found = zip(self.names, kinds_of(x, self.categories), strict=True)
-        return tuple(Column(n, k, self.categories.get(i, ())) for i, (n, k) in enumerate(found))
 
 
 def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
@@ -81,54 +55,6 @@ def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
     return found
 
 
-def table_of(value: Any, argument: str = "x") -> Table | None:
-    """A frame of pandas or polars, or an ``AnnData``, as a ``Table``; None for all else.
-
-    Raises:
-        TypeError: columns of dates, lists and other objects.
-    """
-    if isinstance(value, Table):
-        return value
-    if kinds.is_a(value, "anndata", "AnnData"):
-        names = tuple(map(str, value.var_names))
-        return Table(kinds.array(value, argument), names, {}, np.asarray(value.obs_names))
-    if not kinds.is_frame(value):
-        return None
-    each = {i: kinds.column_at(value, i) for i in range(value.shape[1])}
-    text = {i: column for i, column in each.items() if kinds.is_text(column)}
-    numbered = {i: numbers_of(column, str(value.columns[i])) for i, column in text.items()}
-    rest = [i for i in each if i not in text]
-    numbers = iter(kinds.array(kinds.columns_at(value, rest), argument).T if rest else ())
-    values = [numbered[i][0] if i in text else next(numbers) for i in each]
-    return Table(
-        np.stack(values, 1),
-        tuple(map(str, value.columns)),
-        {i: names for i, (_, names) in numbered.items()},
-        np.asarray(value.index) if kinds.is_a(value, "pandas") else None,
-    )
-
-
-def numbers_of(column: Any, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Text as numbers of its categories, in their order.
-
-    Raises ``ValueError``, naming the column, for values that are missing.
-    """
-    # Of pandas, which has an order; those of polars are in that in which they were met
-    own = getattr(column, "cat", None)
-    ordered = getattr(own, "categories", None)
-    values = column.to_list() if hasattr(column, "to_list") else list(column)
-    if ordered is not None:
-        values = [None if code < 0 else str(ordered[code]) for code in own.codes]
-    if missing := [i for i, v in enumerate(values) if not isinstance(v, str)]:
-        raise ValueError(
-            f"x: expected text in all of column {name!r}, got {len(missing)} others, the first in "
-            f"row {missing[0]}: drop these rows, or fill them"
-        )
-    names = in_order(set(values)) if ordered is None else [*map(str, ordered)]
-    number = {text: k for k, text in enumerate(names)}
-    return np.array([number[v] for v in values], dtype=np.float64), tuple(names)
-
-
 def frame_of(columns: Sequence[Column], x: Tensor, index: np.ndarray | None = None) -> Any:
     """Values ``x`` (m, columns) as a ``pandas.DataFrame`` with names, text and index.
 
@@ -148,7 +74,7 @@ def frame_of(columns: Sequence[Column], x: Tensor, index: np.ndarray | None = No
     for i, (column, values) in enumerate(zip(columns, x.detach().cpu().numpy().T, strict=True)):
         if column.categories:
             names = np.array(column.categories)
-            codes = np.clip(np.round(values), 0, len(names) - 1).astype(int)
+            codes = np.nan_to_num(np.clip(np.round(values), 0, len(names) - 1), nan=-1).astype(int)
             values = pandas.Categorical.from_codes(codes, names)
         elif column.kind != "numeric" and (values == np.round(values)).all():
             values = values.astype(np.int64)
@@ -156,3 +82,47 @@ def frame_of(columns: Sequence[Column], x: Tensor, index: np.ndarray | None = No
     frame = pandas.DataFrame(found, index=index)
     frame.columns = [column.name for column in columns]
     return frame
+
+
+class Rows(Tensor):
+    """Rows (m, columns) of a table that know its columns: ``rows.to_frame()``.
+
+    What is computed from them, such as a part, is a plain tensor, and so is what is stored.
+
+    Example:
+        >>> import torch
+        >>> rows = Rows.of(torch.zeros(2, 1), [Column("height", "numeric")])
+        >>> rows.columns[0].name, type(rows[:1])
+        ('height', <class 'torch.Tensor'>)
+    """
+
+    columns: tuple[Column, ...]
+    # As a parameter: an operation on it does not see that it is one
+    __torch_function__ = nn.Parameter.__torch_function__
+
+    @classmethod
+    def of(cls, x: Tensor, columns: Sequence[Column]) -> Rows:
+        """The same values, that know these columns."""
+        found = x.as_subclass(cls)
+        found.columns = tuple(columns)
+        return found
+
+    def to_frame(self) -> Any:
+        """A table of pandas, with the names of columns and categories.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return frame_of(self.columns, self.as_subclass(Tensor))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
+        return Rows.of(self.detach().clone(), self.columns)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
+
+
+def of_table(x: Tensor, model: Any) -> Tensor:
+    """What a model makes of its data's kind: ``Rows`` where these are a table."""
+    columns = getattr(model, "columns", ())
+    return Rows.of(x, columns) if columns else x

@@ -15,8 +15,10 @@ from ..ground.kinds import KINDS, guessed, kind_of
 from . import checks
 from .arguments import Arguments
 from .checks import as_values
-from .columns import Column, frame_of, table_of
+from .columns import Column, frame_of
 from .conditions import Names, held, told
+from .frames import of_columns, table_of
+from .labels import check_labelled
 from .text import Vocabulary
 
 if TYPE_CHECKING:
@@ -40,8 +42,9 @@ class Dataset:
             is converted to ``float32`` as it is. A ``float32`` or ``float64`` tensor stays, and
             is not copied. NaN is a missing value, which models take under ``handlers.missing``.
         y: labels, shape (n,): whole numbers, or text or categories, which give the names and are
-            numbered in their order, text that is whole numbers by size. Or a mapping or a table
-            of such labels and of numbers (n,) or (n, k), see ``models.Covariates``.
+            numbered in their order, text that is whole numbers by size. Where text is missing
+            the label is -1, which ``models.VAE(labels="partial")`` takes. Or a mapping or a table
+            of labels and of numbers (n,) or (n, k), see ``models.Covariates``.
         channels: ``"last"`` for pictures (n, h, w, channels), which become (n, channels, h, w).
             Shapes such as (n, h, w, 3) are refused unless it is ``"first"`` or ``"last"``.
         binarize: ``"dynamic"`` takes ``x`` as probabilities in [0, 1], of which each batch is a
@@ -51,6 +54,8 @@ class Dataset:
         factor_names: names of the f factors.
         kind: what the dimensions of a datum mean, see ``load``; default a guess by the shape.
         vocabulary: of lines of text, a list x, which become rows of numbers; it is kept.
+        columns: of new rows of a table that is known, its columns, such as ``vae.columns``: those
+            of a frame with these names, in this order, with text numbered as there.
 
     Of a table the names of columns and rows are kept, and text is numbered.
 
@@ -100,10 +105,12 @@ class Dataset:
         factor_names: Sequence[str] = (),
         kind: str | None = None,
         vocabulary: Vocabulary | None = None,
+        columns: Sequence[Column] = (),
     ) -> None:
         self.vocabulary = vocabulary
-        x = x if vocabulary is None or isinstance(x, Tensor) else vocabulary.numbers(x)
-        table = table_of(x)
+        if vocabulary is not None and isinstance(x, list | tuple):
+            x = vocabulary.numbers(x)
+        table = of_columns(x, columns) if columns else table_of(x)
         stored = checks.values(x if table is None else table.values, channels=channels)
         checks.layout(kind, stored.shape, channels)
         self.columns: tuple[Column, ...] = () if table is None else table.columns(stored)
@@ -284,12 +291,15 @@ class Dataset:
         """Raise ``ValueError`` where text stands for other numbers than a program was given.
 
         Text is numbered by what there is of it, so that a set without one of the classes would
-        number the others anew. So it does for data that were said to be of another kind than
-        that for which a program has convolutional networks.
+        number the others anew. So it does where a program needs labels that are missing, and for
+        data that were said to be of another kind than that for which a program has convolutional
+        networks.
 
         Args:
             programs: models and guides, conditional on ``condition`` classes or not.
         """
+        if self.vocabulary is not None:
+            self.vocabulary.check(*programs)
         classes = next((n for p in programs if (n := getattr(p, "condition", 0))), 0)
         several = getattr(classes, "classes", {"y": classes})
         for name, k in several.items():
@@ -301,6 +311,8 @@ class Dataset:
                     "be numbered anew: pass Dataset(x, y, names=...) with the names of all, such "
                     "as d.labels"
                 )
+        if classes and isinstance(self.y, Tensor):
+            check_labelled(self.y, programs)
         for program in programs if self._kind is not None else ():
             kind = getattr(program, "kind", self._kind)
             if kind != self._kind and kind in KINDS and getattr(program, "maps", None):

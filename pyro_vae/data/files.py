@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib
 import importlib.util
 import math
@@ -17,9 +16,9 @@ import numpy as np
 import torch
 
 from . import kinds
-from .columns import Table, numbers_of
 from .dataset import Dataset
-from .given import LABELS, Channels, as_dataset
+from .delimited import read_delimited
+from .given import Channels, as_dataset
 from .labels import shared_names
 from .sources import Splits
 
@@ -32,8 +31,8 @@ def read_file(path: Path, *, channels: Channels = None, whole: bool = False) -> 
     """What a file of a suffix in ``READERS`` holds; of a table, the ``whole`` without labels."""
     suffix = path.suffix.lower()
     with _reading(path, *_EXPECTED.get(suffix, ("a whole file", "Write it anew"))):
-        text = READERS[suffix] is _read_text
-        found = _read_text(path, labelled=not whole) if text else READERS[suffix](path)
+        text = READERS[suffix] is read_delimited
+        found = read_delimited(path, labelled=not whole) if text else READERS[suffix](path)
     if isinstance(found, Mapping):
         return _parts(found, path, channels)
     if whole and kinds.is_frame(found):
@@ -154,82 +153,6 @@ def _read_anndata(path: Path) -> Any:
     return importlib.import_module("anndata").read_h5ad(path)
 
 
-def _read_text(
-    path: Path, *, labelled: bool = True
-) -> tuple[np.ndarray | Table, np.ndarray | None]:
-    """A table, with a line of names or without, as x and the column of labels."""
-    heads, skipped = [], 0
-    with path.open(encoding="utf-8-sig") as file:
-        for line in file:
-            if line.strip() and not line.startswith("#"):
-                heads.append(line)
-            elif not heads:
-                skipped += 1
-            if len(heads) == 2:
-                break
-    if not heads:
-        raise ValueError("no line of numbers")
-    mark = next((mark for mark in "\t;," if mark in heads[0]), None)
-    rows = [next(csv.reader([line], delimiter=mark)) if mark else line.split() for line in heads]
-    names = [] if any(map(_is_number, rows[0])) and rows[0][0] else rows.pop(0)
-    if not rows:
-        raise ValueError("names of columns alone")
-    # Where the first name is empty, pandas wrote its index
-    columns = range(1 if names and not names[0] else 0, len(rows[0]))
-    texts = [i for i in columns if not _is_number(rows[0][i])]
-    named = [i for i in columns if names and names[i].strip().lower() in LABELS]
-    several = named if names else texts
-    if labelled and len(several) > 1:
-        shown = ", ".join(repr(rows[0][i]) for i in several)
-        raise ValueError(
-            f"{len(several)} columns of text or labels, {shown} in the first row: drop all but one"
-        )
-
-    def read(chosen: list[int], kind: type) -> np.ndarray:
-        return np.loadtxt(
-            path,
-            dtype=kind,
-            comments=None,
-            delimiter=mark,
-            skiprows=skipped + bool(names),
-            usecols=chosen,
-            ndmin=2,
-            encoding="utf-8-sig",
-            quotechar='"',
-        )
-
-    words = {i: read([i], str)[:, 0] for i in texts}
-    for i, column in words.items():
-        if any(numbers := [_is_number(value) for value in column]):
-            text = column[numbers.index(False)]
-            raise ValueError(f"column {i} of numbers and text, such as {str(text)!r}")
-    label = (named or (texts if len(texts) == 1 else [None]))[0] if labelled else None
-    y = None
-    if label is not None:
-        y = words[label] if label in words else read([label], str)[:, 0]
-        # A measurement by this name is no label
-        if label not in words and not all(value.strip().isdigit() for value in y):
-            label = y = None
-    shown = [i for i in columns if i != label]
-    found = {k: numbers_of(words[i], str(i)) for k, i in enumerate(shown) if i in words}
-    plain = [i for i in shown if i not in words]
-    numbers = iter(read(plain, np.float32).T if plain else ())
-    values = [found[k][0] if k in found else next(numbers) for k in range(len(shown))]
-    if not names:
-        return np.stack(values, 1).astype(np.float32), y
-    index = read([0], str)[:, 0] if columns.start else None
-    told = {k: categories for k, (_, categories) in found.items()}
-    return Table(np.stack(values, 1), tuple(names[i] for i in shown), told, index), y
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 # Pictures and volumes of measuring devices, one in a file
 
 
@@ -266,9 +189,9 @@ READERS: dict[str, Callable[[Path], Any]] = {
     ".npz": _read_numpy,
     ".mat": _read_matlab,
     ".pt": _read_torch,
-    ".csv": _read_text,
-    ".tsv": _read_text,
-    ".txt": _read_text,
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".txt": read_delimited,
     ".parquet": _read_parquet,
     ".h5ad": _read_anndata,
 }
@@ -278,7 +201,8 @@ _NUMPY = (
 )
 _TEXT = (
     "a table of numbers in UTF-8, a datum in a line",
-    "Fill what is missing; to choose columns use numpy.loadtxt(path, usecols=..., ...)",
+    "Leave cells without a value empty; to choose columns use numpy.loadtxt(path, usecols=..., "
+    "...)",
 )
 _EXPECTED = {
     ".npy": _NUMPY,

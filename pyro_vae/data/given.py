@@ -129,10 +129,10 @@ def _with_labels(frame: Any, name: str) -> Any:
     """A table as (x, y) where a column is its labels: of that name, or the only one of text."""
     columns = [kinds.column_at(frame, i) for i in range(frame.shape[1])]
     text = [i for i, column in enumerate(columns) if kinds.is_text(column)]
+    labels = [i for i, told in enumerate(frame.columns) if str(told).lower() in LABELS]
+    incomplete = {i: kinds.whole_or_missing(columns[i]) for i in labels if i not in text}
     named = [
-        i
-        for i, told in enumerate(frame.columns)
-        if str(told).lower() in LABELS and (i in text or kinds.is_whole(columns[i]))
+        i for i in labels if i in text or kinds.is_whole(columns[i]) or incomplete[i] is not None
     ]
     found = named or (text if len(text) == 1 else [])
     if len(found) > 1:
@@ -144,4 +144,5 @@ def _with_labels(frame: Any, name: str) -> Any:
     if not found or frame.shape[1] == 1:
         return frame
     rest = [i for i in range(frame.shape[1]) if i != found[0]]
-    return kinds.columns_at(frame, rest), columns[found[0]]
+    numbers = incomplete.get(found[0])
+    return kinds.columns_at(frame, rest), columns[found[0]] if numbers is None else numbers

@@ -85,6 +85,18 @@ def is_whole(column: Any) -> bool:
     return column.dtype.is_integer()
 
 
+def whole_or_missing(column: Any) -> np.ndarray | None:
+    """A column of numbers that are whole where they are not missing, -1; None for any other."""
+    try:
+        values = np.asarray(_column(column), dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    gone = np.isnan(values)
+    if not gone.any() or gone.all() or (values[~gone] != values[~gone].round()).any():
+        return None
+    return np.where(gone, -1, values).astype(np.int64)
+
+
 def column_at(frame: Any, place: int) -> Any:
     """A column of a table, of which another may have the same name."""
     return frame.iloc[:, place] if is_a(frame, "pandas") else frame.to_series(place)
@@ -105,6 +117,13 @@ def is_text(column: Any) -> bool:
             or (kind == "object" and any(isinstance(v, str) for v in column))
         )
     return str(column.dtype).partition("(")[0] in ("String", "Utf8", "Categorical", "Enum")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a column of text is not there: None, NaN, or what pandas has for it."""
+    if isinstance(value, float | np.floating):
+        return bool(np.isnan(value))
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def check_room(shape: Sequence[int], itemsize: int, argument: str) -> None:

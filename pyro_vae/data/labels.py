@@ -27,8 +27,8 @@ def in_order(names: Iterable[str]) -> list[str]:
 def as_integers(value: Any, n: int) -> tuple[Tensor, tuple[str, ...]]:
     """Labels ``int64`` (n,), and the names of classes that were text or categories.
 
-    Raises ``TypeError`` for an object that holds no labels, ``ValueError`` for another number of
-    labels than n, missing ones, or numbers that are not whole by their type.
+    -1 is a label that is missing. Raises ``TypeError`` for an object that holds no labels,
+    ``ValueError`` for another number of labels than n, or numbers not whole by their type.
     """
     numbers, names = numbered(value)
     y = kinds.array(numbers, "y")
@@ -58,28 +58,24 @@ def numbered(value: Any) -> tuple[Any, tuple[str, ...]]:
     if kinds.is_a(value, "pandas", "Series", "Categorical"):
         categories = getattr(value, "cat", value)
         if hasattr(categories, "codes"):
-            codes = np.asarray(categories.codes)
-            _all_there(codes < 0)
-            return codes, tuple(map(str, categories.categories))
+            return np.asarray(categories.codes), tuple(map(str, categories.categories))
     found = kinds.array(value, "y")
     if isinstance(found, Tensor) or found.dtype.kind not in "UOT":
         return found, ()
-    flat = found.reshape(-1)
-    texts = [isinstance(v, str) for v in flat.tolist()]
-    if not any(texts):
-        return found, ()
-    _all_there(~np.array(texts))
-    names = in_order(set(flat.tolist()))
-    number = {name: k for k, name in enumerate(names)}
-    return np.array([number[v] for v in flat.tolist()]).reshape(found.shape), tuple(names)
-
-
-def _all_there(missing: np.ndarray) -> None:
-    if missing.any():
+    flat = found.reshape(-1).tolist()
+    there = [v for v in flat if not kinds.is_missing(v)]
+    others = [v for v in there if not isinstance(v, str)]
+    if len(others) == len(there):
+        whole = there and all(isinstance(v, int | np.integer) for v in there)
+        return (np.array([-1 if kinds.is_missing(v) else v for v in flat]) if whole else found), ()
+    if others:
         raise ValueError(
-            f"y: expected a label for each row, got {int(missing.sum())} without, the first "
-            f"y[{int(missing.nonzero()[0][0])}]: drop these rows of x and y"
+            f"y: expected text for each row, or None where it is missing, got {len(others)} "
+            f"others, the first {others[0]!r}: make text of them"
         )
+    names = in_order(set(there))
+    number = {name: k for k, name in enumerate(names)}
+    return np.array([number.get(v, -1) for v in flat]).reshape(found.shape), tuple(names)
 
 
 def _shape_advice(y: Tensor, n: int) -> str:
@@ -127,7 +123,8 @@ def renumbered(
             f"names: expected all names that y has, got none for {unknown[0]!r}: add it, or leave "
             "names out"
         )
-    return torch.tensor([names.index(name) for name in found])[y], names
+    # The last one is for -1, a label that is missing
+    return torch.tensor([*map(names.index, found), -1])[y], names
 
 
 def shared_names(labels: Sequence[Any]) -> list[str] | None:
@@ -136,3 +133,14 @@ def shared_names(labels: Sequence[Any]) -> list[str] | None:
     if not any(y.dtype.kind in "UOST" for y in found):
         return None
     return in_order({v for y in found for v in y.astype(str).tolist()})
+
+
+def check_labelled(y: Tensor, programs: Sequence[Any]) -> None:
+    """Raise ``ValueError`` where labels are missing, -1, that conditional programs need."""
+    partial = any(getattr(program, "partly_labelled", False) is True for program in programs)
+    if not partial and (gone := y < 0).any():
+        raise ValueError(
+            f"y: expected the class of each datum, got {int(gone.sum())} of {len(gone)} missing, "
+            f"the first y[{int(gone.long().argmax())}]: drop these rows, d[d.y >= 0], or build "
+            'the model with labels="partial"'
+        )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..ground.arguments import known
-from .columns import Table
 from .conditions import classes_of_column
 from .dataset import Dataset
+from .frames import Table
 
 
 def conditioned(
@@ -21,7 +21,7 @@ def conditioned(
 
     Example:
         >>> import torch
-        >>> from pyro_vae.data.columns import Table
+        >>> from pyro_vae.data.frames import Table
         >>> values = torch.tensor([[1.0, 20.0, 7.0], [0.0, 30.0, 9.0]])
         >>> table = Dataset(Table(values, ("site", "age", "count"), {}))
         >>> conditioned(table, ["site"], ["age"], None).y

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,6 +85,30 @@ class Vocabulary(Recorded):
     def __len__(self) -> int:
         """Count the numbers, 0 too."""
         return len(self.symbols) + 1
+
+    def __eq__(self, other: object) -> bool:
+        """Whether numbers stand for the same symbols, in rows of any length."""
+        if not isinstance(other, Vocabulary):
+            return NotImplemented
+        return (self.symbols, self.words) == (other.symbols, other.words)
+
+    def __hash__(self) -> int:
+        """By the symbols."""
+        return hash(self.symbols)
+
+    def check(self, *programs: Any) -> None:
+        """Raise ``ValueError`` for a model of other tokens, or of another number of them."""
+        for likelihood in (getattr(program, "likelihood", None) for program in programs):
+            if not hasattr(likelihood, "vocabulary"):
+                continue
+            of_model = likelihood.vocabulary
+            if of_model != self if of_model is not None else likelihood.size != len(self):
+                raise ValueError(
+                    f"vocabulary: expected that of the model, {of_model or likelihood.size}, got "
+                    f"{self!r}, whose numbers stand for other symbols: load the text with "
+                    "vocabulary=, that of model.likelihood, or build the model with "
+                    "likelihoods.Tokens(d.vocabulary)"
+                )
 
     def __repr__(self) -> str:
         """Kind and number of symbols, and the length of a row."""

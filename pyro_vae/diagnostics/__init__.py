@@ -1,7 +1,7 @@
 """What a trained pair has learnt."""
 
 from .calibration import Calibration, calibration
-from .codebook_use import CodebookUse, codebook
+from .codebook_use import CodebooksUse, CodebookUse, codebook
 from .collapse import Collapse, collapse
 from .continuity import Continuity, continuity
 from .disentanglement import Disentanglement, disentanglement, score_codes
@@ -19,6 +19,7 @@ __all__ = [
     "Calibration",
     "ClassifierFeatures",
     "CodebookUse",
+    "CodebooksUse",
     "Collapse",
     "Continuity",
     "Disentanglement",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..codebooks.base import by_book
 from ..data import Dataset
 from ..ground.tables import Cell, Table, Tabular
 from ..guides import NearestCode
 from ..models import VQVAE
 from ..programs.examining import examined
+from ..programs.labels import label_arguments
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,13 +87,40 @@ class CodebookUse(Tabular):
         }
 
 
+@dataclass(frozen=True, repr=False)
+class CodebooksUse(Tabular):
+    """How the codes of each level, and of each step of a residual codebook, stand for data.
+
+    Attributes:
+        books: "z1" or, of the steps of a stack, "z1[0]", "z1[1]", ... -> its ``CodebookUse``.
+    """
+
+    books: Mapping[str, CodebookUse]
+
+    def table(self) -> Table:
+        """A row for each: codes used, perplexity, positions."""
+        (data,) = {use.data for use in self.books.values()}
+        rows = []
+        for name, use in self.books.items():
+            share, positions = 100 * use.used / use.codes, int(use.counts.sum()) // use.data
+            used = Cell(f"{use.used} of {use.codes} ({share:.1f}%)", {"": use.used})
+            perplexity = Cell(f"{use.perplexity:.1f}", {"": use.perplexity})
+            rows.append((name, used, perplexity, Cell(str(positions), {"": positions})))
+        columns = ("codebook", "codes used", "perplexity", "positions per datum")
+        return Table(f"codes of {data} data", columns, rows, left=(0,))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: the numbers of each."""
+        return {name: use.to_dict() for name, use in self.books.items()}
+
+
 def codebook(
     model: VQVAE,
     guide: NearestCode,
     data: Dataset | Tensor | tuple[Tensor, Tensor | None],
     *,
     batch_size: int = 1000,
-) -> CodebookUse:
+) -> CodebookUse | CodebooksUse:
     """Count the codes of all data, without changing any state.
 
     Counted over the data, because the perplexity of a batch depends on its size. A picture of the
@@ -103,7 +133,7 @@ def codebook(
         batch_size: data at once.
 
     Returns:
-        ``CodebookUse``.
+        ``CodebookUse``; of a model with several levels or a residual codebook ``CodebooksUse``.
 
     Raises:
         TypeError: a model without codes.
@@ -117,9 +147,13 @@ def codebook(
     """
     if not hasattr(model, "codebook"):
         raise TypeError(f"model: expected a models.VQVAE, got {type(model).__name__}")
+    counts: dict[str, Tensor] = {}
     with examined(data, model, guide) as (data, _):
-        counts = torch.zeros(model.codes, dtype=torch.long, device=data.device)
-        for x, _ in data.batches(batch_size):
-            index = guide.encode(x).sample["z1"].argmax(-1)
-            counts += index.flatten().bincount(minlength=model.codes)
-    return CodebookUse(counts.cpu(), len(data))
+        for x, y in data.batches(batch_size):
+            z = guide.encode(x, **label_arguments(model, y)).sample
+            for name, index in by_book(model.codebooks, z).items():
+                codes = model.codebooks[name.partition("[")[0]].codes
+                hits = index.flatten().bincount(minlength=codes)
+                counts[name] = hits if name not in counts else counts[name] + hits
+    use = {name: CodebookUse(hits.cpu(), len(data)) for name, hits in counts.items()}
+    return CodebooksUse(use) if len(use) > 1 else next(iter(use.values()))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..ground.arguments import known
 from ..ground.files import write_atomically
-from . import ladder_mnist, sigma, vq
+from . import ladder_mnist, pca, real_tables, sigma, vq
 from .running import joined, markdown
 
 FOLDER = Path(__file__).parent
@@ -94,6 +94,13 @@ TABLES = {
         | {"KL": ("kl", 1), "active units": ("active units", 0)}
         | _same(0, "active by KL"),
         ladder_mnist.SYSTEMS,
+    ),
+    "pca": Shown(
+        ("table", "system"),
+        _same(0, "table", "rows", "columns", "latents", "system", "seeds")
+        | _same(2, "PCA", "ELBO", "log p(x)", "log p(x) - PCA")
+        | {"epoch": ("epoch kept", 0), "k above 0.7, %": ("k above 0.7, %", 0)},
+        (*real_tables.TABLES, *pca.SYSTEMS),
     ),
     "mnist": Shown(
         ("system",),

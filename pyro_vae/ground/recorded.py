@@ -171,6 +171,11 @@ def _build(cls: type, arguments: dict[str, Any]) -> Any:
     return cls(*several, **arguments)
 
 
+def rebuilt(value: Recorded) -> Any:
+    """Another object of the same class, from the same arguments."""
+    return _build(type(value), dict(value.arguments))
+
+
 def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
     """Rebuild what ``encode`` wrote; only ``Recorded`` and torch classes are ever constructed.
 

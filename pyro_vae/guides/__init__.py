@@ -10,6 +10,7 @@ from .flow import Flow
 from .full_covariance import FullCovariance
 from .labelled import Labelled
 from .ladder import Ladder
+from .linear import linear_start
 from .nearest_code import NearestCode
 from .per_datum import PerDatum
 from .semi_amortized import SemiAmortized
@@ -30,4 +31,5 @@ __all__ = [
     "PerDatum",
     "ProductOfExperts",
     "SemiAmortized",
+    "linear_start",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import networks
 from ..conditionals.normal import precision_weighted
 from ..data.arguments import Arguments
-from ..programs.calling import call, names_of
+from ..programs.calling import call
 from ..programs.program import Guide
 from ..programs.running import undisturbed
 from .experts_mixture import Component, Mixing, Mixture
@@ -31,7 +31,7 @@ class _Experts(Guide):
     """What the guides of several modalities have in common: they differ in ``_components``.
 
     ``modalities`` are the arguments that have an expert, ``experts`` the guides; ``may_be_none``
-    those of the model, whose sites are left out of it where they are None.
+    the sites of the model that are left out where they observe nothing.
     """
 
     # Whether the model's prior is among the components of all data
@@ -52,7 +52,7 @@ class _Experts(Guide):
         super().__init__(subject.model)
         self.arguments["like"] = subject.few
         self.few, self.latents = subject.few, parts.latents
-        self.modalities, self.may_be_none = tuple(given), tuple(names_of(subject.model))
+        self.modalities, self.may_be_none = tuple(given), parts.may_be_none
         self._naming, self._incomplete = parts.naming, parts.incomplete
         # Names of arguments may be those of a ModuleDict's methods
         self.experts = nn.ModuleList(parts.modules.values())

@@ -17,7 +17,7 @@ from ..handlers.missing import without_absent
 from ..programs.belonging import is_same
 from ..programs.calling import arguments_of, call, names_of, positional
 from ..programs.given import matched
-from ..programs.inspecting import columns_by_name
+from ..programs.inspecting import columns_by_name, structure
 from ..programs.methods import as_program
 from ..programs.missing import takes_missing
 from ..programs.program import Guide
@@ -99,6 +99,7 @@ class Parts:
     Attributes:
         subject: what is known of the model.
         naming: the names of its arguments.
+        may_be_none: sites that are left out where they observe nothing.
         latents: its latents in the plate of the data, in its order.
         modules: modality -> the module that samples them.
         incomplete: whether NaN means missing to the model.
@@ -134,17 +135,18 @@ class Parts:
             known("experts", name, names_of(model))
         like = _kept(guides) if like is None else like
         self.incomplete = takes_missing(model)
-        alone = model if self.incomplete else without_absent(model)
+        self.may_be_none = () if like is None else _may_be_none(model, like)
+        alone = without_absent(model, self.may_be_none)
         self.subject = replace(subject_of(alone, like), model=as_program(model))
         if self.subject.few is None:
             raise TypeError(
                 f"model: expected a program that observes several arguments, got the "
                 f"{name_of(model)} of one: use guides.BottomUp"
             )
-        structure = self.subject.structure
-        observed = dict.fromkeys(s.argument for s in structure.observed.values() if s.argument)
-        self.naming = Naming(tuple(p.name for p in positional(model)), tuple(observed))
-        self.latents = tuple(s for s in structure.latents if s in self.subject.places)
+        observed = [s.argument for s in self.subject.structure.observed.values() if s.argument]
+        names = tuple(p.name for p in positional(model))
+        self.naming = Naming(names, tuple(dict.fromkeys(observed)))
+        self.latents = tuple(s for s in self.subject.structure.latents if s in self.subject.places)
         data = matched(like, model, name="like")
         named = self.naming.named(*arguments_of(model, data.x, data.y))
         columns = columns_by_name(model, data.x, data.y)
@@ -174,8 +176,7 @@ class Parts:
                     "others, or leave its expert out"
                 )
         found = {n: v[rows] if n in columns else v for n, v in found.items()}
-        structure = self.subject.structure
-        sites = [s for s in structure.observed.values() if s.argument == name]
+        sites = [s for s in self.subject.structure.observed.values() if s.argument == name]
         if all(s.distribution == "Categorical" for s in sites) and not found[name].isnan().any():
             # Classes are floating numbers where some are missing
             found[name] = found[name].long()
@@ -207,6 +208,15 @@ class Parts:
                 f"the model in its order, got one of {found}: name them alike, and build guides "
                 "of this library with order='top-down'"
             )
+
+
+def _may_be_none(model: Callable, like: Any) -> tuple[str, ...]:
+    """The observed sites, and those that no other depends on of an argument's name."""
+    data = matched(like, model, name="like")
+    found = structure(model, data.x if data.y is None else (data.x, data.y))
+    inside = {parent for parents in found.parents.values() for parent in parents}
+    names = dict.fromkeys([*names_of(model), *found.observed])
+    return tuple(n for n in names if n not in found.latents or n not in inside)
 
 
 def _samples(module: nn.Module, x: Arguments) -> bool:

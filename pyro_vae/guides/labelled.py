@@ -99,7 +99,10 @@ class Labelled(Guide):
         if classifier is None:
             widths = vae.hidden[0] if hidden is None else networks.sizes("hidden", hidden)
             options = {"activation": vae.activation, "norm": vae.norm}
-            network = networks.encoder(seen, widths, vae.maps, **options)
+            if own := getattr(vae.likelihood, "encoder", None):
+                network = own({"x": seen})
+            else:
+                network = networks.encoder(seen, widths, vae.maps, **options)
             classifier = nn.Sequential(network, nn.Linear(network.out_features, vae.condition))
         self.classifier, logits = classifier, (vae.condition,)
         got = networks.output_shape(classifier, seen, argument="classifier")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -12,26 +12,26 @@ from ..programs.program import Guide
 from .wrapping import P, wrap
 
 
-class _WithoutAbsent(Recorded):
-    """Run a program without the sites of arguments that are None."""
+class _Without(Recorded):
+    """Run a program without some sites that observe nothing."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = tuple(names)
 
     def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
-        with Absent(absent(program, args, kwargs)):
+        with Absent(self.names):
             return program(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return "without_absent()"
+        return f"without_absent({', '.join(self.names)})"
 
 
-def without_absent(model: Callable) -> Any:
-    """The same model, in which an argument that is None is data that are not there.
-
-    The part of ``missing`` that is about whole arguments.
-    """
-    return wrap(model, _WithoutAbsent())
+def without_absent(model: Callable, names: Collection[str]) -> Any:
+    """The same model, of which these sites are left out where they observe nothing."""
+    return wrap(model, _Without(names))
 
 
-class _Missing(_WithoutAbsent):
+class _Missing(Recorded):
     """Run a program to which NaN and None mean missing."""
 
     takes_missing = True
@@ -40,8 +40,8 @@ class _Missing(_WithoutAbsent):
     )
 
     def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
-        with Hiding():
-            return super().apply(program, *args, **kwargs)
+        with Hiding(), Absent(absent(program, args, kwargs)):
+            return program(*args, **kwargs)
 
     def __repr__(self) -> str:
         return "missing()"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..data import Column, Dataset
 from ..data.arguments import Data, columns_of
+from ..data.columns import frame_of
 from ..distributions import Joint, Nominal, base_of
 from ..ground.arguments import whole
 from ..programs.autoguides import takes_all
-from ..programs.given import given
+from ..programs.given import given, matched
+from ..programs.labels import accepts_labels
 from ..programs.means import mean_of
 from ..programs.missing import takes_missing
 from ..programs.reading import Contributions
@@ -25,6 +29,9 @@ from ..programs.unwrapping import name_of
 from .densities import can_broadcast, check_weighed, repeated, split
 from .densities import draws as drawn_from
 from .weights import weight_statistics
+
+if TYPE_CHECKING:
+    import pandas
 
 # Numbers of one kind at once: of all samples of some data
 _NUMBERS = 2**23
@@ -47,6 +54,8 @@ class Imputation:
         pareto_k: how heavy the tail of the weights is, (n,), as of ``infer.importance``: above
             0.7 the results cannot be trusted.
         samples: importance samples per datum.
+        columns: name and kind of each column, where the model or the data know those of a table.
+        index: what the rows of such data are called, (n,), or None.
     """
 
     mean: Tensor | dict[str, Tensor]
@@ -55,6 +64,22 @@ class Imputation:
     effective_sample_size: Tensor
     pareto_k: Tensor
     samples: int
+    columns: tuple[Column, ...] = ()
+    index: np.ndarray | None = None
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The completed table, ``mean``, with the names of its columns, categories and rows.
+
+        Raises:
+            ImportError: pandas is not installed.
+            ValueError: data whose columns have no names.
+        """
+        if not self.columns:
+            raise ValueError(
+                "columns: expected those of a table, got none: pass data.Dataset(frame) to "
+                "infer.impute, or build the model with columns=d.columns"
+            )
+        return frame_of(self.columns, self.mean, self.index)
 
 
 def impute(
@@ -85,8 +110,8 @@ def impute(
     Args:
         model: generative program under ``handlers.missing``.
         guide: inference program.
-        x: (n, *event), NaN where missing, or the programs' own arguments, a tuple or a mapping of
-            tensors with n rows each.
+        x: (n, *event), NaN where missing, a ``Dataset`` of such data, or the programs' own
+            arguments, a tuple or a mapping of tensors with n rows each.
         y: (n,) labels for a conditional pair.
         samples: importance samples per datum.
         draws: completions of each datum.
@@ -115,6 +140,12 @@ def impute(
             f"model: expected one to which NaN means missing, got {name_of(model)}: pass "
             "handlers.missing(model), and a guide that is built for it"
         )
+    columns, index = getattr(model, "columns", ()), None
+    if isinstance(x, Dataset):
+        x = matched(x, model, guide, arguments=arguments, plate=plate)
+        if isinstance(x, Dataset):
+            columns, index = x.columns or columns, x.index
+            x, y = x.x, x.y if y is None and accepts_labels(model) else y
     x, y = given(x, y, model, guide, arguments=arguments, plate=plate)
     numbers = samples * max(1, sum(column[0].numel() for column in columns_of(x)))
     block = len(x) if takes_all(guide) else max(1, min(_DATA, _NUMBERS // numbers))
@@ -136,7 +167,7 @@ def impute(
     if len(sites) == 1:
         mean, error, drawn = (found.popitem()[1] for found in (mean, error, drawn))
     ess, pareto_k = (torch.cat(c) for c in zip(*[part.trust for part in parts], strict=True))
-    return Imputation(mean, error, drawn, ess, pareto_k, samples)
+    return Imputation(mean, error, drawn, ess, pareto_k, samples, columns, index)
 
 
 class _Part:

@@ -125,7 +125,7 @@ def interpolate(
         y: two labels (2,) for a conditional pair; the first is used up to the middle.
 
     Returns:
-        (steps, *event_shape).
+        (steps, *event_shape); of ``likelihoods.Tokens`` the most probable ones.
 
     Raises:
         ValueError: fewer than 2 steps, ends that are not single data.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data import Dataset, DataSplits
@@ -29,15 +29,16 @@ def for_columns(
     | categorical | ``Nominal(k)`` |
 
     Args:
-        data: a table, or vectors (n, columns), whose training set is looked at; categories are
-            counted in all sets.
+        data: a table, or vectors (n, columns), whose training set is looked at; what is missing,
+            NaN, is left out.
         kinds: name, or number, of a column -> its kind, in place of what ``data.Column`` tells:
             whole numbers such as 0, 1, 2 that number categories are to be told here.
 
     Raises:
         TypeError: data of another type.
-        ValueError: data that are no vectors, unknown columns or kinds, numeric columns that never
-            vary, categories that are not numbered from 0.
+        ValueError: data that are no vectors, unknown columns or kinds, columns of which all is
+            missing, numeric ones that never vary, categories that are not numbered from 0, or
+            that the training set lacks.
 
     Example:
         >>> import torch
@@ -61,23 +62,32 @@ def for_columns(
             "vectors, x.flatten(1)"
         )
     names = [column.name for column in train.columns] or None
+    told = names or [*map(str, range(size))]
+    if (lost := x.isnan().all(0)).any():
+        raise ValueError(
+            "data: expected each column to be seen in some row of the training set, got "
+            f"{told[int(lost.long().argmax())]!r} of missing values alone: leave it out"
+        )
     found = [c.kind for c in train.columns] or kinds_of(x)
     for column, kind in (kinds or {}).items():
         found[_number(column, names, size)] = known("kinds", kind, KINDS)
-    told = names or [*map(str, range(size))]
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, kind in enumerate(found):
+        text = train.columns[i].categories if train.columns else ()
+        if kind == "categorical" or text:
+            seen = [_seen(part, i) for part in sets if part is not None]
+            _check_seen(seen[0], set().union(*seen[1:]), text, told[i])
         if kind == "categorical":
-            text = train.columns[i].categories if train.columns else ()
-            most = max(int(part.x[:, i].max()) for part in sets if part is not None)
-            groups[kind, len(text) or most + 1].append(i)
+            groups[kind, len(text) or int(max(map(max, seen))) + 1].append(i)
         else:
             groups[kind].append(i)
-    if still := [i for i in groups["numeric"] if (x[:, i] == x[0, i]).all()]:
-        raise ValueError(
-            f"data: expected numeric columns that vary, got {told[still[0]]!r} of one value, "
-            f"{float(x[0, still[0]]):.4g}, whose density has no bound: leave it out"
-        )
+    for i in groups["numeric"]:
+        there = x[:, i][~x[:, i].isnan()]
+        if (there == there[0]).all():
+            raise ValueError(
+                f"data: expected numeric columns that vary, got {told[i]!r} of one value, "
+                f"{float(there[0]):.4g}, whose density has no bound: leave it out"
+            )
     made = {
         "numeric": lambda rows: Gaussian.standardized(rows, "per_pixel"),
         "count": lambda rows: NegativeBinomial.standardized(rows, "per_column"),
@@ -88,7 +98,25 @@ def for_columns(
         if columns:
             likelihood = Nominal(kind[1]) if isinstance(kind, tuple) else made[kind](x[:, columns])
             parts.append((columns, likelihood))
-    return Mixed(parts, names)
+    table = [c._replace(kind=k) for c, k in zip(train.columns, found, strict=False)]
+    return Mixed(parts, table or None)
+
+
+def _seen(data: Dataset, column: int) -> set[float]:
+    """The values of a column that are there."""
+    values = data.x[:, column]
+    return {*values[~values.isnan()].tolist()}
+
+
+def _check_seen(train: set[float], others: set[float], text: Sequence[str], name: str) -> None:
+    """Raise ``ValueError`` for a category whose probability nothing would teach."""
+    if unseen := sorted(others - train):
+        first = repr(text[int(unseen[0])]) if text else f"{unseen[0]:g}"
+        raise ValueError(
+            f"data: expected each category of {name!r} in some row of the training set, got "
+            f"{first} in other sets alone: split them otherwise, as with data.load(..., seed=1), "
+            "or leave these rows out"
+        )
 
 
 def _number(column: str | int, names: list[str] | None, size: int) -> int:

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..data import Column
 from ..distributions import Joint, declared
 from ..ground.arguments import is_whole, known
 from .base import Likelihood, check_values, feature_shape, input_shape, network_inputs
@@ -37,12 +38,14 @@ class Mixed(Likelihood):
         parts: columns -> likelihood, or pairs of them. Columns are a number, a range, a slice (in
             pairs; only from Python 3.12 on may it be a key), a tuple of numbers, or, with
             ``names``, a name or a tuple of names; in all each column of the table is there once.
-        names: of all columns, in their order.
+        names: of all columns, in their order; or the columns themselves, ``d.columns``, by which a
+            model can tell what it draws, ``vae.sample(10).to_frame()``.
 
     Attributes:
         likelihoods: the likelihood of each group.
         columns: for each of them its columns as whole numbers, known once a model is built.
-        names: as passed, or None.
+        names: of all columns, or None.
+        table: the columns, where they were passed, or ().
 
     Shapes:
         features (..., f), f those of all parts; result of batch shape (...) and event shape (d,).
@@ -71,7 +74,7 @@ class Mixed(Likelihood):
     def __init__(
         self,
         parts: Mapping[Any, Likelihood] | Iterable[tuple[Columns, Likelihood]],
-        names: Sequence[str] | None = None,
+        names: Sequence[str | Column] | None = None,
     ) -> None:
         """Hold the likelihoods, and find the columns where their number is known."""
         super().__init__()
@@ -82,7 +85,10 @@ class Mixed(Likelihood):
                     f"parts: expected a likelihood for each group of columns, got {part!r} for "
                     f"{columns!r}: pass such as likelihoods.Gaussian()"
                 )
-        self.names = None if names is None else tuple(map(str, names))
+        # Of a file a column is a plain tuple
+        told = [Column(*name) for name in names or () if isinstance(name, tuple)]
+        self.table = tuple(told)
+        self.names = None if names is None else tuple(c.name for c in told) or (*map(str, names),)
         if repeated := [n for n, k in Counter(self.names or ()).items() if k > 1]:
             raise ValueError(
                 f"names: expected a name of its own for each column, got {repeated[0]!r} twice: "

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import pyro
 from torch import Tensor, nn
 
 from .. import networks
+from ..data import Column
 from ..ground.kinds import guessed
 from ..ground.recorded import takes
 from ..likelihoods.base import check_values, feature_shape
 from ..programs.missing import Hiding, filled
 from ..programs.program import Model
 from ..programs.structure import Observed
+from .classes import known_classes
 
 
 class DecoderModel(Model):
@@ -23,6 +26,7 @@ class DecoderModel(Model):
 
     decoder: nn.Module
     likelihood: nn.Module
+    condition: int
     one_hot: Tensor
     kind: str
 
@@ -82,6 +86,14 @@ class DecoderModel(Model):
                 f"x.to({self.one_hot.dtype}), or convert model and guide, .to({x.dtype})"
             )
 
+    def label_features(self, y: Tensor | None, n: int) -> tuple[Tensor, ...]:
+        """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
+
+        Raises:
+            ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
+        """
+        return (known_classes(y, n, self.one_hot),) if self.condition else ()
+
     def _check_given(self, x: Tensor) -> None:
         """What a run of the program checks: values only where Pyro validates."""
         self.check_shape(x)
@@ -91,9 +103,35 @@ class DecoderModel(Model):
                 check_values(self.likelihood, filled(x) if Hiding.active else x)
 
 
+def check_condition(condition: Any) -> int:
+    """A number of classes, 0 for none; ``ValueError`` for anything else."""
+    if not isinstance(condition, Integral) or isinstance(condition, bool) or condition < 0:
+        raise ValueError(
+            f"condition: expected the number of classes, got {condition!r}: pass an integer "
+            "such as 10, 0 for a model without labels, or to a VAE models.Covariates(...) for more"
+        )
+    return int(condition)
+
+
 def check_likelihood(likelihood: Any) -> None:
     """Raise ``TypeError`` unless it is a module."""
     if not isinstance(likelihood, nn.Module):
         raise TypeError(
             f"likelihood: expected an instance such as likelihoods.Bernoulli(), got {likelihood!r}"
         )
+
+
+def checked_columns(
+    columns: Sequence[Column], likelihood: nn.Module, event_shape: tuple[int, ...]
+) -> tuple[Column, ...]:
+    """The columns of a model's data, by default those of its likelihood; () for other data.
+
+    Raises ``ValueError`` unless they are one for each number of a datum.
+    """
+    columns = tuple(columns) or getattr(likelihood, "table", ())
+    if columns and event_shape != (len(columns),):
+        raise ValueError(
+            f"columns: expected one for each number of data of shape {event_shape}, got "
+            f"{len(columns)}: pass d.columns of these data"
+        )
+    return tuple(Column(*column) for column in columns)

@@ -139,7 +139,7 @@ class SequenceDecoder(Recorded, nn.Module):
             (n, *event_shape[1:]), with a last dimension of ``outputs`` where there are several.
         """
         state = None
-        for t in range(len(x[0])):
+        for t in range(self.event_shape[0]):
             with torch.no_grad():
                 if t == 0:
                     inputs, skips = self.prefix(context), self.skips(context)

@@ -15,6 +15,7 @@ from torch.distributions.constraints import independent, real
 from .. import networks
 from ..conditionals.hand_over import HandOver
 from ..conditionals.normal import DiagonalNormal, StandardNormal
+from ..data import Column
 from ..data.arguments import LabelData
 from ..distributions import declared
 from ..ground.arguments import known
@@ -24,13 +25,12 @@ from ..ground.streams import forked
 from ..likelihoods import Likelihood
 from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
-from .base import DecoderModel, check_likelihood
+from .base import DecoderModel, check_condition, check_likelihood, checked_columns
 from .classes import (
     Labels,
     check_labels,
     draw_classes,
     given_classes,
-    known_classes,
     latent_classes,
     seen_classes,
 )
@@ -95,6 +95,9 @@ class VAE(DecoderModel):
             all else halvings down to 16 positions, of 32, 64, 128, 128, ... channels.
         blocks: residual blocks after each halving; default 1, but none for images up to 32 x 32
             whose channels are left to the default.
+        columns: name and kind of each column, ``d.columns``, where the data are rows of a table:
+            samples and reconstructions then have ``to_frame()``, and pictures show names. Default:
+            those that the likelihood tells, as one by ``likelihoods.for_columns`` does.
 
     Raises:
         TypeError: an activation, a likelihood or a decoder of another type.
@@ -128,6 +131,7 @@ class VAE(DecoderModel):
         kind: str | None = None,
         channels: int | Sequence[int] | None = None,
         blocks: int | None = None,
+        columns: Sequence[Column] = (),
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         super().__init__()
@@ -141,11 +145,8 @@ class VAE(DecoderModel):
         self.covariates = isinstance(condition, Covariates)
         if self.covariates:
             condition.check_model(likelihood, labels, decoder)
-        elif not networks.is_whole(condition) or condition < 0:
-            raise ValueError(
-                f"condition: expected the number of classes, got {condition!r}: pass an integer "
-                "such as 10, 0 for a model without labels, or models.Covariates(...) for more"
-            )
+        else:
+            condition = check_condition(condition)
         networks.check_activation(activation)
         networks.check_norm(norm)
         self.latent_shapes = {f"z{i}": shapes[i - 1] for i in range(len(shapes), 0, -1)}
@@ -161,7 +162,7 @@ class VAE(DecoderModel):
         given = {"kind": kind, "channels": channels, "blocks": blocks}
         self._settle(given, {name: self.maps.get(name) for name in given} | {"kind": self.kind})
         self.skip = bool(skip)
-        self.condition = condition if self.covariates else int(condition)
+        self.condition = condition
         # How many numbers decoders see
         self._classes = condition.size if self.covariates else self.condition
         self._exposed = self.covariates and condition.offset
@@ -182,6 +183,7 @@ class VAE(DecoderModel):
                 made = default_conditional(self, site, self._context_shapes(int(site[1:])))
             self.conditionals[site] = made
         self.likelihood = likelihood
+        self.columns = checked_columns(columns, likelihood, self.event_shape)
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
         else:
@@ -278,14 +280,12 @@ class VAE(DecoderModel):
         Raises:
             ValueError: labels missing, of the wrong shape, or outside 0..condition-1.
         """
-        if not self.condition:
-            return ()
         if self.covariates:
             y = self.condition.columns(y, n)
             return (self.condition.features(y),) if self._classes else ()
         if self.partly_labelled:
             return (seen_classes(given_classes(y, n, self.one_hot), self.one_hot),)
-        return (known_classes(y, n, self.one_hot),)
+        return super().label_features(y, n)
 
     def conditional(
         self, site: str, z: Mapping[str, Tensor], y: LabelData = None

@@ -9,43 +9,40 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro.distributions import Distribution
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions.constraints import independent, one_hot
-from torch.nn.functional import embedding
+from torch.distributions import constraints
 
 from .. import networks
 from ..codebooks import Codebook, MovingAverage, UniformCodes
+from ..codebooks.base import one_hot
 from ..distributions import as_pyro, declared
+from ..ground.arguments import whole
 from ..ground.kinds import KINDS, kind_of
 from ..ground.recorded import takes
 from ..likelihoods import Likelihood
 from ..networks.grids import GridDecoder, grid_shape
+from ..networks.levels import LevelDecoder
 from ..programs.encoding import decode
+from ..programs.labels import Labels
 from ..programs.structure import Latent, Structure
-from .base import DecoderModel, check_likelihood
-
-_SITE = "z1"
-
-
-class _Embedding(Messenger):
-    """Reads what a guide's site says of its value; ``poutine.replay`` hands ``infer`` on."""
-
-    value: Tensor | None = None
-
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if msg["name"] == _SITE and not msg["is_observed"]:
-            self.value = msg["infer"].get("embedding")
+from .base import DecoderModel, check_condition, check_likelihood
+from .levels import Embeddings, check_codebooks
 
 
 class VQVAE(DecoderModel):
     """p(x, z) = p(x|e(z)) p(z): a grid z of codes, the data given the vectors that they stand for.
 
-    The site "z1" is a grid of one-hot codes, event shape (*grid_shape, codes), uniform a priori.
+    The site "z1" is a grid of one-hot codes, event shape (*grid_shape, codes), uniform a priori;
+    (*grid_shape, n, codes) for a codebook of n codes per position, ``codebooks.Residual(n)``.
     Train it with ``guides.NearestCode``. Then fit a prior to the codes of the data, and sample
     from it: ``vqvae.sample(16, prior=priors.CodePrior(vqvae).fit(guide, data, epochs=20))``.
 
-    Source: "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017).
+    With two ``levels`` there are a grid z1 and one that is half as fine, z2, for what is global:
+    p(x, z1, z2) = p(x|e(z1), e(z2)) p(z1) p(z2), to be followed by a prior p(z2) p(z1|z2). More
+    levels go on like this.
+
+    Sources: "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017);
+    "Generating Diverse High-Fidelity Images with VQ-VAE-2", Razavi, van den Oord, Vinyals (2019).
 
     Args:
         event_shape: shape of one datum.
@@ -53,7 +50,12 @@ class VQVAE(DecoderModel):
         code_dim: length of the vector of a code; default the codebook's, else 64.
         likelihood: p(x | features).
         codebook: the vectors, and how they are learnt: ``codebooks.MovingAverage(codes, dim)``
-            (default) or ``codebooks.Gradient(codes, dim)``.
+            (default), ``codebooks.Gradient(codes, dim)``, ``codebooks.Residual(n)``,
+            ``codebooks.FiniteScalar(levels)`` or ``codebooks.LookupFree(bits)``; for several
+            levels one for each, the finest first.
+        levels: number of grids; default as many as there are codebooks, else 1.
+        condition: number of classes of the labels ``y`` that the decoder sees, 0 for none; codes
+            are independent of them, until a ``priors.CodePrior`` is fitted.
         channels: of the convolutions for images, signals and video, after each halving of the
             resolution; the grid is a datum halved as often.
         blocks: residual blocks of the convolutional networks.
@@ -62,29 +64,35 @@ class VQVAE(DecoderModel):
         grid: shape of the grid, for dense networks, default (8,), and for networks of your own.
         activation: makes the module between layers.
         decoder: your own network in place of the default: called with the vectors of the codes
-            (n, *grid, code_dim), returns features (n, *likelihood.feature_shape(event_shape)).
-        prior: your own prior in place of the uniform one: a module whose ``forward()`` returns a
-            distribution of event shape (*grid, codes).
+            (n, *grid, code_dim), of each level, the finest first [then the one-hot label
+            (n, condition)], returns features (n, *likelihood.feature_shape(event_shape)).
+        prior: your own prior in place of the uniform one of the top level: a module whose
+            ``forward()`` returns a distribution of event shape (*grid, [n,] codes).
         kind: what the dimensions of a datum mean, as in ``VAE``; default a guess by the shape.
         norm: makes the normalisation of hidden layers, as in ``VAE``.
 
     Attributes:
-        grid_shape: shape of the grid of codes.
-        codebook: the ``Codebook``; ``codebook.freeze()`` keeps it as it is.
+        grid_shape: shape of the grid of codes, of several the finest.
+        code_shapes: site -> shape of the numbers of its codes, (*grid,) or (*grid, n).
+        codebook: the ``Codebook`` of "z1"; ``codebook.freeze()`` keeps it as it is.
+        codebooks: site -> its ``Codebook``, in sampling order.
+        grids: site -> shape of its grid, in sampling order.
 
     Raises:
         TypeError: a likelihood, codebook, activation or decoder of another type.
         ValueError: sizes that are not positive integers or do not match the codebook's, a grid
-            that the convolutions do not have, a decoder or a prior of the wrong shapes.
+            that the convolutions do not have, levels of data that are no images, a decoder or a
+            prior of the wrong shapes.
 
     Example:
         >>> from pyro_vae import likelihoods
         >>> vqvae = VQVAE((1, 8, 8), codes=16, code_dim=4, likelihood=likelihoods.Bernoulli())
         >>> vqvae.grid_shape, vqvae(size=3).shape
         ((2, 2), torch.Size([3, 1, 8, 8]))
+        >>> two = VQVAE((1, 8, 8), 16, 4, levels=2, likelihood=likelihoods.Bernoulli())
+        >>> two.code_shapes
+        {'z2': (1, 1), 'z1': (2, 2)}
     """
-
-    condition = 0
 
     def __init__(
         self,
@@ -93,7 +101,9 @@ class VQVAE(DecoderModel):
         code_dim: int | None = None,
         *,
         likelihood: Likelihood,
-        codebook: Codebook | None = None,
+        codebook: Codebook | Sequence[Codebook] | None = None,
+        levels: int | None = None,
+        condition: int = 0,
         channels: Sequence[int] = (32, 64),
         blocks: int = 2,
         hidden: int | Sequence[int] | None = None,
@@ -116,35 +126,43 @@ class VQVAE(DecoderModel):
         self.hidden = None if hidden is None else networks.sizes("hidden", hidden)
         if kind is not None and self.convolutional:
             networks.convolutions(kind, self.event_shape, None, channels, blocks)
+        self.condition = check_condition(condition)
         if codebook is None:
-            codebook = MovingAverage(
-                512 if codes is None else codes, 64 if code_dim is None else code_dim
-            )
-        if not isinstance(codebook, Codebook):
-            raise TypeError(
-                "codebook: expected an instance such as codebooks.MovingAverage(512, 64), "
-                f"got {codebook!r}"
-            )
-        for name, value in (("codes", codes), ("code_dim", code_dim)):
-            if value not in (None, getattr(codebook, name)):
-                raise ValueError(
-                    f"{name}: expected the codebook's {getattr(codebook, name)}, got {value}: "
-                    f"leave out {name}, or build the codebook with it"
-                )
+            sizes = 512 if codes is None else codes, 64 if code_dim is None else code_dim
+            count = 1 if levels is None else whole("levels", levels)
+            found = [MovingAverage(*sizes) for _ in range(count)]
+            codebook = found[0] if count == 1 else tuple(found)
+        books = (codebook,) if isinstance(codebook, Codebook) else codebook
+        check_codebooks(books, levels, codes=codes, code_dim=code_dim)
         if takes(type(self), "codebook"):
             self.arguments["codebook"] = codebook
-        self.codebook, self.likelihood = codebook, likelihood
-        self.codes, self.code_dim = codebook.codes, codebook.code_dim
-        self.grid_shape = self._grid_shape(grid, own=decoder is not None)
-        self.latent_sizes = {_SITE: math.prod(self.grid_shape) * self.codes}
-        self.register_buffer("one_hot", torch.eye(self.codes), persistent=False)
-        own = UniformCodes(self.grid_shape, self.codes) if prior is None else prior
-        self.conditionals = nn.ModuleDict({_SITE: own})
+        self.likelihood, self.codebook = likelihood, books[0]
+        if len(books) > 1:
+            self.upper = nn.ModuleList(books[1:])
+        self.codes, self.code_dim = self.codebook.codes, self.codebook.code_dim
+        self._grids = self._grid_shapes(grid, own=decoder is not None)
+        self.grid_shape = self._grids[0]
+        shapes = {s: (*self.grids[s], *book.stack) for s, book in self.codebooks.items()}
+        self.code_shapes: dict[str, tuple[int, ...]] = shapes
+        sizes_of = {s: math.prod(shapes[s]) * book.codes for s, book in self.codebooks.items()}
+        self.latent_sizes = sizes_of
+        self.register_buffer("one_hot", torch.eye(self.condition), persistent=False)
+        own = {s: UniformCodes(shapes[s], book.codes) for s, book in self.codebooks.items()}
+        if prior is not None:
+            own[self.latents[0]] = prior
+        self.conditionals = nn.ModuleDict(own)
         if prior is not None:
             self._check_prior()
         self.decoder = self._default_decoder() if decoder is None else decoder
         if decoder is not None:
-            self._check_decoder((*self.grid_shape, self.code_dim))
+            vectors = [(*g, b.code_dim) for g, b in zip(self._grids, books, strict=True)]
+            self._check_decoder(*vectors, *([(self.condition,)] if self.condition else []))
+
+    @property
+    def codebooks(self) -> dict[str, Codebook]:
+        """Latent site -> its codebook, in sampling order."""
+        books = [self.codebook, *getattr(self, "upper", ())]
+        return {f"z{i}": books[i - 1] for i in range(len(books), 0, -1)}
 
     @classmethod
     def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -156,15 +174,25 @@ class VQVAE(DecoderModel):
         return {**arguments, "codebook": codebook}
 
     @property
+    def grids(self) -> dict[str, tuple[int, ...]]:
+        """Latent site -> shape of its grid, in sampling order."""
+        return dict(zip(self.codebooks, reversed(self._grids), strict=True))
+
+    @property
     def structure(self) -> Structure:
         """The sites and who sees whom, as ``infer.structure`` tells them."""
-        z = Latent(
-            distribution=type(self.conditionals[_SITE]).__name__,
-            event_shape=(*self.grid_shape, self.codes),
-            support=independent(one_hot, len(self.grid_shape)),
-            discrete=True,
-        )
-        return Structure({_SITE: z}, self._observed, {_SITE: (), "x": (_SITE,)})
+        latents = {
+            site: Latent(
+                distribution=type(self.conditionals[site]).__name__,
+                event_shape=(*shape, self.codebooks[site].codes),
+                support=constraints.independent(constraints.one_hot, len(shape)),
+                discrete=True,
+            )
+            for site, shape in self.code_shapes.items()
+        }
+        labels = ("y",) if self.condition else ()
+        parents = {**dict.fromkeys(latents, ()), "x": (*reversed(self.latents), *labels)}
+        return Structure(latents, self._observed, parents, labels)
 
     @property
     def maps(self) -> dict[str, Any]:
@@ -177,38 +205,53 @@ class VQVAE(DecoderModel):
         """Whether the default networks are convolutional."""
         return self.hidden is None and KINDS[self.kind].dims > 0
 
-    def _grid_shape(self, grid: int | Sequence[int] | None, *, own: bool) -> tuple[int, ...]:
-        halved, dims = (8,), KINDS[self.kind].dims
-        if self.convolutional:
-            halved = grid_shape(self.event_shape, len(self.channels), dims)
+    def _grid_shapes(
+        self, grid: int | Sequence[int] | None, *, own: bool
+    ) -> list[tuple[int, ...]]:
+        """Of all levels, the finest first."""
+        levels = len(self.codebooks)
+        if levels > 1 and not self.convolutional:
+            raise ValueError(
+                f"levels: expected data that networks convolve for {levels} of them, each half as "
+                f"fine as the one before, got data of shape {self.event_shape}"
+                + (": leave out hidden" if self.hidden else ": pass one codebook")
+            )
+        if not self.convolutional:
+            return [(8,) if grid is None else networks.sizes("grid", grid)]
+        halvings, dims = len(self.channels), KINDS[self.kind].dims
+        halved = [grid_shape(self.event_shape, halvings + i, dims) for i in range(levels)]
+        if len({*halved}) < levels:
+            raise ValueError(
+                f"levels: expected each grid coarser than the one before, got {halved} for data "
+                f"of shape {self.event_shape}: pass fewer levels or channels"
+            )
         if grid is None:
             return halved
         shape = networks.sizes("grid", grid)
-        if self.convolutional and shape != halved and not own:
+        if shape != halved[0] and (not own or levels > 1):
             raise ValueError(
-                f"grid: expected {halved}, the data of shape {self.event_shape} halved "
-                f"{len(self.channels)} times, got {shape}: choose the number of channels, pass "
+                f"grid: expected {halved[0]}, the data of shape {self.event_shape} halved "
+                f"{halvings} times, got {shape}: choose the number of channels, pass "
                 "hidden= for dense networks, or a decoder of your own"
             )
-        return shape
+        return [shape, *halved[1:]]
 
     def _default_decoder(self) -> nn.Module:
-        if self.convolutional:
-            return GridDecoder(
-                self.code_dim,
-                self._feature_shape(),
-                event_dim=len(self.event_shape),
-                activation=self.activation,
-                **self.maps,
-            )
-        widths, inputs = networks.hidden_widths(self.hidden), (*self.grid_shape, self.code_dim)
-        features = self._feature_shape()
-        options = {"activation": self.activation, "norm": self.norm}
-        return networks.MLP(inputs, widths[::-1], features, **options)
+        features, dims = self._feature_shape(), [b.code_dim for b in self.codebooks.values()]
+        if not self.convolutional:
+            widths, inputs = networks.hidden_widths(self.hidden), (*self.grid_shape, *dims)
+            options = {"activation": self.activation, "norm": self.norm}
+            return networks.MLP(inputs, widths[::-1], features, extra=self.condition, **options)
+        options = {"event_dim": len(self.event_shape), "activation": self.activation, **self.maps}
+        if len(dims) == 1 and not self.condition:
+            return GridDecoder(*dims, features, **options)
+        grids, labels = [*self.grids.values()][::-1], self.condition
+        return LevelDecoder(dims[::-1], features, grids, labels=labels, **options)
 
     def _check_prior(self) -> None:
-        expected = (*self.grid_shape, self.codes)
-        got = tuple(self.conditionals[_SITE]().event_shape)
+        top = self.latents[0]
+        expected = (*self.code_shapes[top], self.codebooks[top].codes)
+        got = tuple(self.conditionals[top]().event_shape)
         if got != expected:
             raise ValueError(
                 f"prior: expected a distribution of event shape {expected}, got {got}: build it "
@@ -216,25 +259,38 @@ class VQVAE(DecoderModel):
             )
 
     def forward(
-        self, x: Tensor | None = None, *, y: None = None, size: int | None = None
+        self, x: Tensor | None = None, *, y: Tensor | None = None, size: int | None = None
     ) -> Tensor:
-        """Run the generative program; ``y`` is none, and here because all models have it."""
+        """Run the generative program; a site tells what a prior may see in its ``infer``."""
         if x is not None:
             self._check_given(x)
-        with pyro.plate("data", (size or 1) if x is None else len(x), dim=-1):
-            with _Embedding() as told:
-                z = pyro.sample(_SITE, as_pyro(self.conditionals[_SITE](), _SITE))
-            vectors = self.codebook(z) if told.value is None else told.value
-            vectors = vectors.expand(*z.shape[:-1], self.code_dim).to(self.one_hot.dtype)
-            p_x = declared(self.likelihood(self.decoder(vectors)), self.event_shape)
+            n = len(x)
+        else:
+            n = size if size is not None else (1 if y is None else len(y))
+        labels = self.label_features(y, n)
+        z: dict[str, Tensor] = {}
+        with pyro.plate("data", n, dim=-1):
+            with Embeddings(self.latents) as told:
+                for site, prior in self.conditionals.items():
+                    infer = {"context": (*z.values(), *labels)}
+                    z[site] = pyro.sample(site, as_pyro(prior(), site), infer=infer)
+            vectors = [self._vectors(s, z[s], told.values.get(s)) for s in reversed(self.latents)]
+            p_x = declared(self.likelihood(self.decoder(*vectors, *labels)), self.event_shape)
             return pyro.sample("x", p_x, obs=x)
+
+    def _vectors(self, site: str, z: Tensor, told: Tensor | None) -> Tensor:
+        """What the decoder sees of one-hot codes: what a guide told, or their vectors."""
+        book = self.codebooks[site]
+        vectors = book(z) if told is None else told
+        lead = z.shape[: z.dim() - 1 - len(book.stack)]
+        return vectors.expand(*lead, book.code_dim).to(self.one_hot.dtype)
 
     def sample(
         self,
         n: int,
         *,
         prior: nn.Module | Literal["uniform"] | None = None,
-        y: None = None,
+        y: Labels = None,
         mean: bool = False,
     ) -> Tensor:
         """Draw data: codes from a prior that was fitted to the data's codes, then x|z.
@@ -245,7 +301,7 @@ class VQVAE(DecoderModel):
         Raises:
             ValueError: no prior, and the model was built without one.
         """
-        if prior is None and isinstance(self.conditionals[_SITE], UniformCodes):
+        if prior is None and isinstance(self.conditionals[self.latents[0]], UniformCodes):
             raise ValueError(
                 "prior: the codes of a VQ-VAE are uniform a priori, expected one that was fitted "
                 "to the codes of data, got none: pass "
@@ -255,13 +311,13 @@ class VQVAE(DecoderModel):
             return super().sample(n, y=y, mean=mean)
         return super().sample(n, prior=prior, y=y, mean=mean)
 
-    def decode(self, z: Tensor | Mapping[str, Tensor], *, y: None = None) -> Distribution:
+    def decode(self, z: Tensor | Mapping[str, Tensor], *, y: Labels = None) -> Distribution:
         """The observation distribution p(x|z), in evaluation mode and without gradients.
 
         Args:
-            z: numbers of codes (n, *grid_shape), or one-hot codes (n, *grid_shape, codes); or
-                {"z1": one of them}.
-            y: none; here because all models have it.
+            z: numbers of codes (n, *grid), or one-hot codes (n, *grid, codes), for a model of one
+                level; or site -> one of them, for all levels.
+            y: labels (n,), or one label for all, for a conditional model.
 
         Returns:
             A distribution of batch shape (n,) and event shape ``event_shape``.
@@ -270,39 +326,47 @@ class VQVAE(DecoderModel):
             ValueError: another site or shape, numbers that no code has.
         """
         self._refuse_labels(y)
-        if not isinstance(z, Tensor):
-            if set(z) != {_SITE}:
-                raise ValueError(f"z: expected the site {_SITE!r}, got {tuple(z)}")
-            z = z[_SITE]
-        return decode(self, {_SITE: self.as_one_hot(z)})
+        z = {"z1": z} if isinstance(z, Tensor) else z
+        if set(z) != set(self.latents):
+            sites = " and ".join(map(repr, self.latents))
+            raise ValueError(
+                f"z: expected the site{'s' * (len(self.latents) > 1)} {sites}, got {tuple(z)}"
+            )
+        return decode(self, {site: self.as_one_hot(z[site], site) for site in self.latents}, y=y)
 
-    def as_one_hot(self, z: Tensor) -> Tensor:
-        """Codes (n, *grid_shape, codes) as they are, numbers of codes (n, *grid_shape) as one-hot.
+    def as_one_hot(self, z: Tensor, site: str = "z1") -> Tensor:
+        """Codes (n, *grid, codes) as they are, numbers of codes (n, *grid) as one-hot.
 
         Raises:
             ValueError: another shape, numbers that no code has.
         """
-        shape = (*self.grid_shape, self.codes)
+        numbers, codes = self.code_shapes[site], self.codebooks[site].codes
+        shape = (*numbers, codes)
         if z.is_floating_point() and tuple(z.shape[1:]) == shape:
             return z
-        if z.is_floating_point() or tuple(z.shape[1:]) != self.grid_shape:
+        if z.is_floating_point() or tuple(z.shape[1:]) != numbers:
             raise ValueError(
                 f"z: expected one-hot codes (n, {', '.join(map(str, shape))}) or integers (n, "
-                f"{', '.join(map(str, self.grid_shape))}), got {z.dtype} {tuple(z.shape)}"
+                f"{', '.join(map(str, numbers))}), got {z.dtype} {tuple(z.shape)}"
             )
-        if ((z < 0) | (z >= self.codes)).any():
+        if ((z < 0) | (z >= codes)).any():
             raise ValueError(
-                f"z: expected codes from 0 to {self.codes - 1}, got {int(z.min())} to "
-                f"{int(z.max())}"
+                f"z: expected codes from 0 to {codes - 1}, got {int(z.min())} to {int(z.max())}"
             )
-        return embedding(z.long(), self.one_hot)
+        return one_hot(z, codes, self.one_hot)
 
     def __repr__(self) -> str:
         """The generative story, the shapes and the number of parameters."""
-        grid = " x ".join(map(str, self.grid_shape))
+        below = self.latents[::-1]
+        given = "|y" if self.condition else ""
+        names, seen = ", ".join(["x", *below]), ",".join([*below, *(["y"] if given else [])])
+        shapes = [f"x: {type(self.likelihood).__name__} {self._shape}"]
+        for site in below:
+            grid, book = " x ".join(map(str, self.code_shapes[site])), self.codebooks[site]
+            told = f"{type(book).__name__}({book.extra_repr()})"
+            shapes.append(f"{site}: {grid} of {book.codes} codes, {told}")
         return (
-            f"{type(self).__name__}\n  p(x, {_SITE}) = p(x|{_SITE}) p({_SITE})\n"
-            f"  x: {type(self.likelihood).__name__} {self._shape}, {_SITE}: {grid} of "
-            f"{self.codes} codes, {type(self.codebook).__name__}({self.codebook.extra_repr()})\n"
+            f"{type(self).__name__}\n  p({names}{given}) = p(x|{seen}) "
+            f"{' '.join(f'p({site})' for site in below)}\n  {', '.join(shapes)}\n"
             f"  {self._count()}"
         )

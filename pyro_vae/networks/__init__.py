@@ -23,6 +23,7 @@ from .heads import head
 from .maps import AsVectors, MapNetwork, Pyramid
 from .normalization import GroupNorm, Norm, Normalized, check_norm
 from .sequences import SequenceEncoder, SideBySide
+from .shortcut import Shortcut
 from .weights import WeightNorm, silence, weigh
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Normalized",
     "Pyramid",
     "SequenceEncoder",
+    "Shortcut",
     "SideBySide",
     "WeightNorm",
     "aligned",

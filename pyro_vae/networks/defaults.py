@@ -56,7 +56,8 @@ def convolutions(
         _refuse_maps(kind, event_shape, hidden, {"channels": channels, "blocks": blocks or None})
         return {}
     _, *size = maps_of(event_shape, dims)
-    most = (max(size) - 1).bit_length()
+    # As often as the defaults halve data that are as small as can be
+    most = max((max(size) - 1).bit_length(), 2 if dims == 2 else 1)
     small = channels is None and dims == 2 and max(size) <= _SMALL
     if channels is None:
         times = 2 if small else _halvings(size, most)
@@ -64,11 +65,10 @@ def convolutions(
     else:
         found = sizes("channels", channels)
         if not 0 < len(found) <= most:
-            such = f"such as {(*found, 32)[:most]}, or " if most else ""
             raise ValueError(
                 f"channels: expected one for each time that data of size "
                 f"{' x '.join(map(str, size))} are halved, {most} at most, got {channels!r}: "
-                f"pass {such}hidden= for dense networks"
+                f"pass such as {(*found, 32)[:most]}, or hidden= for dense networks"
             )
     return {
         "dims": dims,
@@ -82,7 +82,7 @@ def _halvings(size: Sequence[int], most: int) -> int:
     times = 2
     while math.prod(halved(size, times)) > _POSITIONS:
         times += 1
-    return min(times, max(1, most))
+    return min(times, most)
 
 
 def _refuse_maps(

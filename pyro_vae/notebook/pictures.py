@@ -22,11 +22,14 @@ from ..ground.turns import turn
 from ..infer import reconstruct, sample
 from ..infer.posterior import mean_variance, posterior_means
 from ..plots.drawing import grid_axes
+from ..plots.tables import beside, columns_of, table_axes
 from ..programs.autoguides import takes_all
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
 from ..training.trainer import Trainer
 
+_CURVES, _TABLE = 3.2, 5.0
+_ROWS = 3
 POINTS = 2000
 MEASURED = 500
 
@@ -36,20 +39,28 @@ def overview(
 ) -> Figure:
     """Data, reconstructions and samples above the training curves; numbers where none are drawn.
 
-    A ``plain`` figure is none of pyplot's, so that threads can draw it.
+    Of a table they are numbers under the names of its columns. A ``plain`` figure is none of
+    pyplot's, so that threads can draw it.
     """
     curves = bool(trainer.history)
-    options = {"figsize": (10, 6.6 if curves else 3.2), "layout": "constrained"}
-    figure = Figure(**options) if plain else plt.figure(**options, FigureClass=ShownOnce)
-    above, *below = figure.subfigures(1 + curves, 1, squeeze=False).flat
     pair = trainer.model, trainer.guide
+    table = columns_of(data, trainer.model)
+    high = [_TABLE if table else _CURVES, _CURVES + 0.2][: 1 + curves]
+    options = {"figsize": (10, sum(high)), "layout": "constrained"}
+    figure = Figure(**options) if plain else plt.figure(**options, FigureClass=ShownOnce)
+    above, *below = figure.subfigures(len(high), 1, squeeze=False, height_ratios=high).flat
 
     def draw(ax: Axes) -> None:
         if isinstance(data, Arguments):
             some = first_of(data, trainer.guide, MEASURED)
             _write(ax, str(evaluate(*pair, some, importance_samples=0)))
             return
-        rows = _rows(*pair, first_of(data, trainer.guide, images), images)
+        most = min(images, _ROWS) if table else images
+        rows = _rows(*pair, first_of(data, trainer.guide, most), most)
+        if table:
+            x, labels, block = beside(rows)
+            table_axes(x, table, labels, block=block, ax=ax)
+            return
         cells = torch.cat(list(rows.values()))
         grid_axes(cells, len(cells) // len(rows), ax, row_labels=list(rows))
 

@@ -8,7 +8,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ..ground.arguments import whole
+from ..codebooks.base import one_hot
+from ..ground.arguments import known, whole
 from ..guides import NearestCode
 from ..models import VQVAE
 from ..priors import CodePrior
@@ -19,16 +20,32 @@ from .drawing import grid_axes
 from .pictures import images
 
 
-def codes(model: VQVAE, *, columns: int | None = None, ax: Axes | None = None) -> Axes:
+def codes(
+    model: VQVAE,
+    *,
+    site: str = "z1",
+    step: int = 0,
+    y: int | None = None,
+    columns: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw what each code of a VQ-VAE stands for: E[x|z] with the same code at every position.
+
+    Where there are other levels, or other steps of a residual codebook, their vectors are zero.
 
     Args:
         model: the ``VQVAE``.
+        site: the level, of several.
+        step: the step of a residual codebook.
+        y: the label, for a conditional model.
         columns: codes per row; by default about a square.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
         The axes, codes in the order of their numbers.
+
+    Raises:
+        ValueError: another site, a step that the codebook does not have.
 
     Example:
         >>> from pyro_vae import likelihoods, models
@@ -36,11 +53,22 @@ def codes(model: VQVAE, *, columns: int | None = None, ax: Axes | None = None) -
         >>> codes(vqvae).images[0].get_array().shape  # four rows of four
         (37, 37, 3)
     """
-    numbers = torch.arange(model.codes, device=model.one_hot.device)
-    grids = numbers.reshape(-1, *(1,) * len(model.grid_shape)).expand(-1, *model.grid_shape)
-    columns = columns or math.ceil(math.sqrt(model.codes))
-    means = torch.cat([mean_of(model.decode(part), "x") for part in grids.split(256)])
-    return images(means, columns=columns, ax=ax)
+    book = model.codebooks[known("site", site, model.latents)]
+    steps = math.prod(book.stack)
+    if not 0 <= step < steps:
+        raise ValueError(f"step: expected 0 to {steps - 1}, got {step}")
+    columns = columns or math.ceil(math.sqrt(book.codes))
+    means = []
+    for numbers in torch.arange(book.codes, device=model.one_hot.device).split(256):
+        z = {
+            s: model.one_hot.new_zeros(len(numbers), *shape, model.codebooks[s].codes)
+            for s, shape in model.code_shapes.items()
+        }
+        here = z[site][..., step, :] if book.stack else z[site]
+        chosen = one_hot(numbers, book.codes, model.one_hot)
+        here.copy_(chosen.reshape(len(numbers), *(1,) * len(model.grids[site]), -1))
+        means.append(mean_of(model.decode(z, y=y), "x"))
+    return images(torch.cat(means), columns=columns, ax=ax)
 
 
 def completions(
@@ -49,6 +77,7 @@ def completions(
     prior: CodePrior,
     x: Tensor,
     *,
+    y: Tensor | None = None,
     rows: int | None = None,
     n: int = 6,
     temperature: float = 1.0,
@@ -57,13 +86,15 @@ def completions(
     """Draw data whose lower part is drawn anew from the codes of their upper part.
 
     Each row shows a datum, its reconstruction from all its codes, and ``n`` draws from
-    p(lower codes | upper codes), decoded; drawn with torch's global RNG.
+    p(lower codes | upper codes), decoded; drawn with torch's global RNG. Of several levels the
+    upper codes of the coarsest are given, and all finer ones drawn.
 
     Args:
         model: the ``VQVAE``.
         guide: its ``NearestCode``.
         prior: a fitted ``priors.CodePrior``.
         x: (m, *event), one row each.
+        y: labels (m,), for a conditional model.
         rows: rows of the grid of codes that are given, by default half of them.
         n: completions per datum.
         temperature: as in ``CodePrior.sample``.
@@ -76,19 +107,33 @@ def completions(
         ValueError: more rows than the grid has, or fewer than none; n < 1.
     """
     check_tensor(x)
-    height = model.grid_shape[0]
+    top = model.latents[0]
+    height = model.grids[top][0]
     rows = height // 2 if rows is None else rows
     whole("n", n)
     if not 0 <= rows <= height:
         raise ValueError(f"rows: expected 0 to {height}, got {rows}")
-    mask = torch.zeros(model.grid_shape, dtype=torch.bool, device=x.device)
-    mask[:rows] = True
+    shapes = model.code_shapes.items()
+    mask = {s: torch.zeros(shape, dtype=torch.bool, device=x.device) for s, shape in shapes}
+    mask[top][:rows] = True
     with measuring(model, guide, device=x.device):
-        grid = guide.codes(x)
-    drawn = prior.complete(grid.repeat_interleave(n, 0), mask, temperature=temperature)
-    drawn = drawn.unflatten(0, (len(x), n))
-    codes = torch.cat([grid.unsqueeze(1), drawn], 1).flatten(0, 1)
-    decoded = mean_of(model.decode(codes), "x")
+        found = guide.codes(x)
+    grid = {top: found} if isinstance(found, Tensor) else found
+    repeated = {s: codes.repeat_interleave(n, 0) for s, codes in grid.items()}
+    labels = None if y is None else torch.as_tensor(y).expand(len(x))
+    drawn = prior.complete(
+        repeated,
+        mask,
+        y=None if labels is None else labels.repeat_interleave(n),
+        temperature=temperature,
+    )
+    drawn = {top: drawn} if isinstance(drawn, Tensor) else drawn
+    codes = {
+        s: torch.cat([grid[s].unsqueeze(1), drawn[s].unflatten(0, (len(x), n))], 1).flatten(0, 1)
+        for s in grid
+    }
+    labels = None if labels is None else labels.repeat_interleave(n + 1)
+    decoded = mean_of(model.decode(codes, y=labels), "x")
     cells = torch.cat([x.unsqueeze(1), decoded.unflatten(0, (len(x), n + 1))], 1).flatten(0, 1)
     given = f"{rows} of {height}\nrows given"
     return grid_axes(cells, n + 2, ax, column_labels=["data", "all codes", given, *[""] * (n - 1)])

@@ -15,7 +15,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from ..data import Dataset
+from ..data import Column, Dataset
 from ..data.arguments import LabelData
 from ..ground.arguments import known
 from ..ground.drawing import new_axes, shown
@@ -26,6 +26,7 @@ from ..programs.means import stand_in_data
 from ..programs.running import traced
 from ..programs.unwrapping import innermost, name_of
 from .signals import curves_size, draw_curves, stacked_curves, strips
+from .tables import beside, table_axes
 
 
 def rows_of(data: Dataset | Tensor, y: Labels, *programs: Callable) -> tuple[Tensor, LabelData]:
@@ -160,11 +161,16 @@ def grid_axes(
     column_labels: Sequence[str] = (),
     titles: Sequence[str] = (),
     kind: str | None = None,
+    table: Sequence[Column] = (),
 ) -> Axes:
     """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size.
 
-    Data of the kind "signal" are drawn as curves, those of the kind "video" as strips of frames.
+    Data of the kind "signal" are drawn as curves, those of the kind "video" as strips of frames;
+    rows of a ``table`` with these columns are written as numbers, one below the other.
     """
+    if table:
+        told = _of_rows(len(x), columns, row_labels, column_labels, titles)
+        return table_axes(x, table, told, block=columns if columns > 1 else 0, ax=ax)
     labels = {"row_labels": row_labels, "column_labels": column_labels, "titles": titles}
     if kind == "signal":
         width, height = curves_size(len(x), columns)
@@ -185,17 +191,45 @@ def grid_axes(
     return ax
 
 
+def _of_rows(
+    n: int,
+    columns: int,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    titles: Sequence[str],
+) -> list[str]:
+    """The labels of a grid of n data as those of rows one below the other."""
+    if titles:
+        return [title.replace("\n", "  ") for title in titles]
+    if not row_labels and not column_labels:
+        return [*map(str, range(n))]
+    told = []
+    for i in range(n):
+        row, column = divmod(i, columns)
+        first = row_labels[row].replace("\n", "  ") if row_labels and not column else ""
+        told.append(f"{first}   {column_labels[column] if column_labels else ''}".strip())
+    return told
+
+
 def stacked(
     rows: Mapping[str, Tensor],
     heat: Mapping[str, Tensor] | None = None,
     kind: str | None = None,
+    *,
+    table: Sequence[Column] = (),
 ) -> Figure:
     """A figure with one row of data under another, label -> (n, *event).
 
     Those of ``heat``, values from 0 upwards and of one channel, have a colour scale each. Data of
-    some kinds are drawn as by ``grid_axes``.
+    some kinds are drawn as by ``grid_axes``; rows of a ``table`` on one axes, those of a datum one
+    below the other.
     """
-    heat, shared = heat or {}, value_range(rows.values())
+    heat = heat or {}
+    if table:
+        x, labels, block = beside({**rows, **heat})
+        plain = [i for i in range(len(x)) if i % block >= len(rows)]
+        return table_axes(x, table, labels, block=block, plain=plain).figure
+    shared = value_range(rows.values())
     if kind == "signal":
         spans = dict.fromkeys(rows, shared) | {k: (0.0, float(v.max())) for k, v in heat.items()}
         return stacked_curves({**rows, **heat}, spans)

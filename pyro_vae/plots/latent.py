@@ -23,6 +23,7 @@ from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.values import check_tensor
 from .drawing import grid_axes, kind_of, run_on, spaced, vector_site
+from .tables import columns_of
 
 _MOST_UNITS = 10
 
@@ -66,6 +67,7 @@ def interpolation(
     """
     check_tensor(start, "start")
     check_tensor(end, "end")
+    table = columns_of(start, model)
     if start.shape != end.shape:
         raise ValueError(
             f"start and end: expected equal shapes, got {tuple(start.shape)} and "
@@ -96,8 +98,9 @@ def interpolation(
             for a, b, ends in zip(start, end, labels, strict=True)
         ]
     t = spaced(torch.linspace(0, 1, steps).tolist(), most=12)
-    ax = grid_axes(torch.cat(rows), steps, ax, column_labels=t, kind=kind_of(model))
-    ax.set_xlabel("share of the way from start to end")
+    options = {"table": table, "kind": kind_of(model)}
+    ax = grid_axes(torch.cat(rows), steps, ax, column_labels=t, **options)
+    (ax.set_ylabel if table else ax.set_xlabel)("share of the way from start to end")
     return ax
 
 
@@ -170,6 +173,7 @@ def traversals(
     """
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
     check_tensor(x)
+    table = columns_of(x, model)
     labels = labels_for(model, y, 1, x.device)
     x = _batched(model, x, labels, "x")
     if len(x) != 1:
@@ -187,11 +191,13 @@ def traversals(
             raise ValueError(f"dims: expected units 0 to {len(kl) - 1} of {site!r}, got {dims}")
         rows = traverse(model, guide, x[0], site=site, dims=dims, values=values, y=labels)
     names = [f"{site}[{d}]\n{float(kl[d]):.2f} nats" for d in dims]
-    columns = spaced(values.tolist())
-    labels = {"row_labels": names, "column_labels": columns}
-    ax = grid_axes(rows.flatten(0, 1), len(values), ax, **labels, kind=kind_of(model))
-    ax.set_ylabel("latent unit, KL")
-    ax.set_xlabel("value of the unit" if unbounded else "unconstrained coordinate of the unit")
+    columns = spaced(values.tolist(), most=len(values) if table else 10)
+    cells, labels = rows.flatten(0, 1), {"row_labels": names, "column_labels": columns}
+    ax = grid_axes(cells, len(values), ax, **labels, table=table, kind=kind_of(model))
+    what = "value of the unit" if unbounded else "unconstrained coordinate of the unit"
+    ax.set_ylabel(f"latent unit, KL, {what}" if table else "latent unit, KL")
+    if not table:
+        ax.set_xlabel(what)
     return ax
 
 

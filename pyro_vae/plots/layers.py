@@ -21,6 +21,7 @@ from ..programs.sites import kinds
 from ..programs.values import check_tensor
 from .drawing import grid_axes, kind_of, run
 from .scatter import draw_points
+from .tables import columns_of
 
 _MOST_COLUMNS = 3
 
@@ -89,7 +90,8 @@ def layer_samples(
     if like is not None:
         x = x.reshape(rows * columns, *like.shape[1:])
     numbers = [str(i) for i in range(1, rows + 1)] if above else []
-    ax = grid_axes(x, columns, ax, row_labels=numbers, kind=kind_of(model))
+    known = {"table": columns_of(like, model), "kind": kind_of(model)}
+    ax = grid_axes(x, columns, ax, row_labels=numbers, **known)
     held = f"held: {', '.join(above)}; " if above else ""
     drawn = ", ".join(order[order.index(site) :])
     ax.set_title(shown(f"{held}drawn: {drawn}"), fontsize="medium")

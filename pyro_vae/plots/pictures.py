@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..data import Dataset
+from ..data import Dataset, Rows
+from ..data.columns import of_table
 from ..ground.arguments import at_least, whole
 from ..ground.kinds import kind_of as check_kind
 from ..handlers import corrupted
@@ -25,6 +26,7 @@ from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
 from .drawing import grid_axes, is_image, kind_of, rows_of, run, stacked
+from .tables import columns_of
 
 # How much wider than high data are drawn
 _WIDE = {"signal": 2, "video": 3}
@@ -41,12 +43,13 @@ def images(
     """Draw data in a grid.
 
     Images are (n, h, w), (n, 1, h, w) in grey or (n, 3, h, w) in colour; their values are clipped
-    to [0, 1] for display, ``uint8`` divided by 255 before. Any other datum, such as a vector, is
-    flattened and drawn as one row of a heat-map, with its colour scale beside it. Signals are
-    drawn as curves, one per channel, video as strips of frames.
+    to [0, 1] for display, ``uint8`` divided by 255 before. Signals are drawn as curves, one per
+    channel, video as strips of frames; rows of a table are written as numbers under their names.
+    Any other datum, such as a vector, is flattened and drawn as one row of a heat-map, with its
+    colour scale beside it.
 
     Args:
-        x: (n, *event).
+        x: (n, *event), ``data.Rows`` for a table, such as ``vae.sample(10)``.
         columns: images per row; by default one row of up to 8, beyond that about a square.
             Vectors are drawn one per row unless it is given.
         titles: one per datum, such as its label; none by default.
@@ -71,6 +74,8 @@ def images(
         )
     if titles and len(titles) != len(x):
         raise ValueError(f"titles: expected {len(x)}, one per datum, got {len(titles)}")
+    if table := columns_of(x):
+        return grid_axes(x, columns or 1, ax, titles=titles, table=table)
     image = is_image(x.shape[1:]) if kind is None else check_kind(kind, x.shape[1:]).dims > 1
     if x.dtype == torch.uint8 and image:
         x = x / 255
@@ -124,12 +129,14 @@ def _draw(model: Callable, n: int, *, y: Labels, mean: bool, like: Tensor | None
     if not accepts_labels(model):
         y = None  # the labels of a data set, which such a model ignores everywhere
     if hasattr(model, "sample"):
-        return model.sample(n, y=y, mean=mean)
+        drawn = model.sample(n, y=y, mean=mean)
+        return drawn if columns_of(drawn) else of_table(drawn, like)
     with evaluating(model):
         trace = run(model, n, y, like)
     site = kinds(trace).observed[-1]
     p_x = trace.nodes[site]["fn"]
-    return (mean_of(p_x, site) if mean else p_x.sample()).reshape(n, *like.shape[1:])
+    x = (mean_of(p_x, site) if mean else p_x.sample()).reshape(n, *like.shape[1:])
+    return of_table(x, like)
 
 
 def conditional(
@@ -200,7 +207,8 @@ def conditional(
     names = [str(labels[c]) if len(labels) else f"{c:.4g}" for c in classes]
     labelled = rows if covariates is None else {**given, vary: rows}
     drawn = _draw(model, len(rows), y=labelled, mean=mean, like=like)
-    ax = grid_axes(drawn, n, ax, row_labels=names, kind=kind_of(model))
+    known = {"table": columns_of(drawn), "kind": kind_of(model)}
+    ax = grid_axes(drawn, n, ax, row_labels=names, **known)
     ax.set_ylabel("label" if vary is None else vary)
     return ax
 
@@ -217,7 +225,7 @@ def reconstructions(
         y: labels (n,) for a conditional pair.
 
     Returns:
-        A figure of two axes: the data, the reconstructions.
+        A figure of two axes: the data, the reconstructions; of one for a table.
 
     Raises:
         ValueError: no data, or data of the wrong shape.
@@ -231,7 +239,8 @@ def reconstructions(
     check_tensor(x)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, x, y=y)
-    return stacked({"data": x, "reconstruction": result}, kind=kind_of(model))
+    known = {"table": columns_of(x, model), "kind": kind_of(model)}
+    return stacked({"data": x, "reconstruction": result}, **known)
 
 
 def denoising(
@@ -255,7 +264,8 @@ def denoising(
         y: labels (n,) for a conditional pair.
 
     Returns:
-        A figure of three axes: the data, the corrupted data, the reconstructions.
+        A figure of three axes: the data, the corrupted data, the reconstructions; of one for a
+        table.
 
     Raises:
         ValueError: a negative or non-finite standard deviation, or data of the wrong shape.
@@ -274,7 +284,7 @@ def denoising(
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, noisy, y=y)
     rows = {"data": x, "corrupted": noisy, "reconstruction": result}
-    return stacked(rows, kind=kind_of(model))
+    return stacked(rows, table=columns_of(x, model), kind=kind_of(model))
 
 
 def outliers(
@@ -288,7 +298,8 @@ def outliers(
 ) -> Figure:
     """Draw the data that a pair finds least likely, the least likely first.
 
-    Each is titled with its log p(x) in nats by importance sampling, and its row in the data.
+    Each is titled with its log p(x) in nats by importance sampling, and its row in the data, or
+    what the rows of a table are called.
 
     Args:
         model: generative program.
@@ -318,7 +329,13 @@ def outliers(
         x, y = rows_of(data, y)
         log_p = log_likelihood(model, guide, x, y=y, importance_samples=importance_samples)
     worst = log_p.argsort()[:n]
-    titles = [f"{float(log_p[i]):.1f} nats\nrow {i}" for i in worst.tolist()]
-    ax = images(x[worst], titles=titles, kind=kind_of(model))
+    names = data.index if isinstance(data, Dataset) else None
+    titles = [
+        f"{float(log_p[i]):.1f} nats\n{f'row {i}' if names is None else names[i]}"
+        for i in worst.tolist()
+    ]
+    known = columns_of(data, model)
+    shown = Rows.of(x[worst], known) if known else x[worst]
+    ax = images(shown, titles=titles, kind=kind_of(model))
     ax.set_title(f"log p(x) of the {len(worst)} least likely of {len(x)} data", fontsize="medium")
     return ax.figure

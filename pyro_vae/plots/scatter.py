@@ -212,7 +212,11 @@ def draw_points(
     if not classes:
         ax.scatter(*points.T, color=COLORS[0], **style)
         return
-    for i, label in enumerate(classes):
+    # What has no label is no class, and has none of their colours
+    unknown = [label for label in classes if label < 0 and len(labels)]
+    if unknown:
+        ax.scatter(*points[y < 0].T, color="0.75", label="no label", **style)
+    for i, label in enumerate(classes[len(unknown) :]):
         ax.scatter(
             *points[y == label].T,
             color=COLORS[i % len(COLORS)],

@@ -17,6 +17,7 @@ from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
 from .drawing import kind_of, stacked
+from .tables import columns_of
 
 # Widths in sigma that have a point on the curve
 _MARKED = {1: "o", 2: "s"}
@@ -58,7 +59,8 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
     kind = kind_of(model)
     if sigma.dim() == 4 and kind != "video":
         sigma = sigma.square().mean(1).sqrt()
-    return stacked({"data": x, "mean": mean}, {"sigma(z)": sigma}, kind)
+    shown = {"data": x, "mean": mean}
+    return stacked(shown, {"sigma(z)": sigma}, kind, table=columns_of(x, model))
 
 
 def calibration(result: Any, *, ax: Axes | None = None) -> Axes:

@@ -4,107 +4,28 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 from tqdm.auto import tqdm
 
+from ..codebooks.base import one_hot
 from ..data import Dataset
 from ..data.given import as_dataset
 from ..ground.arguments import positive, whole
 from ..ground.recorded import Recorded
 from ..ground.streams import RandomStream
 from ..models import VQVAE
-from ..networks.masked import PixelCNN
+from ..networks.codes import CodeCNN
+from ..programs.labels import Labels, checked_labels
 from ..programs.modes import evaluating
 from ..programs.placing import like
 from ..programs.program import Guide
+from .autoregressive import AutoregressiveCodes, Codes, by_site, check_numbers
 
 _BATCH = 1000
-_SECONDS_BEFORE_A_BAR = 2
-
-
-class AutoregressiveCodes(TorchDistribution):
-    """Grids of one-hot codes, p(z) = prod_i p(z_i | z_<i), positions i ordered by rows.
-
-    Log-probabilities take one pass of the network, a draw goes from position to position. The
-    network makes features (n, codes, h, w) of one-hot codes (n, codes, h, w); a ``grid_shape``
-    (positions,) is one row to it. The temperature divides the logits of each code; below 1
-    likelier codes are drawn.
-    """
-
-    arg_constraints = {}
-    support = constraints.one_hot
-
-    def __init__(
-        self,
-        network: PixelCNN,
-        grid_shape: Sequence[int],
-        codes: int,
-        *,
-        temperature: float = 1.0,
-        batch_shape: torch.Size = torch.Size(),  # noqa: B008
-    ) -> None:
-        self.network, self.grid_shape, self.codes = network, tuple(grid_shape), codes
-        self.temperature = temperature
-        event_shape = torch.Size((*grid_shape, codes))
-        super().__init__(batch_shape, event_shape, validate_args=False)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> AutoregressiveCodes:
-        """The same distribution with another batch shape."""
-        return AutoregressiveCodes(
-            self.network,
-            self.grid_shape,
-            self.codes,
-            temperature=self.temperature,
-            batch_shape=torch.Size(batch_shape),
-        )
-
-    @property
-    def _image(self) -> tuple[int, int]:
-        return (1, *self.grid_shape)[-2:]
-
-    def _logits(self, images: Tensor) -> Tensor:
-        return (self.network(images) / self.temperature).log_softmax(1)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability of one-hot grids (..., *grid_shape, codes)."""
-        lead = value.shape[: -len(self.event_shape)]
-        images = value.reshape(-1, *self._image, self.codes).movedim(-1, 1)
-        log_prob = (self._logits(images) * images).sum((1, 2, 3)).reshape(lead)
-        return log_prob.expand(torch.broadcast_shapes(lead, self.batch_shape))
-
-    @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Ancestral draws of shape ``sample_shape`` + batch shape + event shape."""
-        shape = self._extended_shape(sample_shape)
-        n = math.prod(shape[: -len(self.event_shape)])
-        grid = like(self.network).new_zeros(n, self.codes, *self._image)
-        images = self.fill(grid, start=0)
-        return images.movedim(1, -1).reshape(shape)
-
-    @torch.no_grad()
-    def fill(self, images: Tensor, *, start: int) -> Tensor:
-        """Draw all positions from ``start`` on, given those before; in place.
-
-        The images are one-hot codes (n, codes, h, w), zero from there on.
-        """
-        walk = tqdm(
-            self.network.walk(images),
-            total=math.prod(self._image),
-            unit="code",
-            delay=_SECONDS_BEFORE_A_BAR,
-            leave=False,
-        )
-        for i, (row, column, features) in enumerate(walk):
-            if i >= start:
-                code = torch.multinomial((features / self.temperature).softmax(1), 1)
-                images[:, :, row, column] = torch.zeros_like(features).scatter_(1, code, 1.0)
-        return images
 
 
 class CodePrior(Recorded, nn.Module):
@@ -114,9 +35,16 @@ class CodePrior(Recorded, nn.Module):
     log p(x) = log sum_z p(x|z) p(z) under any prior: it is one term of the sum. A better prior
     makes a tighter bound; ``handlers.replace_prior(vqvae, prior)`` has it in every number.
 
-    Source: "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017);
+    Grids may have any number of dimensions: one is a row, and in three each frame is given the
+    frames before it. Where a position has several codes, those of ``codebooks.Residual(n)``, each
+    is given the ones before it. A model of two levels gets p(z2) p(z1|z2), and so on for more;
+    a conditional one p(z|y).
+
+    Sources: "Neural Discrete Representation Learning", van den Oord, Vinyals, Kavukcuoglu (2017);
     the network is that of "Conditional Image Generation with PixelCNN Decoders", van den Oord et
-    al. (2016).
+    al. (2016); "Generating Diverse High-Fidelity Images with VQ-VAE-2", Razavi, van den Oord,
+    Vinyals (2019), for levels; "Autoregressive Image Generation using Residual Quantization", Lee
+    et al. (2022), for stacks.
 
     Args:
         vqvae: the model whose codes it is for.
@@ -126,6 +54,7 @@ class CodePrior(Recorded, nn.Module):
     Attributes:
         history: one dict per epoch of ``fit``: "epoch", "nats" per datum, and "validation"; the
             epoch whose weights ``patience`` has kept has ``kept=True``.
+        sites: the latent sites that it is for, in sampling order.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -138,7 +67,7 @@ class CodePrior(Recorded, nn.Module):
     """
 
     def __init__(self, vqvae: VQVAE, *, width: int = 64, layers: int = 8) -> None:
-        """Build the network."""
+        """Build the networks."""
         super().__init__()
         if not hasattr(vqvae, "codebook"):
             raise TypeError(
@@ -146,18 +75,50 @@ class CodePrior(Recorded, nn.Module):
                 "grids of codes; for vectors there are other priors"
             )
         self.grid_shape, self.codes = tuple(vqvae.grid_shape), vqvae.codes
-        self.network = PixelCNN(self.codes, self.codes, width=width, layers=layers)
-        self.network.to(vqvae.one_hot)
-        self.register_buffer("one_hot", torch.eye(self.codes).to(vqvae.one_hot), persistent=False)
+        self.sites, self.condition = vqvae.latents, vqvae.condition
+        self.shapes = dict(vqvae.code_shapes)
+        self._codes_of = {site: book.codes for site, book in vqvae.codebooks.items()}
+        built: list[CodeCNN] = []
+        above: list[tuple[tuple[int, ...], int]] = []
+        for site, book in vqvae.codebooks.items():
+            options = {"width": width, "layers": layers, "labels": vqvae.condition}
+            grid = vqvae.grids[site]
+            built.append(CodeCNN(grid, book.codes, stack=book.stack, above=above, **options))
+            above = [*above, (grid, math.prod(book.stack) * book.codes)]
+        self.network = built.pop()
+        if built:
+            self.upper = nn.ModuleList(built)
+        self.to(vqvae.one_hot)
         self.register_buffer("fitted_on", torch.tensor(0))
         self.history: list[dict[str, float]] = []
 
     def forward(self, *context: Tensor, temperature: float = 1.0) -> AutoregressiveCodes:
-        """The distribution of a grid: batch shape (), event shape (*grid_shape, codes)."""
+        """The distribution of a grid, of several the top one: that of ``at`` the first site."""
+        return self.at(self.sites[0], context, temperature=temperature)
+
+    def at(
+        self, site: str, context: Sequence[Tensor] = (), *, temperature: float = 1.0
+    ) -> AutoregressiveCodes:
+        """The distribution of a site given all it depends on: event shape (*grid, [n,] codes).
+
+        Args:
+            site: one of ``sites``.
+            context: one-hot codes (..., *grid, [n,] codes) of the sites before it, then one-hot
+                labels (..., condition) of a conditional model.
+            temperature: divides the logits of each code.
+        """
         positive("temperature", temperature)
-        return AutoregressiveCodes(
-            self.network, self.grid_shape, self.codes, temperature=temperature
-        )
+        i = self.sites.index(site)
+        dims = [len(self.shapes[s]) + 1 for s in self.sites[:i]] + [1] * bool(self.condition)
+        if len(context) != len(dims):
+            raise ValueError(
+                f"context: expected {len(dims)} tensors for {site!r}, of the sites before it and "
+                f"of labels, got {len(context)}: build the prior for this model"
+            )
+        network = [*getattr(self, "upper", ()), self.network][i]
+        given = tuple(zip(context, dims, strict=True))
+        shape, codes = self.shapes[site], self._codes_of[site]
+        return AutoregressiveCodes(network, shape, codes, context=given, temperature=temperature)
 
     def check_fitted(self) -> None:
         """Raise ``ValueError`` before the first ``fit``."""
@@ -186,8 +147,8 @@ class CodePrior(Recorded, nn.Module):
 
         Args:
             guide: the trained ``NearestCode``.
-            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y). Dynamic
-                binarisation is drawn once.
+            data: a ``Dataset``, a tensor (n, *event_shape), or a pair (x, y); with labels for a
+                conditional model. Dynamic binarisation is drawn once.
             epochs: passes over the codes.
             batch_size: grids per step.
             lr: learning rate.
@@ -201,7 +162,8 @@ class CodePrior(Recorded, nn.Module):
             This prior.
 
         Raises:
-            ValueError: no epoch, codes of another grid, or patience without validation data.
+            ValueError: no epoch, codes of another grid, labels that are missing, or patience
+                without validation data.
         """
         whole("epochs", epochs)
         whole("batch_size", batch_size)
@@ -213,128 +175,208 @@ class CodePrior(Recorded, nn.Module):
                     "without any: pass validation= beside it"
                 )
         stream = RandomStream(seed)
-        with stream.on(self.one_hot.device):
-            index = self._codes(guide, data)
+        with stream.on(like(self).device):
+            codes = self._codes(guide, data)
             held_out = None if validation is None else self._codes(guide, validation)
-            optimizer = torch.optim.Adam(self.network.parameters(), lr=lr)
+            optimizer = torch.optim.Adam(self.parameters(), lr=lr)
             best: dict[str, float] | None = None
             for _ in (bar := tqdm(range(epochs), unit="epoch", disable=not progress)):
-                nats = self._epoch(index, batch_size, optimizer)
+                nats = self._epoch(*codes, batch_size, optimizer)
                 row: dict[str, float] = {"epoch": len(self.history) + 1, "nats": nats}
                 if held_out is not None:
-                    row["validation"] = float(self.log_prob(held_out).mean())
+                    row["validation"] = float(self._log_prob(*held_out).mean())
                 self.history.append(row)
                 bar.set_postfix({k: f"{v:.2f}" for k, v in row.items() if k != "epoch"})
                 if patience is None:
                     continue
                 if best is None or row["validation"] > best["validation"]:
-                    best, state = row, copy.deepcopy(self.network.state_dict())
+                    best, state = row, copy.deepcopy(self.state_dict())
                 elif row["epoch"] - best["epoch"] >= patience:
                     break
         if best is not None:
-            self.network.load_state_dict(state)
+            self.load_state_dict(state)
             best["kept"] = True
-        self.fitted_on.fill_(len(index))
+        self.fitted_on.fill_(len(codes[0][self.sites[0]]))
         return self
 
-    def _epoch(self, index: Tensor, batch_size: int, optimizer: torch.optim.Optimizer) -> float:
-        total = torch.zeros((), device=index.device)
-        for rows in torch.randperm(len(index), device=index.device).split(batch_size):
-            log_prob = self().log_prob(embedding(index[rows], self.one_hot))
+    def _epoch(
+        self,
+        index: dict[str, Tensor],
+        labels: tuple[Tensor, ...],
+        batch_size: int,
+        optimizer: torch.optim.Optimizer,
+    ) -> float:
+        n, device = len(index[self.sites[0]]), like(self).device
+        total = torch.zeros((), device=device)
+        for rows in torch.randperm(n, device=device).split(batch_size):
+            log_prob = self._mass(
+                {s: i[rows] for s, i in index.items()}, [y[rows] for y in labels]
+            )
             optimizer.zero_grad(set_to_none=True)
             (-log_prob.mean()).backward()
             optimizer.step()
             total += log_prob.detach().sum()
         optimizer.zero_grad(set_to_none=True)
-        return float(total) / len(index)
+        return float(total) / n
 
     def _codes(
         self, guide: Guide, data: Dataset | Tensor | tuple[Tensor, Tensor | None]
-    ) -> Tensor:
-        """Numbers of the codes of all data, (n, *grid_shape)."""
-        data = as_dataset(data).to(self.one_hot.device)
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """Numbers of the codes of all data, site -> (n, *grid), and their one-hot labels."""
+        reference = like(self)
+        data = as_dataset(data).to(reference.device)
+        if self.condition and data.y is None:
+            raise ValueError(
+                f"data: expected labels, as the codes of {self.condition} classes are learnt, got "
+                "none: pass (x, y)"
+            )
+        parts, labels = [], []
         with evaluating(guide):
-            batches = (x.to(self.one_hot.dtype) for x, _ in data.batches(_BATCH))
-            index = torch.cat([guide.encode(x).sample["z1"].argmax(-1) for x in batches])
-        if tuple(index.shape[1:]) != self.grid_shape:
-            raise ValueError(
-                f"guide: expected codes on a grid {self.grid_shape}, got "
-                f"{tuple(index.shape[1:])}: build this prior for the guide's model"
-            )
-        return index
+            for x, y in data.batches(_BATCH):
+                y = y if self.condition else None
+                z = guide.encode(x.to(reference.dtype), y=y).sample
+                parts.append({site: z[site].argmax(-1) for site in self.sites})
+                labels.append(self._labels(y, len(x)))
+        index = {s: torch.cat([part[s] for part in parts]) for s in self.sites}
+        for site, numbers in index.items():
+            if tuple(numbers.shape[1:]) != self.shapes[site]:
+                raise ValueError(
+                    f"guide: expected codes on a grid {self.shapes[site]}, got "
+                    f"{tuple(numbers.shape[1:])}: build this prior for the guide's model"
+                )
+        return index, tuple(map(torch.cat, zip(*labels, strict=True)))
 
-    def _one_hot(self, index: Tensor, name: str) -> Tensor:
-        if index.is_floating_point() or tuple(index.shape[1:]) != self.grid_shape:
-            raise ValueError(
-                f"{name}: expected integers (n, {', '.join(map(str, self.grid_shape))}), got "
-                f"{index.dtype} {tuple(index.shape)}: pass guide.codes(x)"
-            )
-        return embedding(index.long(), self.one_hot)
+    def _labels(self, y: Labels, n: int) -> tuple[Tensor, ...]:
+        """The one-hot labels (n, condition) of a conditional model, else nothing."""
+        if y is not None and not self.condition:
+            raise ValueError("y: expected none, as this prior's model is not conditional")
+        vqvae = self.arguments["vqvae"]
+        return vqvae.label_features(checked_labels(vqvae, y, n, like(self).device), n)
+
+    def _numbers(
+        self, grid: Codes, masks: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Site -> numbers of codes, checked where they are given."""
+        found = by_site(grid, self.sites, "grid")
+        for site, index in found.items():
+            given = ... if masks is None else (slice(None), masks[site])
+            check_numbers(index, self.shapes[site], self._codes_of[site], given)
+        return found
+
+    def _one_hot(self, index: Tensor, site: str) -> Tensor:
+        return one_hot(index.long(), self._codes_of[site], like(self))
+
+    def _mass(self, index: dict[str, Tensor], labels: Sequence[Tensor]) -> Tensor:
+        """The log-probability of all sites, (n,)."""
+        z = {site: self._one_hot(numbers, site) for site, numbers in index.items()}
+        total: Any = 0
+        for i, site in enumerate(self.sites):
+            context = [*(z[s] for s in self.sites[:i]), *labels]
+            total = total + self.at(site, context).log_prob(z[site])
+        return total
 
     @torch.no_grad()
-    def log_prob(self, grid: Tensor) -> Tensor:
+    def _log_prob(self, index: dict[str, Tensor], labels: tuple[Tensor, ...]) -> Tensor:
+        rows = torch.arange(len(index[self.sites[0]]), device=like(self).device).split(_BATCH)
+        return torch.cat(
+            [self._mass({s: i[r] for s, i in index.items()}, [y[r] for y in labels]) for r in rows]
+        )
+
+    def log_prob(self, grid: Codes, *, y: Labels = None) -> Tensor:
         """Mass of grids, log p(z) in nats, without gradients.
 
         Args:
-            grid: numbers of codes (n, *grid_shape).
+            grid: numbers of codes (n, *grid_shape), (n, *grid_shape, depth) of a stack; of a model
+                with several levels site -> such numbers.
+            y: labels (n,), or one for all, for a conditional model.
 
         Returns:
             (n,).
         """
-        parts = grid.split(_BATCH)
-        return torch.cat([self().log_prob(self._one_hot(part, "grid")) for part in parts])
+        index = self._numbers(grid)
+        return self._log_prob(index, self._labels(y, len(index[self.sites[0]])))
 
     @torch.no_grad()
-    def sample(self, n: int, *, temperature: float = 1.0) -> Tensor:
+    def sample(self, n: int, *, y: Labels = None, temperature: float = 1.0) -> Codes:
         """Draw grids of codes, to be decoded by ``vqvae.decode``.
 
         Args:
             n: number of grids.
+            y: labels (n,), or one for all, for a conditional model.
             temperature: divides the logits of each code; below 1 likelier codes are drawn.
 
         Returns:
-            Numbers of codes (n, *grid_shape).
+            Numbers of codes, as ``log_prob`` takes them.
         """
         self.check_fitted()
-        return self(temperature=temperature).sample(torch.Size((n,))).argmax(-1)
+        whole("n", n)
+        z = {
+            site: like(self).new_zeros(n, *shape, self._codes_of[site])
+            for site, shape in self.shapes.items()
+        }
+        return self._drawn(z, 0, y, temperature)
 
     @torch.no_grad()
-    def complete(self, grid: Tensor, mask: Tensor, *, temperature: float = 1.0) -> Tensor:
+    def complete(
+        self, grid: Codes, mask: Codes, *, y: Labels = None, temperature: float = 1.0
+    ) -> Codes:
         """Draw the codes that are not given, from p(the rest | the given ones).
 
+        Codes are ordered by site, from the top, then by rows, then by depth.
+
         Args:
-            grid: numbers of codes (n, *grid_shape); those that are not given do not matter.
-            mask: (*grid_shape,), true where a code is given.
+            grid: numbers of codes, as ``log_prob`` takes them; those that are not given do not
+                matter.
+            mask: of the shape of one grid, true where a code is given; of a model with several
+                levels site -> such a mask.
+            y: as in ``sample``.
             temperature: as in ``sample``.
 
         Returns:
-            Numbers of codes (n, *grid_shape), equal to ``grid`` where they were given.
+            Numbers of codes, equal to ``grid`` where they were given.
 
         Raises:
             ValueError: a mask of another shape, or one where given codes do not come before all
-                others in the order of rows: that conditional cannot be drawn code by code.
+                others in their order: that conditional cannot be drawn code by code.
         """
         self.check_fitted()
-        if tuple(mask.shape) != self.grid_shape or mask.dtype != torch.bool:
-            raise ValueError(
-                f"mask: expected booleans of shape {self.grid_shape}, got {mask.dtype} "
-                f"{tuple(mask.shape)}"
-            )
-        start = int(mask.sum())
-        if not mask.flatten()[:start].all():
+        masks = by_site(mask, self.sites, "mask")
+        for site, each in masks.items():
+            if tuple(each.shape) != self.shapes[site] or each.dtype != torch.bool:
+                raise ValueError(
+                    f"mask: expected booleans of shape {self.shapes[site]}, got {each.dtype} "
+                    f"{tuple(each.shape)}"
+                )
+        flat = torch.cat([each.flatten() for each in masks.values()])
+        start = int(flat.sum())
+        if not flat[:start].all():
             raise ValueError(
                 "mask: expected the given codes before all others in the order of rows, as in an "
                 "upper part, because each code is drawn given those before it"
+                + (", and those of z1 after all above" if len(masks) > 1 else "")
             )
-        given = self._one_hot(grid, "grid") * mask.unsqueeze(-1)
-        images = given.reshape(len(grid), *(1, *self.grid_shape)[-2:], self.codes).movedim(-1, 1)
-        distribution = self(temperature=temperature)
-        images = distribution.fill(images.contiguous(), start=start)
-        return images.argmax(1).reshape(grid.shape)
+        index = self._numbers(grid, masks)
+        z = {s: self._one_hot(i, s) * masks[s].unsqueeze(-1) for s, i in index.items()}
+        return self._drawn(z, start, y, temperature)
+
+    def _drawn(self, z: dict[str, Tensor], start: int, y: Labels, temperature: float) -> Codes:
+        """Numbers of codes, of which all from number ``start`` on are drawn."""
+        labels = self._labels(y, len(z[self.sites[0]]))
+        for i, site in enumerate(self.sites):
+            size = math.prod(self.shapes[site])
+            if start < size:
+                context = [*(z[s] for s in self.sites[:i]), *labels]
+                self.at(site, context, temperature=temperature).fill(z[site], start=max(start, 0))
+            start -= size
+        found = {site: value.argmax(-1) for site, value in z.items()}
+        return found if len(found) > 1 else found[self.sites[0]]
 
     def __repr__(self) -> str:
         """Grid, codes, and what it was fitted on."""
         n = int(self.fitted_on)
-        grid = " x ".join(map(str, self.grid_shape))
+        grids = ", ".join(
+            f"{' x '.join(map(str, shape))} of {self._codes_of[site]} codes"
+            for site, shape in self.shapes.items()
+        )
         fitted = f", fitted on {n} data" if n else ""
-        return f"CodePrior({grid} of {self.codes} codes{fitted})"
+        return f"CodePrior({grids}{fitted})"

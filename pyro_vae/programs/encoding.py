@@ -13,6 +13,7 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..data.arguments import Arguments, Data
+from ..data.columns import of_table
 from ..ground.tables import pandas_or
 from .autoguides import check_batch
 from .calling import arguments_of
@@ -59,9 +60,12 @@ def decode(
 def decode_mean(
     model: Any, z: Mapping[str, Tensor], *, x: Data | None = None, y: Labels = None
 ) -> Tensor:
-    """E[x|z] (n, *event), as ``mean_of`` finds it of what ``decode`` gives; errors are of both."""
+    """E[x|z] (n, *event), as ``mean_of`` finds it of what ``decode`` gives; errors are of both.
+
+    Of a model that knows the columns of a table they are ``Rows``.
+    """
     observed = _decoded(model, z, x, y)
-    return mean_of(observed["fn"], observed["name"])
+    return of_table(mean_of(observed["fn"], observed["name"]), model)
 
 
 def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..data import Dataset
 from ..data.arguments import Arguments, Data, LabelData, as_column
 from ..data.checks import complete
 from ..data.conditions import classes_of
+from ..data.frames import check_columns
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
@@ -125,6 +126,8 @@ def matched(
         data = data.replace(y=y, names=None if y is None else names)
     if data.missing and not takes_missing(*programs):
         complete(data.x)
+    if data.columns:
+        check_columns(data.columns, programs)
     dtype = dtype_of(*programs, default=data.dtype)
     data = data.to(device or device_of(*programs, default=data.device))
     return data if data.dtype == dtype else data.replace(x=data.x.to(dtype))

@@ -74,12 +74,15 @@ def _gone(value: Tensor, event_dim: int) -> Tensor:
 
 def _typical(distribution: Any, like: Tensor) -> Tensor:
     """The same of a distribution of several numbers at once, of its event shape."""
-    shape, support = distribution.event_shape, distribution.support
-    if not support.is_discrete:
-        to = biject_to(support)
-        return to(like.new_zeros(to.inverse_shape(shape)))
+    value = like.new_zeros(distribution.event_shape)
+    try:
+        support = distribution.support
+        if not support.is_discrete:
+            to = biject_to(support)
+            return to(like.new_zeros(to.inverse_shape(value.shape)))
+    except NotImplementedError:
+        return value
     # One-hot, or counts of a total
-    value = like.new_zeros(shape)
     value[..., 0] = getattr(plain(distribution), "total_count", 1)
     return value
 

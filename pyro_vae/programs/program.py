@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from ..data.columns import of_table
 from ..ground.arguments import known, whole
 from ..ground.recorded import Recorded
 from .encoding import Encoding, decode, encode
@@ -50,6 +51,7 @@ class Model(Program):
     Attributes:
         event_shape: shape of one datum.
         latent_sizes: latent site -> how many numbers it is, in sampling order (top first).
+        columns: of ``models.VAE``, name and kind of each column of a table, () for other data.
     """
 
     event_shape: tuple[int, ...]
@@ -85,7 +87,8 @@ class Model(Program):
             prior: a module of ``priors`` from which the top latent is drawn in place of p(zL).
 
         Returns:
-            (n, *event_shape).
+            (n, *event_shape); of a model that knows the columns of a table ``data.Rows``, which
+            are a tensor with ``to_frame()``.
 
         Raises:
             TypeError: ``prior`` is nothing that returns a distribution.
@@ -102,7 +105,7 @@ class Model(Program):
         with evaluating(self, prior), other:
             trace = poutine.trace(self).get_trace(size=n, **label_arguments(self, y))
         site = trace.nodes["x"]
-        return mean_of(site["fn"], "x") if mean else site["value"]
+        return of_table(mean_of(site["fn"], "x") if mean else site["value"], self)
 
     def decode(self, z: Tensor | Mapping[str, Tensor], *, y: Labels = None) -> Distribution:
         """The observation distribution p(x|z), in evaluation mode and without gradients.

@@ -25,8 +25,10 @@ def check_prior(prior: Any) -> None:
 class ReplacedPrior(Messenger):
     """Give one latent site the distribution ``prior()`` in place of the program's own.
 
-    Without a ``site`` it is the first latent that the program samples. Raises ``ValueError``, when
-    run, for a prior of another event shape, or a site that never came.
+    Without a ``site`` it is the first latent that the program samples. A prior that has ``sites``
+    and ``at(site, context)`` stands for all of these, each given the context that the program
+    tells in the ``infer`` of the site. Raises ``ValueError``, when run, for a prior of another
+    event shape, or a site that never came.
     """
 
     def __init__(self, prior: Callable, site: str | None = None) -> None:
@@ -35,13 +37,17 @@ class ReplacedPrior(Messenger):
         self.found: str | None = None
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        if self.found or (msg["name"] != self.site if self.site else not is_latent(msg)):
+        name, at = msg["name"], getattr(self.prior, "at", None)
+        if at is not None and is_latent(msg) and name in getattr(self.prior, "sites", ()):
+            prior = as_pyro(at(name, msg["infer"].get("context", ())), name)
+        elif self.found or (name != self.site if self.site else not is_latent(msg)):
             return
-        self.found = msg["name"]
-        own, prior = msg["fn"], as_pyro(self.prior(), msg["name"])
+        else:
+            prior = as_pyro(self.prior(), name)
+        self.found, own = name, msg["fn"]
         if prior.event_shape != own.event_shape:
             raise ValueError(
-                f"site {msg['name']!r}: expected a prior of event shape {tuple(own.event_shape)}, "
+                f"site {name!r}: expected a prior of event shape {tuple(own.event_shape)}, "
                 f"got {tuple(prior.event_shape)}: build or fit the prior for this model"
             )
         # The plates of the program have expanded its own distribution already

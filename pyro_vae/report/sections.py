@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import plots
 from ..data import Dataset, DataSplits
+from ..data.columns import of_table
 from ..data.conditions import classes_of
 from ..ground.drawing import shown
 from ..ground.kinds import KINDS
@@ -25,6 +26,7 @@ _DPI = 144
 _DRAWN = 64
 _SHOWN = 16
 _PAIRS = 5
+_FEW = 3
 _OUTLIERS_AMONG = 1000
 _POINTS = 3000
 
@@ -83,6 +85,14 @@ class Run:
             if len(shapes[site]) == 1 and shapes[site][0] >= least
         ]
 
+    def named(self, x: Tensor) -> Tensor:
+        """Some of the data, which know the names of a table."""
+        return of_table(x, self.data)
+
+    def most(self, pictures: int, rows: int) -> int:
+        """How many data are drawn: so many pictures, or rows of a table."""
+        return rows if self.data.columns else pictures
+
     def taking_turns(self) -> Dataset:
         """Test data in an order in which the labels take turns."""
         y, _ = classes_of(self.test)
@@ -103,10 +113,10 @@ def _history(run: Run) -> Iterator[Figure | Axes]:
 
 def _samples(run: Run) -> Iterator[Figure | Axes]:
     if not run.classes:
-        y = run.test.y
+        y, n = run.test.y, run.most(_DRAWN, _SHOWN)
         if y is not None:
-            y = y[torch.arange(_DRAWN, device=y.device) % len(y)]
-        yield plots.samples(run.trainer.model, _DRAWN, y=y, like=run.test.x[:1])
+            y = y[torch.arange(n, device=y.device) % len(y)]
+        yield plots.samples(run.trainer.model, n, y=y, like=run.named(run.test.x[:1]))
 
 
 def _conditional(run: Run) -> Iterator[Figure | Axes]:
@@ -114,29 +124,31 @@ def _conditional(run: Run) -> Iterator[Figure | Axes]:
         for name in (n for n, shape in run.trainer.model.condition.shapes.items() if not shape):
             yield plots.conditional(run.trainer.model, vary=name, n=10, labels=run.data.labels)
     if run.classes:
-        shown = range(min(run.classes, 2 * _SHOWN))
-        yield plots.conditional(run.trainer.model, classes=shown, n=10, labels=run.data.labels)
+        shown, like = range(min(run.classes, 2 * _SHOWN)), run.named(run.test.x[:1])
+        given = {"classes": shown, "labels": run.data.labels, "like": like}
+        yield plots.conditional(run.trainer.model, n=run.most(10, _FEW), **given)
 
 
 def _reconstructions(run: Run) -> Iterator[Figure | Axes]:
-    shown = run.taking_turns()[:_SHOWN]
-    yield plots.reconstructions(*run.pair, shown.x, y=shown.y)
+    shown = run.taking_turns()[: run.most(_SHOWN, _PAIRS)]
+    yield plots.reconstructions(*run.pair, run.named(shown.x), y=shown.y)
 
 
 def _interpolations(run: Run) -> Iterator[Figure | Axes]:
     ends = run.taking_turns()
-    pairs = min(_PAIRS, len(ends) // 2)
+    pairs = min(run.most(_PAIRS, _FEW), len(ends) // 2)
     if pairs and run.vectors():
         ends = ends[: 2 * pairs]
         y = ends.y.reshape(pairs, 2) if isinstance(ends.y, Tensor) else ends.y
-        yield plots.interpolation(*run.pair, ends.x[::2], ends.x[1::2], y=y)
+        start, end = run.named(ends.x[::2]), ends.x[1::2]
+        yield plots.interpolation(*run.pair, start, end, y=y, steps=run.most(10, 5))
 
 
 def _traversals(run: Run) -> Iterator[Figure | Axes]:
     start = run.taking_turns()[:1]
     sites = run.vectors()
     for site in dict.fromkeys([*sites[:1], *sites[-1:]]):
-        yield plots.traversals(*run.pair, start.x, site=site, y=start.y)
+        yield plots.traversals(*run.pair, run.named(start.x), site=site, y=start.y)
 
 
 def _grid(run: Run) -> Iterator[Figure | Axes]:

@@ -384,10 +384,13 @@ def check_incomplete(feed: Resident | Loaded, guide: Callable) -> None:
     keys = feed.data.columns if isinstance(feed.data, Arguments) else ("x",)
     for key, lost in zip(keys, gone, strict=True):
         if (never := lost.all(0)).any():
+            first = int(never.long().argmax())
+            table = () if isinstance(feed.data, Arguments) else feed.data.columns
+            told = f"column {table[first].name!r}" if table else f"element {first}"
             raise ValueError(
                 f"data: expected each element of {named(key)} to be seen in some row, got "
                 f"{int(never.sum())} of {len(never)} that are missing in all {len(lost)}, the "
-                f"first of them element {int(never.long().argmax())}: leave these elements out"
+                f"first of them {told}: leave these elements out"
             )
     if (empty := torch.cat(gone, 1).all(1)).any():
         raise ValueError(

@@ -278,7 +278,9 @@ class Loop:
         with torch.no_grad():
             hidden = _hidden_buffers(step.modules)
             for buffer, value in zip(hidden, run.found["buffers"], strict=True):
-                buffer.copy_(value)
+                # One without elements has nothing to take up: older files may have more in it
+                if buffer.numel():
+                    buffer.copy_(value)
         batches = 0 if run.position is None else run.position.batches
         self.plan.bar.update(run.done * len(self.feed) + batches)
         streams.go_to(self.feed.device, run.each[ranks.rank()][1])

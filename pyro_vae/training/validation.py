@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import ranks
 from ..codebooks import Codebook
+from ..codebooks.base import by_book
 from ..data import Dataset
 from ..data.arguments import Arguments, Data
 from ..infer.engine.graph import Graph
@@ -20,6 +21,7 @@ from ..infer.engine.repeated import CALLS_BEFORE_A_GRAPH, finite_or_checked
 from ..infer.objectives.elbo import ELBOTerms, Estimator, Whole, joined
 from ..infer.posterior import active, posterior_means
 from ..programs.encoding import encode
+from ..programs.labels import label_arguments
 from ..programs.placing import seen_values
 from ..programs.running import measuring
 from ..programs.unwrapping import is_ours
@@ -152,17 +154,25 @@ def active_units(
 
 def warn_of_few_codes(model: Any, guide: Any, data: Dataset) -> None:
     """Warn where a tenth of a codebook's codes or less stand for the first thousand data."""
-    if not isinstance(codebook := getattr(model, "codebook", None), Codebook):
+    if not isinstance(getattr(model, "codebook", None), Codebook):
         return
     with measuring(model, guide, device=data.device):
-        x, _ = data[:_ROWS].batch(torch.arange(min(len(data), _ROWS), device=data.device))
-        index = encode(guide, x).sample["z1"].argmax(-1)
-    used, usable = len(index.unique()), min(codebook.codes, index.numel())
-    if used <= max(1, usable // 10) < usable:
+        x, y = data[:_ROWS].batch(torch.arange(min(len(data), _ROWS), device=data.device))
+        labels = label_arguments(model, y)
+        numbers = by_book(model.codebooks, encode(guide, x, **labels).sample)
+    for name, index in numbers.items():
+        book = model.codebooks[name.partition("[")[0]]
+        used, usable = len(index.unique()), min(book.codes, index.numel())
+        if not used <= max(1, usable // 10) < usable:
+            continue
+        remedy = (
+            "start the codes by initializer=codebooks.KMeans(), revive those without use by "
+            "codebooks.MovingAverage(codes, dim, revive=codebooks.Unused()), or lower lr"
+        )
+        of = "" if name == "z1" else f" of {name}"
         warnings.warn(
-            f"the codebook collapses: {used} of {usable} codes that could stand for data do. See "
-            "print(diagnostics.codebook(model, guide, data)); start the codes by "
-            "initializer=codebooks.KMeans(), revive those without use by "
-            "codebooks.MovingAverage(codes, dim, revive=codebooks.Unused()), or lower lr",
+            f"the codebook{of} collapses: {used} of {usable} codes that could stand for data do. "
+            "See print(diagnostics.codebook(model, guide, data)); "
+            + (remedy if book.learns else "train longer, or with another lr"),
             stacklevel=4,
         )

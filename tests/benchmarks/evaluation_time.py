@@ -103,8 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
-    shape = SYSTEMS[options.system].event_shape
-    x = (torch.rand(options.data, *shape) < 0.3).float().to(options.device)
+    x = SYSTEMS[options.system].data(options.data, options.device)
     pair, data = on(SYSTEMS[options.system].build(), options.device), Dataset(x)
 
     def terms(n: int, samples: int) -> Tensor:

@@ -1,14 +1,16 @@
-"""How time and memory grow with layers, batch, latents and importance samples.
+"""How time and memory grow with layers, batch, latents, importance samples and length.
 
 Run: python tests/benchmarks/growth.py [--threads 4] [--steps 20] [--values 3]
 
-A step of the graph engine, and log p(x) of a batch by importance sampling. Each row is a fresh
+A step of the graph engine, and log p(x) of a batch by importance sampling; of tokens a step with a
+causal GRU. Each row is a fresh
 process. Its peak memory is that above the imports and a tiny case of the same kind: weights,
 Adam's moments, the recorded graph, and the tensors of a step.
 """
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import statistics
 from collections.abc import Callable
@@ -17,11 +19,12 @@ from typing import Any
 import timing
 import torch
 from memory import Peak
+from systems import TOKENS, System, on, sequence, sequence_loss
 
 from pyro_vae import guides, infer, likelihoods, models
 
 EVALUATION = "samples of log p(x)"
-BASE = {"layers": 1, "batch": 128, "latents": 20, "particles": 1, EVALUATION: 0}
+BASE = {"layers": 1, "batch": 128, "latents": 20, "particles": 1, EVALUATION: 0, "length": 0}
 TINY = {**BASE, "batch": 2, "latents": 2}
 VALUES = {
     "layers": (1, 2, 4, 8, 12),
@@ -29,6 +32,7 @@ VALUES = {
     "latents": (2, 20, 200),
     "particles": (1, 5, 50),
     EVALUATION: (50, 500, 5000),
+    "length": (16, 32, 64, 128),
 }
 
 
@@ -36,6 +40,11 @@ def work(
     case: dict[str, int], device: str, *, pixels: int = 784, hidden: int = 200
 ) -> Callable[[], object]:
     """One step, or one estimate of log p(x)."""
+    if length := case["length"]:
+        build = functools.partial(sequence, length=length)
+        system = System(build, sequence_loss, case["batch"], (length,), TOKENS)
+        svi, x = infer.SVI(*on(build(), device), engine="graph"), system.data(device=device)
+        return lambda: svi.step(x)
     torch.manual_seed(0)
     vae = models.VAE(
         (pixels,),

@@ -1,12 +1,13 @@
 """Median time of a training step: stock Pyro SVI, hand-written PyTorch and this library.
 
-Run: python tests/benchmarks/step_time.py [one-layer|convolutional|ladder] [--batch-size 128]
-    [--threads 4] [--steps 200] [--compile] [--device cuda] [--json FILE]
+Run: python tests/benchmarks/step_time.py [one-layer|convolutional|ladder|gru|transformer]
+    [--batch-size 128] [--threads 4] [--steps 200] [--compile] [--device cuda] [--json FILE]
 
 The 784-400-400-20 Bernoulli VAE, a convolutional one, or the five-layer ladder with BatchNorm of
-Sonderby et al. (2016), on random binary data. The contestants alternate in one process, step by
-step, so that the machine's other work touches all alike. Before timing, they are checked to take
-the same steps from the same weights and noise, in double precision.
+Sonderby et al. (2016), on random binary data; or a causal decoder, on 32 random tokens. The
+contestants alternate in one process, step by step, so that the machine's other work touches all
+alike. Before timing, they are checked to take the same steps from the same weights and noise, in
+double precision.
 """
 
 from __future__ import annotations

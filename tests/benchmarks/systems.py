@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_vae import guides, likelihoods, models
+from pyro_vae.networks import GRU, CausalTransformer
 
 Pair = tuple[models.VAE, guides.Guide]
 
@@ -21,9 +23,18 @@ class System(NamedTuple):
     hand_written: Callable[[models.VAE, guides.Guide], Callable[[Tensor], Tensor]]
     batch_size: int
     event_shape: tuple[int, ...] = (784,)
+    tokens: int = 0
 
     def data(self, size: int | None = None, device: str = "cpu") -> Tensor:
-        """Random binary data (size or batch_size, *event_shape), in torch's default type."""
+        """Random binary data (size or batch_size, *event_shape), in torch's default type.
+
+        Of ``tokens`` sequences of random lengths.
+        """
+        if self.tokens:
+            shape = (size or self.batch_size, *self.event_shape)
+            there = torch.arange(shape[1]) < torch.randint(1, shape[1], (shape[0], 1))
+            x = torch.randint(1, self.tokens, shape) * there
+            return x.to(device, torch.get_default_dtype())
         return (torch.rand(size or self.batch_size, *self.event_shape) < 0.3).to(
             device, torch.get_default_dtype()
         )
@@ -55,6 +66,21 @@ def ladder() -> Pair:
         norm=nn.BatchNorm1d,
     )
     return vae, guides.Ladder(vae)
+
+
+TOKENS, LENGTH, WIDTH = 100, 32, 128
+
+
+def sequence(network: type[nn.Module] = GRU, length: int = LENGTH) -> Pair:
+    """Tokens, by a causal decoder of such a network."""
+    torch.manual_seed(0)
+    vae = models.VAE(
+        (length,),
+        latents=20,
+        likelihood=likelihoods.Tokens(TOKENS),
+        decoder=models.SequenceDecoder((length,), 20, outputs=TOKENS, network=network(WIDTH)),
+    )
+    return vae, guides.BottomUp(vae)
 
 
 def dense(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -140,10 +166,57 @@ def ladder_loss(vae: models.VAE, guide: guides.Guide) -> Callable[[Tensor], Tens
     return loss
 
 
+def sequence_loss(vae: models.VAE, guide: guides.Guide) -> Callable[[Tensor], Tensor]:
+    """As one writes it by hand."""
+    q, decoder = guide.conditionals["z1"], vae.decoder
+    encoder, last, logits_of = q.network, dense(q.network.last), decoder.last.layers[0]
+    gru = isinstance(decoder.network, nn.GRU)
+
+    def loss(x: Tensor) -> Tensor:
+        tokens = x.long()
+        padding = (tokens == 0).long()
+        lengths = (padding.cumsum(1) == padding).sum(1)
+        outputs, _ = encoder.network(encoder.reader(tokens))
+        h = last(outputs[torch.arange(len(x), device=x.device), lengths - 1])
+        loc, scale = q.loc(h), F.softplus(q.raw_scale(h)) + q.min_scale
+        noise = torch.randn_like(loc)
+        z = loc + scale * noise
+        log_ratio = -0.5 * (z.square() - noise.square()) + scale.log()
+        inputs = torch.cat([decoder.start(z).unsqueeze(1), decoder.reader(tokens[:, :-1])], 1)
+        outputs = decoder.network(inputs)[0] if gru else transformed(decoder.network, inputs)
+        counted = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
+        targets = tokens.masked_fill(~counted, -1)
+        logits = logits_of(outputs).flatten(0, 1)
+        return F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum") - (
+            log_ratio.sum()
+        )
+
+    return loss
+
+
+def transformed(network: nn.Module, inputs: Tensor) -> Tensor:
+    """The layers of a transformer one after the other."""
+    places = torch.arange(inputs.shape[1], device=inputs.device).unsqueeze(1) * network.rates
+    h = inputs + torch.cat([places.sin(), places.cos()], -1)
+    for block in network.blocks:
+        query, key, value = block.ask(block.before(h)).chunk(3, -1)
+        query, key, value = (
+            v.unflatten(-1, (block.heads, -1)).transpose(1, 2) for v in (query, key, value)
+        )
+        found = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        h = h + block.mix(found.transpose(1, 2).flatten(2))
+        h = h + block.dense(block.between(h))
+    return network.norm(h)
+
+
 SYSTEMS = {
     "one-layer": System(one_layer, one_layer_loss, 128),
     "convolutional": System(convolutional, one_layer_loss, 128, (1, 28, 28)),
     "ladder": System(ladder, ladder_loss, 256),
+    "gru": System(sequence, sequence_loss, 64, (LENGTH,), TOKENS),
+    "transformer": System(
+        functools.partial(sequence, CausalTransformer), sequence_loss, 64, (LENGTH,), TOKENS
+    ),
 }
 
 

@@ -133,13 +133,14 @@ def test_growth_is_measured_in_fresh_processes(tmp_path):
         "latents",
         "particles",
         "samples of log p(x)",
+        "length",
     ]
     # Weights, gradients and two moments of 784-200-2-200-784
     assert all(row["peak MB"] > 4 * 4 * 318_000 / 2**20 for row in numbers["rows"][:4])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["convolutional", "ladder"])
+@pytest.mark.parametrize("system", ["convolutional", "ladder", "gru", "transformer"])
 def test_other_systems(system, tmp_path):
     run("step_time", tmp_path / "numbers.json", system)
 

@@ -261,3 +261,23 @@ def test_as_a_program():
 def test_the_entry_point_is_main():
     (entry,) = (e for e in distribution("pyro_vae").entry_points if e.name == "pyro-vae")
     assert entry.load() is cli.main
+
+
+def test_columns_of_a_table_are_what_a_model_is_told(tmp_path):
+    rows = [f"{'ab'[i % 2]},{20 + i},{10 + i % 7},{i % 3},{i % 5}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["site,age,total,one,two", *rows]))
+    run = tmp_path / "run"
+    columns = "--condition-on site --condition-on-numbers age --exposure total".split()
+    argv = ["train", "--data", str(tmp_path / "t.csv"), "--out", str(run), *columns, *TINY]
+    assert main(argv) == 0
+    model = load(run / "model.pt").model
+    assert repr(model.condition) == "Covariates(site: one of 2, age, exposure)"
+    assert type(model.likelihood).__name__ == "Poisson" and model.event_shape == (2,)
+    where = json.loads((run / "run.json").read_text())["data"]
+    assert (where["labels"], where["numbers"], where["exposure"]) == (["site"], ["age"], "total")
+    out = str(tmp_path / "s.png")
+    assert main(["evaluate", str(run), "--importance-samples", "0"]) == 0
+    assert main(["interpolate", str(run), "--out", out]) == 0
+    sample = ["sample", str(run), "-n", "2", "--out", out, "--given"]
+    assert main([*sample, "age=30,exposure=9"]) == 0
+    assert main([*sample, "agee=30"]) == 2

@@ -79,7 +79,7 @@ def test_names_in_any_spelling(option, text, name):
 
 
 def test_every_guide_and_likelihood_is_an_option():
-    public = {getattr(guides, name) for name in guides.__all__}
+    public = {g for name in guides.__all__ if isinstance(g := getattr(guides, name), type)}
     # These need more than a model of the command line
     other = {guides.Composed, guides.Labelled, guides.NearestCode, guides.PerDatum}
     other |= {guides.SemiAmortized}

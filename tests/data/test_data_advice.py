@@ -16,8 +16,8 @@ from test_data_damage import tiff_of_five_channels
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, data, handlers
-from pyro_vae.data import Arguments, Dataset, DataSplits, load, render_shapes, shapes
-from pyro_vae.data.columns import numbers_of
+from pyro_vae.data import Arguments, Dataset, DataSplits, Rows, load, render_shapes, shapes
+from pyro_vae.data.frames import numbers_of
 from pyro_vae.data.given import as_dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
@@ -158,8 +158,7 @@ def labels(tmp):
     text = ["cat", "dog"] * 6
     y = torch.arange(12) % 3
     some = np.array([*text[:11], None], dtype=object)
-    there = np.array([v is not None for v in some])
-    kept = torch.from_numpy(there)
+    odd = np.array([*text[:11], 3], dtype=object)
     nan = torch.where(y == 2, torch.nan, y.float())
     yield lambda: Dataset(X, y[:5]), lambda: Dataset(X[:5], y[:5])
     yield lambda: Dataset(X, torch.eye(3)[y]), lambda: Dataset(X, torch.eye(3)[y].argmax(1))
@@ -171,7 +170,7 @@ def labels(tmp):
     sizes = dict(factors=y[:, None] + 0.5, factor_names=("size",))
     yield lambda: Dataset(X, y + 0.5), lambda: Dataset(X, **sizes)
     yield lambda: Dataset(X, nan), lambda: Dataset(X[nan == nan], nan[nan == nan].long())
-    yield lambda: Dataset(X, some), lambda: Dataset(X[kept], some[there])
+    yield lambda: Dataset(X, odd), lambda: Dataset(X, odd.astype(str)), lambda: Dataset(X, some)
     dates = np.arange(12).astype("M8[D]")
     yield lambda: Dataset(X, dates), lambda: Dataset(X, np.unique(dates, return_inverse=True)[1])
     yield lambda: Dataset(X, text, names=("cat",)), lambda: Dataset(X, text, names=("cat", "dog"))
@@ -180,6 +179,13 @@ def labels(tmp):
     vae = VAE((2,), 2, hidden=(4,), condition=3, likelihood=Gaussian())
     named = Dataset(X, text, names=("cat", "dog", "owl"))
     yield lambda: Dataset(X, text).check_classes(vae), lambda: named.check_classes(vae)
+    d = Dataset(X, some, names=("cat", "dog", "owl"))
+    partial = VAE((2,), 2, condition=3, likelihood=Gaussian(), labels="partial")
+    yield (
+        lambda: d.check_classes(vae),
+        lambda: d[d.y >= 0].check_classes(vae),
+        lambda: d.check_classes(partial),
+    )
 
 
 @cases
@@ -280,11 +286,14 @@ def frames(tmp):
         stand_in(lambda: d.train.to_frame(rows[:, :1])),
         stand_in(lambda: d.train.to_frame(rows)),
     )
-    cities = ["Rome", None, "Bonn"]
+    renamed = Dataset(Rows.of(d.train.x, [c._replace(name=f"{c.name}0") for c in d.columns]))
+    vae = VAE((2,), 2, hidden=(4,), likelihood=Gaussian(), columns=d.columns)
+    yield lambda: BottomUp(vae).encode(renamed), lambda: BottomUp(vae).encode(d.train)
+    cities = ["Rome", 3, "Bonn"]
     yield (
         lambda: numbers_of(cities, "city"),
-        lambda: numbers_of([c for c in cities if c], "city"),
-        lambda: numbers_of([c or "none" for c in cities], "city"),
+        lambda: numbers_of([*map(str, cities)], "city"),
+        lambda: numbers_of(["Rome", float("nan"), "Bonn"], "city"),
     )
 
 
@@ -344,9 +353,13 @@ def files(tmp):
         ("short.csv", "1,2\n3\n"),
         ("empty.csv", ""),
         ("names.csv", "a,b\n"),
-        ("mixed.csv", "1,NA\n2,3\n"),
+        ("mixed.csv", "1,x\n2,3\n"),
+        ("wide.csv", "a,b,c\n1,2,3,4\n"),
     ):
-        yield lambda name=name, content=content: load(text(name, content)), None
+        yield (
+            lambda name=name, content=content: load(text(name, content)),
+            lambda: load(text("holes.csv", "1,\n2,3\n")),
+        )
     two = text("two.csv", "1,a,b\n2,c,d\n")
     yield lambda: load(two), lambda: load(np.loadtxt(two, usecols=[0], delimiter=",", ndmin=2))
     broken = tmp / "broken.mat"

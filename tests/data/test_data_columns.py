@@ -1,5 +1,6 @@
 """Tables: the kind of each column, names, categories and rows, into a likelihood and back."""
 
+import copy
 import re
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import scipy.sparse
 import torch
 
-from pyro_vae import Trainer, guides, infer, likelihoods, load
+from pyro_vae import Trainer, guides, handlers, infer, likelihoods, load, save
 from pyro_vae import data as datasets
-from pyro_vae.data import Dataset, DataSplits
+from pyro_vae.data import Column, Dataset, DataSplits, Rows
 from pyro_vae.data.columns import kinds_of
+from pyro_vae.data.frames import Table
 from pyro_vae.data.given import as_dataset
 from pyro_vae.models import VAE
 
@@ -195,13 +197,19 @@ def test_a_frame_goes_in_and_comes_out():
     both = pandas.concat([parts.train.to_frame(), parts.test.to_frame()]).loc[frame.index]
     assert both["city"].tolist() == frame["city"].tolist()
     vae = VAE((6,), latents=2, likelihood=likelihoods.for_columns(parts), hidden=(4,))
-    drawn, mean = (parts.train.to_frame(vae.sample(7, mean=m)) for m in (False, True))
+    drawn, mean = (vae.sample(7, mean=m).to_frame() for m in (False, True))
     assert drawn["city"].isin(CITIES).all() and mean["smokes"].isin(SMOKES).all()
     assert drawn["visits"].dtype.kind == "i" and mean["visits"].dtype.kind == "f"
     codes = guides.BottomUp(vae).encode(parts.train).to_frame()
     assert list(codes.columns) == ["z1[0]", "z1[1]"]
     assert codes.index.tolist() == parts.train.index.tolist()
     assert guides.BottomUp(vae).encode(frame).to_frame().index.tolist() == list(frame.index)
+    plain = torch.randn(7, 6).abs()
+    assert parts.train.to_frame(plain).equals(Rows.of(plain, parts.columns).to_frame())
+    handled = handlers.missing(vae)
+    found = infer.impute(handled, guides.BottomUp(handled), parts.test, samples=5).to_frame()
+    assert found.index.tolist() == parts.test.index.tolist()
+    assert found.equals(parts.test.to_frame())
     with pytest.raises(ValueError, match=r"x: expected rows \(m, 6\) of this table, got \(7, 2\)"):
         d.to_frame(torch.zeros(7, 2))
 
@@ -216,8 +224,14 @@ def test_categories_of_a_frame_keep_their_order_and_are_all_there():
     numbers = Dataset(frame.assign(size=pandas.Categorical([5, 7, 5])))
     assert numbers.columns[1].categories == ("5", "7") and numbers.x[:, 1].tolist() == [0, 1, 0]
     frame.loc[1, "city"] = None
+    holes = Dataset(frame)
+    assert holes.columns[2].categories == ("Oslo", "Rome") and holes.missing
+    assert holes.x[:, 2].isnan().tolist() == [False, True, False]
+    assert holes.to_frame()["city"].isna().tolist() == [False, True, False]
+    frame["city"] = frame["city"].astype(object)
+    frame.loc[0, "city"] = 3
     with pytest.raises(
-        ValueError, match=r"text in all of column 'city', got 1 others, the first in row 1"
+        ValueError, match="text in all of column 'city', got 1 others, the first 3"
     ):
         Dataset(frame)
 
@@ -263,3 +277,188 @@ def test_counts_of_cells_keep_genes_and_cells():
     assert isinstance(likelihood, likelihoods.NegativeBinomial)
     sparse = likelihoods.for_columns(Dataset(named["X"]))
     assert sparse.names is None and torch.equal(sparse.likelihoods[0].loc, likelihood.loc)
+
+
+# What is missing
+
+
+def table(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    return datasets.load(tmp_path / "t.csv", stratify=False)
+
+
+def all_of(d):
+    """Values and labels of both sets, in the order of the first column."""
+    x = torch.cat([d.train.x, d.test.x])
+    order = x[:, 0].argsort()
+    y = None if d.train.y is None else torch.cat([d.train.y, d.test.y])[order]
+    return x[order], y
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "categories"),
+    [
+        ("a,b\n1,\n2,3\n3,5\n", [[1, NAN], [2, 3], [3, 5]], {}),
+        ("1,NA\n2,3.5\n3,?\n", [[1, NAN], [2, 3.5], [3, NAN]], None),
+        ('a;b\n1;"null"\n2;3\n3;<NA>\n', [[1, NAN], [2, 3], [3, NAN]], {}),
+        (
+            "a,city,size\n1,,x\n2,Rome,\n3,Bonn,y\n",
+            [[1, NAN, 0], [2, 1, NAN], [3, 0, 1]],
+            {"city": ("Bonn", "Rome"), "size": ("x", "y")},
+        ),
+        # The kind of a column is that of its first value, wherever this is
+        ("a,city,size\n1,,\n2,,x\n3,Bonn,y\n", None, {"city": ("Bonn",), "size": ("x", "y")}),
+        # A first line with an empty cell is no line of names, unless pandas wrote numbers there
+        (",4.5\n2,3\n3,1\n", [[2, 3], [3, 1], [NAN, 4.5]], None),
+        (",0,1\nr,1,2\ns,2,\n", [[1, 2], [2, NAN]], {}),
+    ],
+)
+def test_empty_cells_are_missing_values(tmp_path, text, expected, categories):
+    d = table(tmp_path, text)
+    x, y = all_of(d)
+    if expected is not None:
+        torch.testing.assert_close(x, torch.tensor(expected), equal_nan=True)
+    assert y is None and (d.columns == ()) == (categories is None)
+    assert {c.name: c.categories for c in d.columns if c.categories} == (categories or {})
+
+
+def test_empty_labels_are_minus_one(tmp_path):
+    for text, names in (
+        ("a,kind\n1,x\n2,\n3,y\n", ("x", "y")),
+        ("a,b,label\n1,5,x\n2,6,NA\n3,9,y\n", ("x", "y")),
+        ("a,class\n1,0\n2,\n3,1\n", ("0", "1")),
+    ):
+        d = table(tmp_path, text)
+        assert d.labels == names and all_of(d)[1].tolist() == [0, -1, 1]
+        assert not d.train.missing
+
+
+@pytest.fixture
+def holes(tmp_path):
+    """A table with a column of each kind and a third of its cells empty."""
+    r, told = np.random.default_rng(1), rows()
+    cells = [["" if r.random() < 0.3 else str(v) for v in told[name]] for name in told]
+    cells[0] = [*map(str, told["year"])]
+    (tmp_path / "holes.csv").write_text(
+        "\n".join(map(",".join, [told, *zip(*cells, strict=True)])) + "\n"
+    )
+    return datasets.load(tmp_path / "holes.csv")
+
+
+def test_missing_values_are_refused_without_the_handler_and_trained_with_it(holes):
+    assert [c.kind for c in holes.columns] == KINDS and holes.train.missing
+    vae = VAE((6,), 2, likelihood=likelihoods.for_columns(holes), hidden=(4,))
+    with pytest.raises(ValueError, match=r"train handlers.missing\(model\), to which NaN means"):
+        Trainer(vae, guides.BottomUp(vae)).fit(holes.train, epochs=1)
+    model = handlers.missing(vae)
+    trainer = Trainer(model, guides.BottomUp(model), seed=0)
+    trainer.fit(holes.train, validation=holes.test, epochs=2, batch_size=20, progress=False)
+    found = infer.impute(model, trainer.guide, holes.test, samples=20)
+    assert found.columns == holes.columns and found.index is None
+    seen = ~holes.test.x.isnan()
+    assert torch.equal(found.mean[seen], holes.test.x[seen]) and found.mean.isfinite().all()
+    vae.check_data(found.draws[0])
+
+
+# What a model knows of its table
+
+
+def test_what_a_model_makes_knows_the_columns_and_what_is_computed_of_it_is_plain(csv, tmp_path):
+    d = datasets.load(csv)
+    vae = VAE((6,), 2, likelihood=likelihoods.for_columns(d), hidden=(4,))
+    guide = guides.BottomUp(vae)
+    assert vae.columns == d.columns
+    drawn, mean = vae.sample(4), vae.sample(4, mean=True)
+    decoded = infer.reconstruct(vae, guide, d.test.x)
+    between = infer.interpolate(vae, guide, d.test.x[0], d.test.x[1])
+    for rows in (drawn, mean, decoded, between, handlers.missing(vae).sample(3)):
+        assert isinstance(rows, Rows) and rows.columns == d.columns
+    for plain in (drawn[:2], drawn + 1, drawn.clone(), d.test.x, d.test[:2].x):
+        assert type(plain) is torch.Tensor
+    # Draws are data of this table
+    again = Dataset(drawn)
+    assert again.columns == d.columns and torch.equal(again.x, drawn)
+    assert type(copy.deepcopy(drawn)) is Rows and copy.deepcopy(drawn).columns == d.columns
+    torch.save(drawn, tmp_path / "drawn.pt")
+    assert type(torch.load(tmp_path / "drawn.pt")) is torch.Tensor
+    assert type(VAE((6,), 2, likelihood=likelihoods.Gaussian()).sample(2)) is torch.Tensor
+
+
+def test_columns_stay_in_files_of_models_and_trainers(csv, tmp_path):
+    d = datasets.load(csv)
+    mixed = likelihoods.for_columns(d, kinds={"visits": "numeric"})
+    plain = likelihoods.Gaussian.standardized(d.train.x)
+    for vae in (VAE((6,), 2, likelihood=mixed), VAE((6,), 2, likelihood=plain, columns=d.columns)):
+        save(vae, tmp_path / "model.pt")
+        Trainer(vae, guides.BottomUp(vae)).save(tmp_path / "trainer.pt")
+        for again in (load(tmp_path / "model.pt"), load(tmp_path / "trainer.pt").model):
+            assert again.columns == vae.columns and again.sample(2).columns == vae.columns
+            assert all(isinstance(c, Column) for c in again.columns)
+            assert again.likelihood.arguments.keys() == vae.likelihood.arguments.keys()
+    assert VAE((6,), 2, likelihood=mixed).columns[1] == Column("visits", "numeric")
+    with pytest.raises(ValueError, match=r"one for each number of data of shape \(6,\), got 2"):
+        VAE((6,), 2, likelihood=plain, columns=d.columns[:2])
+
+
+def test_new_rows_are_numbered_as_the_table_that_a_model_knows(csv):
+    d = datasets.load(csv)
+    vae = VAE((6,), 2, likelihood=likelihoods.for_columns(d), hidden=(4,))
+    guide = guides.BottomUp(handlers.missing(vae))
+    names = tuple(rows())
+    values = d.train.x[:2].double().numpy()
+    fewer = Table(values, names, {3: ("Oslo", "Rome"), 4: ("yes",)})
+    values[:, 3], values[:, 4] = [1, np.nan], 0
+    with pytest.raises(ValueError, match=r"got other categories of 'city': pass data.Dataset"):
+        guide.encode(Dataset(fewer))
+    new = Dataset(fewer, columns=vae.columns)
+    torch.testing.assert_close(new.x[:, 3], torch.tensor([2.0, NAN]), equal_nan=True)
+    assert new.x[:, 4].tolist() == [1, 1] and new.columns == d.columns
+    assert torch.equal(new.x[:, [0, 1, 2, 5]], d.train.x[:2, [0, 1, 2, 5]])
+    # By their names, whatever their order and what is there besides
+    order = [5, 0, 2, 1, 4, 3]
+    other = Table(
+        np.column_stack([values[:, order], [7, 8]]),
+        (*(names[i] for i in order), "more"),
+        {4: ("yes",), 5: ("Oslo", "Rome")},
+    )
+    with pytest.raises(ValueError, match="got other columns besides, or another order"):
+        guide.encode(Dataset(other))
+    same = Dataset(other, columns=vae.columns)
+    torch.testing.assert_close(same.x, new.x, equal_nan=True)
+    assert torch.equal(Dataset(d.test.x, columns=vae.columns).x, d.test.x)
+    renamed = [c._replace(name="hight") if c.name == "height" else c for c in d.columns]
+    with pytest.raises(ValueError, match=r"got no 'height'; did you mean 'hight'\?"):
+        guide.encode(Dataset(Rows.of(d.test.x, renamed)))
+    for table, told in (
+        (Table(values, ("year", "visits", "hight", *names[3:]), {}), "did you mean 'hight'?"),
+        (Table(values, names, {3: ("Bon", "Rome")}), "column 'city'.* did you mean 'Bonn'?"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Dataset(table, columns=vae.columns)
+
+
+def test_what_a_likelihood_cannot_be_for_is_told(holes):
+    x = holes.train.x
+    lost = x.clone()
+    lost[:, 2] = NAN
+    with pytest.raises(ValueError, match="got 'height' of missing values alone: leave it out"):
+        likelihoods.for_columns(holes.train.replace(x=lost))
+    model = handlers.missing(VAE((6,), 2, likelihood=likelihoods.for_columns(holes), hidden=(4,)))
+    trainer = Trainer(model, guides.BottomUp(model))
+    with pytest.raises(ValueError, match="the first of them column 'height': leave these"):
+        trainer.fit(holes.train.replace(x=lost), epochs=1)
+    lost = x.clone()
+    lost[4] = NAN
+    with pytest.raises(ValueError, match="got 1 of 54 without, the first in row 4: leave these"):
+        trainer.fit(holes.train.replace(x=lost), epochs=1)
+    known = holes.train[holes.train.x[:, 3] != 1]
+    with pytest.raises(ValueError, match=r"each category of 'city' .* got 'Oslo' in other sets"):
+        likelihoods.for_columns(DataSplits("t", known, holes.train))
+    numbered = DataSplits("t", Dataset(known.x), Dataset(x))
+    with pytest.raises(ValueError, match=r"each category of '3' .* got 1 in other sets alone"):
+        likelihoods.for_columns(numbered, kinds={3: "categorical"})
+    # A category that no set has is no harm
+    likelihoods.for_columns(DataSplits("t", known, known))

@@ -63,13 +63,38 @@ def test_text_that_is_numbers_is_in_their_order():
     assert d.y.tolist() == list(range(12)) and d.names[2] == "2"
 
 
-def test_rows_without_label_are_counted():
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_text_that_is_missing_is_minus_one(nothing):
     y = np.array(TEXT, dtype=object)
-    y[[3, 7]] = None
-    with pytest.raises(ValueError, match=r"got 2 without, the first y\[3\]: drop these rows"):
+    y[[3, 7]] = nothing
+    for names in (None, ("owl", "dog", "cat")):
+        d = Dataset(X, y, names=names)
+        assert d.names == (names or ("cat", "dog", "owl")) and d.y[[3, 7]].tolist() == [-1, -1]
+        told = [d.names[k] if k >= 0 else text for k, text in zip(d.y, TEXT, strict=True)]
+        assert told == TEXT and (d.y < 0).sum() == 2
+    y[0] = 5
+    with pytest.raises(ValueError, match="y: expected text for each row, or None where it is"):
         Dataset(X, y)
-    there = y != None  # noqa: E711
-    assert len(Dataset(X[torch.from_numpy(there)], y[there])) == 10
+
+
+def test_whole_numbers_that_are_missing_are_minus_one():
+    assert Dataset(X, np.array([1, None] * 6, dtype=object)).y.tolist() == [1, -1] * 6
+
+
+def test_a_model_that_needs_all_labels_says_so_before_training():
+    y = [None, *TEXT[1:]]
+    vae = VAE((2,), 2, likelihood=Gaussian(), condition=3)
+    trainer = Trainer(vae, BottomUp(vae))
+    with pytest.raises(
+        ValueError, match=r"got 1 of 12 missing, the first y\[0\]: drop these rows"
+    ):
+        trainer.fit(Dataset(X, y), epochs=1)
+    d = Dataset(X, y)
+    trainer.fit(d[d.y >= 0], epochs=1, progress=False)
+    partial = VAE((2,), 2, likelihood=Gaussian(), condition=3, labels="partial")
+    Trainer(partial, BottomUp(partial), elbo="enumerate").fit(d, epochs=1, progress=False)
+    plain = VAE((2,), 2, likelihood=Gaussian())
+    Trainer(plain, BottomUp(plain)).fit(d, epochs=1, progress=False)
 
 
 def test_sets_in_one_file_are_numbered_alike(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pyro_vae import data
+from pyro_vae import Trainer, data, guides, infer, likelihoods, models
 from pyro_vae.data.text import UNKNOWN, Vocabulary
 from pyro_vae.ground import recorded
 
@@ -54,6 +54,20 @@ def test_a_file_is_loaded_line_by_line(path):
     assert d.train[:1].vocabulary is d.train.to("cpu").replace().vocabulary is d.vocabulary
     assert data.load(path, kind="tokens").event_shape == (16,)
     assert data.load(torch.zeros(3, 2)).vocabulary is None
+
+
+def test_text_of_another_vocabulary_than_the_models_is_refused():
+    one, other = (data.load(lines, kind="tokens") for lines in (["ab", "ba"], ["ac", "ca"]))
+    for tokens in (one.vocabulary, 3):
+        model = models.VAE((3,), 2, likelihood=likelihoods.Tokens(tokens), hidden=(4,))
+        guide = guides.BottomUp(model)
+        infer.elbo_terms(model, guide, one.train.x)
+        Trainer(model, guide).fit(one.train, epochs=1, progress=False)
+        wrong = other.train if tokens != 3 else data.load(["abc", "b"], kind="tokens").train
+        with pytest.raises(ValueError, match=r"^vocabulary: expected that of the model"):
+            Trainer(model, guide).fit(wrong, epochs=1, progress=False)
+    again = Vocabulary.of(["ba", "ab"])
+    assert again == one.vocabulary != other.vocabulary and hash(again) == hash(one.vocabulary)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -90,3 +91,13 @@ def test_the_networks_of_all_systems_are_alike():
         shapes.append([tuple(p.shape) for p in network.parameters()][2:])  # but the first layer
         assert (trainer.model.latents, trainer.constant_beta) == (("z1",), True)
     assert all(s == shapes[0] for s in shapes)
+
+
+@pytest.mark.parametrize("system", experiment.QUANTISERS)
+def test_quantisers_have_as_many_values_per_position(system, small, tmp_path, capsys):
+    argv = ["--quick", "--codes", "16", "--out", str(tmp_path), "--threads", "1"]
+    assert experiment.main([*argv, "--systems", system]) == 0
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert row["codes used"] <= 16 and row["perplexity"] <= row["codes used"] + 1e-6
+    model = experiment.build(system, event_shape=(1, 8, 8), codes=16).model
+    assert model.codes ** math.prod(model.codebook.stack) == 16

@@ -264,3 +264,20 @@ def test_positive_latents_in_plates_inside_the_datum(kind):
     z = guide(**data)["z"]
     assert z.shape == (N, 3) and (z > 0).all()
     assert infer.elbo_terms(model, guide, {"b": data["b"]}).elbo.shape == (N,)
+
+
+@every
+def test_an_argument_may_give_a_latent(kind):
+    """What has the name of an argument that is None may be drawn."""
+
+    def model(a=None, b=None, z=None):
+        with pyro.plate("data", batch(a, b)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0), obs=z)
+            pyro.sample("a", dist.Normal(z, 1.0), obs=a)
+            pyro.sample("b", dist.Normal(z, 1.0), obs=b)
+
+    data = {"a": torch.randn(N), "b": torch.randn(N)}
+    guide = kind(["a", "b"], model=model, like=data, hidden=(4,))
+    terms = infer.elbo_terms(model, guide, {"a": data["a"]})
+    assert [*terms.kl] == ["z"] and terms.kl["z"].all()
+    assert infer.check_pair(model, guide, data).observed == ("a", "b")

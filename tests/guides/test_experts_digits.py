@@ -85,5 +85,9 @@ def test_translations_agree_with_labels_far_beyond_chance(capsys):
     with capsys.disabled():
         print("\n".join(lines))
     for kind in KINDS:
-        to_label, to_image, _ = found[kind].mean(0)
-        assert to_label > 0.7 and to_image > 0.5
+        to_label, to_image, joint = found[kind].mean(0)
+        # One of ten agrees by chance
+        assert to_label > 0.65 and to_image > 0.4 and joint > 0.4
+    # As published: single labels tell a product less
+    product, mixture = (found[kind][:, 1] for kind in KINDS[:2])
+    assert (mixture - product).min() > 0.2

@@ -105,6 +105,15 @@ def test_all_tools_take_it(kind):
         assert len(compared.results) == 2
         assert infer.annealed(model, guide, given, **few).log_likelihood.isfinite().all()
         assert infer.check_pair(model, guide, given).guide_order == ("z",)
+    assert diagnostics.collapse(model, guide, data).sites.keys() == {"z"}
+    told = infer.elbo_terms(model, guide, data, per_unit=True).per_unit
+    if kind is KINDS[0]:
+        assert told["z"].shape == (N, 2)
+    else:
+        assert "a Mixture" in told.without["z"]
+    still = moved(model, guide)
+    infer.SVI(model, guide).step(**data)
+    assert not still()
     elbo = infer.ImportanceWeightedELBO(4)
     trainer = Trainer(model, guide, elbo=infer.SubsetELBO(of=elbo), seed=0)
     trainer.fit(data, epochs=2, batch_size=6, progress=False)
@@ -115,11 +124,13 @@ def test_all_tools_take_it(kind):
 @every
 def test_pairs_are_copied_pickled_and_saved(kind, tmp_path):
     model, guide = pair(kind)
-    trainer = Trainer(model, guide, seed=0, lr=0.01)
+    elbo = infer.SubsetELBO([("image",)], infer.TraceELBO("mean", "path"))
+    trainer = Trainer(model, guide, elbo=elbo, seed=0, lr=0.01)
     trainer.fit(pictures(), epochs=2, batch_size=6, progress=False)
     trainer.save(tmp_path / "pair.pt", arguments=False)
     anew = pair(kind)
     again = load(tmp_path / "pair.pt", model=anew[0], guide=anew[1])
+    assert again.elbo.subsets == (("image",),) and again.elbo.of.gradient == "path"
     torch.manual_seed(0)
     expected = infer.elbo_terms(model, guide, pictures()).elbo
     for other in (anew, copy.deepcopy((model, guide)), pickle.loads(pickle.dumps((model, guide)))):

@@ -128,17 +128,19 @@ def test_files_name_the_networks_that_defaults_stood_for():
     assert dense.arguments | {"kind": "vector", "channels": None, "blocks": None} == (
         dense.arguments
     )
-    for one in (model, dense, vae((1, 40, 40), hidden=(4,)), vae((2, 9), "signal")):
+    tiny = vae((1, 1, 1)), vae((2, 2)), vae((2, 1), "signal"), vae((1, 1, 1, 1), "video")
+    for one in (model, dense, vae((1, 40, 40), hidden=(4,)), vae((2, 9), "signal"), *tiny):
         again = decode(encode(one, "model"))
         assert again.maps == one.maps and again.kind == one.kind
         again.load_state_dict(one.state_dict())
 
 
 def test_files_of_the_first_version_have_its_networks():
-    held = encode(vae((1, 40, 40)), "model")
-    for name in ("kind", "channels", "blocks"):
-        del held["arguments"][name]
-    assert decode(held).maps == {"dims": 2, "channels": (32, 64), "blocks": 0}
+    for event_shape in ((1, 40, 40), (3, 8, 8), (1, 1)):
+        held = encode(vae(event_shape), "model")
+        for name in ("kind", "channels", "blocks"):
+            del held["arguments"][name]
+        assert decode(held).maps == {"dims": 2, "channels": (32, 64), "blocks": 0}
     for model in (vae((4,)), vae((1, 40, 40), hidden=(3,)), vae((2, 2, 2, 2))):
         held = encode(model, "model")
         for name in ("kind", "channels", "blocks"):

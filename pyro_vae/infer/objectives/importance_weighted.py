@@ -171,16 +171,8 @@ class ImportanceWeightedELBO(TraceELBO):
             with contextlib.nullcontext() if total else pathwise.drawing():
                 q_trace, q_shape = guide_trace(guide, x, y, k, vectorised=vectorised)
             sums = None if marked is None else marked.left_by(q_trace)
-            p_trace, p_shape = _model_trace(
-                shown_to(guide, model),
-                q_trace,
-                x,
-                y,
-                k,
-                drawn=vectorised,
-                vectorised=both,
-                sums=sums,
-            )
+            there, options = shown_to(guide, model), {"drawn": vectorised, "vectorised": both}
+            p_trace, p_shape = _model_trace(there, q_trace, x, y, k, sums=sums, **options)
         else:
             p_trace, q_trace = led
             p_shape = q_shape = (k, n) if both else (k * n,)

@@ -198,6 +198,6 @@ def _tied(in_q: Any, in_p: Any, depth: int, parts: int) -> str | None:
             block = block[:-1]
         joint = getattr(inner, "is_joint", False)
         if joint or (parts == 1 and math.prod(block) > 1):
-            name = type(inner.base if joint else inner).__name__
+            name = type(getattr(inner, "base", inner) if joint else inner).__name__
             return f"the {role} has one density for all of its units, a {name}"
     return None

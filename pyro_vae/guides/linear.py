@@ -1,0 +1,130 @@
+"""A pair that begins as a linear model with its exact posterior."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import networks
+from ..likelihoods import Gaussian, LearnedSigma, PerPixelSigma
+from ..models import VAE
+from ..networks import Shortcut
+from .bottom_up import BottomUp
+
+
+@torch.no_grad()
+def linear_start(vae: VAE, x: Tensor, *, hidden: networks.Hidden | None = None) -> BottomUp:
+    """Have a model begin as the linear one of its data; the guide that is its posterior, exactly.
+
+    p(x|z) = N(W z + b, Psi) with the W, b and Psi of maximum likelihood: probabilistic PCA, by its
+    closed form, where Psi = sigma^2 I has one learned sigma, factor analysis with one per element.
+    W is turned so that the posterior's covariance (I + W^T Psi^-1 W)^-1 is diagonal, as that of
+    the guide is: the bound is log p(x). From there networks, which are 0 at first, bend model and
+    guide; ``fit(patience=)`` keeps them where that helps on validation data.
+
+    Sources: "Probabilistic Principal Component Analysis", Tipping, Bishop (1999); "EM Algorithms
+    for ML Factor Analysis", Rubin, Thayer (1982).
+
+    Args:
+        vae: a model of one latent layer, without labels, with the decoder ``networks.Shortcut``
+            and a ``Gaussian`` with sigma "learned" or "per_pixel"; changed in place.
+        x: training data (n, *event_shape), more than latents.
+        hidden: hidden widths of the guide. Default: (256, 256).
+
+    Returns:
+        A ``BottomUp`` whose network sees the data in its last layer as well.
+
+    Raises:
+        TypeError: another model.
+        ValueError: another decoder or likelihood, several layers, labels, a normalisation, or
+            too few data.
+
+    Example:
+        >>> from pyro_vae import likelihoods, models
+        >>> x = torch.randn(100, 3) @ torch.randn(3, 6) + 0.1 * torch.randn(100, 6)
+        >>> likelihood = likelihoods.Gaussian.standardized(x, "per_pixel")
+        >>> decoder = Shortcut(3, (6,))
+        >>> vae = models.VAE((6,), latents=3, likelihood=likelihood, decoder=decoder)
+        >>> linear_start(vae, x)
+        BottomUp
+          q(z1|x) = q(z1|x)
+          70,698 parameters
+    """
+    _check(vae, x)
+    noise, linear = vae.likelihood.noise, vae.decoder.linear
+    rows = vae.likelihood.inputs(x).flatten(1).double()
+    one = isinstance(noise, LearnedSigma)
+    weight, variance = (_pca if one else _factors)(rows, linear.in_features)
+    variance = variance.clamp(min=(10 * noise.floor) ** 2)
+    # The axes of the posterior's covariance
+    gains, axes = torch.linalg.eigh(weight.T @ (weight / variance[:, None]))
+    weight, posterior = weight @ axes, 1 / (1 + gains)
+    read = (weight / variance[:, None] * posterior).T
+    linear.weight.copy_(weight)
+    linear.bias.copy_(rows.mean(0))
+    noise.set_to((variance[0] if one else variance.unflatten(0, vae.event_shape)).sqrt())
+    for parameter in vae.decoder.network.output_layer.parameters():
+        nn.init.zeros_(parameter)
+    encoder = networks.MLP(
+        vae.event_shape,
+        networks.hidden_widths(hidden),
+        skip=True,
+        activation=vae.activation,
+    )
+    guide = BottomUp(vae, encoder=encoder.to(linear.weight))
+    head = guide.conditionals["z1"].to(linear.weight)
+    for layer in (head.loc, head.raw_scale):
+        nn.init.zeros_(layer.weight)
+    head.loc.weight[:, -rows.shape[1] :] = read.to(head.loc.weight)
+    head.loc.bias.copy_(-read @ rows.mean(0))
+    head.raw_scale.bias.copy_((posterior.sqrt() - head.min_scale).clamp(min=1e-6).expm1().log())
+    return guide
+
+
+def _check(vae: VAE, x: Tensor) -> None:
+    if not isinstance(vae, VAE):
+        raise TypeError(f"vae: expected a models.VAE, got {type(vae).__name__}: build one")
+    wrong = {
+        "latents": f"{len(vae.latents)} layers of them" if len(vae.latents) > 1 else "",
+        "condition": "labels" if vae.condition else "",
+        "norm": "one" if vae.norm is not None else "",
+        "decoder": "" if isinstance(vae.decoder, Shortcut) else type(vae.decoder).__name__,
+        "likelihood": "" if _has_own_sigma(vae.likelihood) else repr(vae.likelihood),
+    }
+    for argument, got in wrong.items():
+        if got:
+            raise ValueError(
+                f"{argument}: expected one layer of latents, no labels, no norm, the decoder "
+                'networks.Shortcut and likelihoods.Gaussian with sigma "learned" or "per_pixel", '
+                f"got {got}: build such a model, or use guides.BottomUp"
+            )
+    vae.check_data(x)
+    latents = vae.latent_sizes["z1"]
+    if latents >= min(len(x) - 1, vae.event_size):
+        raise ValueError(
+            f"x: expected more data, and elements of each, than the {latents} latents, got "
+            f"{tuple(x.shape)}: pass more data, or build a model of fewer latents"
+        )
+
+
+def _has_own_sigma(likelihood: nn.Module) -> bool:
+    noise = getattr(likelihood, "noise", None)
+    return type(likelihood) is Gaussian and isinstance(noise, LearnedSigma | PerPixelSigma)
+
+
+def _pca(rows: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    """W (d, latents) and the variances (d,) of probabilistic PCA."""
+    _, values, axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    values = values.square() / len(rows)
+    rest = (values.sum() - values[:latents].sum()) / (rows.shape[1] - latents)
+    weight = axes[:latents].T * (values[:latents] - rest).clamp(min=0).sqrt()
+    return weight, rest.expand(rows.shape[1])
+
+
+def _factors(rows: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    """W (d, latents) and the variances (d,) of factor analysis."""
+    from sklearn.decomposition import FactorAnalysis
+
+    found = FactorAnalysis(latents, svd_method="lapack").fit(rows.cpu().numpy())
+    weight, variance = found.components_.T, found.noise_variance_
+    return torch.from_numpy(weight).to(rows), torch.from_numpy(variance).to(rows)
