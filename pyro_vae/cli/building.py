@@ -16,7 +16,7 @@ from ..data import DataSplits
 from ..ground.machine import free_memory
 from ..likelihoods.counts import Rates
 from ..likelihoods.located import Located
-from ..networks import ConvDecoder, ConvEncoder
+from ..networks import ConvDecoder, ConvEncoder, MapNetwork
 from ..programs.program import Guide
 from ..training.trainer import Trainer
 from . import groups
@@ -115,6 +115,7 @@ def _model(
 ) -> models.VAE:
     asked = args.channels is not None or args.blocks is not None
     small = math.prod(data.event_shape) <= groups.LARGEST_DENSE
+    asked |= any(isinstance(latent, tuple) for latent in args.latents)
     dense = small and not asked and data.kind not in ("signal", "video", "tokens")
     return models.VAE(
         data.event_shape,
@@ -163,14 +164,16 @@ def _maps(network: nn.Module) -> int:
     """How many numbers a convolutional network of the library makes of a datum on its way."""
     sizes: list[int] = []
     if isinstance(network, ConvEncoder):
-        network, given = network.convolutions, torch.empty(1, *network.maps_shape)
+        network, shapes = network.convolutions, [network.maps_shape]
     elif isinstance(network, ConvDecoder):
-        given = torch.empty(1, network.first.in_features)
+        shapes = [(network.first.in_features,)]
+    elif isinstance(network, MapNetwork):
+        shapes = network.in_shapes
     else:
         return 0
     leaves = [module for module in network.modules() if not [*module.children()]]
     hooks = [m.register_forward_hook(lambda *run: sizes.append(run[-1].numel())) for m in leaves]
-    network(given)
+    network(*(torch.empty(1, *shape) for shape in shapes))
     for hook in hooks:
         hook.remove()
     return sum(sizes)

@@ -135,10 +135,11 @@ def add_pair(parser: Any) -> None:
     add = parser.add_argument_group("model and guide").add_argument
     add(
         "--latents",
-        type=values.sizes,
+        type=values.latents,
         default=(20,),
         metavar="SIZES",
-        help="size of z1, or sizes of z1,z2,... from the data to the top (default: 20)",
+        help="size of z1, or sizes of z1,z2,... from the data to the top (default: 20); "
+        "8x14x14,16x7x7,32 are maps of 8 channels, of 16, and a vector",
     )
     add(
         "--hidden",

@@ -48,6 +48,17 @@ def sizes(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def latents(text: str) -> tuple[int | tuple[int, ...], ...]:
+    """Sizes of vectors and shapes of maps, such as 8x14x14, separated by commas."""
+    try:
+        found = [tuple(map(integer(1), item.strip().split("x"))) for item in text.split(",")]
+    except ArgumentTypeError:
+        raise ArgumentTypeError(
+            f"expected sizes, and shapes of maps as 8x14x14, such as 20 or 64,32,16, got {text!r}"
+        ) from None
+    return tuple(shape if len(shape) > 1 else shape[0] for shape in found)
+
+
 def names(text: str) -> tuple[str, ...]:
     """Names separated by commas."""
     found = tuple(name.strip() for name in text.split(","))

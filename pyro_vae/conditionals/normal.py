@@ -6,6 +6,7 @@ them can be replaced by any module of the same type.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import pyro.distributions as dist
@@ -28,22 +29,23 @@ class StandardNormal(Recorded, nn.Module):
     """The N(0, I) prior of a top layer: no context, no parameters.
 
     Args:
-        size: event shape is (size,).
+        size: event shape is (size,), or that of a map such as (8, 14, 14).
 
     Example:
         >>> StandardNormal(3)().event_shape
         torch.Size([3])
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int | Sequence[int]) -> None:
         """Keep mean and scale as buffers, so that they follow the module's device and dtype."""
         super().__init__()
         self.register_buffer("loc", torch.zeros(size), persistent=False)
         self.register_buffer("scale", torch.ones(size), persistent=False)
+        self.event_dim = self.loc.dim()
 
     def forward(self, *context: Tensor) -> dist.Distribution:
         """N(0, I), whatever the context."""
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        return dist.Normal(self.loc, self.scale).to_event(self.event_dim)
 
 
 class DiagonalNormal(Recorded, nn.Module):
@@ -54,13 +56,14 @@ class DiagonalNormal(Recorded, nn.Module):
     Args:
         network: context tensors -> features (..., in_features).
         in_features: width of the features.
-        size: event shape is (size,).
+        size: event shape is (size,), or that of a map (c, *positions), of features
+            (..., in_features, *positions).
         min_scale: lower bound of sigma.
         norm: makes the normalisation of each head's result from ``size``, such as
             ``torch.nn.BatchNorm1d``.
 
     Shapes:
-        context as the network takes it; batch shape (...), event shape (size,).
+        context as the network takes it; batch shape (...), event shape (size,) or the map's.
 
     Example:
         >>> conditional = DiagonalNormal(nn.Identity(), 4, 2)
@@ -72,7 +75,7 @@ class DiagonalNormal(Recorded, nn.Module):
         self,
         network: nn.Module,
         in_features: int,
-        size: int,
+        size: int | Sequence[int],
         *,
         min_scale: float = 1e-4,
         norm: Norm | None = None,
@@ -83,12 +86,13 @@ class DiagonalNormal(Recorded, nn.Module):
         self.loc = head(in_features, size, norm)
         self.raw_scale = head(in_features, size, norm)
         self.min_scale = min_scale
+        self.event_dim = len(size) if isinstance(size, Sequence) else 1
 
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The normal distribution given the context."""
         h = self.network(*context)
         scale = softplus(self.raw_scale(h)) + self.min_scale
-        return dist.Normal(self.loc(h), scale).to_event(1)
+        return dist.Normal(self.loc(h), scale).to_event(self.event_dim)
 
 
 class FullNormal(Recorded, nn.Module):
@@ -167,15 +171,16 @@ class PointMass(Recorded, nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, network: nn.Module, in_features: int, size: int) -> None:
+    def __init__(self, network: nn.Module, in_features: int, size: int | Sequence[int]) -> None:
         """Build the head."""
         super().__init__()
         self.network = network
-        self.loc = nn.Linear(in_features, size)
+        self.loc = head(in_features, size)
+        self.event_dim = len(size) if isinstance(size, Sequence) else 1
 
     def forward(self, *context: Tensor) -> dist.Distribution:
         """The point mass given the context."""
-        return dist.Delta(self.loc(self.network(*context)), event_dim=1)
+        return dist.Delta(self.loc(self.network(*context)), event_dim=self.event_dim)
 
 
 def precision_weighted(first: dist.Distribution, second: dist.Distribution) -> dist.Distribution:
@@ -188,8 +193,8 @@ def precision_weighted(first: dist.Distribution, second: dist.Distribution) -> d
     Source: "Ladder Variational Autoencoders", Sonderby, Raiko, Maaloe, Sonderby, Winther (2016).
 
     Args:
-        first: normal with event shape (size,).
-        second: normal with event shape (size,); batch shapes broadcast.
+        first: normal with event shape (size,), or that of a map.
+        second: normal with the same event shape; batch shapes broadcast.
 
     Raises:
         TypeError: a distribution that is no diagonal normal.
@@ -210,4 +215,5 @@ def precision_weighted(first: dist.Distribution, second: dist.Distribution) -> d
     ratio = (p.scale / q.scale).square()
     weight = 1 / (1 + ratio)
     loc = weight * (p.loc + ratio * q.loc)
-    return dist.Normal(loc, p.scale * weight.sqrt()).to_event(1)
+    result = dist.Normal(loc, p.scale * weight.sqrt())
+    return result.to_event(first.reinterpreted_batch_ndims)

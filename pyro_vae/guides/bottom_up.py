@@ -38,7 +38,7 @@ class BottomUp(Guide):
 
     Networks see numbers near one: data standardised by those of ``like``, latents in their
     coordinates. Those for a ``VAE`` mirror the model's own: same hidden widths, label inputs,
-    activation and normalisation.
+    activation and normalisation, convolutions for latents that are maps.
 
     Sources: "Auto-Encoding Variational Bayes", Kingma, Welling (2014); "Stochastic
     Backpropagation and Approximate Inference in Deep Generative Models", Rezende, Mohamed,
@@ -162,7 +162,7 @@ class BottomUp(Guide):
         return self.model
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
-        return DiagonalNormal(network, features, self.places[site].size, norm=self.norm)
+        return DiagonalNormal(network, features, self.places[site].shape, norm=self.norm)
 
     def forward(
         self, *args: Any, given: Mapping[str, Tensor] | None = None, **kwargs: Any

@@ -34,4 +34,4 @@ class Delta(BottomUp):
         return ()
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
-        return PointMass(network, features, self.places[site].size)
+        return PointMass(network, features, self.places[site].shape)

@@ -27,7 +27,8 @@ class Flow(BottomUp):
 
     Args:
         model, like, order, hidden, encoder, conditionals, sites, start: as in ``BottomUp``. A
-            latent of one number, over which each step is an affine map, gets a normal.
+            latent of one number, over which each step is an affine map, gets a normal, as do
+            maps, along which steps would go number by number.
         steps: autoregressive steps per layer.
         step_hidden: hidden widths of each step's network, none below the size of a layer; default
             (64,), or (size,) where that is more.
@@ -35,7 +36,7 @@ class Flow(BottomUp):
             ``conditionals.AutoregressiveFlow``.
 
     Raises:
-        TypeError, ValueError: as ``BottomUp``; latents of one number each.
+        TypeError, ValueError: as ``BottomUp``; no vectors of two numbers or more.
 
     Example:
         >>> import torch
@@ -79,14 +80,18 @@ class Flow(BottomUp):
             sites=sites,
             start=start,
         )
-        if all(self.places[site].size < 2 for site in self.latents):
+        if not any(map(self._has_flow, self.latents)):
             raise ValueError(
                 f"model: expected a latent of at least two numbers among {self.latents}, got one "
-                "number each, over which an autoregressive flow is a normal: use guides.BottomUp"
+                "number each, over which an autoregressive flow is a normal, or maps, which get "
+                "normals: use guides.BottomUp"
             )
+
+    def _has_flow(self, site: str) -> bool:
+        return self.places[site].size > 1 and not self.places[site].is_map
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
         size = self.places[site].size
-        if size < 2:
+        if not self._has_flow(site):
             return super()._heads(network, features, site)
         return AutoregressiveFlow(network, features, size, norm=self.norm, **self._options)

@@ -20,7 +20,8 @@ class FullCovariance(BottomUp):
     L is lower-triangular with a positive diagonal, its rows relative to it, so that the latents of
     a layer may be correlated given the data: exact where the posterior is a normal, as for a
     linear decoder with a Gaussian likelihood. A layer of d latents has d (d - 1) / 2 more outputs
-    than ``BottomUp``.
+    than ``BottomUp``. Maps, whose covariances would be of millions of entries, get diagonal
+    normals.
 
     There is no closed-form KL to a diagonal normal prior in Pyro: train with elbo="trace".
 
@@ -33,7 +34,7 @@ class FullCovariance(BottomUp):
             ``conditionals.FullNormal``.
 
     Raises:
-        TypeError, ValueError: as ``BottomUp``.
+        TypeError, ValueError: as ``BottomUp``; no latents but maps.
 
     Example:
         >>> import torch
@@ -71,7 +72,14 @@ class FullCovariance(BottomUp):
             sites=sites,
             start=start,
         )
+        if all(self.places[site].is_map for site in self.latents):
+            raise ValueError(
+                f"model: expected a vector among the latents {self.latents}, got maps, which get "
+                "diagonal normals: use guides.BottomUp"
+            )
 
     def _heads(self, network: nn.Module, features: int, site: str) -> nn.Module:
+        if self.places[site].is_map:
+            return super()._heads(network, features, site)
         size = self.places[site].size
         return FullNormal(network, features, size, norm=self.norm, relative=self._relative)

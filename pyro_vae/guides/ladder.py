@@ -37,7 +37,9 @@ class Ladder(Guide):
         q(z_i|z_{i+1}, x) = N((mu_i / sigma_i^2 + m / s^2) v, v), 1 / v = 1 / sigma_i^2 + 1 / s^2.
 
     The top layer's posterior is its proposal. The networks mirror the model's: same hidden
-    widths, label inputs, activation and normalisation.
+    widths, label inputs, activation and normalisation. Where latents of a ``models.VAE`` are
+    maps, (channels, h, w), d_i are maps of their size, made by strided convolutions, and maps are
+    merged as vectors are, element by element.
 
     **Any program** is run itself, top-down: at each latent site that sees anything its prior,
     given what has been drawn, is merged with the proposal, in the coordinates in which the support
@@ -135,8 +137,9 @@ class Ladder(Guide):
             network, features = self.reading.network(site, widths[site])
             self.networks[key] = network
             self.heads[key] = self._head(site, features, widths[site], subject)
-            handed = features if self._hands_activations(site) else self.places[site].size
-            self.reading.shapes[site] = (handed,)
+            shape = subject.places[site].shape
+            handed = (features, *shape[1:]) if self._hands_activations(site) else shape
+            self.reading.shapes[site] = handed
         if growth is not None:
             self.networks = growth.copied(growth.start.networks)
             self.heads = growth.copied(growth.start.heads)
@@ -161,7 +164,7 @@ class Ladder(Guide):
             options = {"activation": subject.activation, "norm": subject.norm}
             network = networks.MLP((features,), hidden, extra=self._late[site], **options)
             features = network.out_features
-        return DiagonalNormal(network, features, self.places[site].size, norm=subject.norm)
+        return DiagonalNormal(network, features, self.places[site].shape, norm=subject.norm)
 
     def _hands_activations(self, site: str) -> bool:
         return self.upward == "activations" or site in self._late

@@ -63,8 +63,7 @@ def linear_start(vae: VAE, x: Tensor, *, hidden: networks.Hidden | None = None) 
     linear.weight.copy_(weight)
     linear.bias.copy_(rows.mean(0))
     noise.set_to((variance[0] if one else variance.unflatten(0, vae.event_shape)).sqrt())
-    for parameter in vae.decoder.network.output_layer.parameters():
-        nn.init.zeros_(parameter)
+    networks.silence(vae.decoder.network.output_layer)
     encoder = networks.MLP(
         vae.event_shape,
         networks.hidden_widths(hidden),

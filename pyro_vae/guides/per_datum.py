@@ -112,7 +112,8 @@ class PerDatum(Guide):
         for site in self.latents:
             support = prototype.nodes[site]["fn"].support
             # Pyro maps other supports to the reals, where the autoguide has its distribution
-            if biject_to(support)(torch.tensor([-2.0])).item() != -2:
+            one = torch.full((1,) * max(support.event_dim, 1), -2.0)
+            if biject_to(support)(one).item() != -2:
                 raise ValueError(
                     f"site {site!r}: expected a real latent, its support is {support}"
                 )

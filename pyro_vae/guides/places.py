@@ -33,12 +33,16 @@ class Place(nn.Module):
     Args:
         site: name of the latent.
         latent: what ``infer.structure`` tells of it.
+        whole: whether networks see values as they are, maps too, where these are real numbers.
 
     Attributes:
         size: length of the vector.
+        shape: of what stands for the vector of a datum: (size,), that of the values where it is
+            these.
         elements: how many elements of plates a datum has.
         is_real: whether the coordinates are the values themselves.
         as_it_is: whether the vector is the value itself.
+        is_map: whether the value is a map, which stands for the vector.
 
     Raises:
         ValueError: a latent that no distribution can be built for: in a plate of which a part is
@@ -48,7 +52,7 @@ class Place(nn.Module):
     center: Tensor | None
     spread: Tensor | None
 
-    def __init__(self, site: str, latent: Latent) -> None:
+    def __init__(self, site: str, latent: Latent, *, whole: bool = False) -> None:
         """Find out about the coordinates."""
         super().__init__()
         self.register_buffer("center", None)
@@ -70,7 +74,10 @@ class Place(nn.Module):
         self.elements = math.prod(rest)
         self.size = self.elements * math.prod(self.coordinates)
         self.is_real = self.transform is identity_transform
-        self.as_it_is = self.is_real and self.rank == 1 and len(self.event_shape) == 1
+        whole = whole or len(self.event_shape) == 1
+        self.as_it_is = self.is_real and self.rank == 1 and whole
+        self.shape = self.event_shape if self.as_it_is else (self.size,)
+        self.is_map = len(self.shape) > 1
 
     def vector(self, value: Tensor) -> Tensor:
         """The vector (..., n, size) of values (..., *plates, *event)."""

@@ -48,12 +48,13 @@ class Reading(nn.Module):
         """Order the inputs of each network, and have the encoder where several networks use it."""
         super().__init__()
         self.arguments = subject.inputs
-        self._activation, self._norm = subject.activation, subject.norm
+        self._options = {"activation": subject.activation, "norm": subject.norm}
+        self._pyramid, self._places = subject.pyramid, subject.places
         self.names = dict(inputs)
         # A latent's is that of its vectors, or what a ladder has in its place
         self.shapes: dict[str, tuple[int, ...]] = {
             _NOTHING: (1,),
-            **{site: (place.size,) for site, place in subject.places.items()},
+            **{site: place.shape for site, place in subject.places.items()},
             **subject.inputs.shapes,
         }
         # Arguments that a user's module sees are not standardised
@@ -98,7 +99,8 @@ class Reading(nn.Module):
                 "end it with torch.nn.Flatten()"
             )
         self.shapes[_FEATURES] = features
-        if len(users) == 1 and self.names[users[0]] == self._data:
+        alone = len(users) == 1 and not self._places[users[0]].is_map
+        if alone and self.names[users[0]] == self._data:
             # Where it has always been in files
             self._inside[users[0]] = encoder
             self.raw |= {users[0]}
@@ -109,13 +111,15 @@ class Reading(nn.Module):
             self.names[site] = (*latents, _FEATURES)
 
     def _ordered(self, site: str) -> tuple[str, ...]:
-        """The inputs of a site, the first image before all others, which are vectors."""
+        """The inputs of a site; of a vector the first image before all others, as vectors."""
         names = self.names[site]
+        if self._places[site].is_map:
+            return names
         maps = self.arguments.maps
         images = [n for n in names if n in maps or networks.is_image(self.shapes[n])][:1]
         first, *others = (*images, *(n for n in names if n not in images)) or (None,)
         for i, name in enumerate(others):
-            if len(shape := self.shapes[name]) > 1:
+            if len(shape := self.shapes[name]) > 1 and name not in self._places:
                 others[i] = f"{name} as a vector"
                 self._flat[others[i]] = name, len(shape)
                 self.shapes[others[i]] = (math.prod(shape),)
@@ -128,7 +132,10 @@ class Reading(nn.Module):
         """
         if site in self._inside:
             return self._inside[site], self.shapes[_FEATURES][0]
-        first, *others = (self.shapes[name] for name in self.names[site])
+        first, *others = shapes = [self.shapes[name] for name in self.names[site]]
+        if (place := self._places[site]).is_map:
+            network = self._pyramid.network(shapes, place.shape[1:], **self._options)
+            return network, network.out_features
         if self.names[site] == (_FEATURES,):
             return nn.Identity(), first[0]
         network = networks.encoder(
@@ -136,9 +143,10 @@ class Reading(nn.Module):
             widths,
             self.arguments.maps.get(self.names[site][0], {}),
             extra=sum(map(math.prod, others)),
-            activation=self._activation,
-            norm=self._norm,
+            **self._options,
         )
+        if max(map(len, others), default=1) > 1:
+            return networks.AsVectors(network, [*map(len, others)]), network.out_features
         return network, network.out_features
 
     def seen(self, given: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -45,6 +45,7 @@ class Subject:
         inverse: what ``faithful_inverse`` tells of it from the data upwards, where that is known.
         hidden: such widths where a guide is given none.
         activation, norm: makers of the modules in networks.
+        pyramid: the sizes of latents that are maps; None where there are none.
         like: device and type of data; None for a model whose guides are converted by hand.
         few: some data and labels to run the program on; None for a ``VAE``.
         encoder: from argument -> shape of a datum, makes the network that reads them all, where
@@ -60,6 +61,7 @@ class Subject:
     hidden: tuple[tuple[int, ...] | None, ...] | None = None
     activation: networks.Activation = nn.ReLU
     norm: networks.Norm | None = None
+    pyramid: networks.Pyramid | None = None
     like: tuple[torch.device, torch.dtype] | None = None
     few: tuple[Data, Tensor | None] | None = None
     encoder: Callable[[Mapping[str, tuple[int, ...]]], nn.Module] | None = None
@@ -68,7 +70,7 @@ class Subject:
         """Latent -> widths of the hidden layers of its network."""
         found = self.hidden
         if hidden is not None or found is None:
-            found = networks.hidden_per_layer(hidden, len(self.layers))
+            found = networks.hidden_of(hidden, [self.places[s].shape for s in self.layers])
         return dict(zip(self.layers, found, strict=True))
 
     def argument(self, node: str) -> str | None:
@@ -105,12 +107,13 @@ def subject_of(model: Any, like: Any = None) -> Subject:
 def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     found = vae.structure if like is None else structure(model, like)
     layers = vae.latents[::-1]
-    places = {site: Place(site, found.latents[site]) for site in layers}
+    places = {site: Place(site, found.latents[site], whole=True) for site in layers}
     incomplete = model is not vae and takes_missing(model)
     inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
     own = getattr(vae.likelihood, "encoder", None)
     subject = Subject(model, found, inputs, places, layers, encoder=own)
     options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
+    options["pyramid"] = vae.pyramid
     # Without skip connections each latent is seen by the one below alone, unless classes that
     # are summed out see all
     inverse = None if vae.skip or vae.partly_labelled else chain(subject)

@@ -10,7 +10,7 @@ from torch import nn
 from ..likelihoods import PredictedSigma
 from ..likelihoods.located import Located
 from ..likelihoods.positive import FLOOR
-from ..networks import MeanAndLogSigma
+from ..networks import MeanAndLogSigma, silence
 from ..programs.freezing import Hold, is_free
 from .base import DecoderModel
 
@@ -89,8 +89,7 @@ def predict_sigma(model: DecoderModel, head: nn.Module, freeze: Iterable[nn.Modu
     after.feature_shape(model.event_shape)
     after.to(before.value).begin_at(before.value)
     likelihood.noise = likelihood.arguments["sigma"] = after.train(before.training)
-    for parameter in head.output_layer.parameters():
-        nn.init.zeros_(parameter)
+    silence(head.output_layer)
     head.to(next(decoder.parameters(), model.one_hot)).train(decoder.training)
     model.decoder = model.arguments["decoder"] = MeanAndLogSigma(decoder, head)
     return Phase(model, resting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions.constraints import real_vector
+from torch.distributions.constraints import independent, real
 
 from .. import networks
 from ..conditionals.hand_over import HandOver
@@ -21,7 +22,7 @@ from ..ground.arguments import known
 from ..ground.kinds import kind_of
 from ..ground.recorded import takes
 from ..ground.streams import forked
-from ..likelihoods import Likelihood, Tokens
+from ..likelihoods import Likelihood
 from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_condition, check_likelihood, checked_columns
@@ -34,17 +35,9 @@ from .classes import (
     seen_classes,
 )
 from .covariates import Covariates
-from .sequence_decoder import SequenceDecoder
+from .parts import default_conditional, default_decoder
 from .sigma import Phase, predict_sigma
-
-
-def _sizes(argument: str, value: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = networks.sizes(argument, value)
-    if not sizes:
-        raise ValueError(
-            f"{argument}: expected positive integers, got {value!r}: pass at least one"
-        )
-    return sizes
+from .spatial import latent_shapes, pyramid
 
 
 class VAE(DecoderModel):
@@ -59,17 +52,21 @@ class VAE(DecoderModel):
     Generative Skip Models", Dieng, Kim, Rush, Blei (2019) for ``skip``; "Learning Structured
     Output Representation using Deep Conditional Generative Models", Sohn, Lee, Yan (2015) for
     ``condition``; "Semi-supervised Learning with Deep Generative Models", Kingma, Rezende,
-    Mohamed, Welling (2014) for ``labels``.
+    Mohamed, Welling (2014) for ``labels``; "NVAE: A Deep Hierarchical Variational Autoencoder",
+    Vahdat, Kautz (2020) for ladders of maps, of which this is the smallest useful one.
 
     Args:
         event_shape: shape of one datum: (d,), (h, w), (c, h, w) or any other, see ``kind``.
-        latents: size of z1, or the sizes of z1, z2, ..., zL (bottom to top).
+        latents: size of z1, or the sizes of z1, z2, ..., zL (bottom to top). A shape makes a
+            latent a map: ((8, 14, 14), (16, 7, 7), 32) are channels and sizes of maps, each that
+            of the data or of the map below, or halved, then vectors; one map is ((8, 14, 14),).
         likelihood: module from features to p(x|features), see ``likelihoods``.
         hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, 400
             for one of this width, one tuple per layer for different ones, () for linear maps.
             Default: a convolutional network for images, signals and video, a ``SequenceDecoder``
-            for ``likelihoods.Tokens``, (256, 256) elsewhere.
-        skip: Skip-VAE connections.
+            for ``likelihoods.Tokens``, (256, 256) elsewhere. Where latents are maps, those of the
+            layers of vectors.
+        skip: Skip-VAE connections; maps are joined at the size of the largest.
         condition: number of classes of the labels ``y``, 0 for none; or ``Covariates``, for
             several kinds of them, for numbers, and for exposures, y then being a mapping.
         labels: which of them are given, "all" or "partial". Where -1 or NaN stands for y, or there
@@ -81,20 +78,21 @@ class VAE(DecoderModel):
         norm: makes the normalisation of every hidden layer and of every mean and scale head, but
             not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
             ``torch.nn.LayerNorm``, or None. Guides that are built for this model use it too.
-        decoder: your own network in place of the default: called with z1 (n, size) [then z2..zL
+        decoder: your own network in place of the default: called with z1 (n, *shape) [then z2..zL
             with ``skip``] [then the one-hot label (n, condition), or classes and numbers of
             covariates], returns features (n, *likelihood.feature_shape(event_shape)). One that
             sees x as well, such as ``PixelDecoder``, has a method
             ``distribution(likelihood, *context)`` that returns p(x|context).
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
-            above the site; each returns a distribution of event shape (size,). One for the top
+            above the site; each returns a distribution of event shape (*shape,). One for the top
             site replaces the prior and is called without latents.
         kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
             (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "array" for any other. Default:
             a guess by the shape, (2, 100) is an image; pass ``d.kind`` of loaded data.
         channels: of the convolutional networks between x and z1, and of those of guides: (32, 64,
-            128) halves the resolution thrice. Default: (32, 64) for images up to 32 x 32, for all
-            else halvings down to 16 positions, of 32, 64, 128, 128, ... channels.
+            128) halves the resolution thrice; where latents are maps, those of networks at half
+            the size of the data, a quarter, ... Default: (32, 64) for images up to 32 x 32, for
+            all else halvings down to 16 positions, of 32, 64, 128, 128, ... channels.
         blocks: residual blocks after each halving; default 1, but none for images up to 32 x 32
             whose channels are left to the default.
         columns: name and kind of each column, ``d.columns``, where the data are rows of a table:
@@ -119,7 +117,7 @@ class VAE(DecoderModel):
     def __init__(
         self,
         event_shape: Sequence[int],
-        latents: int | Sequence[int] = 20,
+        latents: int | Sequence[int | Sequence[int]] = 20,
         *,
         likelihood: Likelihood,
         hidden: networks.Hidden | None = None,
@@ -137,8 +135,12 @@ class VAE(DecoderModel):
     ) -> None:
         """Build all conditionals; every parameter exists from here on."""
         super().__init__()
-        self.event_shape = _sizes("event_shape", event_shape)
-        sizes = _sizes("latents", latents)
+        self.event_shape = networks.sizes("event_shape", event_shape)
+        if not self.event_shape:
+            raise ValueError(
+                f"event_shape: expected positive integers, got {event_shape!r}: pass at least one"
+            )
+        shapes = latent_shapes(latents)
         check_likelihood(likelihood)
         self.covariates = isinstance(condition, Covariates)
         if self.covariates:
@@ -147,10 +149,16 @@ class VAE(DecoderModel):
             condition = check_condition(condition)
         networks.check_activation(activation)
         networks.check_norm(norm)
-        self.latent_sizes = {f"z{i}": sizes[i - 1] for i in range(len(sizes), 0, -1)}
-        self.hidden = networks.hidden_per_layer(hidden, len(sizes))
+        self.latent_shapes = {f"z{i}": shapes[i - 1] for i in range(len(shapes), 0, -1)}
+        numbers = map(math.prod, self.latent_shapes.values())
+        self.latent_sizes = dict(zip(self.latent_shapes, numbers, strict=True))
         self.kind = kind_of(kind, self.event_shape).name
-        self.maps = networks.convolutions(self.kind, self.event_shape, hidden, channels, blocks)
+        of_data = self.kind, self.event_shape
+        spatial = max(map(len, shapes)) > 1
+        dense = None if spatial else hidden
+        self.maps = networks.convolutions(*of_data, dense, channels, blocks)
+        self.pyramid = pyramid(shapes, *of_data, self.maps) if spatial else None
+        self.hidden = networks.hidden_of(hidden, shapes)
         given = {"kind": kind, "channels": channels, "blocks": blocks}
         self._settle(given, {name: self.maps.get(name) for name in given} | {"kind": self.kind})
         self.skip = bool(skip)
@@ -170,15 +178,17 @@ class VAE(DecoderModel):
             known("top_down", site, self.latents)
         self.conditionals = nn.ModuleDict()
         for site in self.latents:
-            self.conditionals[site] = given[site] if site in given else self._conditional(site)
+            made = given.get(site)
+            if made is None:
+                made = default_conditional(self, site, self._context_shapes(int(site[1:])))
+            self.conditionals[site] = made
         self.likelihood = likelihood
         self.columns = checked_columns(columns, likelihood, self.event_shape)
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
         else:
             self.decoder = decoder
-            labels = [(self._classes,)] if self._classes else []
-            self._check_decoder(*((self.latent_sizes[s],) for s in self._sees(0)), *labels)
+            self._check_decoder(*self._context_shapes(0))
 
     @classmethod
     def of_file(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -190,21 +200,7 @@ class VAE(DecoderModel):
         return arguments
 
     def _default_decoder(self, features: tuple[int, ...]) -> nn.Module:
-        if isinstance(self.likelihood, Tokens) and self.hidden[0] is None:
-            options = {"outputs": self.likelihood.size, "skip": self.skip}
-            return SequenceDecoder(self.event_shape, self._context_size(0), **options)
-        return networks.decoder(
-            self._context_size(0),
-            self.event_shape,
-            features,
-            self.hidden[0],
-            self.maps,
-            **self._options,
-        )
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"skip": self.skip, "activation": self.activation, "norm": self.norm}
+        return default_decoder(self, self._context_shapes(0), features)
 
     def predict_sigma(self, *, freeze: Iterable[nn.Module] = ()) -> Phase:
         """Switch to sigma(z), which starts exactly where sigma stands: the bound is unchanged.
@@ -259,25 +255,21 @@ class VAE(DecoderModel):
         for site, conditional in self.conditionals.items():
             normal = isinstance(conditional, StandardNormal | DiagonalNormal)
             name = "Normal" if normal else type(conditional).__name__
-            shape = (self.latent_sizes[site],)
-            latents[site] = Latent(distribution=name, event_shape=shape, support=real_vector)
+            shape = self.latent_shapes[site]
+            support = independent(real, len(shape))
+            latents[site] = Latent(distribution=name, event_shape=shape, support=support)
         for layer, site in enumerate((*self.latents, "x")):
             seen = self._sees(len(self.latents) - layer)
             labelled = seen and (self._classes or site == "x")
             parents[site] = (*seen, *(labels if labelled else ()))
         return Structure(latents, self._observed, parents, arguments)
 
-    def _context_size(self, layer: int) -> int:
-        return sum(self.latent_sizes[s] for s in self._sees(layer)) + self._classes
+    def _context_shapes(self, layer: int) -> list[tuple[int, ...]]:
+        labels = [(self._classes,)] if self._classes else []
+        return [*map(self.latent_shapes.__getitem__, self._sees(layer)), *labels]
 
-    def _conditional(self, site: str) -> nn.Module:
-        layer = int(site[1:])
-        if site == self.latents[0]:
-            return StandardNormal(self.latent_sizes[site])
-        widths = networks.hidden_widths(self.hidden[layer])[::-1]
-        network = networks.MLP((self._context_size(layer),), widths, **self._options)
-        size = self.latent_sizes[site]
-        return DiagonalNormal(network, network.out_features, size, norm=self.norm)
+    def _dims(self, layer: int) -> list[int]:
+        return [*map(len, self._context_shapes(layer))]
 
     def label_features(self, y: LabelData, n: int) -> tuple[Tensor, ...]:
         """The one-hot labels (n, condition) as a tuple to append to a network's inputs.
@@ -306,13 +298,13 @@ class VAE(DecoderModel):
 
         Args:
             site: a latent site.
-            z: site -> (..., n, size), with the latents above at least.
+            z: site -> (..., n, *shape), with the latents above at least.
             y: labels (n,) for a conditional model.
 
         Returns:
-            Event shape (size,).
+            Event shape (*shape,).
         """
-        n = next((value.shape[-2] for value in z.values()), 0)
+        n = next((v.shape[-1 - len(self.latent_shapes[s])] for s, v in z.items()), 0)
         context = self._context(site, z)
         if self.covariates:
             y = self.condition.columns(y, n)
@@ -330,9 +322,9 @@ class VAE(DecoderModel):
     ) -> dist.Distribution:
         inputs = [*context, *(labels if context else ())]
         if context and self.partly_labelled:
-            inputs = networks.aligned(*inputs)
+            inputs = networks.aligned(*inputs, dims=self._dims(int(site[1:])))
         p_z = self.conditionals[site](*inputs)
-        return declared(p_z, (self.latent_sizes[site],), site)
+        return declared(p_z, self.latent_shapes[site], site)
 
     def forward(
         self, x: Tensor | None = None, *, y: LabelData = None, size: int | None = None
@@ -366,10 +358,13 @@ class VAE(DecoderModel):
     def _observation(self, *context: Tensor, offset: Tensor | None = None) -> dist.Distribution:
         partial = self.partly_labelled
         if hasattr(self.decoder, "distribution"):
-            context = networks.aligned(*context) if partial else context
+            context = networks.aligned(*context, dims=self._dims(0)) if partial else context
             return self.decoder.distribution(self.likelihood, *context)
         # Decoders of a person's own may take rows alone
-        rows = networks.of_rows(self.decoder, *context) if partial else self.decoder(*context)
+        if partial:
+            rows = networks.of_rows(self.decoder, *context, dims=self._dims(0))
+        else:
+            rows = self.decoder(*context)
         if offset is None:
             return declared(self.likelihood(rows), self.event_shape)
         # A number per datum, whatever is to the left of the data
@@ -392,7 +387,7 @@ class VAE(DecoderModel):
             factors.append(f"p({site}|{','.join(context)})" if context else f"p({site})")
         factors += ["p(y)"] if partial else []
         shapes = [f"x: {type(self.likelihood).__name__} {self._shape}"]
-        shapes += [f"{site}: ({size},)" for site, size in reversed(self.latent_sizes.items())]
+        shapes += [f"{site}: {shape}" for site, shape in reversed(self.latent_shapes.items())]
         shapes += [f"y: one of {self.condition} classes, some given"] if partial else []
         shapes += [f"y: {self.condition!r}"] if self.covariates else []
         return (

@@ -10,6 +10,7 @@ from .arguments import (
     Activation,
     Hidden,
     check_activation,
+    hidden_of,
     hidden_per_layer,
     hidden_widths,
     output_shape,
@@ -18,26 +19,33 @@ from .causal import GRU, CausalTransformer
 from .convolutional import ConvDecoder, ConvEncoder
 from .defaults import convolutions, decoder, encoder, is_image
 from .dense import MLP, MeanAndLogSigma, aligned, concatenate, of_rows
-from .normalization import GroupNorm, Norm, Normalized, check_norm, head
+from .heads import head
+from .maps import AsVectors, MapNetwork, Pyramid
+from .normalization import GroupNorm, Norm, Normalized, check_norm
 from .sequences import SequenceEncoder, SideBySide
 from .shortcut import Shortcut
+from .weights import WeightNorm, silence, weigh
 
 __all__ = [
     "GRU",
     "MLP",
     "Activation",
+    "AsVectors",
     "CausalTransformer",
     "ConvDecoder",
     "ConvEncoder",
     "GroupNorm",
     "Hidden",
     "LeakyReLU",
+    "MapNetwork",
     "MeanAndLogSigma",
     "Norm",
     "Normalized",
+    "Pyramid",
     "SequenceEncoder",
     "Shortcut",
     "SideBySide",
+    "WeightNorm",
     "aligned",
     "check_activation",
     "check_norm",
@@ -46,11 +54,14 @@ __all__ = [
     "decoder",
     "encoder",
     "head",
+    "hidden_of",
     "hidden_per_layer",
     "hidden_widths",
     "is_image",
     "is_whole",
     "of_rows",
     "output_shape",
+    "silence",
     "sizes",
+    "weigh",
 ]

@@ -61,6 +61,26 @@ def hidden_per_layer(hidden: Hidden | None, layers: int) -> tuple[tuple[int, ...
     return tuple(sizes(f"hidden[{i}]", widths) for i, widths in enumerate(hidden))
 
 
+def hidden_of(
+    hidden: Hidden | None, shapes: Sequence[Sequence[int]]
+) -> tuple[tuple[int, ...] | None, ...]:
+    """``hidden_per_layer`` of the latents of some shapes that are vectors; None for maps.
+
+    Raises:
+        ValueError: as ``hidden_per_layer``, and widths where there are no vectors.
+    """
+    if max(map(len, shapes)) == 1:
+        return hidden_per_layer(hidden, len(shapes))
+    vectors = [len(shape) == 1 for shape in shapes]
+    if hidden is not None and not any(vectors):
+        raise ValueError(
+            f"hidden: expected none for latents that are maps, got {hidden!r}: leave it out, and "
+            "pass channels=(32, 64) for the widths of convolutions"
+        )
+    found = iter(hidden_per_layer(hidden, sum(vectors)))
+    return tuple(next(found) if vector else None for vector in vectors)
+
+
 def output_shape(
     network: nn.Module, *shapes: Sequence[int], argument: str = "network"
 ) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from ..ground.recorded import Recorded
 from .arguments import Activation
 from .dense import concatenate
 from .normalization import Norm, normalized
+from .weights import weigh
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -161,6 +162,7 @@ class ConvEncoder(Recorded, nn.Module):
         self.norm = normalized(norm, features)
         self.activation = activation()
         self.out_features = features
+        weigh(self, norm)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Apply the convolutions and the dense layer."""
@@ -238,6 +240,7 @@ class ConvDecoder(Recorded, nn.Module):
             if skip:
                 elements = nn.Linear(in_features, math.prod(sizes[i]))
                 self.maps.append(nn.Sequential(elements, nn.Unflatten(-1, (1, *sizes[i]))))
+        weigh(self, norm)
 
     @property
     def output_layer(self) -> nn.Module:

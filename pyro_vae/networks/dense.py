@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..ground.recorded import Recorded
 from .arguments import Activation
 from .normalization import Norm, normalized
+from .weights import weigh
 
 
 def concatenate(inputs: Sequence[Tensor]) -> Tensor:
@@ -23,19 +24,26 @@ def concatenate(inputs: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(inputs), -1)
 
 
-def aligned(*inputs: Tensor) -> list[Tensor]:
-    """Vectors (..., f_i) with the leading dimensions that they have together."""
-    lead = torch.broadcast_shapes(*(v.shape[:-1] for v in inputs))
-    return [v.expand(*lead, v.shape[-1]) for v in inputs]
+def aligned(*inputs: Tensor, dims: Sequence[int] = ()) -> list[Tensor]:
+    """Vectors (..., f_i) with the leading dimensions that they have together.
+
+    ``dims`` tells how many dimensions each has besides these, where they are no vectors.
+    """
+    ends = [v.dim() - d for v, d in zip(inputs, dims or [1] * len(inputs), strict=True)]
+    lead = torch.broadcast_shapes(*(v.shape[:end] for v, end in zip(inputs, ends, strict=True)))
+    return [v.expand(*lead, *v.shape[end:]) for v, end in zip(inputs, ends, strict=True)]
 
 
-def of_rows(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """What a network that takes rows (n, f_i) makes of vectors (..., f_i) that broadcast."""
-    found = aligned(*inputs)
-    lead = found[0].shape[:-1]
+def of_rows(network: nn.Module, *inputs: Tensor, dims: Sequence[int] = ()) -> Tensor:
+    """What a network that takes rows (n, f_i) makes of vectors (..., f_i) that broadcast.
+
+    ``dims`` are as of ``aligned``.
+    """
+    found = aligned(*inputs, dims=dims)
+    lead = found[0].shape[: found[0].dim() - (dims[0] if dims else 1)]
     if len(lead) == 1:
         return network(*found)
-    return network(*(v.flatten(0, -2) for v in found)).unflatten(0, lead)
+    return network(*(v.flatten(0, len(lead) - 1) for v in found)).unflatten(0, lead)
 
 
 class MLP(Recorded, nn.Module):
@@ -86,6 +94,7 @@ class MLP(Recorded, nn.Module):
         self.activation = activation()
         self.rejoins = skip and out_shape is None and len(hidden) > 0
         self.out_features = width + (inputs if self.rejoins else 0)
+        weigh(self, norm)
 
     @property
     def output_layer(self) -> nn.Module:

@@ -14,6 +14,7 @@ from ..ground.recorded import Recorded
 from .arguments import Activation
 from .convolutional import CONVOLUTIONS, TRANSPOSED, halved, of_numbers, residuals
 from .normalization import Norm, normalized
+from .weights import weigh
 
 
 def grid_shape(event_shape: Sequence[int], halvings: int, dims: int = 2) -> tuple[int, ...]:
@@ -68,6 +69,7 @@ class GridEncoder(Recorded, nn.Module):
         self.blocks = nn.Sequential(*residuals(widths[-1], blocks, **options))
         self.activation = activation()
         self.last = conv(widths[-1], features, 1)
+        weigh(self, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all layers; the vectors are the last dimension."""
@@ -120,6 +122,7 @@ class GridDecoder(Recorded, nn.Module):
         self.strided = nn.ModuleList(
             TRANSPOSED[dims](a, b, 4, stride=2, padding=1) for a, b in pairwise(widths)
         )
+        weigh(self, norm)
 
     def forward(self, grid: Tensor) -> Tensor:
         """Apply all layers."""

@@ -12,6 +12,7 @@ from .. import ranks
 from ..ground.arguments import whole
 from ..ground.internals import BatchNorm
 from ..ground.recorded import Recorded
+from .weights import WeightNorm
 
 Norm = Callable[[int], nn.Module]
 
@@ -97,13 +98,6 @@ class Normalized(nn.Module):
 
 
 def normalized(norm: Norm | None, features: int, dim: int = -1) -> nn.Module:
-    """The normalisation of so many features; the identity without ``norm``, or one of maps."""
-    if norm is None or (isinstance(norm, GroupNorm) and dim == -1):
-        return nn.Identity()
-    return Normalized(norm, features, dim)
-
-
-def head(in_features: int, out_features: int, norm: Norm | None = None) -> nn.Module:
-    """A linear layer, followed by its normalisation where there is one."""
-    linear = nn.Linear(in_features, out_features)
-    return linear if norm is None else nn.Sequential(linear, normalized(norm, out_features))
+    """The normalisation of so many features; the identity without ``norm``, or one of others."""
+    elsewhere = isinstance(norm, WeightNorm) or (isinstance(norm, GroupNorm) and dim != 1)
+    return nn.Identity() if norm is None or elsewhere else Normalized(norm, features, dim)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..ground.recorded import Recorded
 from .defaults import decoder
 from .dense import concatenate
+from .weights import silence
 
 
 class Shortcut(Recorded, nn.Module):
@@ -60,8 +61,7 @@ class Shortcut(Recorded, nn.Module):
         self.network = network
         self.linear = nn.Linear(in_features, math.prod(out_shape))
         self.out_shape = tuple(out_shape)
-        for parameter in network.output_layer.parameters():
-            nn.init.zeros_(parameter)
+        silence(network.output_layer)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Add both."""

@@ -15,6 +15,7 @@
 | ``history`` | training curves | ``Figure`` |
 | ``active_units`` | active units and KL of each layer while training | ``Figure`` |
 | ``unit_kl`` | KL of each latent unit while training, unit x epoch | ``Figure`` |
+| ``kl_maps`` | KL of each position of latents that are maps | ``Figure`` |
 | ``layer_samples`` | what each layer of a hierarchy adds | ``Axes`` |
 
 A datum of shape (h, w), (1, h, w) or (3, h, w) is an image, its values clipped to [0, 1] for
@@ -32,6 +33,7 @@ from .discrete import codes, completions
 from .latent import interpolation, latent_grid, traversals
 from .layers import layer_samples
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
+from .positions import kl_maps
 from .scatter import latent_map, latent_scatter
 from .uncertainty import calibration, uncertainty
 from .units import unit_kl
@@ -47,6 +49,7 @@ __all__ = [
     "history",
     "images",
     "interpolation",
+    "kl_maps",
     "latent_grid",
     "latent_map",
     "latent_scatter",

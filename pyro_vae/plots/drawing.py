@@ -303,6 +303,7 @@ def vector_site(values: dict[str, Tensor], site: str | None) -> str:
     if values[site].dim() != 2:
         raise ValueError(
             f"site: expected one whose values are vectors, {site!r} has shape "
-            f"{tuple(values[site].shape[1:])} per datum"
+            f"{tuple(values[site].shape[1:])} per datum: pass site= another, or see what a map "
+            "adds by plots.layer_samples(model, site)"
         )
     return site

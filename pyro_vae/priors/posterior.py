@@ -74,7 +74,8 @@ def posterior_samples(
     if parts[0].dim() != 2:
         raise ValueError(
             f"site {site!r}: expected vectors (n, size), got {tuple(parts[0].shape)}: these "
-            "priors are for latent vectors"
+            "priors are for latent vectors: build the model with one on top, such as "
+            "latents=((8, 14, 14), 32)"
         )
     return torch.cat(parts)
 

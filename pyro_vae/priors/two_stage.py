@@ -144,15 +144,16 @@ class TwoStage(FittedPrior):
             )
         if model.skip or model.condition:
             raise ValueError("model: expected one without skip connections and labels")
-        sizes = [model.latent_sizes[s] for s in reversed(model.latents)]
-        top, new = model.latents[0], f"z{len(sizes) + 1}"
+        shapes = [model.latent_shapes[s] for s in reversed(model.latents)]
+        top, new = model.latents[0], f"z{len(shapes) + 1}"
         below = {s: c for s, c in model.conditionals.items() if s != top}
         deeper = VAE(
             model.event_shape,
-            (*sizes, self.latents),
+            (*shapes, self.latents),
             likelihood=model.likelihood,
             decoder=model.decoder,
             top_down={**below, top: self.decoder, new: self.top},
+            kind=model.kind,
         )
         return deeper, BottomUp(deeper, conditionals={**guide.conditionals, new: self.encoder})
 

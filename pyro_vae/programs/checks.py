@@ -148,7 +148,8 @@ def check_modalities(data: Arguments, guide: Callable) -> None:
 def _told(model: Callable) -> str:
     if not hasattr(model, "latent_sizes"):
         return f"the program {name_of(model)}"
-    return f"data {model.event_shape} and latents {model.latent_sizes}"
+    shapes = getattr(model, "latent_shapes", model.latent_sizes)
+    return f"data {model.event_shape} and latents {shapes}"
 
 
 def check_minibatches(guide: Callable) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,12 +50,17 @@ class Model(Program):
 
     Attributes:
         event_shape: shape of one datum.
-        latent_sizes: latent site -> its size, in sampling order (top first).
+        latent_sizes: latent site -> how many numbers it is, in sampling order (top first).
         columns: of ``models.VAE``, name and kind of each column of a table, () for other data.
     """
 
     event_shape: tuple[int, ...]
     latent_sizes: dict[str, int]
+
+    @functools.cached_property
+    def latent_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Latent site -> shape of its value for one datum; of vectors, unless a model tells."""
+        return {site: (size,) for site, size in self.latent_sizes.items()}
 
     @property
     def latents(self) -> tuple[str, ...]:
@@ -105,8 +111,8 @@ class Model(Program):
         """The observation distribution p(x|z), in evaluation mode and without gradients.
 
         Args:
-            z: (n, size) for a model with one latent layer, or site -> (n, size); layers that are
-                not given are filled with their conditional means.
+            z: (n, *shape) for a model with one latent layer, or site -> (n, *shape); layers that
+                are not given are filled with their conditional means.
             y: as of ``sample``.
 
         Returns:
@@ -128,9 +134,9 @@ class Model(Program):
             raise ValueError(f"z: expected at least one of {self.latents}, got an empty mapping")
         for site, value in z.items():
             known("z", site, self.latents)
-            if value.dim() != 2 or value.shape[-1] != self.latent_sizes[site]:
+            if value.shape[1:] != (shape := self.latent_shapes[site]):
                 raise ValueError(
-                    f"z[{site!r}]: expected shape (n, {self.latent_sizes[site]}), "
+                    f"z[{site!r}]: expected shape (n, {', '.join(map(str, shape))}), "
                     f"got {tuple(value.shape)}"
                 )
         if len({len(value) for value in z.values()}) > 1:
@@ -145,7 +151,7 @@ class Guide(Program):
     """An inference program q(z|x): ``guide(x, *, y=None)``, built for a model.
 
     Called with data (n, *event_shape), and labels (n,) for a conditional model, it returns site ->
-    sample (n, size), in sampling order.
+    sample (n, *shape), in sampling order.
 
     Attributes:
         model: the generative program that it was built for (not a child: its parameters are

@@ -32,6 +32,15 @@ def test_options_make_the_pair(tmp_path, monkeypatch, capsys, no_report):
     assert json.loads(Path("runs/images/run.json").read_text())["data"]["binarize"] is None
 
 
+def test_latents_may_be_maps(tmp_path, monkeypatch, no_report):
+    monkeypatch.chdir(tmp_path)
+    images("images.npz")
+    argv = ["train", "--data", "images.npz", "--latents", "2x4x4, 3x2x2,2", "--guide", "ladder"]
+    assert main([*argv, "--epochs", "1", "--importance-samples", "2", "--quiet"]) == 0
+    model = load("runs/images/model.pt").model
+    assert model.latent_shapes == {"z3": (2,), "z2": (3, 2, 2), "z1": (2, 4, 4)}
+
+
 def test_no_warm_up(tmp_path, no_report):
     images(tmp_path / "images.npz")
     argv = ["train", "--data", str(tmp_path / "images.npz"), *TINY, "--beta", "4"]
