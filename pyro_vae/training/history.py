@@ -61,9 +61,9 @@ class History(list["Row"], Tabular):
     Keys: ``epoch`` and ``step`` (counted from 1 over all calls of ``fit``), ``elbo`` (without
     beta), ``objective`` (with beta), ``reconstruction``, ``kl`` per site, ``beta`` of the last
     step, ``lr``, ``guide``, ``frozen`` (the guide alone was trained), ``seconds``,
-    ``active_units`` per site of vectors or maps (units whose posterior mean has a variance above
-    0.01 over the validation data, or over the first 1000 of the training data; of a
-    ``DataLoader`` over its first batch), ``validation`` with
+    ``active_units`` per site of vectors (units whose posterior mean has a variance above 0.01
+    over the validation data, or over the first 1000 of the training data; of a ``DataLoader``
+    over its first batch), ``validation`` with
     ``elbo``, ``elbo_se``, ``objective``, ``reconstruction`` and ``kl`` where there are validation
     data, ``swapped`` on the first epoch after a guide swap, ``interrupted`` on an epoch ended by
     Ctrl-C or SIGTERM, ``failed`` on one ended by an error, ``skipped`` with the number of steps

@@ -131,7 +131,7 @@ def _on_cpu(terms: ELBOTerms) -> ELBOTerms:
 def active_units(
     guide: Callable, data: Dataset | Arguments, *, without: Collection[str]
 ) -> dict[str, int]:
-    """Active units per latent site of vectors or maps ``without`` some, for the history.
+    """Active units per latent site of vectors ``without`` some, for a row of the history.
 
     Returns:
         site -> units whose posterior mean has a variance above 0.01 over the data. Empty where
@@ -148,7 +148,7 @@ def active_units(
         site: int(active(mean).sum())
         for site, mean in means.items()
         # NaN is what a mask hides
-        if site not in without and mean.dim() > 1 and not mean.isinf().any()
+        if site not in without and mean.dim() == 2 and not mean.isinf().any()
     }
 
 
