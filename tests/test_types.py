@@ -195,3 +195,13 @@ def test_completion_offers_what_is_meant():
         assert names <= shown
         assert not {"of_file", "absent", "inside", "state", "subject", "steps"} & shown
         assert all(hasattr(thing, name) for name in type(thing).inside)
+
+
+ROOMS = [name for name in pyro_vae.__all__ if hasattr(getattr(pyro_vae, name), "__path__")]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_completion_of_a_room_offers_its_public_names(room):
+    found = getattr(pyro_vae, room)
+    assert dir(found) == sorted(found.__all__)
+    assert all(hasattr(found, name) for name in dir(found))

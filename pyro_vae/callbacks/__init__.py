@@ -20,3 +20,8 @@ __all__ = [
     "UpdateSigma",
     "check_callbacks",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

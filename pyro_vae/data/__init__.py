@@ -59,3 +59,8 @@ __all__ = [
     "render_shapes",
     "shapes",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -45,3 +45,8 @@ __all__ = [
     "score_codes",
     "translations",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

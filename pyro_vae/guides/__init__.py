@@ -33,3 +33,8 @@ __all__ = [
     "SemiAmortized",
     "linear_start",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -20,3 +20,8 @@ __all__ = [
     "replace_prior",
     "scale_latents",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

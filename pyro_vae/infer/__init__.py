@@ -75,3 +75,8 @@ __all__ = [
     "translate",
     "traverse",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

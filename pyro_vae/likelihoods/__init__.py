@@ -89,3 +89,8 @@ __all__ = [
     "ZeroInflated",
     "for_columns",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -20,3 +20,8 @@ __all__ = [
     "Translation",
     "TranslationDecoder",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -3,3 +3,8 @@
 from .panel import Panel
 
 __all__ = ["Panel"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

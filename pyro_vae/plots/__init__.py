@@ -61,3 +61,8 @@ __all__ = [
     "uncertainty",
     "unit_kl",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -82,7 +82,8 @@ def test_every_guide_and_likelihood_is_an_option():
     public = {g for name in guides.__all__ if isinstance(g := getattr(guides, name), type)}
     # These need more than a model of the command line
     other = {guides.Composed, guides.Labelled, guides.NearestCode, guides.PerDatum}
-    other |= {guides.SemiAmortized}
+    other |= {guides.SemiAmortized, guides.ProductOfExperts}
+    other |= {guides.MixtureOfExperts, guides.MixtureOfProducts}
     assert set(groups.GUIDES.values()) == {
         g for g in public if issubclass(g, guides.Guide)
     } - other - {guides.Guide}
