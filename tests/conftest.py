@@ -25,6 +25,19 @@ torch.set_num_threads(1)
 collect_ignore_glob = ["*conftest.py"]
 
 
+class Figures:
+    """Closes what a test has left open, an example in a docstring among them."""
+
+    @staticmethod
+    def pytest_runtest_teardown(item):
+        plt.close("all")
+
+
+def pytest_configure(config):
+    # A hook of this file would not be called for what is outside of this folder
+    config.pluginmanager.register(Figures())
+
+
 @pytest.fixture(autouse=True)
 def isolated():
     pyro.clear_param_store()
@@ -32,7 +45,6 @@ def isolated():
         pyro.set_rng_seed(int(os.environ.get("PYRO_VAE_TEST_SEED", 0)))
         yield
     pyro.clear_param_store()
-    plt.close("all")
 
 
 @pytest.fixture

@@ -53,13 +53,16 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
         "binarize": building.asked_binarize(args),
         "size": args.size,
         "grey": args.grey,
-        "kind": args.kind,
-        "vocabulary": args.vocabulary,
         "stratify": getattr(args, "stratify", True),
     }
-    told = (args.condition_on, args.condition_on_numbers, args.exposure)
-    named = zip(("labels", "numbers", "exposure"), told, strict=True)
-    where |= {name: columns for name, columns in named if columns is not None}
+    told = {
+        "kind": args.kind,
+        "vocabulary": args.vocabulary,
+        "labels": args.condition_on,
+        "numbers": args.condition_on_numbers,
+        "exposure": args.exposure,
+    }
+    where |= {name: value for name, value in told.items() if value is not None}
     with ranks.in_turn() if args.download else contextlib.nullcontext():
         splits = inputs.read(args, {**where, "source": args.data})
     where["binarize"] = args.binarize if hasattr(args, "binarize") else splits.train.binarize

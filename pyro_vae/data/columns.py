@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
 from ..ground.tables import pandas_or
+
+if TYPE_CHECKING:
+    import pandas
 
 Kind = Literal["numeric", "count", "binary", "categorical"]
 KINDS: tuple[Kind, ...] = ("numeric", "count", "binary", "categorical")
@@ -55,7 +58,9 @@ def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
     return found
 
 
-def frame_of(columns: Sequence[Column], x: Tensor, index: np.ndarray | None = None) -> Any:
+def frame_of(
+    columns: Sequence[Column], x: Tensor, index: np.ndarray | None = None
+) -> pandas.DataFrame:
     """Values ``x`` (m, columns) as a ``pandas.DataFrame`` with names, text and index.
 
     Counts and flags that are whole have a type of whole numbers; means of them have not.
@@ -107,7 +112,7 @@ class Rows(Tensor):
         found.columns = tuple(columns)
         return found
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> pandas.DataFrame:
         """A table of pandas, with the names of columns and categories.
 
         Raises:

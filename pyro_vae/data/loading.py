@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..ground.arguments import guess
+from ..ground.arguments import guess, known
 from ..ground.files import expanded
+from ..ground.kinds import KINDS
 from . import files, kinds, sources
 from .checks import layout, probabilities
 from .conditions import classes_in
@@ -149,6 +150,8 @@ def load(
             f"test_fraction: expected a number between 0 and 1, got {test_fraction}: "
             "use Dataset(x) to hold nothing out"
         )
+    if kind is not None:
+        known("kind", kind, KINDS)
     text = kind == "tokens" and is_text(source)
     name, reader = find_text(source, vocabulary) if text else _find(source)
     options = {

@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import scipy.io
 import scipy.sparse
+import test_advice_sequences
 import torch
 from advice import Cases, messages, texts, unsaid
 from PIL import Image
@@ -448,7 +449,9 @@ test_the_advice_works_on_what_provokes_it = cases.test()
 
 
 def test_every_message_is_provoked():
-    said = [message for case in cases for message in messages(case)]
+    # Text has cases of its own
+    tried = [*cases, *test_advice_sequences.cases]
+    said = [message for case in tried for message in messages(case)]
     wanted = [
         (f"{path.name}:{line}", parts)
         for path in sorted(Path(data.__file__).parent.glob("*.py"))

@@ -52,6 +52,7 @@ def test_results_are_in_the_source_and_neither_they_nor_models_in_the_wheel(tmp_
     for path in (FOLDER.parent / "README.md", FOLDER.parent / "__init__.py", *results):
         put(source / path.relative_to(ROOT), path.read_bytes())
     put(source / "pyro_vae" / "__init__.py", b"")
+    put(source / "pyro_vae" / "version.py", (ROOT / "pyro_vae" / "version.py").read_bytes())
     put(source / "pyro_vae" / "experiments" / "trained" / "a.pt", b"")
     build = "from setuptools import build_meta as b; b.build_sdist('..'); b.build_wheel('..')"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)

@@ -282,7 +282,11 @@ def test_own_networks_of_levels():
         ),
         ({"codebook": []}, ValueError, "codebook: expected one for each level, got 0"),
         ({"codebook": [FiniteScalar((3,)), None]}, TypeError, "codebook: expected an instance"),
-        ({"levels": 2, "hidden": (4,)}, ValueError, "levels: expected images.* leave out hidden"),
+        (
+            {"levels": 2, "hidden": (4,)},
+            ValueError,
+            "levels: expected data that networks convolve.* leave out hidden",
+        ),
         ({"condition": -1}, ValueError, "condition: expected the number of classes, got -1"),
         ({"levels": 3}, ValueError, r"levels: expected each grid coarser .* pass fewer"),
         ({"levels": 2, "grid": (3, 3)}, ValueError, r"grid: expected \(2, 2\)"),
@@ -291,7 +295,9 @@ def test_own_networks_of_levels():
 def test_what_does_not_fit(options, error, message):
     with pytest.raises(error, match=message):
         models.VQVAE((1, 8, 8), **{**SIZES, **options})
-    with pytest.raises(ValueError, match=r"levels: expected images.* pass one codebook"):
+    with pytest.raises(
+        ValueError, match=r"levels: expected data that networks convolve.* pass one codebook"
+    ):
         models.VQVAE((5,), levels=2, **SIZES)
 
 

@@ -210,7 +210,7 @@ def quantised():
 
 
 PARTS = {
-    "images": lambda: VAE(IMAGE, (3, 2), likelihood=likelihoods.Bernoulli(), norm=nn.BatchNorm2d),
+    "images": lambda: VAE(IMAGE, (3, 2), likelihood=likelihoods.Bernoulli(), norm=nn.BatchNorm1d),
     "codes": quantised,
     "pixels": lambda: VAE(
         IMAGE, 2, likelihood=likelihoods.Bernoulli(), decoder=models.PixelDecoder(IMAGE, 2)

@@ -159,7 +159,7 @@ def test_a_guide_for_other_latents_is_an_error_of_constructor_and_swap():
         Trainer(vae, pair(latents=HIERARCHY)[1])
     trainer = fitted((vae, guide))
     optimizer = trainer.optimizer
-    with pytest.raises(ValueError, match=r"guide: .* of data \(5,\) and latents .*'z1': 3"):
+    with pytest.raises(ValueError, match=r"guide: .* of data \(5,\) and latents .*'z1': \(3,\)"):
         trainer.swap_guide(narrower(vae))
     assert trainer.guide is guide and trainer.optimizer is optimizer
 
