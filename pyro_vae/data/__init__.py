@@ -3,6 +3,7 @@
 | source | event shape | labels | test split | binarised by default |
 |---|---|---|---|---|
 | ``"digits"`` | (1, 8, 8) | 10 | 360 of 1797, fixed, stratified | dynamic |
+| ``"mnist-small"`` | (1, 28, 28) | 10 | 1000 beside 4000, the first of MNIST | dynamic |
 | ``"mnist"``, ``"fashion-mnist"`` | (1, 28, 28) | 10 | its own 10,000 | dynamic |
 | ``"omniglot"`` | (1, 28, 28) | 964 + 659 characters | evaluation alphabets | dynamic |
 | ``"omniglot", split="iwae"`` | (1, 28, 28) | 50 alphabets | its own 8,070 | dynamic |

@@ -27,6 +27,7 @@ from .tokens import Symbols, find_text, is_text
 
 READERS: dict[str, Callable[..., sources.Splits]] = {
     "digits": sources.read_digits,
+    "mnist-small": sources.read_mnist_small,
     "mnist": sources.read_mnist,
     "fashion-mnist": sources.read_fashion_mnist,
     "omniglot": sources.read_omniglot,
