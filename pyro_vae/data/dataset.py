@@ -140,7 +140,7 @@ class Dataset:
     @property
     def kind_said(self) -> bool:
         """Whether the kind is no guess by the shape."""
-        return self._kind is not None
+        return self._kind is not None or bool(self.columns)
 
     @property
     def device(self) -> torch.device:

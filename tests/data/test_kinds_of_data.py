@@ -47,6 +47,13 @@ def test_sources_of_pictures_tell_it(tmp_path):
     assert load(tmp_path).train.kind_said and load(tmp_path).kind == "image"
 
 
+def test_a_table_with_names_is_of_vectors(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("height,weight\n" + "1.7,70\n1.8,80\n" * 6)
+    d = load(path)
+    assert d.kind == "vector" and d.train.kind_said and "guessed" not in repr(d)
+
+
 def test_a_kind_goes_with_the_data():
     d = Dataset(torch.rand(6, 2, 9), [0, 1] * 3, kind="signal")
     generator = torch.Generator().manual_seed(0)
