@@ -24,7 +24,8 @@ class Tokens(Likelihood):
 
     p(x) = prod of p(x_t) up to and with the first 0; what follows are zeros and count for nothing.
     The probabilities of all sequences up to a length, those of that length without an end, sum to
-    one. What the model predicts, ``mean``, are the most probable tokens.
+    one. What the model predicts, ``mean``, are the most probable tokens. Guides read the data by
+    ``networks.SequenceEncoder``, whatever their ``hidden``, or by an ``encoder`` of your own.
 
     Args:
         vocabulary: how many tokens there are, the end too; or the ``data.Vocabulary`` of a text,

@@ -73,7 +73,9 @@ class Autoregressive(TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Autoregressive:
         """The same distribution with another batch shape."""
         context = self.context.expand(*batch_shape, self.context.shape[-1])
-        return Autoregressive(self.decoder, self.likelihood, context)
+        new = Autoregressive(self.decoder, self.likelihood, context)
+        new._evaluated = self._evaluated
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p(x), of the batch shape broadcast against that of ``value``."""

@@ -81,7 +81,7 @@ class VAE(DecoderModel):
         decoder: your own network in place of the default: called with z1 (n, *shape) [then z2..zL
             with ``skip``] [then the one-hot label (n, condition), or classes and numbers of
             covariates], returns features (n, *likelihood.feature_shape(event_shape)). One that
-            sees x as well, such as ``PixelDecoder``, has a method
+            sees x as well, ``PixelDecoder`` or ``SequenceDecoder``, has a method
             ``distribution(likelihood, *context)`` that returns p(x|context).
         top_down: your own conditionals, site -> module, called like ``decoder`` with the latents
             above the site; each returns a distribution of event shape (*shape,). One for the top
