@@ -10,12 +10,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from .messages import in_options
+from .messages import BAD_INPUT, INTERRUPTED, in_options
 from .options import parse
 
 __all__ = ["main"]
 
-_BAD_INPUT, _INTERRUPTED = 2, 130
 _BAD = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 
@@ -66,11 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
 
 
 def _refuse(message: str) -> int:
     # A shell passes bytes that are no text, which not every stream takes
     printable = in_options(message).encode(errors="backslashreplace").decode()
     print(f"pyro-vae: error: {printable}", file=sys.stderr)
-    return _BAD_INPUT
+    return BAD_INPUT

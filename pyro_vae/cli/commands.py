@@ -15,8 +15,8 @@ from ..ground.files import write_atomically
 from ..programs.labels import covariates_of
 from ..report import render
 from . import inputs, measuring
+from .messages import DONE
 from .training import train
-from .values import DONE
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -6,6 +6,9 @@ import re
 import sys
 from typing import Any
 
+# Exit statuses
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
 
 def kebab(name: str) -> str:
     """The option's name of a class.

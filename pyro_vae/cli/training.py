@@ -25,8 +25,8 @@ from ..ground.files import write_atomically
 from ..report import write_report
 from ..training.trainer import Trainer
 from . import building, groups, inputs, measuring, options
-from .messages import note
-from .values import DONE, INTERRUPTED, MODEL
+from .messages import DONE, INTERRUPTED, note
+from .values import MODEL
 
 _CHECKPOINTS = "checkpoints"
 _FILES = (MODEL, "history.json", "run.json", "report.html")

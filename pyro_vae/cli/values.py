@@ -17,8 +17,6 @@ from ..programs.placing import usable_device
 
 _T = TypeVar("_T")
 MODEL = "model.pt"
-# Exit statuses
-DONE, INTERRUPTED = 0, 130
 
 
 def _real(text: str, expected: str, check: Callable[[str, float], float]) -> float:

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 
 import torch
 from pyro.distributions import Distribution, TorchDistribution, constraints
-from torch import Tensor
+from torch import Tensor, nn
 
+from .. import networks
 from ..distributions import UntilEnd
+from ..ground.recorded import Recorded
 from ..likelihoods.base import feature_shape
 from ..programs.modes import training
 
@@ -153,3 +155,13 @@ def _places(p: Distribution) -> Distribution:
             "elementwise likelihood, or a decoder that does not go from pixel to pixel"
         )
     return p
+
+
+class AutoregressiveDecoder(Recorded, nn.Module):
+    """Base of decoders that are ``Walked``."""
+
+    def distribution(
+        self, likelihood: Callable[[Tensor], Distribution], *context: Tensor
+    ) -> Autoregressive:
+        """p(x | context), batch shape that of the context tensors (..., k)."""
+        return Autoregressive(self, likelihood, networks.concatenate(context))

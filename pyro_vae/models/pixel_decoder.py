@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from .. import networks
-from ..ground.recorded import Recorded
 from ..networks.masked import PixelCNN
-from .autoregressive import Autoregressive, Place
+from .autoregressive import AutoregressiveDecoder, Place
 
 
-class PixelDecoder(Recorded, nn.Module):
+class PixelDecoder(AutoregressiveDecoder):
     """Decoder of images by gated masked convolutions: p(x|z) = prod_p p(x_p | x_<p, z).
 
     z becomes one map of the image's size by a linear layer; the map enters the first masked layer,
@@ -89,12 +87,6 @@ class PixelDecoder(Recorded, nn.Module):
             context=1,
             skip_context=bool(skip),
         )
-
-    def distribution(
-        self, likelihood: Callable[[Tensor], Distribution], *context: Tensor
-    ) -> Autoregressive:
-        """p(x | context), batch shape that of the context tensors (..., k)."""
-        return Autoregressive(self, likelihood, networks.concatenate(context))
 
     def forward(self, *context: Tensor, x: Tensor | None = None) -> Tensor:
         """Features of every pixel from the pixels before it.

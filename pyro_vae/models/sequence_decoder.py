@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from .. import networks
-from ..ground.recorded import Recorded
 from ..networks.causal import GRU, check_causal
 from ..networks.sequences import check_sequence, read, reader
-from .autoregressive import Autoregressive, Place
+from .autoregressive import AutoregressiveDecoder, Place
 
 
-class SequenceDecoder(Recorded, nn.Module):
+class SequenceDecoder(AutoregressiveDecoder):
     """Decoder of tokens or vectors in turn: p(x|z) = prod_t p(x_t | x_<t, z), in one causal pass.
 
     What the network is given at place t is x_{t-1}; z becomes the input of the first place and
@@ -92,12 +90,6 @@ class SequenceDecoder(Recorded, nn.Module):
         self.skip = nn.Linear(latents, 2 * width, bias=False) if skip else None
         self._features = (*self.event_shape[1:], *((self.outputs,) if self.outputs > 1 else ()))
         self.last = networks.MLP((width,), (), self._features or (1,))
-
-    def distribution(
-        self, likelihood: Callable[[Tensor], Distribution], *context: Tensor
-    ) -> Autoregressive:
-        """p(x | context), batch shape that of the context tensors (..., k)."""
-        return Autoregressive(self, likelihood, networks.concatenate(context))
 
     def prefix(self, context: Tensor) -> Tensor:
         """What the network sees before the sequence, (n, p, width): here z, as one place."""
