@@ -93,7 +93,11 @@ X = torch.linspace(0, 1, 8).view(4, 2)
         (lambda: load(None), TypeError, "x: .* got NoneType: make an array of it"),
         (lambda: load("minst"), ValueError, "got 'minst'; did you mean 'mnist'? A folder"),
         (lambda: load("MNIST"), ValueError, "did you mean 'mnist'?"),
-        (lambda: load("wxyz"), ValueError, "one of digits, mnist-small, .*, shapes, got 'wxyz': A"),
+        (
+            lambda: load("wxyz"),
+            ValueError,
+            "one of digits, mnist-small, .*, shapes, got 'wxyz': A",
+        ),
         (lambda: load("no/such/folder"), FileNotFoundError, "got no/such/folder, .* check the"),
         (lambda: load(Path("digits")), FileNotFoundError, "got digits, which is not there"),
         (lambda: load("gone.npy"), FileNotFoundError, "got gone.npy"),
