@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae import infer
 
-STOCK, HAND_WRITTEN = "stock Pyro SVI", "hand-written PyTorch"
+STOCK, HAND_WRITTEN, ARITHMETIC = "stock Pyro SVI", "hand-written PyTorch", "arithmetic"
 Step = Callable[[Tensor], Tensor]
 
 
@@ -95,6 +95,37 @@ class CUDAGraph:
             for moment in moments.values():
                 moment.zero_()
         torch.cuda.set_rng_state(random, x.device)
+
+
+def arithmetic(system: System, device: str = "cpu", *, lr: float = 1e-3) -> Step:
+    """The matrix products of linear layers and a fused Adam alone: no step takes much less."""
+    vae, guide = on(system.build(), device)
+    parameters = [*vae.parameters(), *guide.parameters()]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
+    products: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+
+    def record(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            (x,) = inputs
+            passed_on = torch.zeros_like(x) if x.requires_grad else None
+            products.append((layer.weight, x.detach(), output.detach().clone(), passed_on))
+
+    @torch.no_grad()
+    def step(x: Tensor) -> Tensor:
+        if not products:
+            with nn.modules.module.register_module_forward_hook(record), torch.enable_grad():
+                system.hand_written(vae, guide)(x)
+        for weight, given, output, passed_on in products:
+            torch.mm(given, weight.t(), out=output)
+            torch.mm(output.t(), given, out=weight.grad)
+            if passed_on is not None:
+                torch.mm(output, weight, out=passed_on)
+        optimizer.step()
+        return products[-1][2]
+
+    return step
 
 
 def with_eager_noise(loss: Step) -> Step:

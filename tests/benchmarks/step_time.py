@@ -6,8 +6,8 @@ Run: python tests/benchmarks/step_time.py [one-layer|convolutional|ladder|gru|tr
 The 784-400-400-20 Bernoulli VAE, a convolutional one, or the five-layer ladder with BatchNorm of
 Sonderby et al. (2016), on random binary data; or a causal decoder, on 32 random tokens. The
 contestants alternate in one process, step by step, so that the machine's other work touches all
-alike. Before timing, they are checked to take the same steps from the same weights and noise, in
-double precision.
+alike; "arithmetic" is the products of matrices and the fused Adam alone. Before timing, all others
+are checked to take the same steps from the same weights and noise, in double precision.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ import statistics
 
 import timing
 import torch
-from contestants import HAND_WRITTEN, STOCK, check_equal, contestants, exact
+from contestants import (
+    ARITHMETIC,
+    HAND_WRITTEN,
+    STOCK,
+    arithmetic,
+    check_equal,
+    contestants,
+    exact,
+)
 from systems import SYSTEMS
 
 
@@ -39,11 +47,14 @@ def main(argv: list[str] | None = None) -> None:
         contestants(system, device, compiled=options.compile),
         system.data(batch_size, device),
     )
+    if system.linear:
+        steps[ARITHMETIC] = arithmetic(system, device)
     runs = {name: lambda step=step: step(x) for name, step in steps.items()}
     timing.alternating(runs, 3, device)  # compiled and recorded
     times = timing.alternating(runs, options.steps, device)
     by_hand = {name: statistics.median(t) for name, t in times.items() if "hand-written" in name}
-    bases = list(dict.fromkeys((STOCK, HAND_WRITTEN, min(by_hand, key=by_hand.get))))
+    bases = [STOCK, HAND_WRITTEN, min(by_hand, key=by_hand.get), *({ARITHMETIC} & steps.keys())]
+    bases = list(dict.fromkeys(bases))
     title = f"{options.system}, batch {batch_size}, {options.steps} steps"
     timing.report(title, timing.compared(times, bases), options)
 

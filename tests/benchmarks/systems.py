@@ -24,6 +24,7 @@ class System(NamedTuple):
     batch_size: int
     event_shape: tuple[int, ...] = (784,)
     tokens: int = 0
+    linear: bool = False  # whether all its matrix products are those of linear layers
 
     def data(self, size: int | None = None, device: str = "cpu") -> Tensor:
         """Random binary data (size or batch_size, *event_shape), in torch's default type.
@@ -210,9 +211,9 @@ def transformed(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 SYSTEMS = {
-    "one-layer": System(one_layer, one_layer_loss, 128),
+    "one-layer": System(one_layer, one_layer_loss, 128, linear=True),
     "convolutional": System(convolutional, one_layer_loss, 128, (1, 28, 28)),
-    "ladder": System(ladder, ladder_loss, 256),
+    "ladder": System(ladder, ladder_loss, 256, linear=True),
     "gru": System(sequence, sequence_loss, 64, (LENGTH,), TOKENS),
     "transformer": System(
         functools.partial(sequence, CausalTransformer), sequence_loss, 64, (LENGTH,), TOKENS

@@ -14,6 +14,7 @@ import memory
 import pytest
 import torch
 from systems import SYSTEMS
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_vae import ranks
 
@@ -74,7 +75,6 @@ def test_calls_are_those_of_the_package_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="the rooms are being moved")
 def test_calls_are_few(tmp_path):
     _, numbers = run("calls", tmp_path / "numbers.json")
     for row in numbers["rows"]:
@@ -95,6 +95,19 @@ def test_contestants_take_the_same_steps_and_others_are_found_out(system):
             with pytest.raises(AssertionError, match="wrong"):
                 contestants.check_equal(steps, x)
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("name", [name for name, system in SYSTEMS.items() if system.linear])
+def test_the_arithmetic_is_that_of_the_step(name):
+    system, flops = SYSTEMS[name], []
+    x = system.data(8)
+    for make in (contestants.hand_written, contestants.arithmetic):
+        step = make(system)
+        step(x)
+        with FlopCounterMode(display=False) as counter:
+            step(x)
+        flops.append(counter.get_total_flops())
+    assert flops[0] == flops[1] > 8 * 1e6
 
 
 @pytest.mark.slow
