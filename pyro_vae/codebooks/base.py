@@ -14,7 +14,7 @@ from torch.nn.functional import embedding
 from .. import ranks
 from ..ground.arguments import whole
 from ..ground.recorded import Recorded
-from ..infer.engine.internals import is_recording
+from ..infer.engine.recording import is_recording
 from ..programs.freezing import Hold
 from .starting import K_MEANS, KMeans
 

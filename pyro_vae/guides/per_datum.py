@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from .. import networks
-from ..infer.engine.internals import is_recording
+from ..infer.engine.recording import is_recording
 from ..models import VAE
 from ..programs.labels import lacks_labels, placeholders
 from ..programs.means import FillWithMeans, stand_in_data

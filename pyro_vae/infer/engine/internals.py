@@ -17,10 +17,7 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, graph_module
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.modules import module as all_modules
 from torch.optim import optimizer as all_optimizers
 from torch.utils import _pytree
@@ -67,24 +64,6 @@ FUNCTIONS = (torch._C._VariableFunctions, torch._C._nn, torch._C.TensorBase)
 
 # The global random streams of Python and NumPy
 GENERATORS = (random._inst, np.random.mtrand._rand)
-
-
-def is_recording() -> bool:
-    """Whether ``operations`` records what this thread computes."""
-    return get_proxy_mode() is not None
-
-
-def operations(function: Callable, inputs: Sequence[Tensor]) -> GraphModule:
-    """The operations of a function of tensors on such inputs, where a ``detach`` stays one.
-
-    By default it would be an alias: replays would differentiate through it, and an output that
-    torch saves for its own backward, a detached one, would hold itself for ever.
-    """
-    table = {_ATEN.detach.default: lambda tensor: NotImplemented}
-    # One fake mode for the shapes of all results: make_fx would make one for each, which takes as
-    # long as all the rest
-    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        return make_fx(function, decomposition_table=table)(*inputs)
 
 
 def forget_source(forward: Callable) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from .internals import FUNCTIONS, Operator, forget_source, operations, schema
-from .refusing import RefusedOperations, refused_functions
+from .internals import FUNCTIONS, Operator, forget_source, schema
+from .recording import operations
 
 _ATEN = torch.ops.aten
 _DRAWING = torch.Tag.nondeterministic_seeded
@@ -24,20 +23,14 @@ def recorded(
     Operations that only repeat a tensor for one reader, and those whose result nobody reads, are
     dropped; a linear layer is one call; a sum is negated after it is taken; the others are called
     as torch's own functions, which dispatch faster than operator overloads. ``rewrites`` are more
-    of these, for an operation each. The function returns a tuple of tensors.
+    of these, for an operation each. The function returns a tensor or a tuple of tensors.
 
     The result is a graph whose inputs are those of the function and then the tensors that this
     closed over, such as beta, and literals; and these tensors. Where the function asks for values
     of tensors, or for sizes that they decide, ``ValueRead`` is raised, and whatever else a
     function provokes that cannot be recorded.
     """
-
-    def refusing(*inputs: Tensor) -> Any:
-        with RefusedOperations(), refused_functions():
-            return function(*inputs)
-
-    module = operations(refusing, inputs)
-    made_first, graph = module.forward, module.graph
+    graph, constants = operations(function, inputs)
     graph.eliminate_dead_code(_is_impure)
     for rewrite in (_drop_repeating, *rewrites, _negate_after_sum, _join_linear):
         for node in graph.nodes:
@@ -47,28 +40,9 @@ def recorded(
     for node in graph.nodes:
         if isinstance(node.target, Operator):
             node.target = _torch_function(node.target) or node.target
-    constants = _lifted(module)
-    module.recompile()
-    for forward in (made_first, module.forward):
-        forget_source(forward)
+    module = GraphModule(nn.Module(), graph)
+    forget_source(module.forward)
     return module, constants
-
-
-def _lifted(module: GraphModule) -> list[Tensor]:
-    """Make the tensors that a graph refers to its last inputs, and return them."""
-    graph = module.graph
-    nodes = [node for node in graph.nodes if node.op == "get_attr"]
-    tensors = [getattr(module, node.target) for node in nodes]
-    if not all(isinstance(tensor, Tensor) for tensor in tensors):
-        raise RuntimeError("it holds something else than tensors, such as a random generator")
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    for node in nodes:
-        with graph.inserting_after(last):
-            last = graph.placeholder(node.name + "_lifted")
-        last.meta = dict(node.meta)
-        node.replace_all_uses_with(last)
-        graph.erase_node(node)
-    return tensors
 
 
 def drop_detaching(node: Node) -> None:
@@ -111,10 +85,10 @@ def _negate_after_sum(node: Node) -> None:
     if negated.target is not _ATEN.neg.default or len(negated.users) > 1:
         return
     (source,) = negated.args
-    layout = source.meta.get("tensor_meta")
+    layout = source.meta.get("layout")
     if len(source.users) > 1 or layout is None or not layout.dtype.is_floating_point:
         return
-    if layout.memory_format != torch.contiguous_format:
+    if not layout.contiguous:
         return  # it would be summed in another order
     with node.graph.inserting_after(node):
         result = node.graph.call_function(_ATEN.neg.default, (node,))
@@ -167,4 +141,4 @@ def _source(node: Node) -> Node | None:
 
 
 def _shape(node: Node | None) -> torch.Size | None:
-    return None if node is None else getattr(node.meta.get("tensor_meta"), "shape", None)
+    return None if node is None else getattr(node.meta.get("layout"), "shape", None)

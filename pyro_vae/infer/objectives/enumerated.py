@@ -19,7 +19,7 @@ from ...programs.reading import Contributions, count_once
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import auxiliary_sites, kinds, without_rsample
 from ...programs.unwrapping import is_ours
-from ..engine.internals import is_recording
+from ..engine.recording import is_recording
 from .elbo import ELBOTerms, Estimator, TraceELBO
 from .units import at_draw, kl_per_unit
 
