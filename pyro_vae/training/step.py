@@ -31,7 +31,7 @@ from .plan import Plan
 from .state import TrainState
 
 # Recording takes about as long as it saves in so many steps
-_STEPS_BEFORE_A_GRAPH = 100
+_STEPS_BEFORE_A_GRAPH = 25
 
 
 class Step:

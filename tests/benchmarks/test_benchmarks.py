@@ -10,6 +10,7 @@ from pathlib import Path
 
 import calls
 import contestants
+import gpu
 import memory
 import pytest
 import torch
@@ -135,6 +136,39 @@ def test_a_peak_is_that_of_the_work_and_not_an_earlier_one():
         pytest.skip("a process may not reset its peak here")
     assert first == pytest.approx(64, abs=4)
     assert second < 4
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["equality with the CPU", "nccl, one process", "two streams"],
+        pytest.param([], marks=[pytest.mark.slow, needs_mnist]),
+    ],
+    ids=["quick", "all"],
+)
+def test_what_a_gpu_changes_has_a_twin_on_the_cpu(parts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = tmp_path / "gpu.json"
+    assert gpu.main([*(["--only", *parts] if parts else []), "--json", str(path)]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found == json.loads(path.read_text()) and found["in small"] is True
+    assert list(found["parts"]) == (parts or list(gpu.PARTS))
+    assert all(part["rows"] for part in found["parts"].values())
+    assert "no GPU" in told.err
+
+
+def test_a_part_that_fails_is_told_and_the_others_run(monkeypatch, capsys):
+    def fails(device, small):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(gpu, "PARTS", {"a": fails, "b": lambda device, small: [{"name": "b"}]})
+    assert gpu.main([]) == 1
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert parts["a"]["failed"] == "no such kernel" and parts["b"]["rows"] == [{"name": "b"}]
+    monkeypatch.setattr(gpu, "LIMIT", -1.0)
+    assert gpu.main([]) == 0
+    assert "not begun" in json.loads(capsys.readouterr().out)["parts"]["b"]["left out"]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from .rewriting import recorded
 from .state import State, Tensors, alike
 
 # Recording takes about as long as it saves in so many calls
-CALLS_BEFORE_A_GRAPH = 100
+CALLS_BEFORE_A_GRAPH = 25
 T = TypeVar("T")
 
 
