@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         regularizers,
         schedules,
     )
+    from .ground.recorded import Recorded
     from .training.saving import load, save
     from .training.trainer import Trainer
 
 __all__ = [
+    "Recorded",
     "Trainer",
     "__version__",
     "callbacks",
@@ -51,7 +53,12 @@ __all__ = [
 ]
 
 # Names that are no rooms -> where they are
-_PLACES = {"Trainer": "training.trainer", "load": "training.saving", "save": "training.saving"}
+_PLACES = {
+    "Recorded": "ground.recorded",
+    "Trainer": "training.trainer",
+    "load": "training.saving",
+    "save": "training.saving",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,7 @@ REVEALED = {
     'load("model.pt")': "Trainer[Model, Guide] | Model | Guide",
     'load("model.pt", expect=Trainer)': "Trainer[Model, Guide]",
     'load("model.pt", expect=models.VAE)': "VAE",
+    'load("model.pt", expect=priors.FlowPrior, classes=[models.VAE])': "FlowPrior",
     'load("model.pt", model=vae, guide=guide)': "Trainer[VAE, BottomUp]",
     "handlers.scale_latents(vae, 0.5)": "VAE",
     "handlers.missing(vae)": "VAE",
