@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from saved import X, bound, digest, fit, rows, through_file
+from saved import X, bound, digest, rows, through_file
 from torch import nn
 
 from pyro_vae import Recorded, Trainer, guides, handlers, likelihoods, load, models, priors, save
@@ -122,16 +122,25 @@ def trainer(own=FIRST, **options):
 # There and back
 
 
-@pytest.mark.parametrize("engine", ["eager", "graph"])
-def test_a_pair_of_own_parts_goes_on_to_the_last_bit(tmp_path, engine):
-    t = fit(trainer(engine=engine), epochs=20)
+# A graph is recorded after a hundred steps, of which an epoch has eight
+ENGINES = pytest.mark.parametrize(("engine", "epochs"), [("eager", 2), ("graph", 14)])
+
+
+def trained(t, epochs, **options):
+    return t.fit(X, epochs=epochs, batch_size=5, progress=False, **options)
+
+
+@ENGINES
+def test_a_pair_of_own_parts_goes_on_to_the_last_bit(tmp_path, engine, epochs):
+    t = trained(trainer(engine=engine), epochs)
+    assert engine == "eager" or t.steps.running.records == 1
     again = through_file(t, tmp_path, classes=SECOND.all)
     own = again.model.decoder, again.model.likelihood, again.guide
     assert [type(part) for part in own] == [SECOND.Decoder, SECOND.Scaled, SECOND.Wider]
     assert again.guide.model is again.model and again.guide.times == 0.5
     assert digest(*again.modules()) == digest(*t.modules())
     assert torch.equal(bound(again), bound(t))
-    assert rows(fit(again, epochs=20)) == rows(fit(t, epochs=20))
+    assert rows(trained(again, epochs)) == rows(trained(t, epochs))
     assert digest(*again.modules()) == digest(*t.modules())
 
 
@@ -157,15 +166,13 @@ def test_a_program_of_its_own_and_its_guide(tmp_path):
     assert digest(*again.modules()) == digest(*t.modules())
 
 
-@pytest.mark.parametrize("engine", ["eager", "graph"])
-def test_an_interrupted_run_of_own_parts_is_resumed(tmp_path, engine):
-    options = {"epochs": 12, "batch_size": 16, "progress": False}
-    whole = trainer(engine=engine).fit(X, **options)
-    half = trainer(engine=engine).fit(X, **{**options, "epochs": 6}, checkpoint=tmp_path, every=5)
+@ENGINES
+def test_an_interrupted_run_of_own_parts_is_resumed(tmp_path, engine, epochs):
+    whole = trained(trainer(engine=engine), epochs)
+    trained(trainer(engine=engine), 1, checkpoint=tmp_path, every=3)
     again = Trainer.resume(tmp_path, classes=SECOND.all)
     assert type(again.guide) is SECOND.Wider
-    again.fit(X, epochs=12, progress=False)
-    assert len(half.history) == 6
+    again.fit(X, epochs=epochs, progress=False)
     assert rows(again) == rows(whole)
     assert digest(*again.modules()) == digest(*whole.modules())
 
