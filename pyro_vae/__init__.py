@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         codebooks,
         data,
         diagnostics,
+        estimators,
         guides,
         handlers,
         infer,
@@ -25,16 +26,19 @@ if TYPE_CHECKING:
         regularizers,
         schedules,
     )
+    from .ground.recorded import Recorded
     from .training.saving import load, save
     from .training.trainer import Trainer
 
 __all__ = [
+    "Recorded",
     "Trainer",
     "__version__",
     "callbacks",
     "codebooks",
     "data",
     "diagnostics",
+    "estimators",
     "guides",
     "handlers",
     "infer",
@@ -51,7 +55,12 @@ __all__ = [
 ]
 
 # Names that are no rooms -> where they are
-_PLACES = {"Trainer": "training.trainer", "load": "training.saving", "save": "training.saving"}
+_PLACES = {
+    "Recorded": "ground.recorded",
+    "Trainer": "training.trainer",
+    "load": "training.saving",
+    "save": "training.saving",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -27,7 +27,7 @@ FLOORS = (
     ),
     *("networks", "conditionals", "likelihoods", "handlers", "infer", "codebooks", "storage"),
     *("models", "guides", "priors", "plots", "diagnostics", "callbacks", "training", "report"),
-    *("notebook", "experiments", "cli", "__main__", "__init__"),
+    *("estimators", "notebook", "experiments", "cli", "__main__", "__init__"),
 )
 MOST_FLAT, MOST_LINES, MOST_PRIVATE = 9, 400, 40
 

@@ -37,6 +37,7 @@ REVEALED = {
     'load("model.pt")': "Trainer[Model, Guide] | Model | Guide",
     'load("model.pt", expect=Trainer)': "Trainer[Model, Guide]",
     'load("model.pt", expect=models.VAE)': "VAE",
+    'load("model.pt", expect=priors.FlowPrior, classes=[models.VAE])': "FlowPrior",
     'load("model.pt", model=vae, guide=guide)': "Trainer[VAE, BottomUp]",
     "handlers.scale_latents(vae, 0.5)": "VAE",
     "handlers.missing(vae)": "VAE",
@@ -59,6 +60,8 @@ REVEALED = {
     "plots.reconstructions(vae, guide, x)": "Figure",
     "priors.AggregatePosterior(10)": "AggregatePosterior",
     "schedules.WarmUp(epochs=3)": "WarmUp",
+    "estimators.VAETransformer(2).fit(x)": "VAETransformer",
+    "estimators.VAETransformer(2).score(x)": "float",
 }
 MISTAKES = (
     "models.VAE((6,), latent=3, likelihood=likelihoods.Gaussian())",
@@ -66,14 +69,15 @@ MISTAKES = (
     'Trainer(vae, guide, engine="jit")',
     'Trainer(vae, guide, beta="warm-up")',
     "guides.BottomUp(vae, hiden=(3,))",
+    "estimators.VAETransformer(latent=2)",
     'data.load("digits", binarise=None)',
     "trainer.fit(digits.train, epoch=3)",
     'trainer.history[-1]["elbo"].mean()',
 )
 SETUP = """\
 from pyro_vae import (
-    Trainer, data, diagnostics, guides, handlers, infer, likelihoods, load, models, plots, priors,
-    schedules,
+    Trainer, data, diagnostics, estimators, guides, handlers, infer, likelihoods, load, models,
+    plots, priors, schedules,
 )
 
 digits = data.load("digits")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
 from collections.abc import Mapping
 
 PACKAGE = "pyro_vae"
+# How the modules of its classes begin
+OURS = f"{PACKAGE}."
 # Where the code has what older files name by a module or a package of another name
 _MOVED = {
     "conditionals": "conditionals",
@@ -20,21 +25,33 @@ _GUIDES = ("BottomUp", "Delta", "Flow", "FullCovariance", "Ladder")
 ARGUMENTS: dict[str, Mapping[str, str]] = {f"guides.{g}": {"vae": "model"} for g in _GUIDES}
 
 
+@functools.cache
+def rooms() -> frozenset[str]:
+    """The folders and files at the top of the package."""
+    package = importlib.import_module(PACKAGE)
+    return frozenset(room.name for room in pkgutil.iter_modules(package.__path__)) - {"__main__"}
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is one of the package."""
+    return cls.__module__.startswith(OURS)
+
+
 def name_of(cls: type) -> str:
     """The name that files have for a class: its room and its own, such as "guides.Ladder".
 
-    A class from outside of the package is named by its place, which has to be imported before a
-    file is read.
+    A class from outside of the package is named by its place; one of a module that is named like
+    a room, such as a user's ``guides``, with a dot before it.
 
     Example:
         >>> from pyro_vae.guides import Ladder
         >>> name_of(Ladder)
         'guides.Ladder'
     """
-    package, _, rest = cls.__module__.partition(".")
-    if package != PACKAGE or not rest:
-        return f"{cls.__module__}.{cls.__qualname__}"
-    return f"{rest.split('.')[0]}.{cls.__qualname__.lstrip('_')}"
+    if is_ours(cls):
+        return f"{cls.__module__.split('.')[1]}.{cls.__qualname__.lstrip('_')}"
+    dot = "." if cls.__module__.partition(".")[0] in rooms() else ""
+    return f"{dot}{cls.__module__}.{cls.__qualname__}"
 
 
 def current(name: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import numbers
 import pkgutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -15,31 +16,66 @@ import torch
 
 from . import names
 
+# By the names that files have for them; of two with one name, such as those of a cell that was run
+# twice, the later
+DEFINED: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
+
 
 class Recorded:
-    """Base class whose instances keep their constructor's arguments in ``arguments``.
+    """A mixin for parts of your own that ``save`` writes and ``load(path, classes=)`` rebuilds.
+
+    Instances keep the arguments of their constructor in ``arguments``. A file holds the name of
+    the class, these arguments with the defaults of those that were left out, and, of a module, the
+    tensors of its ``state_dict``: never code. So a decoder, conditional, guide, likelihood, prior
+    or model of your own goes into the file of whatever holds it, if its arguments are None,
+    numbers, strings, 0-d tensors (which come back as numbers), sequences (as tuples), mappings
+    with strings as keys, classes of ``torch.nn`` and ``torch.optim``, or objects that are recorded
+    themselves; ``save`` refuses any other by its name. What else is changed after the constructor
+    has returned is in no file.
+
+    ``load(path, classes=[Decoder])`` builds it again, and so does ``Trainer.resume``. A class is
+    found by its own name, so that its module may have moved since; where two have one name, pass
+    ``classes={"first.Decoder": Decoder, ...}`` with the names in the file. One that is not among
+    them has to be defined already, in a module of the name that the file has: nothing is imported
+    because a file names it. All classes of this library with arguments derive from this one, so
+    that subclasses of a guide or a likelihood need no more.
+
+    Two attributes may be overridden where a constructor has changed since files were written:
+    ``of_file``, a class method from the arguments in a file to those of today, and ``absent``, a
+    mapping from new arguments to what they mean in files without them.
 
     Example:
-        >>> class Point(Recorded):
-        ...     def __init__(self, x, y=0):
-        ...         self.x, self.y = x, y
-        >>> Point(3).arguments
-        {'x': 3}
+        >>> import tempfile
+        >>> from pyro_vae import likelihoods, load, models, save
+        >>> class Decoder(Recorded, torch.nn.Module):
+        ...     def __init__(self, width: int) -> None:
+        ...         super().__init__()
+        ...         self.layers = torch.nn.Sequential(
+        ...             torch.nn.Linear(2, width), torch.nn.SiLU(), torch.nn.Linear(width, 6)
+        ...         )
+        ...
+        ...     def forward(self, z):
+        ...         return self.layers(z)
+        >>> vae = models.VAE((6,), 2, likelihood=likelihoods.Gaussian(), decoder=Decoder(16))
+        >>> vae.decoder.arguments
+        {'width': 16}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(vae, folder + "/vae.pt")
+        ...     again = load(folder + "/vae.pt", classes=[Decoder])
+        >>> type(again.decoder).__name__, again.decoder.arguments
+        ('Decoder', {'width': 16})
     """
 
     arguments: dict[str, Any]
-    # By the names that files have for them; of two with one name, such as those of a cell that was
-    # run twice, the later
-    classes: ClassVar[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDictionary()
     # What an argument means in files from before it was there, for each that is always written
     absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     # Names that are there for other parts of the library, which completion leaves out
-    inside: ClassVar[tuple[str, ...]] = ("absent", "classes", "inside", "of_file")
+    inside: ClassVar[tuple[str, ...]] = ("absent", "inside", "of_file")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Know the class by its name in files."""
         super().__init_subclass__(**kwargs)
-        Recorded.classes[names.name_of(cls)] = cls
+        DEFINED[names.name_of(cls)] = cls
         # What help shows, where otherwise it would be that of __new__, or of a base
         if cls.__init__ in (object.__init__, torch.nn.Module.__init__):
             cls.__signature__ = inspect.Signature()
@@ -124,7 +160,10 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
     if isinstance(value, Recorded):
         if id(value) in seen:
             return {"$ref": seen[id(value)]}
-        arguments = {k: encode(v, f"{where}.{k}", seen) for k, v in value.arguments.items()}
+        given = value.arguments
+        if not names.is_ours(type(value)):
+            given = {**_own_defaults(type(value)), **given}
+        arguments = {k: encode(v, f"{where}.{k}", seen) for k, v in given.items()}
         seen[id(value)] = len(seen)
         return {
             "$class": names.name_of(type(value)),
@@ -133,8 +172,9 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
         }
     if name := _torch_name(value):
         return {"$torch": name}
-    if isinstance(value, Mapping):
-        return {str(k): encode(v, f"{where}[{k!r}]", seen) for k, v in value.items()}
+    # Other keys than strings would come back as strings
+    if isinstance(value, Mapping) and {*map(type, value)} <= {str}:
+        return {k: encode(v, f"{where}[{k!r}]", seen) for k, v in value.items()}
     raise TypeError(
         f"{where}: expected a value that JSON can hold, got {type(value).__name__}. "
         "Save the tensors only with save(trainer, path, arguments=False), and load them into a "
@@ -142,16 +182,56 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
     )
 
 
-def _imported(name: str) -> type | None:
-    """A class of this package that a file names, by importing what its room has."""
-    package, place = importlib.import_module(names.PACKAGE), name.partition(".")[0]
-    rooms = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"__main__"}
-    if place not in rooms:
-        return None
+def _with_constructor(cls: type) -> type:
+    return next(base for base in cls.__mro__ if "__init__" in vars(base))
+
+
+def _own_defaults(cls: type) -> dict[str, Any]:
+    # Those of a user's constructor may change without a word
+    found: dict[str, Any] = {}
+    if names.is_ours(_with_constructor(cls)):
+        return found
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if parameter.default is not parameter.empty:
+            with contextlib.suppress(TypeError):
+                encode(parameter.default, name)
+                found[name] = parameter.default
+    return found
+
+
+def known(name: str) -> type | None:
+    """The class of a present name in a file: of this package, or of a user and defined already.
+
+    Only this package is ever imported.
+    """
+    found = DEFINED.get(name)
+    place = name.partition(".")[0]
+    if found is not None or place not in names.rooms():
+        return found
     room = importlib.import_module(f"{names.PACKAGE}.{place}")
     for module in pkgutil.iter_modules(getattr(room, "__path__", ())):
         importlib.import_module(f"{room.__name__}.{module.name}")
-    return Recorded.classes.get(name)
+    # Files from before have no dot before the name of a user's module that is named like a room
+    return DEFINED.get(name) or DEFINED.get(f".{name}")
+
+
+def find(name: str) -> type:
+    """The class that is ``known``; ``ValueError`` for none."""
+    found = known(name)
+    if found is None:
+        raise ValueError(missing([name]))
+    return found
+
+
+def missing(wanted: Sequence[str], given: str = "") -> str:
+    """What is said of classes that are needed for a file, where some others were given."""
+    several = len(wanted) > 1
+    own = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in wanted))
+    return (
+        f"file needs the class{'es' * several} {', '.join(map(repr, wanted))}{given}: import the "
+        f"module{'s' * several} that define{'s' * (not several)} {'them' if several else 'it'} "
+        f"before loading, or pass classes=[{own}]"
+    )
 
 
 def takes(cls: type, argument: str) -> bool:
@@ -162,12 +242,22 @@ def takes(cls: type, argument: str) -> bool:
 
 def _build(cls: type, arguments: dict[str, Any]) -> Any:
     """Call ``cls`` as it was called: the items of a ``*parts`` one by one."""
-    several = ()
-    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+    several, signature = (), inspect.signature(cls.__init__)
+    for name, parameter in signature.parameters.items():
         if name in cls.absent:
             arguments.setdefault(name, cls.absent[name])
         if parameter.kind is parameter.VAR_POSITIONAL:
             several = arguments.pop(name, ())
+    try:
+        signature.bind(None, *several, **arguments)
+    except TypeError as error:
+        if names.is_ours(cls):
+            raise
+        raise ValueError(
+            f"{cls.__name__}: its constructor {inspect.signature(cls)} does not take the "
+            f"arguments {sorted(arguments)} that the file has for it ({error}): pass the class "
+            "as it was in classes=[...], or give it a class method of_file that changes them"
+        ) from error
     return cls(*several, **arguments)
 
 
@@ -176,19 +266,23 @@ def rebuilt(value: Recorded) -> Any:
     return _build(type(value), dict(value.arguments))
 
 
-def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
+def decode(
+    value: Any, built: dict[int, Any] | None = None, find: Callable[[str], type] = find
+) -> Any:
     """Rebuild what ``encode`` wrote; only ``Recorded`` and torch classes are ever constructed.
 
     Args:
         value: JSON data.
         built: objects by id; shared by the parts of one file.
+        find: the class of a name.
 
     Raises:
-        ValueError: a class that this process does not know, or a reference to nothing.
+        ValueError: a class that cannot be found, a user's class that takes other arguments, or a
+            reference to nothing.
     """
     built = {} if built is None else built
     if isinstance(value, list):
-        return tuple([decode(v, built) for v in value])
+        return tuple([decode(v, built, find) for v in value])
     if not isinstance(value, dict):
         return value
     if "$ref" in value:
@@ -203,15 +297,13 @@ def decode(value: Any, built: dict[int, Any] | None = None) -> Any:
         return found
     if "$class" in value:
         name = names.current(value["$class"])
-        cls = Recorded.classes.get(name) or _imported(name)
-        if cls is None:
-            raise ValueError(
-                f"file needs the class {value['$class']!r}: import the module that defines it "
-                "before loading"
-            )
-        given = names.renamed(name, value["arguments"])
-        arguments = {k: decode(v, built) for k, v in given.items()}
+        cls, given = find(name), value["arguments"]
+        if not cls.__module__.startswith(names.OURS):
+            name = names.name_of(_with_constructor(cls))
+        if name in names.ARGUMENTS:
+            given = names.renamed(name, given)
+        arguments = {k: decode(v, built, find) for k, v in given.items()}
         result = _build(cls, cls.of_file(arguments))
         built[value["$id"]] = result
         return result
-    return {k: decode(v, built) for k, v in value.items()}
+    return {k: decode(v, built, find) for k, v in value.items()}

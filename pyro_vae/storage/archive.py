@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ground.arguments import is_whole
+from ..ground.classes import Chosen
 from ..ground.files import write_atomically
 from ..ground.recorded import decode, encode
 from ..ground.streams import forked
@@ -71,17 +72,18 @@ def write(
 
 
 @contextlib.contextmanager
-def opened(path: Path, device: torch.device) -> Iterator[Archive]:
+def opened(path: Path, device: torch.device, classes: Chosen) -> Iterator[Archive]:
     """Read a file, and name it in whatever the use of its content provokes.
 
-    Torch's random stream is as it was afterwards. Raises ``NewerFormatError`` for a version that
+    Classes of a user's own are those of ``classes``, which is for this file alone. Torch's random
+    stream is as it was afterwards. Raises ``NewerFormatError`` for a version that
     only a newer library reads, ``ValueError`` for what is not a file of ``write``, or a damaged or
     forged one, ``OSError`` for a file that cannot be read.
     """
     content, values = _read(path, device)
     try:
         with forked():
-            yield Archive(content, values)
+            yield Archive(content, values, classes)
     except torch.OutOfMemoryError:
         raise
     except ValueError as error:
@@ -108,9 +110,10 @@ class Archive:
     the modules, None where there are none.
     """
 
-    def __init__(self, content: Mapping[str, Any], values: int) -> None:
+    def __init__(self, content: Mapping[str, Any], values: int, classes: Chosen) -> None:
         self._states, self._values = content["modules"], values
         self._described = _described(content["json"])
+        self._classes, classes.described = classes, self._described
         self._built: dict[int, Any] = {}
         self.kind, self.tensors = self._described["kind"], content.get(_REST)
 
@@ -146,7 +149,7 @@ class Archive:
     def plain(self) -> dict[str, Any]:
         """What was written besides modules and tensors; after ``modules``, which it may name."""
         with self.limited():
-            return decode(self._described[_REST], self._built)
+            return decode(self._described[_REST], self._built, self._classes)
 
     def _module(self, name: str, given: Mapping[str, nn.Module]) -> nn.Module:
         described = self._described["parts"]
@@ -164,7 +167,7 @@ class Archive:
                 f"it holds the tensors of the {name} without its arguments: build it yourself and "
                 f"pass load(path, {name}=...)"
             )
-        module = decode(described[name], self._built)
+        module = decode(described[name], self._built, self._classes)
         if not isinstance(module, nn.Module):
             raise ValueError(f"its {name} is described as a {type(module).__name__}: {DAMAGED}")
         return module

@@ -13,6 +13,7 @@ import torch
 from pyro.infer import ELBO
 from torch import nn
 
+from ..ground.classes import Chosen, Given
 from ..ground.recorded import encode
 from ..infer.objectives.elbo import Estimator
 from ..programs.methods import as_program
@@ -65,6 +66,7 @@ def load(
     optimizer: Callable[..., torch.optim.Optimizer] | None,
     device: torch.device | str | None,
     elbo: Estimator | ELBO | None = None,
+    classes: Given | None = None,
 ) -> Any:
     """Read a file as ``saving.load`` does; ``make`` is the class of a trainer."""
     device = None if device is None else usable_device(device)
@@ -72,7 +74,8 @@ def load(
         model = getattr(guide, "model", None)
     given = dict(zip(_PAIR, (model, guide), strict=True))
     given = {name: as_program(p) for name, p in given.items() if p is not None}
-    with archive.opened(Path(path), device or torch.device("cpu")) as file:
+    own = Chosen(classes)
+    with archive.opened(Path(path), device or torch.device("cpu"), own) as file:
         modules = file.modules(given, device)
         if file.kind != "trainer":
             return modules[file.kind]

@@ -10,6 +10,8 @@ import torch
 from pyro.infer import ELBO
 from torch import nn
 
+from ..ground.classes import Given
+from ..ground.recorded import Recorded
 from ..infer.objectives.elbo import Estimator
 from ..programs.program import Guide, Model
 from ..storage import archive
@@ -17,11 +19,11 @@ from . import checkpoint
 from .pair import G, M
 from .trainer import Trainer
 
-T = TypeVar("T", bound=Model | Guide)
+T = TypeVar("T", bound=nn.Module)
 
 
-def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = True) -> None:
-    """Write a trainer, a model or a guide to one file, all of it or nothing.
+def save(obj: Trainer | nn.Module, path: str | Path, *, arguments: bool = True) -> None:
+    """Write a trainer, a model, a guide or a prior to one file, all of it or nothing.
 
     The file holds constructor arguments as JSON text and tensors: parameters (which of them are
     frozen, too), buffers, parts in evaluation mode and, for a trainer, the optimizer's state, the
@@ -29,13 +31,15 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
     their constraints as names and numbers. A checksum over all of it tells damage.
 
     Args:
-        obj: a ``Trainer``, a model, or a guide (which takes its model along).
+        obj: a ``Trainer``, a model, a guide (which takes its model along), or any other module
+            that derives from ``Recorded``: a fitted prior, a likelihood, a network of your own.
         path: file to write; an existing one is replaced.
         arguments: False to write tensors only, for pairs with networks of your own.
 
     Raises:
-        TypeError: an argument that JSON cannot hold, a ``pyro.param`` site under a constraint that
-            is none of Pyro's standard ones; the message names it and the way out.
+        TypeError: an object that is none of these, an argument that JSON cannot hold, a
+            ``pyro.param`` site under a constraint that is none of Pyro's standard ones; the
+            message names it and the way out.
         OSError: the file cannot be written; nothing is left behind.
 
     Example:
@@ -59,10 +63,13 @@ def save(obj: Trainer | Model | Guide, path: str | Path, *, arguments: bool = Tr
                 "save the trainer of both"
             )
         archive.write(path, "guide", {"model": obj.model, "guide": obj}, arguments=arguments)
+    elif isinstance(obj, Recorded) and isinstance(obj, nn.Module) and arguments:
+        archive.write(path, "part", {"part": obj})
     else:
         raise TypeError(
-            f"obj: expected a Trainer, a model or a guide of pyro_vae, got {type(obj).__name__}: "
-            "for other modules use torch.save(obj.state_dict(), path)"
+            "obj: expected a Trainer, a model or a guide of pyro_vae, or another module that "
+            f"derives from pyro_vae.Recorded, with its arguments, got {type(obj).__name__}: for "
+            "the tensors of other modules use torch.save(obj.state_dict(), path)"
         )
 
 
@@ -83,6 +90,7 @@ def load(
     elbo: Estimator | ELBO | None = None,
     device: torch.device | str | None = None,
     expect: type | None = None,
+    classes: Given | None = None,
 ) -> Any:
     """Read what ``save`` wrote, with ``weights_only=True``: no code in the file is ever run.
 
@@ -103,18 +111,22 @@ def load(
         device: where to put the tensors; default: the CPU.
         expect: what the file is to hold, such as ``Trainer`` or ``models.VAE``, which tells type
             checkers, too. Default: anything.
+        classes: your own classes that the file names, which derive from ``Recorded``:
+            ``[Decoder, Encoder]``, or a mapping from names in the file. Those that are not among
+            them have to be defined already, where they were when the file was written.
 
     Returns:
-        A ``Trainer``, a model or a guide, as it was saved.
+        A ``Trainer``, a model, a guide or a prior, as it was saved.
 
     Raises:
-        TypeError: the file holds something else than ``expect``.
+        TypeError: the file holds something else than ``expect``, or ``classes`` something else
+            than classes that derive from ``Recorded``.
         ValueError: not a checkpoint, a damaged or forged one, one of a newer version, or one
             without arguments when no model and guide are given; it names the file.
         FileNotFoundError: there is no such file.
         OSError: the file cannot be read.
     """
-    found = checkpoint.load(Trainer, path, model, guide, optimizer, device, elbo)
+    found = checkpoint.load(Trainer, path, model, guide, optimizer, device, elbo, classes)
     if expect is not None and not isinstance(found, expect):
         raise TypeError(
             f"{path}: expected a {expect.__name__}, got a {type(found).__name__}: pass "

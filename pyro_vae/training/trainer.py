@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data import Dataset, DataSplits
+from ..ground.classes import Given
 from ..ground.recorded import Recorded
 from ..ground.streams import RandomStream
 from ..ground.turns import turn
@@ -284,6 +285,7 @@ class Trainer(Recorded, TrainedPair[M, G]):
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         elbo: Estimator | ELBO | None = None,
         device: torch.device | str | None = None,
+        classes: Given | None = None,
     ) -> Trainer[Model, Guide]:
         """The trainer of an interrupted run, whose next ``fit`` goes on where it stopped.
 
@@ -316,6 +318,7 @@ class Trainer(Recorded, TrainedPair[M, G]):
             optimizer: the optimizer, where the file could not hold it.
             elbo: the objective, likewise.
             device: where to go on; default: the CPU.
+            classes: your own classes that the file names, see ``load``.
 
         Returns:
             A trainer. Where the newest checkpoint is damaged, that of the one before, with a
@@ -340,7 +343,7 @@ class Trainer(Recorded, TrainedPair[M, G]):
             [1, 2, 3]
         """
         given = {"model": model, "guide": guide, "optimizer": optimizer, "elbo": elbo}
-        return checkpoint.resume(cls, folder, **given, device=device)
+        return checkpoint.resume(cls, folder, **given, device=device, classes=classes)
 
     def stop(self) -> None:
         """End the present run after this epoch; for callbacks."""
