@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..data import Column, Dataset
 from ..data.arguments import LabelData
 from ..ground.arguments import known
-from ..ground.drawing import new_axes, shown
+from ..ground.drawing import keep_within, new_axes, shown
 from ..ground.kinds import KINDS
 from ..infer.latent import first_of
 from ..programs.labels import Labels, checked_labels, covariates_of, label_arguments
@@ -141,6 +141,12 @@ def _label(
         axis.set_label_text(numbered)
         return
     shown = [i for i, label in enumerate(labels) if label]
+    if axis.axis_name == "x" and len(shown) > 1:
+        # As many as do not touch
+        letter = _LETTER * axis.get_ticklabel_size() / 72 * axis.figure.dpi
+        room = axis.axes.get_window_extent().width * (shown[1] - shown[0]) / len(labels)
+        longest = max(len(labels[i]) for i in shown)
+        shown = shown[:: math.ceil((longest + 1) * letter / room)]
     axis.set_ticks([frame + i * step + (cell - 1) / 2 for i in shown], [labels[i] for i in shown])
 
 
@@ -188,6 +194,7 @@ def grid_axes(
         )
         (ax,) = new_axes(1, 1, (width + 0.4, height + (0.6 if column_labels else 0.3)))
     add_scale(draw_grid(ax, x, columns, **labels), [ax])
+    keep_within(ax)
     return ax
 
 

@@ -1,6 +1,6 @@
 """A trained pair on one page: a self-contained HTML file that opens offline."""
 
 from .page import write_report
-from .sections import render
+from .pictures import render
 
 __all__ = ["render", "write_report"]
