@@ -11,6 +11,12 @@ from collections.abc import Sequence
 
 __all__ = ["NAMES", "run"]
 
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 _SHARED = (
     "pairing",
     "pictures",

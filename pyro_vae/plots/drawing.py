@@ -28,6 +28,9 @@ from ..programs.unwrapping import innermost, name_of
 from .signals import curves_size, draw_curves, stacked_curves, strips
 from .tables import beside, table_axes
 
+# Width of a letter over its height
+_LETTER = 0.55
+
 
 def rows_of(data: Dataset | Tensor, y: Labels, *programs: Callable) -> tuple[Tensor, LabelData]:
     """All of ``data`` as x (n, *event) and labels (n,), where ``y`` goes before its own labels.
@@ -107,7 +110,9 @@ def draw_grid(
     frame = gap if n > 1 else 0  # make_grid returns a single image without a frame
     grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if plain else math.nan)
     if plain:
-        drawn = ax.imshow(grid.permute(1, 2, 0).numpy())
+        # Between the data is what is behind the picture
+        seen = make_grid(torch.ones_like(cells), nrow=columns, padding=gap)[0]
+        drawn = ax.imshow(grid.permute(1, 2, 0).numpy(), alpha=seen.numpy())
     else:
         low, high = span or value_range([x])
         drawn = ax.imshow(grid[0].numpy(), cmap=cmap or "viridis", vmin=low, vmax=high)
@@ -143,7 +148,7 @@ def _label(
     shown = [i for i, label in enumerate(labels) if label]
     if axis.axis_name == "x" and len(shown) > 1:
         # As many as do not touch
-        letter = _LETTER * axis.get_ticklabel_size() / 72 * axis.figure.dpi
+        letter = _LETTER * axis.label.get_size() / 72 * axis.figure.dpi
         room = axis.axes.get_window_extent().width * (shown[1] - shown[0]) / len(labels)
         longest = max(len(labels[i]) for i in shown)
         shown = shown[:: math.ceil((longest + 1) * letter / room)]

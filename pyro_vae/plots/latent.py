@@ -13,7 +13,7 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..ground.arguments import whole
-from ..ground.drawing import shown
+from ..ground.drawing import keep_within, shown
 from ..infer import grid_2d, interpolate, traverse
 from ..infer.latent import as_batch, first_of
 from ..programs.coordinates import coordinates
@@ -75,6 +75,7 @@ def interpolation(
     options = {"table": table, "kind": kind_of(model)}
     ax = grid_axes(rows.flatten(0, 1), steps, ax, column_labels=t, **options)
     (ax.set_ylabel if table else ax.set_xlabel)("share of the way from start to end")
+    keep_within(ax)
     return ax
 
 
@@ -152,6 +153,7 @@ def traversals(
     ax.set_ylabel(f"latent unit, KL, {what}" if table else "latent unit, KL")
     if not table:
         ax.set_xlabel(what)
+    keep_within(ax)
     return ax
 
 
@@ -246,4 +248,5 @@ def latent_grid(
     unit = "[{}]" if u is z else "[{}], unconstrained"
     ax.set_xlabel(shown(site + unit.format(0)))
     ax.set_ylabel(shown(site + unit.format(1)))
+    keep_within(ax)
     return ax

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..data import Dataset, Rows
 from ..data.columns import of_table
 from ..ground.arguments import at_least, whole
+from ..ground.drawing import keep_within
 from ..ground.kinds import kind_of as check_kind
 from ..handlers import corrupted, replace_prior
 from ..infer import evaluating, log_likelihood, reconstruct
@@ -224,6 +225,7 @@ def conditional(
     known = {"table": columns_of(drawn), "kind": kind_of(model)}
     ax = grid_axes(drawn, n, ax, row_labels=names, **known)
     ax.set_ylabel("label" if vary is None else vary)
+    keep_within(ax)
     return ax
 
 

@@ -41,10 +41,11 @@ def latent_scatter(
     """Draw the posterior means of a latent site, coloured by label.
 
     On axes of your own, such as those of a figure of 3.5 inches for a paper, legend and labels
-    take their room from the axes, and names that are too long are short. Of a site with more than two units the first two principal components are drawn, with the
-    share of the variance that each explains. Where the guide's distribution cannot be all real
-    numbers, the means are drawn in unconstrained coordinates, such as the logarithm of positive
-    units. Data that do not have the site, as a mask hides it from them, are not drawn.
+    take their room from the axes, and names that are too long are short. Of a site with more than
+    two units the first two principal components are drawn, with the share of the variance that
+    each explains. Where the guide's distribution cannot be all real numbers, the means are drawn
+    in unconstrained coordinates, such as the logarithm of positive units. Data that do not have
+    the site, as a mask hides it from them, are not drawn.
 
     Args:
         guide: inference program.

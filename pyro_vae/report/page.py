@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyro
 import torch
-from torch import nn
 
 from ..callbacks.collapse import complaint, ended_without
 from ..data import DataSplits
@@ -208,20 +207,16 @@ def _facts(run: Run, command: str, cost: str) -> str:
 
 
 def _cost(run: Run, evaluation: Evaluation | None, pictures: float) -> str:
-    """How large both programs are, and what took how long."""
+    """What took how long."""
     seconds: dict[str, float] = {}
     if rows := run.trainer.history:
-        seconds["training"] = sum(row.get("seconds", 0.0) for row in rows)
+        spent = sum(row.get("seconds", 0.0) for row in rows)
+        seconds = {"training": spent, "an epoch of it": spent / len(rows)}
     for name, found in (("importance sampling", "importance"), ("annealing", "annealed")):
         if (found := getattr(evaluation, found, None)) is not None:
             seconds[name] = found.seconds
     seconds["pictures"] = pictures
-    told = [f"{name} {duration(value)}" for name, value in seconds.items()]
-    for name, program in {"model": run.trainer.model, "guide": run.trainer.guide}.items():
-        if isinstance(program, nn.Module):
-            size = sum(p.numel() for p in program.parameters())
-            told.append(f"{size:,} parameters of the {name}")
-    return ", ".join(told)
+    return ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
 
 
 def _table(evaluation: Evaluation) -> str:

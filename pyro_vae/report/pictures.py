@@ -11,7 +11,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba_array
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -23,6 +24,10 @@ _LEAST = 0.6
 _WHITE = "#ffffff"
 # What black and white become, the ink and the cards of a dark page
 DARK = ("#e6e8ea", "#1e2226")
+_BRIGHTNESS = np.array([0.2126, 0.7152, 0.0722])
+_SHADES = LinearSegmentedColormap.from_list("dark", [DARK[1], "#35698f"]).with_extremes(
+    bad=DARK[1]
+)
 _COLORED = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
 
 
@@ -57,30 +62,35 @@ def pictures(title: str, drawn: Figure | Axes) -> str:
         dark = [_written(figure, "png", _DPI, box=box, facecolor=DARK[1]) for box in panels]
     finally:
         plt.close(figure)
-    shown = (_picture(title, *both) for both in zip(light, dark, strict=True))
+    least = _LEAST if any(t.get_text().strip() for t in figure.findobj(Text)) else 0
+    shown = (_picture(title, least, *both) for both in zip(light, dark, strict=True))
     return f"<figure>{''.join(shown)}</figure>"
 
 
-def _picture(title: str, light: bytes, dark: bytes) -> str:
+def _picture(title: str, least: float, light: bytes, dark: bytes) -> str:
     # Where a PNG file has its width
     width = round(int.from_bytes(light[16:20]) * _CSS_PIXELS_PER_INCH / _DPI)
     source, other = (base64.b64encode(content).decode() for content in (light, dark))
     return (
         '<picture><source media="(prefers-color-scheme: dark)" '
         f'srcset="data:image/png;base64,{other}"><img alt="{html.escape(title)}" width="{width}" '
-        f'style="min-width: {round(_LEAST * width)}px" src="data:image/png;base64,{source}">'
+        f'style="min-width: {round(least * width)}px" src="data:image/png;base64,{source}">'
         "</picture>"
     )
 
 
 def darken(figure: Figure) -> None:
-    """Make black and white of a figure, and the greys between, those of a dark page; no hues."""
+    """Make black and white of a figure those of a dark page, and dim colours brighter."""
     artists = figure.findobj()
     boxes = [box for t in artists if isinstance(t, Text) and (box := t.get_bbox_patch())]
     for artist, name in itertools.product([*artists, *boxes], _COLORED):
         getter, setter = (getattr(artist, f"{verb}_{name}", None) for verb in ("get", "set"))
         if getter and setter and (found := _darkened(getter())) is not None:
             setter(found)
+    for artist in artists:
+        # Numbers of a table are written on it
+        if isinstance(artist, QuadMesh) and min(artist.get_cmap()(0.0)) > 0.9:
+            artist.set_cmap(_SHADES)
 
 
 def _darkened(color: Any) -> np.ndarray | None:
@@ -89,12 +99,15 @@ def _darkened(color: Any) -> np.ndarray | None:
         found = to_rgba_array(color)
     except (TypeError, ValueError):
         return None  # no colour but a word for where it comes from
-    grey = (np.ptp(found[:, :3], axis=1) < 0.02) & (found[:, 3] > 0)
-    if not grey.any():
+    rgb, visible = found[:, :3], found[:, 3] > 0
+    grey = visible & (np.ptp(rgb, axis=1) < 0.02)
+    dim = visible & ~grey & (rgb @ _BRIGHTNESS < 0.4)
+    if not (grey | dim).any():
         return None
     black, white = to_rgba_array(DARK)[:, :3]
-    share = found[grey, :1]
-    found[grey, :3] = (1 - share) * black + share * white
+    share = rgb[grey, :1]
+    rgb[grey] = (1 - share) * black + share * white
+    rgb[dim] += 0.4 * (1 - rgb[dim])
     return found if len(found) > 1 else found[0]
 
 
@@ -109,7 +122,7 @@ def _panels(figure: Figure) -> list[Bbox | None]:
         return [None]
     figure.draw_without_rendering()
     inches = figure.dpi_scale_trans.inverted()
-    return [ax.get_tightbbox().padded(figure.dpi / 12).transformed(inches) for ax in figure.axes]
+    return [ax.get_tightbbox().padded(figure.dpi / 50).transformed(inches) for ax in figure.axes]
 
 
 def _written(
