@@ -38,18 +38,29 @@ def _show(
     traceback: TracebackType,
     tb_offset: int | None = None,
 ) -> None:
-    whole = {e: e.__traceback__ for e in _chained(error)}
-    if shell.InteractiveTB.mode != "Verbose" and _is_told(traceback):
-        for each in whole:
-            each.__traceback__ = without_library(each.__traceback__)
-    shown = (kind, error, error.__traceback__)
+    chain = _chained(error)
+    whole = [(e, e.__traceback__, e.__cause__, e.__suppress_context__) for e in chain]
     try:
+        if shell.InteractiveTB.mode != "Verbose" and _is_told(traceback):
+            _shorten(chain)
+        shown = (kind, error, error.__traceback__)
         shell.showtraceback(shown, tb_offset=tb_offset, running_compiled_code=True)
     finally:
-        for each, traceback in whole.items():
-            each.__traceback__ = traceback
+        for each, traceback, cause, suppressed in whole:
+            each.__traceback__, each.__cause__ = traceback, cause
+            each.__suppress_context__ = suppressed
         # What %tb and %debug read
         sys.last_traceback = error.__traceback__
+
+
+def _shorten(chain: list[BaseException]) -> None:
+    """Leave out frames of the library, and causes that have no others."""
+    for each in chain:
+        each.__traceback__ = without_library(each.__traceback__)
+    kept = [e for i, e in enumerate(chain) if not i or e.__traceback__ is not None]
+    for each, cause in zip(kept, [*kept[1:], None], strict=True):
+        if _cause(each) is not cause:
+            each.__cause__ = cause
 
 
 def without_library(traceback: TracebackType | None) -> TracebackType | None:
@@ -80,8 +91,12 @@ def _chained(error: BaseException | None) -> list[BaseException]:
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)
-        error = error.__cause__ or error.__context__
+        error = _cause(error)
     return found
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:

@@ -24,7 +24,7 @@ from .drawing import rows_of, vector_site
 
 _ENCODED_AT_ONCE = 4096
 # Inches of axes below which the legend is small, and the width of a letter over its height
-_NARROW, _LETTER = 4.0, 0.55
+_NARROW, _LETTER = 4.0, 0.5
 
 
 def latent_scatter(

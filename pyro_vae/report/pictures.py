@@ -83,10 +83,14 @@ def darken(figure: Figure) -> None:
     """Make black and white of a figure those of a dark page, and dim colours brighter."""
     artists = figure.findobj()
     boxes = [box for t in artists if isinstance(t, Text) and (box := t.get_bbox_patch())]
+    # All at once, as a figure and its background are two artists of one colour
+    changes = []
     for artist, name in itertools.product([*artists, *boxes], _COLORED):
         getter, setter = (getattr(artist, f"{verb}_{name}", None) for verb in ("get", "set"))
         if getter and setter and (found := _darkened(getter())) is not None:
-            setter(found)
+            changes.append((setter, found))
+    for setter, found in changes:
+        setter(found)
     for artist in artists:
         # Numbers of a table are written on it
         if isinstance(artist, QuadMesh) and min(artist.get_cmap()(0.0)) > 0.9:

@@ -92,7 +92,19 @@ def test_frames_of_a_persons_own_programs_stay():
 
 def test_causes_are_short_too():
     text, error = Shell().run(lambda: vae(decoder=nn.Linear(3, 6)))
-    assert str(error.__cause__) in text and len(frames(text)) == 2
+    # The message tells the cause, which is of torch alone
+    assert text.count(str(error.__cause__)) == 1 and len(frames(text)) == 2
+    assert "direct cause" not in text
+    text, error = Shell().run(lambda: vae(decoder=nn.Sequential(Broken())))
+    assert error.__cause__.__traceback__.tb_next is not None
+    assert "direct cause" in text and "in Broken.forward(" in frames(text)[0]
+
+
+class Broken(nn.Module):
+    """A decoder that fails always."""
+
+    def forward(self, z):
+        return z @ torch.zeros(5, 6)
 
 
 def test_mistakes_of_the_library_stay_whole(monkeypatch):
