@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import matplotlib
@@ -40,12 +41,15 @@ def keep_within(ax: Axes) -> None:
     """Make axes smaller whose labels are cut off at the edge of a figure without a layout."""
     if ax.figure.get_layout_engine() is not None:
         return
-    inside = ax.figure.transFigure.inverted().transform_bbox(ax.get_tightbbox())
-    box = ax.get_position()
-    left, bottom = max(0.0, -inside.x0), max(0.0, -inside.y0)
-    right, top = max(0.0, inside.x1 - 1), max(0.0, inside.y1 - 1)
-    width, height = box.width - left - right, box.height - bottom - top
-    if min(width, height) > 0 and max(left, bottom, right, top) > 0:
+    # Smaller axes may have other ticks, whose labels are longer
+    for _ in range(3):
+        inside = ax.figure.transFigure.inverted().transform_bbox(ax.get_tightbbox())
+        box = ax.get_position()
+        left, bottom = max(0.0, -inside.x0), max(0.0, -inside.y0)
+        right, top = max(0.0, inside.x1 - 1), max(0.0, inside.y1 - 1)
+        width, height = box.width - left - right, box.height - bottom - top
+        if min(width, height) <= 0 or not any((left, bottom, right, top)):
+            return
         ax.set_position([box.x0 + left, box.y0 + bottom, width, height])
 
 
@@ -66,5 +70,10 @@ def wrapped(text: object, width: int = 24) -> str:
         >>> print(wrapped("another really quite long name of a class"))
         another really quite
         long name of a class
+        >>> print(wrapped("a_name_of_one_word_that_is_long"))
+        a_name_of_one_word_
+        that_is_long
     """
-    return "\n".join(shown(line) for line in textwrap.wrap(str(text), width)) or shown(text)
+    # Names of one word may break at its underscores
+    lines = textwrap.wrap(str(text).replace("_", "_\0 "), width)
+    return "\n".join(shown(re.sub("\0 ?", "", line)) for line in lines) or shown(text)
