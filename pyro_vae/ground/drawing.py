@@ -71,8 +71,8 @@ def wrapped(text: object, width: int = 24) -> str:
         another really quite
         long name of a class
         >>> print(wrapped("a_name_of_one_word_that_is_long"))
-        a_name_of_one_word_
-        that_is_long
+        a_name_of_one_
+        word_that_is_long
     """
     # Names of one word may break at its underscores
     lines = textwrap.wrap(str(text).replace("_", "_\0 "), width)
