@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .version import __version__
@@ -61,6 +62,12 @@ _PLACES = {
     "load": "training.saving",
     "save": "training.saving",
 }
+
+
+if "IPython" in sys.modules:
+    from .ground.tracebacks import shorten_in
+
+    shorten_in(sys.modules["IPython"].get_ipython())
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+__all__ = [
+    "World",
+    "agreed",
+    "by_first",
+    "check_alike",
+    "check_batches",
+    "count",
+    "diverge",
+    "each",
+    "gathered",
+    "in_turn",
+    "joined",
+    "mean",
+    "most",
+    "part",
+    "rank",
+    "same",
+    "size",
+    "total",
+]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
 
 @dataclass(frozen=True)
 class World:

@@ -16,6 +16,13 @@ from torch import Tensor, nn
 from .ground.arguments import at_least
 from .ground.recorded import Recorded
 
+__all__ = ["DIP", "DIP2", "MMD", "Regularizer"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
 
 class Regularizer(Recorded, nn.Module):
     """``regularizer(q, z)`` -> penalty of one batch, 0-d (or one per leading dimension of z)."""

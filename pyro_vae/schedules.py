@@ -13,6 +13,14 @@ from dataclasses import dataclass
 from .ground.arguments import at_least, positive
 from .ground.recorded import Recorded
 
+__all__ = ["Constant", "Cyclical", "Schedule", "WarmUp", "as_schedule"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 # A step this close to the end of a period, as a part of it, begins the next one: the number of
 # steps of a part of an epoch may be above the whole number it should be
 _ROUNDING = 1e-9

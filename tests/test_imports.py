@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 
@@ -59,3 +62,36 @@ print(decode({"$class": "schedules.WarmUp", "$id": 0, "arguments": {"epochs": 3}
 def test_an_unknown_name_is_no_attribute():
     with pytest.raises(AttributeError, match="has no attribute 'modles'"):
         _ = pyro_vae.modles
+
+
+ROOMS = [m.name for m in pkgutil.iter_modules(pyro_vae.__path__) if m.name != "__main__"]
+# Rooms of the library's own, from which nobody imports by completion
+_INNER = {"ground", "programs", "storage", "version"}
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in _INNER])
+def test_completion_offers_what_is_meant(room):
+    module = importlib.import_module(f"pyro_vae.{room}")
+    assert dir(module) == sorted(module.__all__)
+    for name in module.__all__:
+        shown = getattr(module, name)
+        for base in shown.__mro__ if inspect.isclass(shown) else ():
+            if base.__module__.startswith("pyro_vae."):
+                inside = getattr(shown, "inside", ())
+                members = {n: v for n, v in vars(base).items() if n[0] != "_" and n not in inside}
+                bare = [n for n, v in members.items() if callable(v) and not inspect.getdoc(v)]
+                assert not bare, (name, base, bare)
+
+
+def test_completion_of_objects_leaves_out_machinery():
+    vae = pyro_vae.models.VAE((3,), 2, likelihood=pyro_vae.likelihoods.Gaussian(), hidden=())
+    guide = pyro_vae.guides.BottomUp(vae)
+    panel = pyro_vae.notebook.Panel(
+        {"VAE": vae}, {"own": type(guide)}, pyro_vae.data.load("digits")
+    )
+    found = (vae, guide, pyro_vae.Trainer(vae, guide), vae.likelihood, panel)
+    for shown in found:
+        inside = {n for base in type(shown).__mro__ for n in vars(base).get("inside", ())}
+        assert not inside & {*dir(shown)}
+        public = {name for name in dir(shown) if name[0] != "_"}
+        assert public and not public & {"of_file", "absent", "inside", "state", "told_collapsed"}

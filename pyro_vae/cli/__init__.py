@@ -15,6 +15,12 @@ from .options import parse
 
 __all__ = ["main"]
 
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
 _BAD = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 

@@ -14,3 +14,8 @@ __all__ = [
     "StandardNormal",
     "precision_weighted",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -78,6 +78,7 @@ def in_features(
     real: DataSplits | Dataset | Tensor,
     generated: Tensor,
     features: Callable[[Tensor], Tensor] | None,
+    progress: bool,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Features (n, d) and (m, d) of both sides in float64, and the fields of ``FeatureDistance``.
 
@@ -85,7 +86,7 @@ def in_features(
     """
     split = "given"
     if isinstance(real, DataSplits):
-        features = features or ClassifierFeatures.fit(real)
+        features = features or ClassifierFeatures.fit(real, progress=progress)
         split, real = f"of the test set of {real.name}", real.test
     if features is None:
         raise ValueError(

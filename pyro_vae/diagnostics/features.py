@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
+from tqdm.auto import tqdm
 
 from ..data import Dataset, DataSplits
 from ..data.checks import complete
@@ -45,7 +46,7 @@ class ClassifierFeatures(nn.Module):
     Example:
         >>> from pyro_vae import data
         >>> d = data.load("digits")
-        >>> features = ClassifierFeatures.fit(d, steps=100, cache=False)
+        >>> features = ClassifierFeatures.fit(d, steps=100, cache=False, progress=False)
         >>> features(d.test.x).shape
         torch.Size([360, 64])
         >>> features.accuracy > 0.6
@@ -91,11 +92,13 @@ class ClassifierFeatures(nn.Module):
         steps: int = 2000,
         seed: int = 0,
         cache: str | Path | bool = True,
+        progress: bool = True,
     ) -> ClassifierFeatures:
         """Train on the labels, or read what was trained on the same data before.
 
-        Data under dynamic binarisation are drawn, as for the training of a model. The accuracy is
-        that on the test set, or, where there is none, on every tenth datum, left out of training.
+        It takes about half a minute for MNIST. Data under dynamic binarisation are drawn, as for
+        the training of a model. The accuracy is that on the test set, or, where there is none, on
+        every tenth datum, left out of training.
 
         Args:
             data: labelled ``data.load(...)`` or a labelled training set.
@@ -104,6 +107,8 @@ class ClassifierFeatures(nn.Module):
             seed: of the initial weights and of the batches.
             cache: folder to keep the result in, under a checksum of data and settings; True for
                 ``pyro_vae`` in the user's cache folder, False for nowhere.
+            progress: say that a classifier is trained, with a progress bar, or read, and where it
+                is kept.
 
         Returns:
             The features, in evaluation mode.
@@ -128,17 +133,23 @@ class ClassifierFeatures(nn.Module):
             torch.manual_seed(seed)
             features = cls(train.event_shape, int(train.y.max()) + 1, size)
             features.to(train.device).trained_on, features.seed = name, seed
-            if file is None or not features._read(file):
-                features._train(train, steps)
+            if file is not None and features._read(file):
+                told = f"read from {file}: delete this file to train it again"
+                _tell(f"the classifier for features is {told}", progress)
+            else:
+                kept = "is not kept" if file is None else f"will be kept in {file}"
+                told = f"on {name} for features, {steps} steps; it {kept}"
+                _tell(f"training a classifier {told}", progress)
+                features._train(train, steps, progress)
                 features.accuracy = features._accuracy(test)
                 if file is not None:
                     features._write(file)
         return features.eval().requires_grad_(False)
 
-    def _train(self, data: Dataset, steps: int) -> None:
+    def _train(self, data: Dataset, steps: int, progress: bool) -> None:
         optimizer = torch.optim.Adam(self.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
+        for _ in tqdm(range(steps), desc="classifier", unit="step", disable=not progress):
             x, y = data.batch(torch.randint(len(data), (_BATCH,)))
             loss = cross_entropy(self.head(self(x)), y)
             optimizer.zero_grad()
@@ -177,6 +188,11 @@ class ClassifierFeatures(nn.Module):
             f"ClassifierFeatures({self.size}-d, trained on {self.trained_on or self.event_shape}, "
             f"accuracy {self.accuracy:.4f}, seed {self.seed})"
         )
+
+
+def _tell(text: str, progress: bool) -> None:
+    if progress:
+        tqdm.write(text)
 
 
 def _split(data: DataSplits | Dataset) -> tuple[Dataset, Dataset, str]:

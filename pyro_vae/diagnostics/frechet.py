@@ -36,6 +36,7 @@ def frechet_distance(
     generated: Tensor,
     *,
     features: Callable[[Tensor], Tensor] | None = None,
+    progress: bool = True,
 ) -> FrechetDistance:
     """Distance between normals fitted to features of real and of generated data, in float64.
 
@@ -52,7 +53,8 @@ def frechet_distance(
         generated: (m, *event_shape), of the same kind: ``vae.sample(10_000)`` for binary data,
             and ``vae.sample(10_000, mean=True)`` too for grey ones.
         features: data (b, *event_shape) -> features (b, d). Default with ``data.load(...)``: a
-            classifier trained on the training labels, ``ClassifierFeatures.fit``.
+            classifier trained on the training labels, ``ClassifierFeatures.fit``, which is kept.
+        progress: tell of the training of that classifier, with a progress bar.
 
     Returns:
         ``FrechetDistance``.
@@ -69,7 +71,7 @@ def frechet_distance(
         >>> 11 < float(distance) < 13
         True
     """
-    x, y, protocol = in_features(real, generated, features)
+    x, y, protocol = in_features(real, generated, features, progress)
     moments = [*_moments("real", x), *_moments("generated", y)]
     return FrechetDistance(distance_of_normals(*moments), **protocol)
 

@@ -48,6 +48,7 @@ def kernel_distance(
     *,
     features: Callable[[Tensor], Tensor] | None = None,
     blocks: int = 10,
+    progress: bool = True,
 ) -> KernelDistance:
     """Squared maximum mean discrepancy of features under a cubic kernel, "KID", in float64.
 
@@ -74,6 +75,7 @@ def kernel_distance(
         generated: as for ``frechet_distance``.
         features: as for ``frechet_distance``.
         blocks: number of blocks, at least 2.
+        progress: as for ``frechet_distance``.
 
     Returns:
         ``KernelDistance``.
@@ -91,7 +93,7 @@ def kernel_distance(
         True
     """
     whole("blocks", blocks, 2)
-    x, y, protocol = in_features(real, generated, features)
+    x, y, protocol = in_features(real, generated, features, progress)
     for name, values in (("real", x), ("generated", y)):
         if len(values) < 2 * blocks:
             raise ValueError(

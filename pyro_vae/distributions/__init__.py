@@ -29,3 +29,8 @@ __all__ = [
     "rescaled",
     "up_to_end",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

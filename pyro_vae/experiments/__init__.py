@@ -11,7 +11,22 @@ from collections.abc import Sequence
 
 __all__ = ["NAMES", "run"]
 
-_SHARED = ("pairing", "pictures", "provenance", "rates", "real_tables", "running", "tables")
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
+
+
+_SHARED = (
+    "pairing",
+    "pictures",
+    "provenance",
+    "rates",
+    "real_tables",
+    "running",
+    "standing",
+    "tables",
+)
 NAMES = tuple(
     sorted(
         m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "hidden width": args.width,
         "pixels": math.prod(splits.event_shape),
     }
-    results = Results(args.out, common, args.command)
+    results = Results(args.out, common, args.command, quiet=args.quiet)
     networks = {"latents": args.latents, "width": args.width, "event_shape": splits.event_shape}
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "masked channels": args.channels,
         "rate": args.rate,
     }
-    results = Results(args.out, common, args.command)
+    results = Results(args.out, common, args.command, quiet=args.quiet)
     networks = {
         "width": args.width,
         "channels": args.channels,

@@ -32,6 +32,7 @@ from ..ground.streams import forked
 from ..training.trainer import Trainer
 from . import running
 from .running import first, parser
+from .standing import Standing
 
 NAME = "gallery"
 EPOCHS = 30
@@ -232,7 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.epochs, count = 1, 500
     splits = first(splits, count, 2000)
-    for name in args.systems:
+    stands = Standing(quiet=args.quiet)
+    for name in stands.over(args.systems, epochs=args.epochs):
         with forked(splits.train.device, args.seeds[0]):
             save(PICTURES[name](Bench(splits, args.epochs)), args.out / f"{name}.png")
     return 0

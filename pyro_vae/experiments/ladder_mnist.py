@@ -224,23 +224,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "annealed data": args.annealed,
         "temperatures": args.temperatures,
     }
-    results = Results(args.out, common, args.command)
-    for key in keys(system=args.systems, layers=args.layers, seed=args.seeds):
+    results = Results(args.out, common, args.command, quiet=args.quiet)
+
+    def there(key: dict[str, Any]) -> bool:
+        return results.there(_tuned(key) if args.fine_tune else key)
+
+    asked = keys(system=args.systems, layers=args.layers, seed=args.seeds)
+    epochs = args.epochs + args.fine_tune
+    for key in results.stands.over(asked, epochs=epochs, there=there, name=told):
         trainer = _train(args, results, splits, key)
         if not args.train_only:
             _measure(args, results, splits, key, trainer)
         if args.fine_tune:
-            tuned = {**key, "system": f"{key['system']}+FT"}
-            trainer = _fine_tune(args, results, splits, key, tuned)
+            trainer = _fine_tune(args, results, splits, key)
             if not args.train_only:
-                _measure(args, results, splits, tuned, trainer)
+                _measure(args, results, splits, _tuned(key), trainer)
     results.publish(table, by=BY, references=REFERENCES)
     return 0
 
 
-def _fine_tune(
-    args: Any, results: Results, splits: DataSplits, key: dict[str, Any], tuned: dict[str, Any]
-) -> Trainer:
+def _tuned(key: dict[str, Any]) -> dict[str, Any]:
+    return {**key, "system": f"{key['system']}+FT"}
+
+
+def _fine_tune(args: Any, results: Results, splits: DataSplits, key: dict[str, Any]) -> Trainer:
     """The paper's second phase: 10 importance samples, a learning rate that falls by steps."""
 
     def start() -> Trainer:
@@ -249,13 +256,13 @@ def _fine_tune(
         return trainer
 
     return trained(
-        results.path(tuned, ".pt"),
+        results.path(_tuned(key), ".pt"),
         start,
         splits.train,
         epochs=args.epochs + args.fine_tune,
         device=args.device,
         batch_size=args.batch_size,
-        callbacks=[steps(args.epochs, args.fine_tune, _tuning_rate(args.rate))],
+        callbacks=[steps(args.epochs, args.fine_tune, _tuning_rate(args.rate)), results.stands],
         progress=args.progress,
     )
 

@@ -126,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.epochs, args.samples = 5, 20
     settings = {"epochs": args.epochs, "patience": PATIENCE, "batch size": args.batch_size}
-    results = Results(args.out, settings | {"importance samples": args.samples}, args.command)
+    results = Results(
+        args.out, settings | {"importance samples": args.samples}, args.command, quiet=args.quiet
+    )
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         real = TABLES[key["table"]]
@@ -143,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 patience=PATIENCE,
                 epochs=args.epochs,
                 batch_size=args.batch_size,
+                callbacks=[results.stands],
                 progress=args.progress,
             )
             row = measure(trainer, splits, args.samples)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from .. import diagnostics
+from .. import diagnostics, plots
 from ..data import Dataset, DataSplits
 
 SEED = 0
@@ -45,15 +47,17 @@ def binarised(splits: DataSplits) -> DataSplits:
 
 
 def classifier(
-    splits: DataSplits, steps: int
+    splits: DataSplits, steps: int, *, quiet: bool = True
 ) -> tuple[diagnostics.ClassifierFeatures | None, dict[str, Any]]:
     """Features to measure distances in, and the settings that make them again.
 
-    None for data without labels.
+    None for data without labels. Unless ``quiet`` the training of the classifier is told.
     """
     if splits.train.y is None or splits.test.y is None:
         return None, {}
-    features = diagnostics.ClassifierFeatures.fit(splits, steps=steps, seed=SEED)
+    features = diagnostics.ClassifierFeatures.fit(
+        splits, steps=steps, seed=SEED, progress=not quiet
+    )
     told = f"{steps} steps from seed {SEED}, accuracy {features.accuracy:.4f}"
     return features, {"classifier": told}
 
@@ -76,3 +80,13 @@ def distances(
     found = [diagnostics.frechet_distance(real, x, features=same) for x in drawn]
     found += [diagnostics.kernel_distance(real, x, features=same) for x in drawn]
     return dict(zip(names, map(float, found), strict=True))
+
+
+def sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
+    """Draw images (32, *event_shape) under each title into a file, such as a PNG."""
+    figure, axes = plt.subplots(len(rows), 1, figsize=(8, 2.7), layout="constrained")
+    for ax, (title, x) in zip(axes, rows.items(), strict=True):
+        plots.images(x.cpu(), columns=16, ax=ax)
+        ax.set_title(f"E[x|z], {title}")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

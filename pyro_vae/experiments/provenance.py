@@ -15,7 +15,7 @@ import torch
 from ..version import __version__
 
 # What does not change a number, and where things lie on one machine
-_ASIDE = ("out", "data_root", "threads", "progress", "train_only")
+_ASIDE = ("out", "data_root", "threads", "progress", "quiet", "train_only")
 
 
 class Options(argparse.ArgumentParser):

@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch import Tensor
 
-from .. import data, plots
+from .. import data
 from ..data import Dataset, DataSplits
 from ..ground.files import write_atomically
 from ..ground.parsing import integer
@@ -27,6 +25,7 @@ from ..training.saving import load
 from ..training.trainer import Trainer
 from . import pairing
 from .provenance import Options, made
+from .standing import Standing
 
 
 def parser(
@@ -62,6 +61,7 @@ def parser(
     )
     add("--data-root", type=Path, metavar="FOLDER", help="default: $PYRO_VAE_DATA")
     add("--progress", action="store_true", help="show a progress bar")
+    add("--quiet", action="store_true", help="do not say where it stands")
     if batch_size is not None:
         add("--batch-size", type=integer(1), default=batch_size)
     return result
@@ -119,7 +119,8 @@ class Results:
 
     Several processes may fill one folder, which is made if it is missing, each with rows of its
     own. All rows have the ``settings`` in common: ``ValueError`` for a folder of other ones.
-    ``command`` is that of ``Options``, for ``results.json``.
+    ``command`` is that of ``Options``, for ``results.json``. Unless it is ``quiet``, lines on
+    standard error say where it ``stands``.
 
     Example:
         >>> import tempfile
@@ -132,8 +133,15 @@ class Results:
         {'system': 'VAE', 'seed': 0, 'ELBO': -1.5}
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], command: str = "") -> None:
-        self.folder, self.command = Path(folder), command
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Mapping[str, Any],
+        command: str = "",
+        *,
+        quiet: bool = False,
+    ) -> None:
+        self.folder, self.command, self.stands = Path(folder), command, Standing(quiet=quiet)
         (self.folder / "rows").mkdir(parents=True, exist_ok=True)
         self.settings = json.loads(json.dumps(dict(settings)))
         path = self.folder / "settings.json"
@@ -154,7 +162,7 @@ class Results:
         file of its own beside the row's, for ``estimates``.
         """
         path = self.path(key, ".json")
-        if not path.exists():
+        if not self.there(key):
             row = {**key, **compute()}
             if arrays := row.pop("per datum", None):
                 np.savez(buffer := io.BytesIO(), **{k: np.asarray(v) for k, v in arrays.items()})
@@ -173,12 +181,17 @@ class Results:
         """The trainer of the row of this key, as ``trained``, by the options of ``parser``."""
         fit = {"batch_size": args.batch_size, "progress": args.progress, **fit}
         fit |= {"epochs": args.epochs, "device": args.device}
+        fit["callbacks"] = [*fit.get("callbacks", ()), self.stands]
         return trained(self.path(key, ".pt"), build, data, **fit)
 
     def path(self, key: Mapping[str, Any], suffix: str) -> Path:
         """A file that belongs to the row of this key, such as its checkpoint."""
         name = "-".join(str(value) for value in key.values())
         return self.folder / "rows" / (re.sub(r"[^\w.+-]+", "-", name) + suffix)
+
+    def there(self, key: Mapping[str, Any]) -> bool:
+        """Whether the row of this key is stored."""
+        return self.path(key, ".json").exists()
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far, of every process."""
@@ -223,7 +236,8 @@ class Results:
         ``compute`` makes the other entries of the row of a key, see ``row``; ``table`` and what is
         ``compared`` as in ``publish``. Returns all rows.
         """
-        for key in asked:
+        options = {"epochs": self.settings["epochs"], "there": self.there, "name": told}
+        for key in self.stands.over([*asked], **options):
             self.row(key, functools.partial(compute, key))
         return self.publish(table, **compared)
 
@@ -273,16 +287,6 @@ def trained(
         trainer.fit(data, epochs=min(every, epochs - done), **fit)
         trainer.save(path)
     return trainer
-
-
-def sheet(path: Path, rows: Mapping[str, Tensor]) -> None:
-    """Draw images (32, *event_shape) under each title into a file, such as a PNG."""
-    figure, axes = plt.subplots(len(rows), 1, figsize=(8, 2.7), layout="constrained")
-    for ax, (title, x) in zip(axes, rows.items(), strict=True):
-        plots.images(x.cpu(), columns=16, ax=ax)
-        ax.set_title(f"E[x|z], {title}")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def over_seeds(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from ..infer import reconstruct
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
 from . import running
-from .pictures import classifier, distances
+from .pictures import classifier, distances, sheet
 from .rates import RATE, Rate
 from .running import (
     Results,
@@ -43,7 +43,6 @@ from .running import (
     markdown,
     parser,
     shared,
-    sheet,
     told,
 )
 
@@ -172,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.epochs, steps = 4, 50
         splits = first(splits, 1000, 200)
-    features, settings = classifier(splits, steps)
-    results = Results(args.out, shared(args, splits) | settings, args.command)
+    features, settings = classifier(splits, steps, quiet=args.quiet)
+    results = Results(args.out, shared(args, splits) | settings, args.command, quiet=args.quiet)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         trainer = _train(args, results, splits, key)

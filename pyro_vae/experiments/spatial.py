@@ -25,8 +25,9 @@ from ..ground.streams import forked
 from ..training.trainer import Trainer
 from . import running
 from .ladder_mnist import HIDDEN, LATENTS, WARM_UP, recalibrate
+from .pictures import sheet
 from .rates import RATE
-from .running import Results, first, joined, keys, markdown, parser, shared, sheet, told
+from .running import Results, first, joined, keys, markdown, parser, shared, told
 
 NAME = "spatial"
 EPOCHS = 200
@@ -163,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.count, args.test_count = 500, 100
     splits = first(splits, args.count, args.test_count)
     common = shared(args, splits) | {"importance samples": args.importance_samples}
-    results = Results(args.out, common, args.command)
+    results = Results(args.out, common, args.command, quiet=args.quiet)
     steps = -(-len(splits.train) // args.batch_size)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..networks.grids import GridDecoder, GridEncoder, grid_shape
 from ..programs.placing import device_of
 from ..training.trainer import Trainer
 from . import running
-from .pictures import classifier, distances, pooled
+from .pictures import classifier, distances, pooled, sheet
 from .rates import RATE, RATES
 from .running import (
     Results,
@@ -37,7 +37,6 @@ from .running import (
     markdown,
     parser,
     shared,
-    sheet,
     told,
 )
 
@@ -225,13 +224,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.epochs, args.prior_epochs, steps = 2, 1, 50
         splits = first(splits, 1000, 200)
-    features, settings = classifier(splits, steps)
+    features, settings = classifier(splits, steps, quiet=args.quiet)
     common = shared(args, splits) | {
         "rate": args.rate,
         "codes": args.codes,
         "epochs of the prior at most": args.prior_epochs,
     }
-    results = Results(args.out, common | settings, args.command)
+    results = Results(args.out, common | settings, args.command, quiet=args.quiet)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         make = functools.partial(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -34,6 +37,22 @@ def new_axes(rows: int, columns: int, size: tuple[float, float]) -> list[Axes]:
     return list(axes.flat)
 
 
+def keep_within(ax: Axes) -> None:
+    """Make axes smaller whose labels are cut off at the edge of a figure without a layout."""
+    if ax.figure.get_layout_engine() is not None:
+        return
+    # Smaller axes may have other ticks, whose labels are longer
+    for _ in range(3):
+        inside = ax.figure.transFigure.inverted().transform_bbox(ax.get_tightbbox())
+        box = ax.get_position()
+        left, bottom = max(0.0, -inside.x0), max(0.0, -inside.y0)
+        right, top = max(0.0, inside.x1 - 1), max(0.0, inside.y1 - 1)
+        width, height = box.width - left - right, box.height - bottom - top
+        if min(width, height) <= 0 or not any((left, bottom, right, top)):
+            return
+        ax.set_position([box.x0 + left, box.y0 + bottom, width, height])
+
+
 def shown(text: object) -> str:
     r"""A name that matplotlib shows as it is: no dollar begins a formula, all is Unicode.
 
@@ -42,3 +61,19 @@ def shown(text: object) -> str:
         2\$ or 3\$
     """
     return str(text).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+
+
+def wrapped(text: object, width: int = 24) -> str:
+    """``shown`` in lines of at most so many letters, for names that leave room to a picture.
+
+    Example:
+        >>> print(wrapped("another really quite long name of a class"))
+        another really quite
+        long name of a class
+        >>> print(wrapped("a_name_of_one_word_that_is_long"))
+        a_name_of_one_
+        word_that_is_long
+    """
+    # Names of one word may break at its underscores
+    lines = textwrap.wrap(str(text).replace("_", "_\0 "), width)
+    return "\n".join(shown(re.sub("\0 ?", "", line)) for line in lines) or shown(text)

@@ -35,6 +35,19 @@ def two_decimals(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    Example:
+        >>> duration(12.3), duration(150), duration(9000)
+        ('12 s', '2 min', '2 h 30 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def with_error(value: float, error: float, form: Callable[[float], str] = number) -> str:
     """A number and its standard error, left out where there is none."""
     return form(value) if math.isnan(error) else f"{form(value)} +- {form(error)}"

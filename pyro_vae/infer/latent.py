@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +15,17 @@ from ..programs import encoding
 from ..programs.belonging import check_belonging
 from ..programs.coordinates import constrained, unconstrained
 from ..programs.encoding import encode, trace_means
-from ..programs.labels import accepts_labels, label_arguments, labels_for
+from ..programs.labels import (
+    accepts_labels,
+    checked_labels,
+    covariates_of,
+    label_arguments,
+    labels_for,
+)
+from ..programs.means import stand_in_data
 from ..programs.reading import latents_apart
-from ..programs.running import undisturbed
+from ..programs.running import traced, undisturbed
+from ..programs.sites import kinds
 from ..programs.values import check_tensor
 from .discrete import completed
 
@@ -110,7 +120,7 @@ def interpolate(
     steps: int = 10,
     y: Tensor | None = None,
 ) -> Tensor:
-    """Decoded straight line between the posterior means of two data.
+    """Decoded straight lines between the posterior means of two data, or of pairs of them.
 
     x_t = E[x | (1 - t) z_start + t z_end], t = 0 .. 1 in ``steps`` equal steps, in all layers.
     Latents that cannot be all real numbers go straight in unconstrained coordinates, such as the
@@ -119,38 +129,99 @@ def interpolate(
     Args:
         model: generative program.
         guide: inference program.
-        start: (*event_shape,).
-        end: (*event_shape,).
-        steps: number of results, at least 2.
-        y: two labels (2,) for a conditional pair; the first is used up to the middle.
+        start: (*event_shape,), or (n, *event_shape) for n lines.
+        end: like ``start``.
+        steps: number of results of a line, at least 2.
+        y: two labels (2,) for a conditional pair, or (n, 2), those of each line; the first is
+            used up to the middle.
 
     Returns:
-        (steps, *event_shape); of ``likelihoods.Tokens`` the most probable ones.
+        (steps, *event_shape), or (n, steps, *event_shape); of ``likelihoods.Tokens`` the most
+        probable ones.
 
     Raises:
-        ValueError: fewer than 2 steps, ends that are not single data.
+        ValueError: fewer than 2 steps, ends of unequal or wrong shapes.
+
+    Example:
+        >>> from pyro_vae import guides, likelihoods, models
+        >>> vae = models.VAE((6,), latents=2, likelihood=likelihoods.Gaussian())
+        >>> x = torch.randn(8, 6)
+        >>> interpolate(vae, guides.BottomUp(vae), x[:4], x[4:], steps=5).shape
+        torch.Size([4, 5, 6])
     """
     whole("steps", steps, 2)
-    _check_single(model, start, "start")
-    _check_single(model, end, "end")
+    check_tensor(start, "start")
+    check_tensor(end, "end")
     if start.shape != end.shape:
         raise ValueError(
-            f"start and end: expected single data of equal shapes, got {tuple(start.shape)} and "
+            f"start and end: expected equal shapes, got {tuple(start.shape)} and "
             f"{tuple(end.shape)}"
         )
-    ends = torch.stack([start, end])
-    y = labels_for(model, y, 2, ends.device)
+    first, last = as_batch(model, start, y, "start"), as_batch(model, end, y, "end")
+    # Row by row start and end, as labels (n, 2) are
+    ends, lines = torch.stack([first, last], 1).flatten(0, 1), len(first)
+    y = _of_ends(model, y, ends)
     means = _means(guide, ends, y)
     y = completed(model, means, ends, y)
     u = unconstrained(model, means, ends, y)
     t = torch.linspace(0, 1, steps, device=ends.device)
-    line = {
-        s: torch.lerp(v[:1], v[1:], t.to(v.dtype).reshape(-1, *(1,) * (v.dim() - 1)))
-        for s, v in u.items()
-    }
-    nearer = (t > 0.5).long()
-    x, labels = ends[nearer], None if y is None else y[nearer]
-    return decode_mean(model, constrained(model, line, x, labels), x, labels)
+    along = {}
+    for site, v in u.items():
+        share = t.to(v.dtype).reshape(-1, *(1,) * (v.dim() - 1))
+        along[site] = torch.lerp(v[::2, None], v[1::2, None], share).flatten(0, 1)
+    nearer = 2 * torch.arange(lines, device=ends.device)[:, None] + (t > 0.5).long()
+    x, labels = ends[nearer.flatten()], None if y is None else y[nearer.flatten()]
+    result = decode_mean(model, constrained(model, along, x, labels), x, labels)
+    return result.unflatten(0, (lines, steps)) if first.shape == start.shape else result
+
+
+def _of_ends(model: Callable, y: Any, ends: Tensor) -> Any:
+    """Labels of ``ends`` (2 n, ...) from two, start and end of all lines, or from (n, 2)."""
+    n = len(ends) // 2
+    if (several := covariates_of(model)) is not None:
+        given = None if y is None else several.columns(y)
+        return given if given is None or len(given) == 2 * n else several.columns(y, 2).repeated(n)
+    shape = np.shape(y)
+    if y is None or not shape:
+        return labels_for(model, y, 2 * n, ends.device)
+    if shape == (n, 2):
+        y = y if isinstance(y, Tensor) else np.asarray(y)
+        return labels_for(model, y.reshape(-1), 2 * n, ends.device)
+    if shape != (2,):
+        raise ValueError(
+            f"y: expected the labels of start and end, shape (2,) or ({n}, 2), got {tuple(shape)}"
+        )
+    return labels_for(model, y, 2, ends.device).repeat(n)
+
+
+def as_batch(model: Callable, x: Tensor, y: Any, name: str) -> Tensor:
+    """Data as (n, *event_shape), given so or one datum (*event_shape,).
+
+    A function does not tell the shape of its data; its data site does, when it is run with the
+    first of the labels ``y``.
+
+    Raises:
+        ValueError: data of another shape.
+    """
+    event_shape = getattr(model, "event_shape", None)
+    if event_shape is None:
+        several = covariates_of(model) is not None or y is None
+        label = None if several else torch.as_tensor(y, device=x.device).reshape(-1)[:1]
+        with undisturbed(model, device=x.device), stand_in_data():
+            trace = traced(model, x[None], checked_labels(model, label, 1, x.device))
+        site = trace.nodes[kinds(trace).observed[-1]]
+        if site["value"].numel() != x.numel():
+            # It observes a part of its data, whose shape it does not tell
+            return x[None]
+        event_shape = (*site["fn"].batch_shape[1:], *site["fn"].event_shape)
+    event_shape, size = tuple(event_shape), math.prod(event_shape)
+    if x.numel() == size and x.dim() <= max(1, len(event_shape)):
+        return x[None]
+    if x.dim() and len(x) and x[0].numel() == size:
+        return x
+    raise ValueError(
+        f"{name}: expected one datum of shape {event_shape} or several, got {tuple(x.shape)}"
+    )
 
 
 def traverse(

@@ -65,3 +65,8 @@ __all__ = [
     "sizes",
     "weigh",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

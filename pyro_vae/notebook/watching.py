@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ..callbacks import Callback
+from ..ground.tables import duration
 from ..training.trainer import Trainer
 
 _BETWEEN_SECONDS = 0.25
@@ -67,13 +68,6 @@ def progress(trainer: Trainer, seconds: float) -> tuple[float, str]:
     bound = f", elbo {position.totals.means()['elbo']:.2f}" if position.totals.count else ""
     return done, (
         f"epoch {len(trainer.history) + 1} ({run.done + 1} of {run.epochs}), step "
-        f"{position.batches} of {run.steps}{bound}, about {_duration(seconds / done - seconds)} "
+        f"{position.batches} of {run.steps}{bound}, about {duration(seconds / done - seconds)} "
         "left"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..data import Column, Dataset
 from ..data.arguments import LabelData
 from ..ground.arguments import known
-from ..ground.drawing import new_axes, shown
+from ..ground.drawing import keep_within, new_axes, shown
 from ..ground.kinds import KINDS
 from ..infer.latent import first_of
 from ..programs.labels import Labels, checked_labels, covariates_of, label_arguments
@@ -27,6 +27,9 @@ from ..programs.running import traced
 from ..programs.unwrapping import innermost, name_of
 from .signals import curves_size, draw_curves, stacked_curves, strips
 from .tables import beside, table_axes
+
+# Width of a letter over its height
+_LETTER = 0.55
 
 
 def rows_of(data: Dataset | Tensor, y: Labels, *programs: Callable) -> tuple[Tensor, LabelData]:
@@ -107,7 +110,9 @@ def draw_grid(
     frame = gap if n > 1 else 0  # make_grid returns a single image without a frame
     grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if plain else math.nan)
     if plain:
-        drawn = ax.imshow(grid.permute(1, 2, 0).numpy())
+        # Between the data is what is behind the picture
+        seen = make_grid(torch.ones_like(cells), nrow=columns, padding=gap)[0]
+        drawn = ax.imshow(grid.permute(1, 2, 0).numpy(), alpha=seen.numpy())
     else:
         low, high = span or value_range([x])
         drawn = ax.imshow(grid[0].numpy(), cmap=cmap or "viridis", vmin=low, vmax=high)
@@ -141,6 +146,12 @@ def _label(
         axis.set_label_text(numbered)
         return
     shown = [i for i, label in enumerate(labels) if label]
+    if axis.axis_name == "x" and len(shown) > 1:
+        # As many as do not touch
+        letter = _LETTER * axis.label.get_size() / 72 * axis.figure.dpi
+        room = axis.axes.get_window_extent().width * (shown[1] - shown[0]) / len(labels)
+        longest = max(len(labels[i]) for i in shown)
+        shown = shown[:: math.ceil((longest + 1) * letter / room)]
     axis.set_ticks([frame + i * step + (cell - 1) / 2 for i in shown], [labels[i] for i in shown])
 
 
@@ -188,6 +199,7 @@ def grid_axes(
         )
         (ax,) = new_axes(1, 1, (width + 0.4, height + (0.6 if column_labels else 0.3)))
     add_scale(draw_grid(ax, x, columns, **labels), [ax])
+    keep_within(ax)
     return ax
 
 

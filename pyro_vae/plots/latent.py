@@ -13,11 +13,11 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from ..ground.arguments import whole
-from ..ground.drawing import shown
+from ..ground.drawing import keep_within, shown
 from ..infer import grid_2d, interpolate, traverse
-from ..infer.latent import first_of
+from ..infer.latent import as_batch, first_of
 from ..programs.coordinates import coordinates
-from ..programs.labels import covariates_of, label_arguments, labels_for
+from ..programs.labels import label_arguments, labels_for
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
@@ -68,60 +68,15 @@ def interpolation(
     check_tensor(start, "start")
     check_tensor(end, "end")
     table = columns_of(start, model)
-    if start.shape != end.shape:
-        raise ValueError(
-            f"start and end: expected equal shapes, got {tuple(start.shape)} and "
-            f"{tuple(end.shape)}"
-        )
-    several = covariates_of(model)
-    if several is not None or y is None:
-        label = None
-    else:
-        y = torch.as_tensor(y, device=start.device)
-        label = y.reshape(-1)[:1]
-    start, end = _batched(model, start, label, "start"), _batched(model, end, label, "end")
-    if several is not None:
-        given = several.columns(y)
-        if len(given) != 2 * len(start):
-            given = several.columns(given, 2).repeated(len(start))
-        labels = given.split(2)
-    elif y is not None and y.shape not in ((2,), (len(start), 2)):
-        raise ValueError(
-            f"y: expected the labels of start and end, shape (2,) or ({len(start)}, 2), got "
-            f"{tuple(y.shape)}"
-        )
-    else:
-        labels = [None] * len(start) if y is None else list(y.expand(len(start), 2))
+    start, end = as_batch(model, start, y, "start"), as_batch(model, end, y, "end")
     with measuring(model, guide, device=start.device):
-        rows = [
-            interpolate(model, guide, a, b, steps=steps, y=ends)
-            for a, b, ends in zip(start, end, labels, strict=True)
-        ]
+        rows = interpolate(model, guide, start, end, steps=steps, y=y)
     t = spaced(torch.linspace(0, 1, steps).tolist(), most=12)
     options = {"table": table, "kind": kind_of(model)}
-    ax = grid_axes(torch.cat(rows), steps, ax, column_labels=t, **options)
+    ax = grid_axes(rows.flatten(0, 1), steps, ax, column_labels=t, **options)
     (ax.set_ylabel if table else ax.set_xlabel)("share of the way from start to end")
+    keep_within(ax)
     return ax
-
-
-def _batched(model: Callable, x: Tensor, y: Tensor | None, name: str) -> Tensor:
-    """``x`` as (m, *event), given that or one datum (*event,)."""
-    event_shape = getattr(model, "event_shape", None)
-    if event_shape is None:
-        # A function does not tell its data's shape; its data site does, for one datum or many.
-        with measuring(model, device=x.device):
-            trace = run_on(model, x[None], y)
-        event_shape = trace.nodes[kinds(trace).observed[-1]]["fn"].event_shape
-    event_shape, size = tuple(event_shape), math.prod(event_shape)
-    if tuple(x.shape[1:]) == event_shape and len(x):
-        return x
-    if x.numel() == size:
-        return x[None]
-    if x.dim() > 1 and len(x) and x[0].numel() == size:
-        return x
-    raise ValueError(
-        f"{name}: expected one datum of shape {event_shape} or several, got {tuple(x.shape)}"
-    )
 
 
 def traversals(
@@ -175,13 +130,13 @@ def traversals(
     check_tensor(x)
     table = columns_of(x, model)
     labels = labels_for(model, y, 1, x.device)
-    x = _batched(model, x, labels, "x")
+    x = as_batch(model, x, labels, "x")
     if len(x) != 1:
         raise ValueError(f"x: expected one datum, got {len(x)}: pass x[0]")
     if values.dim() != 1 or not len(values):
         raise ValueError(f"values: expected shape (v,), got {tuple(values.shape)}")
     with measuring(model, guide, device=x.device):
-        over = x if data is None else _batched(model, data, labels, "data")
+        over = x if data is None else as_batch(model, data, labels, "data")
         y_over = None if labels is None else first_of(labels, len(over))
         site, kl, unbounded = _unit_kl(model, guide, over, y_over, site)
         if dims is None:
@@ -198,6 +153,7 @@ def traversals(
     ax.set_ylabel(f"latent unit, KL, {what}" if table else "latent unit, KL")
     if not table:
         ax.set_xlabel(what)
+    keep_within(ax)
     return ax
 
 
@@ -292,4 +248,5 @@ def latent_grid(
     unit = "[{}]" if u is z else "[{}], unconstrained"
     ax.set_xlabel(shown(site + unit.format(0)))
     ax.set_ylabel(shown(site + unit.format(1)))
+    keep_within(ax)
     return ax

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Dataset, Rows
 from ..data.columns import of_table
 from ..ground.arguments import at_least, whole
+from ..ground.drawing import keep_within
 from ..ground.kinds import kind_of as check_kind
-from ..handlers import corrupted
+from ..handlers import corrupted, replace_prior
 from ..infer import evaluating, log_likelihood, reconstruct
 from ..programs.given import matched
 from ..programs.labels import Labels, accepts_labels, covariates_of
@@ -93,6 +94,7 @@ def samples(
     *,
     y: Tensor | int | None = None,
     mean: bool = True,
+    prior: nn.Module | Literal["uniform"] | None = None,
     like: Tensor | None = None,
     columns: int | None = None,
     ax: Axes | None = None,
@@ -104,6 +106,8 @@ def samples(
         n: number of data.
         y: labels (n,), or one label for all, for a conditional model.
         mean: show the means of p(x|z) for drawn z in place of drawn x.
+        prior: a module of ``priors`` from which the top latent is drawn in place of the model's
+            own; for a ``models.VQVAE`` a fitted ``priors.CodePrior``, or "uniform".
         like: any data (m, *event), needed for a model without a ``sample`` method of its own.
         columns: images per row, as in ``images``.
         ax: axes to draw on; by default those of a new figure.
@@ -112,25 +116,36 @@ def samples(
         The axes.
 
     Raises:
-        ValueError: a model without ``sample``, and no ``like``.
+        TypeError: ``prior`` is nothing that returns a distribution.
+        ValueError: a model without ``sample``, and no ``like``; a prior that does not fit.
 
     Example:
-        >>> from pyro_vae import likelihoods, models
+        >>> from pyro_vae import likelihoods, models, priors
         >>> vae = models.VAE((1, 8, 8), latents=2, likelihood=likelihoods.Bernoulli(), hidden=())
-        >>> samples(vae, 16).images[0].get_array().shape
+        >>> samples(vae, 16, prior=priors.StandardNormal(2)).images[0].get_array().shape
         (19, 73, 3)
     """
-    x = _draw(model, n, y=y, mean=mean, like=like)
+    x = _draw(model, n, y=y, mean=mean, like=like, prior=prior)
     return images(x, columns=columns, kind=kind_of(model), ax=ax)
 
 
-def _draw(model: Callable, n: int, *, y: Labels, mean: bool, like: Tensor | None) -> Tensor:
+def _draw(
+    model: Callable,
+    n: int,
+    *,
+    y: Labels,
+    mean: bool,
+    like: Tensor | None,
+    prior: nn.Module | Literal["uniform"] | None = None,
+) -> Tensor:
     """Data (n, *event), or the means of their distributions, by ancestral sampling."""
     if not accepts_labels(model):
         y = None  # the labels of a data set, which such a model ignores everywhere
     if hasattr(model, "sample"):
-        drawn = model.sample(n, y=y, mean=mean)
+        drawn = model.sample(n, y=y, mean=mean, **({} if prior is None else {"prior": prior}))
         return drawn if columns_of(drawn) else of_table(drawn, like)
+    if prior is not None:
+        model = replace_prior(model, prior)
     with evaluating(model):
         trace = run(model, n, y, like)
     site = kinds(trace).observed[-1]
@@ -210,6 +225,7 @@ def conditional(
     known = {"table": columns_of(drawn), "kind": kind_of(model)}
     ax = grid_axes(drawn, n, ax, row_labels=names, **known)
     ax.set_ylabel("label" if vary is None else vary)
+    keep_within(ax)
     return ax
 
 

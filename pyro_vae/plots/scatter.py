@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..data.conditions import classes_in, classes_of
-from ..ground.drawing import COLORS, MARKERS, new_axes, shown
+from ..ground.arguments import positive
+from ..ground.drawing import COLORS, MARKERS, keep_within, new_axes, shown, wrapped
 from ..programs.coordinates import coordinates
 from ..programs.encoding import trace_means
 from ..programs.given import matched
@@ -22,6 +23,8 @@ from ..programs.sites import kinds, present
 from .drawing import rows_of, vector_site
 
 _ENCODED_AT_ONCE = 4096
+# Inches of axes below which the legend is small, and the width of a letter over its height
+_NARROW, _LETTER = 4.0, 0.5
 
 
 def latent_scatter(
@@ -31,14 +34,18 @@ def latent_scatter(
     y: Tensor | None = None,
     site: str | None = None,
     labels: Sequence[str] = (),
+    legend: bool = True,
+    s: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the posterior means of a latent site, coloured by label.
 
-    Of a site with more than two units the first two principal components are drawn, with the
-    share of the variance that each explains. Where the guide's distribution cannot be all real
-    numbers, the means are drawn in unconstrained coordinates, such as the logarithm of positive
-    units. Data that do not have the site, as a mask hides it from them, are not drawn.
+    On axes of your own, such as those of a figure of 3.5 inches for a paper, legend and labels
+    take their room from the axes, and names that are too long are short. Of a site with more than
+    two units the first two principal components are drawn, with the share of the variance that
+    each explains. Where the guide's distribution cannot be all real numbers, the means are drawn
+    in unconstrained coordinates, such as the logarithm of positive units. Data that do not have
+    the site, as a mask hides it from them, are not drawn.
 
     Args:
         guide: inference program.
@@ -47,6 +54,9 @@ def latent_scatter(
         y: labels (n,), for the colours and a conditional guide; by default the data's own.
         site: latent site of vectors; by default the first that the guide samples.
         labels: names of the classes, ``labels[y]``; by default the ``Dataset``'s, else numbers.
+        legend: whether the classes are named beside the points.
+        s: area of a point in square points, as of ``Axes.scatter``; by default the smaller the
+            more there are.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
@@ -68,27 +78,39 @@ def latent_scatter(
     ax = _named(ax, names)
     if isinstance(data, Dataset) and (isinstance(labels, Mapping) or not len(labels)):
         labels = classes_of(data)[1]
-    draw_points(ax, points, None if y is None else y.cpu().numpy(), labels)
+    known = None if y is None else y.cpu().numpy()
+    draw_points(ax, points, known, labels, legend=legend, s=s)
+    keep_within(ax)
     return ax
 
 
-def _named(ax: Axes | None, names: Sequence[str]) -> Axes:
-    """Axes for points of a plane, those of a new figure by default."""
+def _named(ax: Axes | None, names: Sequence[Sequence[str]]) -> Axes:
+    """Axes for points of a plane, those of a new figure by default, with the names that fit."""
     ax = ax or new_axes(1, 1, (6.0, 5.0))[0]
-    ax.set(xlabel=shown(names[0]), ylabel=shown(names[1]))
+    box = ax.get_window_extent()
+    for axis, side, fitting in zip(
+        (ax.xaxis, ax.yaxis), (box.width, box.height), names, strict=True
+    ):
+        letters = side / (_LETTER * axis.label.get_size() / 72 * ax.figure.dpi)
+        name = next((name for name in fitting if len(name) <= letters), fitting[-1])
+        axis.set_label_text(shown(name))
     ax.set_aspect("equal", adjustable="datalim")
     return ax
 
 
-def _style(n: int) -> dict[str, float]:
+def _style(n: int, s: float | None = None) -> dict[str, float]:
     """Points that are the smaller the more there are."""
-    return {"s": float(np.clip(8000 / n, 4, 30)), "alpha": 0.8, "linewidths": 0}
+    size = float(np.clip(8000 / n, 4, 30)) if s is None else positive("s", s)
+    return {"s": size, "alpha": 0.8, "linewidths": 0}
 
 
 def _points(
     guide: Callable, data: Dataset | Tensor, y: Tensor | None, site: str | None
-) -> tuple[np.ndarray, list[str], Tensor | None]:
-    """Posterior means as points of a plane (n, 2), the names of its axes, and the labels."""
+) -> tuple[np.ndarray, list[tuple[str, ...]], Tensor | None]:
+    """Posterior means as points of a plane (n, 2), names of its axes, and the labels.
+
+    Each axis has a name and shorter ones.
+    """
     with measuring(guide, device=data.device):
         x, y = rows_of(data, y, guide)
         if not len(x):
@@ -111,11 +133,14 @@ def _points(
             f"site: expected at least two units, {site!r} has {points.shape[1]}: "
             "for a histogram, see infer.encode(guide, x).mean"
         )
-    names = [f"{site}[{unit}]{unconstrained}" for unit in range(2)]
+    names: list[tuple[str, ...]] = [(f"{site}[{unit}]{unconstrained}",) for unit in range(2)]
     if points.shape[1] > 2:
         points, shares = _principal_components(points)
         names = [
-            f"principal component {i} of {site}{unconstrained} ({share:.0%} of the variance)"
+            (
+                f"principal component {i} of {site}{unconstrained} ({share:.0%} of the variance)",
+                f"PC {i} of {site}{unconstrained} ({share:.0%})",
+            )
             for i, share in enumerate(shares, start=1)
         ]
     return points, names, classes_in(y)
@@ -129,6 +154,7 @@ def latent_map(
     name: str = "",
     y: Tensor | None = None,
     site: str | None = None,
+    s: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the posterior means of a latent site, coloured by any score.
@@ -145,6 +171,7 @@ def latent_map(
         name: what the score is, for the colour scale.
         y: labels (n,) for a conditional guide; by default the data's own.
         site: latent site of vectors; by default the first that the guide samples.
+        s: area of a point, as in ``latent_scatter``.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
@@ -171,8 +198,9 @@ def latent_map(
     points, names, _ = _points(guide, data, y, site)
     ax = _named(ax, names)
     low, high = np.quantile(finite, [0.01, 0.99])
-    style = _style(len(points)) | {"cmap": "viridis", "vmin": low, "vmax": high}
+    style = _style(len(points), s) | {"cmap": "viridis", "vmin": low, "vmax": high}
     ax.figure.colorbar(ax.scatter(*points.T, c=scores, **style), ax=ax, label=shown(name))
+    keep_within(ax)
     return ax
 
 
@@ -200,9 +228,10 @@ def draw_points(
     labels: Sequence[str],
     *,
     legend: bool = True,
+    s: float | None = None,
 ) -> None:
     """Draw points (n, 2) by label (n,), with a legend or a colour scale where it is asked for."""
-    style = _style(len(points))
+    style = _style(len(points), s)
     classes = [] if y is None else np.unique(y).tolist()
     if len(classes) > len(COLORS) * len(MARKERS):
         drawn = ax.scatter(*points.T, c=y, cmap="viridis", **style)
@@ -221,17 +250,22 @@ def draw_points(
             *points[y == label].T,
             color=COLORS[i % len(COLORS)],
             marker=MARKERS[i // len(COLORS)],
-            label=shown(labels[label]) if len(labels) else f"{label:g}",
+            label=wrapped(labels[label]) if len(labels) else f"{label:g}",
             **style,
         )
-    if not legend:
-        return
-    drawn = ax.legend(
-        title="label",
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        frameon=False,
-        ncols=1 + (len(classes) - 1) // 20,
-    )
+    if legend:
+        _legend(ax, columns=1 + (len(classes) - 1) // 20)
+
+
+def _legend(ax: Axes, columns: int) -> None:
+    """The classes beside the axes, which give them room where no layout of the figure does."""
+    narrow = ax.get_window_extent().width < _NARROW * ax.figure.dpi
+    small = {"fontsize": "small", "title_fontsize": "small", "handletextpad": 0.1}
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+    drawn = ax.legend(title="label", ncols=columns, **place, **(small if narrow else {}))
     for handle in drawn.legend_handles:
-        handle.set_sizes([30])
+        handle.set_sizes([15 if narrow else 30])
+    if ax.figure.get_layout_engine() is None:
+        box = ax.get_position()
+        taken = drawn.get_window_extent().width / ax.figure.bbox.width
+        ax.set_position([box.x0, box.y0, max(box.width - taken, box.width / 3), box.height])

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import platform
+import time
 import warnings
 from pathlib import Path
 
 import pyro
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ..callbacks.collapse import complaint, ended_without
 from ..data import DataSplits
 from ..diagnostics.evaluation import Evaluation
 from ..ground.files import write_atomically
 from ..ground.streams import forked
-from ..ground.tables import mean_and_error, with_error
+from ..ground.tables import duration, mean_and_error, with_error
 from ..programs.autoguides import few
 from ..programs.placing import device_of
 from ..programs.unwrapping import name_of
 from ..training.trainer import Trainer
-from .sections import SECTIONS, Run, Section, render
+from .pictures import pictures
+from .sections import SECTIONS, Run, Section
 
-_CSS_PIXELS_PER_INCH = 96
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b636b; --page: #f5f6f7;
   --card: #ffffff; --line: #d9dde1; --accent: #1f6fb5; }
@@ -36,15 +34,19 @@ body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 64rem; color: var(
   background: var(--page); font: 16px/1.55 system-ui, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .25rem; }
+h1, h2, p, td, th { overflow-wrap: anywhere; }
 p { margin: .25rem 0 .75rem; max-width: 48rem; }
 p.lead, p.caption, footer { color: var(--soft); }
-p.note { border-left: 4px solid #d98b06; padding: .4rem .8rem; background: var(--card);
-  margin: .75rem 0; }
+p.note { border: 1px solid #d98b06; border-left-width: 6px; border-radius: 6px;
+  padding: .6rem .9rem; background: var(--card); margin: .75rem 0; max-width: none; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 1rem 0; }
 a { color: var(--accent); }
-section { overflow-x: auto; }
-figure { margin: .75rem 0; padding: .75rem; background: #ffffff; border: 1px solid var(--line);
-  border-radius: 8px; overflow-x: auto; }
+.scroll { overflow-x: auto; }
+figure { display: flex; flex-wrap: wrap; justify-content: center; gap: .75rem; margin: .75rem 0;
+  padding: .75rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  overflow-x: auto; }
+picture { flex: 0 1 auto; min-width: 0; }
+picture:not(:only-child) { flex: 1 1 17rem; }
 figure img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
 pre { font-size: .85rem; line-height: 1.45; }
 table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line); }
@@ -52,12 +54,15 @@ caption { caption-side: bottom; padding-top: .4rem; color: var(--soft); font-siz
   text-align: left; }
 td, th { padding: .3rem .9rem; border-top: 1px solid var(--line); text-align: right;
   font-variant-numeric: tabular-nums; }
-td + td { white-space: nowrap; }
-@media (max-width: 34rem) { td, th { padding: .3rem .45rem; font-size: .9rem; } }
+.scroll td + td, .scroll th { white-space: nowrap; }
 tr:first-child td, tr:first-child th { border-top: 0; }
+.facts { width: 100%; }
 .facts td, .facts th { text-align: left; vertical-align: top; }
 .facts th { font-weight: 600; white-space: nowrap; }
 .facts pre { margin: .1rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 34rem) { body { padding: 1.25rem .75rem 3rem; }
+  td, th { padding: .3rem .45rem; font-size: .9rem; }
+  .facts td, .facts th { display: block; } .facts td { border: 0; padding-top: 0; } }
 footer { margin-top: 3rem; font-size: .85rem; }
 """
 
@@ -122,10 +127,12 @@ def write_report(
 def _page(run: Run, evaluation: Evaluation | None, command: str) -> str:
     title = f"{run.data.name}: {name_of(run.trainer.model)} with {name_of(run.trainer.guide)}"
     sections = [("Evaluation", _table(evaluation))] if evaluation is not None else []
+    began = time.perf_counter()
     for section in SECTIONS:
         if figures := _figures(section, run):
             caption = f'<p class="caption">{html.escape(section.caption)}</p>'
             sections.append((section.title, caption + "".join(figures)))
+    cost = _cost(run, evaluation, time.perf_counter() - began)
     links = body = ""
     for heading, content in sections:
         anchor, heading = heading.lower().replace(" ", "-"), html.escape(heading)
@@ -138,7 +145,7 @@ def _page(run: Run, evaluation: Evaluation | None, command: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style></head>\n<body>\n"
         f"<h1>{html.escape(title)}</h1>\n{_notes(run, evaluation)}<nav>{links}</nav>\n"
-        f"{_facts(run, command)}\n{body}"
+        f"{_facts(run, command, cost)}\n{body}"
         f"<footer>Written by pyro_vae with {html.escape(versions)}.</footer>\n</body></html>\n"
     )
 
@@ -181,9 +188,8 @@ def _untrusted(evaluation: Evaluation) -> str:
     return f"{found}The annealed value is no higher: more temperatures will tell."
 
 
-def _facts(run: Run, command: str) -> str:
+def _facts(run: Run, command: str, cost: str) -> str:
     trainer, history = run.trainer, run.trainer.history
-    seconds = sum(row.get("seconds", 0.0) for row in history)
     optimizer = name_of(trainer.optimizer_class)
     kept = [row["epoch"] for row in history if row.get("kept")]
     programs = {"model": repr(trainer.model), "guide": repr(trainer.guide)}
@@ -191,12 +197,26 @@ def _facts(run: Run, command: str) -> str:
     facts = {name: f"<pre>{html.escape(text)}</pre>" for name, text in texts.items() if text}
     facts["training"] = html.escape(
         f"{len(history)} epochs, {trainer.step:,} steps of {optimizer}, learning rate "
-        f"{trainer.lr:g}, {seconds:.0f} seconds"
+        f"{trainer.lr:g}"
         + (f"; epoch {kept[-1]}, the best on held-out data, was kept" if kept else "")
     )
     facts["beta"] = html.escape(str(trainer.beta))
+    facts["cost"] = html.escape(cost)
     rows = "".join(f"<tr><th>{name}</th><td>{fact}</td></tr>" for name, fact in facts.items())
     return f'<table class="facts">{rows}</table>'
+
+
+def _cost(run: Run, evaluation: Evaluation | None, pictures: float) -> str:
+    """What took how long."""
+    seconds: dict[str, float] = {}
+    if rows := run.trainer.history:
+        spent = sum(row.get("seconds", 0.0) for row in rows)
+        seconds = {"training": spent, "an epoch of it": spent / len(rows)}
+    for name, found in (("importance sampling", "importance"), ("annealing", "annealed")):
+        if (found := getattr(evaluation, found, None)) is not None:
+            seconds[name] = found.seconds
+    seconds["pictures"] = pictures
+    return ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
 
 
 def _table(evaluation: Evaluation) -> str:
@@ -208,7 +228,8 @@ def _table(evaluation: Evaluation) -> str:
     if evaluation.baselines:
         names = " and ".join(evaluation.baselines)
         caption += f". Fitted to the training data, for comparison: {names}"
-    return f'<p class="caption">{caption}.</p>{evaluation.to_html()}'
+    table = f'<div class="scroll">{evaluation.to_html()}</div>'
+    return f'<p class="caption">{caption}.</p>{table}'
 
 
 def _ways(evaluation: Evaluation) -> list[str]:
@@ -227,17 +248,7 @@ def _ways(evaluation: Evaluation) -> list[str]:
 def _figures(section: Section, run: Run) -> list[str]:
     """The pictures of a section, or why they could not be drawn."""
     try:
-        return [_figure(section.title, drawn) for drawn in section.draw(run)]
+        return [pictures(section.title, drawn) for drawn in section.draw(run)]
     except Exception as error:  # whatever a program, a name or a drawing library provokes
         warnings.warn(f"report: no {section.title.lower()}: {error}", stacklevel=4)
         return [f'<p class="note">Could not be drawn: {html.escape(str(error))}</p>']
-
-
-def _figure(title: str, drawn: Figure | Axes) -> str:
-    figure = drawn if isinstance(drawn, Figure) else drawn.figure
-    width = round(figure.get_size_inches()[0] * _CSS_PIXELS_PER_INCH)
-    content = base64.b64encode(render(figure)).decode()
-    return (
-        f'<figure><img alt="{html.escape(title)}" width="{width}" '
-        f'src="data:image/png;base64,{content}"></figure>'
-    )

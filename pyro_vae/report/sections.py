@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,38 +20,12 @@ from ..infer import PairSummary
 from ..programs.labels import accepts_labels, covariates_of
 from ..training.trainer import Trainer
 
-_DPI = 144
 _DRAWN = 64
 _SHOWN = 16
 _PAIRS = 5
 _FEW = 3
 _OUTLIERS_AMONG = 1000
 _POINTS = 3000
-
-
-def render(drawn: Figure | Axes, format: str = "png", *, dpi: int = _DPI) -> bytes:
-    """The bytes of a picture file, the same for the same picture; the figure is closed.
-
-    Args:
-        drawn: a figure, or axes of it.
-        format: "png", "pdf", "svg" or another one that matplotlib writes.
-        dpi: dots per inch.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        ValueError: a format that matplotlib does not write.
-    """
-    figure = drawn if isinstance(drawn, Figure) else drawn.figure
-    buffer = io.BytesIO()
-    try:
-        # matplotlib signs PNG files with its web address, which a file for offline use can miss
-        metadata = {"metadata": {"Software": None}} if format == "png" else {}
-        figure.savefig(buffer, format=format, dpi=dpi, facecolor="white", **metadata)
-    finally:
-        plt.close(figure)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)

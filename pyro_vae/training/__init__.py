@@ -5,3 +5,8 @@ from .history import History
 from .trainer import Trainer
 
 __all__ = ["History", "Skip", "Trainer"]
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

@@ -1,13 +1,16 @@
 """Features of a classifier: learnt, cached under what they depend on, the same again."""
 
+import functools
 import warnings
 
 import pytest
 import torch
 
-from pyro_vae import data
+from pyro_vae import data, diagnostics
 from pyro_vae.data import Dataset
 from pyro_vae.diagnostics import ClassifierFeatures, InceptionFeatures
+
+QUICK = {"size": 64, "steps": 3, "seed": 0, "cache": True, "progress": True}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,39 @@ def test_the_users_cache_folder(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ClassifierFeatures.fit(digits.test, steps=10)
     assert len(list((tmp_path / "pyro_vae").glob("features-*.pt"))) == 1
+
+
+def test_what_takes_time_is_announced_and_what_is_kept_is_told(digits, tmp_path, capsys):
+    """The file is named, and deleting it trains again, as the line says."""
+    fit = functools.partial(ClassifierFeatures.fit, digits, steps=10, cache=tmp_path)
+    fit()
+    said, (file,) = capsys.readouterr(), tmp_path.iterdir()
+    assert said.out == (
+        "training a classifier on the labels of digits for features, 10 steps; it will be kept in "
+        f"{file}\n"
+    )
+    assert "classifier: 100%" in said.err and "10/10" in said.err
+    fit()
+    read = f"the classifier for features is read from {file}: delete this file to train it again\n"
+    assert capsys.readouterr() == (read, "")
+    file.unlink()
+    fit()
+    assert capsys.readouterr().out == said.out
+    fit(cache=False, steps=11)
+    assert capsys.readouterr().out.endswith("11 steps; it is not kept\n")
+    fit(progress=False)
+    diagnostics.frechet_distance(digits, digits.train.x, features=torch.nn.Flatten())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_distances_tell_of_the_classifier_that_they_train(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ClassifierFeatures.fit.__func__, "__kwdefaults__", QUICK)
+    for distance in (diagnostics.frechet_distance, diagnostics.kernel_distance):
+        distance(digits, digits.train.x[:200], progress=False)
+        assert capsys.readouterr() == ("", "")
+        distance(digits, digits.train.x[:200])
+        assert str(tmp_path / "pyro_vae") in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(digits, tmp_path):

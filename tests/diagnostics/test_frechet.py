@@ -67,7 +67,9 @@ def test_features_without_spread_do_not_become_complex():
 
 def test_splits_bring_their_features_and_their_test_set(monkeypatch):
     d = DataSplits("mine", Dataset(torch.rand(40, 3)), Dataset(torch.rand(30, 3)))
-    monkeypatch.setattr(ClassifierFeatures, "fit", lambda data: nn.Identity() if data is d else 0)
+    monkeypatch.setattr(
+        ClassifierFeatures, "fit", lambda data, **_: nn.Identity() if data is d else 0
+    )
     generated = torch.rand(20, 3)
     found = frechet_distance(d, generated)
     assert isinstance(found, FrechetDistance)

@@ -127,7 +127,7 @@ def test_it_is_the_same_each_time_and_leaves_the_global_stream():
 
 def test_protocol_and_splits(monkeypatch):
     d = DataSplits("mine", Dataset(torch.rand(40, 3)), Dataset(torch.rand(30, 3)))
-    monkeypatch.setattr(ClassifierFeatures, "fit", lambda data: SAME if data is d else 0)
+    monkeypatch.setattr(ClassifierFeatures, "fit", lambda data, **_: SAME if data is d else 0)
     generated = torch.rand(20, 3)
     found = kernel_distance(d, generated, blocks=5)
     assert isinstance(found, KernelDistance) and found.blocks == 5

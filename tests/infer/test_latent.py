@@ -117,6 +117,45 @@ def test_interpolation_needs_two_steps(linear):
         interpolate(linear.vae, linear.guide(), torch.zeros(6), torch.ones(6), steps=1)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_pairs_of_rows_have_a_line_each(deep, n):
+    vae, x = VAE((6,), (3, 2), likelihood=Gaussian(), hidden=(5,), condition=4), torch.randn(6, 6)
+    y = torch.tensor([[0, 1], [2, 3], [3, 0]])[:n]
+    for model, guide, labels in (
+        (*deep, None),
+        (vae, BottomUp(vae), y),
+        (vae, BottomUp(vae), y[0]),
+    ):
+        lines = interpolate(model, guide, x[:n], x[3 : 3 + n], steps=4, y=labels)
+        assert lines.shape == (n, 4, 6)
+        for i in range(n):
+            own = labels if labels is None or labels.dim() == 1 else labels[i]
+            one = interpolate(model, guide, x[i], x[3 + i], steps=4, y=own)
+            torch.testing.assert_close(lines[i], one)
+
+
+def test_pairs_of_rows_of_functions():
+    """Those of plates within that of the data have a datum of their dimensions, not several."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0))
+            with pyro.plate("columns", 3, dim=-1):
+                pyro.sample("x", dist.Normal(z * torch.arange(3.0), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(x.mean(-1, keepdim=True), 1.0))
+
+    x = torch.randn(4, 3)
+    own, other = (user_model, user_guide), (model, guide)
+    for pair in (own, other):
+        lines = interpolate(*pair, x[:2], x[2:], steps=3)
+        one = [interpolate(*pair, x[i], x[2 + i], steps=3) for i in range(2)]
+        torch.testing.assert_close(lines, torch.stack(one))
+        assert lines.shape == (2, 3, 3)
+
+
 def test_traversal_by_hand(linear):
     x = linear.data(1)
     mean, _ = linear.posterior(x)
@@ -245,14 +284,13 @@ def test_labels_in_other_forms(as_y):
 
 def test_starting_points_are_single_data(linear):
     pair, x = (linear.vae, linear.guide()), linear.data(6)
-    for name, call in {
-        "start": lambda: interpolate(*pair, x[:3], x[3:]),
-        "end": lambda: interpolate(*pair, x[0], x[3:]),
-        "x": lambda: traverse(*pair, x[:3], site="z1"),
-    }.items():
-        message = rf"^{name}: expected a single datum of shape \(6,\), got \(3, 6\): .* x\[0\]$"
-        with pytest.raises(ValueError, match=message):
-            call()
+    message = r"^x: expected a single datum of shape \(6,\), got \(3, 6\): .* x\[0\]$"
+    with pytest.raises(ValueError, match=message):
+        traverse(*pair, x[:3], site="z1")
+    with pytest.raises(ValueError, match=r"start and end: .* shapes, got \(6,\) and \(3, 6\)$"):
+        interpolate(*pair, x[0], x[3:])
+    with pytest.raises(ValueError, match=r"^start: expected one datum of shape \(6,\) or several"):
+        interpolate(*pair, x[:, :5], x[:, :5])
     with pytest.raises(ValueError, match=r"start and end: .* equal shapes, got \(3,\) and \(2,\)"):
         interpolate(user_model, user_guide, torch.zeros(3), torch.zeros(2))
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from drawn import assert_drawn, binary, cells, functions, pair, texts
 
-from pyro_vae import handlers, infer, plots
+from pyro_vae import handlers, infer, plots, priors
 from pyro_vae.data import Dataset
+from pyro_vae.infer.latent import decode_mean
 from pyro_vae.plots import drawing
 
 # images
@@ -140,6 +141,23 @@ def test_samples_of_a_function(mean):
 def test_samples_of_a_function_need_an_example():
     with pytest.raises(ValueError, match=r"like=x\[:1\]"):
         plots.samples(functions()[0], 4)
+
+
+@pytest.mark.parametrize("kind", ["library", "functions"])
+def test_samples_of_another_prior(kind):
+    """At the value at which the prior puts all draws."""
+    model, _ = pair() if kind == "library" else functions()
+    x, (site, size) = torch.rand(4, 1, 4, 5), ("z1", 2) if kind == "library" else ("code", 3)
+    prior = priors.StandardNormal(size)
+    prior.loc.fill_(1.5)
+    prior.scale.fill_(1e-6)
+    like = None if kind == "library" else x[:1]
+    ax = plots.samples(model, 4, prior=prior, like=like)
+    expected = decode_mean(model, {site: torch.full((4, size), 1.5)}, x)
+    shown = cells(ax, 1, 4, (1, 4, 5))[0]
+    torch.testing.assert_close(shown, expected.expand_as(shown), atol=1e-4, rtol=1e-4)
+    with pytest.raises(TypeError, match="prior: expected"):
+        plots.samples(model, 4, prior=3, like=like)
 
 
 def test_conditional_has_a_row_per_class():

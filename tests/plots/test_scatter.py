@@ -1,5 +1,8 @@
 """Pictures of where data lie in latent space, compared with the numbers that they show."""
 
+import itertools
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -175,3 +178,59 @@ def test_principal_components_and_scores_without_a_value():
 def test_bad_scores(color, message):
     with pytest.raises(ValueError, match=message):
         plots.latent_map(pair(**SMALL)[1], X, color)
+
+
+def inside(ax):
+    """Whether all that is drawn and written is in the figure, but for rounding."""
+    ax.figure.draw_without_rendering()
+    box, paper = ax.get_tightbbox(), ax.figure.bbox
+    return box.x0 > -2 and box.y0 > -2 and box.x1 < paper.x1 + 2 and box.y1 < paper.y1 + 2
+
+
+@pytest.mark.parametrize("layout", [None, "constrained"])
+@pytest.mark.parametrize("latents", [2, 5])
+def test_points_fit_the_axes_of_a_paper(layout, latents):
+    guide, x = pair(latents=latents)[1], torch.rand(40, 1, 4, 5)
+    names = [f"class {i}" for i in range(9)] + [
+        "a class of a long name that nobody can abbreviate"
+    ]
+    data = Dataset(x, torch.arange(40) % 10, names=names)
+    _, ax = plt.subplots(figsize=(3.5, 3.0), layout=layout)
+    assert plots.latent_scatter(guide, data, ax=ax, s=3.0) is ax and inside(ax)
+    assert [float(c.get_sizes()[0]) for c in ax.collections] == [3.0] * 10
+    told = texts(ax.get_legend().get_texts())
+    assert told[:9] == names[:9] and told[9].split() == names[9].split() and "\n" in told[9]
+    assert ax.get_window_extent().width > ax.figure.bbox.width / 5
+    short = latents > 2
+    assert ("PC 1 of z1 (" in ax.get_xlabel()) == ("PC 2 of z1 (" in ax.get_ylabel()) == short
+    _, ax = plt.subplots(figsize=(3.5, 3.0), layout=layout)
+    plots.latent_map(guide, x, x.flatten(1).sum(1), name="sum", ax=ax, s=2.5)
+    assert float(ax.collections[0].get_sizes()[0]) == 2.5
+    # The layout of matplotlib is one draw behind where its own change of limits changes ticks
+    assert layout is not None or inside(ax)
+
+
+def test_a_legend_may_be_left_out(linear):
+    x = linear.data(9)
+    ax = plots.latent_scatter(linear.guide(), x, y=torch.arange(9) % 3, legend=False)
+    assert ax.get_legend() is None and len(ax.collections) == 3
+    with pytest.raises(ValueError, match="s: expected a positive finite number, got 0"):
+        plots.latent_scatter(linear.guide(), x, s=0)
+
+
+@pytest.mark.parametrize("layout", [None, "constrained"])
+def test_grids_fit_the_axes_of_a_paper(layout):
+    vae, guide = pair(latents=2)
+    given, x = pair(latents=2, condition=10)[0], torch.rand(6, 1, 4, 5)
+    for draw in (
+        lambda ax: plots.interpolation(vae, guide, x[:3], x[3:], ax=ax),
+        lambda ax: plots.traversals(vae, guide, x[0], ax=ax),
+        lambda ax: plots.latent_grid(vae, like=x, ax=ax),
+        lambda ax: plots.conditional(given, ax=ax),
+        lambda ax: plots.samples(vae, 16, ax=ax),
+    ):
+        _, ax = plt.subplots(figsize=(3.5, 3.0), layout=layout)
+        draw(ax)
+        assert inside(ax)
+        boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))

@@ -4,12 +4,14 @@ import html
 import io
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from PIL import Image
 from torch import nn
 
@@ -17,8 +19,9 @@ from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, models, pl
 from pyro_vae.data import Dataset, DataSplits
 from pyro_vae.infer import Budget
 from pyro_vae.report import render, sections, write_report
+from pyro_vae.report.pictures import DARK, darken
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "source"}
 COMMON = ["Training", "Reconstructions", "Interpolations", "Traversals"]
 
 
@@ -28,7 +31,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.headings, self.images, self.loaded, self.ids = [], [], [], [], set()
-        self.tags = set()
+        self.tags, self.dark = set(), []
         self.feed(text)
         assert not self.open
 
@@ -40,7 +43,10 @@ class Page(HTMLParser):
             kind, _, content = attributes["src"].partition(",")
             assert kind == "data:image/png;base64" and attributes["alt"]
             self.images.append((int(attributes["width"]), base64.b64decode(content)))
-        self.loaded += [attributes[k] for k in ("href", "src") if k in attributes]
+        if tag == "source":
+            assert attributes["media"] == "(prefers-color-scheme: dark)"
+            self.dark.append(base64.b64decode(attributes["srcset"].partition(",")[2]))
+        self.loaded += [attributes[k] for k in ("href", "src", "srcset") if k in attributes]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -94,7 +100,8 @@ def test_the_page_needs_nothing_but_itself(page):
 
 def test_images_decode_to_pictures(page):
     parsed = Page(page[0])
-    assert len(parsed.images) == 7
+    # One per section, but for the evaluation and the three panels of the curves
+    assert len(parsed.images) == 9
     for width, content in parsed.images:
         assert b"matplotlib" not in content
         with Image.open(io.BytesIO(content)) as picture:
@@ -102,6 +109,57 @@ def test_images_decode_to_pictures(page):
             assert picture.size[0] / width == pytest.approx(1.5, rel=0.01)
             low, high = picture.convert("L").getextrema()
             assert low < 100 and high == 255
+
+
+def test_every_picture_has_a_form_for_dark_screens(page):
+    parsed = Page(page[0])
+    assert len(parsed.dark) == len(parsed.images)
+    for (_, light), dark in zip(parsed.images, parsed.dark, strict=True):
+        with Image.open(io.BytesIO(light)) as a, Image.open(io.BytesIO(dark)) as b:
+            assert a.size == b.size
+            corner = b.convert("RGB").getpixel((0, 0))
+            assert "#" + bytes(corner).hex() == DARK[1]
+            assert b.convert("L").getextrema()[1] > 150
+
+
+def test_black_and_white_become_those_of_a_dark_page():
+    figure, ax = plt.subplots()
+    (line,) = ax.plot([0, 1], color="#3f90da")
+    (dim,) = ax.plot([0, 1], color="#bd1f01")
+    text = ax.set_xlabel("words")
+    note = ax.text(0, 0, "words", bbox={"facecolor": "white"})
+    mesh = ax.pcolormesh(torch.rand(3, 3), cmap="Blues")
+    points = ax.scatter([0], [0], color="0.75")
+    ax.legend([line], ["line"])
+    darken(figure)
+    ink, card = map(to_rgba, DARK)
+    assert to_rgba(text.get_color()) == to_rgba(note.get_color()) == ink
+    assert figure.get_facecolor() == ax.get_facecolor() == card
+    assert note.get_bbox_patch().get_facecolor() == card
+    assert ax.get_legend().get_frame().get_facecolor()[:3] == card[:3]
+    assert ax.spines["left"].get_edgecolor() == ink
+    assert to_rgba(line.get_color()) == to_rgba("#3f90da")
+    assert min(to_rgba(dim.get_color())) > 0.3
+    assert mesh.get_cmap()(0.0) == card
+    assert 0.2 < points.get_facecolor()[0, 0] < 0.5
+    figure.canvas.draw()
+    plt.close(figure)
+
+
+def test_panels_stack_and_tables_scroll(page):
+    text, evaluation = page
+    assert f'<div class="scroll">{evaluation.to_html()}</div>' in text
+    figures = text.split("<figure>")[1:]
+    assert [part.split("</figure>")[0].count("<picture>") for part in figures][:2] == [3, 1]
+    # What has no words may be as small as it will
+    assert figures[1].count('style="min-width: 0px"') == 1
+    assert "flex-wrap: wrap" in text and "width=device-width" in text
+
+
+def test_what_took_how_long(page):
+    cost = re.search(r"<th>cost</th><td>(.*?)</td>", page[0])[1]
+    parts = ("training", "an epoch of it", "importance sampling", "pictures")
+    assert re.fullmatch(", ".join(rf"{part} \d+ (s|min)" for part in parts), cost)
 
 
 def test_the_page_holds_the_numbers_of_the_evaluation(page):
@@ -207,7 +265,9 @@ def test_programs_of_your_own(tmp_path):
     assert {*COMMON, "Samples", "Latent map"} <= set(Page(text).headings)
 
 
-def test_no_state_changes_and_the_same_file_again(digits, tmp_path):
+def test_no_state_changes_and_the_same_file_again(digits, tmp_path, monkeypatch):
+    # But for the time that it took
+    monkeypatch.setattr("pyro_vae.report.page.time", SimpleNamespace(perf_counter=lambda: 0.0))
     trainer = fitted(digits, latents=2)
     dynamic = DataSplits("digits", digits.train, digits.test.replace(binarize="dynamic"))
     parameters = [p.clone() for m in trainer.modules() for p in m.parameters()]
