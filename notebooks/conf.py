@@ -18,7 +18,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from math_core import LatexToMathML
+from math_core import LatexError, LatexToMathML
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
@@ -26,6 +26,8 @@ import pyro_vae
 from pyro_vae.cli.options import parse
 
 ROOT = Path(__file__).parents[1]
+# Of the help of the command line, whatever the terminal
+os.environ["COLUMNS"] = "84"
 
 project = "pyro_vae"
 release = version = pyro_vae.__version__
@@ -38,6 +40,8 @@ html_title = f"pyro_vae {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+# Pages that are opened as files may not fetch others
+html_show_search_summary = False
 html_show_sourcelink = False
 html_math_renderer = "mathml"
 pygments_style, pygments_dark_style = "friendly", "github-dark"
@@ -123,13 +127,18 @@ def page(path: Path) -> str | None:
     return f"/api/{room[0]}.md" if len(room) == 1 and room[0] in pyro_vae.__all__ else None
 
 
-_MATHML = LatexToMathML()
+def mathml(text: str, *, block: bool) -> str:
+    """A formula in LaTeX as MathML, which browsers draw by themselves."""
+    try:
+        return LatexToMathML().convert_with_local_state(text, displaystyle=block)
+    except LatexError as error:
+        raise ValueError(f"formula {text!r}: {error}") from error
 
 
 def formula(writer: Any, node: nodes.math | nodes.math_block) -> None:
-    """MathML, which browsers draw by themselves; what it cannot say is an error."""
+    """What stands for a formula on a page."""
     block = isinstance(node, nodes.math_block)
-    text = _MATHML.convert_with_local_state(node.astext(), displaystyle=block)
+    text = mathml(node.astext(), block=block)
     writer.body.append(f'<div class="formula">{text}</div>' if block else text)
     raise nodes.SkipNode
 
