@@ -193,14 +193,10 @@ def names() -> dict[str, str]:
 
 def public(room: ModuleType) -> list[str]:
     """The classes and functions of a room."""
-    parts = {name: getattr(room, name) for name in getattr(room, "__all__", dir(room))}
-    return [
-        name
-        for name, part in parts.items()
-        if (inspect.isclass(part) or inspect.isfunction(part))
-        and (hasattr(room, "__all__") or part.__module__ == room.__name__)
-        and not name.startswith("_")
-    ]
+    own = [n for n, part in vars(room).items() if getattr(part, "__module__", "") == room.__name__]
+    listed = getattr(room, "__all__", [name for name in own if not name.startswith("_")])
+    parts = {name: getattr(room, name) for name in listed}
+    return [n for n, part in parts.items() if inspect.isclass(part) or inspect.isfunction(part)]
 
 
 def linked(app: Sphinx, tree: nodes.document) -> None:
@@ -216,17 +212,23 @@ def linked(app: Sphinx, tree: nodes.document) -> None:
             link += code
 
 
+def told(*arguments: str) -> str:
+    """What the command line prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        parse(arguments)
+    return out.getvalue()
+
+
 class Help(Directive):
-    """What ``pyro-vae COMMAND --help`` prints."""
+    """The help of a command."""
 
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The block."""
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-            parse([*self.arguments, "--help"])
-        return [nodes.literal_block(out.getvalue(), out.getvalue(), language="text")]
+        """As a block."""
+        text = told(*self.arguments, "--help")
+        return [nodes.literal_block(text, text, language="text")]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
