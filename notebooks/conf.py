@@ -231,8 +231,15 @@ class Help(Directive):
         return [nodes.literal_block(text, text, language="text")]
 
 
+def within(app: Sphinx) -> None:
+    """MyST-NB keeps what it extracts with the rest of what Sphinx keeps, not beside the site."""
+    folder = str(Path(app.doctreedir, "notebooks"))
+    app.env.mystnb_config = app.env.mystnb_config.copy(output_folder=folder)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx asks for."""
+    app.connect("builder-inited", within)
     app.connect("source-read", read)
     # Before napoleon
     app.connect("autodoc-process-docstring", docstring, priority=100)

@@ -185,7 +185,7 @@ def site(tmp_path_factory):
     """The folder of the whole site, built without a warning and without a network."""
     for name in ("sphinx", "furo", "myst_nb", "math_core"):
         pytest.importorskip(name, reason=WITH_DOCS)
-    out = tmp_path_factory.mktemp("site")
+    out = tmp_path_factory.mktemp("built") / "site"
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     nowhere = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(SOURCE), str(out)]
@@ -198,6 +198,7 @@ def site(tmp_path_factory):
     )
     after = os.times()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(out.parent.iterdir()) == [out], "nothing is written beside it"
     seconds = after.children_user + after.children_system
     assert seconds - before.children_user - before.children_system < MOST_SECONDS
     return out
