@@ -168,6 +168,11 @@ def docstring(_app: Sphinx, what: str, _name: str, _of: Any, _options: Any, line
     lines[:] = out
 
 
+def bases(_app: Sphinx, _name: str, _of: Any, _options: Any, found: list) -> None:
+    """In place of a private base its own."""
+    found[:] = [base.__bases__[0] if base.__name__.startswith("_") else base for base in found]
+
+
 def prose(line: str) -> str:
     """A line without markup except code and what is bold."""
     parts = _CODE.split(line)
@@ -243,6 +248,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", read)
     # Before napoleon
     app.connect("autodoc-process-docstring", docstring, priority=100)
+    app.connect("autodoc-process-bases", bases)
     app.connect("doctree-read", linked)
     app.add_directive("help", Help)
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
