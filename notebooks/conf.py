@@ -46,8 +46,8 @@ html_show_sourcelink = False
 html_math_renderer = "mathml"
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
-# Formulas of docstrings are text, and so is what their quotes hold
-smartquotes = False
+# Formulas of docstrings are text, and so is what their quotes hold; dashes alone are set
+smartquotes_action = "D"
 highlight_language = "none"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
@@ -164,6 +164,9 @@ def docstring(_app: Sphinx, what: str, _name: str, _of: Any, _options: Any, line
         if line.startswith("    ") and not section and not block:
             out += ["::", ""]
             block = True
+        if section == "Attributes":
+            # Else all names but the last are taken for its type
+            line = re.sub(r"^    \w+(, \w+)+:", lambda match: match[0].replace(", ", ","), line)
         out.append(line if block or section == "Example" else prose(line))
     lines[:] = out
 

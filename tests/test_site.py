@@ -133,12 +133,14 @@ def test_links_of_the_repository_become_links_of_the_site(conf):
 
 def test_docstrings_are_no_markup(conf):
     text = "A |x| of (n, *event), z_ and ``a|b*``:\n\n    x = |y|\n\nArgs:\n    a: |b|"
+    text += "\n\nAttributes:\n    b, c: as a."
     lines = text.split("\n")
     conf.docstring(None, "class", "", None, None, lines)
     assert "\n".join(lines) == (
         r"A \|x\| of (n, \*event), z\_ and ``a|b*``:"
         "\n\n::\n\n    x = |y|\n\nArgs:\n"
         r"    a: \|b\|"
+        "\n\nAttributes:\n    b,c: as a."
     )
 
 
