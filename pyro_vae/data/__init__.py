@@ -45,6 +45,7 @@ from .splits import DataSplits
 from .sprites import render_shapes, shapes
 from .text import Vocabulary
 from .translations import LanguagePair, language_pair
+from .writing import write
 
 __all__ = [
     "NAMES",
@@ -59,6 +60,7 @@ __all__ = [
     "load",
     "render_shapes",
     "shapes",
+    "write",
 ]
 
 

@@ -87,12 +87,12 @@ def test_signs_of_latex_are_escaped():
 \centering
 \caption{50\% of a\_b \& \#1}
 \begin{tabular}{lr}
-\hline
+\toprule
 name & \$ \\
-\hline
+\midrule
 {[}a]\{\textbackslash{}\} \textasciitilde{}\textasciicircum{} & $-$1.50 $\pm$ 0.25 \\
 a-1 \textless{}\textbar{}\textgreater{} & 2e-05 \\
-\hline
+\bottomrule
 \end{tabular}
 \par 5\%
 \end{table}"""

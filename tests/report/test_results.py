@@ -195,7 +195,8 @@ def test_latex_has_the_cells_of_the_table(shown, name):
         return re.sub(r"\\([&%_#${}])", r"\1", cell)
 
     _, inside = page.split(r"\begin{tabular}")
-    head, body = inside.split(r"\end{tabular}")[0].split(r"\hline")[1:3]
+    rules = r"\\toprule|\\midrule|\\bottomrule"
+    _, head, body, _ = re.split(rules, inside.split(r"\end{tabular}")[0])
     lines = [line.removesuffix(r"\\") for line in body.strip().splitlines()]
     assert cells(lines, "&", undo) == in_one_line(table)
     assert len(re.split(r"(?<!\\)&", head)) == len(table.header)
@@ -247,7 +248,7 @@ def test_frames_hold_the_numbers_of_the_results(shown):
     assert frames["frechet_distance"].index.tolist() == [float(shown["frechet_distance"])]
     history = shown["history"]
     assert frames["history"].index.tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert frames["history"]["validation.elbo"].tolist() == history.column("validation.elbo")
+    assert frames["history"]["validation/elbo"].tolist() == history.column("validation.elbo")
 
 
 def test_a_frame_without_pandas_tells_what_to_do(shown, monkeypatch):
