@@ -86,13 +86,15 @@ def columns_of(name: str, values: Values) -> list[tuple[str, np.ndarray]]:
 
 
 def writable(argument: str, path: str | Path) -> Path:
-    """The path of a file that ``write`` can write; else what keeps it from that is raised."""
+    """The path of a file that ``write`` can write, with what its errors are."""
     path = expanded(argument, path)
     if path.suffix.lower() not in WRITERS:
         raise ValueError(
             f"{argument}: expected a name that ends in {', '.join(WRITERS)}, got {str(path)!r}"
             f"{guess(path.suffix, WRITERS)}"
         )
+    if path.suffix.lower() == ".parquet":
+        _parquet_writer()
     return path
 
 
@@ -101,7 +103,9 @@ def _array(values: Any) -> np.ndarray:
         return np.asarray(values)
     values = values.as_subclass(Tensor).detach().cpu()
     # Of half precision NumPy knows one kind only
-    return (values.float() if values.is_floating_point() and values.itemsize < 4 else values).numpy()
+    return (
+        values.float() if values.is_floating_point() and values.itemsize < 4 else values
+    ).numpy()
 
 
 def _table(named: Mapping[str, Values], index: Any, called: str) -> dict[str, np.ndarray]:
@@ -145,17 +149,21 @@ def _texts(values: np.ndarray) -> Sequence[str]:
 
 
 def _parquet(named: Mapping[str, Values], index: Any) -> bytes:
+    pyarrow = _parquet_writer()
+    table = pyarrow.table(_table(named, index, "index"))
+    pyarrow.parquet.write_table(table, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def _parquet_writer() -> Any:
     try:
-        import pyarrow
-        from pyarrow import parquet
+        import pyarrow.parquet
     except ImportError as error:
         raise ImportError(
             "pyarrow: a .parquet file needs it: pip install 'pyro_vae[tables]', or end the name "
             "with .csv"
         ) from error
-    table = pyarrow.table(_table(named, index, "index"))
-    parquet.write_table(table, buffer := io.BytesIO())
-    return buffer.getvalue()
+    return pyarrow
 
 
 WRITERS: dict[str, Callable[[Mapping[str, Values], Any], bytes | str]] = {

@@ -144,7 +144,9 @@ class Encoding:
                 f"site: expected one of {', '.join(sites)}, got none: pass array({sites[-1]!r}), "
                 "or use mean, a tensor per site"
             )
-        return self.mean[known("site", sites[0] if site is None else site, sites)].numpy(force=True)
+        return self.mean[known("site", sites[0] if site is None else site, sites)].numpy(
+            force=True
+        )
 
     def write(self, path: str | Path, site: str | None = None) -> None:
         """Write the means into a file, as ``data.write``: ``.npy``, ``.csv`` or ``.parquet``.
