@@ -39,8 +39,11 @@ VALUES = {
     "--vocabulary": "characters words",
     "--binarize": "dynamic static none",
     "--split": "test train all",
-    "--guide": "bottom-up delta flow full-covariance ladder semi-amortized",
-    "--likelihood": "bernoulli categorical",
+    "--guide": "bottom-up delta flow full-covariance ladder",
+    "--likelihood": (
+        "bernoulli continuous-bernoulli gaussian negative-binomial poisson categorical "
+        "discretized-logistic laplace log-normal student-t"
+    ),
     "--elbo": "trace analytic",
     "--precision": "float32 tf32 bf16",
     "--prior": "model mixture",

@@ -72,7 +72,7 @@ def check_out(path: Path) -> None:
             f"--out: expected a file in a folder that exists, got {path}: make {path.parent} first"
         )
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        what = "a folder" if path.is_dir() else "a folder that cannot be written to"
+        what = "a folder" if path.is_dir() else "in a folder that cannot be written to"
         raise OSError(
             f"--out: expected a file that can be written, got {path}, {what}: choose another one"
         )

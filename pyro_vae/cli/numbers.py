@@ -23,7 +23,7 @@ from . import inputs
 from .messages import DONE, note
 
 # The cost of a density grows with the number of data that it is of
-_REFERENCE = 5000
+REFERENCE = 5000
 _BATCH = 1000
 
 
@@ -152,8 +152,8 @@ def _once(dataset: Dataset, seed: int) -> Dataset:
 
 
 def _few(reference: Dataset, seed: int) -> Dataset:
-    if len(reference) <= _REFERENCE:
+    if len(reference) <= REFERENCE:
         return reference
-    note(f"compared with {_REFERENCE} of {len(reference)} training data, drawn by --seed")
+    note(f"compared with {REFERENCE} of {len(reference)} training data, drawn by --seed")
     rows = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
-    return reference[rows[:_REFERENCE].sort().values]
+    return reference[rows[:REFERENCE].sort().values]

@@ -64,21 +64,23 @@ training run (run.json beside MODEL.pt tells), unless --data and --split name ot
 
 _SAMPLE = """\
 Draw new data from a trained model, and write them as a picture (.png, .pdf, .svg, ...), or as
-numbers: .npy is an array (n, ...), .csv and .parquet have a line for each and names of columns, and
-the class of each where the model is conditional. Text is printed, unless --out names such a file."""
+numbers: .npy is an array (n, ...), .csv and .parquet have a line for each, names of columns, and
+the class of each where the model is conditional. Text is printed, unless --out names such a file.
+--data and what belongs to it are for --prior mixture alone."""
 
 _ENCODE = """\
 Write the means of q(z|x), a row per datum: .csv and .parquet have a column for each unit, such as
-z1[0], and the labels and names of rows that the data have; .npy is an array (n, units) of one site.
-Of a VQ-VAE they are the numbers of the codes. The data are all those of the training run, in the
-order of their file (run.json beside MODEL.pt tells), unless --data and --split name others."""
+z1[0], and the labels and names of rows that the data have; .npy is an array (n, units) of one
+site. Of a VQ-VAE they are the numbers of the codes. The data are all those of the training run, in
+the order of their file (run.json beside MODEL.pt tells), unless --data and --split name others."""
 
 _OUTLIERS = """\
-Tell which data are rare under the model, the rarest first: E_q[log q(z)], in nats, is low where the
-training data, of which q(z) is made, are thin in latent space; log p(x) is low where the model
-expects none. Behind each is the share of the training data that are as rare or rarer, so that a
-datum like these has one of 0 to 100 % with equal chance; overfitted models find all new data rare.
-The data are all of --data, or the test set of the training run (run.json beside MODEL.pt tells)."""
+Tell which data are rare under the model, the rarest first: E_q[log q(z)], in nats, is low where
+the training data, of which q(z) is made, are thin in latent space; log p(x) is low where the model
+expects none. Beside each is the share of the training data that are as rare or rarer: of data like
+these every share from 0 to 100 % is as frequent. A model that has learnt its training data by
+heart finds all others rare. The data are all of --data, or the test set of the training run
+(run.json beside MODEL.pt tells)."""
 
 _COMPLETION = """\
 Print what makes a shell complete commands, options and their values. For this session:

@@ -34,9 +34,9 @@ def write(
     | ``.csv`` | a line of names, and a line per datum; cells of missing values are empty | |
     | ``.parquet`` | a column per element, in the type that it has | ``pyro_vae[tables]`` |
 
-    In the last two a column is an element, such as "x[0,3]" of pictures and "z1[2]" of a latent, or
-    "x" of single numbers. ``Rows``, what a model of a table draws, have the names of its columns,
-    text for categories and whole numbers for counts. What they hold ``data.load`` reads again.
+    In the last two a column is an element, such as "x[0,3]" of pictures and "z1[2]" of a latent,
+    or "x" of single numbers. ``Rows``, what a model of a table draws, have the names of its
+    columns, text for categories and whole numbers for counts. ``data.load`` reads all three.
 
     Args:
         path: where to; a file that is there is replaced once the new one is whole.

@@ -103,7 +103,7 @@ def test_a_failure_leaves_the_old_file(tmp_path):
     [("x.cvs", "; did you mean '.csv'?"), ("x.parqet", "; did you mean '.parquet'?"), ("x", "")],
 )
 def test_other_endings_are_refused_by_name(tmp_path, name, meant):
-    with pytest.raises(ValueError, match="expected a name that ends in .npy, .csv, .parquet") as e:
+    with pytest.raises(ValueError, match=r"a name that ends in \.npy, \.csv, \.parquet") as e:
         data.write(tmp_path / name, torch.zeros(2))
     assert str(e.value).endswith(f"{name}'{meant}") and not [*tmp_path.iterdir()]
 
@@ -140,7 +140,7 @@ def test_the_site_of_an_encoding_is_named_where_there_are_several(guide, tmp_pat
         found.array()
     with pytest.raises(ValueError, match="expected one of z1, z2, got 'z3'"):
         found.write(tmp_path / "z.csv", "z3")
-    with pytest.raises(ValueError, match="expected one array for .npy, got z1, z2"):
+    with pytest.raises(ValueError, match=r"expected one array for \.npy, got z1, z2"):
         found.write(tmp_path / "z.npy")
 
 
