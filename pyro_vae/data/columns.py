@@ -91,7 +91,7 @@ def frame_of(
         ImportError: pandas is not installed.
         ValueError: values of another shape.
     """
-    pandas = pandas_or("data.write(path, x), which writes .csv without it")
+    pandas = pandas_or("the tensor and its columns, or data.write(path, x)")
     found = dict(enumerate(values_of(columns, x)))
     for i, column in enumerate(columns):
         if column.categories:

@@ -269,3 +269,17 @@ def lookup(row: Mapping[str, Any], key: str) -> Any:
             return None
         value = value[part]
     return value
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """What nested dicts and lists hold, by names such as "kl/z1" and "unit_kl/z1/0".
+
+    Example:
+        >>> flat({"elbo": -9.0, "kl": {"z1": 2.5}, "beta": [1, 4]})
+        {'elbo': -9.0, 'kl/z1': 2.5, 'beta/0': 1, 'beta/1': 4}
+    """
+    if not isinstance(value, Mapping | list | tuple):
+        return {name: value}
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    parts = [flat(inside, f"{name}/{key}" if name else str(key)) for key, inside in items]
+    return {key: inside for part in parts for key, inside in part.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from ..ground.tables import Cell, Table, Tabular, lookup, pandas_or
+from ..ground.tables import Cell, Table, Tabular, flat, lookup, pandas_or
 from ..plots.curves import history as picture
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class History(list["Row"], Tabular):
             ImportError: pandas is not installed.
         """
         pandas = pandas_or("history, a list of plain dicts, or to_json()")
-        rows = [_flat(row) for row in self]
+        rows = [flat(row) for row in self]
         names = dict.fromkeys(["epoch", *(name for row in rows for name in row)])
         columns = {name: _typed([row.get(name) for row in rows]) for name in names}
         epochs, kind = columns.pop("epoch")
@@ -142,15 +142,6 @@ class History(list["Row"], Tabular):
     def to_json(self) -> str:
         """The rows as JSON text; null for what is NaN or infinite, which JSON does not have."""
         return json.dumps(_finite(list(self)), indent=1, allow_nan=False)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """A row without anything nested: what is inside is behind a slash."""
-    if not isinstance(value, Mapping | list | tuple):
-        return {name: value}
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    parts = [_flat(inside, f"{name}/{key}" if name else str(key)) for key, inside in items]
-    return {key: inside for part in parts for key, inside in part.items()}
 
 
 def _typed(values: list[Any]) -> tuple[list[Any], str | None]:
