@@ -56,6 +56,8 @@ def commands(tmp):
     encode = functools.partial(run, "encode", out, "--out")
     yield lambda: encode(out), lambda: encode(tmp / "z.csv")
     yield lambda: encode(tmp / "z.cvs"), lambda: encode(tmp / "z.csv")
+    (tmp / "folder.csv").mkdir()
+    yield lambda: encode(tmp / "folder.csv"), lambda: encode(tmp / "z.csv")
     vae = VAE((3,), (3, 2), likelihood=Gaussian())
     Trainer(vae, BottomUp(vae)).save(tmp / "deep.pt")
     deep = functools.partial(run, "encode", tmp / "deep.pt", "--data", numbers, "--out")
