@@ -38,6 +38,13 @@ def test_help_and_version_need_no_torch(option):
     assert pyro_vae.__version__ in told if option == "--version" else "interpolate" in told
 
 
+def test_the_script_of_a_shell_needs_no_torch():
+    script = "from pyro_vae.cli import main\nassert main(['completion', 'bash']) == 0"
+    modules, told = imported(script)
+    assert not {"torch", "pyro", "matplotlib", "numpy"} & modules
+    assert told.endswith("complete -o default -F _pyro_vae pyro-vae\n")
+
+
 def test_the_package_alone_is_its_names():
     modules, told = imported("import pyro_vae; print(*dir(pyro_vae))")
     assert "torch" not in modules

@@ -1,4 +1,4 @@
-"""The command line: train a pair, evaluate it, draw from it, interpolate.
+"""The command line: train a pair, evaluate it, draw from it, encode, find what is rare.
 
 Bad input ends with one line on standard error that says what was expected and what to do, and
 with exit status 2; programming errors keep their traceback.
@@ -10,7 +10,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from .messages import BAD_INPUT, INTERRUPTED, in_options
+from .completion import script
+from .messages import BAD_INPUT, DONE, INTERRUPTED, in_options
 from .options import parse
 
 __all__ = ["main"]
@@ -45,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(argv)
         args.command_line = shlex.join(["pyro-vae", *argv])
+        if args.command == "completion":
+            print(script(args.shell), end="")
+            return DONE
         # Help takes no torch
         import matplotlib
         import torch

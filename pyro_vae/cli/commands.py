@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 
-from .. import experiments, infer, plots
+from .. import data, experiments, handlers, infer, plots
+from ..data.writing import WRITERS
 from ..ground.files import write_atomically
+from ..priors import AggregatePosterior
 from ..programs.labels import covariates_of
 from ..report import render
 from . import inputs, measuring
 from .messages import DONE
+from .numbers import encode, outliers
 from .training import train
 
 
@@ -23,13 +26,20 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print what a trained pair achieves."""
     trainer = inputs.trainer_of(args)
     splits = inputs.splits_of(args, trainer)
-    evaluation = measuring.evaluation(args, trainer, getattr(splits, args.split), splits.train)
+    dataset = inputs.part(splits, args.split)
+    evaluation = measuring.evaluation(args, trainer, dataset, splits.train)
     print(json.dumps(measuring.numbers(evaluation), indent=1) if args.json else evaluation)
     return DONE
 
 
 def sample(args: argparse.Namespace) -> int:
-    """Draw from a trained model, into a picture, or lines of text onto standard output."""
+    """Draw from a trained model, into a picture or a table, or text onto standard output."""
+    inputs.check_out(args.out)
+    if args.data is not None and args.prior == "model":
+        raise ValueError(
+            f"--data: expected only with --prior mixture, got {args.data}: leave it out, or "
+            "add --prior mixture"
+        )
     trainer = inputs.trainer_of(args)
     model, text = trainer.model, inputs.vocabulary_of(trainer)
     covariates = covariates_of(model)
@@ -47,16 +57,28 @@ def sample(args: argparse.Namespace) -> int:
         y = torch.arange(args.n, device=args.device) % classes
     if covariates is not None:
         y = covariates.typical(args.given)
+    if args.prior == "mixture":
+        prior = AggregatePosterior(args.components, seed=args.seed)
+        dataset = inputs.part(inputs.splits_of(args, trainer), args.split)
+        model = handlers.replace_prior(model, prior.fit(model, trainer.guide, dataset))
     torch.manual_seed(args.seed)
+    if args.out.suffix.lower() in WRITERS:
+        x = model.sample(args.n, y=y, mean=not args.draw)
+        labelled = classes and args.out.suffix.lower() != ".npy"
+        label = torch.as_tensor(y).expand(args.n) if labelled else None
+        data.write(args.out, {"x": x} | ({} if label is None else {"label": label}))
+        print(f"wrote {args.out}: {args.n} of shape {tuple(x.shape[1:])}")
+        return DONE
     if text is not None:
-        return _write(text.text(model.sample(args.n, y=y, mean=not args.draw)))
+        return _print(text.text(model.sample(args.n, y=y, mean=not args.draw)))
     return _draw(args, lambda: plots.samples(model, args.n, y=y, mean=not args.draw))
 
 
 def interpolate(args: argparse.Namespace) -> int:
     """Go from one datum to another, as ``sample``."""
+    inputs.check_out(args.out)
     trainer = inputs.trainer_of(args)
-    dataset = getattr(inputs.splits_of(args, trainer), args.split)
+    dataset = inputs.part(inputs.splits_of(args, trainer), args.split)
     rows = [getattr(args, "from"), args.to]
     for option, row in zip(("--from", "--to"), rows, strict=True):
         if row >= len(dataset):
@@ -66,21 +88,17 @@ def interpolate(args: argparse.Namespace) -> int:
     labels = y if getattr(trainer.model, "condition", 0) else None
     along = (trainer.model, trainer.guide, x[0], x[1])
     if (text := inputs.vocabulary_of(trainer)) is not None:
-        return _write(text.text(infer.interpolate(*along, steps=args.steps, y=labels)))
+        return _print(text.text(infer.interpolate(*along, steps=args.steps, y=labels)))
     return _draw(args, lambda: plots.interpolation(*along, steps=args.steps, y=labels))
 
 
-def _write(lines: list[str]) -> int:
+def _print(lines: list[str]) -> int:
     print(*lines, sep="\n")
     return DONE
 
 
 def _draw(args: argparse.Namespace, draw: Callable[[], Any]) -> int:
     path: Path = args.out
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"--out: expected a file in a folder that exists, got {path}: make {path.parent} first"
-        )
     write_atomically(path, render(draw(), path.suffix[1:].lower()))
     print("wrote", path)
     return DONE
@@ -95,6 +113,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "sample": sample,
+    "encode": encode,
+    "outliers": outliers,
     "interpolate": interpolate,
     "experiment": experiment,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,8 @@ LIKELIHOODS = {
 BINARIZE = {"dynamic": "dynamic", "static": "static", "none": None}
 
 
-def _choice(table: Mapping[str, Any]) -> dict[str, Any]:
+def choice(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes an option one of these names."""
     return {"type": values.named(table), "metavar": "{" + ",".join(table) + "}"}
 
 
@@ -69,8 +70,11 @@ def add_model(parser: Any) -> None:
     )
 
 
-def add_data(parser: Any, *, default: str | None = None, split: bool = False) -> None:
-    """Which data, and how they are read; from the run itself where there is no default."""
+def add_data(parser: Any, *, default: str | None = None, split: str | None = None) -> None:
+    """Which data, and how they are read; from the run itself where there is no default.
+
+    ``split`` tells which part is used by default, where it may be chosen.
+    """
     add = parser.add_argument_group("data").add_argument
     add(
         "--data",
@@ -96,14 +100,14 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
     )
     add(
         "--kind",
-        **_choice({name: name for name in KINDS}),
+        **choice({name: name for name in KINDS}),
         help="what the dimensions of a datum mean, which decides on networks and pictures: signal "
         "(c, t), image (c, h, w), video (c, t, h, w), tokens for the lines of a text file, ... "
         "(default: what the data tell, else a guess by the shape, in which (2, 100) is an image)",
     )
     add(
         "--vocabulary",
-        **_choice({name: name for name in ("characters", "words")}),
+        **choice({name: name for name in ("characters", "words")}),
         help="of what lines of text consist (default: characters, or that of the trained model)",
     )
     add("--grey", action="store_true", help="turn the images of a folder into one grey channel")
@@ -116,17 +120,18 @@ def add_data(parser: Any, *, default: str | None = None, split: bool = False) ->
     # Without a default value, for None is a choice
     add(
         "--binarize",
-        **_choice(BINARIZE),
+        **choice(BINARIZE),
         default=argparse.SUPPRESS,
         help="grey values as probabilities of 1: dynamic draws 0 and 1 afresh in each batch, "
         f"static once, none keeps the values (default: {recorded})",
     )
     if split:
+        parts = ("test", "train", "all")
         add(
             "--split",
-            **_choice({name: name for name in ("test", "train")}),
-            default="test",
-            help="default: test",
+            **choice({name: name for name in parts}),
+            default=split if split in parts else None,
+            help=f"which part of the data; all in the order of their file (default: {split})",
         )
 
 
@@ -255,13 +260,13 @@ def add_training(parser: Any) -> None:
     add("--clip-norm", type=values.positive, help="clip the norm of the gradient (default: never)")
     add(
         "--elbo",
-        **_choice({name: name for name in ("trace", "analytic")}),
+        **choice({name: name for name in ("trace", "analytic")}),
         default="trace",
         help="KL by sampling, or in closed form where that is right (default: trace)",
     )
     add(
         "--precision",
-        **_choice({name: name for name in PRECISIONS}),
+        **choice({name: name for name in PRECISIONS}),
         default="float32",
         help="of the networks; densities stay in float32 (default: float32)",
     )
@@ -280,14 +285,14 @@ def add_importance(parser: Any) -> None:
     )
 
 
-def add_picture(parser: Any, default: str) -> None:
-    """Where a picture goes."""
+def add_out(parser: Any, kind: Callable[[str], Path], default: str, told: str = "") -> None:
+    """Where a picture or a table goes."""
     parser.add_argument(
         "--out",
-        type=values.picture,
+        type=kind,
         default=Path(default),
-        metavar="PICTURE",
-        help=f"file to write (default: {default})",
+        metavar="FILE",
+        help=f"file to write{told} (default: {default})",
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .. import data, likelihoods
-from ..data import DataSplits, Vocabulary
+from ..data import Dataset, DataSplits, Vocabulary
 from ..data.checks import complete
 from ..ground.files import expanded
 from ..training.saving import load
@@ -35,19 +37,20 @@ def trainer_of(args: argparse.Namespace) -> Trainer:
     return trainer
 
 
-def splits_of(args: argparse.Namespace, trainer: Trainer) -> DataSplits:
-    """The data of the training run, or those that the options name."""
+def splits_of(args: argparse.Namespace, trainer: Trainer, option: str = "data") -> DataSplits:
+    """The data of the training run, or those that this option names."""
+    source = getattr(args, option)
     bernoulli = isinstance(getattr(trainer.model, "likelihood", None), likelihoods.Bernoulli)
-    where = {"source": args.data, "binarize": "dynamic" if bernoulli else None}
-    if args.data is None:
+    where = {"source": source, "binarize": "dynamic" if bernoulli else None}
+    if source is None:
         path = args.model.with_name("run.json")
         try:
             where = BEFORE | json.loads(path.read_text())["data"]
             where["source"], where["binarize"], where["root"]
         except (OSError, ValueError, LookupError, TypeError):
             raise ValueError(
-                f"--data: expected the data to use, got none, and no {path} that tells those of "
-                "the training run: name them with --data"
+                f"--{option}: expected the data to use, got none, and no {path} that tells those "
+                f"of the training run: name them with --{option}"
             ) from None
     if (symbols := vocabulary_of(trainer)) is not None:
         where |= {"kind": "tokens", "vocabulary": symbols}
@@ -55,6 +58,24 @@ def splits_of(args: argparse.Namespace, trainer: Trainer) -> DataSplits:
     given["kind"] = args.kind
     where |= {name: value for name, value in given.items() if value is not None}
     return read(args, where | ({"binarize": args.binarize} if "binarize" in args else {}))
+
+
+def part(splits: DataSplits, split: str) -> Dataset:
+    """The part that --split names."""
+    return splits.whole() if split == "all" else getattr(splits, split)
+
+
+def check_out(path: Path) -> None:
+    """Raise ``OSError`` for a file that cannot be written, before there is anything to write."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"--out: expected a file in a folder that exists, got {path}: make {path.parent} first"
+        )
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        what = "a folder" if path.is_dir() else "in a folder that cannot be written to"
+        raise OSError(
+            f"--out: expected a file that can be written, got {path}, {what}: choose another one"
+        )
 
 
 def vocabulary_of(trainer: Trainer) -> Vocabulary | None:

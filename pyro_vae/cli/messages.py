@@ -38,6 +38,7 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     (r", a tensor, an array or a Dataset will do, too", " will do, too"),
     (r"Trainer\.resume\('(.*)/checkpoints'\)", r"--resume \1"),
     (r"use Dataset\(x\) instead", "add data"),
+    (r"fewer components", "lower --components"),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from .. import experiments
 from ..version import __version__
+from .completion import SHELLS
 
 _DESCRIPTION = """\
 Train variational autoencoders that are Pyro programs, and look at what they have learnt.
@@ -18,6 +19,8 @@ Train variational autoencoders that are Pyro programs, and look at what they hav
   pyro-vae train --data photos/ --likelihood discretized-logistic
   pyro-vae evaluate runs/digits/model.pt
   pyro-vae sample runs/digits/model.pt -n 100 --out samples.png
+  pyro-vae encode runs/digits/model.pt --out latents.csv
+  pyro-vae outliers runs/digits/model.pt --data new.npy
   pyro-vae interpolate runs/digits/model.pt --from 3 --to 7 --out path.png
   pyro-vae experiment ladder-mnist --quick
 
@@ -60,7 +63,32 @@ probabilistic PCA; each with its standard error over the data. The data are the 
 training run (run.json beside MODEL.pt tells), unless --data and --split name others."""
 
 _SAMPLE = """\
-Draw new data from a trained model, and write them as a picture (.png, .pdf, .svg, ...)."""
+Draw new data from a trained model, and write them as a picture (.png, .pdf, .svg, ...), or as
+numbers: .npy is an array (n, ...), .csv and .parquet have a line for each, names of columns, and
+the class of each where the model is conditional. Text is printed, unless --out names such a file.
+--data and what belongs to it are for --prior mixture alone."""
+
+_ENCODE = """\
+Write the means of q(z|x), a row per datum: .csv and .parquet have a column for each unit, such as
+z1[0], and the labels and names of rows that the data have; .npy is an array (n, units) of one
+site. Of a VQ-VAE they are the numbers of the codes. The data are all those of the training run, in
+the order of their file (run.json beside MODEL.pt tells), unless --data and --split name others."""
+
+_OUTLIERS = """\
+Tell which data are rare under the model, the rarest first: E_q[log q(z)], in nats, is low where
+the training data, of which q(z) is made, are thin in latent space; log p(x) is low where the model
+expects none. Beside each is the share of the training data that are as rare or rarer: of data like
+these every share from 0 to 100 % is as frequent. A model that has learnt its training data by
+heart finds all others rare. The data are all of --data, or the test set of the training run
+(run.json beside MODEL.pt tells)."""
+
+_COMPLETION = """\
+Print what makes a shell complete commands, options and their values. For this session:
+
+  eval "$(pyro-vae completion bash)"
+
+and for all to come: write it into ~/.bashrc, or for zsh, with zsh in place of bash, into ~/.zshrc
+after compinit."""
 
 _INTERPOLATE = """\
 Decode the straight line in latent space between two data, and write it as a picture. The data
@@ -151,7 +179,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     groups.add_model(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print JSON in place of a table")
     groups.add_importance(evaluate)
-    groups.add_data(evaluate, split=True)
+    groups.add_data(evaluate, split="test")
     groups.add_common(evaluate)
 
 
@@ -175,8 +203,67 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument(
         "--draw", action="store_true", help="show draws of x in place of the means of p(x|z)"
     )
-    groups.add_picture(sample, "samples.png")
+    sample.add_argument(
+        "--prior",
+        **groups.choice({name: name for name in ("model", "mixture")}),
+        default="model",
+        help="where the top latent is drawn from: the model's p(z), or a mixture of normals that "
+        "is fitted to q(z|x) of data, those of training by default (default: model)",
+    )
+    sample.add_argument(
+        "--components",
+        type=values.integer(1),
+        default=10,
+        help="normals of --prior mixture (default: 10)",
+    )
+    told = ", a picture or .npy, .csv or .parquet"
+    groups.add_out(sample, values.picture_or_table, "samples.png", told)
+    groups.add_data(sample, split="train")
     groups.add_common(sample)
+
+
+def _add_encode(encode: argparse.ArgumentParser) -> None:
+    from . import groups, values
+
+    groups.add_model(encode)
+    encode.add_argument("--site", help="the latent to write, such as z2 (default: all)")
+    groups.add_out(encode, values.table, "latents.csv", ", .npy, .csv or .parquet")
+    groups.add_data(encode, split="all")
+    groups.add_common(encode)
+
+
+def _add_outliers(outliers: argparse.ArgumentParser) -> None:
+    from . import groups, values
+
+    groups.add_model(outliers)
+    outliers.add_argument("-n", type=values.integer(1), default=10, help="how many (default: 10)")
+    outliers.add_argument(
+        "--by",
+        **groups.choice({name: name for name in ("density", "likelihood")}),
+        default="density",
+        help="what is rare: density for a low E_q[log q(z)], likelihood for a low log p(x) "
+        "(default: density)",
+    )
+    outliers.add_argument(
+        "--importance-samples",
+        type=values.integer(0),
+        default=50,
+        metavar="N",
+        help="draws per datum for log p(x), 0 to leave it out (default: 50)",
+    )
+    outliers.add_argument(
+        "--reference",
+        metavar="NAME_OR_PATH",
+        help="data to compare with (default: those of the training run)",
+    )
+    outliers.add_argument(
+        "--out",
+        type=values.table,
+        metavar="FILE",
+        help="file for all data in their order, .csv, .parquet or .npy (default: none)",
+    )
+    groups.add_data(outliers, split="all of --data, test of the training run")
+    groups.add_common(outliers)
 
 
 def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
@@ -194,8 +281,8 @@ def _add_interpolate(interpolate: argparse.ArgumentParser) -> None:
     interpolate.add_argument(
         "--steps", type=values.integer(2), default=10, help="data in the row (default: 10)"
     )
-    groups.add_picture(interpolate, "interpolation.png")
-    groups.add_data(interpolate, split=True)
+    groups.add_out(interpolate, values.picture, "interpolation.png")
+    groups.add_data(interpolate, split="test")
     groups.add_common(interpolate)
 
 
@@ -203,6 +290,10 @@ def _add_experiment(experiment: argparse.ArgumentParser) -> None:
     experiment.add_argument("name", choices=experiments.NAMES, metavar="NAME")
     experiment.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     experiment.set_defaults(threads=None)
+
+
+def _add_completion(completion: argparse.ArgumentParser) -> None:
+    completion.add_argument("shell", choices=SHELLS, metavar="{" + ",".join(SHELLS) + "}")
 
 
 _COMMANDS = {
@@ -216,6 +307,8 @@ _COMMANDS = {
     ),
     "evaluate": (_add_evaluate, dict(help="print the evaluation table", description=_EVALUATE)),
     "sample": (_add_sample, dict(help="draw new data", description=_SAMPLE)),
+    "encode": (_add_encode, dict(help="write the latents of data", description=_ENCODE)),
+    "outliers": (_add_outliers, dict(help="tell which data are rare", description=_OUTLIERS)),
     "interpolate": (
         _add_interpolate,
         dict(help="go from one datum to another", description=_INTERPOLATE),
@@ -223,6 +316,10 @@ _COMMANDS = {
     "experiment": (
         _add_experiment,
         dict(help="run a published comparison", description=_EXPERIMENT),
+    ),
+    "completion": (
+        _add_completion,
+        dict(help="let a shell complete all this", description=_COMPLETION),
     ),
 }
 

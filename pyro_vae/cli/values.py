@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from matplotlib.figure import Figure
 
+from ..data.writing import WRITERS, writable
 from ..ground import arguments
 from ..ground.parsing import integer
 from ..programs.placing import usable_device
@@ -137,10 +138,35 @@ def named(table: Mapping[str, _T]) -> Callable[[str], _T]:
 
 def picture(text: str) -> Path:
     """The path of a picture in a format that matplotlib writes."""
-    formats = Figure().canvas.get_supported_filetypes()
-    if Path(text).suffix[1:].lower() not in formats:
+    if Path(text).suffix.lower() not in (endings := _pictures()):
         raise ArgumentTypeError(
             f"expected the name of a picture such as picture.png, got {text!r}: "
-            f"end it with one of .{', .'.join(sorted(formats))}"
+            f"end it with one of {', '.join(endings)}{_ending(text, endings)}"
         )
     return Path(text)
+
+
+def table(text: str) -> Path:
+    """The path of a file of numbers in a format that ``data.write`` knows."""
+    try:
+        return writable("", text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error).removeprefix(": ")) from None
+
+
+def picture_or_table(text: str) -> Path:
+    """The path of either."""
+    if Path(text).suffix.lower() not in (endings := [*WRITERS, *_pictures()]):
+        raise ArgumentTypeError(
+            f"expected a name such as samples.csv, or of a picture, such as picture.png, got "
+            f"{text!r}: end it with one of {', '.join(endings)}{_ending(text, endings)}"
+        )
+    return table(text) if Path(text).suffix.lower() in WRITERS else Path(text)
+
+
+def _pictures() -> list[str]:
+    return sorted(f".{name}" for name in Figure().canvas.get_supported_filetypes())
+
+
+def _ending(text: str, endings: Iterable[str]) -> str:
+    return arguments.guess(Path(text).suffix, endings) if Path(text).suffix else ""

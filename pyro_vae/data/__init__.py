@@ -23,7 +23,8 @@ A model with that likelihood knows the columns: ``vae.sample(10).to_frame()``. E
 missing values, and labels that are missing -1. ``load("t.csv", labels=["site"], numbers=["age"],
 exposure="total")`` has these columns as labels, ``d.train.y["age"]``, for
 ``models.Covariates.standardized(d.train)``. Of text ``d.vocabulary`` tells what the numbers stand
-for, ``likelihoods.Tokens(d.vocabulary)`` is its likelihood.
+for, ``likelihoods.Tokens(d.vocabulary)`` is its likelihood. ``write`` puts samples, codes and
+other values into files; ``d.whole()`` is a source undivided, in its order.
 
 Example:
     >>> from pyro_vae import data
@@ -45,6 +46,7 @@ from .splits import DataSplits
 from .sprites import render_shapes, shapes
 from .text import Vocabulary
 from .translations import LanguagePair, language_pair
+from .writing import write
 
 __all__ = [
     "NAMES",
@@ -59,6 +61,7 @@ __all__ = [
     "load",
     "render_shapes",
     "shapes",
+    "write",
 ]
 
 

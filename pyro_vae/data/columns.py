@@ -58,32 +58,44 @@ def kinds_of(x: Tensor, text: Iterable[int] = ()) -> list[Kind]:
     return found
 
 
-def frame_of(
-    columns: Sequence[Column], x: Tensor, index: np.ndarray | None = None
-) -> pandas.DataFrame:
-    """Values ``x`` (m, columns) as a ``pandas.DataFrame`` with names, text and index.
+def values_of(columns: Sequence[Column], x: Tensor) -> list[np.ndarray]:
+    """Values ``x`` (m, columns) by column: text, None where it is missing, and numbers.
 
     Counts and flags that are whole have a type of whole numbers; means of them have not.
-
-    Raises:
-        ImportError: pandas is not installed.
-        ValueError: values of another shape.
+    ``ValueError`` for values of another shape.
     """
-    pandas = pandas_or("the tensor and its columns")
     if x.dim() != 2 or x.shape[1] != len(columns):
         raise ValueError(
             f"x: expected rows (m, {len(columns)}) of this table, got {tuple(x.shape)}: pass such "
             "as vae.sample(10) of a model of these data"
         )
-    found = {}
-    for i, (column, values) in enumerate(zip(columns, x.detach().cpu().numpy().T, strict=True)):
+    found = []
+    plain = x.as_subclass(Tensor).detach().cpu().numpy()
+    for column, values in zip(columns, plain.T, strict=True):
         if column.categories:
-            names = np.array(column.categories)
-            codes = np.nan_to_num(np.clip(np.round(values), 0, len(names) - 1), nan=-1).astype(int)
-            values = pandas.Categorical.from_codes(codes, names)
+            names = np.array([*column.categories, None], dtype=object)
+            codes = np.clip(np.round(values), 0, len(names) - 2)
+            values = names[np.nan_to_num(codes, nan=-1).astype(int)]
         elif column.kind != "numeric" and (values == np.round(values)).all():
             values = values.astype(np.int64)
-        found[i] = values
+        found.append(values)
+    return found
+
+
+def frame_of(
+    columns: Sequence[Column], x: Tensor, index: np.ndarray | None = None
+) -> pandas.DataFrame:
+    """Values ``x`` (m, columns) as a ``pandas.DataFrame`` with names, text and index.
+
+    Raises:
+        ImportError: pandas is not installed.
+        ValueError: values of another shape.
+    """
+    pandas = pandas_or("the tensor and its columns, or data.write(path, x)")
+    found = dict(enumerate(values_of(columns, x)))
+    for i, column in enumerate(columns):
+        if column.categories:
+            found[i] = pandas.Categorical(found[i], [*column.categories])
     frame = pandas.DataFrame(found, index=index)
     frame.columns = [column.name for column in columns]
     return frame

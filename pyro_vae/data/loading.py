@@ -185,9 +185,10 @@ def load(
         if part.missing:
             # Where values are counted as in the source
             probabilities(part.x)
+    rows: tuple[Tensor, ...] = ()
     if len(parts) == 1:
         share = TEST_FRACTION if test_fraction is None else test_fraction
-        parts = _split(parts[0], share, torch.Generator().manual_seed(seed), stratify)
+        parts, rows = _split(parts[0], share, torch.Generator().manual_seed(seed), stratify)
     elif test_fraction is not None:
         raise ValueError(
             f"test_fraction: expected only for sources without a test set, got {test_fraction} "
@@ -207,7 +208,7 @@ def load(
         )
     if device is not None:
         train, *others = (part.to(device) for part in (train, *others))
-    return DataSplits(name, train, *others)
+    return DataSplits(name, train, *others, rows=rows)
 
 
 def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
@@ -268,7 +269,8 @@ def _named(parts: sources.Splits) -> sources.Splits:
 
 def _split(
     whole: Dataset, share: float, generator: torch.Generator, stratify: bool
-) -> sources.Splits:
+) -> tuple[sources.Splits, tuple[Tensor, ...]]:
+    """Training and test set, and which rows these are."""
     if len(whole) < 2:
         raise ValueError(
             f"source: expected at least 2 data to split, got {len(whole)}: use Dataset(x) instead"
@@ -279,7 +281,8 @@ def _split(
     chosen = None if classes is None or not stratify else _stratified(classes[order], held_out)
     if chosen is None:
         chosen = torch.arange(len(whole)) < held_out
-    return whole[order[~chosen].sort().values], whole[order[chosen].sort().values]
+    rows = tuple(order[part].sort().values for part in (~chosen, chosen))
+    return tuple(whole[part] for part in rows), rows
 
 
 def _stratified(y: Tensor, held_out: int) -> Tensor | None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from .arguments import Arguments
 from .columns import Column
 from .conditions import Names
 from .dataset import Dataset
@@ -19,6 +26,7 @@ class DataSplits:
         train: training set.
         test: test set, with the event shape of ``train``.
         validation: likewise, where a source has its own; for ``Trainer.fit(validation=)``.
+        rows: which rows of their source train and test are, where it was divided; else ().
 
     Raises:
         ValueError: the event shapes or the kinds differ.
@@ -34,6 +42,7 @@ class DataSplits:
     train: Dataset
     test: Dataset
     validation: Dataset | None = None
+    rows: tuple[Tensor, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Check that all sets hold the same kind of data."""
@@ -52,6 +61,18 @@ class DataSplits:
     def _parts(self) -> list[tuple[str, Dataset]]:
         names = ("train", "test", "validation")
         return [(name, part) for name in names if (part := getattr(self, name)) is not None]
+
+    def whole(self) -> Dataset:
+        """All data in the order of their source; else the sets one after the other.
+
+        Example:
+            >>> from pyro_vae.data import load
+            >>> d = load(torch.arange(50.0)[:, None])
+            >>> d.test.x.flatten()[:3], d.whole().x.flatten()[:3]
+            (tensor([ 6.,  7., 17.]), tensor([0., 1., 2.]))
+        """
+        found = _joined([part for _, part in self._parts()])
+        return found[torch.cat(self.rows).argsort()] if self.rows else found
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -89,3 +110,26 @@ class DataSplits:
             f"DataSplits({self.name!r}, event_shape={self.event_shape}, "
             f"kind={self.kind!r}{guess}, labels={len(self.labels)}{parts})"
         )
+
+
+def _joined(parts: Sequence[Dataset]) -> Dataset:
+    """The data of several sets of one kind, binarised and named as the first."""
+    first = parts[0]
+    names = ("y", "factors", "index")
+    y, factors, index = ([getattr(part, name) for part in parts] for name in names)
+    if isinstance(first.y, Arguments):
+        labels = Arguments(kwargs={k: torch.cat([each[k] for each in y]) for k in first.y.kwargs})
+    else:
+        labels = torch.cat(y) if _all(y) else None
+    found = first.replace(
+        x=torch.cat([part.x for part in parts]),
+        y=labels,
+        factors=torch.cat(factors) if _all(factors) else None,
+        factor_names=first.factor_names if _all(factors) else (),
+    )
+    found.index = np.concatenate(index) if _all(index) else None
+    return found
+
+
+def _all(values: Sequence[Any]) -> bool:
+    return all(value is not None for value in values)

@@ -20,11 +20,10 @@ from ..infer.budget import Budget
 from ..infer.importance import ImportanceEstimate, weighed
 from ..infer.objectives.elbo import ELBOTerms, check_possible
 from ..infer.terms import dataset_terms
+from ..infer.weights import TRUSTED_PARETO_K
 from ..programs.examining import examined
 from ..programs.given import matched
 from .baselines import baselines
-
-_TRUSTED_PARETO_K = 0.7
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +134,7 @@ class Evaluation(Tabular):
         """Fraction of the data whose log p(x) estimate cannot be trusted (Pareto k > 0.7)."""
         if self.importance is None:
             return math.nan
-        return float((self.importance.pareto_k > _TRUSTED_PARETO_K).double().mean())
+        return float((self.importance.pareto_k > TRUSTED_PARETO_K).double().mean())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: quantity -> mean, standard error, unit."""

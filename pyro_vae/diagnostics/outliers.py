@@ -121,7 +121,8 @@ def outliers(
         found["KL"] = sum(terms.kl.values())
         populating = d if populating is None else populating
         where = None if d is populating else populating
-        found["rarity"] = -log_density(model, guide, d, reference=where, batch_size=batch_size)
+        density, _ = log_density(model, guide, d, reference=where, batch_size=batch_size)
+        found["rarity"] = -density
         scores[name] = found
     auroc = {
         name: {s: area_under_roc(scores["normal"][s], scores[name][s]) for s in scores["normal"]}

@@ -203,13 +203,13 @@ def log_density(
     reference: Dataset | Tensor | tuple[Tensor, Tensor | None] | None = None,
     samples: int = 4,
     batch_size: int = 500,
-) -> Tensor:
-    """``rarity(...).log_density`` alone, (n,), without comparing the two sets."""
+) -> tuple[Tensor, Tensor]:
+    """``log_density`` of ``rarity(...)`` and its standard error alone, without comparing sets."""
     own, other = _sets(model, guide, data, reference, samples, batch_size)
     populating = [own if other is None else other]
     with measuring(model, guide, device=own.device):
         (found,) = _log_q(model, guide, own, populating, samples=samples, batch_size=batch_size)
-    return found.mean(0)
+    return found.mean(0), standard_error(found)
 
 
 def _sets(

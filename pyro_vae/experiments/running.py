@@ -21,6 +21,7 @@ from .. import data
 from ..data import Dataset, DataSplits
 from ..ground.files import write_atomically
 from ..ground.parsing import integer
+from ..ground.tables import flat
 from ..training.saving import load
 from ..training.trainer import Trainer
 from . import pairing
@@ -255,7 +256,7 @@ class Results:
         entries of their rows, of their ``estimates`` with differences to ``references``, of
         ``entries`` seed by seed.
         ``results.json`` has all numbers and how they came about: what ``tables`` makes the page
-        of this folder from.
+        of this folder from. ``rows.csv`` has the numbers of the rows as columns.
         """
         if rows := self.rows():
             estimates = self.estimates(by, references or {}, entries) if by else []
@@ -264,6 +265,12 @@ class Results:
             held = {"settings": self.settings, "rows": rows, "estimates": estimates}
             content = json.dumps(made(self.command) | held, indent=1)
             write_atomically(self.folder / "results.json", content + "\n")
+            plain = [flat(row) for row in rows]
+            columns = {
+                name: np.array([row.get(name) for row in plain], dtype=object)
+                for name in dict.fromkeys(name for row in plain for name in row)
+            }
+            data.write(self.folder / "rows.csv", columns)
             print(text)
         return rows
 

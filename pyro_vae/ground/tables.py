@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pandas
 
-_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_|<$"})
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_|<$&~"})
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%_#${}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -187,22 +187,25 @@ class Table:
             ImportError: pandas is not installed.
         """
         pandas = pandas_or("to_markdown() or to_latex()")
+        # By place, for two columns may have one name
         found = [
-            {
-                f"{name} {what}".rstrip(): value
-                for name, cell in zip(self.header, row, strict=True)
-                for what, value in Cell.of(cell).numbers.items()
-            }
+            {(i, k): v for i, cell in enumerate(row) for k, v in Cell.of(cell).numbers.items()}
             for row in self.rows
         ]
-        frame = pandas.DataFrame(found, columns=None if found else list(self.header))
-        return frame.set_index(self.header[0])
+        places = sorted(dict.fromkeys(place for row in found for place in row), key=lambda p: p[0])
+        places = places if found else [(i, "") for i in range(len(self.header))]
+        columns = {place: [row.get(place) for row in found] for place in places}
+        index = pandas.Index(columns.pop((0, "")), name=self.header[0])
+        frame = pandas.DataFrame(columns, index=index)
+        frame.columns = [f"{self.header[i]} {what}".rstrip() for i, what in columns]
+        return frame
 
     def to_markdown(self) -> str:
         """A Markdown table below its caption."""
 
         def told(text: str) -> str:
-            return " ".join(text.split()).translate(_MARKDOWN).replace("+-", "±")
+            text = " ".join(text.split()).translate(_MARKDOWN).replace("+-", "±")
+            return text.replace("](", r"\](")
 
         head, *lines = ([told(c) for c in row] for row in [self._head(), *self.texts()])
         table = ["| " + " | ".join(row) + " |" for row in (head, *lines)]
@@ -210,7 +213,7 @@ class Table:
         return "\n\n".join([told(self.caption), "\n".join(table), *map(told, self.notes)])
 
     def to_latex(self) -> str:
-        """A LaTeX ``table`` with its caption, which needs no package."""
+        r"""A LaTeX ``table`` with its caption, which needs ``\usepackage{booktabs}``."""
 
         def told(text: str) -> str:
             text = " ".join(text.split()).translate(_LATEX).replace("+-", r"$\pm$")
@@ -220,7 +223,7 @@ class Table:
             " & ".join(map(told, row)) + r" \\" for row in [self._head(), *self.texts()]
         )
         sides = "".join("l" if i in {0, *self.left} else "r" for i in range(len(self.header)))
-        table = [r"\hline", head, r"\hline", *lines, r"\hline", r"\end{tabular}"]
+        table = [r"\toprule", head, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}"]
         above = [r"\begin{table}", r"\centering", rf"\caption{{{told(self.caption)}}}"]
         notes = [rf"\par {told(note)}" for note in self.notes]
         return "\n".join(
@@ -256,7 +259,7 @@ class Tabular:
         return self.table().to_markdown()
 
     def to_latex(self) -> str:
-        """The table in LaTeX, which needs no package."""
+        r"""The table in LaTeX, which needs ``\usepackage{booktabs}``."""
         return self.table().to_latex()
 
 
@@ -266,7 +269,7 @@ def pandas_or(instead: str) -> Any:
         import pandas
     except ImportError as error:
         raise ImportError(
-            f"pandas: a frame needs it: pip install pandas, or use {instead}"
+            f"pandas: a frame needs it: pip install 'pyro_vae[tables]', or use {instead}"
         ) from error
     return pandas
 
@@ -279,3 +282,17 @@ def lookup(row: Mapping[str, Any], key: str) -> Any:
             return None
         value = value[part]
     return value
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """What nested dicts and lists hold, by names such as "kl/z1" and "unit_kl/z1/0".
+
+    Example:
+        >>> flat({"elbo": -9.0, "kl": {"z1": 2.5}, "beta": [1, 4]})
+        {'elbo': -9.0, 'kl/z1': 2.5, 'beta/0': 1, 'beta/1': 4}
+    """
+    if not isinstance(value, Mapping | list | tuple):
+        return {name: value}
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    parts = [flat(inside, f"{name}/{key}" if name else str(key)) for key, inside in items]
+    return {key: inside for part in parts for key, inside in part.items()}

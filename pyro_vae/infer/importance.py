@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.arguments import Data
+from ..ground.tables import Table, Tabular, mean_and_error
 from ..programs.autoguides import takes_all
 from ..programs.given import given
 from ..programs.running import measuring
@@ -28,7 +29,7 @@ from .densities import (
     rows_at_once,
     split,
 )
-from .weights import Weights, monte_carlo_error
+from .weights import TRUSTED_PARETO_K, Weights, monte_carlo_error
 
 # Data, and rows of latents drawn at once from one encoding per datum or from one per row. Fixed,
 # so that the draws do not depend on chunk_size.
@@ -37,9 +38,9 @@ _GUIDE_ROWS = 2**16
 _ENCODED_ROWS = 2**12
 
 
-@dataclass(frozen=True)
-class ImportanceEstimate:
-    """Importance-sampling estimate of log p(x) per datum, in nats.
+@dataclass(frozen=True, repr=False)
+class ImportanceEstimate(Tabular):
+    """Importance-sampling estimate of log p(x) per datum, in nats; ``print`` it.
 
     Attributes:
         log_likelihood: log mean_k w_k, w_k = p(x, z_k) / q(z_k|x), (n,).
@@ -66,6 +67,19 @@ class ImportanceEstimate:
     def monte_carlo_error(self) -> float:
         """Of the mean of log p(x) over the data, noise and bias together, see ``Budget``."""
         return monte_carlo_error(self.standard_error)
+
+    def table(self) -> Table:
+        """Means over the data with their standard errors, and how far to trust them."""
+        rows: list[Any] = [
+            ("log p(x)", mean_and_error(self.log_likelihood), "nats/datum"),
+            ("Monte Carlo error", self.monte_carlo_error, "nats/datum"),
+            ("effective sample size", mean_and_error(self.effective_sample_size), "samples"),
+        ]
+        if not self.pareto_k.isnan().all():
+            high = 100.0 * (self.pareto_k > TRUSTED_PARETO_K)
+            rows.append((f"Pareto k above {TRUSTED_PARETO_K}", mean_and_error(high), "% of data"))
+        caption = f"{len(self.log_likelihood)} data, {self.samples} samples of each"
+        return Table(caption, ("quantity", "mean", "unit"), rows, left=(0, 2))
 
 
 def importance(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..data.arguments import Arguments, Data, columns_of
 from ..ground.arguments import known, whole
+from ..ground.tables import Table, Tabular
 from ..programs.autoguides import takes_all
 from ..programs.given import given
 from ..programs.inspecting import columns_by_name
@@ -32,12 +33,17 @@ _NUMBERS = 2**22
 _DATA = 1000
 
 
-@dataclass(frozen=True)
-class Coherence:
+@dataclass(frozen=True, repr=False)
+class Coherence(Tabular):
     """A share of data, between 0 and 1, with its standard error over the data."""
 
     value: float
     standard_error: float
+
+    def table(self) -> Table:
+        """Both as one number."""
+        row = ["coherence", (self.value, self.standard_error)]
+        return Table("share of data that agree", ("quantity", "share"), [row])
 
     def __repr__(self) -> str:
         """Both in percent."""

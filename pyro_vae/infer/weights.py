@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+# Above, the mean of weights is not to be trusted
+TRUSTED_PARETO_K = 0.7
+
 
 class Weights:
     """Log-weights that come a few draws at a time, of which the largest alone are kept.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from ..data.arguments import Arguments, Data
 from ..data.columns import of_table
+from ..data.writing import columns_of, write
+from ..ground.arguments import known
 from ..ground.tables import pandas_or
 from .autoguides import check_batch
 from .calling import arguments_of
@@ -100,12 +103,14 @@ class Encoding:
     """Means and samples of q(z|x) per latent site, each (n, size); ``index`` names the rows.
 
     Where a distribution has no formula for its mean, as a flow, it is that of 1,000 draws, always
-    the same ones; for a ``Categorical`` it is the most probable category.
+    the same ones; for a ``Categorical`` it is the most probable category. ``shared`` are sites
+    outside the data plate, of which there is one value for all data, and no row in a table.
     """
 
     mean: dict[str, Tensor]
     sample: dict[str, Tensor]
     index: np.ndarray | None = None
+    shared: tuple[str, ...] = ()
 
     def to_frame(self) -> pandas.DataFrame:
         """The means as a ``pandas.DataFrame``, a row per datum, named as those of its table.
@@ -115,13 +120,49 @@ class Encoding:
         Raises:
             ImportError: pandas is not installed.
         """
-        pandas = pandas_or("mean, a tensor per latent")
-        found = {}
-        for site, values in self.mean.items():
-            for place in np.ndindex(values.shape[1:]):
-                name = f"{site}[{','.join(map(str, place))}]" if place else site
-                found[name] = values[(slice(None), *place)].detach().cpu().numpy()
-        return pandas.DataFrame(found, index=self.index)
+        pandas = pandas_or("array(), or write(path), which writes .csv without it")
+        found = [column for z in self._rows().items() for column in columns_of(*z)]
+        return pandas.DataFrame(dict(found), index=self.index)
+
+    def array(self, site: str | None = None) -> np.ndarray:
+        """The means of one site, (n, *latent shape).
+
+        Args:
+            site: which; default the only one.
+
+        Raises:
+            ValueError: another site, none where there are several.
+
+        Example:
+            >>> import torch
+            >>> Encoding({"z1": torch.zeros(3, 2)}, {}).array().shape
+            (3, 2)
+        """
+        sites = [*self.mean]
+        if site is None and len(sites) != 1:
+            raise ValueError(
+                f"site: expected one of {', '.join(sites)}, got none: pass array({sites[-1]!r}), "
+                "or use mean, a tensor per site"
+            )
+        return self.mean[known("site", sites[0] if site is None else site, sites)].numpy(
+            force=True
+        )
+
+    def write(self, path: str | Path, site: str | None = None) -> None:
+        """Write the means into a file, as ``data.write``: ``.npy``, ``.csv`` or ``.parquet``.
+
+        Args:
+            path: where to.
+            site: the only one to write; default: all, of which ``.npy`` holds one.
+
+        Raises:
+            ValueError: an unknown site, another ending, several sites for ``.npy``.
+        """
+        found = self._rows() if site is None else {site: self.array(site)}
+        write(path, found, index=self.index)
+
+    def _rows(self) -> dict[str, Tensor]:
+        return {site: mean for site, mean in self.mean.items() if site not in self.shared}
 
 
 def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
@@ -147,13 +188,18 @@ def encode(guide: Any, x: Any, *, y: Labels = None) -> Encoding:
         ValueError: data of the wrong shape or dtype or not finite, labels that do not fit, a
             distribution that has no mean, such as a Cauchy.
     """
+    index = None
     if not isinstance(x, Tensor | Arguments):
         x = matched(x, guide, getattr(guide, "model", None), name="x")
+        index = getattr(x, "index", None)
     args, kwargs = _encodable(guide, x, y)
     with evaluating(guide):
         drawn = trace(guide, *args, **kwargs)
         mean = _latents(_at_means(guide, args, kwargs))
-    return Encoding(mean=mean, sample=_latents(drawn), index=getattr(x, "index", None))
+    # Where no site is in a plate, their rows are the data nevertheless
+    inside = [site for site in mean if drawn.nodes[site]["cond_indep_stack"]] or mean
+    shared = tuple(site for site in mean if site not in inside)
+    return Encoding(mean, _latents(drawn), index, shared)
 
 
 def encode_means(guide: Any, x: Any, *, y: Labels = None) -> dict[str, Tensor]:

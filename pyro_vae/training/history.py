@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from ..ground.tables import Cell, Table, Tabular, lookup
+from ..ground.tables import Cell, Table, Tabular, flat, lookup, pandas_or
 from ..plots.curves import history as picture
 
 if TYPE_CHECKING:
     from typing import NotRequired
 
+    import pandas
     from typing_extensions import TypedDict
 
     class Validation(TypedDict):
@@ -83,6 +84,8 @@ class History(list["Row"], Tabular):
         >>> history = History([{"epoch": 1, "elbo": -9.0, "validation": {"elbo": -9.5}}])
         >>> history.column("validation.elbo")
         [-9.5]
+
+    ``history.to_frame()`` has all of it as a table.
     """
 
     def column(self, key: str) -> list[Any]:
@@ -117,9 +120,38 @@ class History(list["Row"], Tabular):
             caption += "; kl_global, nats per data set"
         return Table(caption, ["epoch", "guide", *keys], rows)
 
+    def to_frame(self) -> pandas.DataFrame:
+        """All that the rows have as a flat ``pandas.DataFrame``, indexed by epoch.
+
+        What is by site has a column for each, such as "kl/z1" and "validation/kl/z1", and what is
+        by unit "unit_kl/z1/0". Flags that a row lacks are False, other whole numbers <NA>, and
+        real ones NaN.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        pandas = pandas_or("history, a list of plain dicts, or to_json()")
+        rows = [flat(row) for row in self]
+        names = dict.fromkeys(["epoch", *(name for row in rows for name in row)])
+        columns = {name: _typed([row.get(name) for row in rows]) for name in names}
+        epochs, kind = columns.pop("epoch")
+        index = pandas.Index(epochs, name="epoch", dtype=kind)
+        series = {n: pandas.Series(v, index, kind) for n, (v, kind) in columns.items()}
+        return pandas.DataFrame(series, index)
+
     def to_json(self) -> str:
         """The rows as JSON text; null for what is NaN or infinite, which JSON does not have."""
         return json.dumps(_finite(list(self)), indent=1, allow_nan=False)
+
+
+def _typed(values: list[Any]) -> tuple[list[Any], str | None]:
+    """The values of a column and their type, that of pandas for text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return [bool(value) for value in values], "bool"
+    if kinds == {int} or not values:
+        return values, "Int64" if None in values else "int64"
+    return values, "float64" if kinds <= {int, float} else None
 
 
 def _finite(value: Any) -> Any:

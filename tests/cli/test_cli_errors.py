@@ -1,5 +1,6 @@
 """Whatever is wrong is one line that names the option, and leaves nothing behind."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,31 @@ BAD_USE = {
     "no label": (["sample", "MODEL", "--label", "3"], "--label: expected no label"),
     "n": (["sample", "MODEL", "-n", "0"], "-n: expected a whole number of at least 1"),
     "format": (["sample", "MODEL", "--out", "a.xyz"], "such as picture.png, got 'a.xyz'"),
+    "data for no prior": (
+        ["sample", "MODEL", "--data", "digits"],
+        "--data: expected only with --prior mixture, got digits",
+    ),
+    "components": (
+        ["sample", "MODEL", "--prior", "mixture", "--components", "2000"],
+        "use more data or lower --components",
+    ),
+    "prior": (["sample", "MODEL", "--prior", "mixtur"], "did you mean 'mixture'?"),
+    "ending": (["encode", "MODEL", "--out", "z.cvs"], "did you mean '.csv'?"),
+    "no ending": (["encode", "MODEL", "--out", "z"], "ends in .npy, .csv, .parquet, got 'z'"),
+    "table folder": (["encode", "MODEL", "--out", "absent/z.csv"], "make absent first"),
+    "table is a folder": (["encode", "MODEL", "--out", "z.npy"], "got z.npy, a folder"),
+    "site": (["encode", "MODEL", "--site", "z2"], "--site: expected one of z1, got 'z2'"),
+    "split": (["encode", "MODEL", "--split", "trian"], "did you mean 'train'?"),
+    "other data": (["encode", "MODEL", "--data", "vectors.npy"], "shape (n, 1, 8, 8)"),
+    "by": (
+        ["outliers", "MODEL", "--by", "likelihood", "--importance-samples", "0"],
+        "--by: expected density where --importance-samples is 0",
+    ),
+    "outliers of another shape": (
+        ["outliers", "MODEL", "--data", "vectors.npy"],
+        "shape (n, 1, 8, 8)",
+    ),
+    "no reference": (["outliers", "COPY", "--data", "digits"], "name them with --reference"),
     "picture folder": (["sample", "MODEL", "--out", "absent/a.png"], "make absent first"),
     "row": (["interpolate", "MODEL", "--from", "360"], "--from: expected a row from 0 to 359"),
     "steps": (["interpolate", "MODEL", "--steps", "1"], "--steps: expected a whole number"),
@@ -123,6 +149,7 @@ def write_bad_files():
     np.save("objects.npy", np.array([{1: 2}], dtype=object))
     Path("text.npy").write_text("not an array")
     Path("nothing.pt").touch()
+    Path("z.npy").mkdir()
     torch.save({"a": torch.zeros(1)}, "tensors.pt")
     images("unlabelled.npz", labels=False)
     photographs("photographs", 2, (427, 640))
@@ -164,6 +191,8 @@ def test_bad_use_is_one_line(argv, message, run, conditional, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     write_bad_files()
     paths = {"MODEL": str(run / "model.pt"), "CONDITIONAL": str(conditional / "model.pt")}
+    paths["COPY"] = "copy.pt"
+    shutil.copy(run / "model.pt", "copy.pt")
     assert_one_line([paths.get(a, a) for a in argv], message, tmp_path, capsys)
 
 

@@ -30,6 +30,10 @@ COMMANDS = [
     "evaluate MODEL --data images.npz --binarize dynamic --seed 1 --device cpu",
     "sample MODEL -n 4 --out picture.png --draw --label 1",
     "sample CONDITIONAL -n 4 --label 1 --out picture.pdf --seed 3",
+    "sample MODEL -n 4 --out drawn.csv --prior mixture --components 3 --data images.npz",
+    "encode MODEL --out z.npy --site z1 --data images.npz --split all --seed 1",
+    "outliers MODEL -n 3 --by density --importance-samples 2 --out o.csv --data images.npz",
+    "completion bash",
     "interpolate MODEL --from 1 --to 0 --steps 3 --out path.png --data images.npz",
     "experiment ladder-mnist --quick",
 ]

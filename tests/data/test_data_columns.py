@@ -247,7 +247,7 @@ def test_parquet_keeps_kinds_and_names(tmp_path):
 def test_without_pandas_the_way_out_is_told(csv, monkeypatch):
     d = datasets.load(csv)
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(ImportError, match="pip install pandas") as error:
+    with pytest.raises(ImportError, match=r"pip install 'pyro_vae\[tables\]'") as error:
         d.train.to_frame()
     assert re.search("or use the tensor", str(error.value))
 

@@ -150,3 +150,16 @@ def test_unknown_experiments_are_refused(capsys):
 def test_settings_are_readable(tmp_path):
     Results(tmp_path, {"epochs": 3})
     assert json.loads((tmp_path / "settings.json").read_text()) == {"epochs": 3}
+
+
+def test_the_numbers_of_rows_are_a_table_of_columns(tmp_path, capsys):
+    results = Results(tmp_path, {"epochs": 2})
+    rows = [{"system": "VAE", "seed": s, "ELBO": -0.1 - s, "kl": {"z1": 1.5}} for s in (0, 1)]
+    for row in rows:
+        results.row({k: row[k] for k in ("system", "seed")}, lambda row=row: row)
+    results.publish(lambda rows, settings: "table")
+    assert (tmp_path / "rows.csv").read_text().splitlines() == [
+        "system,seed,ELBO,kl/z1",
+        "VAE,0,-0.1,1.5",
+        "VAE,1,-1.1,1.5",
+    ]

@@ -87,12 +87,12 @@ def test_signs_of_latex_are_escaped():
 \centering
 \caption{50\% of a\_b \& \#1}
 \begin{tabular}{lr}
-\hline
+\toprule
 name & \$ \\
-\hline
+\midrule
 {[}a]\{\textbackslash{}\} \textasciitilde{}\textasciicircum{} & $-$1.50 $\pm$ 0.25 \\
 a-1 \textless{}\textbar{}\textgreater{} & 2e-05 \\
-\hline
+\bottomrule
 \end{tabular}
 \par 5\%
 \end{table}"""
@@ -122,3 +122,29 @@ def test_a_frame_has_columns_for_all_numbers_of_a_cell():
     assert list(frame.columns) == ["active", "active of", "KL", "KL error"]
     assert frame.loc["z1"].tolist() == [1, 2, 0.5, 0.1]
     assert frame.loc["z2", "KL"] == 0.25 and frame.loc["z2"].isna().tolist() == [1, 1, 0, 1]
+
+
+def test_links_and_entities_of_markdown_are_text():
+    table = tables.Table("a & b", ["~x~"], [["[a](b)"]])
+    assert table.to_markdown().splitlines() == [
+        r"a \& b",
+        "",
+        r"| \~x\~ |",
+        "|---|",
+        r"| [a\](b) |",
+    ]
+
+
+def test_columns_of_one_name_stay_apart_in_a_frame():
+    pytest.importorskip("pandas")
+    frame = tables.Table("", ["score", "mean", "mean"], [["MIG", (0.5, 0.1), 0.25]]).to_frame()
+    assert list(frame.columns) == ["mean", "mean error", "mean"]
+    assert frame.loc["MIG"].tolist() == [0.5, 0.1, 0.25]
+
+
+def test_columns_of_a_frame_are_in_their_order():
+    pytest.importorskip("pandas")
+    frame = tables.Table(
+        "", ["a", "b", "c"], [["x", None, 1.0], ["y", (2.0, 0.5), 3.0]]
+    ).to_frame()
+    assert list(frame.columns) == ["b", "b error", "c"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pyro_vae import Trainer, data, diagnostics, guides, handlers, infer, likelihoods, models
+from pyro_vae.ground.tables import Tabular
 from pyro_vae.training.history import History
 
 
@@ -42,6 +43,24 @@ def numbers(text):
 class FirstPixels(torch.nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :4]
+
+
+def others(vae, guide, whole):
+    """Results of fewer words."""
+    x = whole.x[:20]
+    levels = models.VQVAE((1, 8, 8), 16, 4, likelihood=likelihoods.Bernoulli(), levels=2)
+    annealing = {"temperatures": 3, "chains": 2, "leapfrog": 1, "progress": False}
+    return {
+        "importance": infer.importance(vae, guide, x, samples=30, progress=False),
+        "elbo_terms": infer.elbo_terms(vae, guide, x),
+        "annealed": infer.annealed(vae, guide, x, **annealing),
+        "sandwich": infer.sandwich(vae, guide, n=3, importance_samples=5, **annealing),
+        "coherence": infer.coherence(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2])),
+        "codebooks": diagnostics.codebook(levels, guides.NearestCode(levels), x),
+        "accuracy": diagnostics.Accuracy(torch.eye(4)[0], torch.rand(4)),
+        "check_pair": infer.check_pair(vae, guide, x),
+        "structure": infer.structure(vae),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +103,7 @@ def shown():
             "kernel_distance": diagnostics.kernel_distance(
                 whole.x, torch.rand(70, 1, 8, 8).round(), features=FirstPixels()
             ),
+            **others(vae, guide, whole),
             "model": vae,
             "guide": guide,
             "vqvae": vq,
@@ -111,7 +131,9 @@ TABLES = [
 ]
 
 
-RESULTS = [*TABLES, "frechet_distance", "kernel_distance", "history"]
+OTHERS = ["importance", "elbo_terms", "annealed", "sandwich", "coherence", "codebooks", "accuracy"]
+RESULTS = [*TABLES, *OTHERS, "frechet_distance", "kernel_distance", "history"]
+OF_WORDS = ["check_pair", "structure"]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -173,7 +195,7 @@ def in_one_line(table):
     return [[" ".join(cell.split()) for cell in row] for row in table.texts()]
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", [*RESULTS, *OF_WORDS])
 def test_markdown_has_the_cells_of_the_table(shown, name):
     table, page = shown[name].table(), shown[name].to_markdown()
     head, rule, *lines = [line[1:-1] for line in page.splitlines() if line.startswith("|")]
@@ -184,18 +206,20 @@ def test_markdown_has_the_cells_of_the_table(shown, name):
     assert page.count("<") == page.count("\\<")
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", [*RESULTS, *OF_WORDS])
 def test_latex_has_the_cells_of_the_table(shown, name):
     table, page = shown[name].table(), shown[name].to_latex()
 
     def undo(cell):
         cell = cell.replace(r"$\pm$", "+-").replace("$-$", "-").replace("{[}", "[")
-        for sign, word in {"<": "less", ">": "greater", "|": "bar"}.items():
+        words = {"<": "less", ">": "greater", "|": "bar", "~": "asciitilde"}
+        for sign, word in words.items():
             cell = cell.replace(rf"\text{word}{{}}", sign)
         return re.sub(r"\\([&%_#${}])", r"\1", cell)
 
     _, inside = page.split(r"\begin{tabular}")
-    head, body = inside.split(r"\end{tabular}")[0].split(r"\hline")[1:3]
+    rules = r"\\toprule|\\midrule|\\bottomrule"
+    _, head, body, _ = re.split(rules, inside.split(r"\end{tabular}")[0])
     lines = [line.removesuffix(r"\\") for line in body.strip().splitlines()]
     assert cells(lines, "&", undo) == in_one_line(table)
     assert len(re.split(r"(?<!\\)&", head)) == len(table.header)
@@ -247,12 +271,12 @@ def test_frames_hold_the_numbers_of_the_results(shown):
     assert frames["frechet_distance"].index.tolist() == [float(shown["frechet_distance"])]
     history = shown["history"]
     assert frames["history"].index.tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert frames["history"]["validation.elbo"].tolist() == history.column("validation.elbo")
+    assert frames["history"]["validation/elbo"].tolist() == history.column("validation.elbo")
 
 
 def test_a_frame_without_pandas_tells_what_to_do(shown, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match="pandas: a frame needs it: pip install pandas"):
+    with pytest.raises(ImportError, match=r"pandas: a frame needs it: .*'pyro_vae\[tables\]'"):
         shown["layers"].to_frame()
 
 
@@ -261,3 +285,48 @@ def test_a_history_without_epochs_has_all_forms():
     assert r"epoch & guide \\" in History().to_latex()
     pytest.importorskip("pandas")
     assert len(History().to_frame()) == 0
+
+
+def test_every_public_result_that_is_a_table_is_shown_here(shown):
+    named = [getattr(room, name) for room in (infer, diagnostics) for name in room.__all__]
+    results = {found for found in named if isinstance(found, type) and issubclass(found, Tabular)}
+    assert results <= {type(value) for value in shown.values()}
+
+
+def test_standard_errors_are_columns_of_numbers(shown):
+    pytest.importorskip("pandas")
+    for name in RESULTS:
+        table, frame = shown[name].table(), shown[name].to_frame()
+        told = sum(text.count("+-") for row in table.texts() for text in row)
+        columns = [column for column in frame.columns if column.endswith("error")]
+        assert told <= int(frame[columns].notna().sum().sum()), name
+    terms = shown["elbo_terms"]
+    mean, error = terms.elbo.mean(), terms.elbo.std() / len(terms.elbo) ** 0.5
+    row = terms.to_frame().loc["ELBO"]
+    assert [row["mean"], row["mean error"]] == pytest.approx([float(mean), float(error)])
+
+
+def test_a_history_is_a_flat_frame_of_types():
+    pytest.importorskip("pandas")
+    first = {"epoch": 1, "elbo": -9.0, "kl": {"z1": 1.0}, "guide": "Ladder", "frozen": False}
+    second = first | {"epoch": 2, "kl": {"z1": 2.0, "z2": 0.5}, "kept": True, "skipped": 3}
+    second |= {"validation": {"kl": {"z1": 4.0}}, "unit_kl": {"z1": [0.5, 1.5]}, "frozen": True}
+    frame = History([first, second]).to_frame()
+    assert frame.index.tolist() == [1, 2] and frame.index.name == "epoch"
+    reals = ["elbo", "kl/z1", "kl/z2", "validation/kl/z1", "unit_kl/z1/0", "unit_kl/z1/1"]
+    kinds = dict.fromkeys(reals, "float64") | {"frozen": "bool", "kept": "bool"}
+    kinds |= {"skipped": "Int64", "guide": frame["guide"].dtype}
+    assert frame.dtypes.to_dict() == kinds
+    assert frame["kept"].tolist() == [False, True] and frame["frozen"].tolist() == [False, True]
+    assert frame["skipped"].isna().tolist() == [True, False] and frame["skipped"].loc[2] == 3
+    assert frame["kl/z1"].tolist() == [1.0, 2.0] and frame["unit_kl/z1/1"].loc[2] == 1.5
+
+
+def test_the_history_of_a_run_has_nothing_nested(shown):
+    pandas = pytest.importorskip("pandas")
+    history, frame = shown["history"], shown["history"].to_frame()
+    assert len(frame) == len(history) == 7
+    for column in frame.columns.difference(["guide"]):
+        assert pandas.api.types.is_numeric_dtype(frame[column]), column
+    for name in ("kl/z1", "validation/kl/z2", "active_units/z1", "beta", "seconds"):
+        assert frame[name].tolist() == history.column(name.replace("/", "."))

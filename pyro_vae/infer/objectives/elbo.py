@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pyro.infer.util import is_validation_enabled
@@ -18,6 +18,7 @@ from torch import Tensor
 from ...data.arguments import Data
 from ...ground.arguments import known
 from ...ground.recorded import Recorded
+from ...ground.tables import Table, Tabular, mean_and_error
 from ...programs.broadcasting import check_shapes, warn_enumerated
 from ...programs.checks import PairSummary, compared
 from ...programs.reading import Contributions, contributions, count_once
@@ -30,9 +31,11 @@ from .kl import check_order, check_scales, closed_form
 from .units import PerUnit, at_draw, in_closed_form, joined_units, kl_per_unit
 
 
-@dataclass(frozen=True)
-class ELBOTerms:
+@dataclass(frozen=True, repr=False)
+class ELBOTerms(Tabular):
     """The terms of log p(x) >= E_q[log p(x|z)] - sum_i KL_i, in nats per datum.
+
+    ``print`` it, or hand on its ``table()``, means over the data with their standard errors.
 
     A latent outside the data plate, which all data share, has one KL term for the data set. Each
     datum has an equal part of it in ``kl``, so that ``elbo`` adds up to the data set's bound.
@@ -60,6 +63,17 @@ class ELBOTerms:
     def kl_global(self) -> dict[str, Tensor]:
         """Latent site outside the data plate -> its KL in nats per data set, 0-d."""
         return {site: self.kl[site].mean() * total for site, total in self.shared.items()}
+
+    def table(self) -> Table:
+        """Mean and standard error over the data; of what all data share, their KL."""
+        terms = {"ELBO": self.elbo, "reconstruction": self.reconstruction}
+        terms |= {f"KL({s})": kl for s, kl in self.kl.items() if s not in self.shared}
+        rows: list[Any] = [
+            (name, mean_and_error(v.detach()), "nats/datum") for name, v in terms.items()
+        ]
+        rows += [(f"KL({s})", float(kl), "nats/data set") for s, kl in self.kl_global.items()]
+        caption = f"{len(self.reconstruction)} data"
+        return Table(caption, ("term", "mean", "unit"), rows, left=(0, 2))
 
     def __repr__(self) -> str:
         """Means over the data; of what all data share, the KL in nats per data set."""
