@@ -98,7 +98,8 @@ def decoder(model: DecoderModel, sites: Sequence[str] | None = None) -> nn.Modul
         )
     for site in sites:
         known("sites", site, model.latents)
-    shapes = [model.latent_shapes[site] for site in sites]
+    latents = model.structure.latents
+    shapes = [latents[site].event_shape for site in sites]
     return _recorded("model", _Decoder(model, sites), model, model, shapes)
 
 
@@ -111,11 +112,10 @@ class _Encoder(nn.Module):
         x, y = given if len(given) > 1 else (*given, None)
         with FillWithMeans():
             found = trace(self.guide, x, **label_arguments(self.guide, y))
-        return {
-            f"{site}.{name}": value
-            for site in kinds(found).latent
-            for name, value in _parameters(found.nodes[site]["fn"]).items()
-        }
+        result: dict[str, Tensor] = {}
+        for site in kinds(found).latent:
+            result |= _of_posterior(site, found.nodes[site]["fn"])
+        return result
 
 
 class _Decoder(nn.Module):
@@ -141,6 +141,12 @@ def _parameters(distribution: Any) -> dict[str, Tensor]:
     return {name: vars(inner)[name] for name in inner.arg_constraints if name in vars(inner)}
 
 
+def _of_posterior(site: str, distribution: Any) -> dict[str, Tensor]:
+    if found := _parameters(distribution):
+        return {f"{site}.{name}": value for name, value in found.items()}
+    raise ValueError(f"site {site!r} has a {type(plain(distribution)).__name__}, no parameters")
+
+
 def _recorded(
     argument: str,
     program: nn.Module,
@@ -159,7 +165,6 @@ def _recorded(
             graph = torch.export.export(program, tuple(example), dynamic_shapes=(rows,))
             return graph.module()
     except Exception as error:
-        raise
         why = str(error).partition("\n")[0]
         raise TypeError(
             f"{argument}: expected one that torch.export can record, got {name_of(recorded)} "

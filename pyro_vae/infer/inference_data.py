@@ -78,8 +78,9 @@ def to_inference_data(
     sums = check_weighed(model, guide, x, y, n if takes_all(guide) else min(n, _DATA))
     if sums is not None and not sums.in_guide:
         raise ValueError(
-            f"guide: expected one that draws all latents, got one without {', '.join(sums.marks)}, "
-            "summed out: use guides.Labelled(guide) for classes, or draw them in your own"
+            "guide: expected one that draws all latents, got one without "
+            f"{', '.join(sums.marks)}, summed out: use guides.Labelled(guide) for classes, or "
+            "draw them in your own"
         )
     groups: _Groups = {}
     at_once = max(1, rows_at_once(x, None) // n)

@@ -74,13 +74,8 @@ def expected(history):
     keys = ("epoch", "step", "elbo", "objective", "reconstruction", "kl.z1", "beta", "lr")
     keys += ("validation.elbo", "validation.objective", "validation.kl.z1", "active_units.z1")
     keys += ("validation.elbo_se", "validation.reconstruction", "seconds")
-    return {
-        row["epoch"]: dict(zip(keys, values, strict=True)) for row, *values in rows(history, keys)
-    }
-
-
-def rows(history, keys):
-    return zip(history, *map(history.column, keys), strict=True)
+    columns = zip(*map(history.column, keys), strict=True)
+    return {values[0]: dict(zip(keys, values, strict=True)) for values in columns}
 
 
 # What holds for every tracker

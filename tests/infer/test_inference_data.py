@@ -114,7 +114,7 @@ def test_programs_and_guides_of_ones_own_and_labels(arviz):
 
 def test_latents_that_are_summed_out_are_refused(arviz):
     vae, guide = pair(latents=2, condition=2, labels="partial")
-    with pytest.raises(ValueError, match="without y, summed out: use guides.Labelled"):
+    with pytest.raises(ValueError, match=r"without y, summed out: use guides\.Labelled"):
         infer.to_inference_data(vae, guide, X)
     labelled = guides.Labelled(guide)
     found = infer.to_inference_data(vae, labelled, X, draws=5)
