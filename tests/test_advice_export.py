@@ -105,9 +105,12 @@ def folders(tmp):
 
 @cases
 def graphs(tmp):
-    vae, guide = pair()
+    vae, _ = pair()
     network = nn.Linear(6, 2)
-    exported = lambda: torch.export.export(network, (X,))
+
+    def exported():
+        torch.export.export(network, (X,))
+
     yield lambda: export.encoder(network), exported
     yield lambda: export.decoder(network), exported
     yield lambda: export.decoder(vae, sites=()), lambda: export.decoder(vae)

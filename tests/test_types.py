@@ -52,6 +52,9 @@ REVEALED = {
     'infer.compare_guides(vae, {"a": guide}, x)': "GuideComparison",
     "infer.structure(vae, x)": "Structure",
     "infer.SVI(vae, guide)": "SVI",
+    "export.encoder(guide)": "Module",
+    'vae.push_to_hub("me/toys")': "str",
+    "callbacks.MLflow().run": "str | None",
     "guide.encode(x)": "Encoding",
     "guide.encode(x).mean": "dict[str, Tensor]",
     "vae.sample(3)": "Tensor",
@@ -72,7 +75,7 @@ MISTAKES = (
 )
 SETUP = """\
 from pyro_vae import (
-    Trainer, data, diagnostics, guides, handlers, infer, likelihoods, load, models, plots, priors,
+    Trainer, callbacks, data, diagnostics, export, guides, handlers, infer, likelihoods, load, models, plots, priors,
     schedules,
 )
 

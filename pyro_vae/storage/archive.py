@@ -83,17 +83,14 @@ def described(
     }
 
 
-@contextlib.contextmanager
-def opened(path: Path, device: torch.device) -> Iterator[Archive]:
+def opened(path: Path, device: torch.device) -> contextlib.AbstractContextManager[Archive]:
     """Read a file, and name it in whatever the use of its content provokes.
 
     Torch's random stream is as it was afterwards. Raises ``NewerFormatError`` for a version that
     only a newer library reads, ``ValueError`` for what is not a file of ``write``, or a damaged or
     forged one, ``OSError`` for a file that cannot be read.
     """
-    content, size = _read(path, device)
-    with unpacked(path, content, size) as archive:
-        yield archive
+    return unpacked(path, *_read(path, device))
 
 
 @contextlib.contextmanager
@@ -104,7 +101,7 @@ def unpacked(path: Path, content: Mapping[str, Any], size: int) -> Iterator[Arch
     """
     try:
         with forked():
-            yield Archive(content, _allowed(size))
+            yield Archive(content, _PER_BYTE * size + _ALWAYS)
     except torch.OutOfMemoryError:
         raise
     except ValueError as error:
@@ -113,11 +110,6 @@ def unpacked(path: Path, content: Mapping[str, Any], size: int) -> Iterator[Arch
         raise ValueError(f"{path}: it lacks {error}: {DAMAGED}") from error
     except Exception as error:  # whatever a changed description provokes in a constructor
         raise ValueError(f"{path}: {error}: {DAMAGED}") from error
-
-
-def _allowed(size: int) -> int:
-    """How many values may be built for a file of so many bytes."""
-    return _PER_BYTE * size + _ALWAYS
 
 
 def is_newer(path: Path) -> bool:
@@ -269,7 +261,7 @@ def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], int]:
     if version >= _WITH_CHECKSUM and not checked:
         raise ValueError(f"{path}: its checksum is missing: {DAMAGED}")
     size = path.stat().st_size
-    values = _allowed(size)
+    values = _PER_BYTE * size + _ALWAYS
     try:
         entries, largest = _claims(content, {})
     except ValueError as error:

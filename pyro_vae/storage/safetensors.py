@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 TENSORS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _EXTRA = "hub"
-_FETCHED = 'huggingface_hub.snapshot_download("{}")'
+_HERE = """\
+import pyro_vae
+
+folder = "."
+"""
+_FETCHED = """\
+import huggingface_hub
+import pyro_vae
+
+folder = huggingface_hub.snapshot_download("{}")
+"""
 _AGAIN = "take another copy, or write it again with to_safetensors(folder)"
 
 
@@ -132,19 +142,15 @@ def card(
     all_tags = dict.fromkeys(["pyro_vae", "pytorch", "pyro", "variational-autoencoder", *tags])
     described += ["tags:", *(f"- {json.dumps(tag)}" for tag in all_tags)]
     head = "\n".join(["---", *described, "---"])
-    lines = ["import pyro_vae", "", 'folder = "."', f"{kind} = pyro_vae.load(folder)"]
-    if where:
-        lines[:3] = ["import huggingface_hub", *lines[:2], f"folder = {_FETCHED.format(where)}"]
-    if kind == "guide":
-        lines.append("model = guide.model")
-    use = "\n".join([*lines, "print(model)"])
+    use = _FETCHED.format(where) if where else _HERE
+    use += f"{kind} = pyro_vae.load(folder)\n" + "model = guide.model\n" * (kind == "guide")
     if evaluation is None:
         measured = "None was handed in when these files were written."
     else:
         measured = evaluation.to_markdown()
     return (
         f"{head}\n\n# {title}\n\n```\n{program!r}\n```\n\n## Evaluation\n\n{measured}\n\n"
-        f"## Use\n\n```\npip install 'pyro_vae[hub]'\n```\n\n```python\n{use}\n```\n"
+        f"## Use\n\n```\npip install 'pyro_vae[hub]'\n```\n\n```python\n{use}print(model)\n```\n"
     )
 
 

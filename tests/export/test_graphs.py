@@ -90,6 +90,21 @@ def test_graphs_are_modules_for_torchs_own_tools():
     torch.testing.assert_close(compiled(x)["z1.loc"], expected)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_graph_goes_to_onnx(tmp_path):
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    runtime = pytest.importorskip("onnxruntime")
+    graph = export.encoder(guides.BottomUp(vae(latents=2, hidden=(8,))))
+    path, x = tmp_path / "encoder.onnx", torch.randn(5, 6)
+    torch.onnx.export(graph, (x[:3],), path, dynamo=True, dynamic_shapes=({0: ROWS},))
+    session = runtime.InferenceSession(path)
+    (name,) = (given.name for given in session.get_inputs())
+    found = session.run(None, {name: x.numpy()})
+    for mine, other in zip(graph(x).values(), found, strict=True):
+        torch.testing.assert_close(mine, torch.tensor(other), rtol=1e-4, atol=1e-5)
+
+
 def test_a_graph_has_the_parameters_of_its_guide_and_leaves_it_as_it_is():
     model = vae(latents=2, hidden=(8,))
     guide = guides.BottomUp(model)

@@ -121,6 +121,16 @@ def test_latents_that_are_summed_out_are_refused(arviz):
     assert found.posterior["y"].shape == (1, 5, 4)
 
 
+def test_with_arviz_1_it_is_a_tree_of_the_same_groups(arviz, monkeypatch):
+    import xarray
+
+    monkeypatch.setattr(arviz, "__version__", "1.0.0")
+    found = infer.to_inference_data(*pair(), X, draws=3)
+    assert isinstance(found, xarray.DataTree)
+    assert {*found.children} == GROUPS
+    assert found["posterior"]["z1"].dims == ("chain", "draw", "datum", "z1_dim_0")
+
+
 def test_without_arviz_the_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "arviz", None)
     with pytest.raises(ModuleNotFoundError) as error:
