@@ -75,8 +75,8 @@ MISTAKES = (
 )
 SETUP = """\
 from pyro_vae import (
-    Trainer, callbacks, data, diagnostics, export, guides, handlers, infer, likelihoods, load, models,
-    plots, priors, schedules,
+    Trainer, callbacks, data, diagnostics, export, guides, handlers, infer, likelihoods, load,
+    models, plots, priors, schedules,
 )
 
 digits = data.load("digits")
