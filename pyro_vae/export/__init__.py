@@ -1,4 +1,8 @@
-"""Models and guides for where this library is not: graphs of torch."""
+"""Models and guides for where this library is not: graphs of torch.
+
+Tensors with their constructor, for the Hugging Face hub, are written by the programs themselves,
+``vae.to_safetensors(folder)`` and ``guide.push_to_hub("name/model")``.
+"""
 
 from .graphs import decoder, encoder
 
