@@ -114,6 +114,13 @@ def graphs(tmp):
     yield lambda: export.encoder(network), exported
     yield lambda: export.decoder(network), exported
     yield lambda: export.decoder(vae, sites=()), lambda: export.decoder(vae)
+    given, own = pair(condition=models.Covariates(numbers=1))
+    y = {"numbers": torch.zeros(8, 1)}
+    yield (
+        lambda: export.encoder(own),
+        lambda: infer.encode(own, X, y=y),
+        lambda: infer.decode(given, {"z1": X[:, :2]}, x=X, y=y),
+    )
     flow = guides.Flow(vae)
     yield (
         lambda: export.encoder(flow),

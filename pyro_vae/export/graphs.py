@@ -98,6 +98,9 @@ def decoder(model: DecoderModel, sites: Sequence[str] | None = None) -> nn.Modul
         )
     for site in sites:
         known("sites", site, model.latents)
+    if hasattr(model.decoder, "distribution"):
+        got = f"a {type(model.decoder).__name__}, which sees x as well"
+        raise _refused("model", "a decoder of latents alone", got)
     latents = model.structure.latents
     shapes = [latents[site].event_shape for site in sites]
     return _recorded("model", _Decoder(model, sites), model, model, shapes)
@@ -155,6 +158,8 @@ def _recorded(
     shapes: Sequence[Sequence[int]],
 ) -> nn.Module:
     """The graph of a program of rows of these shapes, with labels where the model needs them."""
+    if not isinstance(model.condition, int):
+        raise _refused(argument, "a model of classes as labels, or of none", model.condition)
     kind = like(model)
     example = [torch.zeros(_ROWS, *s, dtype=kind.dtype, device=kind.device) for s in shapes]
     if model.condition:
@@ -165,8 +170,11 @@ def _recorded(
             graph = torch.export.export(program, tuple(example), dynamic_shapes=(rows,))
             return graph.module()
     except Exception as error:
-        why = str(error).partition("\n")[0]
-        raise TypeError(
-            f"{argument}: expected one that torch.export can record, got {name_of(recorded)} "
-            f"({why}): run it by infer.encode or infer.decode instead"
-        ) from error
+        got = f"{name_of(recorded)} ({str(error).partition(chr(10))[0]})"
+        raise _refused(argument, "one that torch.export can record", got) from error
+
+
+def _refused(argument: str, expected: str, got: object) -> TypeError:
+    return TypeError(
+        f"{argument}: expected {expected}, got {got}: run it by infer.encode or infer.decode"
+    )

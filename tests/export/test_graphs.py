@@ -147,8 +147,13 @@ def test_what_no_graph_can_hold_is_refused_by_name():
     model = vae(latents=2, hidden=(8,))
     with pytest.raises(TypeError, match=r"guide: .* got Flow \(site 'z1' has a .*infer\.encode"):
         export.encoder(guides.Flow(model))
+    given = vae(latents=2, hidden=(8,), condition=models.Covariates(numbers=1))
+    with pytest.raises(TypeError, match=r"model: expected a model of classes .*infer\.decode"):
+        export.decoder(given)
     tokens = vae(latents=2, likelihood=likelihoods.Tokens(5))
-    with pytest.raises(TypeError, match=r"model: .* got VAE .*infer\.decode"):
+    with pytest.raises(
+        TypeError, match=r"model: .* got a SequenceDecoder, which sees x .*infer\.decode"
+    ):
         export.decoder(tokens)
 
 
