@@ -168,10 +168,14 @@ def _recorded(
     try:
         with turn, evaluating(recorded), pyro.validation_enabled(False):
             graph = torch.export.export(program, tuple(example), dynamic_shapes=(rows,))
-            return graph.module()
+            module = graph.module()
     except Exception as error:
         got = f"{name_of(recorded)} ({str(error).partition(chr(10))[0]})"
         raise _refused(argument, "one that torch.export can record", got) from error
+    # As it was recorded; torch does not let it be told by eval()
+    for part in module.modules():
+        part.training = False
+    return module
 
 
 def _refused(argument: str, expected: str, got: object) -> TypeError:
