@@ -20,14 +20,15 @@ FLOORS = (
         "ranks",
         "distributions",
         "ground",
+        "storage",
         "data",
         "programs",
         "schedules",
         "regularizers",
     ),
-    *("networks", "conditionals", "likelihoods", "handlers", "infer", "codebooks", "storage"),
-    *("models", "guides", "priors", "plots", "diagnostics", "callbacks", "training", "report"),
-    *("estimators", "notebook", "experiments", "cli", "__main__", "__init__"),
+    *("networks", "conditionals", "likelihoods", "handlers", "infer", "codebooks"),
+    *("models", "guides", "priors", "export", "plots", "diagnostics", "callbacks", "training"),
+    *("report", "estimators", "notebook", "experiments", "cli", "__main__", "__init__"),
 )
 MOST_FLAT, MOST_LINES, MOST_PRIVATE = 9, 400, 40
 

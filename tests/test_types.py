@@ -53,6 +53,9 @@ REVEALED = {
     'infer.compare_guides(vae, {"a": guide}, x)': "GuideComparison",
     "infer.structure(vae, x)": "Structure",
     "infer.SVI(vae, guide)": "SVI",
+    "export.encoder(guide)": "Module",
+    'vae.push_to_hub("me/toys")': "str",
+    "callbacks.MLflow().run": "str | None",
     "guide.encode(x)": "Encoding",
     "guide.encode(x).mean": "dict[str, Tensor]",
     "vae.sample(3)": "Tensor",
@@ -76,8 +79,8 @@ MISTAKES = (
 )
 SETUP = """\
 from pyro_vae import (
-    Trainer, data, diagnostics, estimators, guides, handlers, infer, likelihoods, load, models,
-    plots, priors, schedules,
+    Trainer, callbacks, data, diagnostics, estimators, export, guides, handlers, infer,
+    likelihoods, load, models, plots, priors, schedules,
 )
 
 digits = data.load("digits")

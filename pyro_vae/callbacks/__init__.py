@@ -2,10 +2,11 @@
 
 from .base import Callback, check_callbacks
 from .collapse import CollapseWarning
+from .pruning import Optuna
 from .rates import LRScheduler
 from .sigma import PredictSigma, UpdateSigma
 from .stopping import EarlyStopping, KeepBest
-from .tracking import TensorBoard
+from .tracking import MLflow, TensorBoard, WeightsAndBiases
 from .units import UnitKL
 
 __all__ = [
@@ -14,10 +15,13 @@ __all__ = [
     "EarlyStopping",
     "KeepBest",
     "LRScheduler",
+    "MLflow",
+    "Optuna",
     "PredictSigma",
     "TensorBoard",
     "UnitKL",
     "UpdateSigma",
+    "WeightsAndBiases",
     "check_callbacks",
 ]
 

@@ -177,7 +177,7 @@ class BottomUp(Guide):
         values = self.reading.arguments.read(self.model, *args, **kwargs)
         # As ``seen`` does, without a call in each step
         seen = dict(values) if self.reading.as_they_are else self.reading.seen(values)
-        around = self._plates.of(len(next(iter(values.values()))))
+        around = self._plates.of(next(iter(values.values())).shape[0])
         for site in self.parents:
             if site not in (given or {}):
                 raise ValueError(

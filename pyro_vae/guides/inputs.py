@@ -57,7 +57,7 @@ class OwnInputs:
         if vae.covariates:
             found["y"] = vae.condition.seen(vae.condition.columns(y, len(x)))
             return found
-        for labels in vae.label_features(y, len(x)):
+        for labels in vae.label_features(y, x.shape[0]):
             found["y"] = labels
         return found
 

@@ -212,7 +212,7 @@ class Ladder(Guide):
     ) -> tuple[int, dict[str, Tensor]]:
         """The number of data of a call, and its arguments as networks see them."""
         values = self.reading.arguments.read(self.model, *args, **kwargs)
-        return len(next(iter(values.values()))), self.reading.seen(values)
+        return next(iter(values.values())).shape[0], self.reading.seen(values)
 
     def _bottom_up(
         self, seen: dict[str, Tensor]

@@ -157,7 +157,7 @@ class NearestCode(Guide):
         seen = network_inputs(self.model.likelihood, x)
         seen = with_mask(seen, KINDS[self.model.kind]) if self._masked else seen
         found: dict[str, Tensor] = {}
-        with pyro.plate("data", len(x), dim=-1):
+        with pyro.plate("data", x.shape[0], dim=-1):
             if len(self.model.latents) == 1:
                 self._quantise("z1", self.encoder(seen), found)
             else:

@@ -16,6 +16,7 @@ from .engine.svi import SVI
 from .engine.trainable import UntrainedWarning
 from .importance import ImportanceEstimate, importance, log_likelihood
 from .impute import Imputation, impute
+from .inference_data import to_inference_data
 from .latent import grid_2d, interpolate, reconstruct, traverse
 from .objectives.elbo import AnalyticELBO, ELBOTerms, TraceELBO
 from .objectives.enumerated import TraceEnumELBO
@@ -72,6 +73,7 @@ __all__ = [
     "sample",
     "sandwich",
     "structure",
+    "to_inference_data",
     "translate",
     "traverse",
 ]

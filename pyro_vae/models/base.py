@@ -73,7 +73,7 @@ class DecoderModel(Model):
 
     def check_shape(self, x: Tensor) -> None:
         """Raise ``ValueError`` unless ``x`` is (n, *event_shape), n >= 1, of the model's dtype."""
-        if tuple(x.shape[1:]) != self.event_shape or len(x) == 0:
+        if tuple(x.shape[1:]) != self.event_shape or x.shape[0] == 0:
             raise ValueError(
                 f"site 'x': expected shape (n, {', '.join(map(str, self.event_shape))}) "
                 f"with n >= 1, got {tuple(x.shape)}: reshape the data, or build the model for "

@@ -332,7 +332,7 @@ class VAE(DecoderModel):
         """Run the generative program."""
         if x is not None:
             self._check_given(x)
-            size = len(x)
+            size = x.shape[0]
         if self.covariates:
             y = self.condition.columns(y, size)
         n = size if size is not None else (1 if y is None else len(y))

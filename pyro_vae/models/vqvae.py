@@ -264,7 +264,7 @@ class VQVAE(DecoderModel):
         """Run the generative program; a site tells what a prior may see in its ``infer``."""
         if x is not None:
             self._check_given(x)
-            n = len(x)
+            n = x.shape[0]
         else:
             n = size if size is not None else (1 if y is None else len(y))
         labels = self.label_features(y, n)

@@ -18,7 +18,7 @@ def concatenate(inputs: Sequence[Tensor]) -> Tensor:
     """Join vectors (..., f_i) on the last dimension, broadcasting the leading ones."""
     if len(inputs) == 1:
         return inputs[0]
-    if len({v.shape[:-1] for v in inputs}) > 1:
+    if [v for v in inputs if v.shape[:-1] != inputs[0].shape[:-1]]:
         lead = torch.broadcast_shapes(*(v.shape[:-1] for v in inputs))
         inputs = [v.expand(*lead, v.shape[-1]) for v in inputs]
     return torch.cat(list(inputs), -1)

@@ -199,7 +199,7 @@ class MapNetwork(Recorded, nn.Module):
 
     def _brought(self, value: Tensor) -> Tensor:
         """An input (rows, *shape) as maps of the first size."""
-        value = value.reshape(len(value), *self._maps(tuple(value.shape[1:])))
+        value = value.reshape(value.shape[0], *self._maps(tuple(value.shape[1:])))
         if value.shape[2:] == self.size:
             return value
         return interpolate(value, size=self.size, mode="nearest")

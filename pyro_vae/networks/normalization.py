@@ -88,7 +88,7 @@ class Normalized(nn.Module):
         last = h.movedim(self.dim, -1)
         rows = last.reshape(-1, last.shape[-1])
         # In a run of several processes the others have rows as well
-        alone = len(rows) == 1 and ranks.size() == 1
+        alone = rows.shape[0] == 1 and ranks.size() == 1
         if alone and self.training and isinstance(self.norm, BatchNorm):
             raise ValueError(
                 "norm: BatchNorm in training mode expects at least 2 data per batch, got 1, whose "

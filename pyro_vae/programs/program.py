@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..data.columns import of_table
 from ..ground.arguments import known, whole
 from ..ground.recorded import Recorded
+from ..storage.safetensors import Exported
 from .encoding import Encoding, decode, encode
 from .labels import Labels, checked_labels, label_arguments
 from .means import mean_of
@@ -24,7 +25,7 @@ from .registration import register
 from .replacement import ReplacedPrior, check_prior
 
 
-class Program(Recorded, nn.Module):
+class Program(Exported, Recorded, nn.Module):
     """An ``nn.Module`` whose ``forward`` is a Pyro program, trainable by stock Pyro."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -177,6 +178,14 @@ class Guide(Program):
     def borrowed_modules(self) -> tuple[nn.Module, ...]:
         """The modules of ``model`` that it runs: with another model it means nothing."""
         return ()
+
+    def _parts(self) -> dict[str, nn.Module]:
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(
+                "guide: expected one whose model is a module, got one of a plain function, which "
+                "no file can hold: save the trainer of both"
+            )
+        return {"model": self.model, "guide": self}
 
     def encode(self, x: Any, *, y: Labels = None) -> Encoding:
         """Means and samples of q(z|x) per latent site, in evaluation mode without gradients.

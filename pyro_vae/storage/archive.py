@@ -51,16 +51,11 @@ def write(
     plain data.
     """
     seen: dict[int, int] = {}
-    description: dict[str, Any] = {
-        "kind": kind,
-        "parts": {n: encode(m, n, seen) for n, m in modules.items()} if arguments else {},
-        "frozen": {name: _frozen(module) for name, module in modules.items()},
-        "evaluating": {name: _evaluating(module) for name, module in modules.items()},
-    }
+    description = described(kind, modules if arguments else {}, modules, seen)
     content: dict[str, Any] = {
         "format": _FORMAT,
         "version": _VERSION,
-        "modules": {name: _state(module) for name, module in modules.items()},
+        "modules": {name: state_of(module) for name, module in modules.items()},
     }
     if plain is not None:
         description[_REST] = encode(plain, _REST, seen)
@@ -71,8 +66,27 @@ def write(
     write_atomically(path, sealed.seal(buffer.getvalue()))
 
 
-@contextlib.contextmanager
-def opened(path: Path, device: torch.device, classes: Chosen) -> Iterator[Archive]:
+def described(
+    kind: str,
+    built: Mapping[str, nn.Module],
+    modules: Mapping[str, nn.Module],
+    seen: dict[int, int],
+) -> dict[str, Any]:
+    """What JSON holds of modules: the arguments of those that are ``built`` from them, and modes.
+
+    Raises ``TypeError`` for an argument that it cannot hold.
+    """
+    return {
+        "kind": kind,
+        "parts": {name: encode(module, name, seen) for name, module in built.items()},
+        "frozen": {name: _frozen(module) for name, module in modules.items()},
+        "evaluating": {name: _evaluating(module) for name, module in modules.items()},
+    }
+
+
+def opened(
+    path: Path, device: torch.device, classes: Chosen
+) -> contextlib.AbstractContextManager[Archive]:
     """Read a file, and name it in whatever the use of its content provokes.
 
     Classes of a user's own are those of ``classes``, which is for this file alone. Torch's random
@@ -80,10 +94,20 @@ def opened(path: Path, device: torch.device, classes: Chosen) -> Iterator[Archiv
     only a newer library reads, ``ValueError`` for what is not a file of ``write``, or a damaged or
     forged one, ``OSError`` for a file that cannot be read.
     """
-    content, values = _read(path, device)
+    return unpacked(path, *_read(path, device), classes)
+
+
+@contextlib.contextmanager
+def unpacked(
+    path: Path, content: Mapping[str, Any], size: int, classes: Chosen
+) -> Iterator[Archive]:
+    """Have the content of a file of so many bytes, and name it in all that its use provokes.
+
+    ``ValueError`` for whatever is wrong with it.
+    """
     try:
         with forked():
-            yield Archive(content, values, classes)
+            yield Archive(content, _PER_BYTE * size + _ALWAYS, classes)
     except torch.OutOfMemoryError:
         raise
     except ValueError as error:
@@ -182,7 +206,7 @@ def _by_plain_name(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _state(module: nn.Module) -> Mapping[str, Any]:
+def state_of(module: nn.Module) -> Mapping[str, Any]:
     """Its tensors; as torch gives them, with the modules' versions, where no name changes."""
     state = module.state_dict()
     plain = _by_plain_name(state.items())
@@ -218,7 +242,7 @@ def _described(text: Any) -> dict[str, Any]:
 
 
 def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], int]:
-    """The content of a file, and how many values may be built for it."""
+    """The content of a file, and its size in bytes."""
     if path.is_dir():
         raise ValueError(f"{path}: expected a checkpoint file, got a folder")
     if not path.exists():
@@ -252,7 +276,7 @@ def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], int]:
     if entries > size or largest > values:
         what = "tensors claim more values" if largest > values else "containers claim more"
         raise ValueError(f"{path}: its {what} than it holds: {DAMAGED}")
-    return content, values
+    return content, size
 
 
 def _claims(container: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:

@@ -10,11 +10,12 @@ import torch
 from pyro.infer import ELBO
 from torch import nn
 
-from ..ground.classes import Given
+from ..ground.classes import Chosen, Given
 from ..ground.recorded import Recorded
 from ..infer.objectives.elbo import Estimator
+from ..programs.placing import usable_device
 from ..programs.program import Guide, Model
-from ..storage import archive
+from ..storage import archive, safetensors
 from . import checkpoint
 from .pair import G, M
 from .trainer import Trainer
@@ -101,7 +102,8 @@ def load(
     their names, as ``pyro.get_param_store().load`` does; its other entries stay.
 
     Args:
-        path: a file written by ``save``.
+        path: a file written by ``save``, or a folder by ``to_safetensors`` of a model or a guide,
+            such as ``huggingface_hub.snapshot_download(repo)`` fetches.
         model: your own model to load the tensors into, in place of one built from the file; a
             method where it was one, ``model=vae.model, guide=vae.guide``, or the plain function
             that it was.
@@ -126,7 +128,13 @@ def load(
         FileNotFoundError: there is no such file.
         OSError: the file cannot be read.
     """
-    found = checkpoint.load(Trainer, path, model, guide, optimizer, device, elbo, classes)
+    if safetensors.is_folder(path):
+        given = {"model": model, "guide": guide}
+        given = {name: part for name, part in given.items() if part is not None}
+        place = None if device is None else usable_device(device)
+        found = safetensors.read(path, given, place, Chosen(classes))
+    else:
+        found = checkpoint.load(Trainer, path, model, guide, optimizer, device, elbo, classes)
     if expect is not None and not isinstance(found, expect):
         raise TypeError(
             f"{path}: expected a {expect.__name__}, got a {type(found).__name__}: pass "

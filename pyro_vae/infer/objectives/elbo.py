@@ -254,6 +254,26 @@ class TraceELBO(Estimator):
         >>> loss, terms = TraceELBO()(vae, guides.BottomUp(vae), torch.zeros(5, 6))
         >>> bool(torch.isclose(loss, -terms.elbo.sum()))
         True
+
+        The loss has a gradient, for a loop of anybody, such as Lightning's::
+
+            class Pair(lightning.LightningModule):
+                def __init__(self, model, guide, lr=1e-3):
+                    super().__init__()
+                    self.model, self.guide, self.lr = model, guide, lr
+                    self.loss = infer.TraceELBO(reduction="mean")
+
+                def training_step(self, batch, index):
+                    loss, terms = self.loss(self.model, self.guide, *batch)
+                    self.log("elbo", terms.elbo.mean(), batch_size=len(batch[0]))
+                    return loss
+
+                def validation_step(self, batch, index):
+                    _, terms = self.loss(self.model, self.guide, *batch)
+                    self.log("validation.elbo", terms.elbo.mean(), batch_size=len(batch[0]))
+
+                def configure_optimizers(self):
+                    return torch.optim.Adam(self.parameters(), lr=self.lr)
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("total", "path")
