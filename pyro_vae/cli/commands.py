@@ -14,7 +14,7 @@ from .. import experiments, infer, plots
 from ..ground.files import write_atomically
 from ..programs.labels import covariates_of
 from ..report import render
-from . import inputs, measuring
+from . import inputs, measuring, media
 from .messages import DONE
 from .training import train
 
@@ -50,6 +50,8 @@ def sample(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     if text is not None:
         return _write(text.text(model.sample(args.n, y=y, mean=not args.draw)))
+    if (write := media.writer(args, model)) is not None:
+        return write(model.sample(args.n, y=y, mean=not args.draw))
     return _draw(args, lambda: plots.samples(model, args.n, y=y, mean=not args.draw))
 
 

@@ -50,7 +50,8 @@ examples:
   grey pixels              pyro-vae train --likelihood continuous-bernoulli
   17 levels of grey        pyro-vae train --likelihood categorical --levels 17
   a table of numbers       pyro-vae train --data table.npy
-  photographs              pyro-vae train --data photos/ --size 64"""
+  photographs              pyro-vae train --data photos/ --size 64
+  sound, by a VQ-VAE       pyro-vae train --data folder_of_wavs/ --codes 256"""
 
 _EVALUATE = """\
 Print the bound (ELBO), its reconstruction and KL terms, log p(x) by importance sampling, for about
@@ -60,7 +61,8 @@ probabilistic PCA; each with its standard error over the data. The data are the 
 training run (run.json beside MODEL.pt tells), unless --data and --split name others."""
 
 _SAMPLE = """\
-Draw new data from a trained model, and write them as a picture (.png, .pdf, .svg, ...)."""
+Draw new data from a trained model, and write them as a picture (.png, .pdf, .svg, ...), signals
+also as sound, one after another (.wav), and videos moving (.gif)."""
 
 _INTERPOLATE = """\
 Decode the straight line in latent space between two data, and write it as a picture. The data
@@ -175,7 +177,7 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument(
         "--draw", action="store_true", help="show draws of x in place of the means of p(x|z)"
     )
-    groups.add_picture(sample, "samples.png")
+    groups.add_picture(sample, "samples.png", media=True)
     groups.add_common(sample)
 
 

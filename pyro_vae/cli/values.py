@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from ..ground import arguments
 from ..ground.parsing import integer
 from ..programs.placing import usable_device
+from . import media
 
 _T = TypeVar("_T")
 MODEL = "model.pt"
@@ -144,3 +145,8 @@ def picture(text: str) -> Path:
             f"end it with one of .{', .'.join(sorted(formats))}"
         )
     return Path(text)
+
+
+def output(text: str) -> Path:
+    """The path of a picture, or of another file that samples are written into."""
+    return Path(text) if Path(text).suffix.lower() in media.WRITERS else picture(text)

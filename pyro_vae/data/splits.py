@@ -21,7 +21,7 @@ class DataSplits:
         validation: likewise, where a source has its own; for ``Trainer.fit(validation=)``.
 
     Raises:
-        ValueError: the event shapes or the kinds differ.
+        ValueError: the event shapes, the kinds or the sample rates differ.
 
     Example:
         >>> import torch
@@ -48,6 +48,12 @@ class DataSplits:
                     f"{name}: expected data of kind {self.train.kind!r} as those of train, got "
                     f"{part.kind!r}: pass {name}.replace(kind={self.train.kind!r})"
                 )
+            if part.rate != self.train.rate:
+                raise ValueError(
+                    f"{name}: expected signals of {self.train.rate} samples per second as those "
+                    f"of train, got {part.rate}: resample them, such as by "
+                    "scipy.signal.resample_poly"
+                )
 
     def _parts(self) -> list[tuple[str, Dataset]]:
         names = ("train", "test", "validation")
@@ -62,6 +68,11 @@ class DataSplits:
     def kind(self) -> str:
         """What the dimensions of a datum mean, for ``kind=`` of models."""
         return self.train.kind
+
+    @property
+    def rate(self) -> int | None:
+        """Samples per second of signals, where they are known."""
+        return self.train.rate
 
     @property
     def columns(self) -> tuple[Column, ...]:
