@@ -33,7 +33,7 @@ def spectrograms(
     Args:
         x: signals (n, channels, samples) or (n, samples).
         rate: samples per second, ``d.rate``.
-        window: samples under the window: 256, or fewer of a short signal, by default. A longer
+        window: samples under the window, by default a quarter of a signal, 256 at most. A longer
             one tells frequencies better and times worse.
         columns: panels per row, by default 4 at most.
         titles: one per signal; none by default.
@@ -61,7 +61,7 @@ def spectrograms(
         raise ValueError(f"titles: expected {len(x)}, one per signal, got {len(titles)}")
     signals = x.detach().float().cpu().reshape(len(x), *maps_of(x.shape[1:], 1))
     length = signals.shape[-1]
-    window = min(_WINDOW, length) if window is None else whole("window", window, 2)
+    window = min(_WINDOW, max(2, length // 4)) if window is None else whole("window", window, 2)
     if not 2 <= window <= length:
         raise ValueError(
             f"window: expected 2 to {length}, the samples of a signal, got {window}: pass fewer, "
