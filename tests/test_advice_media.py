@@ -19,7 +19,10 @@ def factors(tmp):
         yield lambda n=length: data.render_tones(tone, n), lambda: data.render_tones(tone, 2048)
     yield lambda: data.render_tones(tone, 9, 0), lambda: data.render_tones(tone, 9, 8000)
     yield lambda: data.render_tones(tone[0]), lambda: data.render_tones(tone[0][None], 9)
-    yield lambda: data.render_tones(half), lambda: data.render_tones(half.round(decimals=2) // 1)
+    yield (
+        lambda: data.render_tones(half),
+        lambda: data.render_tones(torch.cat([half[:, :1].round(), half[:, 1:]], 1)),
+    )
     yield (
         lambda: data.render_tones(tone, 9, 200),
         lambda: data.render_tones(tone, 9, 8000),

@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.systems:
         with forked(splits.train.device, args.seeds[0]):
             if name in MEDIA:
-                figure = MEDIA[name](args.epochs, 100 if args.quick else 2000)
+                figure = MEDIA[name](args.epochs, 100 if args.quick else 500)
             else:
                 figure = PICTURES[name](Bench(splits, args.epochs))
             save(figure, args.out / f"{name}.png")
