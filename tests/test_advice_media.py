@@ -15,13 +15,14 @@ cases = Cases()
 def factors(tmp):
     tone, video = torch.tensor([[0.0, 120, 0.01, 0.1]]), torch.tensor([[0.0, 0.5, 0.5, 0.1, 0.1]])
     half = tone + torch.tensor([[0.4, 0, 0, 0]])
+    rounded = torch.cat([half[:, :1].round(), half[:, 1:]], 1)
     for length in (0, 2.5):
         yield lambda n=length: data.render_tones(tone, n), lambda: data.render_tones(tone, 2048)
     yield lambda: data.render_tones(tone, 9, 0), lambda: data.render_tones(tone, 9, 8000)
     yield lambda: data.render_tones(tone[0]), lambda: data.render_tones(tone[0][None], 9)
     yield (
         lambda: data.render_tones(half),
-        lambda: data.render_tones(torch.cat([half[:, :1].round(), half[:, 1:]], 1)),
+        lambda: data.render_tones(rounded),
     )
     yield (
         lambda: data.render_tones(tone, 9, 200),

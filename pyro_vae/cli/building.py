@@ -107,7 +107,7 @@ def _standardizes(args: argparse.Namespace, data: DataSplits) -> bool:
 
 def pair(
     args: argparse.Namespace, data: DataSplits, kind: type, condition: Condition
-) -> tuple[models.VAE, Guide]:
+) -> tuple[models.VAE | models.VQVAE, Guide]:
     """Model and guide, from torch's global stream."""
     model = _model(args, data, _likelihood(args, kind, data), condition)
     return model, _guide(args, model)
@@ -144,7 +144,7 @@ def _model(
     data: DataSplits,
     likelihood: Any,
     condition: Condition,
-) -> models.VAE:
+) -> models.VAE | models.VQVAE:
     if args.codes is not None:
         return _quantised(args, data, likelihood, condition)
     asked = args.channels is not None or args.blocks is not None

@@ -96,8 +96,7 @@ def write_wav(path: str | Path, x: Tensor, rate: int, *, pause: float = 0.25) ->
     whole("rate", rate, advice="pass the samples per second, such as d.rate")
     at_least("pause", pause)
     shape = tuple(x.shape)
-    signals = x.detach().float().cpu()
-    signals = signals.reshape((1, *shape) if x.dim() == 2 else (1, 1, -1)) if x.dim() < 3 else x
+    signals = x.detach().float().cpu().reshape(*(1,) * (3 - x.dim()), *shape)
     if x.dim() > 3 or x.numel() == 0 or signals.shape[1] > signals.shape[2]:
         raise ValueError(
             "x: expected (samples,), (channels, samples) or (n, channels, samples), got "
@@ -116,7 +115,7 @@ def write_wav(path: str | Path, x: Tensor, rate: int, *, pause: float = 0.25) ->
             stacklevel=2,
         )
     silence = signals.new_zeros(len(signals), signals.shape[1], round(pause * rate))
-    row = torch.cat([signals, silence], -1).detach().cpu().movedim(0, 1).flatten(1)
+    row = torch.cat([signals, silence], -1).movedim(0, 1).flatten(1)
     row = row[:, : row.shape[1] - silence.shape[2]]
     levels = (row * _LEVELS).round().clamp(-_LEVELS, _LEVELS - 1)
     buffer = io.BytesIO()
