@@ -1,7 +1,4 @@
-"""One small picture of each system of the README's table, trained in minutes on 10,000 digits.
-
-Beside them are pictures of sound, video and text, of data that are made for them.
-"""
+"""One small picture of each system of the README's table, trained in minutes on 10,000 digits."""
 
 from __future__ import annotations
 
@@ -34,7 +31,6 @@ from ..ground.drawing import new_axes
 from ..ground.streams import forked
 from ..training.trainer import Trainer
 from . import running
-from .gallery_media import MEDIA
 from .running import first, parser
 
 NAME = "gallery"
@@ -227,8 +223,7 @@ PICTURES: dict[str, Callable[[Bench], Figure]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and draw the systems asked for, a PNG each."""
     options = parser(NAME, __doc__, epochs=EPOCHS)
-    names = [*PICTURES, *MEDIA]
-    options.add_argument("--systems", nargs="+", choices=names, default=names)
+    options.add_argument("--systems", nargs="+", choices=PICTURES, default=list(PICTURES))
     args = options.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
@@ -239,11 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = first(splits, count, 2000)
     for name in args.systems:
         with forked(splits.train.device, args.seeds[0]):
-            if name in MEDIA:
-                figure = MEDIA[name](args.epochs, 100 if args.quick else 500)
-            else:
-                figure = PICTURES[name](Bench(splits, args.epochs))
-            save(figure, args.out / f"{name}.png")
+            save(PICTURES[name](Bench(splits, args.epochs)), args.out / f"{name}.png")
     return 0
 
 

@@ -10,7 +10,7 @@ def test_there_is_a_picture_for_each_system():
     assert len(experiment.PICTURES) == ROOT_ROWS
 
 
-@pytest.mark.parametrize("name", [*experiment.PICTURES, *experiment.MEDIA])
+@pytest.mark.parametrize("name", experiment.PICTURES)
 def test_a_picture_shows_something_and_is_small(name, tmp_path, capsys):
     argv = ["--quick", "--data", "digits", "--systems", name, "--out", str(tmp_path)]
     assert experiment.main([*argv, "--threads", "1"]) == 0
