@@ -83,14 +83,14 @@ def load(
             with x[, y] or x_train, x_test[, x_val] and their y; a table ``.csv``, ``.tsv``,
             ``.txt`` or ``.parquet``; ``.h5ad``; ``.wav``, which is cut into clips; or an object
             of any kind of ``data.given.as_dataset``, such as a tensor, an array, a pair (x, y), a
-            table or a data set of torchvision. 8-bit
-            pixels become k / 255. Labels without names name their classes "0", "1", ..., and
-            class folders that are whole numbers are in the order of these. Of a folder, files
-            that are no images by their name are left out; images of any colours are read,
-            upright; broken, empty and animated ones, grey ones of more than 8 bits, and those of
-            more pixels than Pillow takes for safe are refused by name. Of a table the column of
-            text, or of whole numbers by a name such as "label", are the labels. Files of arrays
-            are read without unpickling, and refused where they are shorter than their header says.
+            table or a data set of torchvision. 8-bit pixels become k / 255. Labels without names
+            name their classes "0", "1", ..., and class folders that are whole numbers are in the
+            order of these. Of a folder, files that are no images by their name are left out;
+            images of any colours are read, upright; broken, empty and animated ones, grey ones of
+            more than 8 bits, and those of more pixels than Pillow takes for safe are refused by
+            name. Of a table the column of text, or of whole numbers by a name such as "label", are
+            the labels. Files of arrays are read without unpickling, and refused where they are
+            shorter than their header says.
         binarize: ``"dynamic"`` binarises the training set afresh in each batch and the test set
             once, so that evaluation is repeatable (the protocol of Sonderby et al., 2016);
             ``"static"`` binarises both once, the test set as under ``"dynamic"``; None keeps the
