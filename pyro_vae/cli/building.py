@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import guides, likelihoods, models
+from .. import guides, handlers, likelihoods, models, priors
 from ..data import DataSplits
+from ..ground.kinds import KINDS, maps_of
 from ..ground.machine import free_memory
+from ..ground.streams import forked
 from ..likelihoods.counts import Rates
 from ..likelihoods.located import Located
 from ..networks import ConvDecoder, ConvEncoder, MapNetwork
+from ..networks.defaults import halvings
+from ..programs.placing import device_of
 from ..programs.program import Guide
 from ..training.trainer import Trainer
 from . import groups
@@ -29,6 +33,8 @@ _BYTES = 6 * 4
 # More are a wish of nobody who left the widths to the shape of the data
 _MOST_BY_DEFAULT = 10**8
 _ROWS = 4096
+_MOST_CODES = 128
+_PRIOR_WIDTH, _PRIOR_LAYERS, _PRIOR_PATIENCE = 64, 8, 5
 
 
 def asked_binarize(args: argparse.Namespace) -> str | None:
@@ -101,10 +107,36 @@ def _standardizes(args: argparse.Namespace, data: DataSplits) -> bool:
 
 def pair(
     args: argparse.Namespace, data: DataSplits, kind: type, condition: Condition
-) -> tuple[models.VAE, Guide]:
+) -> tuple[models.VAE | models.VQVAE, Guide]:
     """Model and guide, from torch's global stream."""
     model = _model(args, data, _likelihood(args, kind, data), condition)
-    return model, args.guide(model)
+    return model, _guide(args, model)
+
+
+def _guide(args: argparse.Namespace, model: Any) -> Guide:
+    return args.guide(model) if args.codes is None else guides.NearestCode(model)
+
+
+def with_prior(
+    trainer: Trainer, data: DataSplits, epochs: int, *, progress: bool
+) -> Trainer[Any, Any]:
+    """The pair of a VQ-VAE, with a prior fitted to the codes of its data."""
+    model, seed = trainer.model, trainer.seed
+    with forked(device_of(model), seed):
+        prior = priors.CodePrior(model, width=_PRIOR_WIDTH, layers=_PRIOR_LAYERS)
+        prior.to(device_of(model)).fit(
+            trainer.guide,
+            data.train,
+            validation=data.test,
+            epochs=epochs,
+            patience=_PRIOR_PATIENCE,
+            seed=seed,
+            progress=progress,
+        )
+    found = Trainer(handlers.replace_prior(model, prior), trainer.guide, seed=seed)
+    found.history.extend(trainer.history)
+    found.state.step = trainer.step
+    return found
 
 
 def _model(
@@ -112,7 +144,9 @@ def _model(
     data: DataSplits,
     likelihood: Any,
     condition: Condition,
-) -> models.VAE:
+) -> models.VAE | models.VQVAE:
+    if args.codes is not None:
+        return _quantised(args, data, likelihood, condition)
     asked = args.channels is not None or args.blocks is not None
     small = math.prod(data.event_shape) <= groups.LARGEST_DENSE
     asked |= any(isinstance(latent, tuple) for latent in args.latents)
@@ -131,6 +165,36 @@ def _model(
     )
 
 
+def _quantised(
+    args: argparse.Namespace, data: DataSplits, likelihood: Any, condition: Condition
+) -> models.VQVAE:
+    """A grid of codes, of as many halvings as leave a prior few positions enough to walk over."""
+    if isinstance(condition, models.Covariates) or data.kind == "tokens":
+        raise ValueError(
+            f"--codes: expected data that are no text and are told of classes alone, got "
+            f"{data.name}: leave --codes out"
+        )
+    if args.guide is not guides.BottomUp or args.latents != groups.LATENTS or args.skip:
+        raise ValueError(
+            "--codes: expected no --latents, --guide or --skip beside it, since a grid of codes "
+            "has a guide of its own: leave these out, or --codes"
+        )
+    size = maps_of(data.event_shape, KINDS[data.kind].dims)[1:]
+    channels = args.channels or tuple(
+        min(32 * 2**i, 64) for i in range(halvings(size, _MOST_CODES))
+    )
+    return models.VQVAE(
+        data.event_shape,
+        args.codes,
+        likelihood=likelihood,
+        condition=condition,
+        kind=data.kind,
+        hidden=getattr(args, "hidden", None),
+        **({"channels": channels} if size else {}),
+        **({} if args.blocks is None else {"blocks": args.blocks}),
+    )
+
+
 def check_memory(
     args: argparse.Namespace, data: DataSplits, kind: type, condition: Condition
 ) -> None:
@@ -142,7 +206,7 @@ def check_memory(
         known = data if kind is likelihoods.Tokens else None
         model = _model(args, data, _likelihood(args, kind, known), condition)
         try:
-            guide = args.guide(model)
+            guide = _guide(args, model)
         except RuntimeError:  # one that looks at values: about as large as this one, or larger
             guide = guides.BottomUp(model)
         parts = {id(p): p.numel() for module in (model, guide) for p in module.parameters()}

@@ -16,7 +16,7 @@ from ..ground.files import write_atomically
 from ..priors import AggregatePosterior
 from ..programs.labels import covariates_of
 from ..report import render
-from . import inputs, measuring
+from . import inputs, measuring, media
 from .messages import DONE
 from .numbers import encode, outliers
 from .training import train
@@ -71,6 +71,8 @@ def sample(args: argparse.Namespace) -> int:
         return DONE
     if text is not None:
         return _print(text.text(model.sample(args.n, y=y, mean=not args.draw)))
+    if (write := media.writer(args, model)) is not None:
+        return write(model.sample(args.n, y=y, mean=not args.draw))
     return _draw(args, lambda: plots.samples(model, args.n, y=y, mean=not args.draw))
 
 

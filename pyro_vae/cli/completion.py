@@ -9,11 +9,13 @@ from .. import experiments
 
 SHELLS = ("bash", "zsh")
 
-_DATA = "--data --data-root --download --size --kind --vocabulary --grey --binarize"
+_DATA = (
+    "--data --data-root --download --size --kind --vocabulary --rate --length --grey --binarize"
+)
 _COMMON = "--seed --device --threads --help"
 _PAIR = (
     "--latents --hidden --channels --blocks --guide --likelihood --sigma --standardize "
-    "--no-standardize --levels --skip --conditional --condition-on --condition-on-numbers "
+    "--no-standardize --codes --levels --skip --conditional --condition-on --condition-on-numbers "
     "--exposure"
 )
 _TRAINING = (
@@ -30,7 +32,7 @@ OPTIONS = {
     "experiment": "--help",
     "completion": "--help",
 }
-_NAMES = "digits mnist-small mnist fashion-mnist omniglot cifar10 shapes"
+_NAMES = "digits mnist-small mnist fashion-mnist omniglot cifar10 shapes tones bouncing"
 # Behind an option or a command; elsewhere names of files
 VALUES = {
     "--data": _NAMES,

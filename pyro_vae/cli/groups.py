@@ -20,7 +20,7 @@ from .messages import kebab
 _T = TypeVar("_T")
 
 STEPS, FEWEST_EPOCHS = 6000, 20
-DENSE, LARGEST_DENSE = (256, 256), 1024
+LATENTS, DENSE, LARGEST_DENSE = (20,), (256, 256), 1024
 LEAST_SECONDS = 10.0
 # Third of the epochs, and no more: a small table is memorised while beta is small
 WARM_UP = 50
@@ -80,8 +80,8 @@ def add_data(parser: Any, *, default: str | None = None, split: str | None = Non
         "--data",
         default=default,
         metavar="NAME_OR_PATH",
-        help=f"one of {', '.join(data.NAMES)}; a folder of images; an .npy file; or an .npz file "
-        "with x[, y] or x_train, x_test[, y_train, y_test] "
+        help=f"one of {', '.join(data.NAMES)}; a folder of images or of .wav files; an .npy file; "
+        "a .wav file; or an .npz file with x[, y] or x_train, x_test[, y_train, y_test] "
         f"(default: {default or 'that of the training run'})",
     )
     add(
@@ -96,7 +96,21 @@ def add_data(parser: Any, *, default: str | None = None, split: str | None = Non
         type=values.pixels,
         metavar="PIXELS",
         help="height and width of the images of a folder, such as 64 or 48x64 (default: those of "
-        "the first image); of shapes (default: 32)",
+        "the first image); of shapes and bouncing (default: 32)",
+    )
+    add(
+        "--length",
+        type=values.integer(1),
+        metavar="SAMPLES",
+        help="of each file of a folder of sounds, from its beginning (default: all, where these "
+        "are of one length); of the clips into which one .wav file is cut; of a tone (default: "
+        "2048); frames of bouncing (default: 16)",
+    )
+    add(
+        "--rate",
+        type=values.integer(1),
+        metavar="HZ",
+        help="samples per second of signals (default: what .wav files tell; of tones 8000)",
     )
     add(
         "--kind",
@@ -115,7 +129,7 @@ def add_data(parser: Any, *, default: str | None = None, split: str | None = Non
         "as in training"
         if split
         else "dynamic for the likelihood bernoulli and, where none is named, for digits, mnist, "
-        "fashion-mnist, omniglot and shapes; else none"
+        "fashion-mnist, omniglot, shapes and bouncing; else none"
     )
     # Without a default value, for None is a choice
     add(
@@ -141,7 +155,7 @@ def add_pair(parser: Any) -> None:
     add(
         "--latents",
         type=values.latents,
-        default=(20,),
+        default=LATENTS,
         metavar="SIZES",
         help="size of z1, or sizes of z1,z2,... from the data to the top (default: 20); "
         "8x14x14,16x7x7,32 are maps of 8 channels, of 16, and a vector",
@@ -207,6 +221,13 @@ def add_pair(parser: Any) -> None:
     )
     add(
         "--skip", action="store_true", help="each network sees all latents above it, in each layer"
+    )
+    add(
+        "--codes",
+        type=values.integer(2),
+        metavar="K",
+        help="a VQ-VAE: a grid of K discrete codes in place of latents and guide, and then a "
+        "prior over grids, of as many epochs at most, from which samples are drawn",
     )
     add("--conditional", action="store_true", help="condition model and guide on the labels")
     add(

@@ -55,7 +55,7 @@ def splits_of(args: argparse.Namespace, trainer: Trainer, option: str = "data") 
     if (symbols := vocabulary_of(trainer)) is not None:
         where |= {"kind": "tokens", "vocabulary": symbols}
     given = {"root": args.data_root, "size": args.size, "grey": args.grey or None}
-    given["kind"] = args.kind
+    given |= {"kind": args.kind, "length": args.length, "rate": args.rate}
     where |= {name: value for name, value in given.items() if value is not None}
     return read(args, where | ({"binarize": args.binarize} if "binarize" in args else {}))
 
@@ -95,6 +95,8 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             size=tuple(size) if isinstance(size, list) else size,
             grey=where.get("grey", False),
             kind=where.get("kind"),
+            length=where.get("length"),
+            rate=where.get("rate"),
             vocabulary=where.get("vocabulary") or "characters",
             stratify=where.get("stratify", True),
             labels=where.get("labels", ()),

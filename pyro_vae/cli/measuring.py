@@ -13,6 +13,7 @@ from .. import diagnostics
 from ..data import Dataset
 from ..diagnostics.evaluation import Evaluation
 from ..ground.tables import mean_and_error, number, with_error
+from ..guides import NearestCode
 from ..infer import Budget, ImportanceEstimate
 from ..training.trainer import Trainer
 from . import groups
@@ -25,7 +26,10 @@ def evaluation(
     """The evaluation of a data set, about as long as training took unless draws are counted."""
     took = sum(row.get("seconds", 0.0) for row in trainer.history)
     samples: Budget | int | None = args.importance_samples
-    if samples is None:
+    if isinstance(trainer.guide, NearestCode):
+        # A guide that is certain has one draw, whose weight is the bound
+        samples = 0
+    elif samples is None:
         samples = Budget(seconds=max(groups.LEAST_SECONDS, took))
     elif samples:
         samples = Budget(error=0.0, samples=samples)

@@ -53,7 +53,8 @@ examples:
   grey pixels              pyro-vae train --likelihood continuous-bernoulli
   17 levels of grey        pyro-vae train --likelihood categorical --levels 17
   a table of numbers       pyro-vae train --data table.npy
-  photographs              pyro-vae train --data photos/ --size 64"""
+  photographs              pyro-vae train --data photos/ --size 64
+  sound, by a VQ-VAE       pyro-vae train --data folder_of_wavs/ --codes 256"""
 
 _EVALUATE = """\
 Print the bound (ELBO), its reconstruction and KL terms, log p(x) by importance sampling, for about
@@ -65,7 +66,8 @@ training run (run.json beside MODEL.pt tells), unless --data and --split name ot
 _SAMPLE = """\
 Draw new data from a trained model, and write them as a picture (.png, .pdf, .svg, ...), or as
 numbers: .npy is an array (n, ...), .csv and .parquet have a line for each, names of columns, and
-the class of each where the model is conditional. Text is printed, unless --out names such a file.
+the class of each where the model is conditional. Signals also go into a sound, one after another
+(.wav), and videos into one that moves (.gif). Text is printed, unless --out names such a file.
 --data and what belongs to it are for --prior mixture alone."""
 
 _ENCODE = """\
@@ -216,8 +218,8 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
         default=10,
         help="normals of --prior mixture (default: 10)",
     )
-    told = ", a picture or .npy, .csv or .parquet"
-    groups.add_out(sample, values.picture_or_table, "samples.png", told)
+    told = ": a picture, .npy, .csv or .parquet, .wav of signals, .gif of videos"
+    groups.add_out(sample, values.samples, "samples.png", told)
     groups.add_data(sample, split="train")
     groups.add_common(sample)
 

@@ -57,6 +57,8 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
     }
     told = {
         "kind": args.kind,
+        "length": args.length,
+        "rate": args.rate,
         "vocabulary": args.vocabulary,
         "labels": args.condition_on,
         "numbers": args.condition_on_numbers,
@@ -66,6 +68,8 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
     with ranks.in_turn() if args.download else contextlib.nullcontext():
         splits = inputs.read(args, {**where, "source": args.data})
     where["binarize"] = args.binarize if hasattr(args, "binarize") else splits.train.binarize
+    if splits.rate is not None:
+        where["rate"] = splits.rate
     steps = math.ceil(len(splits.train) / args.batch_size)
     epochs = args.epochs or max(groups.FEWEST_EPOCHS, math.ceil(groups.STEPS / steps))
     if resumed:
@@ -100,6 +104,8 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
             return DONE
         if not args.quiet:
             _tell(trainer)
+        if args.codes is not None:
+            trainer = building.with_prior(trainer, splits, epochs, progress=bar and not args.quiet)
         model, history, run, report = (out / name for name in _FILES)
         trainer.save(model)
         write_atomically(history, trainer.history.to_json())
@@ -210,6 +216,9 @@ def _trainer(args: argparse.Namespace, splits: DataSplits, epochs: int) -> Train
     building.check_memory(args, splits, kind, classes)
     torch.manual_seed(args.seed)
     model, guide = building.pair(args, splits, kind, classes)
+    if args.codes is not None:
+        # Their KL is the same whatever is learnt
+        args.warm_up = 0
     warm_up = min(groups.WARM_UP, math.ceil(epochs / 3)) if args.warm_up is None else args.warm_up
     rises = warm_up > 0 and args.beta > 0
     return Trainer(

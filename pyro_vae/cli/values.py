@@ -15,6 +15,7 @@ from ..data.writing import WRITERS, writable
 from ..ground import arguments
 from ..ground.parsing import integer
 from ..programs.placing import usable_device
+from . import media
 
 _T = TypeVar("_T")
 MODEL = "model.pt"
@@ -154,9 +155,10 @@ def table(text: str) -> Path:
         raise ArgumentTypeError(str(error).removeprefix(": ")) from None
 
 
-def picture_or_table(text: str) -> Path:
-    """The path of either."""
-    if Path(text).suffix.lower() not in (endings := [*WRITERS, *_pictures()]):
+def samples(text: str) -> Path:
+    """The path of a picture, a table, a sound or a video."""
+    endings = [*dict.fromkeys([*WRITERS, *media.WRITERS, *_pictures()])]
+    if Path(text).suffix.lower() not in endings:
         raise ArgumentTypeError(
             f"expected a name such as samples.csv, or of a picture, such as picture.png, got "
             f"{text!r}: end it with one of {', '.join(endings)}{_ending(text, endings)}"

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ground.kinds import KINDS
+from ..ground.arguments import whole
+from ..ground.kinds import KINDS, Kind
 from . import kinds
 
 
@@ -96,6 +97,16 @@ def values(value: Any, *, channels: str | None = "first") -> Tensor:
     if not (finite := x.isfinite()).all() and (x.isinf().any() or not finite.any()):
         raise ValueError(_not_finite(finite) + "remove or fill them")
     return x
+
+
+def rate(value: int, kind: Kind) -> None:
+    """Raise unless this is a number of samples per second, of signals."""
+    whole("rate", value, advice="pass the samples per second, such as 8000")
+    if kind.name != "signal":
+        raise ValueError(
+            f"rate: expected only for signals, got {value} for data of kind {kind.name!r}: leave "
+            'it out, or pass kind="signal" for what is one'
+        )
 
 
 def complete(x: Tensor) -> None:

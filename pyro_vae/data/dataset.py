@@ -56,6 +56,7 @@ class Dataset:
         vocabulary: of lines of text, a list x, which become rows of numbers; it is kept.
         columns: of new rows of a table that is known, its columns, such as ``vae.columns``: those
             of a frame with these names, in this order, with text numbered as there.
+        rate: of signals, samples per second.
 
     Of a table the names of columns and rows are kept, and text is numbered.
 
@@ -72,6 +73,7 @@ class Dataset:
         kind: "vector", "signal", "image", "video", "tokens" or "array", for ``kind=`` of models.
         kind_said: whether that is no guess.
         vocabulary: what the numbers of a text stand for, or None.
+        rate: of signals, samples per second, or None.
 
     Raises:
         TypeError: ``x``, ``y`` or ``factors`` holds no real numbers.
@@ -106,6 +108,7 @@ class Dataset:
         kind: str | None = None,
         vocabulary: Vocabulary | None = None,
         columns: Sequence[Column] = (),
+        rate: int | None = None,
     ) -> None:
         self.vocabulary = vocabulary
         if vocabulary is not None and isinstance(x, list | tuple):
@@ -115,7 +118,7 @@ class Dataset:
         checks.layout(kind, stored.shape, channels)
         self.columns: tuple[Column, ...] = () if table is None else table.columns(stored)
         self.index = None if table is None else table.index
-        self._hold(stored, y, binarize, names, factors, factor_names, kind)
+        self._hold(stored, y, binarize, names, factors, factor_names, kind, rate)
 
     @property
     def x(self) -> Tensor:
@@ -280,7 +283,7 @@ class Dataset:
             Dataset(2 x (3,), labels=None, binarize='dynamic')
         """
         stored = checks.values(changes.pop("x")) if "x" in changes else self._stored
-        kept = ("y", "binarize", "names", "factors", "factor_names")
+        kept = ("y", "binarize", "names", "factors", "factor_names", "rate")
         new = object.__new__(Dataset)
         new.columns, new.index, new.vocabulary = self.columns, self.index, self.vocabulary
         held = {"kind": self._kind, **{name: getattr(self, name) for name in kept}}
@@ -341,9 +344,12 @@ class Dataset:
         factors: Tensor | np.ndarray | None,
         factor_names: Sequence[str],
         kind: str | None,
+        rate: int | None,
     ) -> None:
-        kind_of(kind, stored.shape[1:])
-        self._kind = kind
+        self._kind, self.rate = kind, rate
+        found = kind_of(kind, stored.shape[1:])
+        if rate is not None:
+            checks.rate(rate, found)
         if binarize not in ("dynamic", None):
             raise ValueError(
                 f'binarize: expected "dynamic" or None, got {binarize!r}: to binarise once use '

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..ground.arguments import guess, known
+from ..ground.arguments import guess, known, whole
 from ..ground.files import expanded
 from ..ground.kinds import KINDS
-from . import files, kinds, sources
+from . import files, kinds, sound, sources
 from .checks import layout, probabilities
 from .conditions import classes_in
 from .dataset import Dataset
@@ -33,11 +33,14 @@ READERS: dict[str, Callable[..., sources.Splits]] = {
     "omniglot": sources.read_omniglot,
     "cifar10": sources.read_cifar10,
     "shapes": sources.read_shapes,
+    "tones": sources.read_tones,
+    "bouncing": sources.read_bouncing,
 }
 NAMES: tuple[str, ...] = tuple(READERS)
 TEST_FRACTION = 0.1
 _WHERE = {
-    "size": "folders of images, and for shapes",
+    "size": "folders of images, and for shapes and bouncing",
+    "length": "WAV files, tones and bouncing",
     "grey": "folders of images",
     "background": "folders of images",
     "channels": "arrays and files of arrays",
@@ -58,6 +61,8 @@ def load(
     background: Background | None = None,
     channels: Literal["first", "last"] | None = None,
     split: Literal["iwae"] | None = None,
+    length: int | None = None,
+    rate: int | None = None,
     kind: str | None = None,
     vocabulary: Symbols = "characters",
     stratify: bool = True,
@@ -73,30 +78,31 @@ def load(
 
     Args:
         source: one of ``data.NAMES``; the path of a folder of images (with class folders or
-            without, or with ``train`` and ``test`` or ``val`` in it), of scans (``.dcm``,
-            ``.nii``), or of a file: ``.npy``; ``.npz``, ``.mat`` or ``.pt`` with x[, y] or
-            x_train, x_test[, x_val] and their y; a table ``.csv``, ``.tsv``, ``.txt`` or
-            ``.parquet``; ``.h5ad``; or an object of any kind of ``data.given.as_dataset``, such
-            as a tensor, an array, a pair (x, y), a table or a data set of torchvision. 8-bit
-            pixels become k / 255. Labels without names name their classes "0", "1", ..., and
-            class folders that are whole numbers are in the order of these. Of a folder, files
-            that are no images by their name are left out; images of any colours are read,
-            upright; broken, empty and animated ones, grey ones of more than 8 bits, and those of
-            more pixels than Pillow takes for safe are refused by name. Of a table the column of
-            text, or of whole numbers by a name such as "label", are the labels. Files of arrays
-            are read without unpickling, and refused where they are shorter than their header says.
+            without, or with ``train`` and ``test`` or ``val`` in it), likewise of ``.wav`` files,
+            of scans (``.dcm``, ``.nii``), or of a file: ``.npy``; ``.npz``, ``.mat`` or ``.pt``
+            with x[, y] or x_train, x_test[, x_val] and their y; a table ``.csv``, ``.tsv``,
+            ``.txt`` or ``.parquet``; ``.h5ad``; ``.wav``, which is cut into clips; or an object
+            of any kind of ``data.given.as_dataset``, such as a tensor, an array, a pair (x, y), a
+            table or a data set of torchvision. 8-bit pixels become k / 255. Labels without names
+            name their classes "0", "1", ..., and class folders that are whole numbers are in the
+            order of these. Of a folder, files that are no images by their name are left out;
+            images of any colours are read, upright; broken, empty and animated ones, grey ones of
+            more than 8 bits, and those of more pixels than Pillow takes for safe are refused by
+            name. Of a table the column of text, or of whole numbers by a name such as "label", are
+            the labels. Files of arrays are read without unpickling, and refused where they are
+            shorter than their header says.
         binarize: ``"dynamic"`` binarises the training set afresh in each batch and the test set
             once, so that evaluation is repeatable (the protocol of Sonderby et al., 2016);
             ``"static"`` binarises both once, the test set as under ``"dynamic"``; None keeps the
             values. ``"auto"`` is ``"dynamic"`` for the grey images digits, mnist, fashion-mnist,
-            omniglot and shapes, None for the rest.
+            omniglot and shapes, and for bouncing, None for the rest.
         root: folder of downloaded data sets in torchvision's layout; by default the environment
             variable ``PYRO_VAE_DATA``, else ``~/.cache/pyro_vae``.
         download: fetch what is missing in ``root``.
         test_fraction: share of the data to hold out, 0.1 by default, for sources without a test
             set of their own; a folder's ``val`` is its test set where there is no ``test``.
         size: pixels of images of a folder, (h, w) or one number for both, by default those of the
-            first image; of shapes, one number, by default 32.
+            first image; of shapes and bouncing, one number, by default 32.
         grey: turn images of a folder into one grey channel; False does so where red, green and
             blue are equal in all, None nowhere.
         background: colour that shows through transparent pixels of a folder's images, a name or
@@ -106,6 +112,11 @@ def load(
             log p(x) ("Importance Weighted Autoencoders", Burda, Grosse, Salakhutdinov 2016), from
             ``OMNIGLOT/chardata.mat`` of its authors in ``root``, which is not fetched; None for
             torchvision's, by alphabets.
+        length: samples of a tone, by default 2048, or frames of bouncing, 16; of a folder of
+            sounds, so many samples from the beginning of each, by default all where they are of
+            one length; of one ``.wav``, those of each clip into which it is cut.
+        rate: samples per second of signals in arrays, and of tones, by default 8000; of WAV files
+            what they have to have. ``d.rate`` has it.
         kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
             (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "tokens" (t,), "array" for any
             other. Default: what the source tells, else a guess by the shape, which is printed:
@@ -122,8 +133,8 @@ def load(
         numbers: names of columns that are numbers of y.
         exposure: name of the column that is the "exposure" of y.
         device: where the tensors shall be.
-        seed: of the split, of binarisation, and of the factors of shapes. The split of digits is
-            always the same.
+        seed: of the split, of binarisation, and of the factors of shapes, tones and bouncing.
+            The split of digits is always the same.
 
     Raises:
         FileNotFoundError: the data set or path is not there.
@@ -163,6 +174,8 @@ def load(
         "background": background,
         "channels": channels,
         "split": split,
+        "length": None if length is None else whole("length", length),
+        "rate": rate,
         "seed": seed,
         "whole": bool(labels or numbers or exposure),
     }
@@ -181,6 +194,8 @@ def load(
         for part in parts:
             layout(kind, (len(part), *part.event_shape), channels)
         parts = tuple(part.replace(kind=kind) for part in parts)
+    if rate is not None:
+        parts = tuple(part.replace(rate=rate) for part in parts)
     for part in parts if binarize in ("dynamic", "static") else ():
         if part.missing:
             # Where values are counted as in the source
@@ -224,15 +239,19 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
             f"{', '.join(NAMES)}"
         )
     path = expanded("source", source)
+    if path.is_dir() and not sources.has_images(path) and sound.has_sounds(path):
+        return path.resolve().name, partial(sound.read_sounds, path)
     if path.is_dir():
         scans = not sources.has_images(path) and files.scans_in(path)
         reader = files.read_scans if scans else sources.read_folder
         return path.resolve().name, partial(reader, path)
+    if path.is_file() and path.suffix.lower() == sound.SUFFIX:
+        return path.name, partial(sound.read_recording, path)
     if path.is_file():
         if path.suffix.lower() not in files.READERS:
             raise ValueError(
-                f"source: expected a folder of images or a file {', '.join(files.READERS)}, got "
-                f"{path}: {files.advice(path)}"
+                f"source: expected a folder of images or a file {', '.join(files.READERS)}, .wav, "
+                f"got {path}: {files.advice(path)}"
             )
         return path.name, partial(files.read_file, path)
     if isinstance(source, Path) or path.suffix or len(path.parts) > 1:

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from .bouncing import bouncing
 from .dataset import Dataset
+from .folders import divided
 from .images import Background, one_channel_if_grey, read_images
-from .labels import in_order
 from .sprites import shapes
+from .tones import tones
 
 # Training data, then test and validation data where a source has its own
 Splits = tuple[Dataset, ...]
 OMNIGLOT_SIZE = (28, 28)
 DIGITS_TEST = 360
-_VALIDATION = ("val", "valid", "validation")
 
 
 def read_digits() -> Splits:
@@ -189,6 +190,19 @@ def read_shapes(*, size: int | None, seed: int) -> Splits:
     return (sprites.replace(binarize="dynamic"),)
 
 
+def read_tones(*, length: int | None, rate: int | None, seed: int) -> Splits:
+    """Tones like speech with known factors."""
+    given = {"length": length, "rate": rate}
+    return (tones(seed=seed, **{k: v for k, v in given.items() if v is not None}),)
+
+
+def read_bouncing(*, size: int | None, length: int | None, seed: int) -> Splits:
+    """Videos of sprites that move, with known factors; binary already."""
+    given = {"size": size, "frames": length}
+    videos = bouncing(seed=seed, **{k: v for k, v in given.items() if v is not None})
+    return (videos.replace(binarize="dynamic"),)
+
+
 def read_folder(
     path: Path,
     *,
@@ -197,22 +211,7 @@ def read_folder(
     background: Background | None,
 ) -> Splits:
     """Images of a folder, of its class folders, or of ``train``, ``test`` and ``val`` in it."""
-    validation = [p for name in _VALIDATION if (p := path / name).is_dir()]
-    held_out = [p for p in (path / "test", *validation) if p.is_dir()]
-    if len(validation) > 1:
-        raise ValueError(
-            f"{path}: expected one folder for validation, got "
-            f"{' and '.join(p.name for p in validation)}: join them, or move one away"
-        )
-    divided = (path / "train").is_dir() and held_out
-    parts = [_listed(p) for p in ([path / "train", *held_out] if divided else [path])]
-    names = [names for _, _, names in parts]
-    for part, found in zip(held_out, names[1:], strict=False):
-        if found != names[0]:
-            raise ValueError(
-                f"{path}: expected the same class folders in train and {part.name}, got "
-                f"{list(names[0])} and {list(found)}: add the missing ones"
-            )
+    parts = divided(path, _images_in, "images")
     pixels: list[torch.Tensor] = []
     for paths, _, _ in parts:
         shape = tuple(pixels[0].shape[2:]) if pixels else size
@@ -230,36 +229,12 @@ def read_folder(
     )
 
 
-def _listed(path: Path) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
-    """Images of a folder, with the numbers and names of their classes."""
-    folders = {p.name: p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")}
-    classes = [folders[name] for name in in_order(folders)]
-    loose = _images_in(path, recursive=False)
-    inside = [_images_in(folder, recursive=True) for folder in classes]
-    if loose and any(inside):
-        raise ValueError(
-            f"{path}: expected images either in class folders or beside each other, got "
-            f"{len(loose)} beside {len(classes)} folders: move them into one"
-        )
-    if not loose and not (classes and all(inside)):
-        empty = [p.name for p, images in zip(classes, inside, strict=True) if not images]
-        where = f"no image in the class folders {empty}" if any(inside) else "no image"
-        raise ValueError(
-            f"{path}: expected images (.png, .jpg, ...), in class folders or not, got {where}: "
-            "check the folder; .npy and .npz files are loaded by their own path"
-        )
-    if loose:
-        return loose, None, ()
-    y = np.repeat(np.arange(len(classes)), [len(images) for images in inside])
-    return [image for images in inside for image in images], y, tuple(p.name for p in classes)
-
-
 def has_images(path: Path) -> bool:
     """Whether a folder, or one inside it, holds a file by the name of an image."""
-    return bool(_images_in(path, recursive=True))
+    return bool(_images_in(path, True))
 
 
-def _images_in(folder: Path, *, recursive: bool) -> list[Path]:
+def _images_in(folder: Path, recursive: bool) -> list[Path]:
     from torchvision.datasets.folder import is_image_file
 
     found = folder.rglob("*") if recursive else folder.iterdir()

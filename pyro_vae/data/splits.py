@@ -29,7 +29,7 @@ class DataSplits:
         rows: which rows of their source train and test are, where it was divided; else ().
 
     Raises:
-        ValueError: the event shapes or the kinds differ.
+        ValueError: the event shapes, the kinds or the sample rates differ.
 
     Example:
         >>> import torch
@@ -57,6 +57,12 @@ class DataSplits:
                     f"{name}: expected data of kind {self.train.kind!r} as those of train, got "
                     f"{part.kind!r}: pass {name}.replace(kind={self.train.kind!r})"
                 )
+            if part.rate != self.train.rate:
+                raise ValueError(
+                    f"{name}: expected signals of {self.train.rate} samples per second as those "
+                    f"of train, got {part.rate}: resample them, such as by "
+                    "scipy.signal.resample_poly"
+                )
 
     def _parts(self) -> list[tuple[str, Dataset]]:
         names = ("train", "test", "validation")
@@ -83,6 +89,11 @@ class DataSplits:
     def kind(self) -> str:
         """What the dimensions of a datum mean, for ``kind=`` of models."""
         return self.train.kind
+
+    @property
+    def rate(self) -> int | None:
+        """Samples per second of signals, where they are known."""
+        return self.train.rate
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -14,6 +14,7 @@ Source: "dSprites: Disentanglement testing Sprites dataset", Matthey, Higgins, H
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -85,6 +86,22 @@ def _render(factors: Tensor, size: int) -> Tensor:
     return inside.float()[:, None]
 
 
+def drawn_factors(table: Mapping[str, Tensor], count: int, seed: int) -> Tensor:
+    """Rows of factors (count, f), no two alike, of all that a table of their values has.
+
+    Raises:
+        ValueError: the table has fewer rows.
+    """
+    lengths = tuple(map(len, table.values()))
+    total = math.prod(lengths)
+    if not is_whole(count) or not 1 <= count <= total:
+        raise ValueError(f"count: expected an int from 1 to {total}, got {count!r}: ask for fewer")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(total, generator=generator)[:count]
+    columns = torch.unravel_index(chosen, lengths)
+    return torch.stack([values[i] for values, i in zip(table.values(), columns, strict=True)], 1)
+
+
 def shapes(count: int = 6000, *, size: int = 32, seed: int = 0) -> Dataset:
     """Sprites with distinct factors, drawn at random from the table.
 
@@ -106,16 +123,7 @@ def shapes(count: int = 6000, *, size: int = 32, seed: int = 0) -> Dataset:
         (Dataset(100 x (1, 32, 32), labels=3, factors=5, binarize=None),
          ('shape', 'scale', 'rotation', 'x', 'y'))
     """
-    lengths = tuple(map(len, FACTORS.values()))
-    total = math.prod(lengths)
-    if not is_whole(count) or not 1 <= count <= total:
-        raise ValueError(f"count: expected an int from 1 to {total}, got {count!r}: ask for fewer")
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(total, generator=generator)[:count]
-    columns = torch.unravel_index(chosen, lengths)
-    factors = torch.stack(
-        [values[i] for values, i in zip(FACTORS.values(), columns, strict=True)], dim=1
-    )
+    factors = drawn_factors(FACTORS, count, seed)
     return Dataset(
         render_shapes(factors, size),
         factors[:, 0].long(),

@@ -10,6 +10,7 @@ from .features import ClassifierFeatures, InceptionFeatures
 from .frechet import FrechetDistance, frechet_distance
 from .kernel import KernelDistance, kernel_distance
 from .layers import Layer, Layers, layers
+from .noise import SignalToNoise, signal_to_noise
 from .outliers import Outliers, outliers
 from .rarity import Rarity, rarity
 from .translations import Accuracy, translations
@@ -31,6 +32,7 @@ __all__ = [
     "Layers",
     "Outliers",
     "Rarity",
+    "SignalToNoise",
     "calibration",
     "codebook",
     "collapse",
@@ -43,6 +45,7 @@ __all__ = [
     "outliers",
     "rarity",
     "score_codes",
+    "signal_to_noise",
     "translations",
 ]
 

@@ -23,7 +23,9 @@ from ..infer.terms import dataset_terms
 from ..infer.weights import TRUSTED_PARETO_K
 from ..programs.examining import examined
 from ..programs.given import matched
+from ..programs.unwrapping import innermost
 from .baselines import baselines
+from .noise import ratios
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +44,7 @@ class Evaluation(Tabular):
             ``diagnostics.baselines``; empty where none compares with the pair, None without
             training data to fit them to.
         annealed: log p(x) by annealed importance sampling per datum, None if it was not asked for.
+        decibels: of signals, signal to noise ratio of reconstructions, (n,); None for others.
         units: of sequences, "token" and "character" -> how many each datum has, (n,).
     """
 
@@ -53,6 +56,7 @@ class Evaluation(Tabular):
     baselines: Mapping[str, Tensor] | None = None
     annealed: AnnealedEstimate | None = None
     units: Mapping[str, Tensor] = field(default_factory=dict)
+    decibels: Tensor | None = None
 
     @property
     def log_likelihood(self) -> tuple[str, Tensor] | None:
@@ -86,6 +90,8 @@ class Evaluation(Tabular):
             best, _ = self.log_likelihood or (self.bound, None)
             bits = -quantities[best] / (self.dimensions * math.log(2))
             rows.append((f"-{best}", *mean_and_error(bits), "bits/dim"))
+        if self.decibels is not None:
+            rows.append(("SNR of reconstructions", *mean_and_error(self.decibels), "dB"))
         if self.units:
             best, log_p = self.log_likelihood or (self.bound, self.terms.elbo)
             unit, counts = [*self.units.items()][-1]
@@ -240,8 +246,9 @@ def evaluate(
 
     Returns:
         ``Evaluation``: all numbers in nats per datum, with bits per dimension for discrete
-        pixels, bits per character and perplexity for tokens, the effective sample size and the
-        Pareto k of the importance weights.
+        pixels, bits per character and perplexity for tokens, the signal to noise ratio of
+        reconstructions for signals, the effective sample size and the Pareto k of the importance
+        weights.
 
     Raises:
         ValueError: data that the model cannot have produced, a reference of another shape.
@@ -267,6 +274,9 @@ def evaluate(
     with examined(data, model, guide, **own) as (data, (pair,)):
         x, y, points = data.x, data.y, pair.point_masses
         terms = dataset_terms(model, guide, data, batch_size=batch_size)
+        signals = getattr(innermost(model), "kind", None) == "signal"
+        signals = signals and isinstance(x, Tensor) and not x.isnan().any()
+        noise = ratios(model, guide, x, y, batch_size=batch_size) if signals else None
         estimate = annealed = None
         if importance_samples and method != "annealed" and not points:
             estimate = weighed(model, guide, x, y, samples=importance_samples, **shared)
@@ -285,6 +295,7 @@ def evaluate(
         baselines=compared,
         annealed=annealed,
         units=_units(model, x),
+        decibels=noise,
     )
     if not points:
         check_possible(float(terms.elbo.mean()), float(terms.reconstruction.mean()), len(x))

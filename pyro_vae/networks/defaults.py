@@ -60,7 +60,7 @@ def convolutions(
     most = max((max(size) - 1).bit_length(), 2 if dims == 2 else 1)
     small = channels is None and dims == 2 and max(size) <= _SMALL
     if channels is None:
-        times = 2 if small else _halvings(size, most)
+        times = 2 if small else min(halvings(size, _POSITIONS), most)
         found = tuple(min(32 * 2**i, _WIDEST) for i in range(times))
     else:
         found = sizes("channels", channels)
@@ -77,12 +77,12 @@ def convolutions(
     }
 
 
-def _halvings(size: Sequence[int], most: int) -> int:
-    """How often a size is halved by default."""
+def halvings(size: Sequence[int], positions: int) -> int:
+    """How often a size is halved until at most so many positions are left, twice at the least."""
     times = 2
-    while math.prod(halved(size, times)) > _POSITIONS:
+    while math.prod(halved(size, times)) > positions:
         times += 1
-    return min(times, most)
+    return times
 
 
 def _refuse_maps(

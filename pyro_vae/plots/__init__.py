@@ -8,6 +8,9 @@
 | ``outliers`` | the data with the lowest log p(x) | ``Figure`` |
 | ``interpolation``, ``traversals``, ``latent_grid`` | latent space, decoded | ``Axes`` |
 | ``codes``, ``completions`` | codes of a VQ-VAE, decoded; grids of codes, completed | ``Axes`` |
+| ``code_maps`` | which code is where, along time frame by frame | ``Axes`` |
+| ``spectrograms`` | how loud each frequency of signals is over time | ``Figure`` |
+| ``animation`` | videos, moving | a GIF |
 | ``latent_scatter``, ``latent_map`` | posterior means, coloured by label or score | ``Axes`` |
 | ``collapse`` | KL, mutual information and active units | ``Figure`` |
 | ``uncertainty`` | data, E[x given z] and sigma(z) | ``Figure`` |
@@ -27,20 +30,25 @@ for what it draws at random: ``samples``, ``conditional``, ``completions``, and 
 ``denoising``.
 """
 
+from .animation import Animation, animation
 from .collapse import collapse
 from .curves import active_units, history
-from .discrete import codes, completions
+from .discrete import code_maps, codes, completions
 from .latent import interpolation, latent_grid, traversals
 from .layers import layer_samples
 from .pictures import conditional, denoising, images, outliers, reconstructions, samples
 from .positions import kl_maps
 from .scatter import latent_map, latent_scatter
+from .spectrograms import spectrograms
 from .uncertainty import calibration, uncertainty
 from .units import unit_kl
 
 __all__ = [
+    "Animation",
     "active_units",
+    "animation",
     "calibration",
+    "code_maps",
     "codes",
     "collapse",
     "completions",
@@ -57,6 +65,7 @@ __all__ = [
     "outliers",
     "reconstructions",
     "samples",
+    "spectrograms",
     "traversals",
     "uncertainty",
     "unit_kl",

@@ -7,6 +7,7 @@ at the top latent of any model, and ``model.sample(n, prior=...)`` draws from it
 from ..conditionals.normal import StandardNormal
 from .aggregate import AggregatePosterior
 from .code_prior import CodePrior
+from .completion import complete
 from .flow import FlowPrior
 from .mixtures import MixturePrior, VampPrior
 from .posterior import posterior_samples
@@ -20,6 +21,7 @@ __all__ = [
     "StandardNormal",
     "TwoStage",
     "VampPrior",
+    "complete",
     "posterior_samples",
 ]
 

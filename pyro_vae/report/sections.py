@@ -16,7 +16,8 @@ from ..data.columns import of_table
 from ..data.conditions import classes_of
 from ..ground.drawing import shown
 from ..ground.kinds import KINDS
-from ..infer import PairSummary
+from ..guides import NearestCode
+from ..infer import PairSummary, reconstruct
 from ..programs.labels import accepts_labels, covariates_of
 from ..training.trainer import Trainer
 
@@ -24,6 +25,7 @@ _DRAWN = 64
 _SHOWN = 16
 _PAIRS = 5
 _FEW = 3
+_HEARD = 4
 _OUTLIERS_AMONG = 1000
 _POINTS = 3000
 
@@ -106,6 +108,15 @@ def _reconstructions(run: Run) -> Iterator[Figure | Axes]:
     yield plots.reconstructions(*run.pair, run.named(shown.x), y=shown.y)
 
 
+def _spectrograms(run: Run) -> Iterator[Figure | Axes]:
+    if run.data.rate is not None:
+        shown = run.taking_turns()[:_HEARD]
+        again = reconstruct(*run.pair, shown.x, y=shown.y)
+        titles = [f"{of}{i}" for of in ("test ", "reconstruction ") for i in range(len(shown))]
+        both = torch.cat([shown.x, again])
+        yield plots.spectrograms(both, run.data.rate, columns=len(shown), titles=titles)
+
+
 def _interpolations(run: Run) -> Iterator[Figure | Axes]:
     ends = run.taking_turns()
     pairs = min(run.most(_PAIRS, _FEW), len(ends) // 2)
@@ -145,7 +156,9 @@ def _map(run: Run) -> Iterator[Figure | Axes]:
 
 def _outliers(run: Run) -> Iterator[Figure | Axes]:
     if not run.sites.point_masses:
-        yield plots.outliers(*run.pair, run.test[:_OUTLIERS_AMONG], n=_SHOWN)
+        # All draws of a guide that is certain are one
+        draws = {"importance_samples": 1} if isinstance(run.trainer.guide, NearestCode) else {}
+        yield plots.outliers(*run.pair, run.test[:_OUTLIERS_AMONG], n=_SHOWN, **draws)
 
 
 @dataclass(frozen=True)
@@ -174,6 +187,11 @@ SECTIONS = (
         "Reconstructions",
         "Test data, and the mean of p(x|z) at the posterior means of z.",
         _reconstructions,
+    ),
+    Section(
+        "Spectrograms",
+        "How loud each frequency is over time, of test data above and of reconstructions below.",
+        _spectrograms,
     ),
     Section(
         "Interpolations",

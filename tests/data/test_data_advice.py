@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import scipy.io
 import scipy.sparse
+import test_advice_media
 import test_advice_sequences
 import torch
 from advice import Cases, messages, texts, unsaid
@@ -449,8 +450,8 @@ test_the_advice_works_on_what_provokes_it = cases.test()
 
 
 def test_every_message_is_provoked():
-    # Text has cases of its own
-    tried = [*cases, *test_advice_sequences.cases]
+    # Text and sound have cases of their own
+    tried = [*cases, *test_advice_sequences.cases, *test_advice_media.cases]
     said = [message for case in tried for message in messages(case)]
     wanted = [
         (f"{path.name}:{line}", parts)

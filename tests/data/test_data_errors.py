@@ -96,7 +96,7 @@ X = torch.linspace(0, 1, 8).view(4, 2)
         (
             lambda: load("wxyz"),
             ValueError,
-            "one of digits, mnist-small, .*, shapes, got 'wxyz': A",
+            "one of digits, mnist-small, .*, shapes, tones, bouncing, got 'wxyz': A",
         ),
         (lambda: load("no/such/folder"), FileNotFoundError, "got no/such/folder, .* check the"),
         (lambda: load(Path("digits")), FileNotFoundError, "got digits, which is not there"),

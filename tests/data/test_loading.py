@@ -316,5 +316,5 @@ def test_loading_leaves_global_random_numbers_alone(
 
 
 def test_names_are_all_that_load_takes() -> None:
-    others = ("mnist", "fashion-mnist", "omniglot", "cifar10", "shapes")
+    others = ("mnist", "fashion-mnist", "omniglot", "cifar10", "shapes", "tones", "bouncing")
     assert data.NAMES == ("digits", "mnist-small", *others)
