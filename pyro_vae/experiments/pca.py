@@ -29,9 +29,9 @@ WIDTHS, SMALL = (256, 256), (32,)
 
 
 class System(NamedTuple):
-    """What differs from the defaults: sigma, decoder, and the guide of model and training data."""
+    """Sigma, decoder, and the guide of model and training data; those of the data by default."""
 
-    sigma: str = "per_pixel"
+    sigma: str | None = None
     decoder: Callable[[int, Sequence[int]], nn.Module | None] = lambda latents, shape: None
     guide: Callable[[models.VAE, Tensor], guides.Guide] = lambda vae, x: guides.BottomUp(vae)
 
@@ -47,12 +47,13 @@ def _small(latents: int, shape: Sequence[int]) -> nn.Module:
 
 SYSTEMS = {
     "factor analysis": None,
+    "defaults": System(),
     "one sigma": System("learned"),
-    "sigma per column": System(),
-    "linear path": System(decoder=networks.Shortcut, guide=_with_path),
-    "linear start": System(decoder=networks.Shortcut, guide=guides.linear_start),
+    "sigma per column": System("per_pixel"),
+    "linear path": System("per_pixel", networks.Shortcut, _with_path),
+    "linear start": System("per_pixel", networks.Shortcut, guides.linear_start),
     "linear start, 32 units": System(
-        decoder=_small, guide=functools.partial(guides.linear_start, hidden=SMALL)
+        "per_pixel", _small, functools.partial(guides.linear_start, hidden=SMALL)
     ),
 }
 
@@ -66,7 +67,10 @@ def build(
     """The trainer of one system, with all else as it is by default."""
     shape, x = splits.event_shape, splits.train.x
     with forked(seed=seed):
-        likelihood = likelihoods.Gaussian.standardized(x, system.sigma)
+        if system.sigma is None and splits.columns:
+            likelihood = likelihoods.for_columns(splits)
+        else:
+            likelihood = likelihoods.Gaussian.standardized(x, system.sigma or "learned")
         decoder = system.decoder(latents, shape)
         vae = models.VAE(shape, latents, likelihood=likelihood, decoder=decoder)
         guide = system.guide(vae, x)

@@ -35,7 +35,7 @@ from .classes import (
     seen_classes,
 )
 from .covariates import Covariates
-from .parts import default_conditional, default_decoder
+from .parts import default_conditional, default_decoder, is_table, path_of
 from .sigma import Phase, predict_sigma
 from .spatial import latent_shapes, pyramid
 
@@ -96,7 +96,9 @@ class VAE(DecoderModel):
         blocks: residual blocks after each halving; default 1, but none for images up to 32 x 32
             whose channels are left to the default.
         columns: name and kind of each column, ``d.columns``, where the data are rows of a table:
-            samples and reconstructions then have ``to_frame()``, and pictures show names. Default:
+            samples and reconstructions then have ``to_frame()``, pictures show names, and default
+            networks have a linear path beside them, ``networks.Shortcut``, as with
+            ``likelihoods.Mixed``: see ``guides.linear_start`` for how such a pair begins. Default:
             those that the likelihood tells, as one by ``likelihoods.for_columns`` does.
 
     Raises:
@@ -184,6 +186,7 @@ class VAE(DecoderModel):
             self.conditionals[site] = made
         self.likelihood = likelihood
         self.columns = checked_columns(columns, likelihood, self.event_shape)
+        self.tabular = is_table(self)
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
         else:
@@ -392,5 +395,5 @@ class VAE(DecoderModel):
         shapes += [f"y: {self.condition!r}"] if self.covariates else []
         return (
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
-            f"  {', '.join(shapes)}\n  {self._count()}"
+            f"  {', '.join(shapes)}\n{path_of(self)}  {self._count()}"
         )

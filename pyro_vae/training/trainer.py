@@ -252,6 +252,8 @@ class Trainer(Recorded, TrainedPair[M, G]):
             return self
         with turn, plan.held(self.state), self.state.stream.on(plan.feed.device):
             plan.check_data(self.model, self.guide, first=self.step == 0)
+            if self.step == 0 and getattr(self.model, "tabular", False) is True:
+                plan.begin(self.model, self.guide)
             with self._in_run(plan) as step, plan.shown():
                 interrupted = Loop(self, plan, step)()
         if interrupted and plan.reraises:
