@@ -8,7 +8,7 @@ from advice import Cases
 from test_advice_cli import run, train
 from torch import nn
 
-from pyro_vae import Trainer, data, guides, likelihoods, plots
+from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, plots
 from pyro_vae.models import VAE, Covariates
 
 X = torch.ones(6, 4)
@@ -128,6 +128,15 @@ def labels(tmp):
     by_data = Covariates.standardized(data.Dataset(X, far))
     by_hand = Covariates(**GIVEN, loc=[2000.0, 0.0], scale=[100.0, 1.0])
     yield fit(far), fit(far, by_data), fit(far, by_hand)
+
+
+@cases
+def baselines(tmp):
+    vae = built()
+    measured = functools.partial(
+        diagnostics.evaluate, vae, guides.BottomUp(vae), (X, Y), importance_samples=0
+    )
+    yield lambda: measured(reference=X), lambda: measured(reference=(X, Y))
 
 
 @cases

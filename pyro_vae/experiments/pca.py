@@ -26,6 +26,8 @@ from .running import Results, joined, keys, markdown, parser, told
 NAME = "pca"
 EPOCHS, PATIENCE = 1500, 50
 WIDTHS, SMALL = (256, 256), (32,)
+# Importance samples: of all test rows, and of each at least
+DRAWN, LEAST = 1_000_000, 1000
 
 
 class System(NamedTuple):
@@ -103,6 +105,7 @@ def measure(trainer: Trainer, splits: DataSplits, samples: int) -> dict[str, Any
     )
     kept = [row["epoch"] for row in trainer.history if row.get("kept")]
     return {
+        "importance samples": str(samples),
         "epoch kept": kept[-1],
         "epochs": len(trainer.history),
         "k above 0.7, %": 100 * found.untrusted,
@@ -119,7 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = options.add_argument
     add("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    add("--samples", type=integer(1), default=1000, help="importance samples, default 1000")
+    add(
+        "--samples",
+        type=integer(1),
+        help=f"importance samples of a datum; default: {DRAWN:,} of all data, {LEAST:,} at least",
+    )
     args = options.parse_args(argv)
     if args.data != options.get_default("data"):
         raise ValueError(
@@ -130,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.epochs, args.samples = 5, 20
     settings = {"epochs": args.epochs, "patience": PATIENCE, "batch size": args.batch_size}
-    results = Results(args.out, settings | {"importance samples": args.samples}, args.command)
+    results = Results(args.out, settings, args.command)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         real = TABLES[key["table"]]
@@ -149,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 batch_size=args.batch_size,
                 progress=args.progress,
             )
-            row = measure(trainer, splits, args.samples)
+            samples = args.samples or max(LEAST, DRAWN // len(splits.test))
+            row = measure(trainer, splits, samples)
         values = row["per datum"]
         values |= {"PCA": pca, "log p(x) - PCA": values["log p(x)"].double() - pca}
         parts = (splits.train, splits.validation, splits.test)

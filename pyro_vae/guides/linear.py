@@ -135,7 +135,8 @@ def _check(vae: VAE, x: Tensor) -> None:
     if not _enough(vae, x):
         raise ValueError(
             "x: expected more data, and elements of each, than the "
-            f"{vae.latent_sizes['z1']} latents, got {tuple(x.shape)}: pass more data, or build a model of fewer latents"
+            f"{vae.latent_sizes['z1']} latents, got {tuple(x.shape)}: pass more data, or build a "
+            "model of fewer latents"
         )
 
 

@@ -262,7 +262,7 @@ def test_likelihoods_of_tables_are_options(name, tmp_path, no_report):
 
 def test_a_table_of_numbers_begins_as_factor_analysis(tmp_path, no_report, capsys):
     x = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, -2, 3, 0.5], [2.0, 1, 0.5, -1]]
-    x += np.random.default_rng(1).normal(size=x.shape) + [9, 0, 4, 2]
+    x += np.random.default_rng(1).normal([9, 0, 4, 2], 1, x.shape)
     rows = [",".join(f"{value:.4f}" for value in row) for row in x]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,c,d", *rows]))
     argv = ["train", "--data", str(tmp_path / "t.csv"), *TINY, "--out", str(tmp_path)]
