@@ -65,8 +65,9 @@ def missing(model: P) -> P:
     write gets the NaN.
 
     Whole programs are served as ``models.VAE``: what is NaN is decided at each observed site,
-    whose distribution has to be one of single numbers, in plates or declared by ``.to_event``.
-    Missing numbers of a joint distribution, such as ``MultivariateNormal``, are refused unless
+    whose distribution has to be one of single numbers, in plates or declared by ``.to_event``, or
+    a ``MultivariateNormal``, also of low rank, of which the marginal over what is seen is exact.
+    Missing numbers of another joint distribution, such as ``Dirichlet``, are refused unless
     all of a value are, and so are those of arguments that a site depends on; a distribution of
     your own over several numbers that are independent is served where its method
     ``under_missing()`` returns the same with NaN left out. An argument that is None, by default

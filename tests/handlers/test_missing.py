@@ -395,7 +395,9 @@ def test_rows_and_elements_without_a_value_are_refused_before_training():
 
 class Joint(likelihoods.Likelihood):
     def forward(self, features):
-        return dist.MultivariateNormal(features, torch.eye(features.shape[-1]))
+        return dist.MultivariateStudentT(
+            torch.tensor(5.0), features, torch.eye(features.shape[-1])
+        )
 
 
 def test_missing_parts_of_joint_distributions_are_refused_by_name():
@@ -409,7 +411,9 @@ def test_missing_parts_of_joint_distributions_are_refused_by_name():
         "impute": lambda: infer.impute(model, guide, x),
     }
     for refuse in refused.values():
-        with pytest.raises(ValueError, match=r"site 'x': .* got a MultivariateNormal over \(4,\)"):
+        with pytest.raises(
+            ValueError, match=r"site 'x': .* got a MultivariateStudentT over \(4,\)"
+        ):
             refuse()
     # With all seen it is what it is without
     x = x.nan_to_num()
