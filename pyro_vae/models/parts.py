@@ -46,11 +46,6 @@ def default_conditional(vae: Any, site: str, context: Sequence[tuple[int, ...]])
     return DiagonalNormal(network, network.out_features, shape, norm=vae.norm)
 
 
-def is_table(vae: Any) -> bool:
-    """Whether the data of a model are said to be rows of a table, by their columns."""
-    return bool(vae.columns) or isinstance(vae.likelihood, Mixed)
-
-
 def gaussian_of(likelihood: nn.Module) -> Gaussian | None:
     """The ``Gaussian`` of all elements with one learned sigma, or one each; None for others."""
     if isinstance(likelihood, Mixed) and len(likelihood.likelihoods) == 1:

@@ -22,7 +22,7 @@ from ..ground.arguments import known
 from ..ground.kinds import kind_of
 from ..ground.recorded import takes
 from ..ground.streams import forked
-from ..likelihoods import Likelihood
+from ..likelihoods import Likelihood, Mixed
 from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_condition, check_likelihood, checked_columns
@@ -35,7 +35,7 @@ from .classes import (
     seen_classes,
 )
 from .covariates import Covariates
-from .parts import default_conditional, default_decoder, is_table, path_of
+from .parts import default_conditional, default_decoder, path_of
 from .sigma import Phase, predict_sigma
 from .spatial import latent_shapes, pyramid
 
@@ -186,7 +186,7 @@ class VAE(DecoderModel):
             self.conditionals[site] = made
         self.likelihood = likelihood
         self.columns = checked_columns(columns, likelihood, self.event_shape)
-        self.tabular = is_table(self)
+        self.tabular = bool(self.columns) or isinstance(likelihood, Mixed)
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
         else:

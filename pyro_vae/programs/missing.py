@@ -28,12 +28,7 @@ from .values import check_finite
 
 # Rows that tell whether missing values can be left out
 _ROWS = 100
-_NORMALS = (
-    MultivariateNormal,
-    LowRankMultivariateNormal,
-    torch.distributions.MultivariateNormal,
-    torch.distributions.LowRankMultivariateNormal,
-)
+_NORMALS = MultivariateNormal, LowRankMultivariateNormal
 
 
 class Seen(MaskedDistribution):

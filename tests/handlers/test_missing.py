@@ -574,3 +574,12 @@ def test_handlers_may_be_around_it(outer):
         around.check_data(x)
         with pytest.raises(ValueError, match="got 1 NaN or infinite: remove or fill these entr"):
             around.check_data(torch.tensor([[torch.inf, 1.0, 1.0, torch.nan]]))
+
+
+def test_a_row_that_lacks_a_category_is_checked_by_what_it_has():
+    parts = {0: likelihoods.Gaussian(), 1: likelihoods.Nominal(3), 2: likelihoods.LogNormal()}
+    model = handlers.missing(VAE((3,), 2, likelihood=likelihoods.Mixed(parts), hidden=(4,)))
+    guide, x = guides.BottomUp(model), torch.tensor([[0.3, torch.nan, torch.nan]])
+    assert infer.elbo_terms(model, guide, x).elbo.isfinite().all()
+    with pytest.raises(ValueError, match="column 1: Nominal"):
+        infer.elbo_terms(model, guide, torch.tensor([[torch.nan, 0.3, torch.nan]]))

@@ -25,7 +25,6 @@ GONE = torch.tensor(
 GAPPY = X.masked_fill(GONE, torch.nan)
 KINDS = {
     "covariance": lambda: dist.MultivariateNormal(LOC, COVARIANCE),
-    "of torch": lambda: torch.distributions.MultivariateNormal(LOC, COVARIANCE),
     "a factor": lambda: dist.MultivariateNormal(LOC, scale_tril=torch.linalg.cholesky(COVARIANCE)),
     "low rank": lambda: dist.LowRankMultivariateNormal(LOC, FACTOR, NOISE),
     "expanded": lambda: dist.MultivariateNormal(LOC[:1], COVARIANCE).expand([N]),
