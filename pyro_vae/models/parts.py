@@ -14,6 +14,9 @@ from ..likelihoods import Gaussian, LearnedSigma, Mixed, PerPixelSigma, Tokens
 from ..networks import Shortcut
 from .sequence_decoder import SequenceDecoder
 
+# Of more the factors would take long to find
+_COLUMNS = 1000
+
 
 def default_decoder(
     vae: Any, context: Sequence[tuple[int, ...]], features: tuple[int, ...]
@@ -61,7 +64,8 @@ def beginning(vae: Any) -> str:
     Untouched is a default decoder whose network still gives 0, all of which is free to train.
     """
     gaussian = gaussian_of(vae.likelihood)
-    given = vae.arguments.get("decoder") or vae.condition or vae.norm is not None
+    own = vae.arguments.get("decoder") or not isinstance(vae.decoder, Shortcut)
+    given = own or vae.condition or vae.norm is not None or vae.event_size > _COLUMNS
     if not vae.tabular or gaussian is None or given or len(vae.latents) > 1:
         return ""
     parts = (*vae.decoder.parameters(), *gaussian.noise.parameters())
@@ -73,8 +77,7 @@ def beginning(vae: Any) -> str:
 
 
 def path_of(vae: Any) -> str:
-    """What is told of the linear paths of a model for a table, as a line; "" for any other."""
-    begins = (
-        f"; the first fit with a BottomUp begins as {name}" if (name := beginning(vae)) else ""
-    )
-    return f"  linear paths beside the networks of x{begins}\n" if vae.tabular else ""
+    """What is told of the linear paths of a model for a table, as a line."""
+    name = beginning(vae)
+    begins = f"; the first fit with a BottomUp begins as {name}" if name else ""
+    return f"  linear paths beside the networks of x{begins}\n"

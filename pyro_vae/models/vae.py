@@ -186,7 +186,8 @@ class VAE(DecoderModel):
             self.conditionals[site] = made
         self.likelihood = likelihood
         self.columns = checked_columns(columns, likelihood, self.event_shape)
-        self.tabular = bool(self.columns) or isinstance(likelihood, Mixed)
+        told = bool(self.columns) or isinstance(likelihood, Mixed)
+        self.tabular = told and self.kind == "vector"
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
         else:
@@ -395,5 +396,5 @@ class VAE(DecoderModel):
         shapes += [f"y: {self.condition!r}"] if self.covariates else []
         return (
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
-            f"  {', '.join(shapes)}\n{path_of(self)}  {self._count()}"
+            f"  {', '.join(shapes)}\n{path_of(self) if self.tabular else ''}  {self._count()}"
         )
