@@ -7,8 +7,9 @@ import torch
 from advice import Cases
 from test_advice_cli import run, train
 from torch import nn
+from torch.utils.data import DataLoader
 
-from pyro_vae import Trainer, data, guides, likelihoods, plots
+from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, plots
 from pyro_vae.models import VAE, Covariates
 
 X = torch.ones(6, 4)
@@ -128,6 +129,29 @@ def labels(tmp):
     by_data = Covariates.standardized(data.Dataset(X, far))
     by_hand = Covariates(**GIVEN, loc=[2000.0, 0.0], scale=[100.0, 1.0])
     yield fit(far), fit(far, by_data), fit(far, by_hand)
+
+
+@cases
+def loaders(tmp):
+    def load(y, given, rows=6):
+        items = [(X[i], {"site": y[i]}) for i in range(rows)]
+        vae = built(given, likelihoods.Gaussian())
+        trainer = Trainer(vae, guides.BottomUp(vae))
+        loader = DataLoader(items, batch_size=2)
+        return lambda: trainer.fit(loader, epochs=1, progress=False)
+
+    lacking = Y["site"].clamp(max=1)
+    three, two = Covariates({"site": 3}), Covariates({"site": 2})
+    yield load(lacking, three), load(Y["site"], three), load(lacking, two)
+
+
+@cases
+def baselines(tmp):
+    vae = built()
+    measured = functools.partial(
+        diagnostics.evaluate, vae, guides.BottomUp(vae), (X, Y), importance_samples=0
+    )
+    yield lambda: measured(reference=X), lambda: measured(reference=(X, Y))
 
 
 @cases

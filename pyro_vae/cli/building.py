@@ -16,6 +16,7 @@ from ..data import DataSplits
 from ..ground.kinds import KINDS, maps_of
 from ..ground.machine import free_memory
 from ..ground.streams import forked
+from ..guides import linear
 from ..likelihoods.counts import Rates
 from ..likelihoods.located import Located
 from ..networks import ConvDecoder, ConvEncoder, MapNetwork
@@ -93,7 +94,7 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
             # Without data it is the number of parameters that counts, about that of this
             return likelihoods.Gaussian() if data is None else likelihoods.for_columns(data)
         return kind(**given)
-    given.setdefault("sigma", "learned")
+    given.setdefault("sigma", "per_pixel" if data is not None and data.columns else "learned")
     if data is None or not _standardizes(args, data):
         return kind(**given)
     if kind is likelihoods.LogNormal:
@@ -261,9 +262,11 @@ def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
         name += f" ({kebab(type(noise).__name__)})"
     if getattr(likelihood, "scale", None) is not None:
         name += f" of standardised {'columns' if len(shape) == 1 else 'pixels'}"
+    begins = linear.begins(trainer.model, trainer.guide, data.train.x)
     how = {"dynamic": "dynamically, afresh in each batch", "static": "once"}
     binarized = how.get(binarize, "no")
     return (
         f"data {data.name}: {len(data.train)} + {len(data.test)} {kind} of shape {shape}{guess}, "
         f"values {min(low):.4g} to {max(high):.4g}; likelihood {name}; binarised: {binarized}"
+        f"{f'; begins as {begins}' if begins else ''}"
     )

@@ -260,7 +260,8 @@ def add_training(parser: Any) -> None:
         type=values.not_negative,
         metavar="EPOCHS",
         help="epochs in which beta rises from 0, so that latents do not stay unused; 0 for none "
-        f"(default: a third of the epochs, at most {WARM_UP})",
+        f"(default: a third of the epochs, at most {WARM_UP}; 0 for a table of numeric columns, "
+        "which begins as factor analysis)",
     )
     add(
         "--epochs",

@@ -22,6 +22,7 @@ from ..callbacks.collapse import complaint, ended_without
 from ..conditionals.normal import PointMass
 from ..data import Arguments, DataSplits
 from ..ground.files import write_atomically
+from ..guides import linear
 from ..report import write_report
 from ..training.trainer import Trainer
 from . import building, groups, inputs, measuring, options
@@ -216,10 +217,13 @@ def _trainer(args: argparse.Namespace, splits: DataSplits, epochs: int) -> Train
     building.check_memory(args, splits, kind, classes)
     torch.manual_seed(args.seed)
     model, guide = building.pair(args, splits, kind, classes)
+    warm_up = args.warm_up
     if args.codes is not None:
-        # Their KL is the same whatever is learnt
-        args.warm_up = 0
-    warm_up = min(groups.WARM_UP, math.ceil(epochs / 3)) if args.warm_up is None else args.warm_up
+        warm_up = 0  # their KL is the same whatever is learnt
+    elif warm_up is None:
+        # Latents that begin as those of a linear model are in use
+        begins = linear.begins(model, guide, splits.train.x)
+        warm_up = 0 if begins else min(groups.WARM_UP, math.ceil(epochs / 3))
     rises = warm_up > 0 and args.beta > 0
     return Trainer(
         model,

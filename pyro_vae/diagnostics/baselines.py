@@ -16,7 +16,7 @@ from pyro.distributions import MaskedDistribution, constraints
 from torch import Tensor
 
 from ..data import Dataset
-from ..data.arguments import Arguments, Data
+from ..data.arguments import Arguments, Data, LabelData
 from ..distributions import (
     ContinuousBernoulli,
     ExpNormal,
@@ -28,6 +28,8 @@ from ..distributions import (
     plain,
 )
 from ..likelihoods.base import network_inputs
+from ..models.autoregressive import Autoregressive
+from ..models.given import OFFSET, Given
 from ..programs.autoguides import few
 from ..programs.missing import has_missing
 from ..programs.running import trace_pair
@@ -39,6 +41,9 @@ _ROWS = 4096
 _MOST = 2000
 _MOST_VALUES = 2**26
 _DENSITIES = ("normal", "log-normal", "continuous Bernoulli")
+
+# Log exposures of training data and of data
+Offsets = tuple[Tensor, Tensor]
 
 
 def independent_normal(train: Tensor, x: Tensor) -> Tensor:
@@ -118,31 +123,48 @@ def independent_histogram(train: Tensor, x: Tensor, levels: int) -> Tensor:
     )
 
 
-def independent_negative_binomial(train: Tensor, x: Tensor) -> Tensor:
+def independent_negative_binomial(
+    train: Tensor, x: Tensor, *, offsets: Offsets | None = None
+) -> Tensor:
     """A negative binomial distribution for each element, of counts.
 
     Its mean is that of the training data, with half a count added; its dispersion the most likely
-    one of 61 from 1e-6 to 1e6, on 4096 rows at most.
+    one of 61 from 1e-6 to 1e6, on 4096 rows at most. With log exposures, (m,) and (n,), it is the
+    rate, counts per exposure, that all data share: the mean is rate times exposure.
 
     Example:
         >>> train = torch.tensor([[0.0], [1.0], [2.0]])  # less dispersed than Poisson counts
         >>> independent_negative_binomial(train, torch.tensor([[0.0]])).exp()  # e^-(7 / 6)
         tensor([0.3114], dtype=torch.float64)
     """
-    log_mean = ((_mean(train) * len(train) + 0.5) / len(train)).log()
-    rows = train[:: -(-len(train) // _ROWS)].flatten(1).double()
+    known, told = (
+        (v.new_zeros(len(v)) if o is None else o).double().unsqueeze(1)
+        for v, o in zip((train, x), offsets or (None, None), strict=True)
+    )
+    log_rate = (_mean(train) * len(train) + 0.5).log() - known.logsumexp(0)
+    few = slice(None, None, -(-len(train) // _ROWS))
+    rows = train[few].flatten(1).double()
     grid = torch.logspace(-6, 6, 61, dtype=torch.float64, device=x.device)
 
-    def scored(values: Tensor, dispersion: Tensor) -> Tensor:
-        p = MeanNegativeBinomial(log_mean, dispersion, validate_args=False)
+    def scored(values: Tensor, offset: Tensor, dispersion: Tensor) -> Tensor:
+        p = MeanNegativeBinomial(log_rate + offset, dispersion, validate_args=False)
         return p.log_prob(values)
 
-    best = grid[torch.stack([scored(rows, a).sum(0) for a in grid]).argmax(0)]
-    return torch.cat([scored(part, best).sum(1) for part in _parts(x)])
+    best = grid[torch.stack([scored(rows, known[few], a).sum(0) for a in grid]).argmax(0)]
+    parts = zip(_parts(x), told.split(_ROWS), strict=True)
+    return torch.cat([scored(part, offset, best).sum(1) for part, offset in parts])
 
 
-def of_seen(independent: Callable[..., Tensor], train: Tensor, x: Tensor, *levels: int) -> Tensor:
+def of_seen(
+    independent: Callable[..., Tensor],
+    train: Tensor,
+    x: Tensor,
+    *levels: int,
+    offsets: Offsets | None = None,
+) -> Tensor:
     """An independent model of the elements that are no NaN, in data and training data.
+
+    Log exposures (m,) and (n,), if there are any, are passed on.
 
     Example:
         >>> train = torch.tensor([[0.0, 5.0], [2.0, torch.nan], [4.0, 9.0]])
@@ -150,12 +172,16 @@ def of_seen(independent: Callable[..., Tensor], train: Tensor, x: Tensor, *level
         tensor([0.1995], dtype=torch.float64)
     """
     if not (has_missing(train) or has_missing(x)):
-        return independent(train, x, *levels)
+        given = {} if offsets is None else {"offsets": offsets}
+        return independent(train, x, *levels, **given)
     total = x.new_zeros(len(x), dtype=torch.float64)
-    for column, values in zip(train.flatten(1).T, x.flatten(1).T, strict=True):
-        seen = ~values.isnan()
-        known = column[~column.isnan()].unsqueeze(1)
-        total[seen] += independent(known, values[seen].unsqueeze(1), *levels)
+    for columns in zip(train.flatten(1).T, x.flatten(1).T, strict=True):
+        seen = [~column.isnan() for column in columns]
+        parts = (column[s].unsqueeze(1) for column, s in zip(columns, seen, strict=True))
+        given = {}
+        if offsets is not None:
+            given["offsets"] = tuple(o[s] for o, s in zip(offsets, seen, strict=True))
+        total[seen[1]] += independent(*parts, *levels, **given)
     return total
 
 
@@ -206,15 +232,16 @@ def probabilistic_pca(train: Tensor, x: Tensor, latents: int) -> Tensor | None:
 
 
 def baselines(
-    model: Callable, guide: Callable, x: Data, y: Tensor | None, reference: Dataset | Arguments
+    model: Callable, guide: Callable, x: Data, y: LabelData, reference: Dataset | Arguments
 ) -> dict[str, Tensor]:
     """What the pair has to beat on ``x``, with labels ``y`` (n,) or None: name -> log p(x), (n,).
 
-    An independent model of each element, by the model's likelihood; for a density also, unless
-    some data are missing, probabilistic PCA with as many latents. Empty for a model that these do
-    not compare with: of several observed sites, under a mask, of counts of a given total, or with
-    arguments of its own.
-    ``ValueError`` for a ``reference``, the training data, of another event shape.
+    An independent model of each element, by the model's likelihood, of counts with exposures
+    their rate; for a density also, unless some data are missing, probabilistic PCA with as many
+    latents. Empty for a model that these do not compare with: of several observed sites, under a
+    mask, of counts of a given total, or with arguments of its own.
+    ``ValueError`` for a ``reference``, the training data, of another event shape or without
+    exposures.
     """
     if isinstance(x, Arguments) or isinstance(reference, Arguments):
         return {}
@@ -228,11 +255,11 @@ def baselines(
     site = _only(trace, first[0])
     if site is None or len(reference) < 2:
         return {}
-    p = plain(site["fn"])
-    train, _ = reference.batch(torch.arange(len(reference)))
+    p = _of_places(site["fn"])
+    train, labels = reference.batch(torch.arange(len(reference)))
     # Probabilities of 1, where they are known
     grey = reference.x if base_of(p).support is constraints.boolean else train
-    alone = independent(p, grey, x)
+    alone = independent(p, grey, x, offsets=_offsets(labels, y))
     if alone is None:
         return {}
     found = {f"independent {alone[0]}": alone[1]}
@@ -254,17 +281,39 @@ def baselines(
     return found
 
 
-def independent(p: Any, train: Tensor, x: Tensor) -> tuple[str, Tensor] | None:
+def _of_places(p: Any) -> Any:
+    """The distribution of an element, of data that are drawn place by place, too."""
+    p = plain(p)
+    return plain(p.of_zeros) if isinstance(p, Autoregressive) else p
+
+
+def _offsets(train: LabelData, y: LabelData) -> Offsets | None:
+    """The log exposures of training data and of data, where these have any."""
+    found = [v.kwargs.get(OFFSET) if isinstance(v, Given) else None for v in (train, y)]
+    if found[1] is None:
+        return None
+    if found[0] is None:
+        raise ValueError(
+            "reference: expected training data with exposures, by which their rates are counts, "
+            "got none: pass d.train, or a pair (x, y) with y as of the data"
+        )
+    return found[0], found[1]
+
+
+def independent(
+    p: Any, train: Tensor, x: Tensor, *, offsets: Offsets | None = None
+) -> tuple[str, Tensor] | None:
     """The model of each element by itself that goes with a likelihood's distribution ``p``.
 
-    Its name and log p(x), (n,); None where there is none.
+    Its name and log p(x), (n,); None where there is none. Counts have ``offsets``, if any.
     """
-    p, base = plain(p), base_of(p)
+    p = _of_places(p)
+    base = base_of(p)
     if isinstance(p, Joint):
         columns = (
             (part, train[:, c], x[:, c]) for part, c in zip(p.parts, p.columns, strict=True)
         )
-        each = [independent(*column) for column in columns]
+        each = [independent(*column, offsets=offsets) for column in columns]
         return None if None in each else ("columns", torch.stack([v for _, v in each]).sum(0))
     if isinstance(p, ExpNormal):
         log_p = of_seen(independent_normal, train.log(), x.log())
@@ -278,7 +327,8 @@ def independent(p: Any, train: Tensor, x: Tensor) -> tuple[str, Tensor] | None:
     if levels := getattr(base, "levels", None):
         return "histogram", of_seen(independent_histogram, train, x, levels)
     if isinstance(base, LogPoisson | MeanNegativeBinomial):
-        return "negative binomial", of_seen(independent_negative_binomial, train, x)
+        log_p = of_seen(independent_negative_binomial, train, x, offsets=offsets)
+        return "negative binomial", log_p
     if base.support.is_discrete:
         return None
     if isinstance(base, ContinuousBernoulli):

@@ -26,12 +26,14 @@ from .running import Results, joined, keys, markdown, parser, told
 NAME = "pca"
 EPOCHS, PATIENCE = 1500, 50
 WIDTHS, SMALL = (256, 256), (32,)
+# Importance samples: of all test rows, and of each at least
+DRAWN, LEAST = 1_000_000, 1000
 
 
 class System(NamedTuple):
-    """What differs from the defaults: sigma, decoder, and the guide of model and training data."""
+    """Sigma, decoder, and the guide of model and training data; those of the data by default."""
 
-    sigma: str = "per_pixel"
+    sigma: str | None = None
     decoder: Callable[[int, Sequence[int]], nn.Module | None] = lambda latents, shape: None
     guide: Callable[[models.VAE, Tensor], guides.Guide] = lambda vae, x: guides.BottomUp(vae)
 
@@ -47,12 +49,13 @@ def _small(latents: int, shape: Sequence[int]) -> nn.Module:
 
 SYSTEMS = {
     "factor analysis": None,
+    "defaults": System(),
     "one sigma": System("learned"),
-    "sigma per column": System(),
-    "linear path": System(decoder=networks.Shortcut, guide=_with_path),
-    "linear start": System(decoder=networks.Shortcut, guide=guides.linear_start),
+    "sigma per column": System("per_pixel"),
+    "linear path": System("per_pixel", networks.Shortcut, _with_path),
+    "linear start": System("per_pixel", networks.Shortcut, guides.linear_start),
     "linear start, 32 units": System(
-        decoder=_small, guide=functools.partial(guides.linear_start, hidden=SMALL)
+        "per_pixel", _small, functools.partial(guides.linear_start, hidden=SMALL)
     ),
 }
 
@@ -66,7 +69,10 @@ def build(
     """The trainer of one system, with all else as it is by default."""
     shape, x = splits.event_shape, splits.train.x
     with forked(seed=seed):
-        likelihood = likelihoods.Gaussian.standardized(x, system.sigma)
+        if system.sigma is None and splits.columns:
+            likelihood = likelihoods.for_columns(splits)
+        else:
+            likelihood = likelihoods.Gaussian.standardized(x, system.sigma or "learned")
         decoder = system.decoder(latents, shape)
         vae = models.VAE(shape, latents, likelihood=likelihood, decoder=decoder)
         guide = system.guide(vae, x)
@@ -99,6 +105,7 @@ def measure(trainer: Trainer, splits: DataSplits, samples: int) -> dict[str, Any
     )
     kept = [row["epoch"] for row in trainer.history if row.get("kept")]
     return {
+        "importance samples": str(samples),
         "epoch kept": kept[-1],
         "epochs": len(trainer.history),
         "k above 0.7, %": 100 * found.untrusted,
@@ -115,7 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = options.add_argument
     add("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    add("--samples", type=integer(1), default=1000, help="importance samples, default 1000")
+    add(
+        "--samples",
+        type=integer(1),
+        help=f"importance samples of a datum; default: {DRAWN:,} of all data, {LEAST:,} at least",
+    )
     args = options.parse_args(argv)
     if args.data != options.get_default("data"):
         raise ValueError(
@@ -126,9 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.epochs, args.samples = 5, 20
     settings = {"epochs": args.epochs, "patience": PATIENCE, "batch size": args.batch_size}
-    results = Results(
-        args.out, settings | {"importance samples": args.samples}, args.command, quiet=args.quiet
-    )
+    results = Results(args.out, settings, args.command, quiet=args.quiet)
 
     def compute(key: dict[str, Any]) -> dict[str, Any]:
         real = TABLES[key["table"]]
@@ -148,7 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 callbacks=[results.stands],
                 progress=args.progress,
             )
-            row = measure(trainer, splits, args.samples)
+            samples = args.samples or max(LEAST, DRAWN // len(splits.test))
+            row = measure(trainer, splits, samples)
         values = row["per datum"]
         values |= {"PCA": pca, "log p(x) - PCA": values["log p(x)"].double() - pca}
         parts = (splits.train, splits.validation, splits.test)

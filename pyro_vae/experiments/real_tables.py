@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..data import Dataset, DataSplits
+from ..data import Column, Dataset, DataSplits
 
 # Shares of the rows for training and validation
 _TRAIN, _VALIDATION = 0.6, 0.2
@@ -63,7 +63,8 @@ def shipped(package: str, path: str) -> Path:
 def load(table: RealTable, device: Any = None) -> DataSplits:
     """Training, validation and test rows, 60, 20 and 20 %, always the same ones.
 
-    Rows are shuffled; windows of a signal are cut from its first, middle and last part.
+    Rows are shuffled; windows of a signal are cut from its first, middle and last part. Numbers
+    are told to be columns of a table, whole ones too, since all are to have a density.
     """
     rng = np.random.default_rng(0)
     x = table.read(rng)
@@ -72,8 +73,10 @@ def load(table: RealTable, device: Any = None) -> DataSplits:
     if table.signal:
         windows = np.lib.stride_tricks.sliding_window_view
         parts = [_noisy(windows(part, _WINDOW)[::_STEP], rng) for part in parts]
+    columns = [Column(str(i), "numeric") for i in range(parts[0].shape[1])]
+    options = {"columns": columns} if parts[0].ndim == 2 else {}
     train, validation, test = (
-        Dataset(torch.from_numpy(part.astype(np.float32)).to(device)) for part in parts
+        Dataset(torch.from_numpy(part.astype(np.float32)).to(device), **options) for part in parts
     )
     return DataSplits(table.package, train, test, validation=validation)
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from .. import networks
-from ..likelihoods import Gaussian, LearnedSigma, PerPixelSigma
+from ..likelihoods import LearnedSigma
 from ..models import VAE
+from ..models.parts import beginning, gaussian_of
 from ..networks import Shortcut
 from .bottom_up import BottomUp
+
+# More than these say little more of means and covariances
+_ROWS = 100_000
+# Of factor analysis, as scikit-learn has them
+_ITERATIONS, _GAIN, _LEAST = 1000, 0.01, 1e-12
 
 
 @torch.no_grad()
@@ -21,6 +29,11 @@ def linear_start(vae: VAE, x: Tensor, *, hidden: networks.Hidden | None = None) 
     W is turned so that the posterior's covariance (I + W^T Psi^-1 W)^-1 is diagonal, as that of
     the guide is: the bound is log p(x). From there networks, which are 0 at first, bend model and
     guide; ``fit(patience=)`` keeps them where that helps on validation data.
+
+    A pair for a table needs no such call: where a model has the columns of its data, or the
+    likelihood ``Mixed``, default networks have linear paths, and the first ``Trainer.fit`` of an
+    untouched pair, with a ``BottomUp`` and ``for_columns`` of numeric columns alone, begins so, as
+    ``print(vae)`` tells. Give a decoder of your own for another start.
 
     Sources: "Probabilistic Principal Component Analysis", Tipping, Bishop (1999); "EM Algorithms
     for ML Factor Analysis", Rubin, Thayer (1982).
@@ -51,7 +64,32 @@ def linear_start(vae: VAE, x: Tensor, *, hidden: networks.Hidden | None = None) 
           70,698 parameters
     """
     _check(vae, x)
-    noise, linear = vae.likelihood.noise, vae.decoder.linear
+    like = vae.decoder.linear.weight
+    widths = networks.hidden_widths(hidden)
+    encoder = networks.MLP(vae.event_shape, widths, skip=True, activation=vae.activation)
+    guide = BottomUp(vae, encoder=encoder.to(like))
+    guide.conditionals.to(like)
+    _begin(vae, guide, x)
+    return guide
+
+
+def begins(vae: nn.Module, guide: nn.Module, x: Tensor) -> str:
+    """The linear model as which a pair is to begin by default, with data of a table; else ""."""
+    if not isinstance(vae, VAE) or type(guide) is not BottomUp or guide.model is not vae:
+        return ""
+    own = any(guide.arguments.get(name) for name in ("encoder", "conditionals", "start"))
+    free = all(p.requires_grad for p in guide.parameters())
+    return "" if own or not free or not _enough(vae, x) else beginning(vae)
+
+
+@torch.no_grad()
+def begin(vae: VAE, guide: BottomUp, x: Tensor) -> None:
+    """Have such a pair begin so, as ``linear_start`` does, by 100,000 of the data at most."""
+    _begin(vae, guide, x[:: 1 + (len(x) - 1) // _ROWS])
+
+
+def _begin(vae: VAE, guide: BottomUp, x: Tensor) -> None:
+    noise, linear = gaussian_of(vae.likelihood).noise, vae.decoder.linear
     rows = vae.likelihood.inputs(x).flatten(1).double()
     one = isinstance(noise, LearnedSigma)
     weight, variance = (_pca if one else _factors)(rows, linear.in_features)
@@ -64,20 +102,16 @@ def linear_start(vae: VAE, x: Tensor, *, hidden: networks.Hidden | None = None) 
     linear.bias.copy_(rows.mean(0))
     noise.set_to((variance[0] if one else variance.unflatten(0, vae.event_shape)).sqrt())
     networks.silence(vae.decoder.network.output_layer)
-    encoder = networks.MLP(
-        vae.event_shape,
-        networks.hidden_widths(hidden),
-        skip=True,
-        activation=vae.activation,
-    )
-    guide = BottomUp(vae, encoder=encoder.to(linear.weight))
-    head = guide.conditionals["z1"].to(linear.weight)
+    head = guide.conditionals["z1"]
     for layer in (head.loc, head.raw_scale):
         nn.init.zeros_(layer.weight)
     head.loc.weight[:, -rows.shape[1] :] = read.to(head.loc.weight)
     head.loc.bias.copy_(-read @ rows.mean(0))
     head.raw_scale.bias.copy_((posterior.sqrt() - head.min_scale).clamp(min=1e-6).expm1().log())
-    return guide
+
+
+def _enough(vae: VAE, x: Tensor) -> bool:
+    return vae.latent_sizes["z1"] < min(len(x) - 1, vae.event_size)
 
 
 def _check(vae: VAE, x: Tensor) -> None:
@@ -88,7 +122,7 @@ def _check(vae: VAE, x: Tensor) -> None:
         "condition": "labels" if vae.condition else "",
         "norm": "one" if vae.norm is not None else "",
         "decoder": "" if isinstance(vae.decoder, Shortcut) else type(vae.decoder).__name__,
-        "likelihood": "" if _has_own_sigma(vae.likelihood) else repr(vae.likelihood),
+        "likelihood": "" if gaussian_of(vae.likelihood) else repr(vae.likelihood),
     }
     for argument, got in wrong.items():
         if got:
@@ -98,17 +132,12 @@ def _check(vae: VAE, x: Tensor) -> None:
                 f"got {got}: build such a model, or use guides.BottomUp"
             )
     vae.check_data(x)
-    latents = vae.latent_sizes["z1"]
-    if latents >= min(len(x) - 1, vae.event_size):
+    if not _enough(vae, x):
         raise ValueError(
-            f"x: expected more data, and elements of each, than the {latents} latents, got "
-            f"{tuple(x.shape)}: pass more data, or build a model of fewer latents"
+            "x: expected more data, and elements of each, than the "
+            f"{vae.latent_sizes['z1']} latents, got {tuple(x.shape)}: pass more data, or build a "
+            "model of fewer latents"
         )
-
-
-def _has_own_sigma(likelihood: nn.Module) -> bool:
-    noise = getattr(likelihood, "noise", None)
-    return type(likelihood) is Gaussian and isinstance(noise, LearnedSigma | PerPixelSigma)
 
 
 def _pca(rows: Tensor, latents: int) -> tuple[Tensor, Tensor]:
@@ -122,8 +151,16 @@ def _pca(rows: Tensor, latents: int) -> tuple[Tensor, Tensor]:
 
 def _factors(rows: Tensor, latents: int) -> tuple[Tensor, Tensor]:
     """W (d, latents) and the variances (d,) of factor analysis."""
-    from sklearn.decomposition import FactorAnalysis
-
-    found = FactorAnalysis(latents, svd_method="lapack").fit(rows.cpu().numpy())
-    weight, variance = found.components_.T, found.noise_variance_
-    return torch.from_numpy(weight).to(rows), torch.from_numpy(variance).to(rows)
+    covariance = rows.T.cov(correction=0)
+    total = covariance.diagonal()
+    variance, before = torch.ones_like(total), -math.inf
+    for _ in range(_ITERATIONS):
+        spread = variance.sqrt()
+        values, axes = torch.linalg.eigh(covariance / spread / spread[:, None])
+        most, rest = values[-latents:], values[:-latents]
+        weight = axes[:, -latents:] * (most - 1).clamp(min=0).sqrt() * spread[:, None]
+        found = -float(most.clamp(min=_LEAST).log().sum() + rest.sum() + variance.log().sum())
+        if (found - before) * len(rows) / 2 < _GAIN:
+            break
+        before, variance = found, (total - weight.square().sum(1)).clamp(min=_LEAST)
+    return weight, variance

@@ -49,6 +49,7 @@ class Reading(nn.Module):
         super().__init__()
         self.arguments = subject.inputs
         self._options = {"activation": subject.activation, "norm": subject.norm}
+        self._tabular = subject.tabular
         self._pyramid, self._places = subject.pyramid, subject.places
         self.names = dict(inputs)
         # A latent's is that of its vectors, or what a ladder has in its place
@@ -138,11 +139,13 @@ class Reading(nn.Module):
             return network, network.out_features
         if self.names[site] == (_FEATURES,):
             return nn.Identity(), first[0]
+        path = {"skip": True} if self._tabular and self._of_data(site) else {}
         network = networks.encoder(
             first,
             widths,
             self.arguments.maps.get(self.names[site][0], {}),
             extra=sum(map(math.prod, others)),
+            **path,
             **self._options,
         )
         if max(map(len, others), default=1) > 1:

@@ -50,6 +50,7 @@ class Subject:
         few: some data and labels to run the program on; None for a ``VAE``.
         encoder: from argument -> shape of a datum, makes the network that reads them all, where
             the model has one of its own for guides.
+        tabular: whether networks of the data have a linear path beside them.
     """
 
     model: Callable
@@ -65,6 +66,7 @@ class Subject:
     like: tuple[torch.device, torch.dtype] | None = None
     few: tuple[Data, Tensor | None] | None = None
     encoder: Callable[[Mapping[str, tuple[int, ...]]], nn.Module] | None = None
+    tabular: bool = False
 
     def widths(self, hidden: networks.Hidden | None) -> dict[str, tuple[int, ...] | None]:
         """Latent -> widths of the hidden layers of its network."""
@@ -111,7 +113,7 @@ def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     incomplete = model is not vae and takes_missing(model)
     inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
     own = getattr(vae.likelihood, "encoder", None)
-    subject = Subject(model, found, inputs, places, layers, encoder=own)
+    subject = Subject(model, found, inputs, places, layers, encoder=own, tabular=vae.tabular)
     options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
     options["pyramid"] = vae.pyramid
     # Without skip connections each latent is seen by the one below alone, unless classes that

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from ..ground.recorded import Recorded
 from ..programs.missing import Absent, Hiding, absent, filled
 from ..programs.program import Guide
@@ -31,13 +33,23 @@ def without_absent(model: Callable, names: Collection[str]) -> Any:
     return wrap(model, _Without(names))
 
 
+def _check(check: Callable[[Tensor], object], x: Tensor) -> None:
+    """Check what is seen."""
+    try:
+        check(filled(x))
+    except ValueError:
+        lost = x.isnan().all(0)
+        if not lost.any():
+            raise
+        # Of another kind than all others, a category among numbers; each kind has a 1
+        check(filled(x).where(~lost, 1.0))
+
+
 class _Missing(Recorded):
     """Run a program to which NaN and None mean missing."""
 
     takes_missing = True
-    around: ClassVar[Mapping[str, Callable]] = MappingProxyType(
-        {"check_data": lambda check, x: check(filled(x))}
-    )
+    around: ClassVar[Mapping[str, Callable]] = MappingProxyType({"check_data": _check})
 
     def apply(self, program: Callable, *args: Any, **kwargs: Any) -> Any:
         with Hiding(), Absent(absent(program, args, kwargs)):
@@ -65,8 +77,9 @@ def missing(model: P) -> P:
     write gets the NaN.
 
     Whole programs are served as ``models.VAE``: what is NaN is decided at each observed site,
-    whose distribution has to be one of single numbers, in plates or declared by ``.to_event``.
-    Missing numbers of a joint distribution, such as ``MultivariateNormal``, are refused unless
+    whose distribution has to be one of single numbers, in plates or declared by ``.to_event``, or
+    a ``MultivariateNormal``, also of low rank, of which the marginal over what is seen is exact.
+    Missing numbers of another joint distribution, such as ``Dirichlet``, are refused unless
     all of a value are, and so are those of arguments that a site depends on; a distribution of
     your own over several numbers that are independent is served where its method
     ``under_missing()`` returns the same with NaN left out. An argument that is None, by default

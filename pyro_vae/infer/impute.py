@@ -21,7 +21,7 @@ from ..programs.autoguides import takes_all
 from ..programs.given import given, matched
 from ..programs.labels import accepts_labels
 from ..programs.means import mean_of
-from ..programs.missing import takes_missing
+from ..programs.missing import completed, takes_missing
 from ..programs.reading import Contributions
 from ..programs.running import measuring, traced
 from ..programs.sites import kinds
@@ -199,6 +199,7 @@ class _Part:
             value = node["value"]
             if not (value.is_floating_point() and value.numel()):
                 continue
+            node = {**node, "fn": completed(node["fn"], value)}
 
             def by_sample(values: Tensor, at: int = at) -> Tensor:
                 return values.movedim(at, 0).unflatten(0, (k, n))

@@ -64,10 +64,15 @@ class Autoregressive(TorchDistribution):
         super().__init__(context.shape[:-1], decoder.event_shape, validate_args=validate_args)
 
     @property
+    def of_zeros(self) -> Distribution:
+        """What the likelihood makes of one datum's features that are all 0."""
+        shape = feature_shape(self.likelihood, self.event_shape)
+        return self.likelihood(self.context.new_zeros(1, *shape))
+
+    @property
     def support(self) -> constraints.Constraint:
         """Real values, which the likelihood checks more closely; or sequences that end."""
-        shape = feature_shape(self.likelihood, self.event_shape)
-        p = self.likelihood(self.context.new_zeros(1, *shape))
+        p = self.of_zeros
         if isinstance(p, UntilEnd):
             return p.support
         return constraints.independent(constraints.real, len(self.event_shape))

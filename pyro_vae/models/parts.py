@@ -1,4 +1,4 @@
-"""The networks that a ``VAE`` builds where a person gave none."""
+"""The networks that a ``VAE`` builds where a person gave none, and as what they begin."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from torch import nn
 
 from .. import networks
 from ..conditionals.normal import DiagonalNormal, StandardNormal
-from ..likelihoods import Tokens
+from ..likelihoods import Gaussian, LearnedSigma, Mixed, PerPixelSigma, Tokens
+from ..networks import Shortcut
 from .sequence_decoder import SequenceDecoder
+
+# Of more the factors would take long to find
+_COLUMNS = 1000
 
 
 def default_decoder(
@@ -27,7 +31,8 @@ def default_decoder(
         outputs = vae.likelihood.size
         return SequenceDecoder(vae.event_shape, size, outputs=outputs, skip=vae.skip)
     given = vae.event_shape, features, vae.hidden[0], vae.maps
-    return networks.decoder(size, *given, skip=vae.skip, **options)
+    made = networks.decoder(size, *given, skip=vae.skip, **options)
+    return Shortcut(size, features, made) if vae.tabular else made
 
 
 def default_conditional(vae: Any, site: str, context: Sequence[tuple[int, ...]]) -> nn.Module:
@@ -42,3 +47,37 @@ def default_conditional(vae: Any, site: str, context: Sequence[tuple[int, ...]])
         size = sum(map(math.prod, context))
         network = networks.MLP((size,), widths, skip=vae.skip, **options)
     return DiagonalNormal(network, network.out_features, shape, norm=vae.norm)
+
+
+def gaussian_of(likelihood: nn.Module) -> Gaussian | None:
+    """The ``Gaussian`` of all elements with one learned sigma, or one each; None for others."""
+    if isinstance(likelihood, Mixed) and len(likelihood.likelihoods) == 1:
+        likelihood = likelihood.likelihoods[0]
+    noise = getattr(likelihood, "noise", None)
+    own = type(likelihood) is Gaussian and isinstance(noise, LearnedSigma | PerPixelSigma)
+    return likelihood if own else None
+
+
+def beginning(vae: Any) -> str:
+    """The linear model as which an untouched one for a table is to begin, "" for any other.
+
+    Untouched is a default decoder whose network still gives 0, all of which is free to train.
+    """
+    gaussian = gaussian_of(vae.likelihood)
+    own = vae.arguments.get("decoder") or not isinstance(vae.decoder, Shortcut)
+    given = own or vae.condition or vae.norm is not None or vae.event_size > _COLUMNS
+    if not vae.tabular or gaussian is None or given or len(vae.latents) > 1:
+        return ""
+    parts = (*vae.decoder.parameters(), *gaussian.noise.parameters())
+    bent = any(p.any() for p in vae.decoder.network.output_layer.parameters())
+    if bent or not all(p.requires_grad for p in parts) or vae.latent_sizes["z1"] >= vae.event_size:
+        return ""
+    one = isinstance(gaussian.noise, LearnedSigma)
+    return "probabilistic PCA" if one else "factor analysis"
+
+
+def path_of(vae: Any) -> str:
+    """What is told of the linear paths of a model for a table, as a line."""
+    name = beginning(vae)
+    begins = f"; the first fit with a BottomUp begins as {name}" if name else ""
+    return f"  linear paths beside the networks of x{begins}\n"

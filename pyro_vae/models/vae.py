@@ -22,7 +22,7 @@ from ..ground.arguments import known
 from ..ground.kinds import kind_of
 from ..ground.recorded import takes
 from ..ground.streams import forked
-from ..likelihoods import Likelihood
+from ..likelihoods import Likelihood, Mixed
 from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
 from .base import DecoderModel, check_condition, check_likelihood, checked_columns
@@ -35,7 +35,7 @@ from .classes import (
     seen_classes,
 )
 from .covariates import Covariates
-from .parts import default_conditional, default_decoder
+from .parts import default_conditional, default_decoder, path_of
 from .sigma import Phase, predict_sigma
 from .spatial import latent_shapes, pyramid
 
@@ -96,7 +96,9 @@ class VAE(DecoderModel):
         blocks: residual blocks after each halving; default 1, but none for images up to 32 x 32
             whose channels are left to the default.
         columns: name and kind of each column, ``d.columns``, where the data are rows of a table:
-            samples and reconstructions then have ``to_frame()``, and pictures show names. Default:
+            samples and reconstructions then have ``to_frame()``, pictures show names, and default
+            networks have a linear path beside them, ``networks.Shortcut``, as with
+            ``likelihoods.Mixed``: see ``guides.linear_start`` for how such a pair begins. Default:
             those that the likelihood tells, as one by ``likelihoods.for_columns`` does.
 
     Raises:
@@ -184,6 +186,8 @@ class VAE(DecoderModel):
             self.conditionals[site] = made
         self.likelihood = likelihood
         self.columns = checked_columns(columns, likelihood, self.event_shape)
+        told = bool(self.columns) or isinstance(likelihood, Mixed)
+        self.tabular = told and self.kind == "vector"
         if decoder is None:
             self.decoder = self._default_decoder(self._feature_shape())
         else:
@@ -392,5 +396,5 @@ class VAE(DecoderModel):
         shapes += [f"y: {self.condition!r}"] if self.covariates else []
         return (
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
-            f"  {', '.join(shapes)}\n  {self._count()}"
+            f"  {', '.join(shapes)}\n{path_of(self) if self.tabular else ''}  {self._count()}"
         )

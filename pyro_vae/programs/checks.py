@@ -65,14 +65,14 @@ def check_data(model: Callable, x: Data, y: Tensor | None = None) -> None:
         raise ValueError(f"x: expected at least one datum, got shape {tuple(x.shape)}")
     if y is not None and len(y) != len(x):
         raise ValueError(f"y: expected {len(x)} labels, one per datum, got {len(y)}")
-    if x.isnan().any() and takes_missing(model):
+    if missing := bool(x.isnan().any() and takes_missing(model)):
         _check_missing(model, x, y)
-        x = filled(x)
     if hasattr(model, "check_data"):
         model.check_data(x)
         if hasattr(model, "label_features"):
             model.label_features(y, len(x))
     else:
+        x = filled(x) if missing else x
         check_finite(x)
         check_observed_support(model, x, y)
 

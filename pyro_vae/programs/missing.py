@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import MaskedDistribution
+from pyro.distributions import (
+    LowRankMultivariateNormal,
+    MaskedDistribution,
+    MultivariateNormal,
+    TorchDistribution,
+)
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -22,6 +28,7 @@ from .values import check_finite
 
 # Rows that tell whether missing values can be left out
 _ROWS = 100
+_NORMALS = MultivariateNormal, LowRankMultivariateNormal
 
 
 class Seen(MaskedDistribution):
@@ -49,6 +56,83 @@ class Seen(MaskedDistribution):
         if (fit_to := getattr(self.base_dist, "fit_to", None)) is not None:
             fit_to(value, seen)
         return self.base_dist.log_prob(value.where(seen, _inside(self))).where(seen, 0.0)
+
+
+class SeenNormal(Seen):
+    """A joint normal N(mu, S) of which the numbers that are NaN are not there: its marginal.
+
+    With the mask M of what is seen it is the density of M (x - mu) under N(0, M S M + 1 - M), but
+    for that of the others, which are 0 under N(0, 1).
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> p = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[4.0, 1.0], [1.0, 1.0]]))
+        >>> found = SeenNormal(p, True).log_prob(torch.tensor([2.0, torch.nan]))
+        >>> bool(torch.isclose(found, dist.Normal(0.0, 2.0).log_prob(torch.tensor(2.0))))
+        True
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of a value of the batch and event shape."""
+        p, seen = self.base_dist, ~value.isnan()
+        kept = value.where(seen, p.loc)
+        shown = seen.to(p.loc.dtype)
+        if hasattr(p, "cov_factor"):
+            spread = p.cov_factor * shown.unsqueeze(-1), p.cov_diag * shown + (1 - shown)
+            among = LowRankMultivariateNormal(torch.zeros_like(kept), *spread, validate_args=False)
+        else:
+            covariance = _masked(p.covariance_matrix, shown)
+            among = MultivariateNormal(torch.zeros_like(kept), covariance, validate_args=False)
+        others = 0.5 * math.log(2 * math.pi) * (1 - shown).sum(-1)
+        part = among.log_prob(kept - p.loc) + others
+        return p.log_prob(kept).where(seen.all(-1), part).where(seen.any(-1), 0.0)
+
+
+class Completed(TorchDistribution):
+    """What a joint normal makes of the numbers that are NaN in a value, given all others."""
+
+    arg_constraints = {}
+
+    def __init__(self, normal: Any, value: Tensor) -> None:
+        self._normal, self._value = normal, value
+        event_dim = normal.event_dim
+        super().__init__(value.shape[:-event_dim], value.shape[-event_dim:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x | x_seen]."""
+        return self._given(self._normal.loc.expand(self._value.shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """A draw of all numbers, moved by what it differs from those that are seen."""
+        lead = (*sample_shape, *self.batch_shape)
+        return self._given(self._normal.expand(lead).sample())
+
+    def _given(self, drawn: Tensor) -> Tensor:
+        seen, covariance = ~self._value.isnan(), self._normal.covariance_matrix
+        shown = seen.to(drawn.dtype)
+        gap = (self._value - drawn).where(seen, 0.0).unsqueeze(-1)
+        weights = torch.linalg.solve(_masked(covariance, shown), gap).squeeze(-1) * shown
+        return drawn + (covariance @ weights.unsqueeze(-1)).squeeze(-1)
+
+
+def _masked(covariance: Tensor, shown: Tensor) -> Tensor:
+    """That of what is shown, (..., d), with 1 for all else."""
+    both = shown.unsqueeze(-1) * shown.unsqueeze(-2)
+    return covariance * both + torch.diag_embed(1 - shown)
+
+
+def completed(distribution: Any, value: Tensor) -> Any:
+    """The distribution of what is NaN in an observed value, given what is seen."""
+    if isinstance(distribution, Joint):
+        parts = zip(distribution.parts, distribution.columns, strict=True)
+        each = [completed(part, value[..., columns]) for part, columns in parts]
+        return Joint(each, distribution.columns)
+    below = distribution
+    while isinstance(below, AROUND) and not isinstance(below, SeenNormal):
+        below = below.base_dist
+    return Completed(below.base_dist, value) if isinstance(below, SeenNormal) else distribution
 
 
 def _inside(distribution: Any) -> Tensor | float:
@@ -90,7 +174,8 @@ def _typical(distribution: Any, like: Tensor) -> Tensor:
 def hiding(distribution: Any) -> Any:
     """A distribution under which single numbers that are NaN are not there.
 
-    None for one that is joint. One that knows better says so by ``under_missing()``.
+    Of a joint normal it is the marginal; None for others that are joint. One that knows better
+    says so by ``under_missing()``.
     """
     if (own := getattr(distribution, "under_missing", None)) is not None:
         return own()
@@ -99,6 +184,8 @@ def hiding(distribution: Any) -> Any:
         return None if None in parts else Joint(parts, distribution.columns)
     if distribution.event_dim == 0:
         return Seen(distribution, True)
+    if type(distribution) in _NORMALS:
+        return SeenNormal(distribution, True)
     if not isinstance(distribution, AROUND) or (below := hiding(distribution.base_dist)) is None:
         return None
     if isinstance(distribution, Independent):

@@ -20,11 +20,12 @@ from ..data.checks import as_values
 from ..programs.checks import check_data, check_modalities
 from ..programs.given import as_arguments, matched
 from ..programs.labels import covariates_of
-from ..programs.missing import check_known, takes_missing
+from ..programs.missing import takes_missing
 from ..programs.placing import device_of, dtype_of, seen_values
 from ..programs.program import Guide
 from ..programs.running import unaware
 from ..programs.unwrapping import innermost
+from .batches import FirstPass, labels_at_hand
 
 Batch = tuple[Data, LabelData]
 Divide = Callable[[list[Any]], list[Any]]
@@ -105,8 +106,7 @@ class Loaded:
         divide: of a list of batches, each a list of indices, what this process loads; ``parts``
             or ``turns``.
         epoch: number of the first pass.
-        check: raises for a batch, given its number from 1, that the model cannot have produced;
-            called for those of the first pass, where one process trains.
+        check: is called for each batch of the first pass, where one process trains.
         own: a batch as the arguments of programs of one's own, None for x or (x, y).
         covariates: ``models.Covariates`` of the model, with which y is a mapping.
 
@@ -125,7 +125,7 @@ class Loaded:
         *,
         divide: Divide = parts,
         epoch: int = 0,
-        check: Callable[[int, Batch], None] | None = None,
+        check: FirstPass | None = None,
         own: Callable[[Any], Arguments | None] = lambda _: None,
         covariates: Any = None,
     ) -> None:
@@ -186,6 +186,11 @@ class Loaded:
             return None
 
     @property
+    def y(self) -> Tensor | None:
+        """Labels of all data, where the data set holds them."""
+        return labels_at_hand(self.loader)
+
+    @property
     def last(self) -> int | None:
         """Data in the last batch of an epoch; None where the loader does not tell."""
         size, count = self.batch_size, self.count
@@ -216,9 +221,13 @@ class Loaded:
         check, self._check = self._check, None
         placed = self._ahead(batches) if self.device.type == "cuda" else map(self._placed, batches)
         # An error in one process would let the others wait
-        if check is None or ranks.size() > 1:
-            return placed
-        return (check(number, batch) or batch for number, batch in enumerate(placed, 1))
+        return placed if check is None or ranks.size() > 1 else self._checked(placed, check)
+
+    def _checked(self, placed: Iterator[Batch], check: FirstPass) -> Iterator[Batch]:
+        for number, batch in enumerate(placed, 1):
+            check(number, batch)
+            yield batch
+        check.end()
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """As ``Dataset.batches``, but the loader decides on the size."""
@@ -324,28 +333,15 @@ def source(
         own["arguments"] = Arguments(kwargs=arguments, columns=()).to(device).kwargs
     try:
         dtype = dtype_of(model, guide, default=torch.float32)
-        check = functools.partial(_check_batch, name, model)
 
         def as_own(batch: Any) -> Arguments | None:
             return as_arguments(batch, model, guide, name="a batch of the DataLoader", **own)
 
-        loaded = {"divide": divide, "epoch": epoch, "check": check, "own": as_own}
+        loaded = {"divide": divide, "epoch": epoch, "own": as_own}
+        loaded["check"] = FirstPass(name, model)
         return Loaded(data, device, dtype, **loaded, covariates=covariates_of(model))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
-
-
-def _check_batch(name: str, model: Callable, number: int, batch: Batch) -> None:
-    check = check_data if hasattr(model, "check_data") else _check_finite
-    try:
-        check(model, *batch)
-    except ValueError as error:
-        raise ValueError(f"{name}: batch {number} of the DataLoader: {error}") from error
-
-
-def _check_finite(model: Callable, x: Data, y: LabelData) -> None:
-    for column in columns_of(x):
-        check_known(column, model)
 
 
 def check_source(

@@ -25,6 +25,7 @@ from ..ground.arguments import whole
 from ..ground.machine import check_threads, using_threads
 from ..ground.signals import Interruption, held_back
 from ..ground.streams import forked
+from ..guides import linear
 from ..likelihoods.located import Located
 from ..programs.autoguides import is_per_datum, take_all
 from ..programs.checks import check_minibatches
@@ -183,6 +184,12 @@ class Plan:
         if self.validation is not None:
             with forked():
                 check_source(self.validation, "validation", model)
+
+    def begin(self, model: Callable, guide: Callable) -> None:
+        """Have an untouched pair for a table begin as the linear model of data in memory."""
+        data = self.feed.data
+        if isinstance(self.feed, Resident) and linear.begins(model, guide, data.x):
+            linear.begin(model, guide, data.x)
 
 
 def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | None) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.decomposition import FactorAnalysis
 from small import TINY, images, photographs
 
 from pyro_vae import data, guides, likelihoods, load, models, schedules
@@ -257,6 +258,27 @@ def test_likelihoods_of_tables_are_options(name, tmp_path, no_report):
     if name == "log-normal":
         seen = likelihood.inputs(data.Dataset(x).x)
         assert seen.mean().abs() < 0.3 and 0.7 < float(seen.std()) < 1.3
+
+
+def test_a_table_of_numbers_begins_as_factor_analysis(tmp_path, no_report, capsys):
+    x = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, -2, 3, 0.5], [2.0, 1, 0.5, -1]]
+    x += np.random.default_rng(1).normal([9, 0, 4, 2], 1, x.shape)
+    rows = [",".join(f"{value:.4f}" for value in row) for row in x]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c,d", *rows]))
+    argv = ["train", "--data", str(tmp_path / "t.csv"), *TINY, "--out", str(tmp_path)]
+    argv += ["--lr", "1e-6", "--latents", "1"]
+    assert main([a for a in argv if a != "--quiet"]) == 0
+    told = "likelihood gaussian (per-pixel-sigma) of standardised columns; binarised: no; begins "
+    assert f"{told}as factor analysis" in capsys.readouterr().err
+    trainer = load(tmp_path / "model.pt")
+    vae = trainer.model
+    assert trainer.beta == 1
+    train = data.load(tmp_path / "t.csv").train.x
+    rows = vae.likelihood.inputs(train).double().numpy()
+    factors = FactorAnalysis(1, svd_method="lapack").fit(rows)
+    found = (vae.decoder.linear.weight.squeeze() / vae.likelihood.noise.value).abs().detach()
+    expected = np.abs(factors.components_[0]) / np.sqrt(factors.noise_variance_)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_a_table_with_categories_has_a_likelihood_for_each_kind_of_column(

@@ -16,9 +16,10 @@ from pyro_vae.diagnostics.baselines import (
     independent_histogram,
     independent_negative_binomial,
     independent_normal,
+    of_seen,
     probabilistic_pca,
 )
-from pyro_vae.models import VAE, VQVAE
+from pyro_vae.models import VAE, VQVAE, Covariates, PixelDecoder
 
 MIX = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
 
@@ -143,6 +144,41 @@ def test_negative_binomials_have_the_mean_and_the_most_likely_dispersion():
     )
 
 
+EXPOSURES = [torch.linspace(0.5, 20.0, n).double() for n in (300, 50)]
+# As many as can be expected, so that no dispersion is found
+COUNTS = [(e[:, None] * torch.tensor([0.3, 1.0, 4.0])).round().float() for e in EXPOSURES]
+
+
+def poissons(counts):
+    """Log p of the second ones under the rates of the first, by torch's own distribution."""
+    train, x = (c.double() for c in counts)
+    rates = (train.sum(0) + 0.5) / EXPOSURES[0].sum()
+    return dist.Poisson(rates * EXPOSURES[1][:, None]).log_prob(x).sum(1)
+
+
+def test_rates_of_counts_are_those_per_exposure():
+    logs = tuple(e.log() for e in EXPOSURES)
+    found = independent_negative_binomial(*COUNTS, offsets=logs)
+    torch.testing.assert_close(found, poissons(COUNTS), atol=1e-3, rtol=0)
+    one = independent_negative_binomial(*COUNTS)
+    close(
+        independent_negative_binomial(*COUNTS, offsets=tuple(torch.zeros_like(v) for v in logs)),
+        one,
+    )
+    assert (found - one).mean() > 3
+    # What is missing leaves out its exposure, too
+    gappy = [c.clone() for c in COUNTS]
+    gappy[0][::2, 1], gappy[1][::3, 0] = math.nan, math.nan
+    expected = torch.zeros(50).double()
+    for k in range(3):
+        known, seen = (~c[:, k].isnan() for c in gappy)
+        rate = (gappy[0][known, k].double().sum() + 0.5) / EXPOSURES[0][known].sum()
+        p = dist.Poisson(rate * EXPOSURES[1][seen])
+        expected[seen] += p.log_prob(gappy[1][seen, k].double())
+    found = of_seen(independent_negative_binomial, *gappy, offsets=logs)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
 # In the evaluation
 
 
@@ -210,6 +246,42 @@ def test_counts_and_columns_have_theirs():
     )
     assert list(found) == ["independent columns"]
     close(found["independent columns"], expected)
+
+
+def test_counts_with_exposures_are_compared_by_their_rates():
+    parts = {(0, 2): likelihoods.Poisson(), (1,): likelihoods.NegativeBinomial()}
+    for likelihood in (likelihoods.Poisson(), likelihoods.Mixed(parts)):
+        given = Covariates(offset=True)
+        vae = VAE((3,), 2, likelihood=likelihood, hidden=(4,), condition=given)
+        train, test = (
+            data.Dataset(x, {"exposure": e}) for x, e in zip(COUNTS, EXPOSURES, strict=True)
+        )
+        options = {"reference": train, "importance_samples": 0}
+        found = diagnostics.evaluate(vae, guides.BottomUp(vae), test, **options).baselines
+        (log_p,) = found.values()
+        torch.testing.assert_close(log_p, poissons(COUNTS), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "outputs", "name"),
+    [
+        (likelihoods.Bernoulli(), 1, "independent Bernoulli"),
+        (likelihoods.Categorical(4), 4, "independent histogram"),
+        (likelihoods.DiscretizedLogistic(4), 2, "independent histogram"),
+        (likelihoods.Gaussian(), 1, "independent normal"),
+    ],
+)
+def test_pixels_in_turn_are_compared_by_their_kind(likelihood, outputs, name):
+    grid = 2 if outputs == 1 else 4
+    train, test = ((t.sigmoid() * (grid - 1)).round() / (grid - 1) for t in (TRAIN, TEST))
+    shape = (1, 2, 3)
+    decoder = PixelDecoder(shape, 2, outputs=outputs, width=4, layers=1)
+    x = [t.view(-1, *shape) for t in (train, test)]
+    found = evaluated(likelihood, *x, decoder=decoder).baselines
+    plain = evaluated(likelihood, *x).baselines
+    assert next(iter(found)) == name and list(found) == list(plain)
+    for each, expected in plain.items():
+        close(found[each], expected)
 
 
 def test_log_normal_data_are_compared_by_their_logarithms():

@@ -395,7 +395,9 @@ def test_rows_and_elements_without_a_value_are_refused_before_training():
 
 class Joint(likelihoods.Likelihood):
     def forward(self, features):
-        return dist.MultivariateNormal(features, torch.eye(features.shape[-1]))
+        return dist.MultivariateStudentT(
+            torch.tensor(5.0), features, torch.eye(features.shape[-1])
+        )
 
 
 def test_missing_parts_of_joint_distributions_are_refused_by_name():
@@ -409,7 +411,9 @@ def test_missing_parts_of_joint_distributions_are_refused_by_name():
         "impute": lambda: infer.impute(model, guide, x),
     }
     for refuse in refused.values():
-        with pytest.raises(ValueError, match=r"site 'x': .* got a MultivariateNormal over \(4,\)"):
+        with pytest.raises(
+            ValueError, match=r"site 'x': .* got a MultivariateStudentT over \(4,\)"
+        ):
             refuse()
     # With all seen it is what it is without
     x = x.nan_to_num()
@@ -570,3 +574,12 @@ def test_handlers_may_be_around_it(outer):
         around.check_data(x)
         with pytest.raises(ValueError, match="got 1 NaN or infinite: remove or fill these entr"):
             around.check_data(torch.tensor([[torch.inf, 1.0, 1.0, torch.nan]]))
+
+
+def test_a_row_that_lacks_a_category_is_checked_by_what_it_has():
+    parts = {0: likelihoods.Gaussian(), 1: likelihoods.Nominal(3), 2: likelihoods.LogNormal()}
+    model = handlers.missing(VAE((3,), 2, likelihood=likelihoods.Mixed(parts), hidden=(4,)))
+    guide, x = guides.BottomUp(model), torch.tensor([[0.3, torch.nan, torch.nan]])
+    assert infer.elbo_terms(model, guide, x).elbo.isfinite().all()
+    with pytest.raises(ValueError, match="column 1: Nominal"):
+        infer.elbo_terms(model, guide, torch.tensor([[torch.nan, 0.3, torch.nan]]))
