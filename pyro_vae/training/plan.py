@@ -161,9 +161,10 @@ class Plan:
         with tqdm(total=total, unit="step", disable=hidden) as self.bar:
             yield
 
-    def check_data(self, model: Callable, guide: Callable, *, first: bool) -> None:
+    def receive_data(self, model: Callable, guide: Callable, *, first: bool) -> None:
         """Raise unless the pair can have the data; tell of a scale that is hard to train on.
 
+        Before the first step a pair for a table begins as the linear model of data in memory.
         A loader without a generator of its own draws its order from the present random stream.
         """
         ranks.diverge()
@@ -184,12 +185,9 @@ class Plan:
         if self.validation is not None:
             with forked():
                 check_source(self.validation, "validation", model)
-
-    def begin(self, model: Callable, guide: Callable) -> None:
-        """Have an untouched pair for a table begin as the linear model of data in memory."""
-        data = self.feed.data
-        if isinstance(self.feed, Resident) and linear.begins(model, guide, data.x):
-            linear.begin(model, guide, data.x)
+        if first and getattr(model, "tabular", False) is True and isinstance(self.feed, Resident):
+            if linear.begins(model, guide, self.feed.data.x):
+                linear.begin(model, guide, self.feed.data.x)
 
 
 def _batch_size(trainer: TrainedPair, data: Dataset | Arguments, asked: int | None) -> int:

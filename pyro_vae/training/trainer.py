@@ -252,10 +252,7 @@ class Trainer(Recorded, TrainedPair[M, G]):
             self.state.run = None
             return self
         with turn, plan.held(self.state), self.state.stream.on(plan.feed.device):
-            first = self.step == 0
-            plan.check_data(self.model, self.guide, first=first)
-            if first and getattr(self.model, "tabular", False) is True:
-                plan.begin(self.model, self.guide)
+            plan.receive_data(self.model, self.guide, first=self.step == 0)
             with self._in_run(plan) as step, plan.shown():
                 interrupted = Loop(self, plan, step)()
         if interrupted and plan.reraises:
