@@ -161,7 +161,9 @@ class Table:
                 row = [f"{c} {unit}".strip() for c, unit in zip(row, self.units, strict=True)]
             body += cells("td", row)
         below = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return f"<table><caption>{html.escape(self.caption)}</caption>{body}</table>{below}"
+        # Wide ones scroll; a number and its error stay on one line
+        table = f"<table style='white-space:nowrap'><caption>{html.escape(self.caption)}</caption>"
+        return f"{table}{body}</table>{below}"
 
     _repr_html_ = to_html
 

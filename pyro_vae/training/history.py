@@ -90,7 +90,7 @@ class History(list["Row"], Tabular):
         return [lookup(row, key) for row in self]
 
     def plot(self) -> Figure:
-        """Training curves: bound, KL per site, beta."""
+        """Training curves: bound, KL per site, beta where it moves."""
         return picture(self)
 
     def _repr_html_(self) -> str:

@@ -117,7 +117,7 @@ RESULTS = [*TABLES, "frechet_distance", "kernel_distance", "history"]
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_has_the_numbers_of_its_text(shown, name):
     page = Page(in_notebook(shown[name]))
-    assert in_notebook(shown[name]).startswith("<table>")
+    assert in_notebook(shown[name]).startswith("<table style='white-space:nowrap'>")
     assert shown[name].to_html() == in_notebook(shown[name])
     assert page.text.count("+-") == str(shown[name]).count("+-")
     assert numbers(page.text) == numbers(str(shown[name]))
