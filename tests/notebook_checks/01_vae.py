@@ -12,9 +12,9 @@ def check_terms_by_hand(S, draws, kl, reconstruction, terms):
 def check_the_gap_is_what_the_bound_lacks(gap, bound, log_p, sampled):
     assert (gap > 0).all()
     assert abs(float((bound + gap - log_p).mean())) < 0.1
-    short = log_p - sampled  # nowhere by much too high, and far too low only where q is elsewhere
-    assert abs(float(short.median())) < 0.1 and short.min() > -0.5
-    assert short[gap < 2].max() < 0.5
+    short = log_p - sampled  # far too low only where q lies beside the posterior
+    assert abs(float(short.median())) < 0.1 and short.mean() > -0.1
+    assert short[gap < 2].abs().max() < 0.5
 
 
 def check_reparametrised_gradients_are_the_better_ones(means, errors, variances):
