@@ -199,6 +199,7 @@ def photograph(page, folder, notebook, theme):
     cells = page.locator(".jp-Notebook .jp-Cell")
     height = sum(cell.bounding_box()["height"] for cell in cells.all())
     page.set_viewport_size(size | {"height": min(int(height) + 300, 16_000)})
+    page.locator(".jp-WindowedPanel-outer").first.evaluate("panel => panel.scrollTo(0, 0)")
     page.wait_for_timeout(2000)
     box = page.locator(".jp-NotebookPanel").first.bounding_box()
     for i, y in enumerate(range(0, int(box["height"]), 1900)):
