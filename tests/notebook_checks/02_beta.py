@@ -23,6 +23,6 @@ def check_which_factors_are_known(scores):
         assert min(known["x"], known["y"]) > 0.8 and known["rotation"] < 0.3, known
 
 
-def check_warm_up_keeps_the_code(ends):
+def check_warm_up_keeps_the_code(ends, warmed):
     assert ends["warm-up"][0] > ends["constant"][0] + 0.2, ends
     assert ends["warm-up"][1] > ends["constant"][1], ends
