@@ -150,7 +150,7 @@ def drive(page, expect, folder, theme):
     panel.scroll_into_view_if_needed()
     status, picture = panel.locator("code").first, panel.locator("img").first
     before, source = status.inner_text(), picture.get_attribute("src")
-    assert "ladder" in before and epoch(before) == 15
+    assert "ladder" in before and epoch(before) == 5
     panel.locator("select").nth(1).select_option("flow")
     expect(status).to_contain_text("flow", timeout=SECONDS)
     expect(picture).not_to_have_attribute("src", source, timeout=SECONDS)
