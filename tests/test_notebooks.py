@@ -59,6 +59,7 @@ class Run:
                 self.aside(client, "__checks.run(globals())", f"check after {index}: ")
                 before = self.aside(client)
             self.aside(client, "assert not __checks.waiting, [*__checks.waiting]", "checks: ")
+            client.set_widgets_metadata()
 
     def aside(self, client, source="", place=""):
         """Run what is no cell of the notebook; the kernel's processor time so far."""
