@@ -14,11 +14,16 @@ nbformat = pytest.importorskip("nbformat", reason="pip install 'pyro_vae[dev]' f
 nbclient = pytest.importorskip("nbclient", reason="pip install 'pyro_vae[dev]' for notebooks")
 pytest.importorskip("ipykernel", reason="pip install 'pyro_vae[dev]' for notebooks")
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent
+ROOT = HERE.parent
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-MOST_CELLS, MOST_BYTES = 24, 700_000
+MOST_CELLS, MOST_BYTES = 24, 1 << 20
 CHEAP_SECONDS = 1.0
+# Of processor time, of which a busy machine takes half as much again as a quiet one: above the
+# first a cell shows how far it is, and none is above the other
+SILENT_SECONDS, MOST_SECONDS = 10.0, 30.0
+BAR = re.compile(r"[^|]*\d+%\|")
 MACHINE_PATH = re.compile(r"(?<![\w/:.])/(?:home|root|tmp|work|Users|mnt|var)/|site-packages")
 NO_WARNING = re.compile(r"\b\w*Warning\b")
 
@@ -30,21 +35,54 @@ class Run:
         notebook: what is executed, in place.
         folder: working directory of the kernel.
         again: most seconds of a cell's first run for it to be run a second time at once.
+        checks: a file of what has to be found, see ``checking``.
     """
 
-    def __init__(self, notebook, folder, *, again):
+    def __init__(self, notebook, folder, *, again=0.0, checks=None):
         self.notebook, self.problems, self.seconds = notebook, [], 0.0
         client = nbclient.NotebookClient(
             notebook, timeout=600, resources={"metadata": {"path": str(folder)}}
         )
         with client.setup_kernel(env=self.environment()):
+            runpy = f"__import__('runpy').run_path({str(HERE / 'checking.py')!r})"
+            path = None if checks is None else str(checks)
+            before = self.aside(client, f"__checks = {runpy}['Checks']({path!r})")
             for index, cell in enumerate(notebook.cells):
                 if cell.cell_type != "code" or not self.once(client, cell, index):
                     continue
+                after = self.aside(client)
+                self.judge(cell, index, after - before)
                 if cell.metadata.pop("seconds") < again:
                     first, count = cell.outputs, cell.execution_count
                     self.once(client, cell, index, " when run again")
                     cell.outputs, cell.execution_count = first, count
+                self.aside(client, "__checks.run(globals())", f"check after {index}: ")
+                before = self.aside(client)
+            self.aside(client, "assert not __checks.waiting, [*__checks.waiting]", "checks: ")
+            client.set_widgets_metadata()
+
+    def aside(self, client, source="", place=""):
+        """Run what is no cell of the notebook; the kernel's processor time so far."""
+        time = "print(__import__('time').process_time())"
+        cell = nbformat.v4.new_code_cell(f"{source}\n{time}")
+        self.notebook.cells.append(cell)
+        try:
+            client.execute_cell(cell, len(self.notebook.cells) - 1, store_history=False)
+        except nbclient.exceptions.CellExecutionError as error:
+            self.problems.append(f"{place}{error}")
+            return 0.0
+        finally:
+            self.notebook.cells.pop()
+        # A stream may come in pieces
+        return float("".join(o.text for o in cell.outputs if o.get("name") == "stdout"))
+
+    def judge(self, cell, index, seconds):
+        """A cell that takes long tells so, and none takes very long."""
+        cell.metadata["processor"] = round(seconds, 2)
+        if seconds > SILENT_SECONDS and not any(map(is_bar, cell.outputs)):
+            self.problems.append(f"cell {index}: {seconds:.1f} s without a progress bar")
+        if seconds > MOST_SECONDS:
+            self.problems.append(f"cell {index}: {seconds:.1f} s of at most {MOST_SECONDS:g}")
 
     @staticmethod
     def environment():
@@ -76,9 +114,17 @@ def noises(cell):
     return found + [o.text for o in streams if o.name != "stderr" and NO_WARNING.search(o.text)]
 
 
+def is_bar(output):
+    """Whether an output is a progress bar, of which nothing is stored."""
+    data = output.get("data", {})
+    widget = "application/vnd.jupyter.widget-view+json" in data
+    return widget and BAR.match(data.get("text/plain", "")) is not None
+
+
 def kinds(cell):
     """The kinds of a cell's outputs, without regard to how a stream is cut into pieces."""
-    found = [(o.output_type, *sorted(o.get("data", {})), o.get("name", "")) for o in cell.outputs]
+    outputs = [o for o in cell.outputs if not is_bar(o)]
+    found = [(o.output_type, *sorted(o.get("data", {})), o.get("name", "")) for o in outputs]
     return [kind for i, kind in enumerate(found) if i == 0 or kind != found[i - 1]]
 
 
@@ -105,7 +151,8 @@ def hidden(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, tmp_path, record_property):
     stored, fresh = read(path), read(path)
-    run = Run(fresh, tmp_path, again=CHEAP_SECONDS)
+    checks = HERE / "notebook_checks" / f"{path.stem}.py"
+    run = Run(fresh, tmp_path, again=CHEAP_SECONDS, checks=checks)
     record_property("seconds", run.seconds)
     print(f"{path.stem}: {run.seconds:.0f} s")
     assert run.problems == []
@@ -130,8 +177,9 @@ def test_stored_notebook(path):
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1)), "run from top to bottom, once"
     assert any("FULL = False" in cell.source for cell in code_cells(notebook))
-    assert any("check" in cell.metadata.get("tags", []) for cell in code_cells(notebook))
     for cell in code_cells(notebook):
+        assert not re.search(r"^\s*assert\b|assert_close|progress=False", cell.source, re.M)
+        assert not any(map(is_bar, cell.outputs)), "python tests/store_notebooks.py"
         assert "execution" not in cell.metadata and noises(cell) == []
         texts = json.dumps([{k: v for k, v in o.items() if k != "data"} for o in cell.outputs])
         texts += json.dumps([without_pictures(o.get("data", {})) for o in cell.outputs])
@@ -150,11 +198,25 @@ def test_the_runner_finds_what_is_wrong(tmp_path):
         "print('stray', file=sys.stderr)",
         "import os; print(os.getcwd())",
         "1 / 0",
+        "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass",
     ]
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    run = Run(nbformat.v4.new_notebook(cells=cells), tmp_path, again=60)
+    checks = tmp_path / "checks.py"
+    checks.write_text(
+        "def check_now(n): assert n == 0\ndef check_late(sys, os): assert sys is os\n"
+        "def check_never(missing): pass"
+    )
+    run = Run(nbformat.v4.new_notebook(cells=cells), tmp_path, again=60, checks=checks)
     found = "\n".join(run.problems)
     assert "cell 1 when run again: " in found and "cell 0" not in found
     assert "beware" in found and "stray" in found and "ZeroDivisionError" in found
     assert cells[4].outputs[0].text.strip() == str(tmp_path)
+    assert "check after 4" in found and "check after 0" not in found and "check_never" in found
+    assert is_bar(cells[6].outputs[0]) and kinds(cells[6]) == []
+    run.judge(cells[0], 0, 11.0)
+    run.judge(cells[6], 6, 31.0)
+    assert run.problems[-2:] == [
+        "cell 0: 11.0 s without a progress bar",
+        "cell 6: 31.0 s of at most 30",
+    ]
     assert [kinds(cells[0]), kinds(nbformat.v4.new_code_cell())] == [[("stream", "stdout")], []]

@@ -160,7 +160,7 @@ class Table:
         return "\n".join([self.caption, *(line.format(*c).rstrip() for c in lines), *self.notes])
 
     def to_html(self) -> str:
-        """The same for notebooks and reports, everything escaped."""
+        """The same for reports, everything escaped."""
 
         def cells(tag: str, line: Sequence[str]) -> str:
             texts = [html.escape(cell).replace("+-", "&plusmn;") for cell in line]
@@ -176,7 +176,11 @@ class Table:
         below = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return f"<table><caption>{html.escape(self.caption)}</caption>{body}</table>{below}"
 
-    _repr_html_ = to_html
+    def _repr_html_(self) -> str:
+        """The same for notebooks, where lines do not wrap and a caption does not widen columns."""
+        caption = "<caption style='width:0;text-align:left'>"
+        table = self.to_html().replace("<caption>", caption, 1)
+        return table.replace("<table>", "<table style='white-space:nowrap'>", 1)
 
     def to_frame(self) -> pandas.DataFrame:
         """The numbers as a ``pandas.DataFrame``; the first column is its index.
@@ -244,7 +248,7 @@ class Tabular:
 
     def _repr_html_(self) -> str:
         """The table for notebooks."""
-        return self.to_html()
+        return self.table()._repr_html_()
 
     def to_html(self) -> str:
         """The table for pages, everything escaped."""

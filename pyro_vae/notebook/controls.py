@@ -135,7 +135,7 @@ class Controls:
     def _compare(self) -> None:
         found = self.panel.compare(most=_COMPARED)
         # As JupyterLab shows tables of cells
-        self.table.value = f'<div class="jp-RenderedHTMLCommon">{found.to_html()}</div>'
+        self.table.value = f'<div class="jp-RenderedHTMLCommon">{found._repr_html_()}</div>'
         self.tell("")
 
     def _stop(self, button: Any) -> None:

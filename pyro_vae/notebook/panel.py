@@ -42,10 +42,9 @@ class Panel(Views):
         ValueError: no model, no guide, a model without data, or a number out of its range.
 
     Example:
-        >>> import torch
         >>> from pyro_vae import data, guides, likelihoods, models
-        >>> d = data.load(torch.randn(50, 6))
-        >>> vae = models.VAE((6,), (4, 2), likelihood=likelihoods.Gaussian(), hidden=(8,))
+        >>> d = data.load("mnist-small")
+        >>> vae = models.VAE(d.event_shape, (8, 2), likelihood=likelihoods.Bernoulli())
         >>> panel = Panel({"VAE": vae}, {"bottom-up": guides.BottomUp, "flow": guides.Flow}, d)
         >>> panel = panel.train(1).choose(guide="flow", beta=0.5).train(2)
         >>> panel.trainer.history.column("guide"), list(panel.guides)

@@ -21,6 +21,7 @@ from ..ground.streams import RandomStream
 from ..ground.turns import turn
 from ..infer import reconstruct, sample
 from ..infer.posterior import mean_variance, posterior_means
+from ..plots.curves import panels
 from ..plots.drawing import grid_axes
 from ..plots.tables import beside, columns_of, table_axes
 from ..programs.autoguides import takes_all
@@ -67,7 +68,8 @@ def overview(
     with turn, RandomStream(seed).on(data.device):
         draw_or_tell(above.subplots(), draw)
     if curves:
-        plots.history(trainer.history, axes=list(below[0].subplots(1, 3)))
+        axes = below[0].subplots(1, panels(trainer.history))
+        plots.history(trainer.history, axes=list(axes))
     return figure
 
 

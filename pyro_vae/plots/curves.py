@@ -18,7 +18,7 @@ _ACTIVE = 0.01
 
 
 def history(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = None) -> Figure:
-    """Draw training curves in three panels: the bound, the KL of each site, beta.
+    """Draw training curves: the bound, the KL of each site, and beta where it moves.
 
     The bound is the ELBO without beta; where beta is not 1 or several importance samples were
     used, the objective that was ascended is beside it. Dashed lines are of the validation data,
@@ -29,27 +29,35 @@ def history(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = 
 
     Args:
         rows: ``trainer.history``: one mapping per epoch.
-        axes: three axes to draw on; by default those of a new figure.
+        axes: two axes to draw on, or three to have beta in any case; by default those of a new
+            figure.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: no rows, or not three axes.
+        ValueError: no rows, or not two or three axes.
 
     Example:
-        >>> rows = [{"epoch": i, "elbo": -9.0 / i, "kl": {"z1": 1.0}, "beta": 1.0} for i in (1, 2)]
+        >>> rows = [{"epoch": i, "elbo": -9.0 / i, "kl": {"z1": 1.0}, "beta": i} for i in (1, 2)]
         >>> [ax.get_title() for ax in history(rows).axes]
         ['bound', 'KL per site', 'beta']
     """
-    axes, epochs = _axes_and_epochs(rows, axes, 3)
+    axes, epochs = _axes_and_epochs(rows, axes, panels(rows), 3)
     _draw_bound(axes[0], epochs, rows)
     _draw_kl(axes[1], epochs, rows)
-    _draw_beta(axes[2], epochs, rows)
     _finish(axes[0], epochs, rows, "bound", "nats per datum")
     _finish(axes[1], epochs, rows, "KL per site", "nats per datum")
-    _finish(axes[2], epochs, rows, "beta", "weight of the KL")
+    if len(axes) == 3:
+        _draw_beta(axes[2], epochs, rows)
+        _finish(axes[2], epochs, rows, "beta", "weight of the KL")
     return axes[0].figure
+
+
+def panels(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many axes a history needs: a third one where the beta of a site moves."""
+    betas = ({_beta(row, site) for row in rows if "beta" in row} for site in _beta_sites(rows))
+    return 3 if any(len(values) > 1 for values in betas) else 2
 
 
 def active_units(
@@ -84,7 +92,7 @@ def active_units(
             "rows: expected active_units in them, got none: they are counted for sites of vectors "
             "whose posterior has a mean and a density"
         )
-    axes, epochs = _axes_and_epochs(rows, axes, 2)
+    axes, epochs = _axes_and_epochs(rows, axes, 2, 2)
     sites = sites_of(rows, "active_units", "kl")
     for i, site in enumerate(sites):
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
@@ -111,14 +119,14 @@ def active_units(
 
 
 def _axes_and_epochs(
-    rows: Sequence[Mapping[str, Any]], axes: Sequence[Axes] | None, panels: int
+    rows: Sequence[Mapping[str, Any]], axes: Sequence[Axes] | None, panels: int, most: int
 ) -> tuple[Sequence[Axes], list[float]]:
     if not rows:
         raise ValueError("rows: expected at least one epoch, got none: call trainer.fit first")
     if axes is None:
         axes = new_axes(1, panels, (4.0 * panels, 3.6))
-    if len(axes) != panels:
-        raise ValueError(f"axes: expected {panels}, got {len(axes)}")
+    if not 2 <= len(axes) <= most:
+        raise ValueError(f"axes: expected {'2 or 3' if most > 2 else 2}, got {len(axes)}")
     return axes, [row.get("epoch", i) for i, row in enumerate(rows, start=1)]
 
 

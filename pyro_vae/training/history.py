@@ -93,12 +93,12 @@ class History(list["Row"], Tabular):
         return [lookup(row, key) for row in self]
 
     def plot(self) -> Figure:
-        """Training curves: bound, KL per site, beta."""
+        """Training curves: bound, KL per site, beta where it moves."""
         return picture(self)
 
     def _repr_html_(self) -> str:
         """The last epochs as a table, for notebooks; in text a history is the list that it is."""
-        return self.table(_ROWS).to_html()
+        return self.table(_ROWS)._repr_html_()
 
     def table(self, epochs: int | None = None) -> Table:
         """Bound, objective, reconstruction and KL of the last so many epochs; default: all."""

@@ -81,7 +81,7 @@ def test_the_picture_shows_the_chosen_pair_and_changes_nothing():
     assert torch.equal(rng, torch.get_rng_state())
     assert torch.equal(stream, p.trainer.state_dict()["random"]["cpu"])
     assert all(torch.equal(v, before[k]) for k, v in state(p).items())
-    assert [ax.get_title() for ax in figure.axes[1:]] == ["bound", "KL per site", "beta"]
+    assert [ax.get_title() for ax in figure.axes[1:]] == ["bound", "KL per site"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
         "data",
         "reconstruction",
@@ -101,7 +101,7 @@ def test_the_picture_shows_the_chosen_pair_and_changes_nothing():
 
 def test_labels_reach_a_conditional_pair():
     p = notebook.Panel({"given y": vae(condition=3)}, GUIDES, D, images=4).train(1)
-    assert len(p.show().axes) == 4 and list(p.compare(5)) == ["bottom-up"]
+    assert len(p.show().axes) == 3 and list(p.compare(5)) == ["bottom-up"]
 
 
 def test_an_interrupted_epoch_is_told_and_drawn(capsys):
@@ -111,7 +111,7 @@ def test_an_interrupted_epoch_is_told_and_drawn(capsys):
 
     p = panel().train(1, callbacks=[Interrupt()])
     assert p.trainer.history[-1]["interrupted"] and "test data" not in p.status
-    assert len(p.show().axes) == 4 and "test data" in p.train(1).status
+    assert len(p.show().axes) == 3 and "test data" in p.train(1).status
 
 
 def test_vectors_are_drawn_too():

@@ -45,8 +45,7 @@ def curves(ax):
 
 
 def test_history_draws_the_numbers():
-    data = rows()
-    bound, kl, beta = plots.history(data).axes
+    bound, kl, beta = plots.history(rows(), axes=plt.subplots(1, 3)[1]).axes
     assert curves(bound) == {
         "ELBO, training": [[i, -100 / i] for i in range(1, 5)],
         "ELBO, validation": [[i, -110 / i] for i in range(1, 5)],
@@ -99,7 +98,7 @@ def test_history_bears_gaps():
     data[2]["validation"]["elbo"] = None
     data[3]["kl"] = {"z1": 4.0, "z3": 1.0}
     del data[0]["beta"]
-    bound, kl, beta = plots.history(data).axes
+    bound, kl, beta = plots.history(data, axes=plt.subplots(1, 3)[1]).axes
     seen = curves(bound)["ELBO, validation"]
     assert [math.isnan(value) for _, value in seen] == [False, True, True, False]
     np.testing.assert_equal(curves(kl)["z3"], [[i, math.nan] for i in (1, 2, 3)] + [[4, 1]])
@@ -116,8 +115,17 @@ def test_history_of_one_epoch_is_visible():
 def test_history_of_nothing_tells_what_to_do():
     with pytest.raises(ValueError, match=r"call trainer\.fit first"):
         plots.history([])
-    with pytest.raises(ValueError, match="expected 3, got 2"):
-        plots.history(rows(), axes=plt.subplots(1, 2)[1])
+    for wrong in (1, 4):
+        with pytest.raises(ValueError, match=f"expected 2 or 3, got {wrong}"):
+            plots.history(rows(), axes=plt.subplots(1, wrong, squeeze=False)[1][0])
+
+
+@pytest.mark.parametrize("beta", [1.0, 4.0, {"z1": 1.0, "z2": 0.5}])
+def test_history_has_a_panel_of_beta_where_it_moves(beta):
+    data = rows(beta=beta)
+    assert [ax.get_title() for ax in plots.history(data).axes] == ["bound", "KL per site"]
+    data[0]["beta"] = 0.0
+    assert plots.history(data).axes[2].get_title() == "beta"
 
 
 def test_history_uses_given_axes():
@@ -195,11 +203,11 @@ def test_history_draws_the_importance_weighted_bound_beside_the_elbo():
 def test_wild_first_epochs_are_left_out_of_a_long_run():
     data = layered(40)
     data[0] |= {"elbo": -2000.0, "kl": {"z1": 1300.0, "z2": 1.0}}
-    bound, kl, _ = plots.history(data).axes
+    bound, kl = plots.history(data).axes
     assert -400 < bound.get_ylim()[0] < -40 and 10 > bound.get_ylim()[1] > -10
     assert kl.get_ylim()[0] < 0 and 45 < kl.get_ylim()[1] < 200
     assert named_curves(bound)["ELBO, training"][0] == [1, -2000.0]
-    bound, _, _ = plots.history(data[:8]).axes
+    bound, _ = plots.history(data[:8]).axes
     assert bound.get_ylim()[0] < -2000
     flat = [row | {"beta": float(row["epoch"] > 1)} for row in layered(40)]
     assert plots.history(flat).axes[2].get_ylim()[0] < 0
