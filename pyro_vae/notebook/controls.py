@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ..callbacks.collapse import complaint, ended_without
 from ..ground.arguments import whole
 from ..ground.turns import turn
-from ..report.sections import render
+from ..report import render
 from . import pictures
 from .views import Views
 
