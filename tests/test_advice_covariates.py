@@ -81,7 +81,9 @@ def construction(tmp):
         lambda: built(Covariates({"site": 3}), decoder=sees),
         lambda: built(decoder=adds),
     )
-    yield lambda: built(labels="partial"), lambda: built(10, labels="partial"), built
+    several = Covariates({"site": 4, "sex": 2}, ("age",))
+    one = Covariates({"site": 4}, {"age": 1, "sex": 2})
+    yield lambda: built(several, labels="partial"), lambda: built(one, labels="partial")
 
 
 @cases

@@ -199,15 +199,17 @@ class BottomUp(Guide):
             seen[site] = z[site] if place.as_it_is else place.vector(z[site])
         return z
 
-    def classify(self, x: Any, *, samples: int = 100) -> Tensor:
+    def classify(self, x: Any, *, y: Any = None, samples: int = 100) -> Tensor:
         """Class probabilities p(y|x), (n, K), of a ``models.VAE`` of partial labels.
 
         They are those of ``infer.discrete_posterior``, from so many draws of the other latents.
+        Of covariates ``y`` has the numbers, as a ``Dataset`` does; classes in ``y`` are so for
+        sure.
 
         Raises:
-            ValueError: another model.
+            ValueError: another model, numbers that are missing.
         """
-        return class_probabilities(self, x, samples)
+        return class_probabilities(self, x, y, samples)
 
     def __repr__(self) -> str:
         """The factorisation and the number of parameters."""

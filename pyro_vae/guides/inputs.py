@@ -41,7 +41,8 @@ class OwnInputs:
             "x": input_shape(vae.likelihood, vae.event_shape)
         }
         if vae.covariates:
-            self.shapes["y"] = (vae.condition.size + vae.condition.offset,)
+            seen = vae.condition.size + vae.condition.offset + lacks_labels(vae)
+            self.shapes["y"] = (seen,)
         elif vae.condition:
             self.shapes["y"] = (vae.condition + lacks_labels(vae),)
         self.names = dict(zip(self.shapes, self.shapes, strict=True))

@@ -13,18 +13,27 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .. import networks
+from ..data.arguments import LabelData
 from ..ground.arguments import at_least
 from ..ground.kinds import KINDS
 from ..likelihoods.base import input_shape, network_inputs
-from ..models.classes import given_classes, given_or
-from ..programs.given import matched
+from ..models.classes import given_or, number_of_classes
+from ..models.partial import labels_in
 from ..programs.labels import MISSING
 from ..programs.missing import takes_missing
 from ..programs.modes import evaluating
 from ..programs.program import Guide
 from ..programs.unwrapping import innermost, name_of
-from .classes import check_partial
+from .classes import check_partial, classified
 from .inputs import masked_shape, with_mask
+
+
+class _Classifier(nn.Sequential):
+    """Logits of data, and of what else is known of them."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        network, last = self
+        return last(network(*inputs))
 
 
 class Labelled(Guide):
@@ -46,7 +55,8 @@ class Labelled(Guide):
     Args:
         guide: the guide q(z|x, y), such as ``guides.BottomUp(vae)``.
         hidden: hidden widths of the network of q(y|x); default those of the model's lowest layer.
-        classifier: your own network in its place, from the data (n, *event) to (n, K) logits.
+        classifier: your own network in its place, from the data (n, *event) to (n, K) logits;
+            where there are covariates, from these and their numbers (n, m).
         weight: of the term above, in nats per datum with a label.
 
     Attributes:
@@ -96,20 +106,23 @@ class Labelled(Guide):
         self._masked = takes_missing(guide.model)
         if self._masked:
             seen = masked_shape(seen, KINDS[vae.kind])
+        classes = number_of_classes(vae.condition)
+        width = vae.condition.width if vae.covariates else 0
+        shapes = {"x": seen, "y": (width,)} if width else {"x": seen}
         if classifier is None:
             widths = vae.hidden[0] if hidden is None else networks.sizes("hidden", hidden)
             options = {"activation": vae.activation, "norm": vae.norm}
             if own := getattr(vae.likelihood, "encoder", None):
-                network = own({"x": seen})
+                network = own(shapes)
             else:
-                network = networks.encoder(seen, widths, vae.maps, **options)
-            classifier = nn.Sequential(network, nn.Linear(network.out_features, vae.condition))
-        self.classifier, logits = classifier, (vae.condition,)
-        got = networks.output_shape(classifier, seen, argument="classifier")
+                network = networks.encoder(seen, widths, vae.maps, extra=width, **options)
+            classifier = _Classifier(network, nn.Linear(network.out_features, classes))
+        self.classifier, logits = classifier, (classes,)
+        got = networks.output_shape(classifier, *shapes.values(), argument="classifier")
         if got != logits:
             raise ValueError(
                 f"classifier: expected logits of shape {('n', *logits)}, got {('n', *got)}: end "
-                f"it with torch.nn.Linear(..., {vae.condition})"
+                f"it with torch.nn.Linear(..., {classes})"
             )
 
     @property
@@ -122,33 +135,46 @@ class Labelled(Guide):
         """Those of ``guide``."""
         return self.guide.borrowed_modules
 
-    def forward(self, x: Tensor, *, y: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, *, y: LabelData = None) -> dict[str, Tensor]:
         """Run the inference program on data (n, *event) and labels (n,), -1 where missing."""
         vae = innermost(self.model)
-        y, logits = given_classes(y, len(x), vae.one_hot), self._logits(x)
+        told, one_hot = labels_in(vae.condition, y, len(x), vae.one_hot)
+        logits = self._logits(x, y)
         with pyro.plate("data", len(x), dim=-1):
-            q = given_or(y, logits, vae.one_hot)
+            q = given_or(told, logits, one_hot)
             k = pyro.sample("y", q, infer={"enumerate": "parallel"})
-            missed = cross_entropy(logits, y, ignore_index=MISSING, reduction="none")
+            missed = cross_entropy(logits, told, ignore_index=MISSING, reduction="none")
             penalty = dist.Unit(self.weight * missed, has_rsample=True)
             marks = {"is_auxiliary": True, "is_penalty": True}
             pyro.sample("classification", penalty, obs=penalty.sample(), infer=marks)
         # The plate of the data is there already
         with poutine.block(hide=["data"]):
-            z = self.guide(x, y=torch.where(y < 0, k, y))
+            all_told = torch.where(told < 0, k, told)
+            if vae.covariates:
+                all_told = vae.condition.columns(y, len(x)).told(vae.condition.latent, all_told)
+            z = self.guide(x, y=all_told)
         return {"y": k, **z}
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def _logits(self, x: Tensor, y: LabelData) -> Tensor:
         vae = innermost(self.model)
         vae.check_shape(x)
         seen = network_inputs(vae.likelihood, x)
-        return self.classifier(with_mask(seen, KINDS[vae.kind]) if self._masked else seen)
+        seen = with_mask(seen, KINDS[vae.kind]) if self._masked else seen
+        if not vae.covariates:
+            return self.classifier(seen)
+        return self.classifier(seen, *vae.condition.besides(vae.condition.columns(y, len(x))))
 
-    def classify(self, x: Any) -> Tensor:
-        """Class probabilities q(y|x), (n, K), in evaluation mode without gradients."""
-        x = matched(x, self.model, name="x").x
+    def classify(self, x: Any, *, y: Any = None) -> Tensor:
+        """Class probabilities q(y|x), (n, K), in evaluation mode without gradients.
+
+        Of covariates ``y`` has the numbers, as a ``Dataset`` does; classes in ``y`` are so for
+        sure.
+        """
+        x, y = classified(self, x, y)
+        vae = innermost(self.model)
         with evaluating(self):
-            return self._logits(x).softmax(-1)
+            told, one_hot = labels_in(vae.condition, y, len(x), vae.one_hot)
+            return given_or(told, self._logits(x, y), one_hot).probs
 
     def __repr__(self) -> str:
         """The factorisation and the number of parameters."""

@@ -10,12 +10,12 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..data.arguments import Data
+from ..data.arguments import Data, LabelData
 from ..ground.arguments import known, whole
 from ..programs.autoguides import takes_all
 from ..programs.enumeration import Sums, sums_of
 from ..programs.given import given
-from ..programs.labels import lacks_labels
+from ..programs.labels import covariates_of, lacks_labels
 from ..programs.means import stand_in_data
 from ..programs.running import measuring, traced, undisturbed
 from .densities import (
@@ -110,7 +110,7 @@ def discrete_posterior(
         return torch.cat([of(*part) for part in split(x, y, at_once)])
 
 
-def completed(model: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor | None:
+def completed(model: Callable, z: dict[str, Tensor], x: Tensor, y: LabelData) -> LabelData:
     """Labels, those that a ``models.VAE(labels="partial")`` lacks as told by x and its latents z.
 
     A class of the guide is taken out of ``z``, else it is the most probable one. Labels of other
@@ -118,8 +118,13 @@ def completed(model: Callable, z: dict[str, Tensor], x: Tensor, y: Tensor | None
     """
     if not lacks_labels(model):
         return y
-    if "y" in z:
-        return z.pop("y")
+    k = z.pop("y") if "y" in z else _most_probable(model, z, x, y)
+    if (covariates := covariates_of(model)) is None:
+        return k
+    return covariates.columns(y, len(x)).told(covariates.latent, k)
+
+
+def _most_probable(model: Callable, z: dict[str, Tensor], x: Tensor, y: LabelData) -> Tensor:
     with undisturbed(model, device=x.device), stand_in_data():
         at = {site: -value.dim() for site, value in z.items()}
         trace = traced(model, x, y)

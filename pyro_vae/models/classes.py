@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
@@ -21,10 +21,15 @@ from ..programs.structure import Latent
 Labels = Literal["all", "partial"]
 
 
-def check_labels(labels: str, classes: int, likelihood: nn.Module) -> None:
+def number_of_classes(condition: Any) -> int:
+    """How many there are of a ``condition``: of covariates those of the first kind."""
+    return condition if isinstance(condition, int) else next(iter(condition.classes.values()))
+
+
+def check_labels(labels: str, condition: Any, likelihood: nn.Module) -> None:
     """Raise ``ValueError`` for other labels than "all" and "partial", or none to be missing."""
     known("labels", labels, ("all", "partial"))
-    if not classes:
+    if condition == 0:
         raise ValueError(
             "labels: expected a model with classes for 'partial', got condition=0: pass "
             "condition=10 for ten of them, or leave labels out"
@@ -37,8 +42,9 @@ def check_labels(labels: str, classes: int, likelihood: nn.Module) -> None:
         )
 
 
-def latent_classes(classes: int) -> Latent:
+def latent_classes(condition: Any) -> Latent:
     """What ``infer.structure`` tells of them."""
+    classes = number_of_classes(condition)
     support = integer_interval(0, classes - 1)
     return Latent(
         distribution="Categorical",
@@ -104,11 +110,11 @@ def given_or(y: Tensor, logits: Tensor, one_hot: Tensor) -> dist.Categorical:
 
 
 def draw_classes(y: Tensor, one_hot: Tensor) -> Tensor:
-    """One-hot classes (..., n, K): given ones, which are observed, and latents of site "y".
+    """Classes (..., n): given ones, which are observed, and latents of site "y".
 
     To be called inside the plate of the data.
     """
     logits = torch.full_like(one_hot[0], -math.log(len(one_hot)))
     k = pyro.sample("y", given_or(y, logits, one_hot), infer={"enumerate": "parallel"})
     pyro.factor("y_given", torch.where(y < 0, 0.0, logits[y.clamp(min=0)]))
-    return embedding(torch.where(y < 0, k, y), one_hot)
+    return torch.where(y < 0, k, y)

@@ -73,6 +73,9 @@ class Covariates(Recorded, nn.Module):
         torch.Size([4, 5])
     """
 
+    # The least number of a class
+    _least = 0
+
     def __init__(
         self,
         classes: int | Mapping[str, int] = 0,
@@ -185,8 +188,11 @@ class Covariates(Recorded, nn.Module):
         """What guides see of them, (n, size), or (n, size + 1) with an exposure."""
         if not self.offset:
             return self.features(y)
-        exposure = (y[OFFSET].unsqueeze(-1) - self.loc[-1:]) / self.scale[-1:]
+        exposure = self._exposure(y)
         return torch.cat([self.features(y), exposure], -1) if self.size else exposure
+
+    def _exposure(self, y: Given) -> Tensor:
+        return (y[OFFSET].unsqueeze(-1) - self.loc[-1:]) / self.scale[-1:]
 
     def placeholder(self, n: int) -> Given:
         """The first classes, mean numbers and exposure, for programs that are only looked at."""
@@ -229,13 +235,8 @@ class Covariates(Recorded, nn.Module):
         loc, scale = (float(v[place]) for v in (self.loc, self.scale))
         return [loc + scale * step for step in (-2, -1, 0, 1, 2)]
 
-    def check_model(self, likelihood: nn.Module, labels: str, decoder: nn.Module | None) -> None:
-        """Raise ``ValueError`` for an exposure without rates, or labels that may be missing."""
-        if labels != "all":
-            raise ValueError(
-                f"labels: expected 'all' for covariates, {self!r}, got {labels!r}: pass "
-                "condition=10 for ten classes of which some are missing, or leave labels out"
-            )
+    def check_model(self, likelihood: nn.Module, decoder: nn.Module | None) -> None:
+        """Raise ``ValueError`` for an exposure without rates."""
         if self.offset and hasattr(decoder, "distribution"):
             raise ValueError(
                 "decoder: expected one that returns features, to which an exposure is added, got "
@@ -322,15 +323,17 @@ class Covariates(Recorded, nn.Module):
         for name, value in rows.items():
             if name not in self.classes:
                 check_finite(name, value)
-            elif ((value < 0) | (value >= self.classes[name])).any():
+            elif ((value < self._least) | (value >= self.classes[name])).any():
+                missing = f", or {self._least} where they are missing" * (self._least < 0)
                 raise ValueError(
                     f"y[{name!r}]: this model has {self.classes[name]} classes, expected labels "
-                    f"from 0 to {self.classes[name] - 1}, got {int(value.min())} to "
+                    f"from 0 to {self.classes[name] - 1}{missing}, got {int(value.min())} to "
                     f"{int(value.max())}: number them so, or build it with more"
                 )
 
     def __repr__(self) -> str:
         """What there is."""
-        classes = [f"{name}: one of {k}" for name, k in self.classes.items()]
+        some = ", some given" * (self._least < 0)
+        classes = [f"{name}: one of {k}{some}" for name, k in self.classes.items()]
         numbers = [f"{n}: {shape[0]}" if shape else n for n, shape in self.numbers.items()]
         return f"Covariates({', '.join([*classes, *numbers, *([EXPOSURE] * self.offset)])})"

@@ -17,6 +17,12 @@ RESERVED = EXPOSURE, OFFSET = "exposure", "offset"
 class Given(Arguments):
     """Covariates of n data as programs are given them: classes, numbers, log exposures."""
 
+    def told(self, name: str, classes: Tensor) -> Given:
+        """With others in place of some classes, (..., n): of each datum, or all that may be."""
+        columns = [key for key in self.kwargs if key != name or classes.dim() == 1]
+        kwargs = {**self.kwargs, name: classes}
+        return self.replace(kwargs=kwargs, columns=tuple(columns), size=len(self))
+
 
 def read(name: str, value: Any) -> Tensor:
     """One of them as a tensor; ``TypeError`` for text and what holds no numbers."""

@@ -25,16 +25,10 @@ from ..ground.streams import forked
 from ..likelihoods import Likelihood, Mixed
 from ..networks.defaults import FIRST, is_image
 from ..programs.structure import Latent, Structure
-from .base import DecoderModel, check_condition, check_likelihood, checked_columns
-from .classes import (
-    Labels,
-    check_labels,
-    draw_classes,
-    given_classes,
-    latent_classes,
-    seen_classes,
-)
+from .base import DecoderModel, check_likelihood, checked_columns
+from .classes import Labels, given_classes, latent_classes, seen_classes
 from .covariates import Covariates
+from .partial import checked_condition, drawn_features
 from .parts import default_conditional, default_decoder, path_of
 from .sigma import Phase, predict_sigma
 from .spatial import latent_shapes, pyramid
@@ -73,7 +67,9 @@ class VAE(DecoderModel):
             is no y at all, "y" is a latent then, uniform a priori: log p(x) = log sum_y p(x, y);
             where it is given the data are both, log p(x, y). Train it with ``elbo="enumerate"``
             and a guide that is given what labels there are, such as ``guides.BottomUp(vae)``, or
-            one that tells y, ``guides.Labelled(guides.BottomUp(vae))``.
+            one that tells y, ``guides.Labelled(guides.BottomUp(vae))``. Of ``Covariates``, which
+            have classes of one kind then, these may be missing or left out, numbers not:
+            p(x|numbers) = sum_y p(x, y|numbers).
         activation: makes the module between layers, such as ``torch.nn.ReLU``.
         norm: makes the normalisation of every hidden layer and of every mean and scale head, but
             not of the output, from its width: ``torch.nn.BatchNorm1d`` (images too),
@@ -145,10 +141,7 @@ class VAE(DecoderModel):
         shapes = latent_shapes(latents)
         check_likelihood(likelihood)
         self.covariates = isinstance(condition, Covariates)
-        if self.covariates:
-            condition.check_model(likelihood, labels, decoder)
-        else:
-            condition = check_condition(condition)
+        condition = checked_condition(condition, likelihood, labels, decoder)
         networks.check_activation(activation)
         networks.check_norm(norm)
         self.latent_shapes = {f"z{i}": shapes[i - 1] for i in range(len(shapes), 0, -1)}
@@ -169,8 +162,6 @@ class VAE(DecoderModel):
         self._classes = condition.size if self.covariates else self.condition
         self._exposed = self.covariates and condition.offset
         self.partly_labelled = labels == "partial"
-        if labels != "all":
-            check_labels(labels, condition, likelihood)
         self.activation, self.norm = activation, norm
         self._handed_over = HandOver()
         self.register_buffer("one_hot", torch.eye(self._classes), persistent=False)
@@ -256,6 +247,8 @@ class VAE(DecoderModel):
         if self.partly_labelled:
             arguments = ("y (argument)",)
             latents["y"], parents["y"] = latent_classes(self.condition), arguments
+            # What is given besides classes
+            labels += arguments if self.covariates and len(self.condition.names) > 1 else ()
         for site, conditional in self.conditionals.items():
             normal = isinstance(conditional, StandardNormal | DiagonalNormal)
             name = "Normal" if normal else type(conditional).__name__
@@ -343,7 +336,7 @@ class VAE(DecoderModel):
         z: dict[str, Tensor] = {}
         with pyro.plate("data", n, dim=-1):
             if self.partly_labelled:
-                labels = (draw_classes(given_classes(y, n, self.one_hot), self.one_hot),)
+                labels = (drawn_features(self.condition, y, n, self.one_hot),)
             else:
                 labels = self.label_features(y, n)
             for site, conditional in self.conditionals.items():
@@ -392,8 +385,10 @@ class VAE(DecoderModel):
         factors += ["p(y)"] if partial else []
         shapes = [f"x: {type(self.likelihood).__name__} {self._shape}"]
         shapes += [f"{site}: {shape}" for site, shape in reversed(self.latent_shapes.items())]
-        shapes += [f"y: one of {self.condition} classes, some given"] if partial else []
-        shapes += [f"y: {self.condition!r}"] if self.covariates else []
+        if self.covariates:
+            shapes += [f"y: {self.condition!r}"]
+        elif partial:
+            shapes += [f"y: one of {self.condition} classes, some given"]
         return (
             f"{type(self).__name__}\n  p({names}{given}) = {' '.join(factors)}\n"
             f"  {', '.join(shapes)}\n{path_of(self) if self.tabular else ''}  {self._count()}"

@@ -78,7 +78,7 @@ def _decoded(model: Any, z: Mapping[str, Tensor], x: Data | None, y: Any) -> dic
         check_finite(value, f"z[{site!r}]", of_nan="")
     y = checked_labels(model, y, size, first.device)
     if lacks_labels(model) and "y" not in z:
-        check_none_missing(y, size)
+        check_none_missing(model, y, size)
     if x is None:
         args, kwargs = (), {"size": size, **label_arguments(model, y)}
     else:

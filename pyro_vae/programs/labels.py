@@ -71,6 +71,8 @@ def lacks_labels(program: Any) -> bool:
 
 def as_whole(y: Any) -> Any:
     """Labels of which some are NaN as whole numbers, -1 in their place; others as they are."""
+    if mapping_of(y) is not None:
+        return y
     found = y if isinstance(y, Tensor) else np.asarray(y)
     if isinstance(found, np.ndarray):
         if found.dtype.kind != "f":
@@ -81,8 +83,10 @@ def as_whole(y: Any) -> Any:
     return torch.where(found.isnan(), MISSING, found).long()
 
 
-def check_none_missing(y: Tensor | None, n: int) -> None:
+def check_none_missing(model: Any, y: LabelData, n: int) -> None:
     """Raise ``ValueError`` where one of n classes is missing by which latents are decoded."""
+    if (covariates := covariates_of(model)) is not None:
+        y = covariates.columns(y, n)[covariates.latent]
     missing = n if y is None else int((y < 0).sum())
     if missing:
         raise ValueError(

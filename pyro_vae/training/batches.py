@@ -43,10 +43,10 @@ class FirstPass:
     def __init__(self, name: str, model: Callable) -> None:
         self.name, self.model = name, model
         condition, classes = getattr(model, "condition", 0), {}
-        if name == "data" and getattr(model, "partly_labelled", False) is True:
-            classes = {"y": condition}
-        elif name == "data" and getattr(model, "covariates", False) is True:
+        if name == "data" and getattr(model, "covariates", False) is True:
             classes = condition.classes
+        elif name == "data" and getattr(model, "partly_labelled", False) is True:
+            classes = {"y": condition}
         self._unseen = {key: set(range(k)) for key, k in classes.items()}
         self._told = getattr(model, "partly_labelled", False) is not True
 

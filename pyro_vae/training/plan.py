@@ -98,12 +98,12 @@ class Plan:
         if validation is not None:
             validation = source(validation, "validation", *pair, divide=turns, **known)
             _check_names(data, validation, trainer.model)
-        if getattr(trainer.model, "partly_labelled", False) is True:
-            _check_classes(getattr(data, "y", None), trainer.model.condition)
         # As covariates_of does, without a call in each fit
-        if getattr(trainer.model, "covariates", False) is True and isinstance(data, Dataset):
-            if data.y is not None:
+        if getattr(trainer.model, "covariates", False) is True:
+            if isinstance(data, Dataset) and data.y is not None:
                 trainer.model.condition.check_training(data.y)
+        elif getattr(trainer.model, "partly_labelled", False) is True:
+            _check_classes(getattr(data, "y", None), trainer.model.condition)
         feed = data
         if isinstance(data, Loaded):
             check_minibatches(trainer.guide)

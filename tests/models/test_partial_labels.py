@@ -203,6 +203,9 @@ def test_classify_is_the_posterior_or_the_head():
     found = pair["summed"].classify(X, samples=3000)
     expected = quadrature(vae, X).softmax(1)
     torch.testing.assert_close(found.double(), expected, atol=0.01, rtol=0)
+    for guide in pair.values():
+        told = guide.classify(X, y=Y)
+        assert torch.equal(told[Y >= 0], torch.eye(K).to(told)[Y[Y >= 0]])
     logits = pair["told"].classifier(X)
     torch.testing.assert_close(pair["told"].classify(X.numpy()), logits.softmax(-1).detach())
     given = infer.discrete_posterior(vae, pair["summed"], X, y=Y, samples=10)
