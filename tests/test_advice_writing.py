@@ -35,6 +35,10 @@ def files(tmp):
     without = mock.patch.dict(sys.modules, {"pyarrow": None})
     yield without(lambda: write(tmp / "z.parquet")), without(lambda: write(tmp / "z.csv"))
     yield lambda: write(tmp / "z.cvs"), lambda: write(tmp / "z.csv")
+    yield (
+        lambda: write(tmp / "z.csv", index=[*"abcd"]),
+        lambda: write(tmp / "z.csv", index=[*"abc"]),
+    )
 
 
 @cases
@@ -70,6 +74,7 @@ def commands(tmp):
     mixture = functools.partial(sample, "--prior", "mixture", "--components")
     yield lambda: sample("--data", numbers), sample, lambda: mixture("2", "--data", numbers)
     yield lambda: mixture("200"), lambda: mixture("2")
+    yield lambda: sample("--components", "2"), sample, lambda: mixture("2")
     interpolate = functools.partial(run, "interpolate", out, "--out")
     yield lambda: interpolate(tmp / "a.xyz"), lambda: interpolate(tmp / "a.png")
     outliers = functools.partial(run, "outliers", out, "--importance-samples")

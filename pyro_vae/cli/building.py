@@ -135,6 +135,7 @@ def with_prior(
             progress=progress,
         )
     found = Trainer(handlers.replace_prior(model, prior), trainer.guide, seed=seed)
+    found.objective = trainer.objective
     found.history.extend(trainer.history)
     found.state.step = trainer.step
     return found
@@ -175,10 +176,12 @@ def _quantised(
             f"--codes: expected data that are no text and are told of classes alone, got "
             f"{data.name}: leave --codes out"
         )
-    if args.guide is not guides.BottomUp or args.latents != groups.LATENTS or args.skip:
+    other = args.guide is not guides.BottomUp or args.latents != groups.LATENTS or args.skip
+    if other or args.warm_up or args.beta != 1:
         raise ValueError(
-            "--codes: expected no --latents, --guide or --skip beside it, since a grid of codes "
-            "has a guide of its own: leave these out, or --codes"
+            "--codes: expected no --latents, --guide, --skip, --beta or --warm-up beside it, as a "
+            "grid of codes has a guide of its own and a KL that is the same whatever is learnt: "
+            "leave these out, or --codes"
         )
     size = maps_of(data.event_shape, KINDS[data.kind].dims)[1:]
     channels = args.channels or tuple(
