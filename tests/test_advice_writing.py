@@ -75,6 +75,15 @@ def commands(tmp):
     yield lambda: sample("--data", numbers), sample, lambda: mixture("2", "--data", numbers)
     yield lambda: mixture("200"), lambda: mixture("2")
     yield lambda: sample("--components", "2"), sample, lambda: mixture("2")
+    text = [tmp / "letters.csv", tmp / "others.csv"]
+    for path, letters in zip(text, ("abc", "abd"), strict=True):
+        path.write_text(
+            "size,letter,sign\n"
+            + "".join(f"{i % 7}.5,{c},{'+-'[i % 2]}\n" for i, c in enumerate(letters * 10))
+        )
+    train(text[0], tmp / "letters")()
+    letters = functools.partial(run, "encode", tmp / "letters", "--out", tmp / "z.csv", "--data")
+    yield lambda: letters(text[1]), lambda: letters(text[0])
     interpolate = functools.partial(run, "interpolate", out, "--out")
     yield lambda: interpolate(tmp / "a.xyz"), lambda: interpolate(tmp / "a.png")
     outliers = functools.partial(run, "outliers", out, "--importance-samples")

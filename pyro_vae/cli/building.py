@@ -20,7 +20,7 @@ from ..guides import linear
 from ..likelihoods.counts import Rates
 from ..likelihoods.located import Located
 from ..networks import ConvDecoder, ConvEncoder, MapNetwork
-from ..networks.defaults import halvings
+from ..networks.defaults import convolutions, halvings
 from ..programs.placing import device_of
 from ..programs.program import Guide
 from ..training.trainer import Trainer
@@ -183,6 +183,9 @@ def _quantised(
             "grid of codes has a guide of its own and a KL that is the same whatever is learnt: "
             "leave these out, or --codes"
         )
+    hidden = getattr(args, "hidden", None)
+    # Refuses those of dense networks
+    convolutions(data.kind, data.event_shape, hidden, args.channels, args.blocks)
     size = maps_of(data.event_shape, KINDS[data.kind].dims)[1:]
     channels = args.channels or tuple(
         min(32 * 2**i, 64) for i in range(halvings(size, _MOST_CODES))
@@ -193,7 +196,7 @@ def _quantised(
         likelihood=likelihood,
         condition=condition,
         kind=data.kind,
-        hidden=getattr(args, "hidden", None),
+        hidden=hidden,
         **({"channels": channels} if size else {}),
         **({} if args.blocks is None else {"blocks": args.blocks}),
     )

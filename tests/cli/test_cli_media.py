@@ -119,6 +119,10 @@ def test_videos_move(tmp_path, capsys):
         (("--length", "16", "--codes", "4", "--latents", "2"), "--codes: expected no --latents"),
         (("--length", "16", "--codes", "4", "--beta", "2"), "--codes: expected no --latents"),
         (("--length", "16", "--codes", "4", "--warm-up", "2"), "--codes: expected no --latents"),
+        (
+            ("--length", "16", "--codes", "4", "--hidden", "8", "--channels", "2"),
+            "--channels: expected",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_training(sounds, tmp_path, capsys, options, message):
