@@ -77,11 +77,11 @@ def commands(tmp):
     yield lambda: sample("--components", "2"), sample, lambda: mixture("2")
     text = [tmp / "letters.csv", tmp / "others.csv"]
     for path, letters in zip(text, ("abc", "abd"), strict=True):
-        path.write_text(
-            "size,letter,sign\n"
-            + "".join(f"{i % 7}.5,{c},{'+-'[i % 2]}\n" for i, c in enumerate(letters * 10))
-        )
-    train(text[0], tmp / "letters")()
+        rows = [f"{i % 7}.5,{letter},{'+-'[i % 2]}" for i, letter in enumerate(letters * 10)]
+        path.write_text("\n".join(["size,letter,sign", *rows]))
+    short = ("--out", tmp / "letters", "--epochs", "1", "--importance-samples", "0")
+    coded = functools.partial(run, "train", "--data", text[0], *short)
+    yield lambda: coded("--codes", "4"), lambda: coded("--latents", "1")
     letters = functools.partial(run, "encode", tmp / "letters", "--out", tmp / "z.csv", "--data")
     yield lambda: letters(text[1]), lambda: letters(text[0])
     interpolate = functools.partial(run, "interpolate", out, "--out")

@@ -171,9 +171,11 @@ def _quantised(
     args: argparse.Namespace, data: DataSplits, likelihood: Any, condition: Condition
 ) -> models.VQVAE:
     """A grid of codes, of as many halvings as leave a prior few positions enough to walk over."""
-    if isinstance(condition, models.Covariates) or data.kind == "tokens":
+    # A VQ-VAE does not know columns, by which the text of other tables is numbered
+    text = data.kind == "tokens" or any(column.categories for column in data.columns)
+    if isinstance(condition, models.Covariates) or text:
         raise ValueError(
-            f"--codes: expected data that are no text and are told of classes alone, got "
+            f"--codes: expected data that have no text and are told of classes alone, got "
             f"{data.name}: leave --codes out"
         )
     other = args.guide is not guides.BottomUp or args.latents != groups.LATENTS or args.skip
