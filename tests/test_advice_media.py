@@ -139,6 +139,8 @@ def command_line(tmp):
     yield lambda: run(*train), lambda: run(*train, "--length", "16")
     options = ("--length", "16", "--codes", "4", "--skip")
     yield lambda: run(*train, *options), lambda: run(*train, *options[:-1])
+    codes = ["sample", out, "-n", "2", "--out", tmp / "c.png"]
+    yield lambda: run(*codes, "--prior", "mixture"), lambda: run(*codes)
     table = tmp / "lines.txt"
     table.write_text("\n".join("abcabcabc"))
     text = ["train", "--data", table, "--kind", "tokens", "--epochs", "1", "--out", tmp / "text"]
@@ -149,10 +151,10 @@ def command_line(tmp):
     sample = ["sample", tmp / "array", "-n", "2", "--out"]
     yield (
         lambda: run(*sample, tmp / "x.wav"),
-        lambda: (run(*array, "--rate", "100"), run(*sample, tmp / "x.wav")),
+        lambda: run(*sample, tmp / "x.wav", "--rate", "100"),
         lambda: run(*sample, tmp / "samples.png"),
     )
-    yield lambda: run(*sample, tmp / "no" / "x.wav"), lambda: run(*sample, tmp / "y.wav")
+    yield lambda: run(*sample, tmp / "no" / "x.wav"), lambda: run(*sample, tmp / "y.png")
     run("train", "--data", "bouncing", "--length", "2", "--size", "8", "--out", tmp / "b", *TINY)
     video = ["sample", tmp / "b", "-n", "2", "--out"]
     yield lambda: run(*video, tmp / "x.wav"), lambda: run(*video, tmp / "samples.png")

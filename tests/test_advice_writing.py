@@ -35,6 +35,10 @@ def files(tmp):
     without = mock.patch.dict(sys.modules, {"pyarrow": None})
     yield without(lambda: write(tmp / "z.parquet")), without(lambda: write(tmp / "z.csv"))
     yield lambda: write(tmp / "z.cvs"), lambda: write(tmp / "z.csv")
+    yield (
+        lambda: write(tmp / "z.csv", index=[*"abcd"]),
+        lambda: write(tmp / "z.csv", index=[*"abc"]),
+    )
 
 
 @cases
@@ -70,6 +74,16 @@ def commands(tmp):
     mixture = functools.partial(sample, "--prior", "mixture", "--components")
     yield lambda: sample("--data", numbers), sample, lambda: mixture("2", "--data", numbers)
     yield lambda: mixture("200"), lambda: mixture("2")
+    yield lambda: sample("--components", "2"), sample, lambda: mixture("2")
+    text = [tmp / "letters.csv", tmp / "others.csv"]
+    for path, letters in zip(text, ("abc", "abd"), strict=True):
+        rows = [f"{i % 7}.5,{letter},{'+-'[i % 2]}" for i, letter in enumerate(letters * 10)]
+        path.write_text("\n".join(["size,letter,sign", *rows]))
+    short = ("--out", tmp / "letters", "--epochs", "1", "--importance-samples", "0")
+    coded = functools.partial(run, "train", "--data", text[0], *short)
+    yield lambda: coded("--codes", "4"), lambda: coded("--latents", "1")
+    letters = functools.partial(run, "encode", tmp / "letters", "--out", tmp / "z.csv", "--data")
+    yield lambda: letters(text[1]), lambda: letters(text[0])
     interpolate = functools.partial(run, "interpolate", out, "--out")
     yield lambda: interpolate(tmp / "a.xyz"), lambda: interpolate(tmp / "a.png")
     outliers = functools.partial(run, "outliers", out, "--importance-samples")

@@ -20,7 +20,7 @@ from ..guides import linear
 from ..likelihoods.counts import Rates
 from ..likelihoods.located import Located
 from ..networks import ConvDecoder, ConvEncoder, MapNetwork
-from ..networks.defaults import halvings
+from ..networks.defaults import convolutions, halvings
 from ..programs.placing import device_of
 from ..programs.program import Guide
 from ..training.trainer import Trainer
@@ -135,6 +135,7 @@ def with_prior(
             progress=progress,
         )
     found = Trainer(handlers.replace_prior(model, prior), trainer.guide, seed=seed)
+    found.objective = trainer.objective
     found.history.extend(trainer.history)
     found.state.step = trainer.step
     return found
@@ -170,16 +171,23 @@ def _quantised(
     args: argparse.Namespace, data: DataSplits, likelihood: Any, condition: Condition
 ) -> models.VQVAE:
     """A grid of codes, of as many halvings as leave a prior few positions enough to walk over."""
-    if isinstance(condition, models.Covariates) or data.kind == "tokens":
+    # A VQ-VAE does not know columns, by which the text of other tables is numbered
+    text = data.kind == "tokens" or any(column.categories for column in data.columns)
+    if isinstance(condition, models.Covariates) or text:
         raise ValueError(
-            f"--codes: expected data that are no text and are told of classes alone, got "
+            f"--codes: expected data that have no text and are told of classes alone, got "
             f"{data.name}: leave --codes out"
         )
-    if args.guide is not guides.BottomUp or args.latents != groups.LATENTS or args.skip:
+    other = args.guide is not guides.BottomUp or args.latents != groups.LATENTS or args.skip
+    if other or args.warm_up or args.beta != 1:
         raise ValueError(
-            "--codes: expected no --latents, --guide or --skip beside it, since a grid of codes "
-            "has a guide of its own: leave these out, or --codes"
+            "--codes: expected no --latents, --guide, --skip, --beta or --warm-up beside it, as a "
+            "grid of codes has a guide of its own and a KL that is the same whatever is learnt: "
+            "leave these out, or --codes"
         )
+    hidden = getattr(args, "hidden", None)
+    # Refuses those of dense networks
+    convolutions(data.kind, data.event_shape, hidden, args.channels, args.blocks)
     size = maps_of(data.event_shape, KINDS[data.kind].dims)[1:]
     channels = args.channels or tuple(
         min(32 * 2**i, 64) for i in range(halvings(size, _MOST_CODES))
@@ -190,7 +198,7 @@ def _quantised(
         likelihood=likelihood,
         condition=condition,
         kind=data.kind,
-        hidden=getattr(args, "hidden", None),
+        hidden=hidden,
         **({"channels": channels} if size else {}),
         **({} if args.blocks is None else {"blocks": args.blocks}),
     )

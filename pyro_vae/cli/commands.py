@@ -13,6 +13,7 @@ import torch
 from .. import data, experiments, handlers, infer, plots
 from ..data.writing import WRITERS
 from ..ground.files import write_atomically
+from ..guides import NearestCode
 from ..priors import AggregatePosterior
 from ..programs.labels import covariates_of
 from ..report import render
@@ -35,13 +36,19 @@ def evaluate(args: argparse.Namespace) -> int:
 def sample(args: argparse.Namespace) -> int:
     """Draw from a trained model, into a picture or a table, or text onto standard output."""
     inputs.check_out(args.out)
-    if args.data is not None and args.prior == "model":
-        raise ValueError(
-            f"--data: expected only with --prior mixture, got {args.data}: leave it out, or "
-            "add --prior mixture"
-        )
+    for option in ("data", "components") if args.prior == "model" else ():
+        if (got := getattr(args, option)) is not None:
+            raise ValueError(
+                f"--{option}: expected only with --prior mixture, got {got}: leave it out, or "
+                "add --prior mixture"
+            )
     trainer = inputs.trainer_of(args)
     model, text = trainer.model, inputs.vocabulary_of(trainer)
+    if args.prior == "mixture" and isinstance(trainer.guide, NearestCode):
+        raise ValueError(
+            "--prior: expected model for a VQ-VAE, which has one of its codes, got mixture: leave "
+            "it out"
+        )
     covariates = covariates_of(model)
     classes = getattr(model, "condition", 0) if covariates is None else 0
     if args.label is not None and args.label >= classes:
@@ -58,7 +65,7 @@ def sample(args: argparse.Namespace) -> int:
     if covariates is not None:
         y = covariates.typical(args.given)
     if args.prior == "mixture":
-        prior = AggregatePosterior(args.components, seed=args.seed)
+        prior = AggregatePosterior(args.components or 10, seed=args.seed)
         dataset = inputs.part(inputs.splits_of(args, trainer), args.split)
         model = handlers.replace_prior(model, prior.fit(model, trainer.guide, dataset))
     torch.manual_seed(args.seed)

@@ -205,7 +205,7 @@ def add_pair(parser: Any) -> None:
         type=values.number_or_word,
         help="standard deviation of the likelihood gaussian, scale of laplace, student-t and, of "
         "logarithms, log-normal: a number, learned, optimal (gaussian, log-normal), per_pixel or "
-        "predicted (default: learned)",
+        "predicted (default: learned; of tables per_pixel)",
     )
     add(
         "--standardize",

@@ -26,14 +26,16 @@ def evaluation(
     """The evaluation of a data set, about as long as training took unless draws are counted."""
     took = sum(row.get("seconds", 0.0) for row in trainer.history)
     samples: Budget | int | None = args.importance_samples
+    quiet = getattr(args, "quiet", False)
     if isinstance(trainer.guide, NearestCode):
         # A guide that is certain has one draw, whose weight is the bound
+        if samples and not quiet:
+            note("a VQ-VAE has one draw, whose weight is the bound: no log p(x) beside it")
         samples = 0
     elif samples is None:
         samples = Budget(seconds=max(groups.LEAST_SECONDS, took))
     elif samples:
         samples = Budget(error=0.0, samples=samples)
-    quiet = getattr(args, "quiet", False)
     torch.manual_seed(args.seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -20,14 +20,14 @@ Writer = Callable[[Tensor], int]
 
 
 def _wav(args: argparse.Namespace, x: Tensor) -> int:
-    """Signals, one after another, at the sample rate of the training run."""
+    """Signals, one after another, at the sample rate given, else that of training."""
     record = args.model.with_name("run.json")
     try:
-        rate = json.loads(record.read_text())["data"]["rate"]
+        rate = args.rate or json.loads(record.read_text())["data"]["rate"]
     except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(
-            f"--out: expected a {record} that tells the sample rate, got none: train with --rate "
-            "HZ, or name a picture such as samples.png"
+            f"--out: expected a {record} that tells the sample rate, got none: add --rate HZ, or "
+            "name a picture such as samples.png"
         ) from None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -65,10 +65,5 @@ def writer(args: argparse.Namespace, model: Any) -> Writer | None:
         raise ValueError(
             f"--out: expected a model of signals for {args.out}, got one of kind {got!r}: name a "
             "picture such as samples.png"
-        )
-    if not args.out.parent.is_dir():
-        raise FileNotFoundError(
-            f"--out: expected a file in a folder that exists, got {args.out}: make "
-            f"{args.out.parent} first"
         )
     return partial(write, args)

@@ -68,7 +68,7 @@ Draw new data from a trained model, and write them as a picture (.png, .pdf, .sv
 numbers: .npy is an array (n, ...), .csv and .parquet have a line for each, names of columns, and
 the class of each where the model is conditional. Signals also go into a sound, one after another
 (.wav), and videos into one that moves (.gif). Text is printed, unless --out names such a file.
---data and what belongs to it are for --prior mixture alone."""
+--data and what belongs to it are for --prior mixture alone, --rate for a .wav as well."""
 
 _ENCODE = """\
 Write the means of q(z|x), a row per datum: .csv and .parquet have a column for each unit, such as
@@ -215,7 +215,6 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument(
         "--components",
         type=values.integer(1),
-        default=10,
         help="normals of --prior mixture (default: 10)",
     )
     told = ": a picture, .npy, .csv or .parquet, .wav of signals, .gif of videos"

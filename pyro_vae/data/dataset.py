@@ -287,6 +287,8 @@ class Dataset:
         new = object.__new__(Dataset)
         new.columns, new.index, new.vocabulary = self.columns, self.index, self.vocabulary
         held = {"kind": self._kind, **{name: getattr(self, name) for name in kept}}
+        if "kind" in changes and kind_of(changes["kind"], stored.shape[1:]).name != "signal":
+            held["rate"] = None
         new._hold(stored, **held | changes)
         return new
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from ..ground.arguments import guess
 from ..ground.files import expanded, write_atomically
+from ..ground.optional import needed
 from .columns import Rows, values_of
 
 Values = Tensor | np.ndarray
@@ -64,7 +67,10 @@ def write(
     sizes |= {} if index is None else {"index": len(index)}
     if len({*sizes.values()}) != 1:
         found = ", ".join(f"{n} of {name}" for name, n in sizes.items()) or "none"
-        raise ValueError(f"values: expected as many rows in each, got {found}")
+        raise ValueError(
+            f"values: expected as many rows in each, got {found}: pass values, and an index, of "
+            "the same data"
+        )
     write_atomically(path, WRITERS[path.suffix.lower()](named, index))
 
 
@@ -94,7 +100,7 @@ def writable(argument: str, path: str | Path) -> Path:
             f"{guess(path.suffix, WRITERS)}"
         )
     if path.suffix.lower() == ".parquet":
-        _parquet_writer()
+        _pyarrow("pyarrow.parquet")
     return path
 
 
@@ -112,8 +118,8 @@ def _table(named: Mapping[str, Values], index: Any, called: str) -> dict[str, np
     """All columns by their names, the first one ``index`` under the name ``called``."""
     found = [] if index is None else [(called, np.asarray(index))]
     found += [column for name, values in named.items() for column in columns_of(name, values)]
-    names = [name for name, _ in found]
-    if twice := [name for name in names if names.count(name) > 1]:
+    counts = Counter(name for name, _ in found)
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise ValueError(
             f"values: expected columns of different names, got {twice[0]!r} twice: rename one"
         )
@@ -149,21 +155,13 @@ def _texts(values: np.ndarray) -> Sequence[str]:
 
 
 def _parquet(named: Mapping[str, Values], index: Any) -> bytes:
-    pyarrow = _parquet_writer()
-    table = pyarrow.table(_table(named, index, "index"))
-    pyarrow.parquet.write_table(table, buffer := io.BytesIO())
+    table = _pyarrow("pyarrow").table(_table(named, index, "index"))
+    _pyarrow("pyarrow.parquet").write_table(table, buffer := io.BytesIO())
     return buffer.getvalue()
 
 
-def _parquet_writer() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(
-            "pyarrow: a .parquet file needs it: pip install 'pyro_vae[tables]', or end the name "
-            "with .csv"
-        ) from error
-    return pyarrow
+def _pyarrow(module: str) -> ModuleType:
+    return needed(module, "tables", "a .parquet file", "end the name with .csv")
 
 
 WRITERS: dict[str, Callable[[Mapping[str, Values], Any], bytes | str]] = {

@@ -6,13 +6,14 @@ import importlib
 from types import ModuleType
 
 
-def needed(name: str, extra: str, what: str) -> ModuleType:
+def needed(name: str, extra: str, what: str, instead: str = "") -> ModuleType:
     """A module of another package; ``ModuleNotFoundError`` that names the command without it.
 
     Args:
         name: of the module, such as "safetensors.torch".
         extra: of this package, which has it.
         what: what needs it.
+        instead: what else may be done.
     """
     try:
         return importlib.import_module(name)
@@ -22,5 +23,7 @@ def needed(name: str, extra: str, what: str) -> ModuleType:
         if (error.name or "").partition(".")[0] != package:
             raise
         raise ModuleNotFoundError(
-            f"{what} needs the package {package}: pip install 'pyro_vae[{extra}]'", name=name
+            f"{what} needs the package {package}: pip install 'pyro_vae[{extra}]'"
+            f"{instead and f', or {instead}'}",
+            name=name,
         ) from error

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .optional import needed
+
 if TYPE_CHECKING:
     import pandas
 
@@ -269,13 +271,7 @@ class Tabular:
 
 def pandas_or(instead: str) -> Any:
     """The module pandas; ``ImportError`` that names what to use ``instead`` where it is absent."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError(
-            f"pandas: a frame needs it: pip install 'pyro_vae[tables]', or use {instead}"
-        ) from error
-    return pandas
+    return needed("pandas", "tables", "a frame", f"use {instead}")
 
 
 def lookup(row: Mapping[str, Any], key: str) -> Any:

@@ -109,6 +109,10 @@ BAD_USE = {
         ["sample", "MODEL", "--data", "digits"],
         "--data: expected only with --prior mixture, got digits",
     ),
+    "components for no prior": (
+        ["sample", "MODEL", "--components", "10"],
+        "--components: expected only with --prior mixture, got 10",
+    ),
     "components": (
         ["sample", "MODEL", "--prior", "mixture", "--components", "2000"],
         "use more data or lower --components",

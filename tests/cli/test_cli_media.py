@@ -36,7 +36,7 @@ def sounds(tmp_path_factory):
 def codes(sounds, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "codes"
     argv = ["train", "--data", str(sounds), "--length", "16", "--codes", "4", "--out", str(out)]
-    assert main([*argv, *TINY]) == 0
+    assert main([*argv, "--lr", "0.004", *TINY]) == 0
     return out
 
 
@@ -60,10 +60,29 @@ def test_codes_have_a_learned_prior(codes):
     trainer = load(codes / "model.pt")
     assert len(trainer.history) == 1 and trainer.step == 1
     assert trainer.model.codes == 4 and trainer.model.kind == "signal"
+    # What is told is how the codes were learnt
+    assert trainer.lr == 0.004 and "learning rate 0.004" in (codes / "report.html").read_text()
     torch.manual_seed(0)
     assert trainer.model.sample(3).shape == (3, 2, 16)
     nats = {k: v["mean"] for k, v in _quantities(codes).items()}
     assert nats["KL z1"] != pytest.approx(8 * torch.tensor(4.0).log().item(), abs=1e-3)
+
+
+def test_what_codes_have_not_is_told(codes, tmp_path, capsys):
+    assert main(["sample", str(codes), "--prior", "mixture"]) == 2
+    assert "--prior: expected model for a VQ-VAE" in capsys.readouterr().err
+    assert main(["evaluate", str(codes), "--importance-samples", "3"]) == 0
+    output = capsys.readouterr()
+    assert "note: a VQ-VAE has one draw" in output.err and "log p(x)" not in output.out
+    assert main(["evaluate", str(codes)]) == 0
+    assert "one draw" not in capsys.readouterr().err
+
+
+def test_sound_has_the_rate_that_is_asked_for(codes, tmp_path):
+    alone, out = tmp_path / "model.pt", tmp_path / "x.wav"
+    alone.write_bytes((codes / "model.pt").read_bytes())
+    assert main(["sample", str(alone), "-n", "1", "--rate", "4000", "--out", str(out)]) == 0
+    assert read_wav(out)[1] == 4000
 
 
 def _quantities(run):
@@ -98,6 +117,12 @@ def test_videos_move(tmp_path, capsys):
         (("--length", "16", "--channels", "2,2,2,2,2"), "--channels: expected one for each time"),
         (("--length", "16", "--kind", "image", "--rate", "8000"), "--rate: expected"),
         (("--length", "16", "--codes", "4", "--latents", "2"), "--codes: expected no --latents"),
+        (("--length", "16", "--codes", "4", "--beta", "2"), "--codes: expected no --latents"),
+        (("--length", "16", "--codes", "4", "--warm-up", "2"), "--codes: expected no --latents"),
+        (
+            ("--length", "16", "--codes", "4", "--hidden", "8", "--channels", "2"),
+            "--channels: expected",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_training(sounds, tmp_path, capsys, options, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import random
@@ -318,3 +319,10 @@ def test_loading_leaves_global_random_numbers_alone(
 def test_names_are_all_that_load_takes() -> None:
     others = ("mnist", "fashion-mnist", "omniglot", "cifar10", "shapes", "tones", "bouncing")
     assert data.NAMES == ("digits", "mnist-small", *others)
+
+
+def test_all_data_are_in_their_order_unless_others_took_their_place() -> None:
+    d = load(torch.arange(20.0)[:, None])
+    assert d.whole().x.flatten().tolist() == [*range(20)]
+    few = dataclasses.replace(d, train=d.train[:5])
+    assert few.whole().x.equal(torch.cat([d.train.x[:5], d.test.x]))

@@ -152,3 +152,12 @@ def test_a_rate_is_of_signals():
     with pytest.raises(ValueError, match="test: expected signals of 100 samples per second"):
         DataSplits("x", d.train, d.test.replace(rate=50))
     assert Dataset(x, kind="signal").rate is None
+
+
+def test_data_of_another_kind_have_no_rate():
+    d = Dataset(torch.zeros(9, 1, 16), kind="signal", rate=8000)
+    assert d.replace(kind="signal").rate == d.replace(y=torch.zeros(9).long()).rate == 8000
+    assert d.replace(kind="array").rate is d.replace(kind=None).rate is None
+    assert load("tones", length=16, kind="array").rate is None
+    with pytest.raises(ValueError, match="rate: expected only for signals"):
+        d.replace(kind="array", rate=8000)
