@@ -14,9 +14,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -47,6 +47,10 @@ __all__ = [
 def __dir__() -> list[str]:
     """The public names."""
     return sorted(__all__)
+
+
+T = TypeVar("T")
+Rows = TypeVar("Rows", bound=Sequence[Any] | Tensor)
 
 
 @dataclass(frozen=True)
@@ -160,16 +164,16 @@ def gathered(value: Tensor) -> Tensor:
     return torch.cat(parts).to(value.device)
 
 
-def agreed(value: Any) -> Any:
+def agreed(value: T) -> T:
     """The plain data of process 0."""
     if _world is None:
         return value
-    held = [value]
+    held: list[Any] = [value]
     dist.broadcast_object_list(held, 0)
     return held[0]
 
 
-def each(value: Any) -> list[Any]:
+def each(value: T) -> list[T]:
     """The plain data of all processes, in order."""
     if _world is None:
         return [value]
@@ -178,7 +182,7 @@ def each(value: Any) -> list[Any]:
     return held
 
 
-def part(rows: Any) -> Any:
+def part(rows: Rows) -> Rows:
     """What this process takes of a batch's rows; the parts differ by one row at most."""
     if _world is None:
         return rows

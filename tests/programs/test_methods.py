@@ -16,6 +16,7 @@ from pyro.infer import config_enumerate
 from torch import nn
 
 from pyro_vae import Trainer, handlers, infer, load
+from pyro_vae.infer.engine import repeated
 from pyro_vae.programs.labels import accepts_labels
 from pyro_vae.programs.methods import Method, as_program, held_by
 from pyro_vae.programs.modes import evaluating
@@ -245,6 +246,7 @@ def test_many_draws_are_recorded(monkeypatch):
         return forward(self, x)
 
     monkeypatch.setattr(nn.Tanh, "forward", counted)
+    monkeypatch.setattr(repeated, "CALLS_BEFORE_A_GRAPH", 100)
     infer.elbo_terms(vae.model, vae.guide, X, samples=300)
     assert 200 <= len(calls) < 300
 
