@@ -12,9 +12,8 @@ import torch
 from advice import Cases
 from torch import nn
 
-from pyro_vae import Trainer, callbacks, export, guides, infer, likelihoods, models, save
+from pyro_vae import Trainer, callbacks, export, guides, infer, likelihoods, load, models, save
 from pyro_vae.programs.program import Guide
-from pyro_vae.storage import safetensors
 
 cases = Cases()
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
@@ -67,7 +66,7 @@ def folders(tmp):
 
     def read():
         with standing_in(**{"safetensors.torch": stub_of_safetensors()}):
-            safetensors.read(tmp / "folder", {}, None)
+            load(tmp / "folder")
 
     def again():
         written(pair()[0])

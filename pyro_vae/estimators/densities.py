@@ -48,15 +48,16 @@ def log_densities(
         return (log_p - log_q).logsumexp(0) - math.log(samples)
 
     with measuring(model, guide, device=x.device), pyro.validation_enabled(False):
-        torch.manual_seed(seed)
         try:
-            at_once = max(1, _ROWS // samples)
-            return torch.vmap(of_datum, randomness="same", chunk_size=at_once)(x)
+            # Chunks of vmap's own would have the same numbers on a CPU alone
+            of_rows = torch.vmap(of_datum, randomness="same")
+            parts = x.split(max(1, _ROWS // samples))
+            return torch.cat([_seeded(of_rows, rows, seed) for rows in parts])
         except RuntimeError:
             # Programs that look at values, one datum after the other
             return torch.stack([_seeded(of_datum, datum, seed) for datum in x])
 
 
-def _seeded(function: Callable[[Tensor], Tensor], datum: Tensor, seed: int) -> Tensor:
+def _seeded(function: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Tensor:
     torch.manual_seed(seed)
-    return function(datum)
+    return function(x)

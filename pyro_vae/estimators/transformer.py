@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -262,7 +263,9 @@ class VAETransformer(TransformerMixin, BaseEstimator):
     def _likelihood(self, x: Tensor) -> nn.Module:
         if self.likelihood is None:
             return Gaussian.standardized(x, "per_pixel")
-        if not callable(self.likelihood):
+        # A class would take X for its first argument
+        is_module = inspect.isclass(self.likelihood) and issubclass(self.likelihood, nn.Module)
+        if not callable(self.likelihood) or is_module:
             raise TypeError(
                 f"likelihood: expected a module or a callable, got {self.likelihood!r}: pass "
                 "such as likelihoods.StudentT(), or likelihoods.Gaussian.standardized"

@@ -86,16 +86,16 @@ class Recorded:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the call before ``__init__`` runs; a bad call is left to ``__init__``."""
         self = super().__new__(cls)
-        signature = inspect.signature(cls.__init__)
+        # Bound, whatever it calls itself
+        signature = inspect.signature(self.__init__)
         try:
-            bound = signature.bind_partial(self, *args, **kwargs).arguments
+            bound = signature.bind_partial(*args, **kwargs).arguments
         except TypeError:
             bound = {}
         arguments = dict(bound)
         for name, parameter in signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))
-        arguments.pop("self", None)
         for name in cls.absent:
             if name in signature.parameters:
                 arguments.setdefault(name, signature.parameters[name].default)
@@ -172,8 +172,8 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
         }
     if name := _torch_name(value):
         return {"$torch": name}
-    # Other keys than strings would come back as strings
-    if isinstance(value, Mapping) and {*map(type, value)} <= {str}:
+    # Other keys than strings would come back as strings, and those with a $ as something else
+    if isinstance(value, Mapping) and all(type(k) is str and k[:1] != "$" for k in value):
         return {k: encode(v, f"{where}[{k!r}]", seen) for k, v in value.items()}
     raise TypeError(
         f"{where}: expected a value that JSON can hold, got {type(value).__name__}. "
@@ -248,17 +248,27 @@ def _build(cls: type, arguments: dict[str, Any]) -> Any:
             arguments.setdefault(name, cls.absent[name])
         if parameter.kind is parameter.VAR_POSITIONAL:
             several = arguments.pop(name, ())
+    given = sorted(arguments)
+    # By name they would not do; what stands before several items was given, by position
+    by_place = {inspect.Parameter.POSITIONAL_ONLY}
+    if several:
+        by_place.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ahead = [
+        arguments.pop(name)
+        for name, parameter in signature.parameters.items()
+        if parameter.kind in by_place and name in arguments
+    ]
     try:
-        signature.bind(None, *several, **arguments)
+        signature.bind(None, *ahead, *several, **arguments)
     except TypeError as error:
         if names.is_ours(cls):
             raise
         raise ValueError(
             f"{cls.__name__}: its constructor {inspect.signature(cls)} does not take the "
-            f"arguments {sorted(arguments)} that the file has for it ({error}): pass the class "
+            f"arguments {given} that the file has for it ({error}): pass the class "
             "as it was in classes=[...], or give it a class method of_file that changes them"
         ) from error
-    return cls(*several, **arguments)
+    return cls(*ahead, *several, **arguments)
 
 
 def rebuilt(value: Recorded) -> Any:

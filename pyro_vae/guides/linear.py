@@ -119,6 +119,7 @@ def _check(vae: VAE, x: Tensor) -> None:
         raise TypeError(f"vae: expected a models.VAE, got {type(vae).__name__}: build one")
     wrong = {
         "latents": f"{len(vae.latents)} layers of them" if len(vae.latents) > 1 else "",
+        "top_down": "a prior of your own" if vae.arguments.get("top_down") else "",
         "condition": "labels" if vae.condition else "",
         "norm": "one" if vae.norm is not None else "",
         "decoder": "" if isinstance(vae.decoder, Shortcut) else type(vae.decoder).__name__,
@@ -127,9 +128,9 @@ def _check(vae: VAE, x: Tensor) -> None:
     for argument, got in wrong.items():
         if got:
             raise ValueError(
-                f"{argument}: expected one layer of latents, no labels, no norm, the decoder "
-                'networks.Shortcut and likelihoods.Gaussian with sigma "learned" or "per_pixel", '
-                f"got {got}: build such a model, or use guides.BottomUp"
+                f"{argument}: expected one layer of latents, N(0, I) a priori, no labels, no "
+                'norm, decoder networks.Shortcut and likelihoods.Gaussian with sigma "learned" or '
+                f'"per_pixel", got {got}: build such a model, or use guides.BottomUp'
             )
     vae.check_data(x)
     if not _enough(vae, x):

@@ -68,6 +68,8 @@ def beginning(vae: Any) -> str:
     given = own or vae.condition or vae.norm is not None or vae.event_size > _COLUMNS
     if not vae.tabular or gaussian is None or given or len(vae.latents) > 1:
         return ""
+    if not isinstance(vae.conditionals["z1"], StandardNormal):
+        return ""
     parts = (*vae.decoder.parameters(), *gaussian.noise.parameters())
     bent = any(p.any() for p in vae.decoder.network.output_layer.parameters())
     if bent or not all(p.requires_grad for p in parts) or vae.latent_sizes["z1"] >= vae.event_size:

@@ -62,8 +62,8 @@ def write(folder: str | Path, modules: Mapping[str, nn.Module], card: str) -> No
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether a path is a folder that ``write`` wrote."""
-    return (Path(path) / CONFIG).is_file() and (Path(path) / TENSORS).is_file()
+    """Whether a path is a folder that ``write`` wrote, some files of which may be missing."""
+    return any((Path(path) / name).is_file() for name in (CONFIG, TENSORS))
 
 
 def read(
@@ -78,12 +78,15 @@ def read(
     ``FileNotFoundError`` where files are missing, ``ValueError`` for damaged or foreign ones.
     """
     folder = Path(folder)
-    safetensors = needed("safetensors.torch", _EXTRA, "from_safetensors")
+    safetensors = needed("safetensors.torch", _EXTRA, "load")
     content, config = ((folder / name).read_bytes() for name in (TENSORS, CONFIG))
     description = _described(folder, config)
     if hashlib.sha256(content).hexdigest() != description.get("sha256"):
         raise ValueError(f"{folder / TENSORS}: its checksum is not that of {CONFIG}: {_AGAIN}")
-    tensors = safetensors.load(content)
+    try:
+        tensors = safetensors.load(content)
+    except needed("safetensors", _EXTRA, "load").SafetensorError as error:
+        raise ValueError(f"{folder / TENSORS}: {error}: {_AGAIN}") from error
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     for name, other in header.get("__metadata__", {}).items():
         if other in tensors:

@@ -28,6 +28,10 @@ def estimators(tmp):
         lambda: fitted(likelihood=likelihoods.StudentT()),
         lambda: fitted(likelihood=likelihoods.Gaussian.standardized),
     )
+    yield (
+        lambda: fitted(likelihood=likelihoods.StudentT),
+        lambda: fitted(likelihood=likelihoods.StudentT()),
+    )
 
 
 test_what_estimators_say = cases.test()

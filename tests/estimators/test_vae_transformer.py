@@ -81,6 +81,10 @@ def test_a_datum_alone_has_its_own_score():
     estimate = infer.log_likelihood(t.model_, t.guide_, torch.tensor(X), importance_samples=2000)
     t.set_params(importance_samples=2000)
     np.testing.assert_allclose(t.score_samples(X), estimate, atol=1.0)
+    # In parts of three
+    t.set_params(importance_samples=5000)
+    alone = [t.score_samples(x[None])[0] for x in X[:7]]
+    np.testing.assert_allclose(t.score_samples(X[:7]), alone, rtol=1e-10)
 
 
 class Looking(likelihoods.Gaussian):

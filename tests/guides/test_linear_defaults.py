@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pyro.distributions import Normal
 from sklearn.decomposition import FactorAnalysis
 from torch.distributions import MultivariateNormal
 from torch.utils.data import DataLoader, TensorDataset
@@ -104,6 +105,13 @@ def test_other_data_have_the_networks_that_they_had(table):
     assert all(torch.allclose(a, b) for a, b in zip(before, after, strict=True))
 
 
+class Wide(torch.nn.Module):
+    """A prior that is not N(0, I)."""
+
+    def forward(self):
+        return Normal(torch.zeros(K), 3.0).to_event(1)
+
+
 def trained(table):
     vae, guide = pair(table)
     Trainer(vae, guide, seed=0, lr=0.1).fit(table, epochs=1, progress=False)
@@ -129,6 +137,7 @@ KEPT = {
     "another guide": lambda table: pair(table, family=guides.FullCovariance),
     "two layers": lambda table: pair(table, latents=(3, 2)),
     "as many latents as columns": lambda table: pair(table, latents=D),
+    "prior of its own": lambda table: pair(table, top_down={"z1": Wide()}),
     "normalised": lambda table: pair(table, norm=torch.nn.LayerNorm),
     "sigma of the decoder": lambda table: pair(table, "predicted"),
 }

@@ -104,6 +104,7 @@ def test_a_shortcut_has_the_default_network_of_the_shape(shape):
     ("argument", "options"),
     [
         ("latents", {"latents": (2, 2)}),
+        ("top_down", {"top_down": {"z1": torch.nn.Identity()}}),
         ("condition", {"condition": 3}),
         ("norm", {"norm": torch.nn.LayerNorm}),
         ("decoder", {"decoder": None}),

@@ -171,6 +171,20 @@ def test_files_of_two_writings_and_damaged_ones_are_refused(safetensors, tmp_pat
     path.write_text(json.dumps({**json.loads(config), "sha256": None}))
     with pytest.raises(ValueError, match="checksum"):
         load(tmp_path)
+    foreign = b"of something else" * 9
+    (tmp_path / "model.safetensors").write_bytes(foreign)
+    digest = hashlib.sha256(foreign).hexdigest()
+    path.write_text(json.dumps({**json.loads(config), "sha256": digest}))
+    with pytest.raises(ValueError, match=r"model.safetensors: .*: take another copy"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_is_missing_is_named(safetensors, tmp_path, name):
+    pair()[0].to_safetensors(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load(tmp_path)
 
 
 def test_a_file_that_cannot_be_written_leaves_what_was_there(safetensors, tmp_path, monkeypatch):

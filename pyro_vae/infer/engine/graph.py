@@ -73,13 +73,13 @@ class _Record:
 class Graph:
     """An estimator that records ``estimator(model, guide, x, y)`` once and replays the tensors.
 
-    The pair runs once under ``make_fx`` with its parameters and buffers as inputs; replaying the
-    recorded operations costs no Pyro, and under ``backward``, which records the gradient with
-    the loss, no autograd either. Losses, gradients, buffers and random numbers are those of the
-    estimator itself, bit for bit. Another graph is recorded for another batch shape, training
-    mode, pair, set of parameters or set of trainable ones, and for a changed plain attribute of
-    a module. Tensors that a program closes over (a 0-d beta) are read by reference and may change
-    in place.
+    The pair runs once, as ``recording.operations`` notes what it runs, with its parameters and
+    buffers as inputs; replaying the recorded operations costs no Pyro, and under ``backward``,
+    which records the gradient with the loss, no autograd either. Losses, gradients, buffers and
+    random numbers are those of the estimator itself, bit for bit. Another graph is recorded for
+    another batch shape, training mode, pair, set of parameters or set of trainable ones, and for
+    a changed plain attribute of a module. Tensors that a program closes over (a 0-d beta) are
+    read by reference and may change in place.
 
     On a GPU loss and gradient are launched together, as one CUDA graph.
 

@@ -43,6 +43,7 @@ def operations(
     ``torch.fx.experimental.proxy_tensor.make_fx`` records as well; it makes a second tensor for
     the shape of each result, and takes several times as long.
     """
+    inputs = _apart(inputs)
     recorder = _Recorder(inputs)
 
     def run() -> None:
@@ -59,6 +60,16 @@ def operations(
         torch.set_autocast_cache_enabled(cache)
         _OF_THREAD.recording = before
     return recorder.finished(), recorder.constants
+
+
+def _apart(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The same tensors, where one that is given twice is an object for each of its inputs."""
+    met: set[int] = set()
+    found = []
+    for tensor in inputs:
+        found.append(tensor.view_as(tensor) if id(tensor) in met else tensor)
+        met.add(id(tensor))
+    return found
 
 
 class _Telling(fx.Tracer):
@@ -118,6 +129,11 @@ class _Recorder(RefusedOperations):
         if not isinstance(value, Tensor):
             return value
         if value not in self._nodes:
+            if type(value) not in (Tensor, nn.Parameter):
+                # Made of another tensor without an operation, it would be taken for a constant
+                raise RuntimeError(
+                    f"it holds a tensor of a class of its own, {type(value).__name__}"
+                )
             with self.graph.inserting_after(self._last_input):
                 self._last_input = self.graph.placeholder(f"constant_{len(self.constants)}")
             self._names(value, self._last_input)

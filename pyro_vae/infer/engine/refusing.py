@@ -19,10 +19,31 @@ _ATEN = torch.ops.aten
 _DEPENDING = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
 _DRAWING = torch.Tag.nondeterministic_seeded
 _INDEXED = (_ATEN.index.Tensor, UNSAFE_INDEX)
-# Methods and functions that read values past torch's dispatcher: always, or where one of their
-# arguments but the first is a tensor
-_READING = [(Tensor, name, False) for name in ("tolist", "numpy", "__array__", "__dlpack__")]
-_COUNTING = [(Tensor, "tensor_split", True), (torch, "tensor_split", True)]
+
+
+def _always(given: tuple) -> bool:
+    return True
+
+
+def _counts(given: tuple) -> bool:
+    return any(isinstance(value, Tensor) for value in given[1:])
+
+
+def _nests(given: tuple) -> bool:
+    sequences = [value for value in given if isinstance(value, list | tuple)]
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(sequences))
+
+
+# Methods and functions that read values, or change them, past torch's dispatcher; and of which
+# arguments they do
+_METHODS = ("tolist", "numpy", "__array__", "__dlpack__", "apply_", "map_", "map2_")
+_READING: list[tuple[Any, str, Callable[[tuple], bool]]] = [
+    *((Tensor, name, _always) for name in _METHODS),
+    *((owner, "to_dlpack", _always) for owner in (torch, torch.utils.dlpack)),
+    *((owner, "tensor_split", _counts) for owner in (Tensor, torch)),
+    *((torch, name, _nests) for name in ("tensor", "as_tensor", "asarray")),
+    (Tensor, "new_tensor", _nests),
+]
 
 
 class ValueRead(RuntimeError):
@@ -40,19 +61,17 @@ def refused_functions() -> Iterator[None]:
     Torch's own switch for functions would not do: layers look at it, and take another way.
     """
     recording, before = threading.get_ident(), []
-    for owner, name, counting in (*_READING, *_COUNTING):
+    for owner, name, reads in _READING:
         original = getattr(owner, name)
 
         def read(
             *args: Any,
             _original: Callable = original,
             _name: str = name,
-            _counting: bool = counting,
+            _reads: Callable[[tuple], bool] = reads,
             **kwargs: Any,
         ) -> Any:
-            given = (*args[1:], *kwargs.values())
-            reads = not _counting or any(isinstance(value, Tensor) for value in given)
-            if reads and threading.get_ident() == recording:
+            if threading.get_ident() == recording and _reads((*args, *kwargs.values())):
                 _refuse(_name)
             return _original(*args, **kwargs)
 

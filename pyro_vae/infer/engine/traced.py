@@ -107,7 +107,7 @@ def _apart(pairs: Iterable[tuple[Tensor, Tensor]], inputs: Iterable[Tensor]) -> 
 
 
 class _StoppedGradients(TorchFunctionMode):
-    """Records that a program stops gradients by ``no_grad``, which ``make_fx`` forgets."""
+    """Records that a program stops gradients by ``no_grad``, which operations do not tell."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None

@@ -110,7 +110,18 @@ def test_what_a_function_closes_over_is_an_input_and_given_back():
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: x * x.sum().item(), lambda x: x[x > 0], lambda x: x * len(x.nonzero())],
+    [
+        lambda x: x * x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x * len(x.nonzero()),
+        lambda x: x * torch.tensor([x.sum(), 1.0]),
+        lambda x: x * torch.as_tensor(data=[x.sum(), 1.0]),
+        lambda x: x * torch.asarray(((x.sum(), 1.0),)),
+        lambda x: x.new_tensor([x.sum(), 1.0]),
+        lambda x: x.clone().apply_(abs),
+        lambda x: x.clone().map_(x, max),
+        lambda x: torch.from_dlpack(torch.to_dlpack(x)) + 1,
+    ],
 )
 def test_values_are_not_read(function):
     with pytest.raises(ValueRead, match="reads values"):
@@ -127,6 +138,21 @@ def test_a_generator_is_refused():
     generator = torch.Generator()
     with pytest.raises(RuntimeError, match="random generator"):
         operations(lambda x: x + torch.rand(2, generator=generator), (torch.ones(2),))
+
+
+class Own(torch.Tensor):
+    """A tensor that no operation makes."""
+
+
+def test_a_tensor_of_another_class_is_refused():
+    with pytest.raises(RuntimeError, match="a class of its own, Own"):
+        operations(lambda x: x.as_subclass(Own) * 2.0, (torch.ones(2),))
+
+
+def test_a_tensor_that_is_given_twice_is_two_inputs():
+    x = torch.ones(2)
+    graph, constants = operations(lambda a, b: a - 2.0 * b, (x, x))
+    assert replayed(graph, (torch.ones(2), torch.zeros(2)), constants).tolist() == [1.0, 1.0]
 
 
 def test_other_threads_are_not_recorded():
