@@ -175,6 +175,10 @@ every = pytest.mark.parametrize("case", NAMES, indirect=True)
 
 @every
 def test_gradients_reach_every_parameter_with_influence(case):
+    with torch.no_grad():
+        # Away from a start at zero, where nothing reaches what lies before it
+        for parameter in case.parameters.values():
+            parameter.add_(0.01 * torch.randn_like(parameter))
     scaled = [handlers.scale_latents(p, case.beta) for p in (case.model, case.guide)]
     sums = dict.fromkeys(case.parameters, 0.0)
     for _ in range(3):

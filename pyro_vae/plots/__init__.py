@@ -10,7 +10,7 @@
 | ``codes``, ``completions`` | codes of a VQ-VAE, decoded; grids of codes, completed | ``Axes`` |
 | ``code_maps`` | which code is where, along time frame by frame | ``Axes`` |
 | ``spectrograms`` | how loud each frequency of signals is over time | ``Figure`` |
-| ``animation`` | videos, moving | a GIF |
+| ``animation`` | videos, moving | ``Animation``, a GIF |
 | ``latent_scatter``, ``latent_map`` | posterior means, coloured by label or score | ``Axes`` |
 | ``collapse`` | KL, mutual information and active units | ``Figure`` |
 | ``uncertainty`` | data, E[x given z] and sigma(z) | ``Figure`` |

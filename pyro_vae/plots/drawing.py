@@ -150,7 +150,7 @@ def _label(
         # As many as do not touch
         letter = _LETTER * axis.label.get_size() / 72 * axis.figure.dpi
         room = axis.axes.get_window_extent().width * (shown[1] - shown[0]) / len(labels)
-        longest = max(len(labels[i]) for i in shown)
+        longest = max(len(line) for i in shown for line in labels[i].split("\n"))
         shown = shown[:: math.ceil((longest + 1) * letter / room)]
     axis.set_ticks([frame + i * step + (cell - 1) / 2 for i in shown], [labels[i] for i in shown])
 

@@ -11,6 +11,7 @@ import scipy.io
 import scipy.sparse
 import test_advice_media
 import test_advice_sequences
+import test_advice_writing
 import torch
 from advice import Cases, messages, texts, unsaid
 from PIL import Image
@@ -450,8 +451,9 @@ test_the_advice_works_on_what_provokes_it = cases.test()
 
 
 def test_every_message_is_provoked():
-    # Text and sound have cases of their own
-    tried = [*cases, *test_advice_sequences.cases, *test_advice_media.cases]
+    # Text, sound and what is written have cases of their own
+    others = (test_advice_sequences, test_advice_media, test_advice_writing)
+    tried = [*cases, *(case for other in others for case in other.cases)]
     said = [message for case in tried for message in messages(case)]
     wanted = [
         (f"{path.name}:{line}", parts)

@@ -52,7 +52,7 @@ def test_it_prints_what_a_person_wants_to_see():
     assert found.posterior == {"z2": ("z1",), "z1": ("z2", "x")}
     page = found.to_html()
     assert all(text in page for text in ("~ Normal (4,)", "in &quot;data&quot;", "&lt;- z2"))
-    assert "| z1 | ~ Normal (4,) |" in found.to_markdown()
+    assert r"| z1 | \~ Normal (4,) |" in found.to_markdown()
 
 
 # Models of this library

@@ -100,6 +100,7 @@ def shown():
             "frechet_distance": diagnostics.frechet_distance(
                 whole.x, torch.rand(70, 1, 8, 8).round(), features=FirstPixels()
             ),
+            "signal_to_noise": diagnostics.signal_to_noise(vae, guide, whole),
             "kernel_distance": diagnostics.kernel_distance(
                 whole.x, torch.rand(70, 1, 8, 8).round(), features=FirstPixels()
             ),

@@ -132,7 +132,7 @@ def test_a_newest_checkpoint_of_a_newer_format_is_kept_and_told(
     with pytest.warns(UserWarning, match="newer pyro_vae.* kept as newer-step-000000009.pt"):
         if fails_at_first:
             with monkeypatch.context() as patch, pytest.raises(Stop):
-                patch.setattr(plan.Plan, "check_data", fail)
+                patch.setattr(plan.Plan, "receive_data", fail)
                 on(t, callbacks=hooks)
         on(t, callbacks=hooks)
     assert_same(outcome(t), expected)
