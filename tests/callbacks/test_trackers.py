@@ -135,7 +135,15 @@ def test_an_exception_in_the_first_epoch_is_told_too(told):
     assert not told.runs["run0"]["rows"]
 
 
-def test_an_interrupted_run_is_killed(told):
+@pytest.fixture
+def heard():
+    """SIGINT is, which shells have those that they start in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_run_is_killed(told, heard):
     def interrupt(**kwargs):
         if t.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
