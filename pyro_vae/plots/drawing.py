@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -28,6 +29,7 @@ from ..programs.unwrapping import innermost, name_of
 from .signals import curves_size, draw_curves, stacked_curves, strips
 from .tables import beside, table_axes
 
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 # Width of a letter over its height
 _LETTER = 0.55
 
@@ -146,11 +148,12 @@ def _label(
         axis.set_label_text(numbered)
         return
     shown = [i for i, label in enumerate(labels) if label]
-    if axis.axis_name == "x" and len(shown) > 1:
-        # As many as do not touch
+    numbers = all(_NUMBER.fullmatch(labels[i]) for i in shown)
+    if axis.axis_name == "x" and len(shown) > 1 and numbers:
+        # As many as do not touch; those between can be told from them, as words could not
         letter = _LETTER * axis.label.get_size() / 72 * axis.figure.dpi
         room = axis.axes.get_window_extent().width * (shown[1] - shown[0]) / len(labels)
-        longest = max(len(line) for i in shown for line in labels[i].split("\n"))
+        longest = max(len(labels[i]) for i in shown)
         shown = shown[:: math.ceil((longest + 1) * letter / room)]
     axis.set_ticks([frame + i * step + (cell - 1) / 2 for i in shown], [labels[i] for i in shown])
 
