@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..ground.arguments import whole
 from .dataset import Dataset
-from .sprites import RADIUS, SHAPES, drawn_factors, render_shapes
+from .sprites import RADIUS, SHAPES, check_factors, drawn_factors, render_shapes
 
 SCALE = 0.7
 FACTORS = {
@@ -71,11 +71,7 @@ def render_bouncing(factors: Tensor, frames: int = 16, size: int = 32) -> Tensor
         torch.Size([1, 1, 4, 16, 16])
     """
     whole("frames", frames, advice="pass the frames of a video, 16 are usual")
-    if factors.ndim != 2 or factors.shape[1] != len(FACTORS):
-        raise ValueError(
-            f"factors: expected shape (n, 5) with columns {', '.join(FACTORS)}, got "
-            f"{tuple(factors.shape)}: pass one row for each video"
-        )
+    check_factors(factors, FACTORS, "video")
     if not ((factors[:, 1:3] >= 0) & (factors[:, 1:3] <= 1)).all():
         raise ValueError(
             "factors: expected x and y from 0 to 1, the walls, got "

@@ -14,7 +14,7 @@ Source: "dSprites: Disentanglement testing Sprites dataset", Matthey, Higgins, H
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -58,11 +58,7 @@ def render_shapes(factors: Tensor, size: int = 32) -> Tensor:
                 [0, 1, 1, 1, 1, 1, 1, 0]], dtype=torch.int32)
     """
     whole("size", size, 8, advice="pass the pixels of a side, 32 and 64 are usual")
-    if factors.ndim != 2 or factors.shape[1] != len(FACTORS):
-        raise ValueError(
-            f"factors: expected shape (n, 5) with columns {', '.join(FACTORS)}, got "
-            f"{tuple(factors.shape)}: pass one row for each sprite"
-        )
+    check_factors(factors, FACTORS, "sprite")
     if not torch.isin(factors[:, 0], FACTORS["shape"].to(factors)).all():
         raise ValueError(
             f"factors: expected 0, 1 or 2 ({', '.join(SHAPES)}) in column 0, got "
@@ -84,6 +80,15 @@ def _render(factors: Tensor, size: int) -> Tensor:
     heart = (a**2 + b**2 - 1) ** 3 <= a**2 * b**3
     inside = torch.where(shape == 0, square, torch.where(shape == 1, ellipse, heart))
     return inside.float()[:, None]
+
+
+def check_factors(factors: Tensor, names: Collection[str], what: str) -> None:
+    """Raise ``ValueError`` unless there is a row for each datum, with a column for each factor."""
+    if factors.ndim != 2 or factors.shape[1] != len(names):
+        raise ValueError(
+            f"factors: expected shape (n, {len(names)}) with columns {', '.join(names)}, got "
+            f"{tuple(factors.shape)}: pass one row for each {what}"
+        )
 
 
 def drawn_factors(table: Mapping[str, Tensor], count: int, seed: int) -> Tensor:

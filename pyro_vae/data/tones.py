@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..ground.arguments import whole
 from .dataset import Dataset
-from .sprites import drawn_factors
+from .sprites import check_factors, drawn_factors
 
 VOWELS = ("a", "e", "i", "o", "u")
 FORMANTS = torch.tensor(
@@ -71,11 +71,7 @@ def render_tones(factors: Tensor, length: int = 2048, rate: int = 8000) -> Tenso
     """
     whole("length", length, advice="pass the samples of a tone, 2048 are a quarter of a second")
     whole("rate", rate, advice="pass the samples per second, 8000 are usual for speech")
-    if factors.ndim != 2 or factors.shape[1] != len(FACTORS):
-        raise ValueError(
-            f"factors: expected shape (n, 4) with columns {', '.join(FACTORS)}, got "
-            f"{tuple(factors.shape)}: pass one row for each tone"
-        )
+    check_factors(factors, FACTORS, "tone")
     if not torch.isin(factors[:, 0], FACTORS["vowel"].to(factors)).all():
         raise ValueError(
             f"factors: expected 0 to 4 ({', '.join(VOWELS)}) in column 0, got "

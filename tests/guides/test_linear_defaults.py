@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from linear_models import exact
 from pyro.distributions import Normal
-from sklearn.decomposition import FactorAnalysis
-from torch.distributions import MultivariateNormal
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import Trainer, data, guides, infer, likelihoods, load, networks, save
@@ -37,20 +36,6 @@ def fitted(vae, guide, table, **options):
     return Trainer(vae, guide, seed=0, lr=STILL).fit(table, epochs=1, progress=False, **options)
 
 
-def exact(x, sigma):
-    seen = Gaussian.standardized(x)
-    rows = seen.inputs(x).double()
-    if sigma == "learned":
-        values, axes = torch.linalg.eigh(rows.T.cov(correction=0))
-        values = torch.cat([values[:-K].mean().expand(D - K), values[-K:]])
-        normal = MultivariateNormal(rows.mean(0), axes @ values.diag() @ axes.T)
-        scores = normal.log_prob(rows)
-    else:
-        factors = FactorAnalysis(K, svd_method="lapack").fit(rows.numpy())
-        scores = torch.from_numpy(factors.score_samples(rows.numpy()))
-    return scores - seen.scale.double().log().sum()
-
-
 @pytest.mark.parametrize("sigma", [None, "per_pixel", "learned"])
 def test_the_first_fit_of_a_table_begins_as_the_linear_model(table, sigma):
     vae, guide = pair(table, sigma)
@@ -59,7 +44,7 @@ def test_the_first_fit_of_a_table_begins_as_the_linear_model(table, sigma):
     assert told in repr(vae)
     fitted(vae, guide, table)
     found = infer.importance(vae, guide, table.x, samples=5)
-    expected = exact(table.x, sigma)
+    expected = exact(table.x, sigma, K)
     torch.testing.assert_close(found.log_likelihood.double(), expected, atol=1e-3, rtol=0)
     # The guide is the posterior
     assert found.standard_error.max() < 1e-3

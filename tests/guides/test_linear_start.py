@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from sklearn.decomposition import FactorAnalysis
-from torch.distributions import MultivariateNormal
+from linear_models import exact
 
 from pyro_vae import Trainer, guides, infer, likelihoods, load, networks, save
 from pyro_vae.likelihoods import Gaussian
@@ -28,28 +27,15 @@ def pair(x, sigma, shape=(D,), latents=K):
     return vae, guides.linear_start(vae, x)
 
 
-def exact(x, sigma):
-    """log p(x) of the maximum likelihood: PCA by the eigenvalues, factor analysis by others."""
-    likelihood = Gaussian.standardized(x)
-    rows = likelihood.inputs(x).flatten(1).double()
-    if sigma == "learned":
-        values, axes = torch.linalg.eigh(rows.T.cov(correction=0))
-        values = torch.cat([values[:-K].mean().expand(D - K), values[-K:]])
-        normal = MultivariateNormal(rows.mean(0), axes @ values.diag() @ axes.T)
-        scores = normal.log_prob(rows)
-    else:
-        factors = FactorAnalysis(K, svd_method="lapack").fit(rows.numpy())
-        scores = torch.from_numpy(factors.score_samples(rows.numpy()))
-    return scores - likelihood.scale.double().log().sum()
-
-
 @pytest.mark.parametrize("sigma", ["learned", "per_pixel"])
 @pytest.mark.parametrize("shape", [(D,), (1, 2, 3)])
 def test_the_pair_begins_as_the_linear_model_and_its_posterior(x, sigma, shape):
     x = x.unflatten(1, shape)
     vae, guide = pair(x, sigma, shape)
     found = infer.importance(vae, guide, x, samples=5)
-    torch.testing.assert_close(found.log_likelihood.double(), exact(x, sigma), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        found.log_likelihood.double(), exact(x, sigma, K), atol=1e-3, rtol=0
+    )
     # Weights of the exact posterior are all the same
     assert found.standard_error.max() < 1e-4
     terms = infer.elbo_terms(vae, guide, x)

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from chance import excess
+from families import FAMILIES
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from torch import nn
@@ -266,16 +267,6 @@ def test_files_and_results(which, tmp_path):
     found = diagnostics.evaluate(again.model, again.guide, (x, y), importance_samples=20)
     torch.testing.assert_close(found.terms.elbo, infer.elbo_terms(vae, guide, x, y=Y).elbo)
     assert str(again.guide) == str(guide)
-
-
-FAMILIES = {
-    "full covariance": guides.FullCovariance,
-    "flow": guides.Flow,
-    "point mass": guides.Delta,
-    "in parts": lambda vae: guides.Composed(
-        guides.BottomUp(vae, sites=["z1"]), guides.FullCovariance(vae, sites=["z2"])
-    ),
-}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
