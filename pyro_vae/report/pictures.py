@@ -6,16 +6,18 @@ import base64
 import html
 import io
 import itertools
+import math
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
+from PIL import Image
 
 _DPI = 144
 _CSS_PIXELS_PER_INCH = 96
@@ -46,24 +48,31 @@ def render(drawn: Figure | Axes, format: str = "png", *, dpi: int = _DPI) -> byt
         ValueError: a format that matplotlib does not write.
     """
     figure = _figure(drawn)
+    buffer = io.BytesIO()
+    # matplotlib signs PNG files with its web address, which a file for offline use can miss
+    options: dict[str, Any] = {"metadata": {"Software": None}} if format == "png" else {}
     try:
-        return _written(figure, format, dpi)
+        figure.savefig(buffer, format=format, dpi=dpi, facecolor=_WHITE, **options)
     finally:
         plt.close(figure)
+    return buffer.getvalue()
 
 
 def pictures(title: str, drawn: Figure | Axes) -> str:
     """A figure as HTML, its panels as pictures that stack on narrow screens; it is closed."""
     figure = _figure(drawn)
     try:
-        panels = _panels(figure)
-        light = [_written(figure, "png", _DPI, box=box) for box in panels]
+        figure.set_dpi(_DPI)
+        light = _pixels(figure, _WHITE)
+        # Where all stands is known from here on
+        figure.set_layout_engine("none")
+        boxes = _panels(figure)
         darken(figure)
-        dark = [_written(figure, "png", _DPI, box=box, facecolor=DARK[1]) for box in panels]
+        dark = _pixels(figure, DARK[1])
     finally:
         plt.close(figure)
     least = _LEAST if any(t.get_text().strip() for t in figure.findobj(Text)) else 0
-    shown = (_picture(title, least, *both) for both in zip(light, dark, strict=True))
+    shown = (_picture(title, least, _png(light, box), _png(dark, box)) for box in boxes)
     return f"<figure>{''.join(shown)}</figure>"
 
 
@@ -119,23 +128,32 @@ def _figure(drawn: Figure | Axes) -> Figure:
     return drawn if isinstance(drawn, Figure) else drawn.figure
 
 
-def _panels(figure: Figure) -> list[Bbox | None]:
-    """The parts of a figure whose axes stand side by side, in inches; otherwise all of it."""
+def _panels(figure: Figure) -> list[tuple[int, int, int, int] | None]:
+    """The parts of a figure whose axes stand side by side, in pixels; otherwise all of it."""
     specs = [ax.get_subplotspec() for ax in figure.axes]
     if len(specs) < 2 or any(s is None or s.get_gridspec().nrows > 1 for s in specs):
         return [None]
-    figure.draw_without_rendering()
-    inches = figure.dpi_scale_trans.inverted()
-    return [ax.get_tightbbox().padded(figure.dpi / 50).transformed(inches) for ax in figure.axes]
+    width, height = figure.canvas.get_width_height()
+    padded = [ax.get_tightbbox().padded(figure.dpi / 50) for ax in figure.axes]
+    return [
+        (
+            max(math.floor(box.x0), 0),
+            max(math.floor(height - box.y1), 0),
+            min(math.ceil(box.x1), width),
+            min(math.ceil(height - box.y0), height),
+        )
+        for box in padded
+    ]
 
 
-def _written(
-    figure: Figure, format: str, dpi: int, *, box: Bbox | None = None, facecolor: str = _WHITE
-) -> bytes:
+def _pixels(figure: Figure, facecolor: str) -> Image.Image:
+    figure.set_facecolor(facecolor)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _png(picture: Image.Image, box: tuple[int, int, int, int] | None) -> bytes:
     buffer = io.BytesIO()
-    # matplotlib signs PNG files with its web address, which a file for offline use can miss
-    options: dict[str, Any] = {"metadata": {"Software": None}} if format == "png" else {}
-    if box is not None:
-        options["bbox_inches"] = box
-    figure.savefig(buffer, format=format, dpi=dpi, facecolor=facecolor, **options)
+    (picture if box is None else picture.crop(box)).save(buffer, format="png")
     return buffer.getvalue()

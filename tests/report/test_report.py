@@ -74,6 +74,12 @@ def fitted(splits, guide=guides.BottomUp, likelihood=None, epochs=2, **arguments
     return trainer
 
 
+@pytest.fixture
+def words(monkeypatch):
+    """Pages without pictures, which take longest, for what is told beside them."""
+    monkeypatch.setattr("pyro_vae.report.page.SECTIONS", ())
+
+
 def vectors(n=40):
     return data.load(torch.randn(n, 5))
 
@@ -310,7 +316,7 @@ def test_labels_take_turns(digits):
     assert run.taking_turns().x[:, 0].tolist() == [2, 0, 4, 5, 1, 3]
 
 
-def test_notes(digits, tmp_path):
+def test_notes(words, digits, tmp_path):
     trainer = fitted(digits, latents=2)
     trainer.history[-1]["interrupted"] = True
     evaluation = diagnostics.evaluate(
@@ -345,7 +351,7 @@ def estimated_twice(trainer, splits, ahead):
     [(2.0, "needs no good guide; it is higher by 2.00 +- "), (-1.0, "is no higher: more temper")],
 )
 def test_annealed_numbers_are_told_beside_those_of_importance_sampling(
-    ahead, worth, digits, tmp_path
+    ahead, worth, words, digits, tmp_path
 ):
     trainer = fitted(digits, latents=2)
     found = estimated_twice(trainer, digits, ahead)
@@ -362,7 +368,7 @@ def test_annealed_numbers_are_told_beside_those_of_importance_sampling(
     assert ">time of importance sampling<" in text and ">time of annealing<" in text
 
 
-def test_annealed_numbers_alone_have_no_pareto_k(digits, tmp_path):
+def test_annealed_numbers_alone_have_no_pareto_k(words, digits, tmp_path):
     trainer = fitted(digits, latents=2)
     found = dataclasses.replace(estimated_twice(trainer, digits, 0.0), importance=None)
     write_report(tmp_path / "r.html", trainer, digits, evaluation=found)
@@ -379,7 +385,7 @@ def test_annealed_numbers_alone_have_no_pareto_k(digits, tmp_path):
         ("time", ", as many as time al"),
     ],
 )
-def test_what_ended_importance_sampling_is_told(stopped_by, told, page, digits, tmp_path):
+def test_what_ended_importance_sampling_is_told(stopped_by, told, words, page, digits, tmp_path):
     _, evaluation = page
     importance = dataclasses.replace(evaluation.importance, stopped_by=stopped_by, seconds=12.3)
     evaluation = dataclasses.replace(evaluation, importance=importance)
@@ -400,7 +406,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_note_in_its_place(digits, tmp_path,
     assert {*COMMON, "Latent map"} <= set(Page(text).headings)
 
 
-def test_banners_of_collapse_and_of_a_pair_that_is_beaten(digits, tmp_path):
+def test_banners_of_collapse_and_of_a_pair_that_is_beaten(words, digits, tmp_path):
     trainer = fitted(digits, latents=(3, 2), epochs=4)
     trainer.history[-1]["validation"]["kl"] = {"z1": 3.0, "z2": 0.012}
     evaluation = diagnostics.evaluate(
@@ -417,7 +423,7 @@ def test_banners_of_collapse_and_of_a_pair_that_is_beaten(digits, tmp_path):
     assert "Fitted to the training data, for comparison: independent Bernoulli" in text
 
 
-def test_the_kept_epoch_is_told(digits, tmp_path):
+def test_the_kept_epoch_is_told(words, digits, tmp_path):
     trainer = fitted(digits, latents=2)
     trainer.history[0]["kept"] = True
     write_report(tmp_path / "r.html", trainer, digits)
@@ -437,10 +443,10 @@ def test_an_old_report_stays_when_a_new_one_fails(digits, tmp_path, monkeypatch)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["2$ or 3$", r"a\$b\$", "half \ud800", "$x^{$"])
 @pytest.mark.parametrize("condition", [0, 10])
-def test_any_class_name_is_shown_as_it_is(name, condition, digits, tmp_path):
-    names = [name] * 10
+def test_any_class_name_is_shown_as_it_is(condition, digits, tmp_path):
+    names = ["2$ or 3$", r"a\$b\$", "half \ud800", "$x^{$", "$"] * 2
+    name = ", ".join(names)
     splits = DataSplits(name, *(d.replace(names=names) for d in (digits.train, digits.test)))
     trainer = fitted(splits, latents=2, condition=condition)
     write_report(tmp_path / "r.html", trainer, splits)
@@ -448,11 +454,11 @@ def test_any_class_name_is_shown_as_it_is(name, condition, digits, tmp_path):
     assert f"<h1>{html.escape(shown)}: VAE" in (tmp_path / "r.html").read_text()
     ax = plots.latent_scatter(trainer.guide, splits.test)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == [shown.replace("$", r"\$")] * 10
+    assert ", ".join(labels) == shown.replace("$", r"\$")
     ax.figure.canvas.draw()
 
 
-def test_errors(digits, tmp_path):
+def test_errors(words, digits, tmp_path):
     trainer = fitted(digits, latents=2)
     with pytest.raises(FileNotFoundError, match="folder"):
         write_report(tmp_path / "absent" / "r.html", trainer, digits)
