@@ -1,16 +1,10 @@
-"""Short runs with covariates that must not depend on the number of processes.
-
-Run by torchrun: each process writes what it has trained to FOLDER/RANK.pt.
-"""
-
-import sys
-from pathlib import Path
+"""Short runs with covariates that must not depend on the number of processes."""
 
 import parallel_cases
 import torch
 from torch.utils.data import DataLoader
 
-from pyro_vae import data, guides, likelihoods, models, ranks
+from pyro_vae import data, guides, likelihoods, models
 
 N = 50
 GENERATOR = torch.Generator().manual_seed(2)
@@ -48,14 +42,3 @@ CASES = {"data": part, "loader": shuffled}
 def run(case):
     made = CASES[case]
     return parallel_cases.run(pair, 3, lambda: made(slice(N)), lambda: made(slice(7)))
-
-
-def main(folder):
-    torch.set_num_threads(1)
-    with ranks.joined() as world:
-        results = {case: run(case) for case in CASES}
-    torch.save(results, Path(folder) / f"{world.rank}.pt")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

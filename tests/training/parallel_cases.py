@@ -1,7 +1,4 @@
-"""Short runs that must not depend on the number of processes; ``test_distributed`` starts them.
-
-Run by torchrun: each process writes what it has trained to FOLDER/RANK.pt.
-"""
+"""Short runs that must not depend on the number of processes, and how torchrun is started."""
 
 import os
 import subprocess
@@ -218,18 +215,3 @@ def run(make, epochs, data=lambda: X, validation=lambda: X[:7]):
         "rows": [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history],
         "drawn": draw.drawn,
     }
-
-
-def main(folder):
-    torch.set_num_threads(1)
-    with ranks.joined() as world:
-        results = {name: run(make, 3) for name, make in CASES.items()}
-        results |= {name: run(CASES["mean"], 3, *make) for name, make in LOADERS.items()}
-        results["complaints"] = [complaint(options) for options in WRONG.values()]
-        results["numbers"] = [noise(workers) for workers in (0, 2)]
-        results |= {name: run(make, 40) for name, make in RANDOM.items()}
-    torch.save(results, Path(folder) / f"{world.rank}.pt")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

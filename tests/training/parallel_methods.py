@@ -1,11 +1,6 @@
-"""Methods of one module, one of them swapped out; ``test_parallel`` starts it by torchrun.
+"""Methods of one module, one of them swapped out, for ``parallel_all``."""
 
-Each process writes what it has trained to FOLDER/RANK.pt.
-"""
-
-import sys
 import warnings
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +8,7 @@ import torch
 from parallel_cases import X
 from torch import nn
 
-from pyro_vae import Trainer, infer, ranks
+from pyro_vae import Trainer, infer
 
 
 class Both(nn.Module):
@@ -52,13 +47,3 @@ def run():
     with warnings.catch_warnings(action="ignore", category=infer.UntrainedWarning):
         trainer.fit(X, **options).swap_guide(apart).fit(X, **options)
     return {**both.state_dict(), "apart": apart.encoder.weight.detach()}
-
-
-def main(folder):
-    torch.set_num_threads(1)
-    with ranks.joined() as world:
-        torch.save(run(), Path(folder) / f"{world.rank}.pt")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

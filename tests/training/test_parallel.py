@@ -3,6 +3,8 @@
 import json
 import math
 
+import covariate_cases
+import parallel_all
 import parallel_cases
 import parallel_methods
 import pytest
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    _, told = parallel_cases.finished(parallel_cases.__file__, folder, cwd=folder)
+    _, told = parallel_cases.finished(parallel_all.__file__, folder, cwd=folder)
     assert "Warning" not in told
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -74,13 +76,26 @@ def test_processes_agree_to_the_last_bit_and_draw_numbers_of_their_own(processes
     assert first["drawn"] != second["drawn"]
 
 
-def test_a_method_may_leave_parts_of_its_module_unused(tmp_path):
-    parallel_cases.finished(parallel_methods.__file__, tmp_path, cwd=tmp_path)
+def test_a_method_may_leave_parts_of_its_module_unused(processes):
     alone = parallel_methods.run()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for results in processes:
         for name, tensor in alone.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+            found = results["methods"][name]
+            torch.testing.assert_close(found, tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("case", covariate_cases.CASES)
+def test_two_processes_with_covariates_train_as_one(processes, case):
+    alone = covariate_cases.run(case)
+    for results in processes:
+        found = results["covariates"][case]
+        first = processes[0]["covariates"][case]["state"]
+        assert all(torch.equal(v, first[k]) for k, v in found["state"].items())
+        torch.testing.assert_close(found["state"], alone["state"], rtol=1e-4, atol=1e-6)
+        for row, expected in zip(found["rows"], alone["rows"], strict=True):
+            assert row["elbo"] == pytest.approx(expected["elbo"], rel=1e-4)
+            before = expected["validation"]["elbo"]
+            assert row["validation"]["elbo"] == pytest.approx(before, rel=1e-4)
 
 
 def test_the_noise_of_the_parts_is_that_of_one_batch(processes):
