@@ -15,7 +15,7 @@ grey = data.Dataset(torch.rand(50, 6, generator=torch.Generator().manual_seed(1)
                     binarize="dynamic")
 vae = VAE((6,), (3, 2), likelihood=likelihoods.Bernoulli(), hidden=(8,), norm=torch.nn.BatchNorm1d)
 trainer = Trainer(vae, guides.Ladder(vae), beta=schedules.WarmUp(epochs=5), seed=0)
-trainer.fit(grey, validation=grey[:20], epochs=30, batch_size=8, progress=False)
+trainer.fit(grey, validation=grey[:20], epochs=8, batch_size=8, progress=False)
 for row in trainer.history:
     del row["seconds"]
 print(trainer.history.to_json())
@@ -34,4 +34,4 @@ def test_one_seed_gives_one_history_in_two_processes():
         for i in range(2)
     ]
     one, other = (run.communicate(timeout=300)[0] for run in runs)
-    assert one == other and '"epoch": 30' in one
+    assert one == other and '"epoch": 8,' in one
