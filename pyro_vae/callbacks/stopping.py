@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 
 from .base import Callback, Training, default_monitor, monitored, trained
 
+# Epochs count from 1
+_START = 0
+
 
 class Keeping(Callback):
     """A callback whose state is some of its attributes, in ``kept``: name -> attribute."""
@@ -108,7 +111,9 @@ class Patience(KeepBest):
 
     What is compared is the objective on the validation data, among epochs of one and the same
     beta: while beta moves no epoch counts, neither as the best nor as one of the ``epochs`` to
-    wait. The history row of the epoch whose state the run ends with has ``kept=True``.
+    wait. Where beta is constant the state that the run begins with counts as well, which may be a
+    fitted one. The history row of the epoch whose state the run ends with has ``kept=True``; where
+    none was better than the start, so that this is back, the last row has ``kept=False``.
     """
 
     kept = MappingProxyType({**KeepBest.kept, "waited": "waited", "beta": "_beta"})
@@ -121,6 +126,10 @@ class Patience(KeepBest):
         """Forget earlier runs."""
         super().on_fit_begin(trainer)
         self.waited, self._beta = 0, None
+
+    def on_start(self, trainer: Training, validation: dict[str, Any]) -> None:
+        """Have the present state, with what ``validation`` data tell of it, be the first best."""
+        super().on_epoch_end(trainer, {"epoch": _START, "validation": validation})
 
     def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best epoch so far."""
@@ -136,6 +145,11 @@ class Patience(KeepBest):
 
     def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """Put the best state back, and mark its row."""
+        if self.best_epoch == _START:
+            # Without an epoch to compare with what was trained stays
+            if not self.waited:
+                return
+            trainer.history[-1]["kept"] = False
         super().on_fit_end(trainer)
         for row in trainer.history:
             if row["epoch"] == self.best_epoch:
