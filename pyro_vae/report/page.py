@@ -198,8 +198,7 @@ def _facts(run: Run, command: str, cost: str) -> str:
     facts = {name: f"<pre>{html.escape(text)}</pre>" for name, text in texts.items() if text}
     facts["training"] = html.escape(
         f"{len(history)} epochs, {trainer.step:,} steps of {optimizer}, learning rate "
-        f"{trainer.lr:g}"
-        + _kept(history)
+        f"{trainer.lr:g}{_kept(history)}"
     )
     facts["beta"] = html.escape(str(trainer.beta))
     facts["cost"] = html.escape(cost)
