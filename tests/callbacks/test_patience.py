@@ -92,9 +92,14 @@ def test_a_new_fit_waits_anew():
 def test_a_start_that_no_epoch_is_better_than_comes_back():
     before = [p.clone() for p in trainer().parameters()]
     t, scored, kept = run([-1e9] * 5, 2)
-    assert len(t.history) == 2 and kept == [] and same(t, before)
-    assert [row.get("kept") for row in t.history] == [None, False]
+    assert len(t.history) == 3 and kept == [] and same(t, before)
+    assert [row.get("kept") for row in t.history] == [None, None, False]
     assert not same(t, scored.states[0])
+
+
+def test_epochs_that_are_worse_than_the_start_are_waited_for_while_they_rise():
+    t, scored, kept = run([-1e9, -1e8, -1e7, 1, 0, 0], 2)
+    assert len(t.history) == 6 and kept == [4] and same(t, scored.states[3])
 
 
 def test_while_beta_moves_the_start_does_not_count():
@@ -108,7 +113,7 @@ def spoiled(folder=None, stop=None):
     t.fit(X, epochs=20, progress=False)
     before = [p.clone() for p in t.parameters()]
     t.lr = 10.0
-    options = {"epochs": 5, "patience": 3, "validation": X[:10], "progress": False}
+    options = {"epochs": 5, "patience": 5, "validation": X[:10], "progress": False}
     t.fit(X, callbacks=[Stop(stop)], checkpoint=folder, **options)
     return t, before
 
@@ -133,15 +138,15 @@ class Stop(callbacks.Callback):
 
 def test_a_trained_pair_is_never_worse_for_another_fit():
     t, before = spoiled()
-    assert len(t.history) == 23 and same(t, before)
-    assert [row["epoch"] for row in t.history if "kept" in row] == [23]
+    assert len(t.history) == 25 and same(t, before)
+    assert [row["epoch"] for row in t.history if "kept" in row] == [25]
 
 
 def test_a_resumed_run_knows_its_start(tmp_path):
     _, before = spoiled(tmp_path, stop=2)
     again = Trainer.resume(tmp_path)
     again.fit(X, validation=X[:10], callbacks=[Stop(None)], progress=False)
-    assert len(again.history) == 23 and same(again, before)
+    assert len(again.history) == 25 and same(again, before)
 
 
 def test_what_was_trained_stays_where_no_epoch_is_whole():

@@ -228,7 +228,8 @@ def test_the_best_epoch_is_kept_and_told(tmp_path, capsys, no_report):
     assert len(load(tmp_path / "run" / "model.pt").history) == 9
     # Such steps spoil all
     assert main([*argv, *out, "--epochs", "9", "--patience", "2", "--lr", "10"]) == 0
-    note = "pyro-vae: note: kept the start: none of 2 epochs was better on held-out data"
+    tried = len(load(tmp_path / "run" / "model.pt").history)
+    note = f"pyro-vae: note: kept the start: none of {tried} epochs was better on held-out data"
     assert note in capsys.readouterr().err.splitlines()
 
 
