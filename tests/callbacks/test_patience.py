@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pyro_vae import Trainer, callbacks, guides, likelihoods, schedules
+from pyro_vae.callbacks.stopping import Patience
 from pyro_vae.models import VAE
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -147,6 +148,13 @@ def test_a_resumed_run_knows_its_start(tmp_path):
     again = Trainer.resume(tmp_path)
     again.fit(X, validation=X[:10], callbacks=[Stop(None)], progress=False)
     assert len(again.history) == 25 and same(again, before)
+
+
+def test_a_run_of_an_older_file_goes_on_from_its_best_epoch():
+    kept = {"best": -3.0, "best_epoch": 4, "state": None, "names": None, "waited": 1, "beta": 1.0}
+    patience = Patience(2)
+    patience.load_state_dict(kept)
+    assert patience.state_dict() == {**kept, "highest": -3.0}
 
 
 def test_what_was_trained_stays_where_no_epoch_is_whole():
