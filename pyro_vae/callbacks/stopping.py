@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 
 from .base import Callback, Training, default_monitor, monitored, trained
 
+# Epochs count from 1
+_START = 0
+
 
 class Keeping(Callback):
     """A callback whose state is some of its attributes, in ``kept``: name -> attribute."""
@@ -109,33 +112,55 @@ class Patience(KeepBest):
     What is compared is the objective on the validation data, among epochs of one and the same
     beta: while beta moves no epoch counts, neither as the best nor as one of the ``epochs`` to
     wait. The history row of the epoch whose state the run ends with has ``kept=True``.
+
+    Where beta is constant the run ends with the state that it began with, which may be a fitted
+    one, if no epoch was better; its last row has ``kept=False`` then.
     """
 
-    kept = MappingProxyType({**KeepBest.kept, "waited": "waited", "beta": "_beta"})
+    kept = MappingProxyType(
+        {**KeepBest.kept, "waited": "waited", "beta": "_beta", "highest": "_highest"}
+    )
 
     def __init__(self, epochs: int) -> None:
         super().__init__("validation.objective")
         self.epochs = epochs
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what the interrupted run kept, of older files without its start."""
+        super().load_state_dict({"highest": state["best"], **state})
+
     def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Forget earlier runs."""
         super().on_fit_begin(trainer)
-        self.waited, self._beta = 0, None
+        self.waited, self._beta, self._highest = 0, None, -math.inf
+
+    def on_start(self, trainer: Training, validation: dict[str, Any]) -> None:
+        """Keep the present state, of which ``validation`` data tell this, until one is better."""
+        super().on_epoch_end(trainer, {"epoch": _START, "validation": validation})
 
     def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best epoch so far."""
         before, self._beta = self._beta, row["beta"]
         if not trainer.constant_beta and before != self._beta:
             super().on_fit_begin(trainer)
-            self.waited = 0
+            self.waited, self._highest = 0, -math.inf
             return
         super().on_epoch_end(trainer, row)
-        self.waited = 0 if self.best_epoch == row["epoch"] else self.waited + 1
+        # Among epochs alone: the first ones may be worse than a start that later ones excel
+        if (value := monitored(row, self.monitor)) > self._highest:
+            self.waited, self._highest = 0, value
+        else:
+            self.waited += 1
         if self.waited >= self.epochs:
             trainer.stop()
 
     def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """Put the best state back, and mark its row."""
+        if self.best_epoch == _START:
+            # Without an epoch to compare with what was trained stays
+            if self._highest == -math.inf:
+                return
+            trainer.history[-1]["kept"] = False
         super().on_fit_end(trainer)
         for row in trainer.history:
             if row["epoch"] == self.best_epoch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import json
 import math
 import pickle
 import zipfile
@@ -145,8 +146,14 @@ def _read_torch(path: Path) -> Any:
 
 
 def _read_parquet(path: Path) -> Any:
-    polars = importlib.util.find_spec("polars") is not None
-    return importlib.import_module("polars" if polars else "pandas").read_parquet(path)
+    polars, *both = (importlib.util.find_spec(n) for n in ("polars", "pandas", "pyarrow"))
+    if polars is None or all(both):
+        return importlib.import_module("pandas").read_parquet(path)
+    # Polars takes what pandas wrote as the names of the rows for columns
+    reader = importlib.import_module("polars")
+    told = json.loads(reader.read_parquet_metadata(path).get("pandas", "{}"))
+    index = [name for name in told.get("index_columns", ()) if isinstance(name, str)]
+    return reader.read_parquet(path).drop(index)
 
 
 def _read_anndata(path: Path) -> Any:

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from .. import networks
+from ..data import Column
 from ..ground.arguments import whole
 from ..ground.streams import forked
 from ..guides import BottomUp
@@ -50,7 +51,9 @@ class VAETransformer(TransformerMixin, BaseEstimator):
         latents: size of z1, or the sizes of z1, z2, ..., of several layers.
         likelihood: a module of ``likelihoods``, or a callable that makes one from X, a tensor
             (n, d), such as ``likelihoods.Gaussian.standardized``. Default: that, with a
-            deviation for each column.
+            deviation for each column; networks then have linear paths beside them, and the fit
+            of one layer with a ``BottomUp`` begins as factor analysis, see
+            ``guides.linear_start``.
         guide: a callable that makes the guide from the model: a class such as ``guides.Ladder``.
         beta: weight of the KL: a number, or an object of ``schedules``.
         hidden: hidden widths of the networks, as of ``models.VAE``.
@@ -133,7 +136,8 @@ class VAETransformer(TransformerMixin, BaseEstimator):
         training, validation = self._held_out(x, random)
         with forked(seed=seed):
             likelihood = self._likelihood(training)
-            vae = VAE(x.shape[1:], self.latents, likelihood=likelihood, hidden=self.hidden)
+            options = {"likelihood": likelihood, "columns": self._columns(), "hidden": self.hidden}
+            vae = VAE(x.shape[1:], self.latents, **options)
             model = missing(vae) if self.missing else vae
             guide = copy.deepcopy(self.guide)(model)
         for part in (vae, guide):
@@ -259,6 +263,13 @@ class VAETransformer(TransformerMixin, BaseEstimator):
             )
         order = torch.from_numpy(random.permutation(len(x)))
         return x[order[held:]], x[order[:held]]
+
+    def _columns(self) -> list[Column]:
+        """Those of X, which are numbers for the default likelihood."""
+        if self.likelihood is not None:
+            return []
+        names = getattr(self, "feature_names_in_", range(self.n_features_in_))
+        return [Column(str(name), "numeric") for name in names]
 
     def _likelihood(self, x: Tensor) -> nn.Module:
         if self.likelihood is None:

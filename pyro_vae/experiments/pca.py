@@ -106,7 +106,8 @@ def measure(trainer: Trainer, splits: DataSplits, samples: int) -> dict[str, Any
     kept = [row["epoch"] for row in trainer.history if row.get("kept")]
     return {
         "importance samples": str(samples),
-        "epoch kept": kept[-1],
+        # 0 is the start
+        "epoch kept": kept[-1] if kept else 0,
         "epochs": len(trainer.history),
         "k above 0.7, %": 100 * found.untrusted,
         "per datum": {

@@ -154,6 +154,12 @@ def _photographs(rng: np.random.Generator) -> np.ndarray:
     return _noisy(np.concatenate(patches), rng) / 256
 
 
+def _pixels(rng: np.random.Generator) -> np.ndarray:
+    """The same patches, each number of them a column."""
+    patches = _photographs(rng)
+    return patches.reshape(len(patches), -1)
+
+
 TABLES = {
     "wine": RealTable("scikit-learn", _bundled("wine")),
     "breast cancer": RealTable("scikit-learn", _bundled("breast_cancer")),
@@ -163,4 +169,5 @@ TABLES = {
     "single cells": RealTable("scanpy", _cells, latents=16),
     "pulse waves": RealTable("heartpy", _pulse, latents=16, signal=True),
     "photographs": RealTable("scikit-learn", _photographs, latents=16),
+    "photographs, columns": RealTable("scikit-learn", _pixels, latents=16),
 }

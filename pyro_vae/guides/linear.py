@@ -28,7 +28,8 @@ def linear_start(vae: VAE, x: Tensor, *, hidden: networks.Hidden | None = None) 
     closed form, where Psi = sigma^2 I has one learned sigma, factor analysis with one per element.
     W is turned so that the posterior's covariance (I + W^T Psi^-1 W)^-1 is diagonal, as that of
     the guide is: the bound is log p(x). From there networks, which are 0 at first, bend model and
-    guide; ``fit(patience=)`` keeps them where that helps on validation data.
+    guide; ``fit(patience=)`` keeps them where that helps on validation data, and comes back to the
+    start where no epoch does.
 
     A pair for a table needs no such call: where a model has the columns of its data, or the
     likelihood ``Mixed``, default networks have linear paths, and the first ``Trainer.fit`` of an

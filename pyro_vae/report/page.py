@@ -6,7 +6,9 @@ import html
 import platform
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -191,19 +193,25 @@ def _untrusted(evaluation: Evaluation) -> str:
 def _facts(run: Run, command: str, cost: str) -> str:
     trainer, history = run.trainer, run.trainer.history
     optimizer = name_of(trainer.optimizer_class)
-    kept = [row["epoch"] for row in history if row.get("kept")]
     programs = {"model": repr(trainer.model), "guide": repr(trainer.guide)}
     texts = {"command": command, "data": repr(run.data), **programs}
     facts = {name: f"<pre>{html.escape(text)}</pre>" for name, text in texts.items() if text}
     facts["training"] = html.escape(
         f"{len(history)} epochs, {trainer.step:,} steps of {optimizer}, learning rate "
-        f"{trainer.lr:g}"
-        + (f"; epoch {kept[-1]}, the best on held-out data, was kept" if kept else "")
+        f"{trainer.lr:g}{_kept(history)}"
     )
     facts["beta"] = html.escape(str(trainer.beta))
     facts["cost"] = html.escape(cost)
     rows = "".join(f"<tr><th>{name}</th><td>{fact}</td></tr>" for name, fact in facts.items())
     return f'<table class="facts">{rows}</table>'
+
+
+def _kept(history: Sequence[Mapping[str, Any]]) -> str:
+    """What a run with patience ended with."""
+    if history and history[-1].get("kept") is False:
+        return "; what the run began with, the best on held-out data, was kept"
+    kept = [row["epoch"] for row in history if row.get("kept")]
+    return f"; epoch {kept[-1]}, the best on held-out data, was kept" if kept else ""
 
 
 def _cost(run: Run, evaluation: Evaluation | None, pictures: float) -> str:

@@ -69,8 +69,9 @@ class History(list["Row"], Tabular):
     data, ``swapped`` on the first epoch after a guide swap, ``interrupted`` on an epoch ended by
     Ctrl-C or SIGTERM, ``failed`` on one ended by an error, ``skipped`` with the number of steps
     that were left out because they were not finite, ``kept`` on the epoch whose state a run with
-    ``patience`` ended with. For a guide that is a point mass ``elbo`` is log p(x, z), no bound,
-    ``kl`` is -log p(z), and there are no active units. Of latents outside the data plate, which
+    ``patience`` ended with, or as False on its last one where that is the state it began with. For
+    a guide that is a point mass ``elbo`` is log p(x, z), no bound, ``kl`` is -log p(z), and there
+    are no active units. Of latents outside the data plate, which
     all data share, ``kl`` is the equal part of each datum, and ``kl_global`` has their KL in nats
     per data set. With ``infer.ImportanceWeightedELBO`` the
     row tells its ``particles`` and ``objective`` is the importance-weighted bound; ``elbo``,

@@ -65,6 +65,8 @@ class Loop:
         try:
             if run.found:
                 self._go_on()
+            elif self.plan.patience is not None and self.trainer.constant_beta:
+                self.plan.patience.on_start(self.trainer, ranks.agreed(self._validate()))
             self._write()
             # An epoch that has begun is trained to its end
             while run.done < run.epochs and (run.position or not ranks.agreed(run.stopping)):

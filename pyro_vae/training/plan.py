@@ -46,8 +46,9 @@ class Plan:
     """One call of ``Trainer.fit``, with its arguments and errors, before anything happens.
 
     What is ``asked`` for as None is filled in where a run goes on. ``feed``, the minibatches, and
-    ``validation`` are where the pair is, and in its type; one of the ``callbacks`` may stand for
-    ``patience``. Of an epoch, ``tolerated`` steps may be left out because they are not finite.
+    ``validation`` are where the pair is, and in its type; ``patience``, where it is asked for, is
+    one of the ``callbacks``. Of an epoch, ``tolerated`` steps may be left out because they are
+    not finite.
     ``reraises`` tells whether ``fit`` ends in a KeyboardInterrupt where Ctrl-C ended the run;
     ``interruption`` tells after each step whether the run is to end. ``bar`` is the progress bar
     of all steps, while it is ``shown``.
@@ -85,8 +86,9 @@ class Plan:
         in_notebook = hasattr(builtins, "__IPYTHON__")
         self.reraises = on_interrupt == "raise" or (on_interrupt is None and in_notebook)
         check_callbacks(callbacks)
-        if patience is not None:
-            callbacks = *callbacks, Patience(patience)
+        self.patience = None if patience is None else Patience(patience)
+        if self.patience is not None:
+            callbacks = *callbacks, self.patience
         self.callbacks, self.progress = callbacks, asked["progress"]
         self.threads = asked["threads"]
         check_threads(self.threads)

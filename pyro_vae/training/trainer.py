@@ -186,9 +186,9 @@ class Trainer(Recorded, TrainedPair[M, G]):
                 recorded too, in a long run. The KL of latents that all data share is divided
                 among these data.
             patience: keep the epoch with the best objective on the validation data, and end the
-                run when for so many epochs none was better; epochs while beta moves do not
-                count. The history row of the epoch whose state the trainer then has is marked
-                ``kept``. Default: the run has all its epochs, and ends with the last one.
+                run when for so many epochs none was better, with the state that it began with if
+                none was better than this; epochs while beta moves do not count. The history row
+                of the epoch that is kept says so. Default: all epochs, and the last one's state.
             callbacks: objects with the hooks of ``callbacks.Callback``.
             threads: threads of the CPU in this run; default: torch's present number. On a busy
                 machine one is often the fastest.

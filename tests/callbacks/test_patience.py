@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyro_vae import Trainer, guides, likelihoods, schedules
+from pyro_vae import Trainer, callbacks, guides, likelihoods, schedules
+from pyro_vae.callbacks.stopping import Patience
 from pyro_vae.models import VAE
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
@@ -87,6 +88,78 @@ def test_a_new_fit_waits_anew():
     t, _, _ = run([9, 1, 1, 1], 2)
     t, _, kept = run([9, 1, 1, 5, 4, 3, 2, 1], 2, epochs=5, t=t)
     assert [row["epoch"] for row in t.history] == [1, 2, 3, 4, 5, 6] and kept == [1, 4]
+
+
+def test_a_start_that_no_epoch_is_better_than_comes_back():
+    before = [p.clone() for p in trainer().parameters()]
+    t, scored, kept = run([-1e9] * 5, 2)
+    assert len(t.history) == 3 and kept == [] and same(t, before)
+    assert [row.get("kept") for row in t.history] == [None, None, False]
+    assert not same(t, scored.states[0])
+
+
+def test_epochs_that_are_worse_than_the_start_are_waited_for_while_they_rise():
+    t, scored, kept = run([-1e9, -1e8, -1e7, 1, 0, 0], 2)
+    assert len(t.history) == 6 and kept == [4] and same(t, scored.states[3])
+
+
+def test_while_beta_moves_the_start_does_not_count():
+    t, scored, kept = run([-1e9] * 8, 2, beta=schedules.WarmUp(epochs=2))
+    assert len(t.history) == 6 and kept == [4] and same(t, scored.states[3])
+
+
+def spoiled(folder=None, stop=None):
+    """A trained pair, and its bound, before it is trained on with steps that are too large."""
+    t = trainer()
+    t.fit(X, epochs=20, progress=False)
+    before = [p.clone() for p in t.parameters()]
+    t.lr = 10.0
+    options = {"epochs": 5, "patience": 5, "validation": X[:10], "progress": False}
+    t.fit(X, callbacks=[Stop(stop)], checkpoint=folder, **options)
+    return t, before
+
+
+class Stop(callbacks.Callback):
+    """Ctrl-C in a step of a run."""
+
+    def __init__(self, step):
+        self.step, self.taken = step, 0
+
+    def on_step_end(self, trainer, **kwargs):
+        self.taken += 1
+        if self.taken == self.step:
+            raise KeyboardInterrupt
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_a_trained_pair_is_never_worse_for_another_fit():
+    t, before = spoiled()
+    assert len(t.history) == 25 and same(t, before)
+    assert [row["epoch"] for row in t.history if "kept" in row] == [25]
+
+
+def test_a_resumed_run_knows_its_start(tmp_path):
+    _, before = spoiled(tmp_path, stop=2)
+    again = Trainer.resume(tmp_path)
+    again.fit(X, validation=X[:10], callbacks=[Stop(None)], progress=False)
+    assert len(again.history) == 25 and same(again, before)
+
+
+def test_a_run_of_an_older_file_goes_on_from_its_best_epoch():
+    kept = {"best": -3.0, "best_epoch": 4, "state": None, "names": None, "waited": 1, "beta": 1.0}
+    patience = Patience(2)
+    patience.load_state_dict(kept)
+    assert patience.state_dict() == {**kept, "highest": -3.0}
+
+
+def test_what_was_trained_stays_where_no_epoch_is_whole():
+    t, before = spoiled(stop=1)
+    assert t.history[-1]["interrupted"] and "kept" not in t.history[-1] and not same(t, before)
 
 
 def test_what_it_watches_is_the_objective_on_the_validation_data():

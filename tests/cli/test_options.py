@@ -201,7 +201,8 @@ def test_what_is_trained_is_told_and_fits_the_data(
 
 
 def test_the_best_epoch_is_kept_and_told(tmp_path, capsys, no_report):
-    x = np.random.default_rng(0).normal(size=(40, 6)) + 5
+    r = np.random.default_rng(0)
+    x = r.normal(size=(40, 1)) * np.arange(1, 7) + r.normal(size=(40, 6)) + 5
     np.save(tmp_path / "a.npy", x)
     argv = [
         "train",
@@ -225,6 +226,11 @@ def test_the_best_epoch_is_kept_and_told(tmp_path, capsys, no_report):
     assert [row.get("kept") for row in again] == [row.get("kept") for row in history]
     assert main([*argv, *out, "--epochs", "9", "--patience", "0"]) == 0
     assert len(load(tmp_path / "run" / "model.pt").history) == 9
+    # Such steps spoil all
+    assert main([*argv, *out, "--epochs", "9", "--patience", "2", "--lr", "10"]) == 0
+    tried = len(load(tmp_path / "run" / "model.pt").history)
+    note = f"pyro-vae: note: kept the start: none of {tried} epochs was better on held-out data"
+    assert note in capsys.readouterr().err.splitlines()
 
 
 def test_a_run_without_a_latent_is_told(tmp_path, capsys, no_report):

@@ -1,6 +1,7 @@
 """Tables: the kind of each column, names, categories and rows, into a likelihood and back."""
 
 import copy
+import importlib.util
 import re
 
 import numpy as np
@@ -242,6 +243,26 @@ def test_parquet_keeps_kinds_and_names(tmp_path):
     pandas.DataFrame(rows()).to_parquet(tmp_path / "t.parquet")
     d = datasets.load(tmp_path / "t.parquet")
     assert isinstance(d, DataSplits) and [c.kind for c in d.columns] == KINDS
+
+
+@pytest.mark.parametrize(
+    ("reader", "absent"), [("pandas", "polars"), ("pandas", None), ("polars", "pandas")]
+)
+@pytest.mark.parametrize("name", [None, "patient"])
+def test_the_index_of_a_parquet_is_no_column(tmp_path, monkeypatch, reader, absent, name):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pytest.importorskip(reader)
+    frame = pandas.DataFrame(rows())
+    frame.index = pandas.Index([f"r{i}" for i in range(len(frame))], name=name)
+    frame.to_parquet(tmp_path / "t.parquet")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == absent else find(n))
+    d = datasets.load(tmp_path / "t.parquet")
+    assert [c.name for c in d.columns] == [*frame.columns]
+    # Of polars rows have no names
+    called = [] if d.train.index is None else [*d.train.index, *d.test.index]
+    assert sorted(called) == (sorted(frame.index) if reader == "pandas" else [])
 
 
 def test_without_pandas_the_way_out_is_told(csv, monkeypatch):

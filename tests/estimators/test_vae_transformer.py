@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, load_wine
+from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -72,6 +73,13 @@ def test_scores_are_log_densities():
     # A bound on average
     assert few.mean() < expected.mean() + 0.2
     assert linear.score(x[:8]) == pytest.approx(many.mean())
+
+
+def test_by_default_a_fit_begins_as_factor_analysis():
+    x = StandardScaler().fit_transform(load_wine().data)
+    still = small(epochs=1, lr=1e-12).fit(x)
+    expected = FactorAnalysis(2, svd_method="lapack").fit(x)
+    np.testing.assert_allclose(still.score_samples(x), expected.score_samples(x), atol=0.05)
 
 
 def test_a_datum_alone_has_its_own_score():

@@ -428,6 +428,10 @@ def test_the_kept_epoch_is_told(words, digits, tmp_path):
     trainer.history[0]["kept"] = True
     write_report(tmp_path / "r.html", trainer, digits)
     assert "epoch 1, the best on held-out data, was kept" in (tmp_path / "r.html").read_text()
+    trainer.history[-1]["kept"] = False
+    write_report(tmp_path / "s.html", trainer, digits)
+    told = "what the run began with, the best on held-out data, was kept"
+    assert told in (tmp_path / "s.html").read_text()
 
 
 def test_an_old_report_stays_when_a_new_one_fails(digits, tmp_path, monkeypatch):
