@@ -15,7 +15,15 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from .. import ranks
 from ..data import Dataset, DataSplits
-from ..data.arguments import Arguments, Data, LabelData, columns_of, named, tensors_of
+from ..data.arguments import (
+    Arguments,
+    Data,
+    LabelData,
+    columns_of,
+    named,
+    part_of,
+    tensors_of,
+)
 from ..data.checks import as_values
 from ..programs.checks import check_data, check_modalities
 from ..programs.given import as_arguments, matched
@@ -61,14 +69,6 @@ class Resident:
         order = ranks.same(arrange(self.count, device=self.device))
         rows = order.split(self.batch_size)
         return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))
-
-
-def part_of(x: Data, total: int | None) -> Data:
-    """Data that know of how many in all they are a part."""
-    if isinstance(x, Arguments):
-        return x if total is None or not x.columns else x.replace(total=total)
-    x.total = total
-    return x
 
 
 def parts(batches: list[Any]) -> list[Any]:
