@@ -91,7 +91,7 @@ class Plan:
         if patience is not None:
             callbacks = *callbacks, Patience(patience)
         self.callbacks, self.progress = callbacks, asked["progress"]
-        self.threads = asked["threads"]
+        self.threads, self.recompute = asked["threads"], asked["recompute"]
         check_threads(self.threads)
         self.tolerated = limit_of(asked["on_nonfinite"])
         self.folder = _folder(asked["checkpoint"], every=asked["every"], keep=asked["keep"])

@@ -27,6 +27,7 @@ from .history import History
 from .pair import TrainedPair
 from .parallel import Parallel, synchronised
 from .plan import Plan
+from .recomputing import recomputing
 from .state import TrainState
 
 # Recording takes about as long as it saves in so many steps
@@ -135,6 +136,8 @@ def in_training(model: Callable, guide: Callable, state: TrainState, plan: Plan)
     feed, parts = plan.feed, plan.accumulate
     with contextlib.ExitStack() as stack:
         stack.enter_context(synchronised(model, guide))
+        if plan.recompute:
+            stack.enter_context(recomputing(model, guide))
         for module in (p for p in (model, guide) if isinstance(p, nn.Module)):
             stack.enter_context(training(module))
         # After the guide, which may hold conditionals of the model

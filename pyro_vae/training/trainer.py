@@ -138,6 +138,7 @@ class Trainer(Recorded, TrainedPair[M, G]):
         epochs: int | None = None,
         batch_size: int | None = None,
         accumulate: int | None = None,
+        recompute: bool = False,
         validation: Dataset | DataSplits | Tensor | DataLoader | Any | None = None,
         patience: int | None = None,
         callbacks: Sequence[Any] = (),
@@ -188,6 +189,9 @@ class Trainer(Recorded, TrainedPair[M, G]):
                 ever. What takes statistics of a batch, such as BatchNorm, takes those of a part,
                 and is told; free bits and ``handlers.regularize`` are refused. Default: 1, or
                 that of the interrupted call.
+            recompute: keep no activations of networks, and compute them again in the backward
+                pass: the same numbers, in less memory for deep hierarchies, by one more forward
+                pass per step.
             validation: data whose bound is estimated after each epoch, in any of these forms
                 (of ``DataSplits`` the validation set, or else the test set); under a graph it is
                 recorded too, in a long run. The KL of latents that all data share is divided
@@ -241,8 +245,8 @@ class Trainer(Recorded, TrainedPair[M, G]):
         run = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
         run |= {"arguments": arguments, "patience": patience, "threads": threads}
         files = {"checkpoint": checkpoint, "every": every, "keep": keep, "progress": progress}
-        ends = {"on_nonfinite": on_nonfinite, "on_interrupt": on_interrupt}
-        plan = Plan(self, data, validation, callbacks, **run, **files, **ends)
+        rest = {"on_nonfinite": on_nonfinite, "on_interrupt": on_interrupt, "recompute": recompute}
+        plan = Plan(self, data, validation, callbacks, **run, **files, **rest)
         if plan.run.finished:
             self.state.run = None
             return self
