@@ -33,8 +33,9 @@ from ..programs.missing import filled
 from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
-from .feeds import Loaded, Resident, check_incomplete, check_source, source, turns
+from .feeds import Loaded, Resident, check_source, source, turns
 from .guard import limit_of
+from .incomplete import check_incomplete
 from .pair import TrainedPair
 from .parallel import check_parallel
 from .state import Run, TrainState
