@@ -12,16 +12,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pyro_vae import (
-    Trainer,
-    callbacks,
-    diagnostics,
-    guides,
-    handlers,
-    infer,
-    regularizers,
-    schedules,
-)
+from pyro_vae import Trainer, callbacks, diagnostics, guides, infer, schedules
 from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp, Delta
 from pyro_vae.infer import SVI, AnalyticELBO, ImportanceWeightedELBO, TraceELBO
@@ -351,45 +342,6 @@ def arguments(tmp):
         lambda: fit(callbacks=[best()], validation=held_out),
         lambda: fit(callbacks=[best("elbo")]),
     )
-
-
-@cases
-def parts_of_batches(tmp):
-    def parts(pair, *, k=2, elbo="trace"):
-        return lambda: fit(Trainer(*pair, seed=0, elbo=elbo), accumulate=k)
-
-    vae, guide = pair()
-    penalised = handlers.regularize(guide, regularizers.MMD())
-    yield parts((vae, guide), elbo=pyro.infer.Trace_ELBO()), parts((vae, guide))
-    yield parts((vae, penalised)), parts((vae, guide))
-    yield parts((vae, handlers.free_bits(guide, 1.0))), parts((vae, guide))
-    normed = pair(norm=nn.BatchNorm1d)
-    yield parts(normed, k=8), parts(normed, k=4)
-
-    def rigid(x):
-        with pyro.plate("data", N):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z[:, None], 1.0).expand([N, D]).to_event(1), obs=x)
-
-    def guess(x):
-        loc = pyro.param("loc", torch.zeros(()))
-        with pyro.plate("data", N):
-            pyro.sample("z", dist.Normal(loc, 1.0))
-
-    yield parts((rigid, guess)), parts((rigid, guess), k=1)
-
-    def own_data():
-        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", N):
-            pyro.sample("x", dist.Normal(loc, 1.0), obs=X[:, 0])
-
-    def guess_loc():
-        pyro.sample("loc", dist.Normal(pyro.param("mean", torch.zeros(())), 1.0))
-
-    def steps(k):
-        return lambda: SVI(own_data, guess_loc, accumulate=k).step()
-
-    yield steps(2), steps(1)
 
 
 test_the_advice_works_on_what_provokes_it = cases.test()
