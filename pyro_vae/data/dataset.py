@@ -359,7 +359,8 @@ class Dataset:
             )
         self._stored = stored
         # The least number is NaN where any is, without a mask of all
-        self.missing = stored.is_floating_point() and bool(stored.min().isnan())
+        holds = stored.is_floating_point() and stored.numel() > 0
+        self.missing = holds and bool(stored.min().isnan())
         self.names: Names
         self.y, self.names, self._named_by_text = held(y, len(stored), names, stored.device)
         self.factors = None if factors is None else checks.factors(factors, factor_names, stored)

@@ -15,13 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from .. import ranks
 from ..data import Dataset, DataSplits
-from ..data.arguments import (
-    Arguments,
-    Data,
-    LabelData,
-    part_of,
-    tensors_of,
-)
+from ..data.arguments import Arguments, Data, LabelData, part_of, tensors_of
 from ..data.checks import as_values
 from ..programs.checks import check_data, check_modalities
 from ..programs.given import as_arguments, matched
