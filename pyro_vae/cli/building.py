@@ -221,7 +221,8 @@ def check_memory(
         parts = {id(p): p.numel() for module in (model, guide) for p in module.parameters()}
         maps = sum(map(_maps, (*model.modules(), *guide.modules())))
     count, free = sum(parts.values()), free_memory(args.device)
-    needed = _BYTES * count + 4 * min(args.batch_size, len(data.train)) * maps
+    rows = math.ceil(min(args.batch_size, len(data.train)) / (args.accumulate or 1))
+    needed = _BYTES * count + 4 * rows * maps
     too_many = "hidden" not in args and count > _MOST_BY_DEFAULT
     if too_many or (free is not None and needed > free):
         has = "" if free is None else f", of {free / 2**30:.1f} GiB that are free"
@@ -229,7 +230,7 @@ def check_memory(
             f"--size, --hidden: expected networks for this machine, got {count:,} parameters for "
             f"data of shape {data.event_shape}, {needed / 2**30:.1f} GiB in training{has}: make "
             "the pictures of a folder smaller with --size 64, or lower --hidden or --latents, or "
-            "--batch-size"
+            "--batch-size, or pass --accumulate 4"
         )
 
 

@@ -19,8 +19,8 @@ _PAIR = (
     "--exposure"
 )
 _TRAINING = (
-    "--beta --warm-up --epochs --patience --batch-size --lr --clip-norm --elbo --precision --out "
-    "--quiet --checkpoint --resume --importance-samples"
+    "--beta --warm-up --epochs --patience --batch-size --accumulate --lr --clip-norm --elbo "
+    "--precision --out --quiet --checkpoint --resume --importance-samples"
 )
 OPTIONS = {
     "train": f"{_DATA} {_PAIR} {_TRAINING} {_COMMON}",

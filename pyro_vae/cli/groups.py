@@ -278,6 +278,13 @@ def add_training(parser: Any) -> None:
         f"(default: a tenth of the epochs, at least {LEAST_PATIENCE})",
     )
     add("--batch-size", type=values.integer(1), default=128, help="data per step (default: 128)")
+    add(
+        "--accumulate",
+        type=values.integer(1),
+        metavar="PARTS",
+        help="add up the gradient of a step from so many parts of its data, to need the memory of "
+        "one (default: 1)",
+    )
     add("--lr", type=values.positive, default=2e-3, help="learning rate of Adam (default: 0.002)")
     add("--clip-norm", type=values.positive, help="clip the norm of the gradient (default: never)")
     add(

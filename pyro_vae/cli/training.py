@@ -95,6 +95,7 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
             patience=patience or None,
             epochs=epochs,
             batch_size=args.batch_size,
+            accumulate=args.accumulate,
             callbacks=(_Log(epochs, kind, quiet=bar or args.quiet),),
             progress=bar and not args.quiet,
             checkpoint=None if args.checkpoint is None else out / _CHECKPOINTS,

@@ -284,6 +284,14 @@ def tensors_of(x: Data, y: LabelData) -> tuple[Tensor, ...]:
     return found if y is None else (*found, y)
 
 
+def part_of(x: Data, total: int | None) -> Data:
+    """Data that know of how many in all they are a part."""
+    if isinstance(x, Arguments):
+        return x if total is None or not x.columns else x.replace(total=total)
+    x.total = total
+    return x
+
+
 def joined(first: Any, second: Any) -> Any:
     """The rows of both, one after the other."""
     if isinstance(first, Arguments):

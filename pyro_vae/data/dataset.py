@@ -358,7 +358,9 @@ class Dataset:
                 'Dataset(x).binarized(generator) or data.load(x, binarize="static")'
             )
         self._stored = stored
-        self.missing = stored.is_floating_point() and bool(stored.isnan().any())
+        # The least number is NaN where any is, without a mask of all
+        holds = stored.is_floating_point() and stored.numel() > 0
+        self.missing = holds and bool(stored.min().isnan())
         self.names: Names
         self.y, self.names, self._named_by_text = held(y, len(stored), names, stored.device)
         self.factors = None if factors is None else checks.factors(factors, factor_names, stored)
@@ -376,7 +378,7 @@ class Dataset:
                 many = isinstance(tensor, Arguments)
                 setattr(new, name, tensor.each(change) if many else change(tensor))
         checks.not_empty(new._stored)
-        new.missing = self.missing and bool(new._stored.isnan().any())
+        new.missing = self.missing and bool(new._stored.min().isnan())
         return new
 
     def _draw(self, stored: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ..programs.given import matched
 from ..programs.methods import held_by
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
-from .engine.state import Tensors
+from .engine.state import Tensors, equal
 
 # What torch and networks.normalization say of one datum
 _SINGLE = re.compile("more than 1 value per channel|at least 2 data per batch")
@@ -101,12 +101,21 @@ def recalibrate_batchnorm(
 
 
 def check_single(
-    model: Callable, guide: Callable, x: Data, y: Tensor | None, *, count: int, batch_size: int
+    model: Callable,
+    guide: Callable,
+    x: Data,
+    y: Tensor | None,
+    *,
+    count: int,
+    batch_size: int,
+    last: int = 1,
+    parts: int = 1,
 ) -> None:
     """Raise ``ValueError`` where a batch of one datum cannot be normalised, before it comes.
 
     Model and guide are in the modes that they are trained in; x is a datum, (1, *event), y its
-    label; ``count`` are the data in an epoch.
+    label; ``count`` are the data in an epoch, ``last`` those of its last batch, which is taken in
+    so many ``parts``.
     """
     modules = [*held_by(model), *held_by(guide)]
     if not any(isinstance(m, BatchNorm) and m.training for p in modules for m in p.modules()):
@@ -118,6 +127,12 @@ def check_single(
     except ValueError as error:
         if not _SINGLE.search(str(error)):
             raise
+        if last > 1:
+            raise ValueError(
+                "accumulate: expected parts of two data or more, from which batch normalisation "
+                f"takes mean and variance, got a last batch of {last} of {count} data in {parts}: "
+                f"pass accumulate={last // 2}"
+            ) from error
         # None where there is but one datum
         better = next((b for b in range(batch_size + 1, count + 1) if count % b != 1), None)
         by_size = f"pass batch_size={better}, or to a DataLoader drop_last=True"
@@ -128,6 +143,30 @@ def check_single(
         ) from error
     finally:
         before.restore()
+
+
+def taking_statistics(
+    run: Callable[[], object], device: torch.device, **programs: Any
+) -> list[str]:
+    """The modules whose buffers a training step changes, such as BatchNorm; nothing stays changed.
+
+    ``run`` gives its loss, of ``programs`` by their roles, in the modes that they are trained in.
+    """
+    held = [
+        (f"{role}.{name}".rstrip("."), list(module.buffers(False)))
+        for role, program in programs.items()
+        for part in held_by(program)
+        for name, module in part.named_modules()
+    ]
+    before = Tensors((b for _, buffers in held for b in buffers), device)
+    values = [b.clone() for b in before.tensors]
+    try:
+        with unregistered(*programs.values(), stored=False):
+            run()
+        changed = {id(b) for b, v in zip(before.tensors, values, strict=True) if not equal(b, v)}
+    finally:
+        before.restore()
+    return [name for name, buffers in held if changed & {*map(id, buffers)}]
 
 
 def _norms(*programs: Callable) -> list[BatchNorm]:

@@ -15,27 +15,27 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from .. import ranks
 from ..data import Dataset, DataSplits
-from ..data.arguments import Arguments, Data, LabelData, columns_of, named, tensors_of
+from ..data.arguments import Arguments, Data, LabelData, part_of, tensors_of
 from ..data.checks import as_values
 from ..programs.checks import check_data, check_modalities
 from ..programs.given import as_arguments, matched
 from ..programs.labels import covariates_of
-from ..programs.missing import takes_missing
 from ..programs.placing import device_of, dtype_of, seen_values
-from ..programs.program import Guide
-from ..programs.running import unaware
-from ..programs.unwrapping import innermost
 from .batches import FirstPass, labels_at_hand
+from .order import Order
 
 Batch = tuple[Data, LabelData]
 Divide = Callable[[list[Any]], list[Any]]
 _CHECKED_AT_ONCE = 10_000
+# Data whose order takes 2 GiB
+_MOST_HELD = 2**28
 
 
 class Resident:
     """Minibatches of data that lie on the device, in a new random order each epoch.
 
-    ``in_order`` leaves the data in their own.
+    ``in_order`` leaves the data in their own. Of more than 2^28 data the order is not held, see
+    ``Order``.
 
     In a run of several processes each gets its part of every minibatch. An epoch has ``count``
     data, its last batch ``last`` of them, which may be fewer than ``batch_size``.
@@ -57,18 +57,14 @@ class Resident:
         """One epoch of x (b, *event_shape) and y (b,) or None; order and draws by torch's RNG."""
         if not self.count:
             return iter([(self.data, None)])
-        arrange = torch.arange if self._in_order else torch.randperm
-        order = ranks.same(arrange(self.count, device=self.device))
-        rows = order.split(self.batch_size)
+        n, size = self.count, self.batch_size
+        if n > _MOST_HELD and not self._in_order:
+            order: Tensor | Order = Order(n, self.device)
+        else:
+            arrange = torch.arange if self._in_order else torch.randperm
+            order = ranks.same(arrange(n, device=self.device))
+        rows = map(order.__getitem__, map(slice, range(0, n, size), range(size, n + size, size)))
         return map(self.data.batch, rows if ranks.size() == 1 else map(ranks.part, rows))
-
-
-def part_of(x: Data, total: int | None) -> Data:
-    """Data that know of how many in all they are a part."""
-    if isinstance(x, Arguments):
-        return x if total is None or not x.columns else x.replace(total=total)
-    x.total = total
-    return x
 
 
 def parts(batches: list[Any]) -> list[Any]:
@@ -96,7 +92,8 @@ class Loaded:
 
     A run of several processes takes the same loader in each of them, see ``Trainer.fit``. Process
     0 draws the order. Data that a ``DistributedSampler`` repeats, to give all equally many, count
-    twice. ``divided`` tells whether each process sees a part of the data only.
+    twice. A stream that has ``rank`` and ``num_replicas``, as that sampler has, gives each process
+    its own data, as many batches in all. ``divided`` tells whether each sees a part only.
 
     Args:
         loader: decides on order, batch size and workers; ``shuffle=True`` draws a new order each
@@ -134,7 +131,8 @@ class Loaded:
         self.batch_size = loader.batch_size
         self._begun: Iterator[Any] | None = None
         inner = getattr(loader.batch_sampler, "sampler", None)
-        found = (loader.sampler, loader.batch_sampler, inner)
+        stream = loader.dataset if isinstance(loader.dataset, IterableDataset) else None
+        found = (loader.sampler, loader.batch_sampler, inner, stream)
         self._samplers = list({id(sampler): sampler for sampler in found}.values())
         self._epoch = epoch
         try:
@@ -363,34 +361,3 @@ def check_source(
             check_data(model, seen_values(part), part.y)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
-
-
-def check_incomplete(feed: Resident | Loaded, guide: Callable) -> None:
-    """Raise ``ValueError`` where missing data cannot be trained on with a guide.
-
-    Those are of guides that do not know of it, and data without any value in a row, or in an
-    element of all rows, where all are at hand.
-    """
-    if isinstance(innermost(guide), Guide) and not takes_missing(guide):
-        raise unaware(guide)
-    if isinstance(feed, Loaded):
-        return
-    columns = columns_of(feed.data.x)
-    gone = [column.reshape(len(column), -1).isnan() for column in columns]
-    keys = feed.data.columns if isinstance(feed.data, Arguments) else ("x",)
-    for key, lost in zip(keys, gone, strict=True):
-        if (never := lost.all(0)).any():
-            first = int(never.long().argmax())
-            table = () if isinstance(feed.data, Arguments) else feed.data.columns
-            told = f"column {table[first].name!r}" if table else f"element {first}"
-            raise ValueError(
-                f"data: expected each element of {named(key)} to be seen in some row, got "
-                f"{int(never.sum())} of {len(never)} that are missing in all {len(lost)}, the "
-                f"first of them {told}: leave these elements out"
-            )
-    if (empty := torch.cat(gone, 1).all(1)).any():
-        raise ValueError(
-            f"data: expected something to be seen in each row, got {int(empty.sum())} of "
-            f"{len(empty)} without, the first in row {int(empty.long().argmax())}: leave these "
-            "rows out"
-        )

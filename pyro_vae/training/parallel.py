@@ -57,6 +57,7 @@ class Parallel:
         self.estimator, self.reduction = estimator, estimator.reduction
         self._parallel: DistributedDataParallel | None = None
         self._key: list[int] = []
+        self._whole: Data | None = None
 
     def check(self, stored: Iterable[str]) -> None:
         """Raise ``TypeError`` for trained sites in Pyro's store, of which each has its own."""
@@ -84,9 +85,23 @@ class Parallel:
         # DistributedDataParallel takes the mean over the processes
         weight = float(ranks.size())
         if self.reduction == "mean":
-            weight = weight * len(x) / ranks.count(x)
+            whole = x if self._whole is None else self._whole
+            weight = weight * len(whole) / ranks.count(whole)
         loss.register_hook(lambda gradient: gradient * weight)
         return loss, ELBOTerms(*terms)
+
+    @contextlib.contextmanager
+    def within(self, x: Data, last: bool) -> Iterator[None]:
+        """A part of x comes, whose gradient is added to those before; all share it at the last."""
+        apart = contextlib.nullcontext()
+        if not (last or self._parallel is None):
+            apart = self._parallel.no_sync()
+        self._whole = x
+        try:
+            with apart:
+                yield
+        finally:
+            self._whole = None
 
     def release(self) -> None:
         """Let go of the group of processes, which may end before the trainer does."""

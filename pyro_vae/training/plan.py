@@ -18,7 +18,7 @@ from .. import ranks
 from ..callbacks import check_callbacks
 from ..callbacks.stopping import Patience
 from ..data import Dataset
-from ..data.arguments import Arguments
+from ..data.arguments import Arguments, part_of
 from ..data.identity import identity
 from ..data.scale import scale_notice
 from ..ground.arguments import whole
@@ -33,8 +33,9 @@ from ..programs.missing import filled
 from ..programs.placing import seen_values
 from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
-from .feeds import Loaded, Resident, check_incomplete, check_source, part_of, source, turns
+from .feeds import Loaded, Resident, check_source, source, turns
 from .guard import limit_of
+from .incomplete import check_incomplete
 from .pair import TrainedPair
 from .parallel import check_parallel
 from .state import Run, TrainState
@@ -71,6 +72,9 @@ class Plan:
         epochs = whole("epochs", asked["epochs"])
         if (batch_size := asked["batch_size"]) is not None:
             batch_size = whole("batch_size", batch_size)
+        accumulate = 1 if asked["accumulate"] is None else asked["accumulate"]
+        if accumulate != 1:
+            accumulate = whole("accumulate", accumulate)
         if (patience := asked["patience"]) is not None:
             patience = whole("patience", patience)
             if validation is None:
@@ -90,7 +94,7 @@ class Plan:
         if self.patience is not None:
             callbacks = *callbacks, self.patience
         self.callbacks, self.progress = callbacks, asked["progress"]
-        self.threads = asked["threads"]
+        self.threads, self.recompute = asked["threads"], asked["recompute"]
         check_threads(self.threads)
         self.tolerated = limit_of(asked["on_nonfinite"])
         self.folder = _folder(asked["checkpoint"], every=asked["every"], keep=asked["keep"])
@@ -114,7 +118,9 @@ class Plan:
             # Programs of a person's own may have parameters for each row
             in_order = len(data) <= batch_size and not any(map(is_ours, pair))
             feed = Resident(data, batch_size, in_order=in_order)
-        self.feed, self.validation = feed, validation
+        if accumulate != 1 and not (feed is data or any(map(is_ours, pair))):
+            _check_parts(trainer, data, batch_size, accumulate)
+        self.feed, self.validation, self.accumulate = feed, validation, accumulate
         check_parallel(feed, *pair, estimator=trainer.elbo)
         self.run, every = Run(epochs, {}), None
         if self.folder is not None:
@@ -127,6 +133,7 @@ class Plan:
                 "data": identity(data),
                 "validation": identity(validation),
                 "patience": patience,
+                "accumulate": accumulate,
             }
             self.run = Run(epochs, facts, every, keep)
             if before is not None:
@@ -139,6 +146,7 @@ class Plan:
                 "steps before": state.step,
                 "validation": validation is not None,
                 "patience": patience,
+                "accumulate": accumulate,
                 "checkpoint": None if every is None else str(asked["checkpoint"]),
                 "every": every,
             }
@@ -228,6 +236,17 @@ def _runs(trainer: TrainedPair, data: Dataset | Arguments, total: int) -> bool:
     except Exception:  # whatever a program raises
         return False
     return True
+
+
+def _check_parts(trainer: TrainedPair, data: Any, batch_size: int, accumulate: int) -> None:
+    """Raise ``ValueError`` where a pair runs on batches, but not on parts of them."""
+    check_minibatches(trainer.guide)
+    n = min(batch_size, len(data))
+    if not _runs(trainer, data[: -(-n // accumulate)], len(data)):
+        raise ValueError(
+            f"accumulate: expected programs that run on a part of {n} data, got {accumulate} parts"
+            " of which one does not: leave accumulate out"
+        )
 
 
 def _folder(path: str | Path | None, **options: int | None) -> RunFolder | None:

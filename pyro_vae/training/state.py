@@ -79,7 +79,7 @@ class Run:
     def asked(self) -> dict[str, Any]:
         """Arguments of ``fit`` that the run was given, for the call that goes on with it."""
         own = {"epochs": self.epochs, "every": self.every, "keep": self.keep}
-        of_facts = {name: self.facts[name] for name in ("batch_size", "patience")}
+        of_facts = {name: self.facts[name] for name in ("batch_size", "patience", "accumulate")}
         return {**own, **of_facts, "checkpoint": self.folder}
 
     def plain(self, device: torch.device, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Run:
             (None if (at := process["position"]) is None else Position.of(at), process["random"])
             for process in (own, *rest.pop("others", ()))
         ]
-        facts = {"patience": None, **rest}
+        facts = {"patience": None, "accumulate": 1, **rest}
         return cls(**run, facts=facts, position=each[0][0], each=each, found=found)
 
 

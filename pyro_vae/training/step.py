@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import ranks
-from ..data.arguments import Data
+from ..data.arguments import Data, part_of
 from ..infer import SVI
-from ..infer.batchnorm import check_single
+from ..infer.batchnorm import check_single, taking_statistics
 from ..infer.engine.graph import Graph
 from ..infer.engine.optimizers import fused
 from ..infer.engine.svi import Engine, running
@@ -22,12 +21,13 @@ from ..infer.engine.trainable import Waiting, named_parameters
 from ..programs.modes import training
 from ..programs.placing import seen_values
 from .annealing import Annealing
-from .feeds import Loaded, Resident, part_of
+from .feeds import Loaded, Resident
 from .guard import Guard
 from .history import History
 from .pair import TrainedPair
 from .parallel import Parallel, synchronised
 from .plan import Plan
+from .recomputing import recomputing
 from .state import TrainState
 
 # Recording takes about as long as it saves in so many steps
@@ -47,7 +47,8 @@ class Step:
         model, guide = trainer.model, trainer.guide
         self.objective, self.state, self.modules = objective, trainer.state, trainer.modules()
         self.device = feed.device
-        self.first = x, y = first(feed)
+        parts = plan.accumulate
+        self.first = x, y = first(feed, None if parts == 1 else _rows(feed, parts))
         summary = objective.elbo.examine(model, guide, x, y)
         self.points = tuple(summary.point_masses)
         if summary.outside and feed.count is None:
@@ -75,6 +76,7 @@ class Step:
             estimator,
             clip_norm=objective.clip_norm,
             engine=self.running,
+            accumulate=parts,
         )
         self.svi.waiting, self.svi.stored = Waiting(len(feed)), self.state.stored
         self.svi.prepare(x, y=y)
@@ -83,6 +85,9 @@ class Step:
         if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
             self.svi.waiting.add(named_parameters(model=model, guide=guide))
+        if parts != 1 and ranks.size() == 1:
+            run = functools.partial(objective.elbo, model, guide, x, y)
+            _tell_statistics(taking_statistics(run, x.device, model=model, guide=guide), parts)
         if summed := getattr(estimator, "summed", ()):
             _tell_summed(summed, trainer.history)
 
@@ -115,19 +120,38 @@ def _tell_summed(sites: Sequence[str], history: History) -> None:
         )
 
 
+def _tell_statistics(names: Sequence[str], parts: int) -> None:
+    """Say which modules see less than a batch where it is taken in parts."""
+    if names:
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        tqdm.write(
+            f"accumulate: {names[0]}{more} take statistics of a batch, here of each of its "
+            f"{parts} parts, so that steps are not those of whole batches"
+        )
+
+
 @contextlib.contextmanager
-def in_training(model: Callable, guide: Callable, state: TrainState, feed: Any) -> Iterator[None]:
+def in_training(model: Callable, guide: Callable, state: TrainState, plan: Plan) -> Iterator[None]:
     """Modules in training mode, alike in all processes."""
+    feed, parts = plan.feed, plan.accumulate
     with contextlib.ExitStack() as stack:
         stack.enter_context(synchronised(model, guide))
+        if plan.recompute:
+            stack.enter_context(recomputing(model, guide))
         for module in (p for p in (model, guide) if isinstance(p, nn.Module)):
             stack.enter_context(training(module))
         # After the guide, which may hold conditionals of the model
         stack.enter_context(state.freezing.holding(model, guide, functools.partial(first, feed)))
-        if feed.last == 1 and ranks.size() == 1:
+        if feed.last is not None and feed.last < 2 * parts and ranks.size() == 1:
             x, y = first(feed, 1)
-            check_single(model, guide, x, y, count=feed.count, batch_size=feed.batch_size)
+            sizes = {"count": feed.count, "batch_size": feed.batch_size, "last": feed.last}
+            check_single(model, guide, x, y, **sizes, parts=parts)
         yield
+
+
+def _rows(feed: Resident | Loaded, parts: int) -> int:
+    """Data in the largest part of a batch."""
+    return -(-len(feed.data[: feed.batch_size]) // parts)
 
 
 def first(feed: Resident | Loaded, n: int | None = None) -> tuple[Data, Tensor | None]:

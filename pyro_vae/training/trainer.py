@@ -137,6 +137,8 @@ class Trainer(Recorded, TrainedPair[M, G]):
         arguments: Mapping[str, Any] | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
+        accumulate: int | None = None,
+        recompute: bool = False,
         validation: Dataset | DataSplits | Tensor | DataLoader | Any | None = None,
         patience: int | None = None,
         callbacks: Sequence[Any] = (),
@@ -181,6 +183,15 @@ class Trainer(Recorded, TrainedPair[M, G]):
             batch_size: data per step; the last batch of an epoch may be shorter. Default: 128,
                 all for programs of your own that take no fewer, or that of the interrupted call.
                 A ``DataLoader`` has its own.
+            accumulate: take each batch in so many parts, one after the other, and add up their
+                gradients: the step is that of the batch, up to rounding and random draws, in the
+                memory of a part. Clipping, schedules, history and checkpoints are by steps, as
+                ever. What takes statistics of a batch, such as BatchNorm, takes those of a part,
+                and is told; free bits and ``handlers.regularize`` are refused. Default: 1, or
+                that of the interrupted call.
+            recompute: keep no activations of networks, and compute them again in the backward
+                pass: the same numbers, in less memory for deep hierarchies, by one more forward
+                pass per step.
             validation: data whose bound is estimated after each epoch, in any of these forms
                 (of ``DataSplits`` the validation set, or else the test set); under a graph it is
                 recorded too, in a long run. The KL of latents that all data share is divided
@@ -231,23 +242,11 @@ class Trainer(Recorded, TrainedPair[M, G]):
             KeyboardInterrupt: after Ctrl-C, see ``on_interrupt``; the trainer is usable.
         """
         self._refuse_in_fit("fit", "ask that one for more epochs", do="call it")
-        plan = Plan(
-            self,
-            data,
-            validation,
-            callbacks,
-            arguments=arguments,
-            epochs=epochs,
-            batch_size=batch_size,
-            patience=patience,
-            threads=threads,
-            progress=progress,
-            checkpoint=checkpoint,
-            every=every,
-            keep=keep,
-            on_nonfinite=on_nonfinite,
-            on_interrupt=on_interrupt,
-        )
+        run = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
+        run |= {"arguments": arguments, "patience": patience, "threads": threads}
+        files = {"checkpoint": checkpoint, "every": every, "keep": keep, "progress": progress}
+        rest = {"on_nonfinite": on_nonfinite, "on_interrupt": on_interrupt, "recompute": recompute}
+        plan = Plan(self, data, validation, callbacks, **run, **files, **rest)
         if plan.run.finished:
             self.state.run = None
             return self
@@ -263,7 +262,7 @@ class Trainer(Recorded, TrainedPair[M, G]):
     def _in_run(self, plan: Plan) -> Iterator[Step]:
         """Be in a run, with all that takes its steps."""
         pair = self.model, self.guide
-        with in_training(*pair, self.state, plan.feed):
+        with in_training(*pair, self.state, plan):
             self._keep_optimizer()
             step = self.steps = Step(self, plan)
             self._tried = step.first

@@ -17,6 +17,11 @@ def _status(field: str) -> int:
     raise KeyError(field)
 
 
+def anonymous() -> int:
+    """Resident bytes of this process that are no pages of a file."""
+    return _status("RssAnon")
+
+
 class Peak:
     """Peak memory above what is held now: resident on the CPU, allocated by torch on a GPU.
 

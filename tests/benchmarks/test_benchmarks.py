@@ -181,6 +181,10 @@ def test_growth_is_measured_in_fresh_processes(tmp_path):
         "particles",
         "samples of log p(x)",
         "length",
+        "layers, recomputed",
+        "guides compared",
+        "rows of a file",
+        "processes",
     ]
     # Weights, gradients and two moments of 784-200-2-200-784
     assert all(row["peak MB"] > 4 * 4 * 318_000 / 2**20 for row in numbers["rows"][:4])

@@ -68,3 +68,4 @@ def test_memory_counts_the_maps_of_a_batch(tmp_path, monkeypatch, capsys, no_rep
     capsys.readouterr()
     assert main([*argv, "--batch-size", "16"]) == 2
     assert "or lower --hidden or --latents, or --batch-size" in capsys.readouterr().err
+    assert main([*argv, "--batch-size", "16", "--accumulate", "8"]) == 0

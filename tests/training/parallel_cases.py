@@ -89,6 +89,11 @@ CASES = {
     ),
     "moving average": lambda: (quantised(codebooks.MovingAverage(4, 2, revive=0.0)), {}),
     "skipped": lambda: (spoiled(), {"on_nonfinite": "skip"}),
+    "accumulated": lambda: (vae(1.0), {"accumulate": 3}),
+    "accumulated sum": lambda: (
+        vae(1.0),
+        {"lr": 1e-3, "elbo": infer.TraceELBO(), "accumulate": 7},
+    ),
     "codes by gradient": lambda: (quantised(codebooks.Gradient(4, 2)), {}),
 }
 
@@ -195,12 +200,14 @@ def run(make, epochs, data=lambda: X, validation=lambda: X[:7]):
     programs, options = make()
     options = {"lr": 1e-2, "optimizer": torch.optim.SGD, "beta": 0.5, **options}
     batch_size = options.pop("batch_size", 11)
+    accumulate = options.pop("accumulate", 1)
     skip = {"on_nonfinite": options.pop("on_nonfinite", "raise")}
     trainer, draw = Trainer(*programs, seed=3, **options), Draw()
     trainer.fit(
         data(),
         epochs=epochs,
         batch_size=batch_size,
+        accumulate=accumulate,
         validation=validation(),
         callbacks=[draw],
         progress=False,

@@ -27,6 +27,7 @@ from ...programs.registration import unregistered
 from ...programs.running import measuring, undisturbed
 from ..objectives.elbo import ELBOTerms, Estimator, TraceELBO
 from ..stock import StockLoss, StockOptimizer, as_loss, run_pair
+from .accumulated import Accumulated
 from .compiled import Compiler
 from .fingerprint import Watch
 from .graph import Graph
@@ -97,10 +98,12 @@ class SVI:
             to rounding. Or an estimator that runs already under an engine, such as
             ``Graph(loss)``, to share it.
         plate: name of the plate over the data, where several could be it.
+        accumulate: in how many parts the gradient of a step is added up, so that its memory is
+            that of a part; see ``Trainer.fit``.
 
     Raises:
-        ValueError: an unknown engine.
-        TypeError: an optimizer or a loss of another kind.
+        ValueError: an unknown engine, fewer than one part.
+        TypeError: an optimizer or a loss of another kind, one of ``pyro.infer`` for parts.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -125,12 +128,18 @@ class SVI:
         clip_norm: float | None = None,
         engine: Engine | Callable = "eager",
         plate: str | None = None,
+        accumulate: int = 1,
     ) -> None:
         """Hold the pair; the optimizer is made at the first step, when all parameters exist."""
         self.model, self.guide, self.plate = as_program(model), as_program(guide), plate
         self.optimizer_factory = self._factory(optimizer or fused(torch.optim.Adam, lr=1e-3))
         self.loss = as_loss(TraceELBO() if loss is None else loss)
         self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
+        if accumulate != 1:
+            self.loss, self._fast_loss = (
+                Accumulated(loss, accumulate, self._trained)
+                for loss in (self.loss, self._fast_loss)
+            )
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
         self._stepper: Stepper | None = None
@@ -328,6 +337,10 @@ class SVI:
 
     def _all(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _trained(self) -> list[Tensor]:
+        """Those of the optimizer, and sites that are to join it."""
+        return [*{id(p): p for p in (*self._all(), *self._sites.found.values())}.values()]
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of ``step``, a 0-d tensor, without a step and without any change of state.

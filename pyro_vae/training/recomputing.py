@@ -1,0 +1,94 @@
+"""Networks that keep no activations: the backward pass computes them again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..programs.methods import held_by
+from ..programs.program import Guide, Model
+
+
+@contextlib.contextmanager
+def recomputing(*programs: Callable) -> Iterator[None]:
+    """Keep of the networks of programs no more than what goes in and comes out.
+
+    A network is an outermost part with parameters and a ``forward`` of its own that is no program
+    itself. Its forward pass runs a second time in the backward pass, on the same random numbers;
+    what it changes, such as the statistics of BatchNorm, changes once. Results are the same, bit
+    for bit on the CPU.
+
+    Source: "Training Deep Nets with Sublinear Memory Cost", Chen, Xu, Zhang, Guestrin (2016).
+
+    Args:
+        programs: model and guide; of plain functions nothing is found.
+
+    Raises:
+        ValueError: within it, a network that draws a site.
+    """
+    roots = [part for program in programs for part in held_by(program)]
+    networks = [*dict.fromkeys(n for root in roots for n in _inside(root))]
+    before = [vars(network).get("forward") for network in networks]
+    try:
+        for network in networks:
+            network.forward = functools.partial(_run, network, network.forward)
+        yield
+    finally:
+        for network, forward in zip(networks, before, strict=True):
+            del network.forward
+            if forward is not None:
+                network.forward = forward
+
+
+def _inside(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        program = isinstance(child, Model | Guide) or not hasattr(type(child), "forward")
+        if program or type(child).forward is nn.Module.forward:
+            yield from _inside(child)
+        elif any(True for _ in child.parameters()):
+            yield child
+
+
+def _run(network: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    with _Alone(network):
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        contexts = functools.partial(_contexts, network)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def _contexts(network: nn.Module) -> tuple[contextlib.AbstractContextManager, ...]:
+    """Of the first run, and of the second one, which leaves no trace in the buffers."""
+    return contextlib.nullcontext(), _undone(network)
+
+
+@contextlib.contextmanager
+def _undone(network: nn.Module) -> Iterator[None]:
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            # Past autograd, which still needs others of the same layer
+            buffer.data.copy_(value)
+
+
+class _Alone(Messenger):
+    """Lets a network draw no site, which a second run would draw anew."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        raise ValueError(
+            f"recompute: expected networks of tensors, got a {type(self.network).__name__} that "
+            f"draws the site {msg['name']!r}: leave recompute out, or draw it in the program"
+        )

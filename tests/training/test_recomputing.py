@@ -1,0 +1,116 @@
+"""``fit(recompute=True)`` takes the same steps without keeping activations."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import Trainer, guides, likelihoods, models
+from pyro_vae.training.recomputing import recomputing
+
+X = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
+
+
+def dropping():
+    """A module between layers that draws random numbers."""
+    return nn.Sequential(nn.Tanh(), nn.Dropout(0.3))
+
+
+def trainer(guide=guides.BottomUp, engine=None, **options):
+    torch.manual_seed(0)
+    sizes = {"latents": (4, 3, 2), "hidden": (8, 8)}
+    vae = models.VAE((6,), likelihood=likelihoods.Gaussian("optimal"), **sizes, **options)
+    return Trainer(vae, guide(vae), seed=3, engine=engine)
+
+
+def outcome(trainer, **options):
+    trainer.fit(X, **{"epochs": 2, "batch_size": 7, "progress": False, **options})
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
+    return rows, [v for module in trainer.modules() for v in module.state_dict().values()]
+
+
+@pytest.mark.parametrize("guide", [guides.BottomUp, guides.Ladder])
+def test_steps_are_the_same_to_the_last_bit(guide):
+    """Random numbers in networks, running statistics, and a conditional that both programs run."""
+    options = {"norm": nn.BatchNorm1d, "activation": dropping}
+    (plain, expected), (rows, found) = (
+        outcome(trainer(guide, engine="eager", **options), recompute=again)
+        for again in (False, True)
+    )
+    assert rows == plain
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_graph_records_it():
+    pair = [trainer(engine="graph") for _ in range(2)]
+    (plain, expected), (rows, found) = (
+        outcome(t, recompute=again, epochs=12)
+        for t, again in zip(pair, (False, True), strict=True)
+    )
+    assert pair[1].steps.running.records and rows == plain
+    assert all(map(torch.equal, found, expected))
+
+
+def test_parts_and_recomputing_go_together():
+    (plain, expected), (rows, found) = (
+        outcome(trainer(engine="eager"), recompute=again, accumulate=2) for again in (False, True)
+    )
+    assert rows == plain
+    assert all(map(torch.equal, found, expected))
+
+
+def test_what_is_inside_a_network_is_not_kept():
+    """Bytes that autograd saves, outside of the networks."""
+
+    def saved(again):
+        pair = trainer()
+        kept = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.append(t.untyped_storage().data_ptr()) or t, lambda t: t
+        )
+        with recomputing(*pair.modules()) if again else torch.enable_grad(), hooks:
+            pair.elbo(pair.model, pair.guide, X)
+        return len({*kept})
+
+    assert saved(True) < 0.7 * saved(False)
+
+
+def test_networks_are_as_before_afterwards():
+    pair = trainer()
+    with pytest.raises(KeyError), recomputing(pair.model, pair.guide):
+        assert "forward" in vars(pair.model.decoder)
+        raise KeyError
+    assert not any("forward" in vars(m) for p in pair.modules() for m in p.modules())
+
+
+def test_a_network_that_draws_is_refused():
+    class Drawing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return pyro.sample("z", dist.Normal(self.loc, 1.0).expand([len(x)]))
+
+    class Program(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Drawing()
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                return self.inner(x)
+
+    class Model(nn.Module):
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample(
+                    "x", dist.Normal(z[:, None], 1.0).expand([len(x), 6]).to_event(1), obs=x
+                )
+
+    t = Trainer(Model(), Program(), seed=0)
+    with pytest.raises(ValueError, match="recompute: expected networks of tensors, got a Drawing"):
+        outcome(t, recompute=True)
+    outcome(t)
