@@ -8,19 +8,11 @@ from pyro_vae import infer
 
 
 def trained(model, guide, x, *, steps, lr, loss=None, batch_size=None):
-    """The guide after so many steps on all data, or each on so many that chance chooses.
-
-    The data are a tensor, or the programs' arguments, in order or by name.
-    """
+    """The guide after so many steps on all data, or each on so many that chance chooses."""
     adam = functools.partial(torch.optim.Adam, lr=lr, fused=True)
     svi = infer.SVI(model, guide, adam, loss, engine="graph")
     for left in reversed(range(steps)):
-        if isinstance(x, dict):
-            svi.step(**x)
-        elif isinstance(x, tuple):
-            svi.step(*x)
-        else:
-            svi.step(x if batch_size is None else x[torch.randperm(len(x))[:batch_size]])
+        svi.step(x if batch_size is None else x[torch.randperm(len(x))[:batch_size]])
         (group,) = svi.optimizer.param_groups
         group["lr"] = lr * (left / steps) ** 2
     return guide
