@@ -22,8 +22,9 @@ _TARGET_ACCEPTANCE = 0.65
 _STEEPNESS = 4.0
 # Parts of the path that have step sizes of their own, and how fast these are adapted
 _STRETCHES, _RATE, _FORGETTING = 32, 0.5, 0.2
-# A pass that adapts them has a quarter of the temperatures, or so many, and so many chains
-_FEWEST, _FEWEST_CHAINS = 64, 4
+# A pass that adapts them has a quarter of the temperatures, or so many if they are not more than
+# twice those of the path, and so many chains
+_FEWEST, _ENOUGH, _FEWEST_CHAINS = 16, 64, 4
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Schedule:
     @property
     def adapting(self) -> list[float]:
         """Those of the pass that adapts step sizes."""
-        return inverse_temperatures(max(_FEWEST, self.temperatures // 4))
+        few = max(_FEWEST, min(_ENOUGH, 2 * self.temperatures))
+        return inverse_temperatures(max(few, self.temperatures // 4))
 
     @property
     def adapting_chains(self) -> int:
@@ -131,7 +133,7 @@ class Schedule:
             point, probability, _ = _transition(ends, point, beta, size, self.leapfrog)
             log_factor = log_factor + _RATE * (probability.mean(0) - _TARGET_ACCEPTANCE)
             variance = variance.lerp(point.u.var(0), _FORGETTING)
-            if number % (len(inner) // _STRETCHES) == 0 or number == len(inner):
+            if number % max(1, len(inner) // _STRETCHES) == 0 or number == len(inner):
                 found.until.append(beta)
                 found.sizes.append(log_factor.exp()[:, None] * variance.sqrt())
             bar.update()

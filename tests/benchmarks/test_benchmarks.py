@@ -11,9 +11,10 @@ from pathlib import Path
 import calls
 import contestants
 import gpu
-import memory
+import importance_time
 import pytest
 import torch
+from peaks import peaks
 from systems import SYSTEMS
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,7 +55,7 @@ def run(script, path, *more):
     "script",
     [
         "step_time",
-        "importance_time",
+        pytest.param("importance_time", marks=pytest.mark.slow),
         pytest.param("evaluation_time", marks=pytest.mark.slow),
         pytest.param("gradients", marks=pytest.mark.slow),
         pytest.param("fit_overhead", marks=pytest.mark.slow),
@@ -62,11 +63,20 @@ def run(script, path, *more):
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_its_numbers(script, tmp_path):
-    table, numbers = run(script, tmp_path / "numbers.json")
+    check(*run(script, tmp_path / "numbers.json"))
+
+
+def check(table, numbers):
     assert numbers["machine"]["threads"] == 1 and numbers["machine"]["torch"]
     assert all(row["ms"] > 0 for row in numbers["rows"])
     for row in numbers["rows"]:
         assert f"| {row['name']} | " in table
+
+
+def test_a_benchmark_runs_in_a_process_that_has_imported_all(tmp_path, capsys):
+    path = tmp_path / "numbers.json"
+    importance_time.main([*TINY["importance_time"], "--threads", "1", "--json", str(path)])
+    check(capsys.readouterr().out, json.loads(path.read_text()))
 
 
 def test_calls_are_those_of_the_package_alone():
@@ -118,14 +128,6 @@ def test_contestants_take_the_same_steps_on_a_gpu(system):
     with contestants.exact():
         steps = contestants.contestants(system, "cuda", compiled=True)
         contestants.check_equal(steps, system.data(8, "cuda"))
-
-
-def peaks():
-    torch.ones(2**26)
-    peak = memory.Peak()
-    torch.ones(2**24)
-    held = torch.ones(2**22)
-    return peak.megabytes(), memory.Peak().megabytes(), len(held)
 
 
 def test_a_peak_is_that_of_the_work_and_not_an_earlier_one():

@@ -3,16 +3,16 @@
 import functools
 import math
 import random
-import warnings
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from chance import excess
+from stepping import trained
 from torch import nn
 
-from pyro_vae import Trainer, guides, infer
+from pyro_vae import guides, infer
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 
@@ -201,17 +201,6 @@ def test_partial_guides_together_hold_it_too(name):
     assert gap(model, guide, x).abs().max() < 1e-8
 
 
-def trained(model, guide, x):
-    model.requires_grad_(False)
-    trainer = Trainer(model, guide, seed=0)
-    with warnings.catch_warnings():
-        # Of latents far up, whose KL need not be positive in this order
-        warnings.filterwarnings("ignore", "latent variables collapse")
-        for trainer.lr in (0.1, 0.02):
-            trainer.fit(x, epochs=120, batch_size=len(x), progress=False)
-    return guide
-
-
 TRAINED = {
     "BottomUp": (guides.BottomUp, 1, {}),
     "FullCovariance": (guides.FullCovariance, 2, {}),
@@ -224,7 +213,8 @@ def test_training_finds_the_evidence_of_what_two_latents_make(name):
     family, size, options = TRAINED[name]
     graph = GRAPHS["branches"]
     model, x = sized(graph, dict.fromkeys(graph, size))
-    guide = trained(model, family(model, like=x, hidden=(), **options), x)
+    guide = family(model, like=x, hidden=(), **options)
+    guide = trained(model.requires_grad_(False), guide, x, steps=250, lr=0.1)
     found = gap(model, guide, x, samples=100).mean()
     assert found < 0.05
 
@@ -273,6 +263,7 @@ def test_every_layer_of_a_vae_that_skips_sees_the_data():
 def test_training_closes_the_gap_of_a_vae_that_skips(family):
     vae, linear, x = skipping()
     options = {} if family is guides.BottomUp else {"step_hidden": 8}
-    guide = trained(vae, family(vae, hidden=(), **options).double(), x)
+    guide = family(vae, hidden=(), **options).double()
+    guide = trained(vae.requires_grad_(False), guide, x, steps=250, lr=0.1)
     short = linear.evidence().log_prob(x) - infer.elbo_terms(vae, guide, x, samples=100).elbo
     assert short.mean() < 0.35

@@ -1,7 +1,6 @@
 """Guides of latents of any support: in it, with a density of integral one, near the posterior."""
 
 import contextlib
-import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -9,9 +8,10 @@ import pytest
 import torch
 from chance import excess, sigmas
 from pyro import poutine
+from stepping import trained
 from torch import nn
 
-from pyro_vae import Trainer, guides, infer
+from pyro_vae import guides, infer
 
 N = 4
 FAMILIES = {
@@ -193,11 +193,7 @@ def test_conjugate_pairs_reach_their_evidence(name, family):
     model = Conjugate(prior, observed)
     x = evidence.sample((100,))
     guide = FAMILIES[family](model, like=x, hidden=(16,))
-    trainer = Trainer(model, guide, seed=0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "latent variables collapse")
-        for trainer.lr in (0.05, 0.005):
-            trainer.fit(x, epochs=80, batch_size=len(x), progress=False)
+    trained(model, guide, x, steps=120, lr=0.05)
     exact = evidence.log_prob(x)
     gap = (exact - infer.elbo_terms(model, guide, x, samples=200).elbo).mean()
     assert gap < 0.15

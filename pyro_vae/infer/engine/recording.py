@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .internals import schema, tree_leaves, tree_map
-from .refusing import RefusedOperations, refused_functions
+from .internals import schema
+from .refusing import RefusedOperations, leaves, refused_functions
 
 _ATEN = torch.ops.aten
 _OF_THREAD = threading.local()
@@ -103,15 +104,15 @@ class _Recorder(RefusedOperations):
             # What changes the result in place is not to change the literal
             held, made_by = (args[0].clone(),), _ATEN.lift_fresh_copy.default
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        has_tensors = any(isinstance(value, Tensor) for value in tree_leaves(result))
+        has_tensors = any(isinstance(value, Tensor) for value in leaves(result))
         if has_tensors or schema(func).is_mutable:
-            given, named = tree_map(self._node_of, (held, kwargs or {}))
+            given, named = map_aggregate((held, kwargs or {}), self._node_of)
             self._names(result, self.graph.call_function(made_by, given, named))
         return result
 
     def finished(self) -> fx.Graph:
         """The graph, which returns ``result``."""
-        self.graph.output(tree_map(self._node_of, self.result))
+        self.graph.output(map_aggregate(self.result, self._node_of))
         return self.graph
 
     def _names(self, result: Any, node: fx.Node) -> None:
