@@ -152,7 +152,7 @@ def _model(
     asked = args.channels is not None or args.blocks is not None
     small = math.prod(data.event_shape) <= groups.LARGEST_DENSE
     asked |= any(isinstance(latent, tuple) for latent in args.latents)
-    dense = small and not asked and data.kind not in ("signal", "video", "tokens")
+    dense = small and not asked and data.kind not in ("signal", "video", "tokens", "sequence")
     return models.VAE(
         data.event_shape,
         latents=args.latents,

@@ -116,7 +116,8 @@ def add_data(parser: Any, *, default: str | None = None, split: str | None = Non
         "--kind",
         **choice({name: name for name in KINDS}),
         help="what the dimensions of a datum mean, which decides on networks and pictures: signal "
-        "(c, t), image (c, h, w), video (c, t, h, w), tokens for the lines of a text file, ... "
+        "(c, t), image (c, h, w), video (c, t, h, w), tokens for the lines of a text file, "
+        "sequence of vectors (t, d), ... "
         "(default: what the data tell, else a guess by the shape, in which (2, 100) is an image)",
     )
     add(

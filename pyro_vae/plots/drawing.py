@@ -179,13 +179,16 @@ def grid_axes(
 ) -> Axes:
     """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size.
 
-    Data of the kind "signal" are drawn as curves, those of the kind "video" as strips of frames;
-    rows of a ``table`` with these columns are written as numbers, one below the other.
+    Data of the kinds "signal" and "sequence" are drawn as curves, those of the kind "video" as
+    strips of frames; rows of a ``table`` with these columns are written as numbers, one below the
+    other.
     """
     if table:
         told = _of_rows(len(x), columns, row_labels, column_labels, titles)
         return table_axes(x, table, told, block=columns if columns > 1 else 0, ax=ax)
     labels = {"row_labels": row_labels, "column_labels": column_labels, "titles": titles}
+    if kind == "sequence":
+        x, kind = x.transpose(1, 2), "signal"
     if kind == "signal":
         width, height = curves_size(len(x), columns)
         ax = new_axes(1, 1, (width + 1.2, height + 0.7))[0] if ax is None else ax
@@ -245,6 +248,9 @@ def stacked(
         plain = [i for i in range(len(x)) if i % block >= len(rows)]
         return table_axes(x, table, labels, block=block, plain=plain).figure
     shared = value_range(rows.values())
+    if kind == "sequence":
+        rows, heat = ({k: v.transpose(1, 2) for k, v in of.items()} for of in (rows, heat))
+        kind = "signal"
     if kind == "signal":
         spans = dict.fromkeys(rows, shared) | {k: (0.0, float(v.max())) for k, v in heat.items()}
         return stacked_curves({**rows, **heat}, spans)

@@ -30,7 +30,7 @@ from .drawing import grid_axes, is_image, kind_of, rows_of, run, stacked
 from .tables import columns_of
 
 # How much wider than high data are drawn
-_WIDE = {"signal": 2, "video": 3}
+_WIDE = {"signal": 2, "sequence": 2, "video": 3}
 
 
 def images(
@@ -54,7 +54,7 @@ def images(
         columns: images per row; by default one row of up to 8, beyond that about a square.
             Vectors are drawn one per row unless it is given.
         titles: one per datum, such as its label; none by default.
-        kind: what the dimensions of a datum mean, "signal" or "video", as in ``data.load``.
+        kind: what the dimensions of a datum mean, such as "signal", as in ``data.load``.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
