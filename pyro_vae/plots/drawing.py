@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from ..data import Column, Dataset
+from ..data import Column, Dataset, Vocabulary
 from ..data.arguments import LabelData
 from ..ground.arguments import known
 from ..ground.drawing import keep_within, new_axes, shown
@@ -175,13 +175,13 @@ def grid_axes(
     column_labels: Sequence[str] = (),
     titles: Sequence[str] = (),
     kind: str | None = None,
-    table: Sequence[Column] = (),
+    table: Sequence[Column] | Vocabulary = (),
 ) -> Axes:
     """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size.
 
     Data of the kinds "signal" and "sequence" are drawn as curves, those of the kind "video" as
-    strips of frames; rows of a ``table`` with these columns are written as numbers, one below the
-    other.
+    strips of frames; rows of a ``table`` with these columns are written as numbers, those of text
+    as lines, one below the other.
     """
     if table:
         told = _of_rows(len(x), columns, row_labels, column_labels, titles)
@@ -234,7 +234,7 @@ def stacked(
     heat: Mapping[str, Tensor] | None = None,
     kind: str | None = None,
     *,
-    table: Sequence[Column] = (),
+    table: Sequence[Column] | Vocabulary = (),
 ) -> Figure:
     """A figure with one row of data under another, label -> (n, *event).
 
@@ -325,6 +325,7 @@ def vector_site(values: dict[str, Tensor], site: str | None) -> str:
         raise ValueError(
             f"site: expected one whose values are vectors, {site!r} has shape "
             f"{tuple(values[site].shape[1:])} per datum: pass site= another, or see what a map "
-            "adds by plots.layer_samples(model, site)"
+            "adds by plots.layer_samples(model, site), and what its channels do by "
+            "plots.traversals(model, guide, x, site=site)"
         )
     return site

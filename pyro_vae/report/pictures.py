@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+
+from ..plots.sentences import lines_of
 
 _DPI = 144
 _CSS_PIXELS_PER_INCH = 96
@@ -53,8 +56,14 @@ def render(drawn: Figure | Axes, format: str = "png", *, dpi: int = _DPI) -> byt
 
 
 def pictures(title: str, drawn: Figure | Axes) -> str:
-    """A figure as HTML, its panels as pictures that stack on narrow screens; it is closed."""
+    """A figure as HTML, its panels as pictures that stack on narrow screens; it is closed.
+
+    Lines of text are a table of them.
+    """
     figure = _figure(drawn)
+    if lines := lines_of(figure):
+        plt.close(figure)
+        return _written_out(lines)
     try:
         panels = _panels(figure)
         light = [_written(figure, "png", _DPI, box=box) for box in panels]
@@ -65,6 +74,14 @@ def pictures(title: str, drawn: Figure | Axes) -> str:
     least = _LEAST if any(t.get_text().strip() for t in figure.findobj(Text)) else 0
     shown = (_picture(title, least, *both) for both in zip(light, dark, strict=True))
     return f"<figure>{''.join(shown)}</figure>"
+
+
+def _written_out(lines: Sequence[tuple[str, str]]) -> str:
+    rows = "".join(
+        f"<tr><th>{html.escape(label)}</th><td>{html.escape(text)}</td></tr>"
+        for label, text in lines
+    )
+    return f'<table class="lines">{rows}</table>'
 
 
 def _picture(title: str, least: float, light: bytes, dark: bytes) -> str:
