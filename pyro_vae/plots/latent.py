@@ -151,9 +151,8 @@ def traversals(
             dims = [(d,) for d in each.topk(min(_MOST_UNITS, len(each))).indices.tolist()]
         dims = places_of(kl.shape, site, dims)
         if not dims:
-            raise ValueError(
-                f"dims: expected units 0 to {kl.numel() - 1} of {site!r}, got none: pass such as [0]"
-            )
+            most = kl.numel() - 1
+            raise ValueError(f"dims: expected units 0 to {most} of {site!r}, got none: pass [0]")
         rows = traverse(model, guide, x[0], site=site, dims=dims, values=values, y=labels)
     names = [f"{site}[{', '.join(map(str, d))}]\n{float(kl[d].sum()):.2f} nats" for d in dims]
     columns = spaced(values.tolist(), most=len(values) if table else 10)
