@@ -96,7 +96,7 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
             return likelihoods.Gaussian() if data is None else likelihoods.for_columns(data)
         return kind(**given)
     if data is not None and data.kind == "signal" and args.codes is None:
-        given = _of_signals(args, kind, data.train.x) | given
+        given |= _of_signals(args, kind, data.train.x)
     given.setdefault("sigma", "per_pixel" if data is not None and data.columns else "learned")
     if data is None or not _standardizes(args, data):
         return kind(**given)
@@ -131,7 +131,9 @@ def _latents(args: argparse.Namespace, data: DataSplits) -> tuple[tuple[Any, ...
 
 
 def _standardizes(args: argparse.Namespace, data: DataSplits) -> bool:
-    return len(data.event_shape) == 1 if args.standardize is None else args.standardize
+    if args.standardize is None:
+        return len(data.event_shape) == 1 and data.kind != "signal"
+    return args.standardize
 
 
 def pair(

@@ -101,7 +101,8 @@ def test_tones_are_drawn_without_codes(tmp_path):
 def test_signals_have_a_map_and_a_sigma_that_begins_below_them(tmp_path, capsys, no_report):
     torch.manual_seed(0)
     np.save(tmp_path / "x.npy", 3 * torch.randn(20, 2, 70).numpy())
-    out = tmp_path / "run"
+    alone, out = str(tmp_path / "alone.npy"), tmp_path / "run"
+    np.save(alone, torch.randn(20, 70).numpy())
     argv = ["train", "--data", str(tmp_path / "x.npy"), "--kind", "signal", "--epochs", "1"]
     argv += ["--importance-samples", "2", "--out", str(out)]
     assert main(argv) == 0
@@ -118,13 +119,19 @@ def test_signals_have_a_map_and_a_sigma_that_begins_below_them(tmp_path, capsys,
         ("--latents", "3"): ((3,), None),
         ("--channels", "4,4"): ((4, 18), (4, 4)),
         ("--sigma", "0.5"): ((4, 5), (16, 32, 32, 32)),
+        ("--sigma", "learned"): ((4, 5), (16, 32, 32, 32)),
+        ("--data", alone): ((20,), None),
     }
     for options, (shape, channels) in others.items():
         assert main([*argv, *options, "--quiet"]) == 0
         model = load(out / "model.pt").model
         assert model.latent_shapes == {"z1": shape}
         assert channels in (None, model.maps.get("channels"))
-        assert (model.likelihood.scale is None) == ("--sigma" in options)
+        noise, scale = model.likelihood.noise, model.likelihood.scale
+        if "0.5" in options:
+            assert scale is None and float(noise.value) == 0.5
+        else:
+            assert scale.dim() == 0 and float(noise.value) == pytest.approx(0.1, rel=0.03)
 
 
 def test_videos_move(tmp_path, capsys):
