@@ -25,6 +25,12 @@ def kinds(tmp):
         vae(8, 8, kind="signal"),
         *(vae(1, 8, 8, kind=kind) for kind in ("image", "video", "array")),
     )
+
+    def in_turn(kind):
+        decoder = models.SequenceDecoder((7, 3), 2, width=8)
+        return models.VAE((7, 3), 2, likelihood=Gaussian(), decoder=decoder, kind=kind)
+
+    yield lambda: in_turn("signal"), lambda: in_turn("sequence"), lambda: in_turn(None)
     yield (
         lambda: data.load(x, kind="vector"),
         lambda: data.load(x.reshape(9, 64), kind="vector"),

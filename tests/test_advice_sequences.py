@@ -3,7 +3,7 @@
 import torch
 from advice import Cases
 
-from pyro_vae import Trainer, data, likelihoods
+from pyro_vae import Trainer, data, likelihoods, plots
 from pyro_vae.data import Vocabulary
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Nominal, Tokens
@@ -21,6 +21,34 @@ def vae(tokens=6, length=4, **options):
 
 def fit(model, x):
     return Trainer(model, BottomUp(model)).fit(x, epochs=1, progress=False)
+
+
+@cases
+def pictures(tmp):
+    x = WORDS.numbers(LINES)
+    model = vae(WORDS, WORDS.length)
+    guide = BottomUp(model)
+    shown = (
+        lambda: plots.reconstructions(model, guide, x),
+        lambda: plots.traversals(model, guide, x[0]),
+        lambda: plots.interpolation(model, guide, x[0], x[1]),
+    )
+    yield lambda: plots.latent_grid(model, like=x), *shown[1:]
+    yield lambda: plots.uncertainty(model, guide, x), shown[0]
+    dropped = SequenceDecoder(x.shape[1:], 2, outputs=len(WORDS), word_dropout=0.3)
+    yield (
+        lambda: plots.denoising(model, guide, x, 0.1),
+        shown[0],
+        lambda: VAE(x.shape[1:], 2, likelihood=Tokens(WORDS), decoder=dropped),
+    )
+    pair = data.language_pair(50, 10)
+    model_2 = Translation(pair.source, pair.target, latents=2, width=8)
+    guide_2 = BottomUp(model_2)
+    yield (
+        lambda: plots.interpolation(model_2, guide_2, pair.test, pair.test),
+        lambda: plots.reconstructions(model_2, guide_2, pair.test),
+        lambda: model_2.translate(["the cat sees a dog"], z=torch.zeros(1, 2)),
+    )
 
 
 @cases

@@ -76,9 +76,24 @@ def pictures(tmp):
     model = vae(((2, 4, 4), 3))
     guide = guides.Ladder(model)
     yield (
-        lambda: plots.traversals(model, guide, X[0], site="z1"),
-        lambda: plots.traversals(model, guide, X[0], site="z2"),
+        lambda: plots.latent_scatter(guide, X, site="z1"),
+        lambda: plots.latent_scatter(guide, X, site="z2"),
         lambda: plots.layer_samples(model, "z1"),
+        lambda: plots.traversals(model, guide, X[0], site="z1"),
+    )
+    yield (
+        lambda: plots.traversals(model, guide, X[0], site="z1", dims=[()] * 0),
+        lambda: plots.traversals(model, guide, X[0], site="z1", dims=[0]),
+    )
+    yield (
+        lambda: plots.traversals(model, guide, X[0], site="z1", dims=[(2,)]),
+        lambda: plots.traversals(model, guide, X[0], site="z1", dims=[(0,)]),
+    )
+    three = vae(((3, 4, 4),))
+    yield (
+        lambda: plots.latent_grid(three, like=X, steps=2),
+        lambda: plots.traversals(three, guides.Ladder(three), X[0]),
+        lambda: plots.latent_grid(vae(2), like=X, steps=2),
     )
     yield (
         lambda: plots.kl_maps(infer.elbo_terms(model, guide, X).kl),

@@ -20,6 +20,7 @@ from ..guides import linear
 from ..likelihoods.counts import Rates
 from ..likelihoods.located import Located
 from ..networks import ConvDecoder, ConvEncoder, MapNetwork
+from ..networks.convolutional import halved
 from ..networks.defaults import convolutions, halvings
 from ..programs.placing import device_of
 from ..programs.program import Guide
@@ -94,6 +95,8 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
             # Without data it is the number of parameters that counts, about that of this
             return likelihoods.Gaussian() if data is None else likelihoods.for_columns(data)
         return kind(**given)
+    if data is not None and data.kind == "signal" and args.codes is None:
+        given |= _of_signals(args, kind, data.train.x)
     given.setdefault("sigma", "per_pixel" if data is not None and data.columns else "learned")
     if data is None or not _standardizes(args, data):
         return kind(**given)
@@ -102,8 +105,35 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
     return kind.standardized(data.train.x, **given)
 
 
+def _of_signals(args: argparse.Namespace, kind: type, x: Tensor) -> dict[str, Any]:
+    """All samples in units of their deviation, and a sigma that begins below it.
+
+    One as large as the signal leaves latents unused for long.
+    """
+    deviation = float(x.std())
+    if kind is likelihoods.LogNormal or args.standardize is not None or not deviation > 0:
+        return {}
+    if args.sigma not in (None, "learned"):
+        return {}
+    sigma = likelihoods.LearnedSigma(initial=1 / groups.SIGNAL_RATIO)
+    return {"sigma": sigma, "scale": deviation}
+
+
+def _latents(args: argparse.Namespace, data: DataSplits) -> tuple[tuple[Any, ...], Any]:
+    """The latents, and the channels of convolutional networks, None for their default."""
+    shape, takes_maps = data.event_shape, args.guide in (guides.BottomUp, guides.Ladder)
+    signal = data.kind == "signal" and len(shape) == 2 and getattr(args, "hidden", None) is None
+    channels = args.channels or groups.SIGNAL_CHANNELS
+    size = halved(shape[1:], len(channels))
+    if args.latents is not None or not signal or not takes_maps or math.prod(size) < 2:
+        return args.latents or groups.LATENTS, args.channels
+    return ((groups.SIGNAL_LATENTS, *size),), channels
+
+
 def _standardizes(args: argparse.Namespace, data: DataSplits) -> bool:
-    return len(data.event_shape) == 1 if args.standardize is None else args.standardize
+    if args.standardize is None:
+        return len(data.event_shape) == 1 and data.kind != "signal"
+    return args.standardize
 
 
 def pair(
@@ -151,15 +181,16 @@ def _model(
         return _quantised(args, data, likelihood, condition)
     asked = args.channels is not None or args.blocks is not None
     small = math.prod(data.event_shape) <= groups.LARGEST_DENSE
-    asked |= any(isinstance(latent, tuple) for latent in args.latents)
-    dense = small and not asked and data.kind not in ("signal", "video", "tokens")
+    latents, channels = _latents(args, data)
+    asked |= any(isinstance(latent, tuple) for latent in latents)
+    dense = small and not asked and data.kind not in ("signal", "video", "tokens", "sequence")
     return models.VAE(
         data.event_shape,
-        latents=args.latents,
+        latents=latents,
         likelihood=likelihood,
         hidden=getattr(args, "hidden", groups.DENSE if dense else None),
         kind=data.kind,
-        channels=args.channels,
+        channels=channels,
         blocks=args.blocks,
         skip=args.skip,
         condition=condition,
@@ -178,7 +209,7 @@ def _quantised(
             f"--codes: expected data that have no text and are told of classes alone, got "
             f"{data.name}: leave --codes out"
         )
-    other = args.guide is not guides.BottomUp or args.latents != groups.LATENTS or args.skip
+    other = args.guide is not guides.BottomUp or args.latents is not None or args.skip
     if other or args.warm_up or args.beta != 1:
         raise ValueError(
             "--codes: expected no --latents, --guide, --skip, --beta or --warm-up beside it, as a "
@@ -270,7 +301,8 @@ def told(data: DataSplits, binarize: str | None, trainer: Trainer) -> str:
     if (noise := getattr(likelihood, "noise", None)) is not None:
         name += f" ({kebab(type(noise).__name__)})"
     if getattr(likelihood, "scale", None) is not None:
-        name += f" of standardised {'columns' if len(shape) == 1 else 'pixels'}"
+        what = "samples" if data.kind == "signal" else "columns" if len(shape) == 1 else "pixels"
+        name += f" of standardised {what}"
     begins = linear.begins(trainer.model, trainer.guide, data.train.x)
     how = {"dynamic": "dynamically, afresh in each batch", "static": "once"}
     binarized = how.get(binarize, "no")

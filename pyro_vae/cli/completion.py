@@ -37,7 +37,7 @@ _NAMES = "digits mnist-small mnist fashion-mnist omniglot cifar10 shapes tones b
 VALUES = {
     "--data": _NAMES,
     "--reference": _NAMES,
-    "--kind": "vector signal image video tokens array",
+    "--kind": "vector signal image video tokens sequence array",
     "--vocabulary": "characters words",
     "--binarize": "dynamic static none",
     "--split": "test train all",

@@ -21,6 +21,9 @@ _T = TypeVar("_T")
 
 STEPS, FEWEST_EPOCHS = 6000, 20
 LATENTS, DENSE, LARGEST_DENSE = (20,), (256, 256), 1024
+# Of signals: channels of the map that is the latent, of the networks, which halve as often, and
+# the deviation of the data over the first sigma
+SIGNAL_LATENTS, SIGNAL_CHANNELS, SIGNAL_RATIO = 4, (16, 32, 32, 32), 10
 LEAST_SECONDS = 10.0
 # Third of the epochs, and no more: a small table is memorised while beta is small
 WARM_UP = 50
@@ -116,7 +119,8 @@ def add_data(parser: Any, *, default: str | None = None, split: str | None = Non
         "--kind",
         **choice({name: name for name in KINDS}),
         help="what the dimensions of a datum mean, which decides on networks and pictures: signal "
-        "(c, t), image (c, h, w), video (c, t, h, w), tokens for the lines of a text file, ... "
+        "(c, t), image (c, h, w), video (c, t, h, w), tokens for the lines of a text file, "
+        "sequence of vectors (t, d), ... "
         "(default: what the data tell, else a guess by the shape, in which (2, 100) is an image)",
     )
     add(
@@ -155,10 +159,10 @@ def add_pair(parser: Any) -> None:
     add(
         "--latents",
         type=values.latents,
-        default=LATENTS,
         metavar="SIZES",
-        help="size of z1, or sizes of z1,z2,... from the data to the top (default: 20); "
-        "8x14x14,16x7x7,32 are maps of 8 channels, of 16, and a vector",
+        help="size of z1, or sizes of z1,z2,... from the data to the top (default: 20; of signals "
+        "(c, t) a map of 4 channels, 4xT with T a sixteenth of t, for the guides bottom-up and "
+        "ladder); 8x14x14,16x7x7,32 are maps of 8 channels, of 16, and a vector",
     )
     add(
         "--hidden",
@@ -174,7 +178,8 @@ def add_pair(parser: Any) -> None:
         type=values.sizes,
         metavar="CHANNELS",
         help="of convolutional networks, after each halving of the resolution, such as 32,64,128 "
-        "(default: 32,64 for images up to 32 x 32, more for all else)",
+        "(default: 32,64 for images up to 32 x 32; 16,32,32,32 for signals without --latents; "
+        "more for all else)",
     )
     add(
         "--blocks",
@@ -205,7 +210,8 @@ def add_pair(parser: Any) -> None:
         type=values.number_or_word,
         help="standard deviation of the likelihood gaussian, scale of laplace, student-t and, of "
         "logarithms, log-normal: a number, learned, optimal (gaussian, log-normal), per_pixel or "
-        "predicted (default: learned; of tables per_pixel)",
+        "predicted (default: learned, for signals from a tenth of their deviation on; of tables "
+        "per_pixel)",
     )
     add(
         "--standardize",

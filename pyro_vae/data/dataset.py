@@ -70,7 +70,8 @@ class Dataset:
         columns: name and kind of each column of a table, () for other data.
         index: what the rows of a table are called, an array (n,), or None.
         missing: whether some values are missing.
-        kind: "vector", "signal", "image", "video", "tokens" or "array", for ``kind=`` of models.
+        kind: "vector", "signal", "image", "video", "tokens", "sequence" or "array", for ``kind=``
+            of models.
         kind_said: whether that is no guess.
         vocabulary: what the numbers of a text stand for, or None.
         rate: of signals, samples per second, or None.

@@ -118,9 +118,10 @@ def load(
         rate: samples per second of signals in arrays, and of tones, by default 8000; of WAV files
             what they have to have. ``d.rate`` has it.
         kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
-            (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "tokens" (t,), "array" for any
-            other. Default: what the source tells, else a guess by the shape, which is printed:
-            (2, 100) is an image. Pass ``d.kind`` to a model: it decides on the networks. With
+            (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "tokens" (t,), "sequence" of
+            vectors (t, d), "array" for any other. Default: what the source tells, else a guess by
+            the shape, which is printed: (2, 100) is an image. Pass ``d.kind`` to a model: it
+            decides on the networks. With
             ``"tokens"`` each line of a text file, or of a list of lines, is a datum: the numbers
             of its characters or words, and zeros behind them.
         vocabulary: of tokens, ``"characters"`` or ``"words"`` for one of all lines, or a

@@ -25,7 +25,7 @@ from ..programs.examining import examined
 from ..programs.given import matched
 from ..programs.unwrapping import innermost
 from .baselines import baselines
-from .noise import ratios
+from .noise import apart, ratios, told
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,7 +44,8 @@ class Evaluation(Tabular):
             ``diagnostics.baselines``; empty where none compares with the pair, None without
             training data to fit them to.
         annealed: log p(x) by annealed importance sampling per datum, None if it was not asked for.
-        decibels: of signals, signal to noise ratio of reconstructions, (n,); None for others.
+        decibels: of signals, signal to noise ratio of reconstructions, (n,), as of
+            ``signal_to_noise``; None for others.
         units: of sequences, "token" and "character" -> how many each datum has, (n,).
     """
 
@@ -90,8 +91,8 @@ class Evaluation(Tabular):
             best, _ = self.log_likelihood or (self.bound, None)
             bits = -quantities[best] / (self.dimensions * math.log(2))
             rows.append((f"-{best}", *mean_and_error(bits), "bits/dim"))
-        if self.decibels is not None:
-            rows.append(("SNR of reconstructions", *mean_and_error(self.decibels), "dB"))
+        if self.decibels is not None and len(heard := apart(self.decibels)[0]):
+            rows.append(("SNR of reconstructions", *mean_and_error(heard), "dB"))
         if self.units:
             best, log_p = self.log_likelihood or (self.bound, self.terms.elbo)
             unit, counts = [*self.units.items()][-1]
@@ -159,7 +160,7 @@ class Evaluation(Tabular):
             self._header(),
             ("quantity", "mean", "standard error", "unit"),
             rows,
-            notes=[self.remark] if self.remark else (),
+            notes=[*([self.remark] if self.remark else ()), *told(self.decibels)],
             line=f"  {{:<{max(22, *(len(name) for name, *_ in rows))}}} {{:>10}} {{:<11}} {{}}",
             left=(0, 3),
         )

@@ -6,7 +6,8 @@
 | ``"signal"`` | (c, t), (t,) for one channel | convolutions along time |
 | ``"image"`` | (c, h, w), (h, w) for one channel | convolutions along height and width |
 | ``"video"`` | (c, t, h, w), (t, h, w) for one channel | convolutions along all three |
-| ``"tokens"`` | (t,) whole numbers | dense, until a decoder of tokens is given |
+| ``"tokens"`` | (t,) whole numbers | causal, a token after the other |
+| ``"sequence"`` | (t, d), a vector per place | causal, a place after the other |
 | ``"array"`` | any | dense, of its elements as one vector |
 """
 
@@ -66,6 +67,7 @@ KINDS = {
         Kind("image", 2, ("chw", "hw")),
         Kind("video", 3, ("cthw", "thw")),
         Kind("tokens", 0, ("t",)),
+        Kind("sequence", 0, ("td",)),
         Kind("array", 0, ()),
     )
 }

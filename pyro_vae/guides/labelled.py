@@ -19,6 +19,7 @@ from ..ground.kinds import KINDS
 from ..likelihoods.base import input_shape, network_inputs
 from ..models.classes import given_or, number_of_classes
 from ..models.partial import labels_in
+from ..models.parts import reader_of
 from ..programs.labels import MISSING
 from ..programs.missing import takes_missing
 from ..programs.modes import evaluating
@@ -112,7 +113,7 @@ class Labelled(Guide):
         if classifier is None:
             widths = vae.hidden[0] if hidden is None else networks.sizes("hidden", hidden)
             options = {"activation": vae.activation, "norm": vae.norm}
-            if own := getattr(vae.likelihood, "encoder", None):
+            if own := reader_of(vae):
                 network = own(shapes)
             else:
                 network = networks.encoder(seen, widths, vae.maps, extra=width, **options)

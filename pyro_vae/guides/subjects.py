@@ -14,6 +14,7 @@ from .. import networks
 from ..data.arguments import Data, columns_of
 from ..ground.arguments import known
 from ..models import VAE
+from ..models.parts import reader_of
 from ..programs.checks import check_data
 from ..programs.given import matched
 from ..programs.inspecting import FEW, structure
@@ -112,8 +113,8 @@ def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
     places = {site: Place(site, found.latents[site], whole=True) for site in layers}
     incomplete = model is not vae and takes_missing(model)
     inputs = OwnWithMask(vae) if incomplete else OwnInputs(vae)
-    own = getattr(vae.likelihood, "encoder", None)
-    subject = Subject(model, found, inputs, places, layers, encoder=own, tabular=vae.tabular)
+    own = {"encoder": reader_of(vae), "tabular": vae.tabular}
+    subject = Subject(model, found, inputs, places, layers, **own)
     options = {"hidden": vae.hidden, "activation": vae.activation, "norm": vae.norm}
     options["pyramid"] = vae.pyramid
     # Without skip connections each latent is seen by the one below alone, unless classes that

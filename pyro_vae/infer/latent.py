@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -230,7 +230,7 @@ def traverse(
     x: Tensor,
     *,
     site: str,
-    dims: list[int] | None = None,
+    dims: Sequence[int | tuple[int, ...]] | None = None,
     values: Tensor | None = None,
     y: Tensor | None = None,
 ) -> Tensor:
@@ -242,14 +242,15 @@ def traverse(
     A site that cannot be all real numbers is changed in unconstrained coordinates, in which no
     value leaves its support: those of ``torch.distributions.biject_to``, the logarithm of a
     positive unit, the logit of one in (0, 1), k - 1 coordinates of k values that add up to 1.
-    Units are those of the site, one by one, or its coordinates.
+    Units are those of the site, one by one, or its coordinates; of a map (c, h, w) a unit is also
+    (2, 0, 5), and (2,) a channel, which has one value all over.
 
     Args:
         model: generative program.
         guide: inference program.
         x: (*event_shape,), the datum to start from.
         site: latent site.
-        dims: units to change; default all.
+        dims: units to change, by their number, or a tuple by their place; default all.
         values: values to give a unit, or its unconstrained coordinate, (v,); default -3 .. 3 in
             7 steps.
         y: one label () for a conditional pair.
@@ -259,7 +260,7 @@ def traverse(
 
     Raises:
         ValueError: a site that the guide does not have, or without such coordinates, as
-            categories are; data that are not a single datum.
+            categories are; units that it has not; data that are not a single datum.
     """
     _check_single(model, x, "x")
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
@@ -268,16 +269,47 @@ def traverse(
     labels = completed(model, mean, x[None], labels)
     known("site", site, mean)
     u = unconstrained(model, mean, x[None], labels, moved=site)
-    dims = list(range(u[site][0].numel())) if dims is None else list(dims)
+    dims = places_of(u[site].shape[1:], site, dims)
     n, order = len(dims) * len(values), list(u)
     held = {s: u[s] for s in order[: order.index(site) + 1]}
     rows = {s: v.repeat(n, *(1,) * (v.dim() - 1)) for s, v in held.items()}
-    units = rows[site].view(n, -1)
-    for i, dim in enumerate(dims):
-        units[i * len(values) : (i + 1) * len(values), dim] = values
+    for dim, block in zip(dims, rows[site].split(len(values)), strict=True):
+        part = block[(slice(None), *dim)]
+        part.copy_(values.reshape(-1, *(1,) * (part.dim() - 1)).expand_as(part))
     x, labels = first_of(x[None], n), None if labels is None else first_of(labels, n)
     result = decode_mean(model, constrained(model, rows, x, labels), x, labels)
     return result.unflatten(0, (len(dims), len(values)))
+
+
+def places_of(
+    shape: Sequence[int], site: str, dims: Sequence[int | tuple[int, ...]] | None = None
+) -> list[tuple[int, ...]]:
+    """Units of a site, given by number or by place, as places in its shape; by default all.
+
+    Raises:
+        ValueError: units that it has not.
+
+    Example:
+        >>> places_of((2, 3), "z1", [4, (1,)]), places_of((2,), "z2")
+        ([(1, 1), (1,)], [(0,), (1,)])
+    """
+    shape, size = tuple(shape), math.prod(shape)
+    found = []
+    for dim in range(size) if dims is None else dims:
+        place = tuple(map(int, dim)) if isinstance(dim, tuple) else None
+        if place is None and 0 <= (number := int(dim)) < size:
+            place = tuple(int(i) for i in np.unravel_index(number, shape))
+        if (
+            place is None
+            or len(place) > len(shape)
+            or not all(0 <= i < most for i, most in zip(place, shape, strict=False))
+        ):
+            places = f", or places in {shape} such as (0,)" if len(shape) > 1 else ""
+            raise ValueError(
+                f"dims: expected units 0 to {size - 1} of {site!r}{places}, got {dims}"
+            )
+        found.append(place)
+    return found
 
 
 def first_of(x: Any, n: int) -> Any:
@@ -299,7 +331,8 @@ def grid_2d(
     real numbers, as in ``traverse``.
 
     Args:
-        model: generative program whose ``site`` has two units.
+        model: generative program whose ``site`` has two units, or is a map of two channels, each
+            of which has one value all over.
         like: any data (m, *event_shape), on the first of which the program is run.
         site: the two-dimensional latent site.
         steps: values per axis.
@@ -319,10 +352,11 @@ def grid_2d(
     labels = labels_for(model, y if accepts_labels(model) else None, len(z), like.device)
     u = unconstrained(model, {}, like[:1], None if labels is None else labels[:1], moved=site)
     known("site", site, u)
-    if u[site].shape != (1, 2):
+    if u[site].shape[:2] != (1, 2):
         raise ValueError(
             f"site {site!r}: expected two units, the model has {tuple(u[site].shape[1:])}"
         )
+    z = z.reshape(len(z), 2, *(1,) * (u[site].dim() - 2)).expand(-1, *u[site].shape[1:])
     x = first_of(like, len(z))
     means = decode_mean(model, constrained(model, {site: z}, x, labels), x, labels)
     return axis, means.unflatten(0, (steps, steps))

@@ -84,6 +84,11 @@ class LearnedSigma(Learned, _TrainedSigma):
     The parameter is log(sigma) / 10: Adam moves log sigma by about ten learning rates per step,
     so that sigma keeps up with the decoder.
 
+    As long as nothing is reconstructed the sigma of highest likelihood is the deviation of the
+    data, at which a latent pays for its KL only slowly: where there are many, as of a map, all may
+    stay unused. Begin well below the deviation then, ``LearnedSigma(initial=0.1)`` for data that
+    ``Gaussian(scale=)`` standardises.
+
     Source: "Simple and Effective VAE Training with Calibrated Decoders", Rybkin, Daniilidis,
     Levine (2021).
 

@@ -3,19 +3,61 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from .. import networks
 from ..conditionals.normal import DiagonalNormal, StandardNormal
+from ..ground.kinds import kind_of
 from ..likelihoods import Gaussian, LearnedSigma, Mixed, PerPixelSigma, Tokens
 from ..networks import Shortcut
 from .sequence_decoder import SequenceDecoder
 
 # Of more the factors would take long to find
 _COLUMNS = 1000
+
+
+def checked_kind(
+    kind: str | None, event_shape: tuple[int, ...], likelihood: nn.Module, decoder: Any
+) -> str:
+    """The kind of a model's data: as it is said, else as its parts tell, else a guess.
+
+    Raises:
+        ValueError: a kind that is unknown or not of the shape, or not that of a decoder in turn.
+    """
+    in_turn = isinstance(decoder, SequenceDecoder) and len(event_shape) == 2
+    if kind is None and in_turn:
+        return "sequence"
+    if kind is None and isinstance(likelihood, Tokens) and len(event_shape) == 1:
+        return "tokens"
+    found = kind_of(kind, event_shape)
+    if in_turn and found.dims:
+        t, d = event_shape
+        raise ValueError(
+            f"kind: expected 'sequence' for a {type(decoder).__name__}, which goes through the "
+            f"{t} places of data of shape {event_shape} with {d} numbers each, got {kind!r}: pass "
+            'kind="sequence", and signals (n, c, t) as x.transpose(1, 2)'
+        )
+    return found.name
+
+
+def reader_of(vae: Any) -> Callable[[Mapping[str, tuple[int, ...]]], nn.Module] | None:
+    """What makes, by the shapes of x and of vectors, the network with which guides read these.
+
+    None where they have that of the kind of data.
+    """
+    if own := getattr(vae.likelihood, "encoder", None):
+        return own
+    if vae.kind != "sequence" or vae.hidden[0] is not None:
+        return None
+
+    def read(shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        extra = sum(math.prod(shape) for name, shape in shapes.items() if name != "x")
+        return networks.SequenceEncoder(shapes["x"], extra=extra)
+
+    return read
 
 
 def default_decoder(
@@ -27,8 +69,9 @@ def default_decoder(
         out = {"out_shape": features, "event_dim": len(vae.event_shape)}
         return vae.pyramid.network(context, vae.pyramid.sizes[0], **out, **options)
     size = sum(map(math.prod, context))
-    if isinstance(vae.likelihood, Tokens) and vae.hidden[0] is None:
-        outputs = vae.likelihood.size
+    tokens = isinstance(vae.likelihood, Tokens)
+    if (tokens or vae.kind == "sequence") and vae.hidden[0] is None:
+        outputs = math.prod(features[len(vae.event_shape) :])
         return SequenceDecoder(vae.event_shape, size, outputs=outputs, skip=vae.skip)
     given = vae.event_shape, features, vae.hidden[0], vae.maps
     made = networks.decoder(size, *given, skip=vae.skip, **options)

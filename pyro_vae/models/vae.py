@@ -19,7 +19,6 @@ from ..data import Column
 from ..data.arguments import LabelData
 from ..distributions import declared
 from ..ground.arguments import known
-from ..ground.kinds import kind_of
 from ..ground.recorded import takes
 from ..ground.streams import forked
 from ..likelihoods import Likelihood, Mixed
@@ -29,7 +28,7 @@ from .base import DecoderModel, check_likelihood, checked_columns
 from .classes import Labels, given_classes, latent_classes, seen_classes
 from .covariates import Covariates
 from .partial import checked_condition, drawn_features
-from .parts import default_conditional, default_decoder, path_of
+from .parts import checked_kind, default_conditional, default_decoder, path_of
 from .sigma import Phase, predict_sigma
 from .spatial import latent_shapes, pyramid
 
@@ -58,8 +57,8 @@ class VAE(DecoderModel):
         hidden: hidden widths of the networks, seen from the data: (400, 400) for all layers, 400
             for one of this width, one tuple per layer for different ones, () for linear maps.
             Default: a convolutional network for images, signals and video, a ``SequenceDecoder``
-            for ``likelihoods.Tokens``, (256, 256) elsewhere. Where latents are maps, those of the
-            layers of vectors.
+            for tokens and sequences, which guides then read by ``networks.SequenceEncoder``,
+            (256, 256) elsewhere. Where latents are maps, those of the layers of vectors.
         skip: Skip-VAE connections; maps are joined at the size of the largest.
         condition: number of classes of the labels ``y``, 0 for none; or ``Covariates``, for
             several kinds of them, for numbers, and for exposures, y then being a mapping.
@@ -83,8 +82,10 @@ class VAE(DecoderModel):
             above the site; each returns a distribution of event shape (*shape,). One for the top
             site replaces the prior and is called without latents.
         kind: what the dimensions of a datum mean: "vector" (d,), "signal" (c, t) or (t,), "image"
-            (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "array" for any other. Default:
-            a guess by the shape, (2, 100) is an image; pass ``d.kind`` of loaded data.
+            (c, h, w) or (h, w), "video" (c, t, h, w) or (t, h, w), "tokens" (t,), "sequence" of
+            vectors (t, d), "array" for any other. Default: what ``likelihoods.Tokens`` or a
+            ``SequenceDecoder`` tells, else a guess by the shape, (2, 100) is an image; pass
+            ``d.kind`` of loaded data.
         channels: of the convolutional networks between x and z1, and of those of guides: (32, 64,
             128) halves the resolution thrice; where latents are maps, those of networks at half
             the size of the data, a quarter, ... Default: (32, 64) for images up to 32 x 32, for
@@ -147,7 +148,7 @@ class VAE(DecoderModel):
         self.latent_shapes = {f"z{i}": shapes[i - 1] for i in range(len(shapes), 0, -1)}
         numbers = map(math.prod, self.latent_shapes.values())
         self.latent_sizes = dict(zip(self.latent_shapes, numbers, strict=True))
-        self.kind = kind_of(kind, self.event_shape).name
+        self.kind = checked_kind(kind, self.event_shape, likelihood, decoder)
         of_data = self.kind, self.event_shape
         spatial = max(map(len, shapes)) > 1
         dense = None if spatial else hidden

@@ -21,12 +21,15 @@ from ..ground.streams import RandomStream
 from ..ground.turns import turn
 from ..infer import reconstruct, sample
 from ..infer.posterior import mean_variance, posterior_means
+from ..models import Translation
 from ..plots.curves import panels
 from ..plots.drawing import grid_axes
+from ..plots.sentences import translations
 from ..plots.tables import beside, columns_of, table_axes
 from ..programs.autoguides import takes_all
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
+from ..programs.unwrapping import innermost
 from ..training.trainer import Trainer
 
 _CURVES, _TABLE = 3.2, 5.0
@@ -53,6 +56,9 @@ def overview(
 
     def draw(ax: Axes) -> None:
         if isinstance(data, Arguments):
+            if isinstance(innermost(trainer.model), Translation):
+                translations(innermost(trainer.model), trainer.guide, data[:_ROWS], ax=ax)
+                return
             some = first_of(data, trainer.guide, MEASURED)
             _write(ax, str(evaluate(*pair, some, importance_samples=0)))
             return

@@ -22,7 +22,8 @@
 | ``layer_samples`` | what each layer of a hierarchy adds | ``Axes`` |
 
 A datum of shape (h, w), (1, h, w) or (3, h, w) is an image, its values clipped to [0, 1] for
-display; any other datum is flattened to a vector and drawn as a row of a heat-map.
+display; text, of a model that knows its vocabulary, is written as lines; any other datum is
+flattened to a vector and drawn as a row of a heat-map.
 
 Models and guides may be the library's or your own functions, with any site names. They are run
 in evaluation mode; a picture leaves their training mode and torch's global RNG as they were, but

@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from ..data import Column, Dataset
+from ..data import Column, Dataset, Vocabulary
 from ..data.arguments import LabelData
 from ..ground.arguments import known
 from ..ground.drawing import keep_within, new_axes, shown
@@ -175,17 +175,20 @@ def grid_axes(
     column_labels: Sequence[str] = (),
     titles: Sequence[str] = (),
     kind: str | None = None,
-    table: Sequence[Column] = (),
+    table: Sequence[Column] | Vocabulary = (),
 ) -> Axes:
     """``draw_grid`` on ``ax``, or on the axes of a new figure of a fitting size.
 
-    Data of the kind "signal" are drawn as curves, those of the kind "video" as strips of frames;
-    rows of a ``table`` with these columns are written as numbers, one below the other.
+    Data of the kinds "signal" and "sequence" are drawn as curves, those of the kind "video" as
+    strips of frames; rows of a ``table`` with these columns are written as numbers, those of text
+    as lines, one below the other.
     """
     if table:
         told = _of_rows(len(x), columns, row_labels, column_labels, titles)
         return table_axes(x, table, told, block=columns if columns > 1 else 0, ax=ax)
     labels = {"row_labels": row_labels, "column_labels": column_labels, "titles": titles}
+    if kind == "sequence":
+        x, kind = x.transpose(1, 2), "signal"
     if kind == "signal":
         width, height = curves_size(len(x), columns)
         ax = new_axes(1, 1, (width + 1.2, height + 0.7))[0] if ax is None else ax
@@ -231,7 +234,7 @@ def stacked(
     heat: Mapping[str, Tensor] | None = None,
     kind: str | None = None,
     *,
-    table: Sequence[Column] = (),
+    table: Sequence[Column] | Vocabulary = (),
 ) -> Figure:
     """A figure with one row of data under another, label -> (n, *event).
 
@@ -245,6 +248,9 @@ def stacked(
         plain = [i for i in range(len(x)) if i % block >= len(rows)]
         return table_axes(x, table, labels, block=block, plain=plain).figure
     shared = value_range(rows.values())
+    if kind == "sequence":
+        rows, heat = ({k: v.transpose(1, 2) for k, v in of.items()} for of in (rows, heat))
+        kind = "signal"
     if kind == "signal":
         spans = dict.fromkeys(rows, shared) | {k: (0.0, float(v.max())) for k, v in heat.items()}
         return stacked_curves({**rows, **heat}, spans)
@@ -319,6 +325,7 @@ def vector_site(values: dict[str, Tensor], site: str | None) -> str:
         raise ValueError(
             f"site: expected one whose values are vectors, {site!r} has shape "
             f"{tuple(values[site].shape[1:])} per datum: pass site= another, or see what a map "
-            "adds by plots.layer_samples(model, site)"
+            "adds by plots.layer_samples(model, site), and what its channels do by "
+            "plots.traversals(model, guide, x, site=site)"
         )
     return site

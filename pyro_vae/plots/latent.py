@@ -12,10 +12,10 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from ..ground.arguments import whole
+from ..ground.arguments import known, whole
 from ..ground.drawing import keep_within, shown
 from ..infer import grid_2d, interpolate, traverse
-from ..infer.latent import as_batch, first_of
+from ..infer.latent import as_batch, first_of, places_of
 from ..programs.coordinates import coordinates
 from ..programs.labels import label_arguments, labels_for
 from ..programs.means import ShowMeans, mean_of
@@ -23,6 +23,7 @@ from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.values import check_tensor
 from .drawing import grid_axes, kind_of, run_on, spaced, vector_site
+from .sentences import check_no_pairs, check_no_text
 from .tables import columns_of
 
 _MOST_UNITS = 10
@@ -65,6 +66,7 @@ def interpolation(
         >>> [label.get_text() for label in ax.get_xticklabels()]
         ['0', '0.25', '0.5', '0.75', '1']
     """
+    check_no_pairs(model)
     check_tensor(start, "start")
     check_tensor(end, "end")
     table = columns_of(start, model)
@@ -85,7 +87,7 @@ def traversals(
     x: Tensor,
     *,
     site: str | None = None,
-    dims: Sequence[int] | None = None,
+    dims: Sequence[int | tuple[int, ...]] | None = None,
     values: Tensor | Sequence[float] | None = None,
     y: Tensor | int | None = None,
     data: Tensor | None = None,
@@ -100,12 +102,16 @@ def traversals(
     cannot be all real numbers, units, values and KL are in unconstrained coordinates, such as the
     logarithm of positive units.
 
+    Of a site that is a map, (c, h, w), a row is a channel, which has one value at all positions,
+    and whose KL is the sum over these, or one unit of it.
+
     Args:
         model: generative program.
         guide: inference program.
         x: the datum to start from, (*event,) or (1, *event).
-        site: latent site of vectors; by default the first that the guide samples.
-        dims: units; by default the 10 of the largest KL, the largest first.
+        site: latent site; by default the first that the guide samples.
+        dims: units, such as 3; of a map channels, (3,), or units, (3, 0, 5); by default the 10
+            units or channels of the largest KL, the largest first.
         values: values to give a unit, or its unconstrained coordinate, (v,); by default -3 .. 3
             in 7 steps.
         y: one label () for a conditional pair, given to all of ``data`` too.
@@ -126,6 +132,7 @@ def traversals(
         >>> ax.images[0].get_array().shape
         (19, 28, 3)
     """
+    check_no_pairs(model)
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
     check_tensor(x)
     table = columns_of(x, model)
@@ -140,12 +147,14 @@ def traversals(
         y_over = None if labels is None else first_of(labels, len(over))
         site, kl, unbounded = _unit_kl(model, guide, over, y_over, site)
         if dims is None:
-            dims = kl.topk(min(_MOST_UNITS, len(kl))).indices.tolist()
-        dims = [int(d) for d in dims]
-        if not dims or not all(0 <= d < len(kl) for d in dims):
-            raise ValueError(f"dims: expected units 0 to {len(kl) - 1} of {site!r}, got {dims}")
+            each = kl.flatten(1).sum(1) if kl.dim() > 1 else kl
+            dims = [(d,) for d in each.topk(min(_MOST_UNITS, len(each))).indices.tolist()]
+        dims = places_of(kl.shape, site, dims)
+        if not dims:
+            most = kl.numel() - 1
+            raise ValueError(f"dims: expected units 0 to {most} of {site!r}, got none: pass [0]")
         rows = traverse(model, guide, x[0], site=site, dims=dims, values=values, y=labels)
-    names = [f"{site}[{d}]\n{float(kl[d]):.2f} nats" for d in dims]
+    names = [f"{site}[{', '.join(map(str, d))}]\n{float(kl[d].sum()):.2f} nats" for d in dims]
     columns = spaced(values.tolist(), most=len(values) if table else 10)
     cells, labels = rows.flatten(0, 1), {"row_labels": names, "column_labels": columns}
     ax = grid_axes(cells, len(values), ax, **labels, table=table, kind=kind_of(model))
@@ -160,11 +169,11 @@ def traversals(
 def _unit_kl(
     model: Callable, guide: Callable, x: Tensor, y: Tensor | None, site: str | None
 ) -> tuple[str, Tensor, bool]:
-    """The site that is meant, the mean KL of each unit over data, (size,), whether it is real."""
+    """The site that is meant, the mean KL of its units over data, and whether these are real."""
     with ShowMeans():
         q = poutine.trace(guide).get_trace(x, **label_arguments(guide, y))
     z = {s: q.nodes[s]["value"] for s in kinds(q).latent}
-    p, site = run_on(model, x, y, given=z), vector_site(z, site)
+    p, site = run_on(model, x, y, given=z), _chosen(z, site)
     prior, posterior = p.nodes[site]["fn"], q.nodes[site]["fn"]
     unbounded = coordinates(prior, z[site]) is z[site]
     moments = _moments if unbounded else functools.partial(_drawn_moments, prior)
@@ -172,7 +181,13 @@ def _unit_kl(
     p_mean, p_variance = moments(prior, site)
     ratio = q_variance / p_variance
     kl = 0.5 * (ratio + (q_mean - p_mean) ** 2 / p_variance - 1 - ratio.log())
-    return site, kl.mean(0).reshape(-1), unbounded
+    return site, kl.mean(0), unbounded
+
+
+def _chosen(values: dict[str, Tensor], site: str | None) -> str:
+    """``site``, or the first one; each datum must have several units of it."""
+    site = next(iter(values)) if site is None else known("site", site, values)
+    return site if values[site].dim() > 2 else vector_site(values, site)
 
 
 def _drawn_moments(
@@ -210,7 +225,8 @@ def latent_grid(
     coordinates, as in ``infer.grid_2d``.
 
     Args:
-        model: generative program whose ``site`` has two units; other sites take their means.
+        model: generative program whose ``site`` has two units, or is a map of two channels, each
+            of which has one value all over; other sites take their means.
         like: any data (m, *event), on the first of which the program is run.
         site: the two-dimensional latent site.
         steps: values per axis.
@@ -230,16 +246,18 @@ def latent_grid(
         'z1[0]'
     """
     whole("steps", steps)
+    check_no_text(model, "plots.traversals(model, guide, x), or plots.interpolation")
     with measuring(model, device=like.device):
         trace = run_on(model, like[:1], y)
-        site = vector_site({s: trace.nodes[s]["value"] for s in kinds(trace).latent}, site)
+        site = _chosen({s: trace.nodes[s]["value"] for s in kinds(trace).latent}, site)
         fn, z = trace.nodes[site]["fn"], trace.nodes[site]["value"]
         u = coordinates(fn, z)
-        size = u.shape[-1]
+        size = u.shape[1]
         if size != 2:
+            units, one = ("channels", "channel") if u.dim() > 2 else ("units", "unit")
             raise ValueError(
-                f"site: expected two units, {site!r} has {size}: use plots.traversals for one "
-                "unit at a time, or train a model with latents=2"
+                f"site: expected two {units}, {site!r} has {size}: use plots.traversals for one "
+                f"{one} at a time, or train a model with latents=2"
             )
         axis, means = grid_2d(model, like=like, site=site, steps=steps, y=y)
     ticks = spaced([round(v, 2) + 0.0 for v in axis.tolist()], most=8)

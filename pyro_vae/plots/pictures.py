@@ -11,13 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..data import Dataset, Rows
+from ..data import Column, Dataset, Vocabulary
+from ..data.arguments import Arguments
 from ..data.columns import of_table
 from ..ground.arguments import at_least, whole
 from ..ground.drawing import keep_within
 from ..ground.kinds import kind_of as check_kind
 from ..handlers import corrupted, replace_prior
 from ..infer import evaluating, log_likelihood, reconstruct
+from ..models import Translation
 from ..programs.given import matched
 from ..programs.labels import Labels, accepts_labels, covariates_of
 from ..programs.means import mean_of
@@ -27,10 +29,11 @@ from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
 from .drawing import grid_axes, is_image, kind_of, rows_of, run, stacked
+from .sentences import check_no_pairs, check_no_text, drawn_translations, translations
 from .tables import columns_of
 
 # How much wider than high data are drawn
-_WIDE = {"signal": 2, "video": 3}
+_WIDE = {"signal": 2, "sequence": 2, "video": 3}
 
 
 def images(
@@ -45,7 +48,8 @@ def images(
 
     Images are (n, h, w), (n, 1, h, w) in grey or (n, 3, h, w) in colour; their values are clipped
     to [0, 1] for display, ``uint8`` divided by 255 before. Signals are drawn as curves, one per
-    channel, video as strips of frames; rows of a table are written as numbers under their names.
+    channel, video as strips of frames; rows of a table are written as numbers under their names,
+    and text that a model draws as lines (that of ``x`` alone is ``vocabulary.text(x)``).
     Any other datum, such as a vector, is flattened and drawn as one row of a heat-map, with its
     colour scale beside it.
 
@@ -54,7 +58,7 @@ def images(
         columns: images per row; by default one row of up to 8, beyond that about a square.
             Vectors are drawn one per row unless it is given.
         titles: one per datum, such as its label; none by default.
-        kind: what the dimensions of a datum mean, "signal" or "video", as in ``data.load``.
+        kind: what the dimensions of a datum mean, such as "signal", as in ``data.load``.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
@@ -75,7 +79,19 @@ def images(
         )
     if titles and len(titles) != len(x):
         raise ValueError(f"titles: expected {len(x)}, one per datum, got {len(titles)}")
-    if table := columns_of(x):
+    return _grid(x, columns, titles, kind, ax, columns_of(x))
+
+
+def _grid(
+    x: Tensor,
+    columns: int | None,
+    titles: Sequence[str],
+    kind: str | None,
+    ax: Axes | None,
+    table: Sequence[Column] | Vocabulary,
+) -> Axes:
+    """Data in a grid, or below each other, as ``images`` draws them."""
+    if table:
         return grid_axes(x, columns or 1, ax, titles=titles, table=table)
     image = is_image(x.shape[1:]) if kind is None else check_kind(kind, x.shape[1:]).dims > 1
     if x.dtype == torch.uint8 and image:
@@ -95,7 +111,7 @@ def samples(
     y: Tensor | int | None = None,
     mean: bool = True,
     prior: nn.Module | Literal["uniform"] | None = None,
-    like: Tensor | None = None,
+    like: Tensor | Arguments | None = None,
     columns: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -108,7 +124,8 @@ def samples(
         mean: show the means of p(x|z) for drawn z in place of drawn x.
         prior: a module of ``priors`` from which the top latent is drawn in place of the model's
             own; for a ``models.VQVAE`` a fitted ``priors.CodePrior``, or "uniform".
-        like: any data (m, *event), needed for a model without a ``sample`` method of its own.
+        like: any data (m, *event), needed for a model without a ``sample`` method of its own; of
+            a ``models.Translation`` arguments, whose sources are translated.
         columns: images per row, as in ``images``.
         ax: axes to draw on; by default those of a new figure.
 
@@ -125,8 +142,10 @@ def samples(
         >>> samples(vae, 16, prior=priors.StandardNormal(2)).images[0].get_array().shape
         (19, 73, 3)
     """
+    if isinstance(like, Arguments) and isinstance(innermost(model), Translation):
+        return drawn_translations(model, n, like, ax)
     x = _draw(model, n, y=y, mean=mean, like=like, prior=prior)
-    return images(x, columns=columns, kind=kind_of(model), ax=ax)
+    return _grid(x, columns, (), kind_of(model), ax, columns_of(x, model))
 
 
 def _draw(
@@ -222,7 +241,7 @@ def conditional(
     names = [str(labels[c]) if len(labels) else f"{c:.4g}" for c in classes]
     labelled = rows if covariates is None else {**given, vary: rows}
     drawn = _draw(model, len(rows), y=labelled, mean=mean, like=like)
-    known = {"table": columns_of(drawn), "kind": kind_of(model)}
+    known = {"table": columns_of(drawn, model), "kind": kind_of(model)}
     ax = grid_axes(drawn, n, ax, row_labels=names, **known)
     ax.set_ylabel("label" if vary is None else vary)
     keep_within(ax)
@@ -230,18 +249,18 @@ def conditional(
 
 
 def reconstructions(
-    model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None = None
+    model: Callable, guide: Callable, x: Tensor | Arguments, *, y: Tensor | None = None
 ) -> Figure:
     """Draw data, and below each E[x|z] at its posterior means.
 
     Args:
         model: generative program.
         guide: inference program.
-        x: (n, *event); about 16 are well readable.
+        x: (n, *event), of a ``models.Translation`` its arguments; about 16 are well readable.
         y: labels (n,) for a conditional pair.
 
     Returns:
-        A figure of two axes: the data, the reconstructions; of one for a table.
+        A figure of two axes: the data, the reconstructions; of one for a table or text.
 
     Raises:
         ValueError: no data, or data of the wrong shape.
@@ -252,6 +271,8 @@ def reconstructions(
         >>> len(reconstructions(vae, guides.BottomUp(vae), torch.zeros(5, 1, 8, 8)).axes)
         2
     """
+    if isinstance(x, Arguments) and isinstance(innermost(model), Translation):
+        return translations(model, guide, x).figure
     check_tensor(x)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, x, y=y)
@@ -292,6 +313,7 @@ def denoising(
         >>> len(denoising(vae, guides.BottomUp(vae), torch.zeros(5, 1, 8, 8), 0.3).axes)
         3
     """
+    check_no_text(model, "plots.reconstructions, and word_dropout= of a SequenceDecoder")
     if not callable(noise):
         at_least("noise", noise)
     check_tensor(x)
@@ -340,6 +362,7 @@ def outliers(
         4
     """
     whole("n", n)
+    check_no_pairs(model)
     data = data if isinstance(data, Tensor) else matched(data, model, guide, labelled=True)
     with measuring(model, guide, device=data.device):
         x, y = rows_of(data, y)
@@ -350,8 +373,6 @@ def outliers(
         f"{float(log_p[i]):.1f} nats\n{f'row {i}' if names is None else names[i]}"
         for i in worst.tolist()
     ]
-    known = columns_of(data, model)
-    shown = Rows.of(x[worst], known) if known else x[worst]
-    ax = images(shown, titles=titles, kind=kind_of(model))
+    ax = _grid(x[worst], None, titles, kind_of(model), None, columns_of(data, model))
     ax.set_title(f"log p(x) of the {len(worst)} least likely of {len(x)} data", fontsize="medium")
     return ax.figure

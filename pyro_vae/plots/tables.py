@@ -1,4 +1,4 @@
-"""Rows of a table drawn as numbers under the names of their columns."""
+"""Rows of a table drawn as numbers under the names of their columns, those of text as lines."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from torch import Tensor
 
-from ..data import Column
+from ..data import Column, Vocabulary
 from ..ground.drawing import new_axes, shown
+from .sentences import lines_axes
 
 # Characters of a line, lines of names, and parts one below the other of a wide table
 _WIDE, _NAMED, _PARTS = 110, 2, 4
@@ -29,11 +30,18 @@ _SHADES = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.0, 0.45, 64))).wit
 )
 
 
-def columns_of(*things: Any) -> tuple[Column, ...]:
-    """The columns of a table, of the first of rows, data and models that knows them."""
+def columns_of(*things: Any) -> tuple[Column, ...] | Vocabulary:
+    """The columns of a table, of the first of rows, data and models that knows them.
+
+    Of text it is the vocabulary, by which its rows are written.
+    """
     for thing in things:
         found = getattr(thing, "columns", ())
         if found and isinstance(found[0], Column):
+            return found
+    for part in (part for thing in things for part in (thing, getattr(thing, "likelihood", None))):
+        found = getattr(part, "vocabulary", None)
+        if isinstance(found, Vocabulary):
             return found
     return ()
 
@@ -49,7 +57,7 @@ class _Part:
 
 def table_axes(
     x: Tensor,
-    columns: Sequence[Column],
+    columns: Sequence[Column] | Vocabulary,
     labels: Sequence[str],
     *,
     block: int = 0,
@@ -59,16 +67,18 @@ def table_axes(
     """Draw rows (n, columns) as numbers, the darker the larger they are in their column.
 
     A table that is too wide goes on below; of one of very many columns those that vary most,
-    relative to their mean, are drawn, which the label below tells.
+    relative to their mean, are drawn, which the label below tells. Text is written line by line.
 
     Args:
         x: (n, columns); NaN is missing.
-        columns: their names and kinds.
+        columns: their names and kinds, or what numbers of text stand for.
         labels: of the rows, (n,).
         block: rows that belong together, with a gap after them; 0 for none.
         plain: rows whose cells have no shade.
         ax: axes to draw on; by default those of a new figure.
     """
+    if isinstance(columns, Vocabulary):
+        return lines_axes(columns.text(x), labels, block=block, ax=ax)
     x = x.detach().double().cpu()
     texts = [_texts(column, values) for column, values in zip(columns, x.T, strict=True)]
     shades = _shades(x, columns, plain)

@@ -17,6 +17,7 @@ from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
 from .drawing import kind_of, stacked
+from .sentences import check_no_text
 from .tables import columns_of
 
 # Widths in sigma that have a point on the curve
@@ -51,6 +52,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         ['sigma(z)']
     """
     check_tensor(x)
+    check_no_text(model, "plots.reconstructions(model, guide, x)")
     y = labels_for(model, y, len(x), x.device)
     with measuring(model, guide, device=x.device):
         z = encode(guide, x, **label_arguments(guide, y)).mean

@@ -14,7 +14,7 @@ import pyro
 import torch
 
 from ..callbacks.collapse import complaint, ended_without
-from ..data import DataSplits
+from ..data import Dataset, DataSplits, LanguagePair
 from ..diagnostics.evaluation import Evaluation
 from ..ground.files import write_atomically
 from ..ground.streams import forked
@@ -24,7 +24,7 @@ from ..programs.placing import device_of
 from ..programs.unwrapping import name_of
 from ..training.trainer import Trainer
 from .pictures import pictures
-from .sections import SECTIONS, Run, Section
+from .sections import OF_ARGUMENTS, SECTIONS, Run, Section
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b636b; --page: #f5f6f7;
@@ -58,6 +58,9 @@ td, th { padding: .3rem .9rem; border-top: 1px solid var(--line); text-align: ri
   font-variant-numeric: tabular-nums; }
 .scroll td + td, .scroll th { white-space: nowrap; }
 tr:first-child td, tr:first-child th { border-top: 0; }
+.lines { margin: .75rem 0; }
+.lines td, .lines th { text-align: left; font-weight: 400; vertical-align: top; }
+.lines th { color: var(--soft); white-space: nowrap; }
 .facts { width: 100%; }
 .facts td, .facts th { text-align: left; vertical-align: top; }
 .facts th { font-weight: 600; white-space: nowrap; }
@@ -72,7 +75,7 @@ footer { margin-top: 3rem; font-size: .85rem; }
 def write_report(
     path: str | Path,
     trainer: Trainer,
-    data: DataSplits,
+    data: DataSplits | LanguagePair,
     *,
     evaluation: Evaluation | None = None,
     command: str = "",
@@ -90,7 +93,8 @@ def write_report(
     Args:
         path: file to write; its folder must exist.
         trainer: the pair and its history.
-        data: what it was trained on; reconstructions and the like are of the test set.
+        data: what it was trained on; reconstructions and the like are of the test set. Of pairs of
+            sentences, ``data.language_pair()``, translations are written.
         evaluation: ``diagnostics.evaluate(...)`` on the test set, for the table.
         command: how the run was started, shown as it is.
         seed: of the samples and of dynamic binarisation.
@@ -114,23 +118,22 @@ def write_report(
     device = device_of(*trainer.modules())
     with forked(device, seed):
         test = data.test.to(device)
-        x, y = test.batch(torch.arange(len(test), device=device))
+        x, y = test, None
+        if isinstance(test, Dataset):
+            x, y = test.batch(torch.arange(len(test), device=device))
+            test = test.replace(x=x, y=y, binarize=None)
         first = few(trainer.guide, x, y)
-        run = Run(
-            trainer,
-            data,
-            test.replace(x=x, y=y, binarize=None),
-            trainer.elbo.examine(trainer.model, trainer.guide, *first),
-        )
-        page = _page(run, evaluation, command)
+        sites = trainer.elbo.examine(trainer.model, trainer.guide, *first)
+        page = _page(Run(trainer, data, test, sites), evaluation, command)
     write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _page(run: Run, evaluation: Evaluation | None, command: str) -> str:
-    title = f"{run.data.name}: {name_of(run.trainer.model)} with {name_of(run.trainer.guide)}"
+    data = getattr(run.data, "name", name_of(run.data))
+    title = f"{data}: {name_of(run.trainer.model)} with {name_of(run.trainer.guide)}"
     sections = [("Evaluation", _table(evaluation))] if evaluation is not None else []
     began = time.perf_counter()
-    for section in SECTIONS:
+    for section in SECTIONS if isinstance(run.test, Dataset) else OF_ARGUMENTS:
         if figures := _figures(section, run):
             caption = f'<p class="caption">{html.escape(section.caption)}</p>'
             sections.append((section.title, caption + "".join(figures)))

@@ -7,6 +7,7 @@ import html
 import io
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+
+from ..plots.sentences import lines_of
 
 _DPI = 144
 _CSS_PIXELS_PER_INCH = 96
@@ -59,8 +62,14 @@ def render(drawn: Figure | Axes, format: str = "png", *, dpi: int = _DPI) -> byt
 
 
 def pictures(title: str, drawn: Figure | Axes) -> str:
-    """A figure as HTML, its panels as pictures that stack on narrow screens; it is closed."""
+    """A figure as HTML, its panels as pictures that stack on narrow screens; it is closed.
+
+    Lines of text are a table of them.
+    """
     figure = _figure(drawn)
+    if lines := lines_of(figure):
+        plt.close(figure)
+        return _written_out(lines)
     try:
         figure.set_dpi(_DPI)
         light = _pixels(figure, _WHITE)
@@ -74,6 +83,14 @@ def pictures(title: str, drawn: Figure | Axes) -> str:
     least = _LEAST if any(t.get_text().strip() for t in figure.findobj(Text)) else 0
     shown = (_picture(title, least, _png(light, box), _png(dark, box)) for box in boxes)
     return f"<figure>{''.join(shown)}</figure>"
+
+
+def _written_out(lines: Sequence[tuple[str, str]]) -> str:
+    rows = "".join(
+        f"<tr><th>{html.escape(label)}</th><td>{html.escape(text)}</td></tr>"
+        for label, text in lines
+    )
+    return f'<table class="lines">{rows}</table>'
 
 
 def _picture(title: str, least: float, light: bytes, dark: bytes) -> str:

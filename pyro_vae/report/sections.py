@@ -12,13 +12,16 @@ from torch import Tensor
 
 from .. import plots
 from ..data import Dataset, DataSplits
+from ..data.arguments import Arguments
 from ..data.columns import of_table
 from ..data.conditions import classes_of
 from ..ground.drawing import shown
 from ..ground.kinds import KINDS
 from ..guides import NearestCode
 from ..infer import PairSummary, reconstruct
+from ..models import VAE, Translation
 from ..programs.labels import accepts_labels, covariates_of
+from ..programs.unwrapping import innermost
 from ..training.trainer import Trainer
 
 _DRAWN = 64
@@ -36,7 +39,7 @@ class Run:
 
     trainer: Trainer
     data: DataSplits
-    test: Dataset
+    test: Dataset | Arguments
     sites: PairSummary
 
     @property
@@ -59,13 +62,19 @@ class Run:
             if len(shapes[site]) == 1 and shapes[site][0] >= least
         ]
 
+    def traversed(self) -> list[str]:
+        """Latent sites of vectors, and of the maps of a ladder."""
+        model = innermost(self.trainer.model)
+        maps = model.latent_shapes if isinstance(model, VAE) else ()
+        return [s for s in self.sites.guide_order if s in maps or s in self.vectors()]
+
     def named(self, x: Tensor) -> Tensor:
         """Some of the data, which know the names of a table."""
         return of_table(x, self.data)
 
     def most(self, pictures: int, rows: int) -> int:
-        """How many data are drawn: so many pictures, or rows of a table."""
-        return rows if self.data.columns else pictures
+        """How many data are drawn: so many pictures, or rows of a table or a text."""
+        return rows if self.data.columns or self.data.vocabulary is not None else pictures
 
     def taking_turns(self) -> Dataset:
         """Test data in an order in which the labels take turns."""
@@ -120,7 +129,7 @@ def _spectrograms(run: Run) -> Iterator[Figure | Axes]:
 def _interpolations(run: Run) -> Iterator[Figure | Axes]:
     ends = run.taking_turns()
     pairs = min(run.most(_PAIRS, _FEW), len(ends) // 2)
-    if pairs and run.vectors():
+    if pairs and run.traversed():
         ends = ends[: 2 * pairs]
         y = ends.y.reshape(pairs, 2) if isinstance(ends.y, Tensor) else ends.y
         start, end = run.named(ends.x[::2]), ends.x[1::2]
@@ -129,7 +138,7 @@ def _interpolations(run: Run) -> Iterator[Figure | Axes]:
 
 def _traversals(run: Run) -> Iterator[Figure | Axes]:
     start = run.taking_turns()[:1]
-    sites = run.vectors()
+    sites = run.traversed()
     for site in dict.fromkeys([*sites[:1], *sites[-1:]]):
         yield plots.traversals(*run.pair, run.named(start.x), site=site, y=start.y)
 
@@ -161,6 +170,12 @@ def _outliers(run: Run) -> Iterator[Figure | Axes]:
         yield plots.outliers(*run.pair, run.test[:_OUTLIERS_AMONG], n=_SHOWN, **draws)
 
 
+def _translations(run: Run) -> Iterator[Figure | Axes]:
+    if isinstance(innermost(run.trainer.model), Translation):
+        yield plots.reconstructions(*run.pair, run.test[:_SHOWN])
+        yield plots.samples(run.trainer.model, _PAIRS, like=run.test)
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading, what to see below it, and the figures; none where they make no sense."""
@@ -170,14 +185,19 @@ class Section:
     draw: Callable[[Run], Iterator[Figure | Axes]]
 
 
+TRAINING = Section(
+    "Training",
+    "The ELBO is a lower bound on log p(x): higher is better. A KL near 0 at the end means "
+    "that a latent layer is not used.",
+    _history,
+)
 SECTIONS = (
+    TRAINING,
     Section(
-        "Training",
-        "The ELBO is a lower bound on log p(x): higher is better. A KL near 0 at the end means "
-        "that a latent layer is not used.",
-        _history,
+        "Samples",
+        "New data: z from the prior, then the mean of p(x|z); of text, what is most probable.",
+        _samples,
     ),
-    Section("Samples", "New data: z from the prior, then the mean of p(x|z).", _samples),
     Section(
         "Samples by label",
         "New data for each label y: z from the prior, then the mean of p(x|z, y).",
@@ -185,7 +205,8 @@ SECTIONS = (
     ),
     Section(
         "Reconstructions",
-        "Test data, and the mean of p(x|z) at the posterior means of z.",
+        "Test data, and the mean of p(x|z) at the posterior means of z; of text, what is most "
+        "probable.",
         _reconstructions,
     ),
     Section(
@@ -200,7 +221,8 @@ SECTIONS = (
     ),
     Section(
         "Traversals",
-        "One latent unit of a test datum changed at a time, the units of the largest KL first.",
+        "One latent unit of a test datum, or channel of a map, changed at a time, those of the "
+        "largest KL first.",
         _traversals,
     ),
     Section("Latent grid", "The mean of p(x|z) all over a latent space of two units.", _grid),
@@ -210,5 +232,15 @@ SECTIONS = (
         f"Outliers, mislabelled or broken data show up here, among the first {_OUTLIERS_AMONG:,} "
         "test data at most.",
         _outliers,
+    ),
+)
+# Of a program with arguments of its own
+OF_ARGUMENTS = (
+    TRAINING,
+    Section(
+        "Translations",
+        "Test sentences, what is most probable given z, the mean of q(z|target, source), and "
+        "without it, and then draws of z from p(z|source).",
+        _translations,
     ),
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -95,6 +96,42 @@ def test_tones_are_drawn_without_codes(tmp_path):
     assert main([*argv, "--batch-size", "900", "--out", str(out), *TINY]) == 0
     assert main(["sample", str(out), "-n", "2", "--draw", "--out", str(out / "x.wav")]) == 0
     assert read_wav(out / "x.wav")[1] == 4000
+
+
+def test_signals_have_a_map_and_a_sigma_that_begins_below_them(tmp_path, capsys, no_report):
+    torch.manual_seed(0)
+    np.save(tmp_path / "x.npy", 3 * torch.randn(20, 2, 70).numpy())
+    alone, out = str(tmp_path / "alone.npy"), tmp_path / "run"
+    np.save(alone, torch.randn(20, 70).numpy())
+    argv = ["train", "--data", str(tmp_path / "x.npy"), "--kind", "signal", "--epochs", "1"]
+    argv += ["--importance-samples", "2", "--out", str(out)]
+    assert main(argv) == 0
+    told = "likelihood gaussian (learned-sigma) of standardised samples"
+    assert told in capsys.readouterr().err
+    model = load(out / "model.pt").model
+    assert model.latent_shapes == {"z1": (4, 5)} and model.maps["channels"] == (16, 32, 32, 32)
+    assert float(model.likelihood.scale) == pytest.approx(3, rel=0.1)
+    # After one step, in which log sigma moves by 10 learning rates
+    assert float(model.likelihood.noise.value) == pytest.approx(0.1, rel=0.03)
+    others = {
+        ("--guide", "flow"): ((20,), None),
+        ("--hidden", "8"): ((20,), None),
+        ("--latents", "3"): ((3,), None),
+        ("--channels", "4,4"): ((4, 18), (4, 4)),
+        ("--sigma", "0.5"): ((4, 5), (16, 32, 32, 32)),
+        ("--sigma", "learned"): ((4, 5), (16, 32, 32, 32)),
+        ("--data", alone): ((20,), None),
+    }
+    for options, (shape, channels) in others.items():
+        assert main([*argv, *options, "--quiet"]) == 0
+        model = load(out / "model.pt").model
+        assert model.latent_shapes == {"z1": shape}
+        assert channels in (None, model.maps.get("channels"))
+        noise, scale = model.likelihood.noise, model.likelihood.scale
+        if "0.5" in options:
+            assert scale is None and float(noise.value) == 0.5
+        else:
+            assert scale.dim() == 0 and float(noise.value) == pytest.approx(0.1, rel=0.03)
 
 
 def test_videos_move(tmp_path, capsys):

@@ -10,7 +10,7 @@ from pyro_vae.ground.kinds import KINDS, kind_of
 
 FITTING = {
     (5,): {"vector", "signal", "tokens", "array"},
-    (2, 9): {"signal", "image", "array"},
+    (2, 9): {"signal", "image", "sequence", "array"},
     (3, 9, 9): {"image", "video", "array"},
     (3, 4, 9, 9): {"video", "array"},
     (2, 2, 2, 2, 2): {"array"},

@@ -33,6 +33,34 @@ def test_the_ratio_of_a_pair_has_its_standard_error():
     assert rows["SNR of reconstructions"]["mean"] == pytest.approx(mean, rel=1e-3)
 
 
+def test_digital_silence_has_no_ratio_and_is_told():
+    torch.manual_seed(0)
+    x = data.tones(6, length=32).x
+    x[:2] = 0
+    assert decibels(x[:1], x[:1]).isnan().all() and decibels(x[:1], x[3:4]).isnan().all()
+    vae = models.VAE((1, 32), 2, likelihood=likelihoods.Gaussian(), kind="signal")
+    guide = guides.BottomUp(vae)
+    found = diagnostics.signal_to_noise(vae, guide, x)
+    heard = diagnostics.signal_to_noise(vae, guide, x[2:])
+    assert found.decibels[:2].isnan().all() and found.mean == pytest.approx(heard.mean)
+    told = "2 of the data are digital silence, which has no ratio"
+    assert told in str(found) and told not in str(heard)
+    assert (found.to_dict()["SNR"]["silent"], heard.to_dict()["SNR"]["silent"]) == (2, 0)
+    result = diagnostics.evaluate(vae, guide, x, importance_samples=0)
+    assert result.to_dict()["SNR of reconstructions"]["mean"] == pytest.approx(heard.mean[0])
+    assert told in str(result)
+
+
+def test_of_silence_alone_there_is_no_mean():
+    vae = models.VAE((1, 16), 2, likelihood=likelihoods.Gaussian(), kind="signal")
+    guide, x = guides.BottomUp(vae), torch.zeros(3, 1, 16)
+    found = diagnostics.signal_to_noise(vae, guide, x)
+    expected = {"mean": None, "standard_error": None, "unit": "dB", "silent": 3}
+    assert found.to_dict() == {"SNR": expected}
+    result = diagnostics.evaluate(vae, guide, x, importance_samples=0)
+    assert "SNR of reconstructions" not in result.to_dict() and "3 of the data" in str(result)
+
+
 def test_data_that_are_no_signals_have_none():
     vae = models.VAE((6,), 2, likelihood=likelihoods.Gaussian())
     found = diagnostics.evaluate(

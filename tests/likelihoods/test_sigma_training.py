@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pyro
 import pytest
@@ -9,7 +10,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from test_sigma import KINDS, MODELS, NAMES, built, pair
 
-from pyro_vae import Trainer, handlers, infer, load
+from pyro_vae import Trainer, data, diagnostics, guides, handlers, infer, load, models, schedules
 from pyro_vae.likelihoods import Gaussian, LearnedSigma, OptimalSigma
 
 
@@ -24,6 +25,28 @@ def state(*modules):
 def assert_same(before, after):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("initial", "used"), [(1.0, False), (0.1, True)])
+def test_tones_come_back_where_sigma_begins_below_them(initial, used):
+    tones = data.load(data.tones(400, length=512))
+    torch.manual_seed(0)
+    vae = models.VAE(
+        tones.event_shape,
+        latents=((4, 32),),
+        likelihood=Gaussian(LearnedSigma(initial), scale=float(tones.train.x.std())),
+        kind=tones.kind,
+        channels=(16, 32, 32, 32),
+    )
+    guide = guides.BottomUp(vae)
+    beta = schedules.WarmUp(epochs=10)
+    trainer = Trainer(vae, guide, beta=beta, lr=3e-3, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that latents collapse
+        trainer.fit(tones.train, epochs=30, batch_size=40, progress=False)
+    ratio, _ = diagnostics.signal_to_noise(vae, guide, tones.test).mean
+    assert ratio > 10 if used else ratio < 1
 
 
 # Evaluation

@@ -280,5 +280,11 @@ def test_a_site_that_is_no_vector_is_named():
             z = pyro.sample("grid", dist.Normal(torch.zeros(3, 2), 1.0).to_event(2))
             pyro.sample("x", dist.Normal(z.sum(-1), 1.0).to_event(1), obs=x)
 
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("grid", dist.Normal(torch.zeros(3, 2), 1.0).to_event(2))
+
     with pytest.raises(ValueError, match=r"'grid' has shape \(3, 2\)"):
+        plots.latent_scatter(guide, torch.rand(4, 3), site="grid")
+    with pytest.raises(ValueError, match="expected two channels, 'grid' has 3"):
         plots.latent_grid(model, like=torch.rand(1, 3), site="grid")
