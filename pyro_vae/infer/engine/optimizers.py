@@ -14,6 +14,7 @@ from torch import nn
 from ...ground.recorded import Recorded
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+_add_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
 
 def fused(optimizer: type[torch.optim.Optimizer], **kwargs: object) -> OptimizerFactory:
@@ -21,11 +22,28 @@ def fused(optimizer: type[torch.optim.Optimizer], **kwargs: object) -> Optimizer
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         try:
-            return optimizer(parameters, fused=True, **kwargs)
+            return made(optimizer, parameters, fused=True, **kwargs)
         except (TypeError, RuntimeError):
             return optimizer(parameters, **kwargs)
 
     return build
+
+
+def made(
+    optimizer: Callable, parameters: list[nn.Parameter], **options: object
+) -> torch.optim.Optimizer:
+    """``optimizer(parameters, **options)``; an Adam without importing torch's compiler.
+
+    That takes a second, and is what torch does where ``add_param_group`` is first called, to keep
+    it out of what is compiled.
+    """
+    if optimizer not in (torch.optim.Adam, torch.optim.AdamW):
+        return optimizer(parameters, **options)
+    built = optimizer.__new__(optimizer)
+    built.add_param_group = functools.partial(_add_group, built)
+    built.__init__(parameters, **options)
+    del built.add_param_group
+    return built
 
 
 class Configured(Recorded):
