@@ -16,6 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from PIL import Image
 
 _DPI = 144
 _CSS_PIXELS_PER_INCH = 96
@@ -56,10 +57,14 @@ def pictures(title: str, drawn: Figure | Axes) -> str:
     """A figure as HTML, its panels as pictures that stack on narrow screens; it is closed."""
     figure = _figure(drawn)
     try:
+        # Once, and for the pixels that are drawn
+        figure.set_dpi(_DPI)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         panels = _panels(figure)
-        light = [_written(figure, "png", _DPI, box=box) for box in panels]
+        light = _cut(figure, panels)
         darken(figure)
-        dark = [_written(figure, "png", _DPI, box=box, facecolor=DARK[1]) for box in panels]
+        dark = _cut(figure, panels, facecolor=DARK[1])
     finally:
         plt.close(figure)
     least = _LEAST if any(t.get_text().strip() for t in figure.findobj(Text)) else 0
@@ -119,14 +124,29 @@ def _figure(drawn: Figure | Axes) -> Figure:
     return drawn if isinstance(drawn, Figure) else drawn.figure
 
 
-def _panels(figure: Figure) -> list[Bbox | None]:
-    """The parts of a figure whose axes stand side by side, in inches; otherwise all of it."""
+def _panels(figure: Figure) -> list[Bbox]:
+    """The parts of a figure whose axes stand side by side, in inches; none for all of it."""
     specs = [ax.get_subplotspec() for ax in figure.axes]
     if len(specs) < 2 or any(s is None or s.get_gridspec().nrows > 1 for s in specs):
-        return [None]
-    figure.draw_without_rendering()
+        return []
     inches = figure.dpi_scale_trans.inverted()
     return [ax.get_tightbbox().padded(figure.dpi / 50).transformed(inches) for ax in figure.axes]
+
+
+def _cut(figure: Figure, panels: list[Bbox], facecolor: str = _WHITE) -> list[bytes]:
+    """PNG files of the panels, of one drawing."""
+    if not panels:
+        return [_written(figure, "png", _DPI, facecolor=facecolor)]
+    box = Bbox.union(panels)
+    whole = Image.open(io.BytesIO(_written(figure, "png", _DPI, box=box, facecolor=facecolor)))
+    found = []
+    for panel in panels:
+        buffer = io.BytesIO()
+        left, right = ((x - box.x0) * _DPI for x in panel.intervalx)
+        top, bottom = ((box.y1 - y) * _DPI for y in panel.intervaly[::-1])
+        whole.crop([*map(round, (left, top, right, bottom))]).save(buffer, format="png")
+        found.append(buffer.getvalue())
+    return found
 
 
 def _written(
