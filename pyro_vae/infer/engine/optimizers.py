@@ -22,28 +22,18 @@ def fused(optimizer: type[torch.optim.Optimizer], **kwargs: object) -> Optimizer
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         try:
-            return made(optimizer, parameters, fused=True, **kwargs)
+            if optimizer not in (torch.optim.Adam, torch.optim.AdamW):
+                return optimizer(parameters, fused=True, **kwargs)
+            # Torch imports its compiler, for a second, to keep ``add_param_group`` out of it
+            built = optimizer.__new__(optimizer)
+            built.add_param_group = functools.partial(_add_group, built)
+            built.__init__(parameters, fused=True, **kwargs)
+            del built.add_param_group
+            return built
         except (TypeError, RuntimeError):
             return optimizer(parameters, **kwargs)
 
     return build
-
-
-def made(
-    optimizer: Callable, parameters: list[nn.Parameter], **options: object
-) -> torch.optim.Optimizer:
-    """``optimizer(parameters, **options)``; an Adam without importing torch's compiler.
-
-    That takes a second, and is what torch does where ``add_param_group`` is first called, to keep
-    it out of what is compiled.
-    """
-    if optimizer not in (torch.optim.Adam, torch.optim.AdamW):
-        return optimizer(parameters, **options)
-    built = optimizer.__new__(optimizer)
-    built.add_param_group = functools.partial(_add_group, built)
-    built.__init__(parameters, **options)
-    del built.add_param_group
-    return built
 
 
 class Configured(Recorded):
