@@ -58,6 +58,20 @@ def test_all_of_the_package_leaves_out_what_few_need():
     assert not slow & modules
 
 
+def test_a_run_leaves_out_pictures_and_torch_s_compiler():
+    script = """
+import torch
+from pyro_vae import Trainer, data, diagnostics, guides, likelihoods, models
+vae = models.VAE((3,), 2, likelihood=likelihoods.Gaussian(), hidden=())
+trainer = Trainer(vae, guides.BottomUp(vae), seed=0, engine="graph")
+trainer.fit(torch.randn(40, 3), epochs=1, batch_size=1, progress=False)
+print(trainer.steps.running.records)
+"""
+    modules, told = imported(script)
+    assert told == "1\n"
+    assert not {"matplotlib", "torch._dynamo", "pyro.contrib", "scipy", "pandas"} & modules
+
+
 def test_a_class_that_nobody_imported_is_found_for_a_file():
     script = """
 from pyro_vae.ground.recorded import decode

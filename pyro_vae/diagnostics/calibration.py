@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
 from pyro.distributions import Normal
 from torch import Tensor
 
@@ -16,8 +15,10 @@ from ..data import Dataset
 from ..distributions import base_of
 from ..ground.tables import Cell, Table, Tabular, or_none, standard_error
 from ..infer.predictive import predicted
-from ..plots.uncertainty import calibration as picture
 from ..programs.examining import examined
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _WIDTHS = tuple(i / 10 for i in range(1, 31))
 
@@ -59,6 +60,8 @@ class Calibration(Tabular):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Fractions inside against those of a normal distribution."""
+        from ..plots.uncertainty import calibration as picture  # with matplotlib, slow to import
+
         return picture(self, ax=ax)
 
     def table(self) -> Table:

@@ -6,10 +6,9 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
@@ -17,8 +16,10 @@ from ..ground.arguments import positive
 from ..ground.tables import Cell, Table, Tabular, mean_and_error, number, standard_error
 from ..infer.aggregate import Draws, Total, draw, pair_densities
 from ..infer.posterior import ACTIVE, centred, count_error, mean_variance, posterior_means
-from ..plots.collapse import collapse as picture
 from ..programs.examining import examined
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _REMEDIES = (
     "try warm-up of beta (schedules.WarmUp), skip connections (VAE(skip=True)), a ladder guide, "
@@ -192,6 +193,8 @@ class Collapse(Tabular):
 
     def plot(self) -> Figure:
         """Draw KL = I + marginal KL per site, and the variance of each unit's mean."""
+        from ..plots.collapse import collapse as picture  # with matplotlib, slow to import
+
         return picture(self)
 
 

@@ -6,10 +6,9 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data import Dataset
@@ -26,8 +25,10 @@ from ..infer.posterior import (
     posterior_means,
 )
 from ..infer.terms import dataset_terms
-from ..plots.layers import projections
 from ..programs.examining import examined
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SHOWN_RATIOS = 4
 # Equal data give means that differ by some units in the last place, by where they lie in a batch
@@ -149,6 +150,8 @@ class Layers(Tabular, Sequence[Layer]):
             labels: (n,), for the colours; by default the data's own.
             names: names of the classes, ``names[label]``; by default the data's own.
         """
+        from ..plots.layers import projections  # with matplotlib, slow to import
+
         labels = self.labels if labels is None else torch.as_tensor(labels)
         return projections(
             {layer.site: layer.projection for layer in self.layers},

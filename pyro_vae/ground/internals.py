@@ -15,8 +15,6 @@ from torch.utils import _python_dispatch
 
 # The base of batch normalisation of any dimension
 BatchNorm = batchnorm._BatchNorm
-# A mode that sees every operation
-DispatchMode = _python_dispatch.TorchDispatchMode
 # How often a tensor was changed in place; those made in inference mode cannot tell
 version = operator.attrgetter("_version")
 # Where an autoguide has its model, in a tuple, until it is copied
@@ -31,6 +29,14 @@ packed_dims = operator.attrgetter("_pyro_dims")
 # In ``infer`` of sites of packed traces: the symbol of the values of an enumerated one, and those
 # of all dimensions
 ENUMERATED, DIM_SYMBOLS = "_enumerate_symbol", "_dim_to_symbol"
+
+
+class DispatchMode(_python_dispatch.TorchDispatchMode):
+    """A mode that sees every operation, and that leaves torch's compiler unimported."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
 def packed_as(value: Tensor, dims: str) -> Tensor:

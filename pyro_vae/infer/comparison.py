@@ -9,10 +9,9 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..data import Dataset
@@ -25,12 +24,15 @@ from ..programs.examining import examined
 from ..programs.methods import as_program
 from ..programs.modes import training
 from ..programs.registration import unregistered
-from .comparison_picture import PAIRED, guide_comparison
 from .engine.svi import SVI
 from .importance import ImportanceEstimate, weighed
 from .objectives.elbo import ELBOTerms
 from .terms import dataset_terms
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAIRED = "ELBO - best"
 _WARM_UP, _STEPS, _BATCH = 3, 15, 128
 
 
@@ -190,7 +192,9 @@ class GuideComparison(Tabular, Mapping[str, GuideResult]):
 
     def plot(self) -> Figure:
         """Draw bounds and paired differences with errors, KL per layer, and the time of a step."""
-        return guide_comparison(self.to_dict())
+        from .comparison_picture import guide_comparison  # with matplotlib, slow to import
+
+        return guide_comparison(self.to_dict(), PAIRED)
 
 
 def _highest(bounds: Mapping[str, Tensor]) -> str | None:

@@ -13,23 +13,23 @@ from matplotlib.transforms import offset_copy
 from ..ground.drawing import COLORS, MARKERS, new_axes, shown
 from ..ground.tables import two_decimals, with_error
 
-PAIRED = "ELBO - best"
 _BOUNDS = ("ELBO", "log p(x)")
 
 
-def guide_comparison(table: Mapping[str, Mapping[str, Any]]) -> Figure:
+def guide_comparison(table: Mapping[str, Mapping[str, Any]], difference: str) -> Figure:
     """Draw bounds and paired differences with errors, KL per layer, and the time of a step.
 
     Args:
         table: guide -> quantity -> mean and standard error, or a number, as
             ``infer.compare_guides(...).to_dict()`` gives it.
+        difference: the quantity that has the paired differences.
 
     Returns:
         A figure of three axes with a row per guide; four, the second for the differences, where
         several guides have densities.
     """
     names = list(table)
-    paired = any(PAIRED in quantities for quantities in table.values())
+    paired = any(difference in quantities for quantities in table.values())
     size = (15.0 if paired else 12.0, 1.6 + 0.55 * len(names))
     bounds, *others, kl, times = new_axes(1, 4 if paired else 3, size)
     for i, quantity in enumerate(_BOUNDS):
@@ -39,7 +39,7 @@ def guide_comparison(table: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     for ax in others:
         ax.axvline(0.0, color=COLORS[8], linewidth=1)
-        for k, value in _estimates(ax, table, PAIRED, 0, MARKERS[0]):
+        for k, value in _estimates(ax, table, difference, 0, MARKERS[0]):
             mean, error = value["mean"], value["standard_error"]
             label = with_error(mean, math.nan if error is None else error, two_decimals)
             place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}

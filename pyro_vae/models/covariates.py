@@ -95,7 +95,8 @@ class Covariates(Recorded, nn.Module):
         width = sum(shape[0] if shape else 1 for shape in self.numbers.values())
         self.size, self._width = sum(self.classes.values()) + width, width
         most = max(self.classes.values(), default=0)
-        self.register_buffer("one_hot", torch.eye(most), persistent=False)
+        one_hot = torch.zeros(most, most).fill_diagonal_(1.0)
+        self.register_buffer("one_hot", one_hot, persistent=False)
         for name, value in (("loc", loc), ("scale", scale)):
             held = torch.as_tensor(value, dtype=torch.get_default_dtype())
             each = width + self.offset

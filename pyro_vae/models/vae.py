@@ -165,7 +165,8 @@ class VAE(DecoderModel):
         self.partly_labelled = labels == "partial"
         self.activation, self.norm = activation, norm
         self._handed_over = HandOver()
-        self.register_buffer("one_hot", torch.eye(self._classes), persistent=False)
+        one_hot = torch.zeros(self._classes, self._classes).fill_diagonal_(1.0)
+        self.register_buffer("one_hot", one_hot, persistent=False)
 
         given = dict(top_down or {})
         for site in given:

@@ -146,7 +146,8 @@ class VQVAE(DecoderModel):
         self.code_shapes: dict[str, tuple[int, ...]] = shapes
         sizes_of = {s: math.prod(shapes[s]) * book.codes for s, book in self.codebooks.items()}
         self.latent_sizes = sizes_of
-        self.register_buffer("one_hot", torch.eye(self.condition), persistent=False)
+        one_hot = torch.zeros(self.condition, self.condition).fill_diagonal_(1.0)
+        self.register_buffer("one_hot", one_hot, persistent=False)
         own = {s: UniformCodes(shapes[s], book.codes) for s, book in self.codebooks.items()}
         if prior is not None:
             own[self.latents[0]] = prior

@@ -106,14 +106,11 @@ def draw_grid(
     gap = math.ceil(height / 2 if titles else max(height, width) / 20) if image else 0
     if not image and columns > 1:
         cells = nn.functional.pad(cells, (0, 1), value=math.nan)
-    # Takes as long to import as torch
-    from torchvision.utils import make_grid
-
-    frame = gap if n > 1 else 0  # make_grid returns a single image without a frame
-    grid = make_grid(cells, nrow=columns, padding=gap, pad_value=1.0 if plain else math.nan)
+    frame = gap if n > 1 else 0
+    grid = tiled(cells, columns, frame, fill=1.0 if plain else math.nan)
     if plain:
         # Between the data is what is behind the picture
-        seen = make_grid(torch.ones_like(cells), nrow=columns, padding=gap)[0]
+        seen = tiled(torch.ones_like(cells), columns, frame, fill=0.0)[0]
         drawn = ax.imshow(grid.permute(1, 2, 0).numpy(), alpha=seen.numpy())
     else:
         low, high = span or value_range([x])
@@ -164,6 +161,21 @@ def add_scale(drawn: AxesImage, axes: Sequence[Axes], label: str = "value") -> N
         axes[0].figure.colorbar(
             drawn, ax=axes, label=label, fraction=0.05, pad=0.02, ticks=MaxNLocator(4)
         )
+
+
+def tiled(cells: Tensor, columns: int, frame: int, *, fill: float) -> Tensor:
+    """Images (n, 1 or 3, h, w) in rows of ``columns``, as one (3, height, width), framed each.
+
+    As ``torchvision.utils.make_grid`` does it, which takes as long to import as torch.
+    """
+    n, channels, height, width = cells.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    empty = cells.new_full((rows * columns - n, channels, height, width), fill)
+    framed = nn.functional.pad(torch.cat([cells, empty]), (frame, 0, frame, 0), value=fill)
+    grid = framed.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+    grid = nn.functional.pad(grid, (0, frame, 0, frame), value=fill)
+    return grid.expand(3, -1, -1) if channels == 1 else grid
 
 
 def grid_axes(

@@ -206,19 +206,18 @@ def latent_map(
 
 def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first two components (n, 2) and their shares of the variance (2,), of rows not NaN."""
-    # Slow to import, and only needed here.
-    from sklearn.decomposition import PCA
-
     drawn = ~np.isnan(points).any(1)
     if drawn.sum() < 2:
         raise ValueError(
             f"data: expected at least 2 data for principal components, got {drawn.sum()}"
         )
-    with np.errstate(invalid="ignore"):  # a site without any variance has shares 0 / 0
-        pca = PCA(n_components=2).fit(points[drawn])
+    centred = points[drawn] - points[drawn].mean(0)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2] * np.sign(np.take_along_axis(axes[:2], abs(axes[:2]).argmax(1)[:, None], 1))
     components = np.full_like(points[:, :2], np.nan)
-    components[drawn] = pca.transform(points[drawn])
-    return components, np.nan_to_num(pca.explained_variance_ratio_)
+    components[drawn] = centred @ axes.T
+    with np.errstate(invalid="ignore"):  # a site without any variance has shares 0 / 0
+        return components, np.nan_to_num(sizes[:2] ** 2 / (sizes**2).sum())
 
 
 def draw_points(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
+import sys
 import warnings
 from typing import Any
 
-from pyro.contrib.mue.missingdatahmm import MissingDataDiscreteHMM
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 
@@ -74,7 +74,10 @@ def _is_compared(site: dict[str, Any]) -> bool:
 def _event_shape(distribution: Any, value: tuple[int, ...]) -> tuple[int, ...]:
     """Of a distribution of sequences of any duration, with that of the value."""
     event, inner = tuple(distribution.event_shape), base_of(distribution)
-    if not isinstance(inner, MissingDataDiscreteHMM) and getattr(inner, "duration", 0) is not None:
+    # Slow to import, and whoever has one has imported it
+    mue = sys.modules.get("pyro.contrib.mue.missingdatahmm")
+    missing = mue is not None and isinstance(inner, mue.MissingDataDiscreteHMM)
+    if not missing and getattr(inner, "duration", 0) is not None:
         return event
     time = len(inner.event_shape)
     return (*event[:-time], *value[len(value) - time :][:1], *event[len(event) - time + 1 :])

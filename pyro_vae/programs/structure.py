@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from torch.distributions.constraints import Constraint, real
 
 from ..ground.graphs import boundary
 from ..ground.tables import Table, Tabular
-from .structure_picture import plate_diagram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ class Structure(Tabular):
 
     def plot(self) -> Figure:
         """Draw the plate diagram: latents white, what is observed grey, plates as frames."""
+        from .structure_picture import plate_diagram  # with matplotlib, slow to import
+
         kinds = dict.fromkeys(self.arguments, "given")
         plates = dict.fromkeys(self.arguments, (f'"{self.plate}" (n)',))
         for name in self.parents:

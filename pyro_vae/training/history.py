@@ -7,15 +7,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
 from ..ground.tables import Cell, Table, Tabular, flat, lookup, pandas_or
-from ..plots.curves import history as picture
 
 if TYPE_CHECKING:
     from typing import NotRequired
 
     import pandas
+    from matplotlib.figure import Figure
     from typing_extensions import TypedDict
 
     class Validation(TypedDict):
@@ -95,6 +93,8 @@ class History(list["Row"], Tabular):
 
     def plot(self) -> Figure:
         """Training curves: bound, KL per site, beta where it moves."""
+        from ..plots.curves import history as picture  # with matplotlib, slow to import
+
         return picture(self)
 
     def _repr_html_(self) -> str:

@@ -47,7 +47,7 @@ def usual(size: int, batch_size: int, device: str) -> Callable[[], None]:
 def mnist(size: int, device: str) -> data.Dataset:
     """The first images of the training set, flat, on the device."""
     train = data.load("mnist", binarize="dynamic").train[:size]
-    return train.replace(x=train.x.flatten(1)).to(device)
+    return train.replace(x=train.x.flatten(1), kind="vector").to(device)
 
 
 def ours(size: int, batch_size: int, device: str, engine: str) -> Callable[[], None]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import alone
 import calls
 import contestants
 import gpu
@@ -30,6 +31,8 @@ TINY = {
     "growth": ["--values", "1", "--steps", "1"],
     "epoch_time": ["--size", "512", "--steps", "1"],
     "calls": [],
+    "start_time": ["--steps", "1"],
+    "time_to_bound": ["--steps", "1", "--bound", "-1000"],
     "old_and_new": [str(HERE.parents[1]), "--engine", "eager", "--steps", "2"],
 }
 needs_mnist = pytest.mark.skipif(
@@ -201,6 +204,25 @@ def test_other_systems(system, tmp_path):
 @pytest.mark.slow
 def test_compiled_contestants(tmp_path):
     run("step_time", tmp_path / "numbers.json", "--compile")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script", ["start_time", pytest.param("time_to_bound", marks=needs_mnist)]
+)
+def test_scripts_have_processes_of_their_own(script, tmp_path):
+    table, numbers = run(script, tmp_path / "numbers.json")
+    assert [row["name"] for row in numbers["rows"]] == alone.here()
+    for row in numbers["rows"]:
+        assert 0 < row["processor s"] and f"| {row['name']} | " in table
+        assert row.get("bound", 0) > -1000
+
+
+@pytest.mark.parametrize("script", [alone.OURS, alone.BY_HAND, alone.SCRIPT])
+def test_scripts_take_a_step_of_the_same_bound(script):
+    # Of untrained networks that see 0 and 1 at random it is near 784 log 0.5
+    (bound,) = alone.SCRIPTS[script]("-", 0.0, 0)
+    assert bound == pytest.approx(784 * math.log(0.5), abs=10)
 
 
 @pytest.mark.slow

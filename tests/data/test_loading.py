@@ -18,6 +18,7 @@ import torch
 import torchvision
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from test_dataset import GRID, pictures, rows, standard_errors
 from test_images import save
 from torch import Tensor
@@ -41,6 +42,13 @@ def test_digits_split_is_stratified_and_fixed() -> None:
     share = torch.bincount(torch.tensor(load_digits().target)) * 360 / 1797
     assert (torch.bincount(d.test.y) - share).abs().max() < 1
     assert torch.equal(d.test.x, load("digits", binarize=None).test.x)
+    digits = load_digits()
+    _, rows = train_test_split(
+        np.arange(1797), test_size=360, stratify=digits.target, random_state=0
+    )
+    rows = np.sort(rows)
+    assert torch.equal(d.test.x.flatten(1), torch.tensor(digits.data[rows] / 16).float())
+    assert torch.equal(d.test.y, torch.tensor(digits.target[rows]))
 
 
 def test_dynamic_binarises_the_test_set_once() -> None:

@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from drawn import assert_drawn, binary, cells, functions, pair, texts
+from torchvision.utils import make_grid
 
 from pyro_vae import handlers, infer, plots, priors
 from pyro_vae.data import Dataset
@@ -26,6 +27,15 @@ def test_images_draws_each_value(event_shape):
     else:
         assert_drawn(plots.images(x), x, 6, 1)
         assert_drawn(plots.images(x, columns=2), x, 3, 2)
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 3, 4), (6, 3, 3, 4), (1, 3, 2, 2), (4, 1, 1, 3)])
+@pytest.mark.parametrize("frame", [0, 2])
+def test_images_are_tiled_as_torchvision_does_it(shape, frame):
+    x, frame = torch.rand(shape), frame if shape[0] > 1 else 0
+    for columns in (1, 3, 8):
+        expected = make_grid(x, nrow=columns, padding=frame, pad_value=0.5)
+        assert torch.equal(drawing.tiled(x, columns, frame, fill=0.5), expected)
 
 
 def test_images_of_one_datum():

@@ -14,6 +14,7 @@ from torch import nn
 from ...ground.recorded import Recorded
 
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+_add_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
 
 def fused(optimizer: type[torch.optim.Optimizer], **kwargs: object) -> OptimizerFactory:
@@ -21,7 +22,14 @@ def fused(optimizer: type[torch.optim.Optimizer], **kwargs: object) -> Optimizer
 
     def build(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         try:
-            return optimizer(parameters, fused=True, **kwargs)
+            if optimizer not in (torch.optim.Adam, torch.optim.AdamW):
+                return optimizer(parameters, fused=True, **kwargs)
+            # Torch imports its compiler, for a second, to keep ``add_param_group`` out of it
+            built = optimizer.__new__(optimizer)
+            built.add_param_group = functools.partial(_add_group, built)
+            built.__init__(parameters, fused=True, **kwargs)
+            del built.add_param_group
+            return built
         except (TypeError, RuntimeError):
             return optimizer(parameters, **kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import operator
 from typing import Any
@@ -40,25 +41,31 @@ class Stepper:
 
     def __call__(self) -> None:
         """One step with the gradients in ``grad`` of the parameters."""
-        if self._holds() and all([*map(_Group.ready, self._groups)]):
-            with torch.no_grad():
-                for group in self._groups:
-                    group.step()
-        else:
-            self.optimizer.step()
-            self._groups = self._found()
-
-    def _holds(self) -> bool:
-        """Whether the kernel may be given what the last step was given."""
         optimizer, options = self.optimizer, [*map(_options, self._groups)]
-        return (
-            options != []
-            and len(options) == len(optimizer.param_groups)
-            and all(map(operator.is_, options, optimizer.param_groups))
-            and "step" not in optimizer.__dict__
+        plain = (
+            "step" not in optimizer.__dict__
             and not any(internals.step_hooks(optimizer))
             and not any(internals.HOOKS_ON_STEPS)
         )
+        if (
+            plain
+            and options != []
+            and len(options) == len(optimizer.param_groups)
+            and all(map(operator.is_, options, optimizer.param_groups))
+            and all([*map(_Group.ready, self._groups)])
+        ):
+            with torch.no_grad():
+                for group in self._groups:
+                    group.step()
+            return
+        kinds = [*map(_kind, optimizer.param_groups)] if type(optimizer) in _KINDS else [None]
+        if plain and kinds.count(_PLAIN) == len(kinds):
+            # Without torch's compiler, whose import takes a second
+            with torch.no_grad():
+                inspect.unwrap(type(optimizer).step)(optimizer)
+        else:
+            optimizer.step()
+        self._groups = self._found()
 
     def _found(self) -> list[_Group]:
         optimizer = self.optimizer

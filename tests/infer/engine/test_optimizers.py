@@ -30,3 +30,14 @@ def test_a_partial_becomes_a_recorded_object_of_the_same_options():
     group = configured([nn.Parameter(torch.ones(2))], lr=0.1).param_groups[0]
     assert (group["momentum"], group["lr"]) == (0.9, 0.1)
     assert recordable(torch.optim.SGD) is torch.optim.SGD
+
+
+@pytest.mark.parametrize("cls", [torch.optim.Adam, torch.optim.AdamW])
+def test_an_optimizer_is_as_its_class_makes_it(cls):
+    weight = nn.Parameter(torch.ones(2))
+    built, usual = fused(cls, lr=0.1)([weight]), cls([weight], lr=0.1, fused=True)
+    assert type(built) is cls
+    assert vars(built).keys() == vars(usual).keys()
+    assert built.state_dict() == usual.state_dict()
+    built.add_param_group({"params": [nn.Parameter(torch.ones(3))], "lr": 0.2})
+    assert [group["lr"] for group in built.param_groups] == [0.1, 0.2]
