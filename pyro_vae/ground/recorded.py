@@ -69,8 +69,15 @@ class Recorded:
     arguments: dict[str, Any]
     # What an argument means in files from before it was there, for each that is always written
     absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    # Names that are there for other parts of the library, which completion leaves out
-    inside: ClassVar[tuple[str, ...]] = ("absent", "inside", "of_file")
+    # Names that are there for other parts of the library, or torch, which completion leaves out
+    inside: ClassVar[tuple[str, ...]] = (
+        "absent",
+        "extra_repr",
+        "get_extra_state",
+        "inside",
+        "of_file",
+        "set_extra_state",
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Know the class by its name in files."""
