@@ -49,6 +49,17 @@ _WHERE = {
 }
 
 
+class Indivisible(ValueError):
+    """A source of a single datum, ``data``, which leaves none to hold out."""
+
+    def __init__(self, data: Dataset) -> None:
+        """Tell what to do."""
+        super().__init__(
+            f"source: expected at least 2 data to split, got {len(data)}: use Dataset(x) instead"
+        )
+        self.data = data
+
+
 def load(
     source: Any,
     *,
@@ -291,9 +302,7 @@ def _split(
 ) -> tuple[sources.Splits, tuple[Tensor, ...]]:
     """Training and test set, and which rows these are."""
     if len(whole) < 2:
-        raise ValueError(
-            f"source: expected at least 2 data to split, got {len(whole)}: use Dataset(x) instead"
-        )
+        raise Indivisible(whole)
     held_out = min(max(1, round(len(whole) * share)), len(whole) - 1)
     order = torch.randperm(len(whole), generator=generator)
     classes = classes_in(whole.y)
