@@ -161,8 +161,9 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
         name, colon, rest = str(error).partition(": ")
         if name in _OPTIONS and "condition_on" not in args:
             told = [*where.get("labels", ()), *where.get("numbers", ()), where.get("exposure")]
+            names = ", ".join(filter(None, told))
             raise ValueError(
-                f"--data: the model was told of {', '.join(filter(None, told))} in training: {rest}"
+                f"--data: the model was told of {names} in training: {rest}"
             ) from error
         raise ValueError(f"{_OPTIONS.get(name, name)}{colon}{rest}") from error
     except RuntimeError as error:

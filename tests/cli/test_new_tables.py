@@ -28,7 +28,9 @@ def table(path, sites, names="a,b,site,age", seed=1):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
-    told = "--condition-on site --condition-on-numbers age --epochs 1 --hidden 8 --latents 2 --quiet"
+    told = (
+        "--condition-on site --condition-on-numbers age --epochs 1 --hidden 8 --latents 2 --quiet"
+    )
     argv = ["train", "--data", str(table(folder / "train.csv", SITES * 20)), *told.split()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "write_report", lambda *args, **kwargs: None)
