@@ -192,6 +192,8 @@ def command_line(tmp):
         (tmp / "other.csv").write_text(text)
         yield functools.partial(encode, tmp / "other.csv"), functools.partial(encode, table)
     yield functools.partial(encode, tmp / "x.npz"), functools.partial(encode, table)
+    named = functools.partial(data.load, labels=["site"])
+    yield functools.partial(named, tmp / "x.npz"), functools.partial(named, table)
     alone = tmp / "alone"
     alone.mkdir()
     shutil.copy(out / "model.pt", alone)
