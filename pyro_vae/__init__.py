@@ -67,9 +67,11 @@ _PLACES = {
 
 
 if "IPython" in sys.modules:
+    from .ground.completing import complete_in
     from .ground.tracebacks import shorten_in
 
     shorten_in(sys.modules["IPython"].get_ipython())
+    complete_in(sys.modules["IPython"].get_ipython())
 
 
 def __getattr__(name: str) -> Any:

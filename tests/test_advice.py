@@ -19,7 +19,6 @@ NO_ADVICE = (
     # Patterns of messages that the command line puts in its own words
     r"\blower lr, set clip_norm",
     r"use Dataset\(x\) instead",
-    r"pass data\.Dataset\(frame",
     # Told beside a bar, neither raised nor warned of: test_features.py follows it
     "delete this file to train it again",
 )

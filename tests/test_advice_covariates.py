@@ -1,6 +1,7 @@
 """What is said about covariates, and that its advice works."""
 
 import functools
+import shutil
 
 import numpy as np
 import torch
@@ -183,6 +184,26 @@ def command_line(tmp):
     yield train(table, out, *site, "--conditional"), train(table, out, *site)
     yield train(table, out, "--condition-on", "site,"), train(table, out, *site)
     yield train(table, out, "--condition-on", "sit"), train(table, out, *site)
+    encode = functools.partial(run, "encode", out / "model.pt", "--out", tmp / "z.csv", "--data")
+    for text in (
+        (tmp / "t.csv").read_text().replace("one", "ones"),
+        (tmp / "t.csv").read_text().replace("site", "sight"),
+    ):
+        (tmp / "other.csv").write_text(text)
+        yield functools.partial(encode, tmp / "other.csv"), functools.partial(encode, table)
+    yield functools.partial(encode, tmp / "x.npz"), functools.partial(encode, table)
+    named = functools.partial(data.load, labels=["site"])
+    yield functools.partial(named, tmp / "x.npz"), functools.partial(named, table)
+    alone = tmp / "alone"
+    alone.mkdir()
+    shutil.copy(out / "model.pt", alone)
+    moved = functools.partial(run, "encode", alone / "model.pt", "--out", tmp / "z.csv", "--data")
+
+    def copied():
+        shutil.copy(out / "run.json", alone)
+        return moved(table)
+
+    yield functools.partial(moved, table), copied
     sample = functools.partial(run, "sample", out / "model.pt", "--out", tmp / "s.png", "-n", 2)
     yield lambda: sample("--given", "site"), lambda: sample("--given", "site=1")
     other = tmp / "other"

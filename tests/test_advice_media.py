@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from advice import Cases
+from PIL import Image
 from scipy.signal import resample_poly
 from test_advice_cli import TINY, run
 
@@ -32,6 +33,22 @@ def factors(tmp):
     yield lambda: data.render_bouncing(video, 0), lambda: data.render_bouncing(video, 16)
     yield lambda: data.render_bouncing(video[0]), lambda: data.render_bouncing(video[0][None], 2)
     yield lambda: data.render_bouncing(3 * video), lambda: data.render_bouncing(video, 2)
+
+
+@cases
+def mixed_folders(tmp):
+    music, cover = tmp / "music", tmp / "elsewhere" / "cover.png"
+    music.mkdir()
+    cover.parent.mkdir()
+    for i in range(3):
+        data.write_wav(music / f"{i}.wav", torch.zeros(20), 8000)
+    Image.new("L", (4, 4)).save(music / "cover.png")
+
+    def moved():
+        (music / "cover.png").rename(cover)
+        return data.load(music)
+
+    yield lambda: data.load(music), moved
 
 
 @cases

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import ranks
 from ..ground.optional import needed
 from ..ground.recorded import Recorded
+from ..ground.tables import flat
 from ..programs.unwrapping import name_of
 from .base import Callback, Training
 
@@ -224,20 +225,16 @@ class WeightsAndBiases(Tracker):
         self._open_run.finish(exit_code=int(status == "failed"))
 
 
-def scalars(row: Mapping[str, Any], joint: str, prefix: str = "") -> dict[str, float]:
+def scalars(row: Mapping[str, Any], joint: str) -> dict[str, float]:
     """The numbers of a history row by their names, those of mappings behind the mapping's.
 
     Example:
         >>> scalars({"elbo": -2.0, "kl": {"z1": 1.0}, "guide": "BottomUp", "frozen": False}, ".")
         {'elbo': -2.0, 'kl.z1': 1.0}
     """
-    found: dict[str, float] = {}
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            found |= scalars(value, joint, f"{prefix}{key}{joint}")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[prefix + key] = value
-    return found
+    # Lists have a number for each of hundreds of units
+    told = flat(row, joint=joint, lists=False).items()
+    return {k: v for k, v in told if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def settings(trainer: Training) -> dict[str, Any]:

@@ -202,9 +202,7 @@ def _quantised(
     args: argparse.Namespace, data: DataSplits, likelihood: Any, condition: Condition
 ) -> models.VQVAE:
     """A grid of codes, of as many halvings as leave a prior few positions enough to walk over."""
-    # A VQ-VAE does not know columns, by which the text of other tables is numbered
-    text = data.kind == "tokens" or any(column.categories for column in data.columns)
-    if isinstance(condition, models.Covariates) or text:
+    if isinstance(condition, models.Covariates) or data.kind == "tokens":
         raise ValueError(
             f"--codes: expected data that have no text and are told of classes alone, got "
             f"{data.name}: leave --codes out"
@@ -230,6 +228,7 @@ def _quantised(
         condition=condition,
         kind=data.kind,
         hidden=hidden,
+        columns=data.columns,
         **({"channels": channels} if size else {}),
         **({} if args.blocks is None else {"blocks": args.blocks}),
     )

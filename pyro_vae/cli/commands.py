@@ -66,7 +66,7 @@ def sample(args: argparse.Namespace) -> int:
         y = covariates.typical(args.given)
     if args.prior == "mixture":
         prior = AggregatePosterior(args.components or 10, seed=args.seed)
-        dataset = inputs.part(inputs.splits_of(args, trainer), args.split)
+        dataset = inputs.dataset_of(args, trainer, args.split)
         model = handlers.replace_prior(model, prior.fit(model, trainer.guide, dataset))
     torch.manual_seed(args.seed)
     if args.out.suffix.lower() in WRITERS:
@@ -87,7 +87,7 @@ def interpolate(args: argparse.Namespace) -> int:
     """Go from one datum to another, as ``sample``."""
     inputs.check_out(args.out)
     trainer = inputs.trainer_of(args)
-    dataset = inputs.part(inputs.splits_of(args, trainer), args.split)
+    dataset = inputs.dataset_of(args, trainer, args.split)
     rows = [getattr(args, "from"), args.to]
     for option, row in zip(("--from", "--to"), rows, strict=True):
         if row >= len(dataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -12,9 +13,12 @@ from typing import Any
 from .. import data, likelihoods
 from ..data import Dataset, DataSplits, Vocabulary
 from ..data.checks import complete
+from ..data.loading import Indivisible
 from ..ground.files import expanded
+from ..programs.labels import covariates_of
 from ..training.saving import load
 from ..training.trainer import Trainer
+from .alike import alike
 
 # How data were read by runs whose records do not tell
 _OPTIONS = {
@@ -24,6 +28,8 @@ _OPTIONS = {
     "labels, numbers, exposure": "--condition-on, --condition-on-numbers, --exposure",
 }
 BEFORE = {"grey": None, "stratify": False}
+# What new data have to tell as well
+_TOLD = ("labels", "numbers", "exposure", "classes")
 
 
 def trainer_of(args: argparse.Namespace) -> Trainer:
@@ -38,26 +44,67 @@ def trainer_of(args: argparse.Namespace) -> Trainer:
 
 
 def splits_of(args: argparse.Namespace, trainer: Trainer, option: str = "data") -> DataSplits:
-    """The data of the training run, or those that this option names."""
+    """The data of the training run, or those that this option names, numbered as there."""
+    where = _where(args, trainer, option)
+    found = read(args, where)
+    parts = {name: getattr(found, name) for name in ("train", "test", "validation")}
+    classes = where.get("classes")
+    new = {k: alike(d, trainer.model, classes) for k, d in parts.items() if d is not None}
+    return dataclasses.replace(found, **new)
+
+
+def dataset_of(
+    args: argparse.Namespace, trainer: Trainer, split: str, option: str = "data"
+) -> Dataset:
+    """The part of them that --split names; all may be a single datum."""
+    try:
+        return part(splits_of(args, trainer, option), split)
+    except Indivisible as error:
+        if split != "all":
+            raise
+        where, only = _where(args, trainer, option), error.data
+        complete(only.x)
+        only = only.to(args.device or only.device)
+        only = only.replace(binarize=where["binarize"] and "dynamic")
+        return alike(only, trainer.model, where.get("classes"))
+
+
+def _where(args: argparse.Namespace, trainer: Trainer, option: str) -> dict[str, Any]:
+    """How data are to be read: as this option and others tell, else as the training run did."""
     source = getattr(args, option)
-    bernoulli = isinstance(getattr(trainer.model, "likelihood", None), likelihoods.Bernoulli)
-    where = {"source": source, "binarize": "dynamic" if bernoulli else None}
-    if source is None:
-        path = args.model.with_name("run.json")
-        try:
-            where = BEFORE | json.loads(path.read_text())["data"]
-            where["source"], where["binarize"], where["root"]
-        except (OSError, ValueError, LookupError, TypeError):
+    path = args.model.with_name("run.json")
+    recorded = _recorded(path)
+    where = BEFORE | recorded
+    if source is not None:
+        bernoulli = isinstance(getattr(trainer.model, "likelihood", None), likelihoods.Bernoulli)
+        told = {name: recorded[name] for name in _TOLD if name in recorded}
+        where = told | {"source": source, "binarize": "dynamic" if bernoulli else None}
+        if covariates_of(trainer.model) is not None and not told:
             raise ValueError(
-                f"--{option}: expected the data to use, got none, and no {path} that tells those "
-                f"of the training run: name them with --{option}"
-            ) from None
+                f"--{option}: expected {path} beside the model, which tells the columns on which "
+                "it is conditional, got none: copy that of the training run there"
+            )
+    elif not recorded:
+        raise ValueError(
+            f"--{option}: expected the data to use, got none, and no {path} that tells those "
+            f"of the training run: name them with --{option}"
+        )
     if (symbols := vocabulary_of(trainer)) is not None:
         where |= {"kind": "tokens", "vocabulary": symbols}
     given = {"root": args.data_root, "size": args.size, "grey": args.grey or None}
     given |= {"kind": args.kind, "length": args.length, "rate": args.rate}
     where |= {name: value for name, value in given.items() if value is not None}
-    return read(args, where | ({"binarize": args.binarize} if "binarize" in args else {}))
+    return where | ({"binarize": args.binarize} if "binarize" in args else {})
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What the record of a training run tells of its data; nothing where there is none."""
+    try:
+        found = json.loads(path.read_text())["data"]
+        found["source"], found["binarize"], found["root"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return found
 
 
 def part(splits: DataSplits, split: str) -> Dataset:
@@ -108,8 +155,16 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             if part.missing:
                 complete(part.x)
         return found
+    except Indivisible:
+        raise
     except ValueError as error:
         name, colon, rest = str(error).partition(": ")
+        if name in _OPTIONS and "condition_on" not in args:
+            told = [*where.get("labels", ()), *where.get("numbers", ()), where.get("exposure")]
+            names = ", ".join(filter(None, told))
+            raise ValueError(
+                f"--data: the model was told of {names} in training: {rest}"
+            ) from error
         raise ValueError(f"{_OPTIONS.get(name, name)}{colon}{rest}") from error
     except RuntimeError as error:
         if not args.download:

@@ -40,10 +40,6 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     (r"Trainer\.resume\('(.*)/checkpoints'\)", r"--resume \1"),
     (r"use Dataset\(x\) instead", "add data"),
     (r"fewer components", "lower --components"),
-    (
-        r"pass data\.Dataset\(frame, columns=model\.columns\)",
-        "name a table of these columns, in their order and with all of their categories",
-    ),
 )
 
 

@@ -31,7 +31,7 @@ def encode(args: argparse.Namespace) -> int:
     """Write the means of latents, or the codes, of each datum."""
     inputs.check_out(args.out)
     trainer = inputs.trainer_of(args)
-    dataset = _once(inputs.part(inputs.splits_of(args, trainer), args.split), args.seed)
+    dataset = _once(inputs.dataset_of(args, trainer, args.split), args.seed)
     # Refuses what does not fit before the many are encoded
     found = infer.encode(trainer.guide, dataset[:1])
     sites = [site for site in found.mean if site not in found.shared]
@@ -63,7 +63,7 @@ def outliers(args: argparse.Namespace) -> int:
     trainer = inputs.trainer_of(args)
     reference = inputs.splits_of(args, trainer, "reference").train
     split = args.split or ("test" if args.data is None else "all")
-    dataset = _once(inputs.part(inputs.splits_of(args, trainer), split), args.seed)
+    dataset = _once(inputs.dataset_of(args, trainer, split), args.seed)
     reference = _once(_few(reference, args.seed), args.seed)
     scores = _scores(args, trainer, dataset, reference)
     by = scores["log q(z)" if args.by == "density" else "log p(x)"]
@@ -136,7 +136,7 @@ def labels_of(dataset: Dataset) -> dict[str, Any]:
 
 def _named(y: Tensor, names: Sequence[str]) -> Any:
     # The last one is for what is missing
-    return np.array([*names, None], dtype=object)[y.cpu()] if names else y
+    return np.array([*names, None], dtype=object)[y.numpy(force=True)] if names else y
 
 
 def _codes(codes: Callable[[Tensor], Any], dataset: Dataset) -> dict[str, Tensor]:

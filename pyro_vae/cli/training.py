@@ -71,6 +71,8 @@ def _train(args: argparse.Namespace, *, resumed: bool, writes: bool) -> int:
     where["binarize"] = args.binarize if hasattr(args, "binarize") else splits.train.binarize
     if splits.rate is not None:
         where["rate"] = splits.rate
+    if args.conditional or isinstance(splits.train.y, Arguments):
+        where["classes"] = splits.labels
     steps = math.ceil(len(splits.train) / args.batch_size)
     epochs = args.epochs or max(groups.FEWEST_EPOCHS, math.ceil(groups.STEPS / steps))
     if resumed:

@@ -95,17 +95,19 @@ def told(y: Tensor | Arguments | None, names: Names) -> str:
 
 
 def classes_of_column(values: Tensor, column: Column) -> tuple[Tensor, tuple[str, ...]]:
-    """A column of a table as classes 0, 1, ..., and what they are called.
+    """A column of a table as classes 0, 1, ..., -1 where it is missing, and what they are called.
 
     Raises ``ValueError`` for numbers that are not whole.
     """
+    gone = values.isnan()
     if column.categories:
-        return values.long(), column.categories
-    if (values != values.round()).any():
+        return values.masked_fill(gone, -1).long(), column.categories
+    if ((values != values.round()) & ~gone).any():
         raise ValueError(
             f"labels: expected text or whole numbers, got others in the column {column.name!r}: "
             "pass it as one of numbers="
         )
     # Whatever they are, such as years, they are numbered in their order
-    found, numbers = values.unique(return_inverse=True)
+    found = values[~gone].unique()
+    numbers = torch.searchsorted(found, values.contiguous()).masked_fill(gone, -1)
     return numbers, tuple(f"{value:g}" for value in found.tolist())

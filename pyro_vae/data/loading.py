@@ -49,6 +49,17 @@ _WHERE = {
 }
 
 
+class Indivisible(ValueError):
+    """A source of a single datum, ``data``, which leaves none to hold out."""
+
+    def __init__(self, data: Dataset) -> None:
+        """Tell what to do."""
+        super().__init__(
+            f"source: expected at least 2 data to split, got {len(data)}: use Dataset(x) instead"
+        )
+        self.data = data
+
+
 def load(
     source: Any,
     *,
@@ -85,12 +96,12 @@ def load(
             of any kind of ``data.given.as_dataset``, such as a tensor, an array, a pair (x, y), a
             table or a data set of torchvision. 8-bit pixels become k / 255. Labels without names
             name their classes "0", "1", ..., and class folders that are whole numbers are in the
-            order of these. Of a folder, files that are no images by their name are left out;
-            images of any colours are read, upright; broken, empty and animated ones, grey ones of
-            more than 8 bits, and those of more pixels than Pillow takes for safe are refused by
-            name. Of a table the column of text, or of whole numbers by a name such as "label", are
-            the labels. Files of arrays are read without unpickling, and refused where they are
-            shorter than their header says.
+            order of these. Of a folder, files of none of these kinds by their name are left
+            out, and those of two kinds in one folder are refused; images of any colours are read,
+            upright; broken, empty and animated ones, grey ones of more than 8 bits, and those of
+            more pixels than Pillow takes for safe are refused by name. Of a table the column of
+            text, or of whole numbers by a name such as "label", are the labels. Files of arrays
+            are read without unpickling, and refused where they are shorter than their header says.
         binarize: ``"dynamic"`` binarises the training set afresh in each batch and the test set
             once, so that evaluation is repeatable (the protocol of Sonderby et al., 2016);
             ``"static"`` binarises both once, the test set as under ``"dynamic"``; None keeps the
@@ -240,12 +251,8 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
             f"{', '.join(NAMES)}"
         )
     path = expanded("source", source)
-    if path.is_dir() and not sources.has_images(path) and sound.has_sounds(path):
-        return path.resolve().name, partial(sound.read_sounds, path)
     if path.is_dir():
-        scans = not sources.has_images(path) and files.scans_in(path)
-        reader = files.read_scans if scans else sources.read_folder
-        return path.resolve().name, partial(reader, path)
+        return path.resolve().name, partial(_of_folder(path), path)
     if path.is_file() and path.suffix.lower() == sound.SUFFIX:
         return path.name, partial(sound.read_recording, path)
     if path.is_file():
@@ -265,6 +272,24 @@ def _find(source: Any) -> tuple[str, Callable[..., sources.Splits]]:
         f"{guess(source, NAMES) or ':'} "
         "A folder, a file, a tensor, an array or a Dataset will do, too"
     )
+
+
+def _of_folder(path: Path) -> Callable[..., sources.Splits]:
+    """The reader of the files in a folder, which have to be of one kind."""
+    of_kind = {
+        "images": (sources.images_in(path), sources.read_folder),
+        "sounds": (sound.sounds_in(path), sound.read_sounds),
+        "scans": (files.scans_in(path), files.read_scans),
+    }
+    there = {kind: found for kind, (found, _) in of_kind.items() if found}
+    if len(there) > 1:
+        told = " and ".join(f"{len(found)} {kind}" for kind, found in there.items())
+        fewest = min(there.values(), key=len)
+        raise ValueError(
+            f"source: expected a folder with files of one kind, got {told} in {path}, among them "
+            f"{fewest[0].relative_to(path)}: move one kind into a folder of its own elsewhere"
+        )
+    return of_kind[next(iter(there), "images")][1]
 
 
 def _given(
@@ -292,9 +317,7 @@ def _split(
 ) -> tuple[sources.Splits, tuple[Tensor, ...]]:
     """Training and test set, and which rows these are."""
     if len(whole) < 2:
-        raise ValueError(
-            f"source: expected at least 2 data to split, got {len(whole)}: use Dataset(x) instead"
-        )
+        raise Indivisible(whole)
     held_out = min(max(1, round(len(whole) * share)), len(whole) - 1)
     order = torch.randperm(len(whole), generator=generator)
     classes = classes_in(whole.y)

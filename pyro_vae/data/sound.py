@@ -125,12 +125,8 @@ def write_wav(path: str | Path, x: Tensor, rate: int, *, pause: float = 0.25) ->
     write_atomically(path, buffer.getvalue())
 
 
-def has_sounds(path: Path) -> bool:
-    """Whether a folder, or one inside it, holds a WAV file by its name."""
-    return bool(_sounds_in(path, True))
-
-
-def _sounds_in(folder: Path, recursive: bool) -> list[Path]:
+def sounds_in(folder: Path, recursive: bool = True) -> list[Path]:
+    """Files of a folder, and of those inside it, that are WAV by their name."""
     found = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(
         p
@@ -144,7 +140,7 @@ def read_sounds(path: Path, *, length: int | None, rate: int | None) -> Splits:
 
     Of each file the first ``length`` samples are taken.
     """
-    parts = divided(path, _sounds_in, "sounds")
+    parts = divided(path, sounds_in, "sounds")
     paths = [file for part in parts for file in part.paths]
     clips, rate = _clips(paths, length, rate)
     sets = torch.stack(clips).split([len(part.paths) for part in parts])

@@ -199,7 +199,7 @@ def read_folder(
     background: Background | None,
 ) -> Splits:
     """Images of a folder, of its class folders, or of ``train``, ``test`` and ``val`` in it."""
-    parts = divided(path, _images_in, "images")
+    parts = divided(path, images_in, "images")
     pixels: list[torch.Tensor] = []
     for paths, _, _ in parts:
         shape = tuple(pixels[0].shape[2:]) if pixels else size
@@ -217,12 +217,8 @@ def read_folder(
     )
 
 
-def has_images(path: Path) -> bool:
-    """Whether a folder, or one inside it, holds a file by the name of an image."""
-    return bool(_images_in(path, True))
-
-
-def _images_in(folder: Path, recursive: bool) -> list[Path]:
+def images_in(folder: Path, recursive: bool = True) -> list[Path]:
+    """Files of a folder, and of those inside it, that are images by their name."""
     from torchvision.datasets.folder import is_image_file
 
     found = folder.rglob("*") if recursive else folder.iterdir()

@@ -28,6 +28,11 @@ def conditioned(
         Arguments(2 x (site: (), age: ()))
     """
     place = {column.name: i for i, column in enumerate(data.columns)}
+    if not place:
+        raise ValueError(
+            "labels, numbers, exposure: expected a table with names of columns, got data without: "
+            "give the file a first line of names"
+        )
     asked = [
         ("labels", labels),
         ("numbers", numbers),

@@ -8,7 +8,7 @@ import inspect
 import numbers
 import pkgutil
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -69,8 +69,15 @@ class Recorded:
     arguments: dict[str, Any]
     # What an argument means in files from before it was there, for each that is always written
     absent: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    # Names that are there for other parts of the library, which completion leaves out
-    inside: ClassVar[tuple[str, ...]] = ("absent", "inside", "of_file")
+    # Names that are there for other parts of the library, or torch, which completion leaves out
+    inside: ClassVar[tuple[str, ...]] = (
+        "absent",
+        "extra_repr",
+        "get_extra_state",
+        "inside",
+        "of_file",
+        "set_extra_state",
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Know the class by its name in files."""
@@ -268,7 +275,24 @@ def _build(cls: type, arguments: dict[str, Any]) -> Any:
             f"arguments {given} that the file has for it ({error}): pass the class "
             "as it was in classes=[...], or give it a class method of_file that changes them"
         ) from error
-    return cls(*ahead, *several, **arguments)
+    with _own_errors(cls, "constructor"):
+        return cls(*ahead, *several, **arguments)
+
+
+@contextlib.contextmanager
+def _own_errors(cls: type, what: str) -> Iterator[None]:
+    """Name a user's class in whatever its own code raises, which tells nothing of a file."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if names.is_ours(cls):
+            raise
+        raise ValueError(
+            f"{cls.__name__}: its {what} raised {type(error).__name__} for the arguments in the "
+            f"file: {error}"
+        ) from error
 
 
 def rebuilt(value: Recorded) -> Any:
@@ -313,7 +337,9 @@ def decode(
         if name in names.ARGUMENTS:
             given = names.renamed(name, given)
         arguments = {k: decode(v, built, find) for k, v in given.items()}
-        result = _build(cls, cls.of_file(arguments))
+        with _own_errors(cls, "of_file"):
+            arguments = cls.of_file(arguments)
+        result = _build(cls, arguments)
         built[value["$id"]] = result
         return result
     return {k: decode(v, built, find) for k, v in value.items()}

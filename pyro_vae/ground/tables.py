@@ -284,15 +284,21 @@ def lookup(row: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def flat(value: Any, name: str = "") -> dict[str, Any]:
+def flat(value: Any, name: str = "", *, joint: str = "/", lists: bool = True) -> dict[str, Any]:
     """What nested dicts and lists hold, by names such as "kl/z1" and "unit_kl/z1/0".
+
+    Without ``lists`` these stay as they are.
 
     Example:
         >>> flat({"elbo": -9.0, "kl": {"z1": 2.5}, "beta": [1, 4]})
         {'elbo': -9.0, 'kl/z1': 2.5, 'beta/0': 1, 'beta/1': 4}
     """
-    if not isinstance(value, Mapping | list | tuple):
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif lists and isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
         return {name: value}
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    parts = [flat(inside, f"{name}/{key}" if name else str(key)) for key, inside in items]
+    named = {f"{name}{joint}{key}" if name else str(key): inside for key, inside in items}
+    parts = [flat(inside, key, joint=joint, lists=lists) for key, inside in named.items()]
     return {key: inside for part in parts for key, inside in part.items()}

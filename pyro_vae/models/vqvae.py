@@ -15,6 +15,7 @@ from torch.distributions import constraints
 from .. import networks
 from ..codebooks import Codebook, MovingAverage, UniformCodes
 from ..codebooks.base import one_hot
+from ..data import Column
 from ..distributions import as_pyro, declared
 from ..ground.arguments import whole
 from ..ground.kinds import KINDS, kind_of
@@ -25,7 +26,7 @@ from ..networks.levels import LevelDecoder
 from ..programs.encoding import decode
 from ..programs.labels import Labels
 from ..programs.structure import Latent, Structure
-from .base import DecoderModel, check_condition, check_likelihood
+from .base import DecoderModel, check_condition, check_likelihood, checked_columns
 from .levels import Embeddings, check_codebooks
 
 
@@ -70,6 +71,8 @@ class VQVAE(DecoderModel):
             ``forward()`` returns a distribution of event shape (*grid, [n,] codes).
         kind: what the dimensions of a datum mean, as in ``VAE``; default a guess by the shape.
         norm: makes the normalisation of hidden layers, as in ``VAE``.
+        columns: name and kind of each column of a table, as in ``VAE``, by which samples and
+            reconstructions have ``to_frame()`` and pictures show names; networks stay as they are.
 
     Attributes:
         grid_shape: shape of the grid of codes, of several the finest.
@@ -113,6 +116,7 @@ class VQVAE(DecoderModel):
         prior: nn.Module | None = None,
         kind: str | None = None,
         norm: networks.Norm | None = None,
+        columns: Sequence[Column] = (),
     ) -> None:
         """Build all networks; every parameter exists from here on."""
         super().__init__()
@@ -122,6 +126,7 @@ class VQVAE(DecoderModel):
         networks.check_activation(activation)
         networks.check_norm(norm)
         check_likelihood(likelihood)
+        self.columns = checked_columns(columns, likelihood, self.event_shape)
         self.blocks, self.activation, self.norm = blocks, activation, norm
         self.hidden = None if hidden is None else networks.sizes("hidden", hidden)
         if kind is not None and self.convolutional:

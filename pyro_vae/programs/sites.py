@@ -78,9 +78,32 @@ def _told(trace: Trace) -> Kinds:
 
 
 def compute_log_probs(trace: Trace, sites: Iterable[str]) -> None:
-    """Have the log-probabilities of some sites."""
-    # Called as (name, site): None, which is false, for all others
-    trace.compute_log_prob(dict.fromkeys(trace.nodes.keys() - sites).get)
+    """Have the log-probabilities of some sites.
+
+    Raises ``ValueError`` for a transform that has no inverse, such as a planar one, where its
+    density is asked for at another value than the last that it has drawn.
+    """
+    try:
+        # Called as (name, site): None, which is false, for all others
+        trace.compute_log_prob(dict.fromkeys(trace.nodes.keys() - sites).get)
+    except KeyError as error:
+        if "intermediates cache" not in str(error):
+            raise
+        raise ValueError(
+            f"site {_without_inverse(trace, sites)!r}: expected a density at any value, got "
+            f"{error.args[0].split()[0]}, which has no inverse: give the guide a transform with "
+            "one, such as dist.transforms.AffineAutoregressive, or train with elbo='trace' and "
+            "evaluate with importance_samples=0"
+        ) from error
+
+
+def _without_inverse(trace: Trace, sites: Iterable[str]) -> str | None:
+    for name in sites:
+        try:
+            trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"])
+        except KeyError:
+            return name
+    return None
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:

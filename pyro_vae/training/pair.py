@@ -137,8 +137,10 @@ class TrainedPair(Generic[M, G]):
         self._replace(beta=beta)
 
     def _check_beta(self, beta: Any) -> None:
-        if hasattr(self.model, "latents"):
-            Annealing(beta).check(self.model.latents)
+        latents = getattr(self.model, "latents", None)
+        # A program of somebody else's may mean something else by this name
+        if isinstance(latents, tuple) and all(isinstance(site, str) for site in latents):
+            Annealing(beta).check(latents)
 
     @property
     def constant_beta(self) -> bool:

@@ -135,6 +135,13 @@ def load(
         found = safetensors.read(path, given, place, Chosen(classes))
     else:
         found = checkpoint.load(Trainer, path, model, guide, optimizer, device, elbo, classes)
+    for name, part in {"optimizer": optimizer, "elbo": elbo}.items():
+        if part is not None and not isinstance(found, Trainer):
+            raise ValueError(
+                f"{name}: expected none, as {path} holds a {type(found).__name__} without a "
+                f"trainer, got {part!r}: leave it out, and pass it to Trainer(model, guide, "
+                f"{name}=...)"
+            )
     if expect is not None and not isinstance(found, expect):
         raise TypeError(
             f"{path}: expected a {expect.__name__}, got a {type(found).__name__}: pass "

@@ -93,3 +93,41 @@ def test_the_command_prints_the_script(capsys):
 
 def test_every_command_is_offered():
     assert [*completion.OPTIONS] == [*COMMANDS, "completion"]
+
+
+# A terminal in which a real zsh reads a line, whose tab is pressed before what was typed is asked
+_ZSH = """
+zmodload zsh/zpty
+zpty shell "zsh -f -i"
+zpty -w shell "PS1=; autoload -U compinit && compinit -D -u; source $1"
+zpty -w shell "show() { print -r \\"<\\$BUFFER>\\"; BUFFER=; zle accept-line }"
+zpty -w shell "zle -N show; bindkey '^G' show; bindkey '^I' expand-or-complete"
+zpty -w shell "print be''gin"
+zpty -r shell told "*begin*"
+zpty -w -n shell "$2"$'\t\a'
+zpty -r shell told "*<*>*"
+print -r -- "$told"
+zpty -d shell
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("pyro-vae enc", "pyro-vae encode "),
+        ("pyro-vae train --check", "pyro-vae train --checkpoint "),
+        ("pyro-vae train --guide full", "pyro-vae train --guide full-covariance "),
+        ("pyro-vae experiment ladder-m", "pyro-vae experiment ladder-mnist "),
+    ],
+)
+def test_zsh_completes(line, expected, tmp_path):
+    (tmp_path / "completion").write_text(completion.script("zsh"))
+    done = subprocess.run(
+        ["zsh", "-fc", _ZSH, "zsh", str(tmp_path / "completion"), line],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert re.findall("<(.*)>", done.stdout)[-1] == expected

@@ -5,6 +5,7 @@ import wave
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.io import wavfile
 
 from pyro_vae.data import Dataset, load, read_wav, write_wav
@@ -161,3 +162,15 @@ def test_data_of_another_kind_have_no_rate():
     assert load("tones", length=16, kind="array").rate is None
     with pytest.raises(ValueError, match="rate: expected only for signals"):
         d.replace(kind="array", rate=8000)
+
+
+@pytest.mark.parametrize("where", [".", "covers"])
+def test_a_folder_of_sounds_and_a_picture_is_told(tmp_path, where):
+    for i in range(3):
+        write_wav(tmp_path / f"{i}.wav", torch.zeros(20), RATE)
+    (tmp_path / "notes.txt").write_text("of neither kind")
+    assert load(tmp_path).kind == "signal"
+    (tmp_path / where).mkdir(exist_ok=True)
+    Image.new("L", (4, 4)).save(tmp_path / where / "cover.png")
+    with pytest.raises(ValueError, match=r"got 1 images and 3 sounds in .*, among them .*cover"):
+        load(tmp_path)

@@ -124,7 +124,8 @@ def test_latents_that_are_summed_out_are_refused(arviz):
 def test_with_arviz_1_it_is_a_tree_of_the_same_groups(arviz, monkeypatch):
     import xarray
 
-    monkeypatch.setattr(arviz, "__version__", "1.0.0")
+    if arviz.__version__.startswith("0."):
+        monkeypatch.setattr(arviz, "__version__", "1.0.0")
     found = infer.to_inference_data(*pair(), X, draws=3)
     assert isinstance(found, xarray.DataTree)
     assert {*found.children} == GROUPS

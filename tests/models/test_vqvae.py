@@ -6,7 +6,19 @@ from chance import LEVEL, chance_of
 from pyro import poutine
 from torch import nn
 
-from pyro_vae import codebooks, guides, handlers, infer, likelihoods, load, plots, save
+from pyro_vae import (
+    Trainer,
+    codebooks,
+    data,
+    diagnostics,
+    guides,
+    handlers,
+    infer,
+    likelihoods,
+    load,
+    plots,
+    save,
+)
 from pyro_vae.distributions import OneHotPoint
 from pyro_vae.models import VQVAE
 
@@ -166,3 +178,27 @@ def test_print_tells_the_story():
     text = repr(build())
     assert "p(x, z1) = p(x|z1) p(z1)" in text
     assert "z1: 2 x 2 of 6 codes, MovingAverage(6, 3, decay=0.99, revive=Unused(10))" in text
+
+
+def test_of_a_table_samples_and_reconstructions_know_the_columns(tmp_path):
+    columns = [
+        data.Column("height", "numeric"),
+        data.Column("city", "categorical", ("Bonn", "Kiel", "Rome")),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.stack([torch.randn(60, generator=generator), torch.arange(60) % 3.0], 1)
+    d = data.Dataset(data.Rows.of(x, columns))
+    noise = likelihoods.for_columns(d)
+    vqvae = VQVAE((2,), 8, 4, likelihood=noise, columns=d.columns, hidden=(8,), grid=(3,))
+    guide = guides.NearestCode(vqvae)
+    Trainer(vqvae, guide).fit(d, epochs=1, batch_size=20, progress=False)
+    drawn = vqvae.sample(5, prior="uniform")
+    assert isinstance(drawn, data.Rows) and drawn.columns == tuple(columns)
+    assert drawn[:, 1].unique().tolist() == [*{*drawn[:, 1].tolist()} & {0.0, 1.0, 2.0}]
+    save(vqvae, tmp_path / "vqvae.pt")
+    assert load(tmp_path / "vqvae.pt").columns == tuple(columns)
+    other = data.Dataset(data.Rows.of(x, [data.Column("width", "numeric"), columns[1]]))
+    with pytest.raises(ValueError, match="columns of the model, with their categories, got no"):
+        diagnostics.evaluate(vqvae, guide, other, importance_samples=0)
+    with pytest.raises(ValueError, match="columns: expected one for each number"):
+        VQVAE((3,), 8, 4, likelihood=likelihoods.Gaussian(), columns=columns)

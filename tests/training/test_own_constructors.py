@@ -59,3 +59,32 @@ def test_a_mapping_that_would_come_back_as_something_else_is_refused(key, tmp_pa
     with pytest.raises(TypeError, match=r"^part\.options: expected a value that JSON can hold"):
         save(BehindOthers(4, options={key: 0}), tmp_path / "part.pt")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, TypeError, ValueError])
+@pytest.mark.parametrize("where", ["constructor", "of_file"])
+def test_what_an_own_class_raises_is_told_with_its_name(tmp_path, error, where):
+    class Fragile(Recorded, torch.nn.Module):
+        broken = ""
+
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self._fail("constructor")
+            self.layer = torch.nn.Linear(2, width)
+
+        @classmethod
+        def _fail(cls, place):
+            if cls.broken == place:
+                raise error("no such device")
+
+        @classmethod
+        def of_file(cls, arguments):
+            cls._fail("of_file")
+            return arguments
+
+    save(Fragile(3), tmp_path / "part.pt")
+    Fragile.broken = where
+    told = f"part.pt: Fragile: its {where} raised {error.__name__} for .*no such device"
+    with pytest.raises(ValueError, match=told) as caught:
+        load(tmp_path / "part.pt", classes=[Fragile])
+    assert "damaged" not in str(caught.value)

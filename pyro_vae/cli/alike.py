@@ -1,0 +1,64 @@
+"""New data with columns, text and classes numbered as those that a pair was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Arguments, Dataset
+from ..data.conditions import Names
+from ..data.frames import Table, of_columns
+from ..ground.arguments import guess, known
+
+
+def alike(data: Dataset, model: Any, classes: Names | None) -> Dataset:
+    """New data as the model was given those of training.
+
+    Args:
+        data: as a file alone tells them.
+        model: its ``columns`` are those of a table, if any.
+        classes: the names of the classes on which it is conditional; None where nobody knows.
+
+    Raises:
+        ValueError: a column that is not there, text or a class that training did not have.
+    """
+    y, names = _renumbered(data.y, data.names, classes)
+    columns = getattr(model, "columns", ())
+    if not (columns and data.columns):
+        return data.replace(y=y, names=names)
+    here = [column.name for column in data.columns]
+    if odd := [column.name for column in columns if column.name not in here]:
+        raise ValueError(
+            f"--data: expected the columns of training, got no {odd[0]!r}{guess(odd[0], here)}: "
+            "rename columns, or add it"
+        )
+    text = {i: column.categories for i, column in enumerate(data.columns) if column.categories}
+    table = of_columns(Table(data.x, tuple(here), text, data.index), columns)
+    return Dataset(table, y, names=names or None, binarize=data.binarize, columns=columns)
+
+
+def _renumbered(
+    y: Tensor | Arguments | None, found: Names, classes: Names | None
+) -> tuple[Any, Names]:
+    if y is None or not classes:
+        return y, found
+    if not isinstance(y, Arguments):
+        return (_of_class(y, found, classes, "labels"), classes) if found else (y, found)
+    columns = {
+        name: _of_class(column, found[name], classes[name], f"column {name!r}")
+        if name in classes
+        else column
+        for name, column in y.items()
+    }
+    return columns, classes
+
+
+def _of_class(y: Tensor, found: Sequence[str], classes: Sequence[str], where: str) -> Tensor:
+    """Labels of the classes ``found`` as those of ``classes``; -1 stays what is missing."""
+    for k in y[y >= 0].unique().tolist():
+        known(f"--data, {where}", found[k], classes)
+    places = [classes.index(name) if name in classes else -1 for name in found]
+    return torch.tensor([*places, -1], device=y.device)[y]
