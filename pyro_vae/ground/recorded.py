@@ -8,7 +8,7 @@ import inspect
 import numbers
 import pkgutil
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -124,6 +124,8 @@ class Recorded:
         return arguments
 
 
+# Written and read as they are, most of all arguments
+_PLAIN = frozenset({type(None), bool, int, float, str})
 # Classes that a file may name besides Recorded ones: nothing else is ever imported for it.
 _TORCH_NAMESPACES = ("torch.nn", "torch.optim", "torch.optim.lr_scheduler")
 _TORCH_BASES = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
@@ -163,14 +165,20 @@ def encode(value: Any, where: str, seen: dict[int, int] | None = None) -> Any:
     if isinstance(value, torch.Tensor) and value.dim() == 0:
         return value.item()
     if isinstance(value, tuple | list | torch.Size):
-        return [encode(v, f"{where}[{i}]", seen) for i, v in enumerate(value)]
+        return [
+            v if type(v) in _PLAIN else encode(v, f"{where}[{i}]", seen)
+            for i, v in enumerate(value)
+        ]
     if isinstance(value, Recorded):
         if id(value) in seen:
             return {"$ref": seen[id(value)]}
         given = value.arguments
         if not names.is_ours(type(value)):
             given = {**_own_defaults(type(value)), **given}
-        arguments = {k: encode(v, f"{where}.{k}", seen) for k, v in given.items()}
+        arguments = {
+            k: v if type(v) in _PLAIN else encode(v, f"{where}.{k}", seen)
+            for k, v in given.items()
+        }
         seen[id(value)] = len(seen)
         return {
             "$class": names.name_of(type(value)),
@@ -275,15 +283,15 @@ def _build(cls: type, arguments: dict[str, Any]) -> Any:
             f"arguments {given} that the file has for it ({error}): pass the class "
             "as it was in classes=[...], or give it a class method of_file that changes them"
         ) from error
-    with _own_errors(cls, "constructor"):
-        return cls(*ahead, *several, **arguments)
+    return _called(cls, "constructor", cls, *ahead, *several, **arguments)
 
 
-@contextlib.contextmanager
-def _own_errors(cls: type, what: str) -> Iterator[None]:
+def _called(
+    cls: type, what: str, function: Callable[..., Any], /, *args: Any, **named: Any
+) -> Any:
     """Name a user's class in whatever its own code raises, which tells nothing of a file."""
     try:
-        yield
+        return function(*args, **named)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -336,10 +344,10 @@ def decode(
             name = names.name_of(_with_constructor(cls))
         if name in names.ARGUMENTS:
             given = names.renamed(name, given)
-        arguments = {k: decode(v, built, find) for k, v in given.items()}
-        with _own_errors(cls, "of_file"):
-            arguments = cls.of_file(arguments)
-        result = _build(cls, arguments)
+        arguments = {
+            k: v if type(v) in _PLAIN else decode(v, built, find) for k, v in given.items()
+        }
+        result = _build(cls, _called(cls, "of_file", cls.of_file, arguments))
         built[value["$id"]] = result
         return result
     return {k: decode(v, built, find) for k, v in value.items()}

@@ -40,7 +40,8 @@ class _Limited(TorchFunctionMode):
         if func in _FACTORIES:
             described = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
             self.left -= func(*args, **{**described, "device": "meta"}).numel()
-            self.check()
+            if self.left < 0:
+                self.check()
         return func(*args, **kwargs)
 
 
