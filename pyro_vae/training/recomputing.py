@@ -21,9 +21,9 @@ def recomputing(*programs: Callable) -> Iterator[None]:
     """Keep of the networks of programs no more than what goes in and comes out.
 
     A network is an outermost part with parameters and a ``forward`` of its own that is no program
-    itself. Its forward pass runs a second time in the backward pass, on the same random numbers;
-    what it changes, such as the statistics of BatchNorm, changes once. Results are the same, bit
-    for bit on the CPU.
+    itself. Its forward pass runs a second time in the backward pass, on the same random numbers
+    and from the same buffers and attributes; what it changes of these, such as the statistics of
+    BatchNorm, changes once. Results are the same, bit for bit on the CPU.
 
     Source: "Training Deep Nets with Sublinear Memory Cost", Chen, Xu, Zhang, Guestrin (2016).
 
@@ -65,19 +65,46 @@ def _run(network: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> An
 
 
 def _contexts(network: nn.Module) -> tuple[contextlib.AbstractContextManager, ...]:
-    """Of the first run, and of the second one, which leaves no trace in the buffers."""
-    return contextlib.nullcontext(), _undone(network)
+    """Of the first run, and of each later one, which is as the first and leaves no trace."""
+    before = _State(network)
+    return contextlib.nullcontext(), _Again(network, before)
 
 
-@contextlib.contextmanager
-def _undone(network: nn.Module) -> Iterator[None]:
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in before:
+class _State:
+    """Attributes of a network's modules, and the values of its buffers, as they are now."""
+
+    def __init__(self, network: nn.Module) -> None:
+        modules = [*network.modules()]
+        self._attributes = [(vars(m), dict(vars(m))) for m in modules]
+        self._buffers = [
+            (m, name, buffer, buffer.clone())
+            for m in modules
+            for name, buffer in m.named_buffers(recurse=False)
+        ]
+
+    def restore(self) -> None:
+        for now, then in self._attributes:
+            for name in now.keys() - then.keys():
+                del now[name]
+            now.update(then)
+        for module, name, buffer, value in self._buffers:
+            setattr(module, name, buffer)
             # Past autograd, which still needs others of the same layer
             buffer.data.copy_(value)
+
+
+class _Again:
+    """A network is as it was before its first run, and afterwards as it is now."""
+
+    def __init__(self, network: nn.Module, before: _State) -> None:
+        self.network, self.before = network, before
+
+    def __enter__(self) -> None:
+        self._now = _State(self.network)
+        self.before.restore()
+
+    def __exit__(self, *error: object) -> None:
+        self._now.restore()
 
 
 class _Alone(Messenger):

@@ -5,8 +5,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
-from pyro_vae import Trainer, guides, likelihoods, models
+from pyro_vae import Trainer, guides, infer, likelihoods, models
 from pyro_vae.training.recomputing import recomputing
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
@@ -50,6 +51,53 @@ def test_a_graph_records_it():
     )
     assert pair[1].steps.running.records and rows == plain
     assert all(map(torch.equal, found, expected))
+
+
+class Counting(nn.Module):
+    """Its output depends on how often it ran, by a new buffer and by a plain number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(6, 6), 0
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count, self.calls = self.count + 1, self.calls + 1
+        return self.layer(x) / (self.count + self.calls)
+
+
+@pytest.mark.parametrize(
+    "make", [Counting, lambda: nn.Sequential(spectral_norm(nn.Linear(6, 6)), nn.Tanh())]
+)
+def test_a_second_run_begins_where_the_first_one_did(make):
+    """Of a network that runs twice, and whose state changes with each run."""
+
+    def run(again):
+        torch.manual_seed(0)
+        program = nn.ModuleDict({"network": make()})
+        network = program["network"]
+        with recomputing(program) if again else torch.enable_grad():
+            (network(X) * network(2 * X)).sum().backward()
+        gradients = [p.grad for p in program.parameters()]
+        return [*gradients, *program.buffers()], getattr(network, "calls", None)
+
+    (expected, calls), (found, again) = run(False), run(True)
+    assert calls == again and all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("gradient", ["total", "path", "doubly-reparametrised"])
+def test_gradients_along_paths_are_the_same(gradient):
+    found = []
+    for again in (False, True):
+        pair = trainer()
+        with recomputing(*pair.modules()) if again else torch.enable_grad():
+            svi = infer.SVI(
+                *pair.modules(), loss=infer.ImportanceWeightedELBO(3, gradient=gradient)
+            )
+            torch.manual_seed(0)
+            svi.gradient(X)
+        found.append([p.grad for p in svi.parameters()])
+    assert all(map(torch.equal, *found))
 
 
 def test_parts_and_recomputing_go_together():
