@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pyro.infer
 import torch
 from advice import Cases
+from pyro import poutine
 from torch import nn
 
 from pyro_vae import Trainer, guides, handlers, regularizers
@@ -58,6 +59,22 @@ def parts_of_batches(tmp):
         pyro.sample("loc", dist.Normal(pyro.param("mean", torch.zeros(())), 1.0))
 
     yield tuple((lambda k=k: SVI(own_data, guess_loc, accumulate=k).step()) for k in (2, 1))
+
+    def seen(x):
+        loc = pyro.param("bias", torch.zeros(()))
+        pyro.sample("x", dist.Normal(loc, 1.0).expand(x.shape[1:]).to_event(1), obs=x)
+
+    def by_hand(x):
+        with poutine.scale(scale=2 * N / len(x)), pyro.plate("data", len(x)):
+            seen(x)
+
+    def by_plate(x):
+        with pyro.plate("data", 2 * N, subsample=torch.arange(len(x))):
+            seen(x)
+
+    yield tuple(
+        (lambda f=f: SVI(f, lambda x: None, accumulate=2).step(X)) for f in (by_hand, by_plate)
+    )
 
 
 @cases

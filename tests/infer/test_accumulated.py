@@ -1,5 +1,7 @@
 """The gradient of a batch is added up from parts of it."""
 
+import contextlib
+
 import pyro
 import pyro.distributions as dist
 import pyro.infer
@@ -49,9 +51,17 @@ class PointMasses(nn.Module):
             pyro.sample("z", dist.Delta(self.net(x)[:, 0]))
 
 
+def scaled_by_hand(x):
+    stack = contextlib.ExitStack()
+    stack.enter_context(pyro.poutine.scale(scale=N / len(x)))
+    stack.enter_context(pyro.plate("data", len(x)))
+    return stack
+
+
 PLATES = {
     "of the data": lambda x: pyro.plate("data", len(x)),
     "scaled up": lambda x: pyro.plate("data", N, subsample=torch.arange(len(x))),
+    "scaled up from all": lambda x: pyro.plate("data", len(X), subsample=torch.arange(len(x))),
 }
 
 
@@ -88,8 +98,19 @@ def test_what_all_data_share_counts_once(reduction, plate, total):
     """Each part has its share of the KL, in the program's own scale."""
     pair, loss = (Shared(PLATES[plate]), PointMasses(PLATES[plate])), infer.TraceELBO(reduction)
     whole, parts = (infer.SVI(*pair, loss=loss, accumulate=k) for k in (1, 3))
-    x = Arguments((X,), total=total)
+    x = Arguments((X,), total=None if plate == "scaled up from all" else total)
     assert_same(whole, parts, x)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_scale_by_the_size_of_a_batch_is_refused(reduction):
+    """Each part would count as much as the batch."""
+    pair, loss = (Shared(scaled_by_hand), PointMasses(scaled_by_hand)), infer.TraceELBO(reduction)
+    with pytest.raises(
+        ValueError, match=r"site 'z': .* scale 3.63636 of 11 data and 13.3333 of 3"
+    ):
+        infer.SVI(*pair, loss=loss, accumulate=3).step(X)
+    infer.SVI(*pair, loss=loss).step(X)
 
 
 def test_draws_are_those_of_the_parts_in_turn():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 
 from ... import ranks
 from ...data.arguments import Data, LabelData, part_of
 from ...ground.arguments import whole
-from ...programs.plates import data_plate
+from ...programs.plates import DataPlate, data_plate
 from ...programs.running import measuring, trace_pair
 from ...programs.sites import is_penalty
 from ..objectives.elbo import ELBOTerms, joined
@@ -111,35 +113,74 @@ class Accumulated:
         # What processes tell each other within a part, all of them have to be told as often
         k = -ranks.most([-min(self.parts, max(n, 1))])[0]
         edges = [n * i // k for i in range(k + 1)]
-        if self._by_share is None:
-            self._by_share = self._examined(model, guide, x, y)
+        if self._by_share is None and n != 1:
+            self._by_share = self._examined(model, guide, x, y, edges[1])
         for start, stop in itertools.pairwise(edges):
-            rows = part_of(x[start:stop], getattr(x, "total", None) or n)
-            labels = None if y is None else y[start:stop]
-            yield rows, labels, (stop - start) / n if self._by_share else 1.0, stop == n
+            weight = (stop - start) / n if self._by_share else 1.0
+            yield *self._part(x, y, start, stop), weight, stop == n
 
-    def _examined(self, model: Callable, guide: Callable, x: Data, y: LabelData) -> bool:
-        """Whether losses of parts are averaged, not added; raises where they are neither."""
+    @staticmethod
+    def _part(x: Data, y: LabelData, start: int, stop: int) -> tuple[Data, LabelData]:
+        rows = part_of(x[start:stop], getattr(x, "total", None) or len(x))
+        return rows, None if y is None else y[start:stop]
+
+    def _examined(
+        self, model: Callable, guide: Callable, x: Data, y: LabelData, rows: int
+    ) -> bool:
+        """Whether losses of parts are averaged, not added; raises where they are neither.
+
+        The first part has so many ``rows``.
+        """
         with measuring(model, guide, device=x.device):
             traces = trace_pair(model, guide, x, y)
-        told = {"plate": getattr(x, "plate", None), "total": getattr(x, "total", None)}
-        plate = data_plate(traces, len(x), **told)
-        for site, node in itertools.chain(*(trace.nodes.items() for trace in traces)):
-            free = node.get("free_bits", 0.0)
-            penalty = node["type"] == "sample" and is_penalty(node)
-            if free or (penalty and plate.frame(node) is None):
-                by = "free_bits" if free else "regularize"
+            plate = _plate(traces, x)
+            for key, node in _sites(traces):
+                free = node.get("free_bits", 0.0)
+                if free or (is_penalty(node) and plate.frame(node) is None):
+                    by = "free_bits" if free else "regularize"
+                    raise ValueError(
+                        f"site {key[1]!r}: handlers.{by} looks at a batch as a whole, whose "
+                        "objective is no sum over its parts: leave accumulate out, or the handler"
+                    )
+            if plate.size != len(x):
                 raise ValueError(
-                    f"site {site!r}: handlers.{by} looks at a batch as a whole, whose objective "
-                    "is no sum over its parts: leave accumulate out, or the handler"
+                    f"accumulate: expected programs that run on parts of a batch, got {plate.size}"
+                    f" data in their plate for {len(x)} rows: leave accumulate out"
                 )
-        if plate.size != len(x):
-            raise ValueError(
-                f"accumulate: expected programs that run on parts of a batch, got {plate.size} "
-                f"data in their plate for {len(x)} rows: leave accumulate out"
-            )
+            part, labels = self._part(x, y, 0, rows)
+            traces_of_part = trace_pair(model, guide, part, labels)
+        plate_of_part = _plate(traces_of_part, part)
+        # A program scales up what it subsamples by the size of its plate
+        more = plate_of_part.objective / plate_of_part.size * plate.size / plate.objective
+        in_part = dict(_sites(traces_of_part))
+        for key, node in _sites(traces):
+            before, after = node["scale"], in_part.get(key, node)["scale"]
+            single = all(math.prod(getattr(s, "shape", ())) == 1 for s in (before, after))
+            if (
+                single
+                and plate.frame(node)
+                and not math.isclose(after, before * more, rel_tol=1e-4)
+            ):
+                raise ValueError(
+                    f"site {key[1]!r}: expected each datum to count as much in parts of a batch, "
+                    f"got the scale {float(before):g} of {len(x)} data and {float(after):g} of "
+                    f"{rows}: give pyro.plate the size of all data, with subsample=, in place of "
+                    "poutine.scale, or leave accumulate out"
+                )
         estimator = getattr(self.estimator, "estimator", self.estimator)
-        return estimator.reduction == "mean" or plate.objective != plate.size
+        return estimator.reduction == "mean" or plate_of_part.objective != plate_of_part.size
+
+
+def _plate(traces: Iterable[Trace], x: Data) -> DataPlate:
+    told = {"plate": getattr(x, "plate", None), "total": getattr(x, "total", None)}
+    return data_plate(traces, len(x), **told)
+
+
+def _sites(traces: Iterable[Trace]) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    for program, trace in zip(("model", "guide"), traces, strict=True):
+        for site, node in trace.nodes.items():
+            if node["type"] == "sample":
+                yield (program, site), node
 
 
 def _joined(found: list[tuple[Tensor, ELBOTerms]]) -> tuple[Tensor, ELBOTerms]:

@@ -136,10 +136,9 @@ class SVI:
         self.loss = as_loss(TraceELBO() if loss is None else loss)
         self._fast_loss = running(self.loss, engine) if isinstance(engine, str) else engine
         if accumulate != 1:
-            self.loss, self._fast_loss = (
-                Accumulated(loss, accumulate, self._trained)
-                for loss in (self.loss, self._fast_loss)
-            )
+            losses = (self.loss, self._fast_loss)
+            made = {id(loss): Accumulated(loss, accumulate, self._trained) for loss in losses}
+            self.loss, self._fast_loss = (made[id(loss)] for loss in losses)
         self.clip_norm = clip_norm
         self.optimizer: torch.optim.Optimizer | None = None
         self._stepper: Stepper | None = None
