@@ -158,7 +158,7 @@ class Patience(KeepBest):
         """Put the best state back, and mark its row."""
         if self.best_epoch == _START:
             # Without an epoch to compare with what was trained stays
-            if self._highest == -math.inf:
+            if not self.waited and self._highest == -math.inf:
                 return
             trainer.history[-1]["kept"] = False
         super().on_fit_end(trainer)

@@ -1,5 +1,7 @@
 """``fit(patience=)``: the best epoch by validation, and the end of a run that stands still."""
 
+import math
+
 import pytest
 import torch
 
@@ -90,11 +92,14 @@ def test_a_new_fit_waits_anew():
     assert [row["epoch"] for row in t.history] == [1, 2, 3, 4, 5, 6] and kept == [1, 4]
 
 
-def test_a_start_that_no_epoch_is_better_than_comes_back():
+@pytest.mark.parametrize(("number", "epochs"), [(-1e9, 3), (-math.inf, 2), (math.nan, 2)])
+def test_a_start_that_no_epoch_is_better_than_comes_back(number, epochs):
     before = [p.clone() for p in trainer().parameters()]
-    t, scored, kept = run([-1e9] * 5, 2)
-    assert len(t.history) == 3 and kept == [] and same(t, before)
-    assert [row.get("kept") for row in t.history] == [None, None, False]
+    t, scored, kept = run([number] * 5, 2)
+    assert len(t.history) == epochs and kept == [] and same(t, before)
+    assert (
+        [row["kept"] for row in t.history if "kept" in row] == [False] == [t.history[-1]["kept"]]
+    )
     assert not same(t, scored.states[0])
 
 
