@@ -38,7 +38,7 @@ def recomputing(*programs: Callable) -> Iterator[None]:
     before = [vars(network).get("forward") for network in networks]
     try:
         for network in networks:
-            network.forward = functools.partial(_run, network, network.forward)
+            network.forward = _Recomputed(network, network.forward)
         yield
     finally:
         for network, forward in zip(networks, before, strict=True):
@@ -56,12 +56,27 @@ def _inside(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _run(network: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:
-    with _Alone(network):
-        if not torch.is_grad_enabled():
-            return forward(*args, **kwargs)
-        contexts = functools.partial(_contexts, network)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+class _Recomputed:
+    """The forward pass of a network, within a run; copies of the network have its own again."""
+
+    def __init__(self, network: nn.Module, forward: Callable) -> None:
+        self.network, self.forward = network, forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Alone(self.network):
+            if not torch.is_grad_enabled():
+                return self.forward(*args, **kwargs)
+            contexts = functools.partial(_contexts, self.network)
+            return checkpoint(
+                self.forward, *args, use_reentrant=False, context_fn=contexts, **kwargs
+            )
+
+    def __reduce__(self) -> tuple[Callable, tuple[Callable]]:
+        return _itself, (self.forward,)
+
+
+def _itself(forward: Callable) -> Callable:
+    return forward
 
 
 def _contexts(network: nn.Module) -> tuple[contextlib.AbstractContextManager, ...]:

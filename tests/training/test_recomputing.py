@@ -1,5 +1,8 @@
 """``fit(recompute=True)`` takes the same steps without keeping activations."""
 
+import copy
+import pickle
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -130,6 +133,18 @@ def test_networks_are_as_before_afterwards():
         assert "forward" in vars(pair.model.decoder)
         raise KeyError
     assert not any("forward" in vars(m) for p in pair.modules() for m in p.modules())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_made_within_a_run_recompute_nothing(copied):
+    model = trainer().model
+    with recomputing(model):
+        other = copied(model)
+    z = torch.randn(3, 4)
+    for module in other.modules():
+        forward = vars(module).get("forward", module.forward)
+        assert forward.__self__ is module and forward.__func__ is type(module).forward
+    assert torch.equal(other.decoder(z), model.decoder(z))
 
 
 def test_a_network_that_draws_is_refused():
