@@ -169,10 +169,10 @@ def _tell(trainer: Trainer) -> None:
     """Which epoch was kept, and latents that nothing goes through."""
     history = trainer.history
     kept = [row["epoch"] for row in history if row.get("kept")]
-    if kept and kept[-1] < len(history):
-        note(f"kept epoch {kept[-1]} of {len(history)}, the best on held-out data")
     if history and history[-1].get("kept") is False:
         note(f"kept the start: none of {len(history)} epochs was better on held-out data")
+    elif kept and kept[-1] < len(history):
+        note(f"kept epoch {kept[-1]} of {len(history)}, the best on held-out data")
     if found := ended_without(history, _points(trainer)):
         advice = "Try --skip, --guide ladder, a longer --warm-up or a --beta below 1"
         note(complaint(history[-1], found, advice))

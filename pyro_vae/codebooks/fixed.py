@@ -151,6 +151,11 @@ class LookupFree(_Grid):
         self.entropy = at_least("entropy", entropy)
         self.temperature = positive("temperature", temperature)
 
+    @property
+    def of_batches(self) -> bool:
+        """Whether the cost looks at a batch as a whole."""
+        return self.entropy > 0
+
     def encoder_cost(self, z: Tensor, e: Tensor, index: Tensor, commitment: float) -> Tensor:
         """Commitment and entropies at each position, (...)."""
         cost = super().encoder_cost(z, e, index, commitment)

@@ -17,7 +17,7 @@ from ..programs.given import matched
 from ..programs.methods import held_by
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
-from .engine.state import Tensors, equal
+from .engine.state import State, Tensors, equal
 
 # What torch and networks.normalization say of one datum
 _SINGLE = re.compile("more than 1 value per channel|at least 2 data per batch")
@@ -148,25 +148,31 @@ def check_single(
 def taking_statistics(
     run: Callable[[], object], device: torch.device, **programs: Any
 ) -> list[str]:
-    """The modules whose buffers a training step changes, such as BatchNorm; nothing stays changed.
+    """The modules that look at a batch as a whole; nothing stays changed.
 
-    ``run`` gives its loss, of ``programs`` by their roles, in the modes that they are trained in.
+    A training step changes their buffers, as those of BatchNorm, or their parameters, as those of
+    a codebook that begins with the first batch; or they say so, by ``of_batches``. ``run`` gives
+    its loss, of ``programs`` by their roles, in the modes that they are trained in.
     """
     held = [
-        (f"{role}.{name}".rstrip("."), list(module.buffers(False)))
+        (f"{role}.{name}".rstrip("."), module, [*module.buffers(False), *module.parameters(False)])
         for role, program in programs.items()
         for part in held_by(program)
         for name, module in part.named_modules()
     ]
-    before = Tensors((b for _, buffers in held for b in buffers), device)
-    values = [b.clone() for b in before.tensors]
+    before = State(programs.values(), (t for *_, tensors in held for t in tensors), device)
+    values = [t.clone() for t in before.tensors]
     try:
         with unregistered(*programs.values(), stored=False):
             run()
-        changed = {id(b) for b, v in zip(before.tensors, values, strict=True) if not equal(b, v)}
+        changed = {id(t) for t, v in zip(before.tensors, values, strict=True) if not equal(t, v)}
     finally:
         before.restore()
-    return [name for name, buffers in held if changed & {*map(id, buffers)}]
+    return [
+        name
+        for name, module, tensors in held
+        if changed & {*map(id, tensors)} or getattr(module, "of_batches", False)
+    ]
 
 
 def _norms(*programs: Callable) -> list[BatchNorm]:

@@ -10,7 +10,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pyro_vae import Trainer, guides, handlers, infer, likelihoods, models, regularizers
+from pyro_vae import (
+    Trainer,
+    callbacks,
+    codebooks,
+    guides,
+    handlers,
+    infer,
+    likelihoods,
+    models,
+    regularizers,
+)
 from pyro_vae.callbacks import LRScheduler
 
 X = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
@@ -99,6 +109,33 @@ def test_what_takes_statistics_of_a_batch_is_told(options, name, capsys):
         assert told.out == told.err == ""
     else:
         assert re.search(name, told.out + told.err)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: codebooks.MovingAverage(4, 2), True),
+        (lambda: codebooks.Gradient(4, 2), True),
+        (lambda: codebooks.Gradient(4, 2, initializer=None), False),
+        (lambda: codebooks.LookupFree(2), True),
+        (lambda: codebooks.LookupFree(2, entropy=0.0), False),
+    ],
+)
+def test_codebooks_that_look_at_a_batch_are_told_and_begin_with_the_first_one(make, told, capsys):
+    torch.manual_seed(0)
+    model = models.VQVAE((6,), codebook=make(), likelihood=likelihoods.Gaussian(1.0), hidden=(8,))
+    t = Trainer(model, guides.NearestCode(model), seed=3, engine="eager")
+    seen = []
+
+    class Start(callbacks.Callback):
+        def on_fit_begin(self, trainer, **kwargs):
+            seen.append(getattr(model.codebook, "initialized", None))
+
+    before = getattr(model.codebook, "initialized", None)
+    fit(t, epochs=1, accumulate=2, callbacks=[Start()])
+    printed = capsys.readouterr()
+    assert ("model.codebook take statistics" in printed.out + printed.err) is told
+    assert seen == [before]
 
 
 def test_a_part_of_one_datum_cannot_be_normalised():
