@@ -17,7 +17,7 @@ from ..programs.given import matched
 from ..programs.methods import held_by
 from ..programs.registration import unregistered
 from ..programs.running import measuring, trace_pair
-from .engine.state import State, Tensors, equal
+from .engine.state import State, equal
 
 # What torch and networks.normalization say of one datum
 _SINGLE = re.compile("more than 1 value per channel|at least 2 data per batch")
@@ -120,7 +120,7 @@ def check_single(
     modules = [*held_by(model), *held_by(guide)]
     if not any(isinstance(m, BatchNorm) and m.training for p in modules for m in p.modules()):
         return
-    before = Tensors((b for p in modules for b in p.buffers()), x.device)
+    before = State((model, guide, *modules), (), x.device)
     try:
         with torch.no_grad(), unregistered(model, guide, stored=False):
             trace_pair(model, guide, x, y)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pyro_vae import Trainer, guides, likelihoods, models
+from pyro_vae import Trainer, codebooks, guides, likelihoods, models
 from pyro_vae.conditionals.normal import DiagonalNormal
 from pyro_vae.data import Dataset
 from pyro_vae.infer import elbo_terms, recalibrate_batchnorm
@@ -243,3 +243,20 @@ def test_a_last_batch_of_one_that_can_be_normalised():
     assert (
         Trainer(vae, guide).fit(torch.rand(9, 6), batch_size=8, epochs=1, progress=False).step == 2
     )
+
+
+def test_looking_for_a_last_batch_of_one_begins_no_codebook():
+    """The first codes are those of the first batch."""
+    codebook = codebooks.MovingAverage(4, 2)
+    torch.manual_seed(0)
+    options = {"likelihood": likelihoods.Gaussian(1.0), "norm": nn.BatchNorm1d}
+    model = models.VQVAE((1, 8, 8), codebook=codebook, **options)
+
+    class Start:
+        def on_fit_begin(self, **kwargs):
+            assert not codebook.initialized
+
+    trainer = Trainer(model, guides.NearestCode(model), seed=0, engine="eager")
+    x = torch.rand(9, 1, 8, 8)
+    trainer.fit(x, epochs=1, batch_size=4, callbacks=[Start()], progress=False)
+    assert codebook.initialized
