@@ -85,9 +85,10 @@ class Step:
         if self.state.swapped:
             # Also what another guide trained, and this one leaves as it is
             self.svi.waiting.add(named_parameters(model=model, guide=guide))
-        if parts != 1 and ranks.size() == 1:
+        if parts != 1:
             run = functools.partial(objective.elbo, model, guide, x, y)
-            _tell_statistics(taking_statistics(run, x.device, model=model, guide=guide), parts)
+            names = taking_statistics(run, x.device, model=model, guide=guide)
+            _tell_statistics(() if ranks.rank() else names, parts)
         if summed := getattr(estimator, "summed", ()):
             _tell_summed(summed, trainer.history)
 
