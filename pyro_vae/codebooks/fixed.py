@@ -143,6 +143,8 @@ class LookupFree(_Grid):
         tensor([ 1., -1.,  1.])
     """
 
+    inside = ("of_batches",)
+
     def __init__(self, bits: int, *, entropy: float = 0.1, temperature: float = 1.0) -> None:
         """Number the corners of the cube."""
         bits = whole("bits", bits)
