@@ -46,6 +46,10 @@ def _renumbered(
     if y is None or not classes:
         return y, found
     if not isinstance(y, Arguments):
+        # Whole numbers, of a file without names, are those of the classes
+        plain = [*found] == [*map(str, range(len(found)))] and not {*found} & {*classes}
+        if plain and len(found) <= len(classes):
+            return y, classes
         return (_of_class(y, found, classes, "labels"), classes) if found else (y, found)
     columns = {
         name: _of_class(column, found[name], classes[name], f"column {name!r}")

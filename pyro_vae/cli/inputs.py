@@ -15,7 +15,7 @@ from ..data import Dataset, DataSplits, Vocabulary
 from ..data.checks import complete
 from ..data.loading import Indivisible
 from ..ground.files import expanded
-from ..programs.labels import covariates_of
+from ..programs.labels import accepts_labels, covariates_of
 from ..training.saving import load
 from ..training.trainer import Trainer
 from .alike import alike
@@ -78,6 +78,8 @@ def _where(args: argparse.Namespace, trainer: Trainer, option: str) -> dict[str,
     if source is not None:
         bernoulli = isinstance(getattr(trainer.model, "likelihood", None), likelihoods.Bernoulli)
         told = {name: recorded[name] for name in _TOLD if name in recorded}
+        if recorded and "classes" not in told and accepts_labels(trainer.model):
+            told |= _classes(args, trainer, BEFORE | recorded)
         where = told | {"source": source, "binarize": "dynamic" if bernoulli else None}
         if covariates_of(trainer.model) is not None and not told:
             raise ValueError(
@@ -95,6 +97,21 @@ def _where(args: argparse.Namespace, trainer: Trainer, option: str) -> dict[str,
     given |= {"kind": args.kind, "length": args.length, "rate": args.rate}
     where |= {name: value for name, value in given.items() if value is not None}
     return where | ({"binarize": args.binarize} if "binarize" in args else {})
+
+
+def _classes(
+    args: argparse.Namespace, trainer: Trainer, where: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What classes are called, for a record that does not tell it: as the training data do."""
+    try:
+        return {"classes": read(args, where).labels}
+    except (OSError, ValueError) as error:
+        if covariates_of(trainer.model) is None:
+            return {}
+        raise ValueError(
+            f"--data: expected the training data {where['source']} to be there, which tell how "
+            f"this older run numbers classes, got: {error}: put them there, or train anew"
+        ) from error
 
 
 def _recorded(path: Path) -> dict[str, Any]:
