@@ -59,10 +59,11 @@ def dataset_of(
     """The part of them that --split names; all may be a single datum."""
     try:
         return part(splits_of(args, trainer, option), split)
-    except Indivisible as error:
-        if split != "all":
+    except ValueError as error:
+        single = error.__context__
+        if split != "all" or not isinstance(single, Indivisible):
             raise
-        where, only = _where(args, trainer, option), error.data
+        where, only = _where(args, trainer, option), single.data
         complete(only.x)
         only = only.to(args.device or only.device)
         only = only.replace(binarize=where["binarize"] and "dynamic")
@@ -172,9 +173,9 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             if part.missing:
                 complete(part.x)
         return found
-    except Indivisible:
-        raise
     except ValueError as error:
+        if isinstance(error.__context__, Indivisible):
+            raise
         name, colon, rest = str(error).partition(": ")
         if name in _OPTIONS and "condition_on" not in args:
             told = [*where.get("labels", ()), *where.get("numbers", ()), where.get("exposure")]
