@@ -1,6 +1,7 @@
 """What is said about covariates, and that its advice works."""
 
 import functools
+import json
 import shutil
 
 import numpy as np
@@ -104,6 +105,15 @@ def labels(tmp):
         fit(),
         fit(Y | {"site": Y["site"] + 1 - (Y["site"] == 2) * 3}, Covariates(**GIVEN)),
     )
+    some = Y["site"].clone()
+    some[2] = -1
+    there = some >= 0
+    named = Covariates(**{**GIVEN, "classes": {"site": 4}})
+    yield (
+        lambda: built()(X, y=Y | {"site": some}),
+        lambda: built()(X[there], y={name: value[there] for name, value in Y.items()}),
+        lambda: built(named)(X, y=Y | {"site": some.masked_fill(~there, 3)}),
+    )
     fewer = Covariates(**{**GIVEN, "classes": {"site": 2}})
     yield (
         fit(Y | {"site": Y["site"].clamp(max=1)}),
@@ -204,6 +214,15 @@ def command_line(tmp):
         return moved(table)
 
     yield functools.partial(moved, table), copied
+    record = alone / "run.json"
+
+    def older(source):
+        record.write_text(json.dumps({"data": {**told["data"], "source": source}}))
+        return moved(table)
+
+    told = json.loads((out / "run.json").read_text())
+    del told["data"]["classes"]
+    yield lambda: older("moved.csv"), lambda: older(str(table))
     sample = functools.partial(run, "sample", out / "model.pt", "--out", tmp / "s.png", "-n", 2)
     yield lambda: sample("--given", "site"), lambda: sample("--given", "site=1")
     other = tmp / "other"

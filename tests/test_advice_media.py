@@ -1,5 +1,7 @@
 """What is said about sound, videos and their codes, and that its advice works."""
 
+import functools
+
 import numpy as np
 import torch
 from advice import Cases
@@ -158,6 +160,13 @@ def command_line(tmp):
     yield lambda: run(*train, *options), lambda: run(*train, *options[:-1])
     codes = ["sample", out, "-n", "2", "--out", tmp / "c.png"]
     yield lambda: run(*codes, "--prior", "mixture"), lambda: run(*codes)
+    np.save(tmp / "map.npy", np.random.default_rng(0).normal(size=(20, 1, 16)))
+    signals = ["train", "--data", tmp / "map.npy", "--kind", "signal", *short]
+    signals += ["--out", tmp / "maps"]
+    mixture = functools.partial(run, "sample", tmp / "maps", "-n", "2", "--out", tmp / "m.npy")
+    mixture = functools.partial(mixture, "--prior", "mixture", "--components", "2")
+    run(*signals, "--latents", "2x8")
+    yield mixture, lambda: (run(*signals, "--latents", "32"), mixture())
     table = tmp / "lines.txt"
     table.write_text("\n".join("abcabcabc"))
     text = ["train", "--data", table, "--kind", "tokens", "--epochs", "1", "--out", tmp / "text"]

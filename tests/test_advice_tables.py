@@ -51,6 +51,11 @@ def other_columns(tmp):
     same = Table(values, ("height", "city"), {1: ("Bonn", "Oslo", "Rome")})
     swapped = Table(values[:, ::-1], ("city", "height"), {0: ("Bonn", "Oslo", "Rome")})
     yield lambda: fit(model, Dataset(fewer)), lambda: Dataset(same, columns=model.columns)
+    text = Table(values, ("height", "city"), {0: ("tall",), 1: ("Bonn", "Oslo", "Rome")})
+    yield (
+        lambda: Dataset(text, columns=model.columns),
+        lambda: Dataset(same, columns=model.columns),
+    )
     yield (
         lambda: fit(model, Dataset(swapped)),
         lambda: fit(model, Dataset(swapped, columns=model.columns)),

@@ -82,6 +82,7 @@ def estimators(tmp):
     )
     yield using(TraceELBO), using(TraceELBO("mean"))
     yield lambda: step(TraceELBO), lambda: step(TraceELBO())
+    yield lambda: step("trace"), lambda: step(TraceELBO())
     yield lambda: step(pyro.infer.Trace_ELBO), lambda: step(pyro.infer.Trace_ELBO())
     yield (
         lambda: step(pyro.infer.JitTrace_ELBO()),

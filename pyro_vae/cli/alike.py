@@ -46,7 +46,11 @@ def _renumbered(
     if y is None or not classes:
         return y, found
     if not isinstance(y, Arguments):
-        return (_of_class(y, found, classes, "labels"), classes) if found else (y, found)
+        # Whole numbers, of a file without names, are those of the classes
+        if _are_numbers(found) and (_are_numbers(classes) or {*found}.isdisjoint(classes)):
+            # Those of no class are for the model to refuse
+            return y, classes if int(y.max()) < len(classes) else found
+        return _of_class(y, found, classes, "labels"), classes
     columns = {
         name: _of_class(column, found[name], classes[name], f"column {name!r}")
         if name in classes
@@ -54,6 +58,10 @@ def _renumbered(
         for name, column in y.items()
     }
     return columns, classes
+
+
+def _are_numbers(names: Names) -> bool:
+    return [*names] == [*map(str, range(len(names)))]
 
 
 def _of_class(y: Tensor, found: Sequence[str], classes: Sequence[str], where: str) -> Tensor:

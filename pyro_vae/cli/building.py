@@ -106,17 +106,18 @@ def _likelihood(args: argparse.Namespace, kind: type, data: DataSplits | None) -
 
 
 def _of_signals(args: argparse.Namespace, kind: type, x: Tensor) -> dict[str, Any]:
-    """All samples in units of their deviation, and a sigma that begins below it.
+    """A sigma that begins below the deviation of all samples, in units of it by default.
 
     One as large as the signal leaves latents unused for long.
     """
     deviation = float(x.std())
-    if kind is likelihoods.LogNormal or args.standardize is not None or not deviation > 0:
+    if kind is likelihoods.LogNormal or not deviation > 0:
         return {}
     if args.sigma not in (None, "learned"):
         return {}
-    sigma = likelihoods.LearnedSigma(initial=1 / groups.SIGNAL_RATIO)
-    return {"sigma": sigma, "scale": deviation}
+    begin = (deviation if args.standardize is False else 1) / groups.SIGNAL_RATIO
+    scale = {"scale": deviation} if args.standardize is None else {}
+    return {"sigma": likelihoods.LearnedSigma(initial=begin), **scale}
 
 
 def _latents(args: argparse.Namespace, data: DataSplits) -> tuple[tuple[Any, ...], Any]:

@@ -15,7 +15,7 @@ from ..data import Dataset, DataSplits, Vocabulary
 from ..data.checks import complete
 from ..data.loading import Indivisible
 from ..ground.files import expanded
-from ..programs.labels import covariates_of
+from ..programs.labels import accepts_labels, covariates_of
 from ..training.saving import load
 from ..training.trainer import Trainer
 from .alike import alike
@@ -59,10 +59,11 @@ def dataset_of(
     """The part of them that --split names; all may be a single datum."""
     try:
         return part(splits_of(args, trainer, option), split)
-    except Indivisible as error:
-        if split != "all":
+    except ValueError as error:
+        single = error.__context__
+        if split != "all" or not isinstance(single, Indivisible):
             raise
-        where, only = _where(args, trainer, option), error.data
+        where, only = _where(args, trainer, option), single.data
         complete(only.x)
         only = only.to(args.device or only.device)
         only = only.replace(binarize=where["binarize"] and "dynamic")
@@ -78,6 +79,8 @@ def _where(args: argparse.Namespace, trainer: Trainer, option: str) -> dict[str,
     if source is not None:
         bernoulli = isinstance(getattr(trainer.model, "likelihood", None), likelihoods.Bernoulli)
         told = {name: recorded[name] for name in _TOLD if name in recorded}
+        if recorded and "classes" not in told and accepts_labels(trainer.model):
+            told |= _classes(args, trainer, BEFORE | recorded)
         where = told | {"source": source, "binarize": "dynamic" if bernoulli else None}
         if covariates_of(trainer.model) is not None and not told:
             raise ValueError(
@@ -95,6 +98,21 @@ def _where(args: argparse.Namespace, trainer: Trainer, option: str) -> dict[str,
     given |= {"kind": args.kind, "length": args.length, "rate": args.rate}
     where |= {name: value for name, value in given.items() if value is not None}
     return where | ({"binarize": args.binarize} if "binarize" in args else {})
+
+
+def _classes(
+    args: argparse.Namespace, trainer: Trainer, where: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What classes are called, for a record that does not tell it: as the training data do."""
+    try:
+        return {"classes": read(args, where).labels}
+    except (OSError, ValueError) as error:
+        if covariates_of(trainer.model) is None:
+            return {}
+        raise ValueError(
+            f"--data: expected the training data {where['source']} to be there, which tell how "
+            f"this older run numbers classes, got: {error}: put them there, or train anew"
+        ) from error
 
 
 def _recorded(path: Path) -> dict[str, Any]:
@@ -155,9 +173,9 @@ def read(args: argparse.Namespace, where: Mapping[str, Any]) -> DataSplits:
             if part.missing:
                 complete(part.x)
         return found
-    except Indivisible:
-        raise
     except ValueError as error:
+        if isinstance(error.__context__, Indivisible):
+            raise
         name, colon, rest = str(error).partition(": ")
         if name in _OPTIONS and "condition_on" not in args:
             told = [*where.get("labels", ()), *where.get("numbers", ()), where.get("exposure")]

@@ -40,6 +40,7 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     (r"Trainer\.resume\('(.*)/checkpoints'\)", r"--resume \1"),
     (r"use Dataset\(x\) instead", "add data"),
     (r"fewer components", "lower --components"),
+    (r"\bbuild the model with one on top,.*", "train it with --latents 32"),
 )
 
 

@@ -96,8 +96,8 @@ def numbers_of(column: Any, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
 def of_columns(value: Any, columns: Sequence[Column]) -> Table:
     """New rows of a table that is known: its columns, in their order, text numbered as there.
 
-    Raises ``ValueError``, naming what may have been meant, for a column that is not there, and
-    text that is no category of it.
+    Raises ``ValueError``, naming what may have been meant, for a column that is not there, values
+    that are no category of it, and text in place of numbers.
     """
     columns = tuple(Column(*column) for column in columns)
     names = tuple(column.name for column in columns)
@@ -108,14 +108,29 @@ def of_columns(value: Any, columns: Sequence[Column]) -> Table:
     for column in columns:
         place = table.names.index(known("x", column.name, table.names))
         values = np.asarray(found[:, place], dtype=np.float64)
-        if place in table.categories and column.categories:
-            text = table.categories[place]
-            told = f"x, column {column.name!r}"
-            codes = [column.categories.index(known(told, t, column.categories)) for t in text]
-            # The last one is for what is missing
-            values = np.array([*codes, np.nan])[np.nan_to_num(values, nan=-1).astype(int)]
-        each.append(values)
+        text = table.told[place].categories if table.told else table.categories.get(place, ())
+        each.append(_numbered(values, text, column))
     return Table(np.stack(each, 1), names, {}, table.index, columns)
+
+
+def _numbered(values: np.ndarray, text: Sequence[str], column: Column) -> np.ndarray:
+    """Values of a column, numbers of ``text`` or themselves, as those of one that is known."""
+    told = f"x, column {column.name!r}"
+    if not column.categories:
+        if text:
+            raise ValueError(
+                f"{told}: expected numbers, got text such as {text[0]!r}: leave cells without a "
+                "value empty"
+            )
+        return values
+    if not text:
+        # What is text among other text, such as "1" and "x", may be numbers alone
+        numbers = np.unique(values[~np.isnan(values)])
+        text = [f"{number:g}" for number in numbers]
+        values = np.where(np.isnan(values), np.nan, np.searchsorted(numbers, values))
+    codes = [column.categories.index(known(told, t, column.categories)) for t in text]
+    # The last one is for what is missing
+    return np.array([*codes, np.nan])[np.nan_to_num(values, nan=-1).astype(int)]
 
 
 def check_columns(found: Sequence[Column], programs: Sequence[Any]) -> None:

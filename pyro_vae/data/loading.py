@@ -49,8 +49,8 @@ _WHERE = {
 }
 
 
-class Indivisible(ValueError):
-    """A source of a single datum, ``data``, which leaves none to hold out."""
+class Indivisible(Exception):
+    """A source of a single datum, ``data``: what is behind the ``ValueError`` of ``load``."""
 
     def __init__(self, data: Dataset) -> None:
         """Tell what to do."""
@@ -215,7 +215,11 @@ def load(
     rows: tuple[Tensor, ...] = ()
     if len(parts) == 1:
         share = TEST_FRACTION if test_fraction is None else test_fraction
-        parts, rows = _split(parts[0], share, torch.Generator().manual_seed(seed), stratify)
+        generator = torch.Generator().manual_seed(seed)
+        try:
+            parts, rows = _split(parts[0], share, generator, stratify)
+        except Indivisible as error:
+            raise ValueError(str(error)) from None
     elif test_fraction is not None:
         raise ValueError(
             f"test_fraction: expected only for sources without a test set, got {test_fraction} "

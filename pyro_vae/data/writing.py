@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..ground.optional import needed
 from .columns import Rows, values_of
 
 Values = Tensor | np.ndarray
+# What a column of names is called, of which pandas and we are told that it is none
+_INDEX = "index"
 # Lines that are texts at once
 _ROWS = 4096
 
@@ -155,7 +158,11 @@ def _texts(values: np.ndarray) -> Sequence[str]:
 
 
 def _parquet(named: Mapping[str, Values], index: Any) -> bytes:
-    table = _pyarrow("pyarrow").table(_table(named, index, "index"))
+    table = _pyarrow("pyarrow").table(_table(named, index, _INDEX))
+    if index is not None:
+        column = {"name": None, "field_name": _INDEX, "pandas_type": None, "numpy_type": None}
+        told = {"index_columns": [_INDEX], "columns": [column], "column_indexes": []}
+        table = table.replace_schema_metadata({"pandas": json.dumps(told)})
     _pyarrow("pyarrow.parquet").write_table(table, buffer := io.BytesIO())
     return buffer.getvalue()
 

@@ -59,14 +59,15 @@ def told(decibels: Tensor | None) -> list[str]:
 
 
 def decibels(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Signal to noise ratio of each datum, (n,); NaN for one that is all zeros.
+    """Signal to noise ratio of each datum, (n,), over what is there; NaN for one of zeros alone.
 
     Example:
         >>> x = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
         >>> decibels(x, torch.tensor([[3.0, 3.5], [0.9, 0.0]])).round(decimals=4)
         tensor([20., 20.])
     """
-    signal, noise = (v.flatten(1).square().sum(1) for v in (x, x - reconstruction))
+    parts = (v.masked_fill(x.isnan(), 0.0) for v in (x, x - reconstruction))
+    signal, noise = (v.flatten(1).square().sum(1) for v in parts)
     return torch.where(signal > 0, 10 * (signal / noise).log10(), math.nan)
 
 

@@ -22,12 +22,16 @@ def complete_in(shell: Any) -> None:
     With an underscore behind the dot it offers all that there is.
 
     Args:
-        shell: ``IPython.get_ipython()``; nothing happens to None.
+        shell: ``IPython.get_ipython()``; nothing happens to None, and to IPython before 8.6,
+            which Colab has.
     """
     completer = getattr(shell, "Completer", None)
     if completer is None:
         return
-    from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
+    try:
+        from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
+    except ImportError:
+        return
 
     @context_matcher(identifier="pyro_vae")
     def matches(context: CompletionContext) -> Any:
@@ -53,7 +57,9 @@ def offered(cls: Any) -> list[str]:
     if all(_owner(base) != _PACKAGE for base in bases):
         return []
     own = [vars(base) for base in bases if _owner(base) not in _MACHINERY]
-    hidden = {name for members in own for name in members.get("inside", ())}
+    hidden = {
+        n for base in bases if _owner(base) == _PACKAGE for n in vars(base).get("inside", ())
+    }
     return sorted({name for members in own for name in members if name[0] != "_"} - hidden)
 
 

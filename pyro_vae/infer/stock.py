@@ -128,9 +128,11 @@ def as_loss(loss: Any) -> Callable:
         check_stock("loss", loss)
         return StockLoss(loss)
     if not callable(loss) or isinstance(loss, pyro.infer.EnergyDistance):
+        meant = {"analytic": "AnalyticELBO", "enumerate": "TraceEnumELBO"}
+        estimator = meant.get(loss, "TraceELBO") if isinstance(loss, str) else "TraceELBO"
         raise TypeError(
             f"loss: expected an estimator such as TraceELBO(), or one of pyro.infer such as "
-            f"Trace_ELBO(), got {loss!r}: pass TraceELBO()"
+            f"Trace_ELBO(), got {loss!r}: pass {estimator}()"
         )
     return loss
 

@@ -14,6 +14,7 @@ from torch.nn.functional import embedding
 from ..data.conditions import mapping_of
 from ..ground.arguments import known
 from ..ground.recorded import Recorded
+from ..programs.labels import MISSING
 from .asked import Numbers, asked_by, check_names, classes_asked, numbers_asked
 from .given import (
     EXPOSURE,
@@ -324,7 +325,15 @@ class Covariates(Recorded, nn.Module):
         for name, value in rows.items():
             if name not in self.classes:
                 check_finite(name, value)
-            elif ((value < self._least) | (value >= self.classes[name])).any():
+                continue
+            wrong = value[(value < self._least) | (value >= self.classes[name])]
+            if len(wrong) and (wrong == MISSING).all():
+                raise ValueError(
+                    f"y[{name!r}]: expected labels of all data, got {MISSING}, missing, for "
+                    f"{len(wrong)} of {len(value)}: leave these data out, or name what is missing "
+                    "as a class of its own"
+                )
+            if len(wrong):
                 missing = f", or {self._least} where they are missing" * (self._least < 0)
                 raise ValueError(
                     f"y[{name!r}]: this model has {self.classes[name]} classes, expected labels "

@@ -51,10 +51,10 @@ def lines_axes(
         font = _FONT / max(
             1.0, dots * _LINE * total / box.height, dots * _CHARACTER * width / box.width
         )
-    for text, top in zip(texts, tops, strict=True):
-        ax.text(
-            1, top + 0.5, text, va="center_baseline" if "\n" not in text else "top", fontsize=font
-        )
+    for line, text, top in zip(lines, texts, tops, strict=True):
+        va = "top" if "\n" in text else "center_baseline"
+        # The label keeps the line as it was
+        ax.text(1, top + 0.5, text, va=va, fontsize=font, label=line)
     ax.set(xlim=(0, width), ylim=(total, 0), xticks=[])
     ax.set_yticks(tops + 0.5, labels, fontsize=font)
     ax.tick_params(length=0)
@@ -68,9 +68,9 @@ def lines_of(figure: Figure) -> list[tuple[str, str]]:
     if any(ax.get_gid() != _LINES for ax in figure.axes):
         return []
     return [
-        tuple(part.get_text().replace(r"\$", "$") for part in pair)
+        (beside.get_text().replace(r"\$", "$"), text.get_label())
         for ax in figure.axes
-        for pair in zip(ax.get_yticklabels(), ax.texts, strict=True)
+        for beside, text in zip(ax.get_yticklabels(), ax.texts, strict=True)
     ]
 
 

@@ -60,6 +60,7 @@ td, th { padding: .3rem .9rem; border-top: 1px solid var(--line); text-align: ri
 tr:first-child td, tr:first-child th { border-top: 0; }
 .lines { margin: .75rem 0; }
 .lines td, .lines th { text-align: left; font-weight: 400; vertical-align: top; }
+.lines td { white-space: pre-wrap; overflow-wrap: anywhere; }
 .lines th { color: var(--soft); white-space: nowrap; }
 .facts { width: 100%; }
 .facts td, .facts th { text-align: left; vertical-align: top; }

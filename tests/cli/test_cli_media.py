@@ -120,6 +120,8 @@ def test_signals_have_a_map_and_a_sigma_that_begins_below_them(tmp_path, capsys,
         ("--channels", "4,4"): ((4, 18), (4, 4)),
         ("--sigma", "0.5"): ((4, 5), (16, 32, 32, 32)),
         ("--sigma", "learned"): ((4, 5), (16, 32, 32, 32)),
+        ("--standardize",): ((4, 5), (16, 32, 32, 32)),
+        ("--no-standardize",): ((4, 5), (16, 32, 32, 32)),
         ("--data", alone): ((20,), None),
     }
     for options, (shape, channels) in others.items():
@@ -130,8 +132,11 @@ def test_signals_have_a_map_and_a_sigma_that_begins_below_them(tmp_path, capsys,
         noise, scale = model.likelihood.noise, model.likelihood.scale
         if "0.5" in options:
             assert scale is None and float(noise.value) == 0.5
+        elif "--no-standardize" in options:
+            assert scale is None and float(noise.value) == pytest.approx(0.3, rel=0.1)
         else:
-            assert scale.dim() == 0 and float(noise.value) == pytest.approx(0.1, rel=0.03)
+            assert float(noise.value) == pytest.approx(0.1, rel=0.03)
+            assert scale.shape == ((2, 70) if "--standardize" in options else ())
 
 
 def test_videos_move(tmp_path, capsys):

@@ -121,10 +121,24 @@ def test_what_is_lacking_is_told(folder, capsys):
     np.save(folder / "x.npy", np.zeros((4, 2), np.float32))
     assert "expected a table with names of columns" in told(folder / "x.npy")
     gaps = table(folder / "gaps.csv", ("Kiel", "", "Rome"))
-    assert "y['site']" in told(gaps)
+    assert "y['site']: expected labels of all data, got -1, missing, for 1 of" in told(gaps)
     (folder / "alone").mkdir()
     shutil.copy(folder / "run" / "model.pt", folder / "alone")
     assert "copy that of the training run there" in told(sites, "alone")
+
+
+def test_an_older_run_numbers_classes_as_its_training_data(folder, tmp_path, capsys):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record["data"]["classes"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    path = table(tmp_path / "new.csv", ("Rome", "Kiel"))
+    assert encoded(tmp_path, path) == encoded(folder, path)
+    record["data"]["source"] = str(tmp_path / "moved.csv")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    argv = ["encode", str(tmp_path / "run" / "model.pt"), "--data", str(path)]
+    assert main([*argv, "--out", str(tmp_path / "z.csv")]) == 2
+    assert "which tell how this older run numbers classes" in capsys.readouterr().err
 
 
 def test_classes_of_a_folder_or_file_keep_their_numbers(tmp_path, capsys, monkeypatch):
@@ -150,6 +164,9 @@ def test_classes_of_a_folder_or_file_keep_their_numbers(tmp_path, capsys, monkey
     wanted = infer.encode(guide, data.load(new).whole().x, y=torch.tensor([2, 1, 2])).mean["z1"]
     found = torch.tensor([[float(row["z1[0]"]), float(row["z1[1]"])] for row in rows])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    # Whole numbers are those of the classes
+    assert main([*argv, "--data", file("numbers.npz", (2, 1, 2))]) == 0
+    assert [row["label"] for row in rows_of(tmp_path / "z.csv")] == ["Rome", "Kiel", "Rome"]
     # As many classes as in training, of which one is another
     assert main([*argv, "--data", file("other.npz", ("Bonn", "Kiel", "Wien"))]) == 2
     assert "labels: expected one of Bonn, Kiel, Rome, got 'Wien'" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import Trainer, data, handlers
 from pyro_vae.data import Arguments, Dataset, DataSplits, Rows, load, render_shapes, shapes
-from pyro_vae.data.frames import numbers_of
+from pyro_vae.data.frames import Table, numbers_of
 from pyro_vae.data.given import as_dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
@@ -154,6 +154,8 @@ def labels_of_several_kinds(tmp):
     yield read(labels=["site"], numbers=["age"], exposure="a"), read(labels=["site"])
     yield read(labels=["site"], numbers=["site"]), read(labels=["site"])
     yield lambda: load("digits", labels=["site"]), lambda: load("digits")
+    np.savetxt(tmp / "bare.csv", X, delimiter=",")
+    yield lambda: load(tmp / "bare.csv", labels=["site"]), read(labels=["site"])
 
 
 @cases
@@ -292,6 +294,9 @@ def frames(tmp):
     renamed = Dataset(Rows.of(d.train.x, [c._replace(name=f"{c.name}0") for c in d.columns]))
     vae = VAE((2,), 2, hidden=(4,), likelihood=Gaussian(), columns=d.columns)
     yield lambda: BottomUp(vae).encode(renamed), lambda: BottomUp(vae).encode(d.train)
+    told = [c.name for c in d.columns]
+    text = Table(np.zeros((3, 2)), (*told,), {0: ("tall",)})
+    yield lambda: Dataset(text, columns=d.columns), lambda: Dataset(X[:3], columns=d.columns)
     cities = ["Rome", 3, "Bonn"]
     yield (
         lambda: numbers_of(cities, "city"),

@@ -456,9 +456,20 @@ def test_new_rows_are_numbered_as_the_table_that_a_model_knows(csv):
     for table, told in (
         (Table(values, ("year", "visits", "hight", *names[3:]), {}), "did you mean 'hight'?"),
         (Table(values, names, {3: ("Bon", "Rome")}), "column 'city'.* did you mean 'Bonn'?"),
+        (Table(values, names, {}), "column 'city': expected one of Bonn, .*, got '1'"),
+        (Table(values, names, {2: ("old", "new")}), "'height': expected numbers, .* as 'old'"),
     ):
         with pytest.raises(ValueError, match=told):
             Dataset(table, columns=vae.columns)
+
+
+def test_numbers_are_the_text_that_they_are_written_as():
+    told = [Column("kind", "categorical", ("1", "2", "x"))]
+    table = Table(np.array([[2.0], [NAN], [1.0]]), ("kind",), {})
+    assert Dataset(table, columns=told).x[[0, 2], 0].tolist() == [1, 0]
+    # Rows of another model know their own categories
+    rows = Rows.of(torch.tensor([[0.0], [1.0]]), [Column("kind", "categorical", ("x", "1"))])
+    assert Dataset(rows, columns=told).x[:, 0].tolist() == [2, 0]
 
 
 def test_what_a_likelihood_cannot_be_for_is_told(holes):

@@ -1,6 +1,7 @@
 """What is written is read again by others: NumPy, the csv module, pyarrow, and ``data.load``."""
 
 import csv
+import importlib.util
 import sys
 
 import numpy as np
@@ -80,6 +81,22 @@ def test_parquet_has_types(tmp_path):
     assert str(found.schema.field("count").type) == "int64"
     assert str(found.schema.field("h").type) == "float"
     assert np.array_equal(found["h"].to_numpy(), VALUES[:, 2].numpy(), equal_nan=True)
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_load_finds_no_column_in_the_index_of_a_parquet(tmp_path, monkeypatch, package):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip(package)
+    find = importlib.util.find_spec
+    others = {"pandas", "polars"} - {package}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n in others else find(n))
+    x = torch.randn(6, 2)
+    data.write(tmp_path / "x.parquet", {"z": x}, index=[f"r{i}" for i in range(6)])
+    found = data.load(tmp_path / "x.parquet").whole()
+    assert torch.equal(found.x, x)
+    assert [column.name for column in found.columns] == ["z[0]", "z[1]"]
+    if package == "pandas":
+        assert found.index.tolist() == [f"r{i}" for i in range(6)]
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):

@@ -51,6 +51,14 @@ def test_digital_silence_has_no_ratio_and_is_told():
     assert told in str(result)
 
 
+def test_what_is_missing_is_neither_signal_nor_noise():
+    x, found = torch.randn(3, 1, 8), torch.randn(3, 1, 8)
+    holes = x.clone()
+    holes[0, 0, 5:] = torch.nan
+    whole, seen = decibels(x[:, :, :5], found[:, :, :5]), decibels(holes, found)
+    torch.testing.assert_close(seen, torch.cat([whole[:1], decibels(x, found)[1:]]))
+
+
 def test_of_silence_alone_there_is_no_mean():
     vae = models.VAE((1, 16), 2, likelihood=likelihoods.Gaussian(), kind="signal")
     guide, x = guides.BottomUp(vae), torch.zeros(3, 1, 16)

@@ -77,3 +77,15 @@ def test_constructors_of_classes_and_nothing_of_other_things():
 def test_a_shell_without_completion_has_none():
     complete_in(None)
     complete_in(SimpleNamespace())
+
+
+def test_a_shell_without_matchers_stays_as_it_is(monkeypatch):
+    monkeypatch.delattr(completer, "context_matcher")
+    complete_in(SimpleNamespace(user_ns={}, Completer=object()))
+
+
+def test_any_name_may_be_an_attribute_of_ones_own_class():
+    class Odd(guides.Guide):
+        inside = 3
+
+    assert "inside" not in offered(guides.Guide) and "encode" in offered(Odd)

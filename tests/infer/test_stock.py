@@ -172,6 +172,7 @@ def test_an_engine_that_cannot_record_a_stock_loss_says_so(pair):
         ),
         ({"loss": stock.EnergyDistance()}, r"loss: expected an estimator.*pass TraceELBO\(\)"),
         ({"loss": "trace"}, r"loss: expected an estimator.*got 'trace': pass TraceELBO\(\)"),
+        ({"loss": "enumerate"}, r"got 'enumerate': pass TraceEnumELBO\(\)"),
         ({"optimizer": torch.optim.SGD([torch.ones(1)])}, "got a SGD object: pass a class"),
         ({"optimizer": torch.optim.LBFGS}, "optimizer: LBFGS"),
     ],

@@ -58,6 +58,13 @@ def test_lines_are_small_where_there_is_little_room():
     assert sizes[0].get_fontsize() > 2 * sizes[1].get_fontsize()
 
 
+def test_lines_are_known_as_they_were():
+    given = ["ACGT" * 40, "a  b ", "", " \tc"]
+    ax = lines_axes(given, ["0", "1", "2", "3"])
+    assert ax.texts[0].get_text().count("\n") == 1
+    assert [line for _, line in lines_of(ax.figure)] == given
+
+
 def test_reconstructions_are_the_lines_of_infer(text, pair):
     x = text.test.x[:3]
     found = lines(plots.reconstructions(*pair, x))
