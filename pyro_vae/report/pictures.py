@@ -134,7 +134,8 @@ def _darkened(color: Any) -> np.ndarray | None:
     dim = visible & ~grey & (rgb @ _BRIGHTNESS < 0.4)
     if not (grey | dim).any():
         return None
-    black, white = to_rgba_array(DARK)[:, :3]
+    # Of a tuple of two the oldest matplotlib takes the second for an opacity
+    black, white = to_rgba_array([*DARK])[:, :3]
     share = rgb[grey, :1]
     rgb[grey] = (1 - share) * black + share * white
     rgb[dim] += 0.4 * (1 - rgb[dim])
