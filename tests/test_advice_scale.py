@@ -1,5 +1,6 @@
 """What is said about parts of batches, networks without activations and streams of processes."""
 
+import drawing_networks
 import pyro
 import pyro.distributions as dist
 import pyro.infer
@@ -79,29 +80,8 @@ def parts_of_batches(tmp):
 
 @cases
 def networks_that_draw(tmp):
-    class Drawing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.loc = nn.Parameter(torch.zeros(()))
-
-        def forward(self, x):
-            return pyro.sample("z", dist.Normal(self.loc, 1.0).expand([len(x)]))
-
-    class Guess(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = Drawing()
-
-        def forward(self, x):
-            with pyro.plate("data", len(x)):
-                return self.inner(x)
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z[:, None].expand_as(x), 1.0).to_event(1), obs=x)
-
-    yield fit((model, Guess()), recompute=True), fit((model, Guess()))
+    pair = drawing_networks.Model(), drawing_networks.Guess()
+    yield fit(pair, recompute=True), fit(pair)
 
 
 test_the_advice_works_on_what_provokes_it = cases.test()

@@ -3,8 +3,7 @@
 import copy
 import pickle
 
-import pyro
-import pyro.distributions as dist
+import drawing_networks
 import pytest
 import torch
 from torch import nn
@@ -148,32 +147,7 @@ def test_copies_made_within_a_run_recompute_nothing(copied):
 
 
 def test_a_network_that_draws_is_refused():
-    class Drawing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.loc = nn.Parameter(torch.zeros(()))
-
-        def forward(self, x):
-            return pyro.sample("z", dist.Normal(self.loc, 1.0).expand([len(x)]))
-
-    class Program(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = Drawing()
-
-        def forward(self, x):
-            with pyro.plate("data", len(x)):
-                return self.inner(x)
-
-    class Model(nn.Module):
-        def forward(self, x):
-            with pyro.plate("data", len(x)):
-                z = pyro.sample("z", dist.Normal(0.0, 1.0))
-                pyro.sample(
-                    "x", dist.Normal(z[:, None], 1.0).expand([len(x), 6]).to_event(1), obs=x
-                )
-
-    t = Trainer(Model(), Program(), seed=0)
+    t = Trainer(drawing_networks.Model(), drawing_networks.Guess(), seed=0)
     with pytest.raises(ValueError, match="recompute: expected networks of tensors, got a Drawing"):
         outcome(t, recompute=True)
     outcome(t)
