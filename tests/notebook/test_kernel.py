@@ -60,6 +60,13 @@ print(json.dumps([p.trainer.step, q.trainer.step, all(torch.equal(a, b) for a, b
 """
 
 
+def _json(line):
+    try:
+        return [json.loads(line)]
+    except json.JSONDecodeError:
+        return None
+
+
 class Kernel:
     """A kernel that runs cells and gets clicks."""
 
@@ -67,7 +74,7 @@ class Kernel:
         self.client = client
 
     def run(self, cell):
-        """The last thing that a cell prints, read as JSON."""
+        """The line of JSON that a cell prints; what a run says meanwhile may stand around it."""
         said = []
 
         def hear(message):
@@ -76,7 +83,8 @@ class Kernel:
 
         reply = self.client.execute_interactive(cell, timeout=SECONDS, output_hook=hear)
         assert reply["content"]["status"] == "ok", reply["content"]
-        return json.loads("".join(said).splitlines()[-1])
+        (answer,) = filter(None, map(_json, "".join(said).splitlines()))
+        return answer[0]
 
     def click(self, button):
         content = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
