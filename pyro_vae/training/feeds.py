@@ -27,14 +27,14 @@ from .order import Order
 Batch = tuple[Data, LabelData]
 Divide = Callable[[list[Any]], list[Any]]
 _CHECKED_AT_ONCE = 10_000
-# Data whose order takes 2 GiB
-_MOST_HELD = 2**28
+# Data whose order takes 32 MiB
+_MOST_HELD = 2**22
 
 
 class Resident:
     """Minibatches of data that lie on the device, in a new random order each epoch.
 
-    ``in_order`` leaves the data in their own. Of more than 2^28 data the order is not held, see
+    ``in_order`` leaves the data in their own. Of more than 2^22 data the order is not held, see
     ``Order``.
 
     In a run of several processes each gets its part of every minibatch. An epoch has ``count``

@@ -39,6 +39,16 @@ def test_a_batch_of_a_billion_rows_takes_no_more_memory():
     assert len(rows) == 100 and rows.max() < 10**9 and len(rows.unique()) == 100
 
 
+def test_what_is_computed_ahead_is_what_is_asked_for():
+    """In any slices, forwards and back."""
+    torch.manual_seed(0)
+    order, n = Order(100_000, CPU), 100_000
+    whole = order[0:n]
+    slices = [(5, 9), (16_300, 16_500), (99_990, 100_064), (0, 128), (16_384, 40_000), (7, 8)]
+    for start, stop in slices:
+        assert torch.equal(order[start:stop], whole[start:stop])
+
+
 def test_a_run_goes_on_in_a_computed_order(monkeypatch, tmp_path):
     """In the middle of an epoch, to the last bit; each datum once per epoch."""
     monkeypatch.setattr(feeds, "_MOST_HELD", 10)
