@@ -18,8 +18,8 @@ class Order:
 
     A Feistel network of four rounds on numbers of 2 b bits, with n <= 4^b <= 4 n, is a bijection
     of [0, 4^b). Where it leaves [0, n) it goes on from there until it is back, which makes a
-    bijection of [0, n). It takes no memory but for 2^14 rows that are computed ahead, and processes
-    agree on it by four numbers.
+    bijection of [0, n). It takes no memory but for 2^14 rows that are computed ahead, and
+    processes agree on it by four numbers.
 
     Sources: "How to Construct Pseudorandom Permutations from Pseudorandom Functions", Luby,
     Rackoff (1988); "Ciphers with Arbitrary Finite Domains", Black, Rogaway (2002).
