@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from ..data import Arguments, Dataset
 from ..data.conditions import Names
 from ..data.frames import Table, of_columns
 from ..ground.arguments import guess, known
+from ..models import Covariates
+from ..models.given import EXPOSURE
 
 
 def alike(data: Dataset, model: Any, classes: Names | None) -> Dataset:
@@ -60,7 +62,50 @@ def _renumbered(
     return columns, classes
 
 
-def _are_numbers(names: Names) -> bool:
+def class_named(option: str, text: str, names: Sequence[str], count: int) -> int:
+    """The number of a class by its name or, where names are words, by its number.
+
+    Args:
+        option: where the text was given, for errors.
+        text: what a person typed.
+        names: what classes were called in training; none where nobody knows.
+        count: how many classes there are.
+
+    Raises:
+        ValueError: no class of that name or number.
+    """
+    if text in names:
+        return names.index(text)
+    words = not names or _are_numbers(names) or not any(map(str.isdecimal, names))
+    if words and text.isdecimal() and int(text) < count:
+        return int(text)
+    if not names or _are_numbers(names):
+        raise ValueError(f"{option}: expected a class from 0 to {count - 1}, got {text}")
+    return names.index(known(option, text, names))
+
+
+def given_as(told: Mapping[str, str], covariates: Covariates, names: Names | None) -> Any:
+    """What a model is told of its covariates, NAME=TEXT, as numbers by name.
+
+    Raises:
+        ValueError: a covariate that is not there, or no number or class of one that is.
+    """
+    found: dict[str, float] = {}
+    called = names if isinstance(names, Mapping) else {}
+    for name, text in told.items():
+        known("--given", name, [*covariates.shapes, *([EXPOSURE] if covariates.offset else [])])
+        option = f"--given {name}"
+        if (count := covariates.classes.get(name)) is not None:
+            found[name] = class_named(option, text, called.get(name, ()), count)
+            continue
+        try:
+            found[name] = float(text)
+        except ValueError:
+            raise ValueError(f"{option}: expected a number, got {text!r}") from None
+    return found
+
+
+def _are_numbers(names: Sequence[str] | Names) -> bool:
     return [*names] == [*map(str, range(len(names)))]
 
 

@@ -18,6 +18,7 @@ from ..priors import AggregatePosterior
 from ..programs.labels import covariates_of
 from ..report import render
 from . import inputs, measuring, media
+from .alike import class_named, given_as
 from .messages import DONE
 from .numbers import encode, outliers
 from .training import train
@@ -51,19 +52,21 @@ def sample(args: argparse.Namespace) -> int:
         )
     covariates = covariates_of(model)
     classes = getattr(model, "condition", 0) if covariates is None else 0
-    if args.label is not None and args.label >= classes:
-        expected = f"a class from 0 to {classes - 1}" if classes else "no label for this model"
-        raise ValueError(f"--label: expected {expected}, got {args.label}")
+    names: Any = inputs.classes_of(args)
+    y: Any = None
+    if args.label is not None:
+        if not classes:
+            raise ValueError(f"--label: expected no label for this model, got {args.label}")
+        y = class_named("--label", args.label, names, classes)
     if args.given is not None and covariates is None:
         raise ValueError(
             f"--given: expected a model trained with --condition-on, got {args.given}: leave it "
             "out, or name a class with --label"
         )
-    y: Any = args.label
     if classes and y is None:
         y = torch.arange(args.n, device=args.device) % classes
     if covariates is not None:
-        y = covariates.typical(args.given)
+        y = covariates.typical(given_as(args.given or {}, covariates, names))
     if args.prior == "mixture":
         prior = AggregatePosterior(args.components or 10, seed=args.seed)
         dataset = inputs.dataset_of(args, trainer, args.split)

@@ -13,6 +13,7 @@ from typing import Any
 from .. import data, likelihoods
 from ..data import Dataset, DataSplits, Vocabulary
 from ..data.checks import complete
+from ..data.conditions import Names
 from ..data.loading import Indivisible
 from ..ground.files import expanded
 from ..programs.labels import accepts_labels, covariates_of
@@ -68,6 +69,11 @@ def dataset_of(
         only = only.to(args.device or only.device)
         only = only.replace(binarize=where["binarize"] and "dynamic")
         return alike(only, trainer.model, where.get("classes"))
+
+
+def classes_of(args: argparse.Namespace) -> Names:
+    """What the record of the training run calls classes; nothing where nobody knows."""
+    return _recorded(args.model.with_name("run.json")).get("classes") or ()
 
 
 def _where(args: argparse.Namespace, trainer: Trainer, option: str) -> dict[str, Any]:

@@ -192,15 +192,15 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("-n", type=values.integer(1), default=64, help="how many (default: 64)")
     sample.add_argument(
         "--label",
-        type=values.integer(0),
-        help="class to draw, of a conditional model (default: all)",
+        help="class to draw, of a conditional model, by its name or number (default: all)",
     )
     sample.add_argument(
         "--given",
         type=values.covariates,
-        metavar="NAME=NUMBER,...",
+        metavar="NAME=VALUE,...",
         help="what the model is told, where it was trained with --condition-on, such as "
-        "site=1,age=40,exposure=100 (default: the first classes, mean numbers and exposure)",
+        "site=Bonn,age=40,exposure=100, classes by name or number (default: the first classes, "
+        "mean numbers and exposure)",
     )
     sample.add_argument(
         "--draw", action="store_true", help="show draws of x in place of the means of p(x|z)"

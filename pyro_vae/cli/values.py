@@ -67,14 +67,14 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def covariates(text: str) -> dict[str, float]:
-    """Numbers by names, as site=1,age=40."""
+def covariates(text: str) -> dict[str, str]:
+    """Numbers and classes by names, as site=Bonn,age=40."""
     try:
         pairs = (pair.split("=") for pair in text.split(","))
-        return {name.strip(): float(value) for name, value in pairs}
+        return {name.strip(): value.strip() for name, value in pairs}
     except ValueError:
         raise ArgumentTypeError(
-            f"expected a number for each name such as site=1,age=40, got {text!r}"
+            f"expected a number or a class for each name such as site=1,age=40, got {text!r}"
         ) from None
 
 

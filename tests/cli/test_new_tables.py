@@ -170,3 +170,54 @@ def test_classes_of_a_folder_or_file_keep_their_numbers(tmp_path, capsys, monkey
     # As many classes as in training, of which one is another
     assert main([*argv, "--data", file("other.npz", ("Bonn", "Kiel", "Wien"))]) == 2
     assert "labels: expected one of Bonn, Kiel, Rome, got 'Wien'" in capsys.readouterr().err
+
+
+def drawn(model, path, *told):
+    argv = ["sample", str(model), "-n", "3", "--seed", "0", "--out", str(path), *told]
+    return main(argv), path.read_text() if path.exists() else None
+
+
+def test_what_a_model_is_told_is_named_as_in_training(folder, capsys):
+    model = folder / "run" / "model.pt"
+    by_number = drawn(model, folder / "one.csv", "--given", "site=2,age=0.5")
+    assert by_number == drawn(model, folder / "other.csv", "--given", "site=Rome, age=0.5")
+    assert by_number[0] == 0 and by_number != drawn(
+        model, folder / "k.csv", "--given", "site=Kiel"
+    )
+    capsys.readouterr()
+    one = "--given site: expected one of Bonn, Kiel, Rome, got"
+    for told, said in {
+        "site=Rom": f"{one} 'Rom'; did you mean 'Rome'?",
+        "site=3": f"{one} '3'",
+        "sight=Rome": "--given: expected one of site, age, got 'sight'; did you mean 'site'?",
+        "age=old": "--given age: expected a number, got 'old'",
+    }.items():
+        assert drawn(model, folder / "none.csv", "--given", told) == (2, None)
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "right", "wrong"),
+    [
+        (["Kiel", "Rome", "Kiel"], {"Rome": "1", "1": "1", "Kiel": "0"}, ["Bonn", "2", "-1"]),
+        (["7", "3", "7"], {"3": "0", "7": "1"}, ["0", "1"]),
+    ],
+    ids=["words", "numbers"],
+)
+def test_a_class_is_named_as_in_training(tmp_path, capsys, labels, right, wrong):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(60, 3)).astype(np.float32)
+    np.savez(tmp_path / "train.npz", x=x, y=np.array(labels * 20))
+    told = "--conditional --epochs 1 --hidden 8 --latents 2 --importance-samples 0 --quiet"
+    argv = ["train", "--data", str(tmp_path / "train.npz"), *told.split()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_report", lambda *args, **kwargs: None)
+        assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    for label, number in right.items():
+        assert drawn(tmp_path / "run", tmp_path / "s.csv", "--label", label)[0] == 0
+        assert {row["label"] for row in rows_of(tmp_path / "s.csv")} == {number}
+    for label in wrong:
+        assert drawn(tmp_path / "run", tmp_path / "none.csv", f"--label={label}") == (2, None)
+        assert f"--label: expected one of {', '.join(sorted({*labels}))}, got" in (
+            capsys.readouterr().err
+        )
