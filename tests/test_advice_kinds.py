@@ -1,11 +1,14 @@
 """What is said about kinds of data and the networks for them, and that its advice works."""
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
 from advice import Cases
 from test_advice_cli import TINY, run
 from torch import nn
 
-from pyro_vae import data, models, networks
+from pyro_vae import Trainer, data, guides, likelihoods, models, networks
 from pyro_vae.likelihoods import Gaussian
 
 cases = Cases()
@@ -67,6 +70,49 @@ def convolutions(tmp):
     for bad in (nn.BatchNorm2d, nn.GroupNorm):
         makers = (nn.BatchNorm1d, nn.LayerNorm, networks.GroupNorm(8), None)
         yield vae(2, 9, norm=bad), *(vae(2, 9, norm=maker) for maker in makers)
+
+
+@cases
+def programs_of_ones_own(tmp):
+    x = torch.zeros(9, 5, 3)
+    told = data.Dataset(x, kind="sequence")
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = (z @ torch.ones(2, 15)).unflatten(-1, (5, 3))
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(2), obs=x)
+
+    def said(x):
+        model(x)
+
+    said.kind = {"x": "image"}
+    yield (
+        lambda: guides.BottomUp(model, like=x),
+        lambda: guides.BottomUp(model, like=told),
+        lambda: guides.BottomUp(said, like=x),
+    )
+    of_images = guides.BottomUp(said, like=x)
+    fit = {"epochs": 1, "progress": False}
+    yield (
+        lambda: Trainer(said, of_images).fit(told, **fit),
+        lambda: Trainer(said, of_images).fit(told.replace(kind="image"), **fit),
+        lambda: Trainer(model, guides.BottomUp(model, like=told)).fit(told, **fit),
+    )
+
+    class Text(nn.Module):
+        kind = "tokens"
+
+        def forward(self, text):
+            with pyro.plate("data", len(text)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                logits = z.unsqueeze(1).expand(-1, 4, 3)
+                pyro.sample("text", likelihoods.Tokens(3)(logits), obs=text)
+
+    text = Text()
+    lines = torch.tensor([[1.0, 2.0, 0.0, 0.0], [2.0, 2.0, 1.0, 0.0]])
+    guide = guides.BottomUp(text, like=lines)
+    yield lambda: guide(lines + 1), lambda: guide(lines)
 
 
 @cases

@@ -321,7 +321,8 @@ class Dataset:
             check_labelled(self.y, programs)
         for program in programs if self._kind is not None else ():
             kind = getattr(program, "kind", self._kind)
-            if kind != self._kind and kind in KINDS and getattr(program, "maps", None):
+            ours = isinstance(kind, str) and kind in KINDS and getattr(program, "maps", None)
+            if ours and kind != self._kind:
                 raise ValueError(
                     f"kind: these data were said to be of kind {self._kind!r}, got a "
                     f"{type(program).__name__} with networks for {kind!r}: build it with "

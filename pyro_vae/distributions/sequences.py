@@ -23,18 +23,19 @@ def up_to_end(value: Tensor) -> Tensor:
     return ends.cumsum(-1) == ends
 
 
-class _Ended(constraints.Constraint):
+class Ended(constraints.Constraint):
     """Whole numbers from 0 to k - 1, and nothing but 0 after the first 0."""
 
     is_discrete, event_dim = True, 1
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size, self.lower_bound, self.upper_bound = size, 0, size - 1
 
     def __repr__(self) -> str:
         return f"whole numbers from 0 to {self.size - 1}, none but 0 after the first 0"
 
     def check(self, value: Tensor) -> Tensor:
+        """Which of sequences (..., t) are such."""
         whole = (value >= 0) & (value < self.size) & (value == value.round())
         return (whole & (up_to_end(value) | (value == 0))).all(-1)
 
@@ -67,7 +68,7 @@ class UntilEnd(TorchDistribution):
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> Any:
         """Whole numbers from 0 to k - 1, zeros after the first 0."""
-        return _Ended(self.logits.shape[-1])
+        return Ended(self.logits.shape[-1])
 
     @property
     def places(self) -> Nominal:
@@ -87,7 +88,8 @@ class UntilEnd(TorchDistribution):
         """Log-probability of ``value`` (..., t), broadcast against the batch shape."""
         if self._validate_args:
             self._validate_sample(value)
-        ended = torch.zeros_like(value).masked_fill(value != 0, -torch.inf)
+        ended = torch.zeros_like(value, dtype=self.logits.dtype)
+        ended = ended.masked_fill(value != 0, -torch.inf)
         return self.places.log_prob(value).where(up_to_end(value), ended).sum(-1)
 
     @property

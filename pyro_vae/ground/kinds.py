@@ -84,8 +84,18 @@ def guessed(event_shape: Sequence[int]) -> Kind:
     return KINDS[_GUESSES.get(len(event_shape), "array")]
 
 
-def kind_of(kind: str | None, event_shape: Sequence[int]) -> Kind:
-    """The kind of this name, or by a guess where none is named.
+def unsure(event_shape: Sequence[int]) -> bool:
+    """Whether data of a shape that are taken for images may as well be something else.
+
+    Example:
+        >>> [unsure(shape) for shape in ((5,), (28, 28), (3, 32, 32), (8, 32, 32))]
+        [False, True, False, True]
+    """
+    return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[0] not in (1, 3))
+
+
+def kind_of(kind: str | None, event_shape: Sequence[int], *, name: str = "kind") -> Kind:
+    """The kind of this name, or by a guess where none is named; errors call it ``name``.
 
     Raises:
         ValueError: an unknown name, or a shape that such data cannot have.
@@ -96,12 +106,12 @@ def kind_of(kind: str | None, event_shape: Sequence[int]) -> Kind:
     """
     if kind is None:
         return guessed(event_shape)
-    found = KINDS[known("kind", kind, KINDS)]
+    found = KINDS[known(name, kind, KINDS)]
     if not found.fits(event_shape):
         forms = " or ".join(f"({', '.join(s)}{',' * (len(s) == 1)})" for s in found.shapes)
         fitting = [name for name, other in KINDS.items() if other.fits(event_shape)]
         raise ValueError(
-            f"kind: expected a datum of shape {forms} for {kind!r}, got {tuple(event_shape)}: "
+            f"{name}: expected a datum of shape {forms} for {kind!r}, got {tuple(event_shape)}: "
             f"reshape the data, or pass one of {', '.join(map(repr, fitting))}"
         )
     return found

@@ -49,7 +49,9 @@ class BottomUp(Guide):
         model: the generative program that it is built for.
         like: data of the form that it is trained on, with rows in n: a tuple or a mapping for
             models of several arguments, ``data.Arguments`` with constants among them. The more,
-            the better are they standardised. Not needed for a ``models.VAE``.
+            the better are they standardised. Not needed for a ``models.VAE``. By the kind of a
+            ``Dataset``, or what a program of one's own says by an attribute ``kind``, "sequence"
+            or {argument: kind}, networks are chosen as in ``VAE``; else it is a guess by shape.
         order: "bottom-up" draws from the data upwards, "top-down" in the model's own order. (In
             files of version 0.1 it is "chain", which sees x in the lowest layer alone.)
         hidden: hidden widths as in ``VAE``, one for all networks or a tuple for each latent, from
@@ -221,5 +223,5 @@ class BottomUp(Guide):
         context = ",".join(dict.fromkeys([*seen, *self.parents]))
         return (
             f"{type(self).__name__}\n  q({', '.join(self.latents)}|{context}) = {factors}\n"
-            f"  {self._count()}"
+            f"{self.reading.told}  {self._count()}"
         )

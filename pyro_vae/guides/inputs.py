@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..data.arguments import Data, LabelData, named
-from ..ground.kinds import KINDS, Kind, guessed
+from ..ground.kinds import KINDS, Kind, guessed, kind_of
 from ..likelihoods.base import input_shape, network_inputs
 from ..models import VAE
-from ..networks import is_image
-from ..networks.defaults import guessed_maps
+from ..networks.defaults import convolutions
 from ..programs.calling import arguments_of, positional
 from ..programs.labels import lacks_labels
-
-# Up to how many different whole numbers have an indicator each
-_CLASSES = 32
+from .measures import Measure, Told
 
 
 class OwnInputs:
@@ -84,13 +81,17 @@ class OwnWithMask(OwnInputs):
 def masked_shape(event_shape: tuple[int, ...], kind: Kind | None = None) -> tuple[int, ...]:
     """Shape of a datum with a mask: twice as many elements or channels, channels where none are.
 
-    By default the kind is that of data whose shape is all that is known.
+    Of sequences there are twice as many columns. By default the kind is that of data whose shape
+    is all that is known.
 
     Example:
         >>> masked_shape((3,)), masked_shape((1, 8, 8)), masked_shape((8, 8)), masked_shape(())
         ((6,), (2, 8, 8), (2, 8, 8), (2,))
     """
-    if not (kind or guessed(event_shape)).has_channels(event_shape):
+    kind = kind or guessed(event_shape)
+    if kind.name == "sequence":
+        return (*event_shape[:-1], 2 * event_shape[-1])
+    if not kind.has_channels(event_shape):
         return (2, *event_shape)
     return (2 * event_shape[0], *event_shape[1:])
 
@@ -102,10 +103,26 @@ def with_mask(value: Tensor, kind: Kind | None = None) -> Tensor:
         >>> with_mask(torch.tensor([[2.0, torch.nan]]))
         tensor([[2., 0., 1., 0.]])
     """
-    seen = ~value.isnan()
-    both = torch.stack([value.where(seen, 0.0), seen.to(value.dtype)], 1)
-    has_channels = (kind or guessed(value.shape[1:])).has_channels(value.shape[1:])
-    return both.flatten(1, 2) if has_channels else both
+    kind, seen = kind or guessed(value.shape[1:]), ~value.isnan()
+    parts = [value.where(seen, 0.0), seen.to(value.dtype)]
+    if kind.name == "sequence":
+        return torch.cat(parts, -1)
+    both = torch.stack(parts, 1)
+    return both.flatten(1, 2) if kind.has_channels(value.shape[1:]) else both
+
+
+def without_mask(
+    value: Tensor, event_shape: tuple[int, ...], kind: Kind | None = None
+) -> tuple[Tensor, Tensor]:
+    """The two parts (n, *event) of what ``with_mask`` gave.
+
+    Example:
+        >>> without_mask(torch.tensor([[2.0, 0.0, 1.0, 0.0]]), (2,))
+        (tensor([[2., 0.]]), tensor([[1., 0.]]))
+    """
+    if kind is not None and kind.name == "sequence":
+        return value.chunk(2, -1)
+    return value.reshape(len(value), 2, *event_shape).unbind(1)
 
 
 class ProgramInputs(nn.Module):
@@ -116,11 +133,20 @@ class ProgramInputs(nn.Module):
         names: argument that the guide sees -> what it is called here.
         x, y: data of the form that the program is given.
         masked: arguments of which some data may be missing, which are followed by a mask.
+        kinds: argument -> kind of its data, for those of which it is said.
+        tokens: argument -> how many tokens there are, for those of which it is known.
 
     Attributes:
         names: as passed.
         shapes: these -> shape of one datum, as networks see it.
-        maps: as of ``OwnInputs``, by a guess.
+        maps: as of ``OwnInputs``.
+        kinds: argument -> kind of its data, by a guess where it is not said.
+        said: the arguments of which it is.
+        in_turn: of ``names``, those of sequences and tokens -> number of tokens, 0 of vectors.
+        told: whether a person was told what is a guess.
+
+    Raises:
+        ValueError: data of another shape than their kind has, or more tokens.
     """
 
     def __init__(
@@ -130,20 +156,40 @@ class ProgramInputs(nn.Module):
         x: Data,
         y: Tensor | None,
         masked: Collection[str] = (),
+        kinds: Mapping[str, str] = MappingProxyType({}),
+        tokens: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Measure the data."""
         super().__init__()
         self._positions = tuple(p.name for p in positional(model))
         found = self._named(*arguments_of(model, x, y))
-        self.names = dict(names)
+        self.names, self.told = dict(names), False
+        self.said = frozenset(kinds).intersection(names)
+        of = {
+            name: kind_of(kinds.get(name), found[name].shape[1:], name=f"kind of {name!r}")
+            for name in names
+        }
+        self.kinds = {name: kind.name for name, kind in of.items()}
         # Names may have dots, those of children not
-        self.measures = nn.ModuleList(Measure(key, found[name]) for name, key in names.items())
+        self.measures = nn.ModuleList()
+        self.in_turn: dict[str, int] = {}
+        for name, key in names.items():
+            if of[name].name == "tokens":
+                k = tokens.get(name) or 1 + int(found[name].nan_to_num().max())
+                self.measures.append(Told(key, found[name], k, missing=name in masked))
+                self.in_turn[key] = self.measures[-1].tokens
+            else:
+                self.measures.append(Measure(key, found[name], of[name]))
+                if of[name].name == "sequence":
+                    self.in_turn[key] = 0
         self.shapes = {measure.name: measure.shape for measure in self.measures}
-        floating = [name for name in masked if found[name].is_floating_point()]
-        self.masked = frozenset(names[name] for name in floating)
+        self._kinds = {key: of[name] for name, key in names.items()}
+        numbers = [n for n in masked if found[n].is_floating_point() and of[n].name != "tokens"]
+        self.masked = frozenset(names[name] for name in numbers)
         for key in self.masked:
-            self.shapes[key] = masked_shape(self._measure(key).event_shape)
-        found = {key: guessed_maps(shape) for key, shape in self.shapes.items()}
+            shape = self._measure(key).event_shape
+            self.shapes[key] = masked_shape(shape, self._kinds[key])
+        found = {key: convolutions(of[n].name, self.shapes[key]) for n, key in names.items()}
         self.maps = {key: maps for key, maps in found.items() if maps}
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +201,11 @@ class ProgramInputs(nn.Module):
         """Shape of one datum, as ``read`` gives it."""
         return self.shapes[name] if name in self.masked else self._measure(name).event_shape
 
-    def _measure(self, name: str) -> Measure:
+    def shape_of(self, argument: str) -> tuple[int, ...]:
+        """Shape of one datum, as the program has it."""
+        return self._measure(self.names[argument]).event_shape
+
+    def _measure(self, name: str) -> Measure | Told:
         return next(m for m in self.measures if m.name == name)
 
     def read(self, _: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -164,90 +214,17 @@ class ProgramInputs(nn.Module):
         for name, measure in zip(self.names, self.measures, strict=True):
             measure.check(found.get(name))
         given = {key: found[name] for name, key in self.names.items()}
-        return given | {key: with_mask(given[key]) for key in self.masked}
+        return given | {key: with_mask(given[key], self._kinds[key]) for key in self.masked}
 
     def shown(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Arguments as networks see them, (n, *shape)."""
         seen = {}
         for measure in self.measures:
-            value = given[measure.name]
+            value, kind = given[measure.name], self._kinds[measure.name]
             if measure.name in self.masked:
-                value, mask = value.reshape(len(value), 2, *measure.event_shape).unbind(1)
+                value, mask = without_mask(value, measure.event_shape, kind)
                 value = value.where(mask > 0, torch.nan)
             seen[measure.name] = measure(value)
             if measure.name in self.masked:
-                seen[measure.name] = with_mask(seen[measure.name].reshape(mask.shape))
+                seen[measure.name] = with_mask(seen[measure.name].reshape(mask.shape), kind)
         return seen
-
-
-class Measure(nn.Module):
-    """One argument (n, *event) as (a - m) / s, with mean m and scale s of ``like``.
-
-    m and s are those of each element of a vector, of all elements of an image. s is the standard
-    deviation, or a tenth of the range where that is more, so that no value of ``like`` is above
-    ten. Whole numbers of a datum, where ``like`` has at most 32 different ones, are followed by an
-    indicator for each of these.
-
-    Args:
-        name: what errors call it.
-        like: values (n, *event).
-    """
-
-    def __init__(self, name: str, like: Tensor) -> None:
-        """Measure ``like``, what of it is no NaN."""
-        super().__init__()
-        self.name, self.event_shape = name, tuple(like.shape[1:])
-        whole = not like.is_floating_point()
-        values = _exact(like).detach()
-        elements = values.flatten(1) if values.dim() > 1 else values.unsqueeze(1)
-        pooled = is_image(self.event_shape)
-        loc, scale = _measured(elements.reshape(-1, 1) if pooled else elements)
-        shape = (1,) * len(self.event_shape) if pooled else self.event_shape or (1,)
-        dtype = torch.get_default_dtype() if whole else like.dtype
-        self.register_buffer("loc", loc.reshape(shape).to(dtype))
-        self.register_buffer("scale", scale.reshape(shape).to(dtype))
-        found = like.unique() if whole and math.prod(self.event_shape) == 1 else like[:0].flatten()
-        classes = found if len(found) <= _CLASSES else found[:0]
-        self.register_buffer("classes", classes)
-        one = (1 + len(classes),) if len(classes) else self.event_shape or (1,)
-        self.shape: tuple[int, ...] = one
-
-    def check(self, value: Any) -> None:
-        """Raise ``ValueError`` for another shape of a datum."""
-        if not isinstance(value, Tensor) or tuple(value.shape[1:]) != self.event_shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-            raise ValueError(
-                f"{self.name}: expected shape {('n', *self.event_shape)}, as in the data that "
-                f"this guide was built for, got {got}: pass such, or build the guide for "
-                "like=these data"
-            )
-
-    def forward(self, value: Tensor) -> Tensor:
-        """The numbers (n, *shape) of values (n, *event)."""
-        if not self.event_shape:
-            value = value.unsqueeze(-1)
-        numbers = ((_exact(value) - self.loc) / self.scale).to(self.loc.dtype)
-        if not len(self.classes):
-            return numbers
-        indicators = value.flatten(1) == self.classes
-        return torch.cat([numbers.flatten(1), indicators.to(numbers.dtype)], -1)
-
-
-def _exact(value: Tensor) -> Tensor:
-    """Whole numbers, such as times in seconds, in a type that tells large ones apart."""
-    return value if value.is_floating_point() else value.double()
-
-
-def _measured(elements: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and scale of each column of (n, columns)."""
-    gone, share = elements.isnan(), 1.0
-    if gone.any():
-        # At the mean of the others they move neither mean nor range
-        elements = elements.where(~gone, elements.nanmean(0).nan_to_num(0.0))
-        share = (~gone).to(elements.dtype).mean(0).clamp(min=1 / len(elements)).sqrt()
-    loc = elements.mean(0)
-    spread = elements.amax(0) - elements.amin(0)
-    scale = torch.maximum(elements.std(0, correction=0) / share, spread / 10)
-    # What never changes here may change elsewhere, about as much as the rest
-    typical = scale[scale > 0].median() if (scale > 0).any() else scale.new_ones(())
-    return loc, torch.where(scale > 0, scale, typical)

@@ -297,4 +297,5 @@ class Ladder(Guide):
         lines = [f"q({names}|{','.join(seen)}) = {factors}"]
         if self._seen:
             lines.append(f"no normal prior, whose parameters are seen: {', '.join(self._seen)}")
+        lines += [line for line in self.reading.told.strip().split("\n  ") if line]
         return "\n  ".join([type(self).__name__, *lines, self._count()])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
 from .. import networks
-from .inputs import OwnInputs
+from ..ground.kinds import guessed, unsure
+from .inputs import OwnInputs, ProgramInputs
 from .subjects import Subject
 
 # What a user's encoder makes of the data, and what is given where nothing is seen
 _FEATURES, _NOTHING = "encoder(x)", "(nothing)"
+# Width of the layer that sees several networks of data
+_JOINED = 128
 
 
 class Reading(nn.Module):
@@ -32,6 +36,8 @@ class Reading(nn.Module):
         shapes: name -> shape of one datum.
         encoder: the user's own, where several networks see its features.
         as_they_are: whether networks see the arguments as these are read.
+        read_as: of programs of one's own, argument -> kind of data by which networks of the
+            default read it.
 
     Raises:
         TypeError: an encoder that is no module.
@@ -61,6 +67,7 @@ class Reading(nn.Module):
         # Arguments that a user's module sees are not standardised
         self.raw = frozenset(own)
         self._inside: dict[str, nn.Module] = {}
+        self._in_turn = getattr(self.arguments, "in_turn", {})
         self._data: tuple[str, ...] = ()
         self.encoder: nn.Module | None = None
         users = [s for s in inputs if s not in own and self._of_data(s)]
@@ -76,6 +83,8 @@ class Reading(nn.Module):
         self._blank = (_NOTHING,) in self.names.values()
         special = encoder is not None or self._flat or self._blank
         self.as_they_are = isinstance(self.arguments, OwnInputs) and not special
+        self.read_as = self._kinds() if isinstance(self.arguments, ProgramInputs) else {}
+        self._tell()
 
     def _of_data(self, site: str) -> tuple[str, ...]:
         return tuple(name for name in self.names[site] if name in self.arguments.shapes)
@@ -117,9 +126,14 @@ class Reading(nn.Module):
         if self._places[site].is_map:
             return names
         maps = self.arguments.maps
-        images = [n for n in names if n in maps or networks.is_image(self.shapes[n])][:1]
-        first, *others = (*images, *(n for n in names if n not in images)) or (None,)
+        in_turn = [n for n in names if n in self._in_turn and site not in self.raw]
+        plain = [n for n in names if n not in in_turn]
+        images = [n for n in plain if n in maps or networks.is_image(self.shapes[n])][:1]
+        order = (*in_turn, *images, *(n for n in plain if n not in images))
+        first, *others = order or (None,)
         for i, name in enumerate(others):
+            if name in in_turn or (in_turn and name in images):
+                continue
             if len(shape := self.shapes[name]) > 1 and name not in self._places:
                 others[i] = f"{name} as a vector"
                 self._flat[others[i]] = name, len(shape)
@@ -139,6 +153,8 @@ class Reading(nn.Module):
             return network, network.out_features
         if self.names[site] == (_FEATURES,):
             return nn.Identity(), first[0]
+        if (network := self._turns(site, widths)) is not None:
+            return network, network.out_features
         path = {"skip": True} if self._tabular and self._of_data(site) else {}
         network = networks.encoder(
             first,
@@ -151,6 +167,59 @@ class Reading(nn.Module):
         if max(map(len, others), default=1) > 1:
             return networks.AsVectors(network, [*map(len, others)]), network.out_features
         return network, network.out_features
+
+    def _turns(self, site: str, widths: tuple[int, ...] | None) -> nn.Module | None:
+        """The network of a site that reads sequences; None where there are none to go through.
+
+        With hidden widths those of vectors are read by dense networks, tokens never.
+        """
+        names, maps = self.names[site], self.arguments.maps
+        counts = {n: k for n, k in self._in_turn.items() if n in names and (k or widths is None)}
+        if not counts:
+            return None
+        structured = [n for n in names if n in counts or len(self.shapes[n]) > 1]
+        extra = sum(math.prod(self.shapes[n]) for n in names if n not in structured)
+        if len(structured) == 1:
+            return networks.SequenceEncoder(self.shapes[names[0]], counts[names[0]], extra=extra)
+        each = [
+            networks.SequenceEncoder(self.shapes[n], counts[n])
+            if n in counts
+            else networks.encoder(self.shapes[n], widths, maps.get(n, {}), **self._options)
+            for n in structured
+        ]
+        vectors = [nn.Identity() for n in names if n not in structured]
+        size = sum(network.out_features for network in each) + extra
+        return networks.SideBySide(*each, *vectors, last=networks.MLP((size,), (_JOINED,)))
+
+    def _kinds(self) -> dict[str, str]:
+        seen = {name for s in self.names.keys() - self.raw for name in self.names[s]}
+        seen |= {name for name, _ in self._flat.values()}
+        return {n: self.arguments.kinds[n] for n, k in self.arguments.names.items() if k in seen}
+
+    def _tell(self) -> None:
+        """Warn, once, of data that may as well be of another kind than they are read as."""
+        for name, kind in self.read_as.items():
+            shape = self.arguments.shape_of(name)
+            if name not in self.arguments.said and not self.arguments.told and unsure(shape):
+                warnings.warn(
+                    f"{name}: data of shape {('n', *shape)} are read as {kind}s, a guess by their "
+                    "shape: pass like=data.Dataset(x, kind='sequence'), or whatever they are, or "
+                    "give the program an attribute kind, such as "
+                    f"model.kind = {{{name!r}: {kind!r}}}",
+                    stacklevel=4,
+                )
+        if self.read_as:
+            self.arguments.told = True
+
+    @property
+    def told(self) -> str:
+        """The kinds of data of programs of one's own that a shape does not tell, as lines."""
+        lines = ""
+        for name, kind in self.read_as.items():
+            shape, said = self.arguments.shape_of(name), name in self.arguments.said
+            if unsure(shape) or kind != guessed(shape).name:
+                lines += f"  {name} {shape} {kind}{'' if said else ', a guess'}\n"
+        return lines
 
     def seen(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """Arguments as networks see them: with vectors of latents, all of ``names``."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import networks
 from ..data.arguments import Data, columns_of
+from ..distributions.sequences import Ended
 from ..ground.arguments import known
 from ..models import VAE
 from ..models.parts import reader_of
@@ -19,11 +20,13 @@ from ..programs.checks import check_data
 from ..programs.given import matched
 from ..programs.inspecting import FEW, structure
 from ..programs.inversion import faithful_inverse
+from ..programs.kinds import first_of, kinds_said
 from ..programs.methods import as_program
 from ..programs.missing import check_known, has_missing, takes_missing
 from ..programs.program import Model
 from ..programs.running import traced, undisturbed
-from ..programs.structure import Structure
+from ..programs.structure import Observed, Structure
+from ..programs.support import support_of
 from ..programs.unwrapping import below_handlers, name_of
 from .inputs import OwnInputs, OwnWithMask, ProgramInputs
 from .places import Place
@@ -155,7 +158,11 @@ def _of_program(model: Callable, like: Any) -> Subject:
     shown = {name: f"{name} (argument)" if name in places else name for name in arguments}
     observed = {site.argument for site in found.observed.values()}
     masked = [name for name in arguments if name in observed] if takes_missing(model) else ()
-    inputs = ProgramInputs(model, shown, x, y, masked)
+    kinds = kinds_said(model, arguments, like)
+    tokens = _tokens(model, found, kinds, x, y)
+    if (vocabulary := getattr(like, "vocabulary", None)) is not None:
+        tokens[first_of(model, arguments)] = len(vocabulary)
+    inputs = ProgramInputs(model, shown, x, y, masked, kinds, tokens)
     # From all over, since data are often sorted
     rows = torch.linspace(0, len(x) - 1, min(len(x), FEW)).long().to(x.device)
     few = x[rows], None if y is None else y[rows]
@@ -163,6 +170,35 @@ def _of_program(model: Callable, like: Any) -> Subject:
     subject = Subject(as_program(model), found, inputs, places, tuple(places), inverse)
     own = getattr(below_handlers(model), "guide_encoder", None)
     return replace(subject, like=kind, few=few, encoder=own)
+
+
+def _tokens(
+    model: Callable, found: Structure, kinds: dict[str, str], x: Data, y: Tensor | None
+) -> dict[str, int]:
+    """Argument of tokens -> how many there are, by the distribution that observes them.
+
+    Where that is one of sequences that end it tells the kind, too, which ``kinds`` gets.
+    """
+    named = {site: seen.argument for site, seen in found.observed.items() if seen.argument}
+    asked = [s for s, name in named.items() if kinds.get(name) == "tokens"]
+    asked += [s for s, name in named.items() if name not in kinds and _may_end(found.observed[s])]
+    if not asked:
+        return {}
+    with undisturbed(model, device=x.device):
+        trace = traced(model, x[:1], None if y is None else y[:1])
+    counts = {}
+    for site in asked:
+        support = support_of(trace.nodes[site]["fn"])
+        if isinstance(support, Ended):
+            kinds.setdefault(named[site], "tokens")
+        most = getattr(support, "upper_bound", None)
+        if most is not None and kinds.get(named[site]) == "tokens":
+            counts[named[site]] = int(torch.as_tensor(most).max()) + 1
+    return counts
+
+
+def _may_end(site: Observed) -> bool:
+    return len(site.event_shape) == 1 and site.distribution in ("UntilEnd", "Autoregressive")
 
 
 def _measure(model: Callable, places: Mapping[str, Place], x: Data, y: Tensor | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..distributions import up_to_end
@@ -82,6 +81,10 @@ class SequenceEncoder(Recorded, nn.Module):
 class SideBySide(Recorded, nn.Module):
     """The features of several inputs, each by its own network, one beside the other.
 
+    Args:
+        networks: one for each input.
+        last: what is made of all these features; default: nothing, they are the result.
+
     Example:
         >>> SideBySide(SequenceEncoder((4,), 3, width=8), nn.Identity())(
         ...     torch.ones(2, 4), torch.ones(2, 3)
@@ -89,15 +92,21 @@ class SideBySide(Recorded, nn.Module):
         torch.Size([2, 11])
     """
 
-    def __init__(self, *networks: nn.Module) -> None:
+    def __init__(self, *networks: nn.Module, last: nn.Module | None = None) -> None:
         """Hold them."""
         super().__init__()
-        self.networks = nn.ModuleList(networks)
+        self.networks, self.last = nn.ModuleList(networks), last
+
+    @property
+    def out_features(self) -> int:
+        """Width of the result, where a last network makes it."""
+        return self.last.out_features
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Apply each to its input."""
         pairs = zip(self.networks, inputs, strict=True)
-        return torch.cat([network(x) for network, x in pairs], -1)
+        found = concatenate([network(x) for network, x in pairs])
+        return found if self.last is None else self.last(found)
 
 
 def check_sequence(event_shape: Sequence[int], tokens: int, argument: str) -> None:

@@ -16,9 +16,10 @@ from ..guides import NearestCode
 from ..infer import reconstruct
 from ..models import VQVAE
 from ..priors import CodePrior, complete
+from ..programs.kinds import kind_of
 from ..programs.means import mean_of
 from ..programs.running import measuring
-from .drawing import grid_axes, kind_of
+from .drawing import grid_axes
 from .pictures import images
 
 

@@ -20,12 +20,11 @@ from ..data import Column, Dataset, Vocabulary
 from ..data.arguments import LabelData
 from ..ground.arguments import known
 from ..ground.drawing import keep_within, new_axes, shown
-from ..ground.kinds import KINDS
 from ..infer.latent import first_of
 from ..programs.labels import Labels, checked_labels, covariates_of, label_arguments
 from ..programs.means import stand_in_data
 from ..programs.running import traced
-from ..programs.unwrapping import innermost, name_of
+from ..programs.unwrapping import name_of
 from .signals import curves_size, draw_curves, stacked_curves, strips
 from .tables import beside, table_axes
 
@@ -48,12 +47,6 @@ def rows_of(data: Dataset | Tensor, y: Labels, *programs: Callable) -> tuple[Ten
 def is_image(event_shape: Sequence[int]) -> bool:
     """Whether a datum is (h, w), (1, h, w) or (3, h, w)."""
     return len(event_shape) == 2 or (len(event_shape) == 3 and event_shape[0] in (1, 3))
-
-
-def kind_of(model: Callable) -> str | None:
-    """The kind of data that a model says it is for."""
-    kind = getattr(innermost(model), "kind", None)
-    return kind if isinstance(kind, str) and kind in KINDS else None
 
 
 def grid_size(event_shape: Sequence[int], rows: int, columns: int) -> tuple[float, float]:

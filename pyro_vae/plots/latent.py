@@ -17,12 +17,13 @@ from ..ground.drawing import keep_within, shown
 from ..infer import grid_2d, interpolate, traverse
 from ..infer.latent import as_batch, first_of, places_of
 from ..programs.coordinates import coordinates
+from ..programs.kinds import kind_of
 from ..programs.labels import label_arguments, labels_for
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.values import check_tensor
-from .drawing import grid_axes, kind_of, run_on, spaced, vector_site
+from .drawing import grid_axes, run_on, spaced, vector_site
 from .sentences import check_no_pairs, check_no_text
 from .tables import columns_of
 
@@ -69,12 +70,11 @@ def interpolation(
     check_no_pairs(model)
     check_tensor(start, "start")
     check_tensor(end, "end")
-    table = columns_of(start, model)
+    options = {"table": (table := columns_of(start, model)), "kind": kind_of(start, model)}
     start, end = as_batch(model, start, y, "start"), as_batch(model, end, y, "end")
     with measuring(model, guide, device=start.device):
         rows = interpolate(model, guide, start, end, steps=steps, y=y)
     t = spaced(torch.linspace(0, 1, steps).tolist(), most=12)
-    options = {"table": table, "kind": kind_of(model)}
     ax = grid_axes(rows.flatten(0, 1), steps, ax, column_labels=t, **options)
     (ax.set_ylabel if table else ax.set_xlabel)("share of the way from start to end")
     keep_within(ax)
@@ -135,7 +135,7 @@ def traversals(
     check_no_pairs(model)
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
     check_tensor(x)
-    table = columns_of(x, model)
+    table, kind = columns_of(x, model), kind_of(x, model)
     labels = labels_for(model, y, 1, x.device)
     x = as_batch(model, x, labels, "x")
     if len(x) != 1:
@@ -157,7 +157,7 @@ def traversals(
     names = [f"{site}[{', '.join(map(str, d))}]\n{float(kl[d].sum()):.2f} nats" for d in dims]
     columns = spaced(values.tolist(), most=len(values) if table else 10)
     cells, labels = rows.flatten(0, 1), {"row_labels": names, "column_labels": columns}
-    ax = grid_axes(cells, len(values), ax, **labels, table=table, kind=kind_of(model))
+    ax = grid_axes(cells, len(values), ax, **labels, table=table, kind=kind)
     what = "value of the unit" if unbounded else "unconstrained coordinate of the unit"
     ax.set_ylabel(f"latent unit, KL, {what}" if table else "latent unit, KL")
     if not table:
@@ -262,7 +262,7 @@ def latent_grid(
         axis, means = grid_2d(model, like=like, site=site, steps=steps, y=y)
     ticks = spaced([round(v, 2) + 0.0 for v in axis.tolist()], most=8)
     labels = {"row_labels": ticks[::-1], "column_labels": ticks}
-    ax = grid_axes(means.flatten(0, 1), steps, ax, **labels, kind=kind_of(model))
+    ax = grid_axes(means.flatten(0, 1), steps, ax, **labels, kind=kind_of(like, model))
     unit = "[{}]" if u is z else "[{}], unconstrained"
     ax.set_xlabel(shown(site + unit.format(0)))
     ax.set_ylabel(shown(site + unit.format(1)))

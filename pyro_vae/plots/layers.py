@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..ground.arguments import whole
 from ..ground.drawing import new_axes, shown
+from ..programs.kinds import kind_of
 from ..programs.labels import labels_for
 from ..programs.means import mean_of
 from ..programs.modes import evaluating
 from ..programs.placing import device_of
 from ..programs.sites import kinds
 from ..programs.values import check_tensor
-from .drawing import grid_axes, kind_of, run
+from .drawing import grid_axes, run
 from .scatter import draw_points
 from .tables import columns_of
 
@@ -90,7 +91,7 @@ def layer_samples(
     if like is not None:
         x = x.reshape(rows * columns, *like.shape[1:])
     numbers = [str(i) for i in range(1, rows + 1)] if above else []
-    known = {"table": columns_of(like, model), "kind": kind_of(model)}
+    known = {"table": columns_of(like, model), "kind": kind_of(like, model)}
     ax = grid_axes(x, columns, ax, row_labels=numbers, **known)
     held = f"held: {', '.join(above)}; " if above else ""
     drawn = ", ".join(order[order.index(site) :])

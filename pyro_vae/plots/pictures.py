@@ -21,6 +21,7 @@ from ..handlers import corrupted, replace_prior
 from ..infer import evaluating, log_likelihood, reconstruct
 from ..models import Translation
 from ..programs.given import matched
+from ..programs.kinds import kind_of
 from ..programs.labels import Labels, accepts_labels, covariates_of
 from ..programs.means import mean_of
 from ..programs.placing import device_of
@@ -28,7 +29,7 @@ from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
 from ..programs.values import check_tensor
-from .drawing import grid_axes, is_image, kind_of, rows_of, run, stacked
+from .drawing import grid_axes, is_image, rows_of, run, stacked
 from .sentences import check_no_pairs, check_no_text, drawn_translations, translations
 from .tables import columns_of
 
@@ -145,7 +146,7 @@ def samples(
     if isinstance(like, Arguments) and isinstance(innermost(model), Translation):
         return drawn_translations(model, n, like, ax)
     x = _draw(model, n, y=y, mean=mean, like=like, prior=prior)
-    return _grid(x, columns, (), kind_of(model), ax, columns_of(x, model))
+    return _grid(x, columns, (), kind_of(like, model), ax, columns_of(x, model))
 
 
 def _draw(
@@ -241,7 +242,7 @@ def conditional(
     names = [str(labels[c]) if len(labels) else f"{c:.4g}" for c in classes]
     labelled = rows if covariates is None else {**given, vary: rows}
     drawn = _draw(model, len(rows), y=labelled, mean=mean, like=like)
-    known = {"table": columns_of(drawn, model), "kind": kind_of(model)}
+    known = {"table": columns_of(drawn, model), "kind": kind_of(like, model)}
     ax = grid_axes(drawn, n, ax, row_labels=names, **known)
     ax.set_ylabel("label" if vary is None else vary)
     keep_within(ax)
@@ -276,7 +277,7 @@ def reconstructions(
     check_tensor(x)
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, x, y=y)
-    known = {"table": columns_of(x, model), "kind": kind_of(model)}
+    known = {"table": columns_of(x, model), "kind": kind_of(x, model)}
     return stacked({"data": x, "reconstruction": result}, **known)
 
 
@@ -322,7 +323,7 @@ def denoising(
     with measuring(model, guide, device=x.device):
         result = reconstruct(model, guide, noisy, y=y)
     rows = {"data": x, "corrupted": noisy, "reconstruction": result}
-    return stacked(rows, table=columns_of(x, model), kind=kind_of(model))
+    return stacked(rows, table=columns_of(x, model), kind=kind_of(x, model))
 
 
 def outliers(
@@ -373,6 +374,6 @@ def outliers(
         f"{float(log_p[i]):.1f} nats\n{f'row {i}' if names is None else names[i]}"
         for i in worst.tolist()
     ]
-    ax = _grid(x[worst], None, titles, kind_of(model), None, columns_of(data, model))
+    ax = _grid(x[worst], None, titles, kind_of(data, model), None, columns_of(data, model))
     ax.set_title(f"log p(x) of the {len(worst)} least likely of {len(x)} data", fontsize="medium")
     return ax.figure

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..ground.drawing import COLORS, new_axes
 from ..programs.encoding import decode, encode
+from ..programs.kinds import kind_of
 from ..programs.labels import label_arguments, labels_for
 from ..programs.means import mean_of
 from ..programs.running import measuring
 from ..programs.values import check_tensor
-from .drawing import kind_of, stacked
+from .drawing import stacked
 from .sentences import check_no_text
 from .tables import columns_of
 
@@ -58,7 +59,7 @@ def uncertainty(model: Callable, guide: Callable, x: Tensor, *, y: Tensor | None
         z = encode(guide, x, **label_arguments(guide, y)).mean
         p = decode(model, z, x=x, **label_arguments(model, y))
         mean, sigma = mean_of(p, "x"), p.stddev
-    kind = kind_of(model)
+    kind = kind_of(x, model)
     if sigma.dim() == 4 and kind != "video":
         sigma = sigma.square().mean(1).sqrt()
     shown = {"data": x, "mean": mean}

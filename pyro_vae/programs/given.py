@@ -20,6 +20,7 @@ from ..data.frames import check_columns
 from ..data.given import as_dataset
 from ..ground.arguments import known
 from .calling import check_arguments, names_of, positional, takes_second
+from .kinds import check_kinds
 from .labels import (
     accepts_labels,
     as_labels,
@@ -110,6 +111,8 @@ def matched(
     explained. A ``device`` takes the place of the programs'. ``ValueError`` for missing values
     of a ``Dataset`` unless a program takes them.
     """
+    if isinstance(data, Dataset) and data.kind_said:
+        check_kinds(data, programs)
     options = {"arguments": arguments, "plate": plate, "name": name, "labelled": labelled}
     own = as_arguments(data, *programs, **options)
     if own is not None:

@@ -80,13 +80,21 @@ def _check(made: Callable[[], Mapping[str, Sequence[Any]]], x: Tensor, name: str
             _refuse_outside(support, x, of, name)
 
 
+def support_of(distribution: Any) -> Constraint | None:
+    """Where the numbers of a distribution's values are; None where it does not tell."""
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return None
+    while isinstance(support, type(independent(real, 1))):
+        support = support.base_constraint
+    return support
+
+
 def _common(distributions: Sequence[Any]) -> Constraint | None:
     if any(_unchecked(d) for d in distributions):
         return None
-    try:
-        first, *others = [d.support for d in distributions]
-    except NotImplementedError:
-        return None
+    first, *others = map(support_of, distributions)
     return first if all(_alike(first, other) for other in others) else None
 
 
@@ -106,8 +114,6 @@ def _alike(one: object, other: object) -> bool:
 
 def _refuse_outside(support: Constraint, x: Tensor, of: str, name: str) -> None:
     """Raise ``ValueError`` naming how many values, or data, are outside of a support."""
-    while isinstance(support, type(independent(real, 1))):
-        support = support.base_constraint
     try:
         outside = ~support.check(x)
     except RuntimeError:  # bounds of the few data alone

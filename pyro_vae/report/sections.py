@@ -69,7 +69,9 @@ class Run:
         return [s for s in self.sites.guide_order if s in maps or s in self.vectors()]
 
     def named(self, x: Tensor) -> Tensor:
-        """Some of the data, which know the names of a table."""
+        """Some of the data, which know the names of a table, or of what kind they are."""
+        if self.data.train.kind_said and not self.data.columns:
+            x.kind = self.data.kind
         return of_table(x, self.data)
 
     def most(self, pictures: int, rows: int) -> int:
@@ -150,7 +152,9 @@ def _grid(run: Run) -> Iterator[Figure | Axes]:
             label = 0 if labelled else None
             if covariates_of(run.trainer.model) is not None:
                 label, labelled = run.test[:1].y, False
-            ax = plots.latent_grid(run.trainer.model, like=run.test.x[:1], site=site, y=label)
+            ax = plots.latent_grid(
+                run.trainer.model, like=run.named(run.test.x[:1]), site=site, y=label
+            )
             if labelled:
                 ax.set_title(shown(f"label {run.data.labels[0] if run.data.labels else label}"))
             yield ax

@@ -8,7 +8,7 @@ from missing_values import holes
 from torch import nn
 
 from pyro_vae import Trainer, guides, handlers, infer, likelihoods
-from pyro_vae.guides.inputs import Measure
+from pyro_vae.guides.measures import Measure
 from pyro_vae.models import VAE
 
 

@@ -33,6 +33,7 @@ def test_the_log_probability_is_the_sum_up_to_the_end():
     x = torch.tensor([2.0, 1.0, 0.0, 0.0])
     expected = sum(logits.log_softmax(-1)[t, int(x[t])] for t in range(3))
     torch.testing.assert_close(UntilEnd(logits).log_prob(x), expected)
+    torch.testing.assert_close(UntilEnd(logits).log_prob(x.long()), expected)
 
 
 def test_places_behind_the_end_have_no_gradient():
