@@ -56,6 +56,18 @@ def experts(tmp):
         def forward(self, image):
             return image.exp()
 
+    class Of(nn.Module):
+        """A guide whose argument has another name."""
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+    class OfImage(Of):
+        def forward(self, image):
+            super().forward(image)
+
+    yield lambda: product({"image": Of()}), lambda: product({"image": OfImage()})
     yield (
         lambda: product({"image": torch.exp}),
         lambda: product({"image": Encoder()}),

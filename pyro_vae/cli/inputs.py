@@ -20,6 +20,7 @@ from ..programs.labels import accepts_labels, covariates_of
 from ..training.saving import load
 from ..training.trainer import Trainer
 from .alike import alike
+from .messages import note
 
 # How data were read by runs whose records do not tell
 _OPTIONS = {
@@ -114,6 +115,11 @@ def _classes(
         return {"classes": read(args, where).labels}
     except (OSError, ValueError) as error:
         if covariates_of(trainer.model) is None:
+            note(
+                "this older run does not tell how it numbers classes, nor do its training data, "
+                f"{where['source']}, which are not there: labels that are text are numbered by "
+                "what there is of them"
+            )
             return {}
         raise ValueError(
             f"--data: expected the training data {where['source']} to be there, which tell how "
@@ -126,7 +132,10 @@ def _recorded(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())["data"]
         found["source"], found["binarize"], found["root"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except OSError:
+        return {}
+    except (ValueError, LookupError, TypeError) as error:
+        note(f"{path} is no record of a training run, and is not used ({error!r})")
         return {}
     return found
 

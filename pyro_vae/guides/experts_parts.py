@@ -197,6 +197,12 @@ class Parts:
             )
         if expert is not None and (isinstance(expert, Guide) or _samples(expert, part)):
             return expert
+        if expert is not None and _samples(expert, Arguments((part[name],))):
+            raise ValueError(
+                f"experts[{name!r}]: expected a guide that takes the arguments of its model by "
+                f"name, got a {name_of(expert)} that does not run on {', '.join(part.kwargs)}: "
+                f"call its argument {name!r}"
+            )
         return BottomUp(alone, like=part, order="top-down", hidden=hidden, encoder=expert)
 
     def _check(self, name: str, module: nn.Module, part: Arguments) -> None:
@@ -220,12 +226,12 @@ def _may_be_none(model: Callable, like: Any) -> tuple[str, ...]:
 
 
 def _samples(module: nn.Module, x: Arguments) -> bool:
-    """Whether a module is a Pyro program rather than a network."""
-    try:
-        with undisturbed(module, device=x.device), poutine.block():
+    """Whether a module is a Pyro program rather than a network, as far as it runs on data."""
+    with undisturbed(module, device=x.device), poutine.block(), poutine.trace() as tracer:
+        try:
             return bool(kinds(traced(module, x[:2])).latent)
-    except Exception:  # what a network raises that is called by the names of arguments
-        return False
+        except Exception:  # what a network raises that is called by the names of arguments
+            return bool(kinds(tracer.trace).latent)
 
 
 def _kept(guides: Mapping[str, Guide]) -> Arguments | None:

@@ -62,7 +62,8 @@ def _summary(model: Callable, guide: Callable, x: Data, y: Tensor | None) -> Pai
             raise
         try:
             found = compared(model, guide, x, y)
-        except Exception:
-            raise error from None
+        except Exception as whole:
+            # Of programs that run on all data alone it is that which tells what is wrong
+            raise (error if isinstance(whole, torch.OutOfMemoryError) else whole) from None
     take_all(guide)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from .values import span_of
 
 # Real numbers that are rates, scales and probabilities as well
 _FEATURES = (0.5, 0.75)
+# Data at once, where each has bounds of its own
+_ROWS = 1000
 
 
 def check_support(likelihood: nn.Module, x: Tensor) -> None:
@@ -42,12 +45,15 @@ def check_support(likelihood: nn.Module, x: Tensor) -> None:
 
 
 def check_observed_support(model: Callable, x: Data, y: Tensor | None) -> None:
-    """The same for sites that observe the data as they are, of a program run on the first two."""
+    """The same for sites that observe the data as they are, of a program run on the first two.
+
+    Where the support is one of these data alone it is run on all of them.
+    """
     own = isinstance(x, Arguments)
     for key, column in {key: x[key] for key in x.columns}.items() if own else [("x", x)]:
 
-        def made(key: Key = key) -> dict[str, Sequence[Any]]:
-            few, labels = x[:2], None if y is None else y[:2]
+        def made(key: Key = key, rows: Any = slice(2)) -> dict[str, Sequence[Any]]:
+            few, labels = x[rows], None if y is None else y[rows]
             args, kwargs = arguments_of(model, few, labels)
             with evaluating(model):
                 traces = [poutine.trace(model).get_trace(*args, **kwargs) for _ in range(2)]
@@ -61,23 +67,24 @@ def check_observed_support(model: Callable, x: Data, y: Tensor | None) -> None:
                 and (value == seen).all()
             }
 
-        _check(made, column, named(key))
+        if not _check(made, column, named(key)):
+            for rows in torch.arange(len(column), device=column.device).split(_ROWS):
+                _check(functools.partial(made, rows=rows), column[rows], named(key))
 
 
-def _check(made: Callable[[], Mapping[str, Sequence[Any]]], x: Tensor, name: str = "x") -> None:
+def _check(made: Callable[[], Mapping[str, Sequence[Any]]], x: Tensor, name: str = "x") -> bool:
     """Compare data with the support that all distributions of a name have.
 
     Not where they cannot be made, nor where they were made with ``validate_args=False``: what is
-    wrong with a program is told when it is run.
+    wrong with a program is told when it is run. False for a support of other data than these.
     """
     with turn, forked(x.device), torch.no_grad(), pyro.validation_enabled(True):
         try:
             supports = {of: _common(found) for of, found in made().items()}
         except Exception:
-            return
-    for of, support in supports.items():
-        if support is not None:
-            _refuse_outside(support, x, of, name)
+            return True
+    there = [(support, of) for of, support in supports.items() if support is not None]
+    return all([_refuse_outside(support, x, of, name) for support, of in there])
 
 
 def support_of(distribution: Any) -> Constraint | None:
@@ -112,17 +119,27 @@ def _alike(one: object, other: object) -> bool:
     return one == other
 
 
-def _refuse_outside(support: Constraint, x: Tensor, of: str, name: str) -> None:
-    """Raise ``ValueError`` naming how many values, or data, are outside of a support."""
+def _told(support: Constraint) -> str:
+    bounds = [v for v in vars(support).values() if isinstance(v, Tensor) and v.numel() > 1]
+    name = type(support).__name__.lstrip("_")
+    return f"{name} with bounds for each datum" if bounds else repr(support)
+
+
+def _refuse_outside(support: Constraint, x: Tensor, of: str, name: str) -> bool:
+    """Raise ``ValueError`` naming how many values, or data, are outside of a support.
+
+    False where it has bounds for each of other data.
+    """
     try:
         outside = ~support.check(x)
-    except RuntimeError:  # bounds of the few data alone
-        return
+    except RuntimeError:
+        return False
     if outside.any():
         first = x[outside][0]
         got = f"{float(first):.4g}" if first.ndim == 0 else "one of " + span_of(first)
         raise ValueError(
-            f"{name}: {of} gives probability to {support!r}, got {int(outside.sum())} "
+            f"{name}: {of} gives probability to {_told(support)}, got {int(outside.sum())} "
             f"outside, the first {got}: round, clip or leave out what is no such value, or use a "
             "likelihood for these data"
         )
+    return True

@@ -141,6 +141,30 @@ def test_an_older_run_numbers_classes_as_its_training_data(folder, tmp_path, cap
     assert "which tell how this older run numbers classes" in capsys.readouterr().err
 
 
+def test_a_record_that_does_not_tell_is_no_secret(tmp_path, capsys):
+    """Neither that it is damaged, nor that classes are numbered without it."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(30, 3)).astype(np.float32)
+    train, new = str(tmp_path / "train.npz"), str(tmp_path / "new.npz")
+    np.savez(train, x=x, y=np.array(SITES * 10))
+    np.savez(new, x=x[:2], y=np.array(SITES[:2]))
+    argv = ["train", "--data", train, "--conditional", "--epochs", "1", "--hidden", "8", "--quiet"]
+    argv += ["--latents", "2", "--importance-samples", "0", "--out", str(tmp_path / "run")]
+    assert main(argv) == 0
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    del record["data"]["classes"]
+    record["data"]["source"] = str(tmp_path / "moved.npz")
+    path.write_text(json.dumps(record))
+    argv = ["encode", str(tmp_path / "run" / "model.pt"), "--out", str(tmp_path / "z.csv")]
+    capsys.readouterr()
+    main([*argv, "--data", new])
+    assert "note: this older run does not tell how it numbers classes" in capsys.readouterr().err
+    path.write_text(json.dumps(record)[:40])
+    main([*argv, "--data", new])
+    assert f"note: {path} is no record of a training run" in capsys.readouterr().err
+
+
 def test_classes_of_a_folder_or_file_keep_their_numbers(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "write_report", lambda *args, **kwargs: None)
     generator = np.random.default_rng(0)

@@ -1,5 +1,9 @@
 """What every evaluation does first: look at data, guides and pairs, and leave nothing behind."""
 
+import functools
+
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -67,3 +71,20 @@ def test_data_come_to_the_type_of_the_pair():
     vae.double(), guide.double()
     with examined(torch.rand(5, 6), vae, guide) as (drawn, _):
         assert drawn.dtype == torch.float64 and drawn.y is None and drawn.names == ()
+
+
+def test_of_programs_of_one_size_that_is_told_which_is_wrong_with_all_data():
+    def model(x):
+        with pyro.plate("data", 30):
+            z = pyro.sample("z", dist.Normal(torch.zeros(30), 1.0))
+            pyro.sample("x", dist.Poisson(z.exp()), obs=x)
+
+    def guide(x, scale=1.0):
+        with pyro.plate("data", 30):
+            pyro.sample("z", dist.Normal(x / 10, scale))
+
+    x = torch.ones(30)
+    with examined(x, model, guide) as (drawn, _):
+        assert len(drawn) == 30
+    with pytest.raises(FloatingPointError, match="scale of a Normal"):
+        diagnostics.evaluate(model, functools.partial(guide, scale=torch.nan), x)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pyro_vae import Trainer
+from pyro_vae.data.arguments import Arguments
 from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models import VAE
@@ -118,3 +119,21 @@ def test_every_program_is_looked_at():
         check_data(program, x)
     # Data that it makes others of are its own business
     check_data(lambda x: program(x, observe=torch.round), x + 0.2)
+
+
+def of_totals(x, total):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("seen", dist.Binomial(total, logits=z), obs=x)
+
+
+def test_bounds_of_each_datum_are_those_of_all():
+    """Where the bounds of the first few tell nothing of the others."""
+    total = torch.arange(3.0, 1503.0)
+    x = (total / 2).floor()
+    check_data(of_totals, Arguments((x, total)))
+    x[1207] = total[1207] + 1
+    with pytest.raises(
+        ValueError, match=r"to IntegerInterval with .*, got 1 outside, the first 1211"
+    ):
+        check_data(of_totals, Arguments((x, total)))
