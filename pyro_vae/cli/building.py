@@ -111,9 +111,8 @@ def _of_signals(args: argparse.Namespace, kind: type, x: Tensor) -> dict[str, An
     One as large as the signal leaves latents unused for long.
     """
     deviation = float(x.std())
-    if kind is likelihoods.LogNormal or not deviation > 0:
-        return {}
-    if args.sigma not in (None, "learned"):
+    learned = args.sigma in (None, "learned") and kind is not likelihoods.LogNormal
+    if not (learned and deviation > 0):
         return {}
     begin = (deviation if args.standardize is False else 1) / groups.SIGNAL_RATIO
     scale = {"scale": deviation} if args.standardize is None else {}

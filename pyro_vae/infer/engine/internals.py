@@ -18,6 +18,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.fx import GraphModule, graph_module
+from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
 from torch.nn.modules import module as all_modules
 from torch.optim import optimizer as all_optimizers
 from torch.utils import _pytree

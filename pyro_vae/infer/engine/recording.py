@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .internals import schema
+from .internals import StorageWeakRef, schema
 from .refusing import RefusedOperations, leaves, refused_functions
 
 _ATEN = torch.ops.aten
@@ -92,6 +92,7 @@ class _Recorder(RefusedOperations):
         self.constants: list[Tensor] = []
         self.result: Tensor | tuple[Tensor, ...] = ()
         self._nodes = WeakIdKeyDictionary()
+        self._memory: dict[int, StorageWeakRef] = {}
         for i, tensor in enumerate(inputs):
             self._last_input = self.graph.placeholder(f"input_{i}")
             self._names(tensor, self._last_input)
@@ -115,10 +116,21 @@ class _Recorder(RefusedOperations):
         self.graph.output(map_aggregate(self.result, self._node_of))
         return self.graph
 
+    def _is_made(self, value: Tensor) -> bool:
+        """Whether it is in the memory of a result."""
+        if value.layout is not torch.strided:
+            return False
+        made = self._memory.get(StorageWeakRef(value.untyped_storage()).cdata)
+        return made is not None and not made.expired()
+
     def _names(self, result: Any, node: fx.Node) -> None:
         if isinstance(result, Tensor):
             self._nodes[result] = node
-            contiguous = result.layout is torch.strided and result.is_contiguous()
+            strided = result.layout is torch.strided
+            if strided and node.op != "placeholder":
+                memory = StorageWeakRef(result.untyped_storage())
+                self._memory[memory.cdata] = memory
+            contiguous = strided and result.is_contiguous()
             node.meta["layout"] = Layout(result.shape, result.dtype, contiguous)
         elif isinstance(result, tuple | list):
             for i, part in enumerate(result):
@@ -134,6 +146,10 @@ class _Recorder(RefusedOperations):
                 # Made of another tensor without an operation, it would be taken for a constant
                 raise RuntimeError(
                     f"it holds a tensor of a class of its own, {type(value).__name__}"
+                )
+            if self._is_made(value):
+                raise RuntimeError(
+                    "it makes a tensor of a result without an operation, as nn.Parameter does"
                 )
             with self.graph.inserting_after(self._last_input):
                 self._last_input = self.graph.placeholder(f"constant_{len(self.constants)}")

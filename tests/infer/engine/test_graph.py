@@ -366,3 +366,35 @@ def test_each_gradient_has_memory_of_its_own_and_its_parameters_layout():
     trained = [p for p in state(vae, guide) if p.requires_grad]
     assert len({p.grad.untyped_storage().data_ptr() for p in trained}) == len(trained)
     assert all(p.grad.stride() == p.stride() for p in trained)
+
+
+class Marked(nn.Module):
+    """Whether a batch holds a large number is a parameter that it makes itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Linear(2, 3)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            marked = nn.Parameter((x.amax() > 5).float(), requires_grad=False)
+            pyro.sample("x", dist.Normal(self.loc(z) + marked, 1.0).to_event(1), obs=x)
+
+
+def test_a_parameter_that_is_made_of_the_data_is_no_constant():
+    """Where the batches with which a record is compared all have the same value."""
+    torch.manual_seed(0)
+    model = Marked()
+    guide = guides.BottomUp(model, like=torch.rand(8, 3), hidden=(4,))
+    batches = [torch.rand(8, 3) for _ in range(12)]
+    batches[6] = batches[6] + 6
+    losses = []
+    for engine in ("eager", "graph"):
+        svi = SVI(*copy.deepcopy((model, guide)), engine=engine)
+        torch.manual_seed(1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            losses.append([float(svi.step(x)) for x in batches])
+    assert losses[0] == losses[1]
+    assert any("runs eagerly, not as a graph: it makes a tensor" in str(w.message) for w in caught)

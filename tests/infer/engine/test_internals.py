@@ -236,6 +236,15 @@ def try_hooks_on_steps():
         hooks_are_seen(register, [held])
 
 
+def try_storage_weak_ref():
+    tensor = torch.ones(2)
+    memory = internals.StorageWeakRef(tensor.untyped_storage())
+    again = internals.StorageWeakRef(tensor.view(1, 2).untyped_storage())
+    assert memory.cdata == again.cdata and not memory.expired()
+    del tensor
+    assert memory.expired()
+
+
 def try_step_hooks():
     optimizer = torch.optim.Adam([nn.Parameter(torch.ones(1))])
     for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook):
@@ -496,6 +505,7 @@ TRIED = {
     "FUNCTIONS": try_functions,
     "GENERATORS": try_generators,
     "HOOKS": try_hooks,
+    "StorageWeakRef": try_storage_weak_ref,
     "HOOKS_ON_BACKWARD": try_hooks_on_backward,
     "HOOKS_ON_STEPS": try_hooks_on_steps,
     "SIZING": try_sizing,

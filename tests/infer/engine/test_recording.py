@@ -182,3 +182,22 @@ def test_a_cast_that_was_made_before_is_made_again():
         assert [c is weight for c in constants] == [True]
         assert sum("to_copy" in str(target) for target in targets(graph)) == 2
         assert torch.is_autocast_cache_enabled()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda v: nn.Parameter(v, requires_grad=False),
+        lambda v: nn.Parameter(v).data,
+        lambda v: v.as_subclass(torch.Tensor),
+        lambda v: v.view(-1).as_subclass(torch.Tensor),
+    ],
+)
+def test_a_tensor_that_no_operation_made_is_no_constant(made):
+    with pytest.raises(RuntimeError, match="makes a tensor of a result without an operation"):
+        operations(lambda x: made(x * 2) + 1, (torch.ones(2),))
+    # What shares the memory of an input, or stands where a result was, may be one
+    weight = torch.ones(2)
+    held = weight.as_subclass(nn.Parameter)
+    _, constants = operations(lambda x, w: x * w + held, (torch.ones(2), weight))
+    assert [c is held for c in constants] == [True]
