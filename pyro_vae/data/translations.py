@@ -48,6 +48,12 @@ class LanguagePair:
     source: Vocabulary
     target: Vocabulary
 
+    def __repr__(self) -> str:
+        """Both sets and both vocabularies."""
+        parts = ("train", "test", "source", "target")
+        told = "".join(f"\n  {name}={getattr(self, name)!r}" for name in parts)
+        return f"LanguagePair({told.strip()})"
+
 
 def translated(line: str, register: int = 0) -> str:
     """What a sentence is in the other language.

@@ -54,6 +54,8 @@ class Reading(nn.Module):
         """Order the inputs of each network, and have the encoder where several networks use it."""
         super().__init__()
         self.arguments = subject.inputs
+        # Guides that start as another one read as that does
+        self._told = getattr(self.arguments, "told", False)
         self._options = {"activation": subject.activation, "norm": subject.norm}
         self._tabular = subject.tabular
         self._pyramid, self._places = subject.pyramid, subject.places
@@ -83,8 +85,7 @@ class Reading(nn.Module):
         self._blank = (_NOTHING,) in self.names.values()
         special = encoder is not None or self._flat or self._blank
         self.as_they_are = isinstance(self.arguments, OwnInputs) and not special
-        self.read_as = self._kinds() if isinstance(self.arguments, ProgramInputs) else {}
-        self._tell()
+        self.read_as: dict[str, str] = {}
 
     def _of_data(self, site: str) -> tuple[str, ...]:
         return tuple(name for name in self.names[site] if name in self.arguments.shapes)
@@ -153,6 +154,7 @@ class Reading(nn.Module):
             return network, network.out_features
         if self.names[site] == (_FEATURES,):
             return nn.Identity(), first[0]
+        self._tell(site, widths)
         if (network := self._turns(site, widths)) is not None:
             return network, network.out_features
         path = {"skip": True} if self._tabular and self._of_data(site) else {}
@@ -191,16 +193,20 @@ class Reading(nn.Module):
         size = sum(network.out_features for network in each) + extra
         return networks.SideBySide(*each, *vectors, last=networks.MLP((size,), (_JOINED,)))
 
-    def _kinds(self) -> dict[str, str]:
-        seen = {name for s in self.names.keys() - self.raw for name in self.names[s]}
-        seen |= {name for name, _ in self._flat.values()}
-        return {n: self.arguments.kinds[n] for n, k in self.arguments.names.items() if k in seen}
+    def _tell(self, site: str, widths: tuple[int, ...] | None) -> None:
+        """Note as what a network reads data; warn, once, where they may as well be another kind.
 
-    def _tell(self) -> None:
-        """Warn, once, of data that may as well be of another kind than they are read as."""
-        for name, kind in self.read_as.items():
-            shape = self.arguments.shape_of(name)
-            if name not in self.arguments.said and not self.arguments.told and unsure(shape):
+        Dense networks read any data alike.
+        """
+        if not isinstance(self.arguments, ProgramInputs):
+            return
+        seen = {self._flat.get(name, (name,))[0] for name in self.names[site]}
+        for name, key in self.arguments.names.items():
+            said = name in self.arguments.said
+            if key not in seen or not (said or widths is None):
+                continue
+            kind, shape = self.arguments.kinds[name], self.arguments.shape_of(name)
+            if not said and name not in self.read_as and unsure(shape) and not self._told:
                 warnings.warn(
                     f"{name}: data of shape {('n', *shape)} are read as {kind}s, a guess by their "
                     "shape: pass like=data.Dataset(x, kind='sequence'), or whatever they are, or "
@@ -208,8 +214,7 @@ class Reading(nn.Module):
                     f"model.kind = {{{name!r}: {kind!r}}}",
                     stacklevel=4,
                 )
-        if self.read_as:
-            self.arguments.told = True
+            self.read_as[name], self.arguments.told = kind, True
 
     @property
     def told(self) -> str:

@@ -31,6 +31,10 @@ from .tables import beside, table_axes
 _NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?")
 # Width of a letter over its height
 _LETTER = 0.55
+# Pictures that are so much wider than high are frames side by side
+_STRIP = 5
+# Height in inches beside which a label has room
+_LEAST = 0.9
 
 
 def rows_of(data: Dataset | Tensor, y: Labels, *programs: Callable) -> tuple[Tensor, LabelData]:
@@ -53,6 +57,9 @@ def grid_size(event_shape: Sequence[int], rows: int, columns: int) -> tuple[floa
     """Width and height in inches of a grid of data, without its labels."""
     if is_image(event_shape):
         h, w = event_shape[-2:]
+        if w >= _STRIP * h:
+            cell = min(9 / columns, w / h, 10 * w / (h * rows))
+            return cell * columns, cell * h / w * rows
         cell = min(max(0.9, 5 / columns), 9 / columns, max(2.0, w / h), 10 * w / (h * rows))
         return cell * columns, cell * h / w * rows
     return min(10.0, 4.5 + 0.6 * (columns - 1)), min(7.0, 1.2 + 0.2 * rows)
@@ -208,6 +215,7 @@ def grid_axes(
         width += 0.07 * max(
             (len(line) for text in row_labels for line in text.split("\n")), default=0
         )
+        height = max(height, _LEAST if row_labels else 0.0)
         (ax,) = new_axes(1, 1, (width + 0.4, height + (0.6 if column_labels else 0.3)))
     add_scale(draw_grid(ax, x, columns, **labels), [ax])
     keep_within(ax)
@@ -268,7 +276,11 @@ def stacked(
     width, height = grid_size(first.shape[1:], math.ceil(len(first) / columns), columns)
     number, drawn = len(rows) + len(heat), []
     size = width + (1.9 if heat else 1.3), min(10.0, (height + 0.15) * number + 0.2)
-    axes = new_axes(number, 1, size)
+    grid = number, 1
+    if kind == "video" and len(first) > number:
+        # Many strips are larger where these stand side by side
+        grid, size = (1, number), (10.0, min(10.0, height * 10 / (width * number) + 0.5))
+    axes = new_axes(*grid, size)
     for ax, (label, x) in zip(axes, [*rows.items(), *heat.items()], strict=True):
         span, cmap = ((0.0, float(x.max())), "magma") if label in heat else (shared, None)
         labels = [label] if columns > 1 else ()

@@ -59,18 +59,25 @@ def lines_axes(
     ax.set_yticks(tops + 0.5, labels, fontsize=font)
     ax.tick_params(length=0)
     ax.set_frame_on(False)
-    ax.set_gid(_LINES)
+    ax.set_gid(f"{_LINES} {block or len(lines)}")
     return ax
 
 
 def lines_of(figure: Figure) -> list[tuple[str, str]]:
     """What stands beside the lines of a figure of text alone, and these; none of any other."""
-    if any(ax.get_gid() != _LINES for ax in figure.axes):
+    if not all(str(ax.get_gid()).startswith(_LINES) for ax in figure.axes):
         return []
     return [
         (beside.get_text().replace(r"\$", "$"), text.get_label())
         for ax in figure.axes
         for beside, text in zip(ax.get_yticklabels(), ax.texts, strict=True)
+    ]
+
+
+def together_of(figure: Figure) -> list[bool]:
+    """Of the lines of a figure of text alone, which begin those that belong together."""
+    return [
+        i % int(ax.get_gid().split()[1]) == 0 for ax in figure.axes for i in range(len(ax.texts))
     ]
 
 

@@ -57,11 +57,13 @@ caption { caption-side: bottom; padding-top: .4rem; color: var(--soft); font-siz
 td, th { padding: .3rem .9rem; border-top: 1px solid var(--line); text-align: right;
   font-variant-numeric: tabular-nums; }
 .scroll td + td, .scroll th { white-space: nowrap; }
+.scroll td, .scroll th { overflow-wrap: break-word; }
 tr:first-child td, tr:first-child th { border-top: 0; }
 .lines { margin: .75rem 0; }
 .lines td, .lines th { text-align: left; font-weight: 400; vertical-align: top; }
 .lines td { white-space: pre-wrap; overflow-wrap: anywhere; }
 .lines th { color: var(--soft); white-space: nowrap; }
+.lines tr:not(.first) td, .lines tr:not(.first) th { border-top: 0; padding-top: 0; }
 .facts { width: 100%; }
 .facts td, .facts th { text-align: left; vertical-align: top; }
 .facts th { font-weight: 600; white-space: nowrap; }

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from ..plots.sentences import lines_of
+from ..plots.sentences import lines_of, together_of
 
 _DPI = 144
 _CSS_PIXELS_PER_INCH = 96
@@ -69,7 +69,7 @@ def pictures(title: str, drawn: Figure | Axes) -> str:
     figure = _figure(drawn)
     if lines := lines_of(figure):
         plt.close(figure)
-        return _written_out(lines)
+        return _written_out(lines, together_of(figure))
     try:
         figure.set_dpi(_DPI)
         light = _pixels(figure, _WHITE)
@@ -85,10 +85,11 @@ def pictures(title: str, drawn: Figure | Axes) -> str:
     return f"<figure>{''.join(shown)}</figure>"
 
 
-def _written_out(lines: Sequence[tuple[str, str]]) -> str:
+def _written_out(lines: Sequence[tuple[str, str]], begins: Sequence[bool]) -> str:
     rows = "".join(
-        f"<tr><th>{html.escape(label)}</th><td>{html.escape(text)}</td></tr>"
-        for label, text in lines
+        f"<tr{' class=first' * begin}><th>{html.escape(label)}</th><td>{html.escape(text)}</td>"
+        "</tr>"
+        for (label, text), begin in zip(lines, begins, strict=True)
     )
     return f'<table class="lines">{rows}</table>'
 

@@ -29,6 +29,7 @@ _SHOWN = 16
 _PAIRS = 5
 _FEW = 3
 _HEARD = 4
+_CLIPS = 24
 _OUTLIERS_AMONG = 1000
 _POINTS = 3000
 
@@ -99,9 +100,13 @@ def _history(run: Run) -> Iterator[Figure | Axes]:
 def _samples(run: Run) -> Iterator[Figure | Axes]:
     if not run.classes:
         y, n = run.test.y, run.most(_DRAWN, _SHOWN)
+        columns = {}
+        if run.data.kind == "video":
+            n, columns = _CLIPS, {"columns": 2}
         if y is not None:
             y = y[torch.arange(n, device=y.device) % len(y)]
-        yield plots.samples(run.trainer.model, n, y=y, like=run.named(run.test.x[:1]))
+        like = run.named(run.test.x[:1])
+        yield plots.samples(run.trainer.model, n, y=y, like=like, **columns)
 
 
 def _conditional(run: Run) -> Iterator[Figure | Axes]:

@@ -126,7 +126,8 @@ def test_a_guess_is_told_once_and_shown():
                 guides.BottomUp(Program(shape), like=torch.randn(6, *shape))
             )
         told = guides.BottomUp(Program(x.shape[1:], "sequence"), like=x)
-        # No network of the default, no guess
+        # Dense networks and those of a user read any data alike
+        assert "guess" not in repr(guides.Ladder(model, like=x, hidden=(8,)))
         encoder = nn.Sequential(nn.Flatten(), nn.Linear(15, 4))
         assert "guess" not in repr(guides.BottomUp(model, like=x, encoder=encoder))
     assert "x (5, 3) sequence\n" in repr(told)

@@ -155,7 +155,9 @@ def test_a_report_of_translations(translation, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "<h2>Training</h2>" in page and "<h2>Translations</h2>" in page
     line = languages.source.text(model.sides(languages.test)[0])[0]
-    assert f"<th>0  source</th><td>{line}</td>" in page
+    assert f"<tr class=first><th>0  source</th><td>{line}</td>" in page
+    # A source begins what belongs together
+    assert page.count("class=first") == page.count("  source</th>") > 1
 
 
 def test_a_panel_shows_lines(text, pair, translation):

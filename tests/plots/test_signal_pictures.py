@@ -96,6 +96,23 @@ def test_pictures_of_pairs(event_shape, kind):
     assert len(plots.outliers(vae, guide, x, n=2, importance_samples=2).axes) == 1
 
 
+def test_many_clips_stand_beside_their_reconstructions():
+    vae, guide = pair(VIDEO, "video")
+    for n, beside in ((2, False), (6, True)):
+        figure = plots.reconstructions(vae, guide, torch.rand(n, *VIDEO))
+        figure.draw_without_rendering()
+        data, again = (ax.get_position() for ax in figure.axes)
+        assert bool(data.x1 < again.x0) == beside != bool(data.y0 > again.y1)
+
+
+def test_no_label_of_a_few_rows_is_cut_off():
+    vae, guide = pair(VIDEO, "video")
+    ax = plots.traversals(vae, guide, torch.rand(*VIDEO), dims=[0], values=[-1, 0, 1])
+    ax.figure.draw_without_rendering()
+    label, whole = ax.yaxis.label.get_window_extent(), ax.figure.bbox
+    assert whole.y0 <= label.y0 and label.y1 <= whole.y1
+
+
 def test_reconstructions_share_one_scale():
     vae, guide = pair(SIGNAL, "signal")
     x = 3 * torch.randn(3, *SIGNAL)
