@@ -67,7 +67,8 @@ def as_arguments(
 
     Raises:
         TypeError: data that no program takes, or not all that a program needs.
-        ValueError: columns of unequal length, an unknown name among ``arguments``.
+        ValueError: columns of unequal length, an unknown name among ``arguments``, data that were
+            said to be of another kind than programs are made for.
     """
     if any(map(is_ours, programs)):
         if arguments or isinstance(data, Arguments):
@@ -76,6 +77,8 @@ def as_arguments(
                 f"{', '.join(map(repr, arguments or ())) or repr(data)}: pass x, or (x, y)"
             )
         return None
+    if isinstance(data, Dataset) and data.kind_said:
+        check_kinds(data, programs)
     if not isinstance(data, Arguments):
         own = bool(arguments) or plate is not None
         found = _columns(data, programs, own=own, labelled=labelled, name=name)
@@ -111,8 +114,6 @@ def matched(
     explained. A ``device`` takes the place of the programs'. ``ValueError`` for missing values
     of a ``Dataset`` unless a program takes them.
     """
-    if isinstance(data, Dataset) and data.kind_said:
-        check_kinds(data, programs)
     options = {"arguments": arguments, "plate": plate, "name": name, "labelled": labelled}
     own = as_arguments(data, *programs, **options)
     if own is not None:

@@ -11,7 +11,7 @@ from ..data import Dataset
 from ..ground.arguments import known
 from ..ground.kinds import KINDS
 from .calling import names_of, positional
-from .unwrapping import innermost, is_ours, name_of
+from .unwrapping import innermost, name_of
 
 
 def kind_of(*things: Any) -> str | None:
@@ -73,8 +73,6 @@ def check_kinds(data: Dataset, programs: Sequence[Callable]) -> None:
     Of guides of this library the networks tell, what they call ``read_as``.
     """
     for program in programs:
-        if is_ours(program):
-            continue
         told = getattr(innermost(program), "kind", data.kind)
         if isinstance(told, str) and told in KINDS:
             _check_same(data.kind, told, name_of(program))
