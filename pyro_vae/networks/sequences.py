@@ -43,6 +43,7 @@ class SequenceEncoder(Recorded, nn.Module):
         ValueError: a shape of another kind, a network that is not causal or not of this width.
 
     Example:
+        >>> import torch
         >>> SequenceEncoder((12,), 5, width=16)(torch.ones(3, 12)).shape
         torch.Size([3, 16])
     """
@@ -86,6 +87,7 @@ class SideBySide(Recorded, nn.Module):
         last: what is made of all these features; default: nothing, they are the result.
 
     Example:
+        >>> import torch
         >>> SideBySide(SequenceEncoder((4,), 3, width=8), nn.Identity())(
         ...     torch.ones(2, 4), torch.ones(2, 3)
         ... ).shape
