@@ -24,10 +24,17 @@ matplotlib.use("Agg")
 torch.set_num_threads(1)
 # Of several, no two can be searched for doctests
 collect_ignore_glob = ["*conftest.py"]
+# Files of tests of up to a minute each: at the end, they would leave all workers but one idle
+LONG = ("test_notebooks.py", "test_types.py", "test_site.py")
 
 
 class Session:
     """What holds for examples in docstrings, too: no test leaves a figure open."""
+
+    @staticmethod
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(items):
+        items.sort(key=lambda item: item.path.name not in LONG)
 
     @staticmethod
     def pytest_collection_finish(session):

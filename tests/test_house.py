@@ -20,6 +20,14 @@ def test_no_file_imports_from_a_floor_above_its_own():
     assert house.upward(house.imports(CHECKOUT)) == []
 
 
+def test_long_tests_come_first(request):
+    path = CHECKOUT / "tests" / "conftest.py"
+    names = request.config.pluginmanager.get_plugin(str(path)).LONG
+    assert all((path.parent / name).exists() for name in names)
+    long = [item.path.name in names for item in request.session.items]
+    assert long == sorted(long, reverse=True)
+
+
 def test_no_files_import_each_other():
     assert house.circles(house.imports(CHECKOUT)) == []
 

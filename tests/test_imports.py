@@ -53,9 +53,16 @@ def test_the_package_alone_is_its_names():
 
 def test_all_of_the_package_leaves_out_what_few_need():
     slow = {"torchvision", "sklearn", "scipy", "pandas", "torch._dynamo", "IPython", "ipywidgets"}
+    slow |= {"matplotlib"}
     modules, _ = imported("from pyro_vae import *")
     assert "pyro_vae.training.trainer" in modules
     assert not slow & modules
+
+
+def test_no_file_of_pictures_hides_a_picture():
+    """Importing a file sets its name in its folder."""
+    files = {module.name for module in pkgutil.iter_modules(pyro_vae.plots.__path__)}
+    assert "curves" in files and not files & {*pyro_vae.plots.__all__}
 
 
 def test_a_run_leaves_out_pictures_and_torch_s_compiler():

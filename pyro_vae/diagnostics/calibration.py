@@ -60,7 +60,7 @@ class Calibration(Tabular):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Fractions inside against those of a normal distribution."""
-        from ..plots.uncertainty import calibration as picture  # with matplotlib, slow to import
+        from ..plots.deviations import calibration as picture  # with matplotlib, slow to import
 
         return picture(self, ax=ax)
 

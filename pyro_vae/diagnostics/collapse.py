@@ -193,7 +193,7 @@ class Collapse(Tabular):
 
     def plot(self) -> Figure:
         """Draw KL = I + marginal KL per site, and the variance of each unit's mean."""
-        from ..plots.collapse import collapse as picture  # with matplotlib, slow to import
+        from ..plots.information import collapse as picture  # with matplotlib, slow to import
 
         return picture(self)
 

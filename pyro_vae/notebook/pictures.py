@@ -26,16 +26,14 @@ from ..plots.curves import panels
 from ..plots.drawing import grid_axes
 from ..plots.sentences import translations
 from ..plots.tables import beside, columns_of, table_axes
-from ..programs.autoguides import takes_all
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
 from ..programs.unwrapping import innermost
 from ..training.trainer import Trainer
+from .shown import MEASURED, first_of
 
 _CURVES, _TABLE = 3.2, 5.0
 _ROWS = 3
-POINTS = 2000
-MEASURED = 500
 
 
 def overview(
@@ -77,11 +75,6 @@ def overview(
         axes = below[0].subplots(1, panels(trainer.history))
         plots.history(trainer.history, axes=list(axes))
     return figure
-
-
-def first_of(data: Dataset | Arguments, guide: Callable, most: int | None) -> Dataset | Arguments:
-    """The first data; all of them for a guide that is run on no fewer."""
-    return data if takes_all(guide) else data[:most]
 
 
 def _rows(model: Callable, guide: Callable, data: Dataset, images: int) -> dict[str, Tensor]:

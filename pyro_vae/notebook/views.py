@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from ..data import Dataset
 from ..data.arguments import Arguments
@@ -12,8 +11,12 @@ from ..ground.tables import lookup
 from ..infer import GuideComparison, compare_guides
 from ..infer.terms import dataset_terms
 from ..programs.given import matched
-from . import pictures
 from .runs import Runs
+from .shown import MEASURED, POINTS, first_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Views(Runs):
@@ -51,7 +54,9 @@ class Views(Runs):
             A figure; its first axes hold the pictures, the others the curves of
             ``plots.history``. Nothing changes by drawing it.
         """
-        figure = pictures.overview(self.trainer, self._held_out(), self.images, self.seed)
+        from .pictures import overview  # with matplotlib, slow to import
+
+        figure = overview(self.trainer, self._held_out(), self.images, self.seed)
         figure.subfigs[0].suptitle(self.status, fontsize="medium")
         return figure
 
@@ -68,8 +73,10 @@ class Views(Runs):
         Raises:
             ValueError: no latent site of two units or more.
         """
-        data = self._held_out(pictures.POINTS)
-        return pictures.latent_map(self.guide, data, site, ax, seed=self.seed)
+        from .pictures import latent_map  # with matplotlib, slow to import
+
+        data = self._held_out(POINTS)
+        return latent_map(self.guide, data, site, ax, seed=self.seed)
 
     def compare(self, importance_samples: int = 50, *, most: int | None = None) -> GuideComparison:
         """The guides that were built for the chosen model, on its test data.
@@ -88,13 +95,13 @@ class Views(Runs):
         """Test data where there are some, else training data."""
         data = self.data[self._model]
         data = matched(data.test if self._has_test else data, self.model, self.guide)
-        return pictures.first_of(data, self.guide, most)
+        return first_of(data, self.guide, most)
 
     def _measured(self) -> float:
         """The bound of the chosen pair as it is, nats per datum."""
         key = self._model, self._guide, self.trainer.step
         if self._found is None or self._found[0] != key:
-            data = self._held_out(pictures.MEASURED)
+            data = self._held_out(MEASURED)
             with RandomStream(self.seed).on(data.device):
                 terms = dataset_terms(self.model, self.guide, data)
             self._found = key, float(terms.elbo.mean())

@@ -31,18 +31,24 @@ for what it draws at random: ``samples``, ``conditional``, ``completions``, and 
 ``denoising``.
 """
 
-from .animation import Animation, animation
-from .collapse import collapse
-from .curves import active_units, history
-from .discrete import code_maps, codes, completions
-from .latent import interpolation, latent_grid, traversals
-from .layers import layer_samples
-from .pictures import conditional, denoising, images, outliers, reconstructions, samples
-from .positions import kl_maps
-from .scatter import latent_map, latent_scatter
-from .spectrograms import spectrograms
-from .uncertainty import calibration, uncertainty
-from .units import unit_kl
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .curves import active_units, history
+    from .deviations import calibration, uncertainty
+    from .discrete import code_maps, codes, completions
+    from .frequencies import spectrograms
+    from .information import collapse
+    from .latent import interpolation, latent_grid, traversals
+    from .layers import layer_samples
+    from .pictures import conditional, denoising, images, outliers, reconstructions, samples
+    from .positions import kl_maps
+    from .scatter import latent_map, latent_scatter
+    from .units import unit_kl
+    from .videos import Animation, animation
 
 __all__ = [
     "Animation",
@@ -71,6 +77,43 @@ __all__ = [
     "uncertainty",
     "unit_kl",
 ]
+
+# Picture -> its file; no file has the name of a picture, which importing it would hide
+_PLACES = {
+    "Animation": "videos",
+    "active_units": "curves",
+    "animation": "videos",
+    "calibration": "deviations",
+    "code_maps": "discrete",
+    "codes": "discrete",
+    "collapse": "information",
+    "completions": "discrete",
+    "conditional": "pictures",
+    "denoising": "pictures",
+    "history": "curves",
+    "images": "pictures",
+    "interpolation": "latent",
+    "kl_maps": "positions",
+    "latent_grid": "latent",
+    "latent_map": "scatter",
+    "latent_scatter": "scatter",
+    "layer_samples": "layers",
+    "outliers": "pictures",
+    "reconstructions": "pictures",
+    "samples": "pictures",
+    "spectrograms": "frequencies",
+    "traversals": "latent",
+    "uncertainty": "deviations",
+    "unit_kl": "units",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A picture, imported with matplotlib when it is asked for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
+    return found
 
 
 def __dir__() -> list[str]:
