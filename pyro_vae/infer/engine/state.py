@@ -141,6 +141,13 @@ def _go_to(generator: Any, state: Any) -> None:
         generator.bit_generator.state = state
 
 
+def lying(tensor: Tensor) -> tuple[Any, ...]:
+    """Where the values of a tensor lie, and how."""
+    kind = tensor.shape, tensor.dtype, tensor.device, tensor.layout
+    strided = tensor.layout is torch.strided
+    return (*kind, tensor.stride(), tensor.data_ptr()) if strided else kind
+
+
 def _gradient(tensor: Tensor) -> Tensor | None:
     return tensor.grad if tensor.is_leaf else None
 

@@ -110,11 +110,29 @@ def test_a_trainer_names_its_own_steps(hidden, monkeypatch):
 
     class Change:
         def on_step_end(self, trainer, **kwargs):
-            hidden.scale = 1.0 if trainer.step < 27 else 2.0
+            hidden.scale = 1.0 if trainer.step < 22 else 2.0
 
-    # Of the third run, step 21 has Pyro's checks, 4 run as they are, and 26 is recorded
-    with pytest.warns(UserWarning, match="from step 29 on.*since step 27,"):
+    # Of the third run, step 21 has Pyro's checks, and 22 takes up the record of the first run,
+    # which was used 14 times
+    with pytest.warns(UserWarning, match="from step 23 on.*since step 22,"):
         trainer.fit(X, **options, callbacks=[Change()])
+
+
+@pytest.mark.parametrize("collection", [[1.0], [1.0] * 10_001])
+def test_what_changed_between_two_runs_is_seen_before_a_record_is_used(hidden, graphs, collection):
+    """Also where a comparison might not show it: collections too long are never trusted."""
+    ends = []
+    for engine in ("eager", "graph"):
+        hidden.scale = 1.0
+        programs = pair(lambda self, h, x: read(self, h, x) * self.numbers[0], numbers=collection)
+        trainer = Trainer(*programs, seed=0, engine=engine)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for scale in (1.0, 1.0, 2.0):
+                hidden.scale = scale
+                trainer.fit(X, epochs=4, batch_size=20, progress=False)
+        ends.append([row["elbo"] for row in trainer.history])
+    assert ends[0] == ends[1] and graphs[Graph][-1].records == 1
 
 
 def test_the_step_of_a_difference_is_that_of_the_program(hidden):
