@@ -37,6 +37,7 @@ class Annealing:
         }
         self.weights: dict[str | None, Tensor] = {}
         every = self.schedules.values()
+        self._is_one = self.schedules.get(None) == Constant(1.0)
         self.constant = all([isinstance(schedule, Constant) for schedule in every])
         self.moves = not all([isinstance(schedule, Constant | Tensor) for schedule in every])
 
@@ -56,12 +57,18 @@ class Annealing:
                 f"beta={{site: value}} for sites that the guide draws, {tuple(drawn)}"
             )
 
-    def start(self, device: torch.device) -> None:
-        """Make the tensors."""
-        self.weights = {
-            site: s if isinstance(s, Tensor) else torch.zeros((), device=device)
+    def start(self, device: torch.device, before: Annealing | None = None) -> None:
+        """Make the tensors; those of the run ``before``, which records read, serve again."""
+        made = {} if before is None else before._made
+        self._made = {
+            site: made[site]
+            if site in made and made[site].device == device
+            # A tensor that nobody else has
+            else torch.zeros((), device=device)
             for site, s in self.schedules.items()
+            if not isinstance(s, Tensor)
         }
+        self.weights = {**self.schedules, **self._made}
         self._last: dict[str | None, float] = {}
 
     def set(self, step: int, steps_per_epoch: int) -> None:
@@ -75,9 +82,13 @@ class Annealing:
 
     def scale(self, program: Callable) -> Callable:
         """The program with its latent sites scaled; as it is where beta is 1 for good."""
-        if self.schedules.get(None) == Constant(1.0):
+        if self._is_one:
             return program
         return scale_latents(program, self.weights.get(None, self.weights))
+
+    def identity(self) -> tuple[Any, ...]:
+        """What is equal, while both are there, where programs are scaled by the same tensors."""
+        return () if self._is_one else (*self.weights, *map(id, self.weights.values()))
 
     def snapshot(self) -> dict[str | None, Tensor]:
         """The weights as they are now, on the device: reading them is left for later."""

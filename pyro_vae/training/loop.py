@@ -53,7 +53,9 @@ class Loop:
         if plan.validation is not None:
             pair, estimator = (step.svi.model, step.svi.guide), step.objective.elbo
             how = {"replay": step.replays, "at_once": plan.feed.batch_size}
+            how["graph"] = step.validating
             self._validate = Validation(*pair, plan.validation, estimator, **how)
+            step.validating = self._validate.graph
             if not any(map(is_ours, pair)):
                 self._validate.check()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -71,23 +72,30 @@ class BF16(Precision):
                 f"precision: 'bf16' expects a pair in torch.float32, got {x.dtype}: convert it "
                 "with .float(), or leave precision out"
             )
-        running: list[torch.autocast] = []
-
-        def enter(module: nn.Module, inputs: Any) -> None:
-            # A cast weight that is kept would be one tensor in a recorded graph, and its gradients
-            # would be summed in half precision
-            running.append(torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False))
-            running[-1].__enter__()
-
-        def leave(module: nn.Module, inputs: Any, output: Any) -> Any:
-            running.pop().__exit__(None, None, None)
-            return tree_map(_single, output)
-
+        enter, leave = _hooks(x.device.type)
         with contextlib.ExitStack() as stack:
             for network in networks(model, guide, x, y):
                 stack.callback(network.register_forward_pre_hook(enter).remove)
                 stack.callback(network.register_forward_hook(leave, always_call=True).remove)
             yield
+
+
+@functools.cache
+def _hooks(device: str) -> tuple[Callable, Callable]:
+    """What enters and leaves autocast on a device; the same in each run, as records expect."""
+    running: list[torch.autocast] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        # A cast weight that is kept would be one tensor in a recorded graph, and its gradients
+        # would be summed in half precision
+        running.append(torch.autocast(device, torch.bfloat16, cache_enabled=False))
+        running[-1].__enter__()
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> Any:
+        running.pop().__exit__(None, None, None)
+        return tree_map(_single, output)
+
+    return enter, leave
 
 
 def _single(value: Any) -> Any:

@@ -12,6 +12,8 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ground.internals import DispatchMode
+from ..infer.engine.recording import is_recording
 from ..programs.methods import held_by
 from ..programs.program import Guide, Model
 
@@ -67,9 +69,10 @@ class _Recomputed:
             if not torch.is_grad_enabled():
                 return self.forward(*args, **kwargs)
             contexts = functools.partial(_contexts, self.network)
-            return checkpoint(
-                self.forward, *args, use_reentrant=False, context_fn=contexts, **kwargs
-            )
+            with _Undrawn() if is_recording() else contextlib.nullcontext():
+                return checkpoint(
+                    self.forward, *args, use_reentrant=False, context_fn=contexts, **kwargs
+                )
 
     def __reduce__(self) -> tuple[Callable, tuple[Callable]]:
         return _itself, (self.forward,)
@@ -120,6 +123,19 @@ class _Again:
 
     def __exit__(self, *error: object) -> None:
         self._now.restore()
+
+
+class _Undrawn(DispatchMode):
+    """Lets a network that is recorded draw nothing: a record of its second run would draw anew."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):
+            raise RuntimeError(
+                "a network that is computed again draws random numbers, such as those of dropout"
+            )
+        return func(*args, **(kwargs or {}))
 
 
 class _Alone(Messenger):

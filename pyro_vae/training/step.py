@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .. import ranks
-from ..data.arguments import Data, part_of
+from ..data.arguments import Arguments, Data, part_of
 from ..infer import SVI
 from ..infer.batchnorm import check_single, taking_statistics
 from ..infer.engine.graph import Graph
@@ -39,7 +39,8 @@ class Step:
 
     At the latent sites ``points`` the guide is a point mass, and what it trains is no bound.
     The pair was tried with ``first``, as many data as a step has; ``replays`` tells whether it is
-    recorded, and its tensors replayed.
+    recorded, and its tensors replayed. Records stay from run to run while the same programs are
+    asked for in the same way; ``validating`` has those of validation.
     """
 
     def __init__(self, trainer: TrainedPair, plan: Plan) -> None:
@@ -56,22 +57,35 @@ class Step:
                 f"site {summary.outside[0]!r}: all data share it, and it counts once among them, "
                 "but this DataLoader does not tell how many they are: give its data set a __len__"
             )
-        self.annealing = Annealing(objective.beta)
+        self.annealing, before = Annealing(objective.beta), trainer.steps
         self.annealing.check(tuple(summary.latents), summary.guide_order)
-        self.annealing.start(x.device)
+        self.annealing.start(x.device, None if before is None else before.annealing)
         self.annealing.set(self.state.step, len(feed))
         estimator = objective.elbo
         graph = len(self.modules) == 2 and estimator.recordable
         engine: Engine = objective.engine or ("graph" if graph else "eager")
         self.replays = engine != "eager" and estimator.recordable
+        programs = *map(id, (model, guide, estimator)), *self.annealing.identity()
+        threads, announce = torch.get_num_threads(), tqdm.write if plan.progress else None
+        self._asked = programs, engine, objective.precision, threads, ranks.size()
+        self.validating: Graph | None = None
         if ranks.size() > 1:
             estimator = self.running = Parallel(estimator)
+            self._pair = self.annealing.scale(model), self.annealing.scale(guide)
+        elif before is not None and before._asked == self._asked:
+            # With their records
+            self.running, self.validating = before.running, before.validating
+            self._pair = before._pair
+            if isinstance(self.running, Graph):
+                self.running.begin_run()
+                if engine == "compile":
+                    self.running.compile.announce = announce
         else:
-            after, announce = _STEPS_BEFORE_A_GRAPH, tqdm.write if plan.progress else None
+            after = _STEPS_BEFORE_A_GRAPH
             self.running = running(estimator, engine, after=after, announce=announce)
+            self._pair = self.annealing.scale(model), self.annealing.scale(guide)
         self.svi = SVI(
-            self.annealing.scale(model),
-            self.annealing.scale(guide),
+            *self._pair,
             self._optimizer,
             estimator,
             clip_norm=objective.clip_norm,
@@ -158,4 +172,14 @@ def _rows(feed: Resident | Loaded, parts: int) -> int:
 def first(feed: Resident | Loaded, n: int | None = None) -> tuple[Data, Tensor | None]:
     """The first data, with which a pair is tried: n of them, or as many as a batch has."""
     data = feed.data[: n or feed.batch_size]
-    return part_of(seen_values(data), feed.count), data.y
+    x, y = seen_values(data), data.y
+    if len(data) < len(feed.data):
+        # A view would keep all of the data
+        x, y = _copied(x), _copied(y)
+    return part_of(x, feed.count), y
+
+
+def _copied(data: Data | None) -> Data | None:
+    if isinstance(data, Arguments):
+        return data.each(torch.clone)
+    return None if data is None else data.clone()

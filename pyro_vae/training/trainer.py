@@ -68,8 +68,9 @@ class Trainer(Recorded, TrainedPair[M, G]):
             average; the programs run eagerly, and the history is in nats per datum.
         clip_norm: clip the total gradient norm to this value, if given.
         engine: "eager", "graph" or "compile", see ``infer.SVI``; the graph, bit for bit equal to
-            eager on the CPU, is recorded once a run turns out to be long, and compared with the
-            programs again and again, see ``infer.Graph``; "compile" pays in a long run. Default:
+            eager on the CPU, is recorded after some steps, in one call of ``fit`` or in several,
+            stays while nothing that it depends on changes, and is compared with the programs
+            again and again, see ``infer.Graph``; "compile" pays where steps are many. Default:
             "graph" for modules and their methods, "eager" for plain functions.
         precision: "float32"; "tf32", products of matrices on a GPU's TF32 units; "bf16", networks
             in bfloat16, with parameters, densities, KL terms and codebooks in float32.

@@ -39,7 +39,8 @@ class Validation:
 
     Where each process of a run has a part of the data, the bound is that of all. Model and guide
     are those that are scaled by beta; ``replay`` tells whether to record them at all; ``at_once``
-    is of how many data a step of training is, for programs that run on no fewer.
+    is of how many data a step of training is, for programs that run on no fewer. ``graph`` is that
+    of an earlier run of the same pair and estimator.
     """
 
     def __init__(
@@ -51,10 +52,13 @@ class Validation:
         *,
         replay: bool = True,
         at_once: int = _ROWS,
+        graph: Graph | None = None,
     ) -> None:
         self.pair, self.data, self.estimator, self.replay = (model, guide), data, estimator, replay
         self.at_once = at_once
-        self._graph = _Quiet(estimator, after=CALLS_BEFORE_A_GRAPH)
+        self.graph = graph or _Quiet(estimator, after=CALLS_BEFORE_A_GRAPH)
+        if graph is not None:
+            graph.begin_run()
         self._checked = False
 
     def check(self) -> None:
@@ -107,7 +111,7 @@ class Validation:
         return self.estimator(*self.pair, x, y)
 
     def _again(self, x: Data, y: Tensor | None) -> tuple[Tensor, ELBOTerms]:
-        run = functools.partial(self._graph, *self.pair)
+        run = functools.partial(self.graph, *self.pair)
         return finite_or_checked(run, self._once, (x, y), lambda found: (found[0], found[1].elbo))
 
 

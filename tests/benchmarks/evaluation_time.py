@@ -58,7 +58,7 @@ def validation(pair: tuple, data: Dataset) -> dict[str, Run]:
         name: Validation(*pair, data, infer.TraceELBO("mean"), replay=replay)
         for name, replay in (("eager", False), ("pyro_vae", True))
     }
-    with mock.patch.object(both["pyro_vae"]._graph, "after", 1):
+    with mock.patch.object(both["pyro_vae"].graph, "after", 1):
         for _ in range(4):
             both["pyro_vae"]()
     return dict(both)

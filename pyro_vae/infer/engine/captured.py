@@ -84,3 +84,30 @@ class Captured:
 
     def _where(self) -> list[int]:
         return [tensor.data_ptr() for tensor in (*self._tensors, *self._constants)]
+
+
+_CAPTURES: dict[str, Capture] = {"cuda": cuda_graph}
+
+
+def captured(
+    run: Callable,
+    tensors: Sequence[Tensor],
+    data: Sequence[Tensor],
+    constants: Sequence[Tensor],
+    kept: int | None,
+    capture: Capture | None,
+    failed: Callable[[RuntimeError], object],
+) -> Callable:
+    """A function as ``Captured``, without a ``capture`` only where its device is a GPU.
+
+    It stays as it is without ``kept``, and with operations that no CUDA graph can hold, of which
+    ``failed`` is told.
+    """
+    capture = capture or _CAPTURES.get((*data, *tensors)[0].device.type)
+    if capture is None or kept is None:
+        return run
+    try:
+        return Captured(run, tensors, data, constants, kept, capture)
+    except RuntimeError as error:
+        failed(error)
+        return run

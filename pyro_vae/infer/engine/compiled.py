@@ -25,7 +25,7 @@ class Compiler:
     """
 
     def __init__(self, announce: Callable[[str], object] | None = None) -> None:
-        self.announce = announce or _log.info
+        self.announce = announce
 
     def __call__(self, graph: GraphModule, inputs: Sequence[Tensor]) -> Callable:
         """What runs on such inputs and returns the same; ``graph.forward`` if compiling fails."""
@@ -43,5 +43,6 @@ class Compiler:
             warnings.warn(f"the recorded graph runs uncompiled: {reason}", stacklevel=2)
             return graph.forward
         seconds = time.perf_counter() - started
-        self.announce(f"compiled a step of {operations} operations in {seconds:.1f} s")
+        announce = self.announce or _log.info
+        announce(f"compiled a step of {operations} operations in {seconds:.1f} s")
         return run

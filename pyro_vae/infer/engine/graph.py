@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import copy
 import math
 import warnings
@@ -18,18 +17,19 @@ from ...data.arguments import Arguments, Data, LabelData
 from ...programs.methods import as_program
 from ...programs.registration import unregistered
 from ..objectives.elbo import ELBOTerms, Estimator
-from .captured import Capture, Captured, cuda_graph
+from .captured import Capture, captured
 from .fingerprint import Fingerprint
+from .records import Records
 from .rewriting import recorded
-from .state import Changed, Outcome, State, Tensors, alike
+from .state import Changed, Outcome, State, Tensors, alike, lying
 from .traced import Traced, TracedGradient
 
-_MOST_GRAPHS, _MOST_KEYS, _MOST_CHANGES = 32, 128, 3
+_MOST_KEYS, _MOST_CHANGES = 128, 3
 # Steps without a comparison before an epoch begins with one; where nobody tells of epochs
 _UNCOMPARED, _UNCOMPARED_ALONE = 100, 200
 # (recorded graph, its inputs) -> what runs on such inputs and returns the same
 Compiler = Callable[[GraphModule, Sequence[Tensor]], Callable]
-_CAPTURES = {"cuda": cuda_graph}
+_ONE_BY_ONE = "launches its operations one by one, not as a CUDA graph"
 _COMPILED = 'a network is compiled by itself; leave that out, and engine="compile" compiles it all'
 
 
@@ -40,6 +40,7 @@ class _Record:
     all that the key tells of. ``run`` is the recorded function, and ``exact`` the one, without
     compiler, that is compared with the program, last at ``step``. ``tensors`` are what a run
     reads, and may change, besides the data; the ``constants`` that it closes over come last.
+    ``renewed`` tells that another run has taken it up, and has not compared it yet.
     """
 
     def __init__(
@@ -53,6 +54,12 @@ class _Record:
         self._traced, self._constants, self.run, self.exact = traced, constants, run, run
         self.tensors = (*traced.tensors, *constants)
         self.fingerprint, self.step, self.count = fingerprint, step, 0
+        self.renewed, self._lay = False, [*map(lying, self.tensors)]
+
+    def renew(self) -> bool:
+        """Be taken up by another run, where all tensors lie where they lay."""
+        self.renewed = not self.fingerprint.blind
+        return self.renewed and [*map(lying, self.tensors)] == self._lay
 
     def __call__(
         self, x: Data, y: LabelData, run: Callable | None = None
@@ -126,8 +133,7 @@ class Graph:
     ) -> None:
         self.estimator, self.after = estimator, after
         self.compile, self.capture = compile, capture
-        self._recorded: dict[Any, _Record | None] = {}
-        self._calls: collections.Counter[Any] = collections.Counter()
+        self._records: Records[_Record] = Records()
         self._noticed: set[str] = set()
         self.operations = self.step = 0
         # The last step that was compared, and the next one that is to be, whatever its record
@@ -135,12 +141,11 @@ class Graph:
         self._changes = 0
         self._latest: Fingerprint | None = None
         self._number = 0
-        self._numbers: dict[Any, int] = {}
 
     @property
     def records(self) -> int:
         """How many graphs it holds now."""
-        return sum(record is not None for record in self._recorded.values())
+        return sum(record is not None for record in self._records.found.values())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
         """One without records, which belong to their pair."""
@@ -162,6 +167,15 @@ class Graph:
         """
         loss, terms = self._step(TracedGradient, model, guide, x, y)
         return loss.detach(), terms
+
+    def begin_run(self) -> None:
+        """Tell that a run begins, before which anything may have changed.
+
+        Records of the run before are taken up as they are needed, each by a step that the program
+        takes; where they differ from it, others are recorded. Calls go on being counted.
+        """
+        self._records.begin_run()
+        self._latest, self._over, self._changes = None, False, 0
 
     def begin_epoch(self, step: int) -> None:
         """Tell that so many steps are taken, and that an epoch begins."""
@@ -191,8 +205,8 @@ class Graph:
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             self._notice("the model or the guide is a plain function, whose state is hidden")
             return None
-        if len(self._calls) > _MOST_KEYS or self._changes > _MOST_CHANGES:
-            numbers = {number for _, number, *_ in self._calls}
+        if len(self._records.calls) > _MOST_KEYS or self._changes > _MOST_CHANGES:
+            numbers = {number for _, number, *_ in self._records.calls}
             shapes = self._changes <= _MOST_CHANGES and len(numbers) <= _MOST_KEYS // 2
             what = "the shapes of its batches" if shapes else "its modules' attributes"
             if shapes and not isinstance(x, Tensor) and x.constants:
@@ -217,26 +231,30 @@ class Graph:
             torch.is_inference_mode_enabled(),
             torch.is_autocast_enabled(where) and torch.get_autocast_dtype(where),
         )
-        return self._recorded.get(key) or self._recorded_now(key, model, guide, x, y)
+        return self._records.found.get(key) or self._recorded_now(key, model, guide, x, y)
 
     def _number_of(self, model: nn.Module, guide: nn.Module) -> int:
         """A number for all that the fingerprint of a pair holds."""
         if self._latest is None or not self._latest.holds(model, guide):
             self._latest = Fingerprint(model, guide, others=(self.estimator,))
-            self._number = self._numbers.setdefault(self._latest.key, len(self._numbers))
+            self._number = self._records.number(self._latest.key)
         return self._number
 
     def _recorded_now(
         self, key: Any, model: nn.Module, guide: nn.Module, x: Data, y: LabelData
     ) -> _Record | None:
-        if key in self._recorded:
+        records = self._records
+        if key in records.found:
             return None
-        self._calls[key] += 1
-        if self._calls[key] <= self.after:
+        calls = records.called(key)
+        if records.takes_up(key):
+            if (record := records.found[key]) is not None:
+                self._next = self.step
+            return record
+        if calls <= self.after:
             return None
-        if len(self._recorded) >= _MOST_GRAPHS:
-            del self._recorded[next(iter(self._recorded))]
-        kind, *_ = key
+        kind, number, *_ = key
+        records.forget_others(number)
         try:
             record = self._record(kind(model, guide, self.estimator, (x, y)), x, y)
         except Changed as change:
@@ -245,7 +263,7 @@ class Graph:
                 return None
             self._notice(str(change))
             record = None
-        self._recorded[key] = record
+        records.keep(key, record)
         return record
 
     def _as_it_is(
@@ -271,9 +289,10 @@ class Graph:
         expected = state.outcome(lambda: _parts(loss, terms))
         if alike(found, expected, exactly=x.device.type == "cpu"):
             self._are_compared(record)
+        elif record.renewed:
+            self._records.forget(record)
         else:
-            self._over = True
-            self._recorded.clear()
+            self._over, self._records = True, Records()
             warnings.warn(
                 f"this pair runs eagerly from step {self.step} on, where its record no longer "
                 "gives what the programs give: something that they read changes where it cannot "
@@ -284,7 +303,8 @@ class Graph:
         return loss, terms
 
     def _are_compared(self, record: _Record) -> None:
-        record.step = self._compared = self.step
+        record.step, record.renewed = self.step, False
+        self._compared = self.step
         self._next = math.inf if self._epochs else self.step + _UNCOMPARED_ALONE
 
     def _record(self, traced: Traced, x: Data, y: LabelData) -> _Record | None:
@@ -338,7 +358,8 @@ class Graph:
         with traced.replaying():
             if self.compile is not None:
                 record.run = self.compile(graph, (*inputs, *constants))
-            record.run = self._captured(record.run, traced, data, constants)
+            launch = record.run, traced.tensors, data, constants, traced.kept, self.capture
+            record.run = captured(*launch, lambda e: self._notice(_reason(e), _ONE_BY_ONE))
         state.restore()
         if record.run != record.exact:
             if not alike(outcome(record), expected, exactly=False):
@@ -346,19 +367,8 @@ class Graph:
             if not on_cpu:
                 record.exact = record.run
         self.operations = len(graph.graph.nodes)
+        traced.forget_data()
         return record
-
-    def _captured(
-        self, run: Callable, traced: Traced, data: Sequence[Tensor], constants: Sequence[Tensor]
-    ) -> Callable:
-        capture = self.capture or _CAPTURES.get((*data, *traced.tensors)[0].device.type)
-        if capture is None or traced.kept is None:
-            return run
-        try:
-            return Captured(run, traced.tensors, data, constants, traced.kept, capture)
-        except RuntimeError as error:  # operations that no CUDA graph can hold
-            self._notice(_reason(error), "launches its operations one by one, not as a CUDA graph")
-            return run
 
     def _notice(self, reason: str, does: str = "runs eagerly, not as a graph") -> None:
         if reason not in self._noticed:

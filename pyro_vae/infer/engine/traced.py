@@ -41,7 +41,7 @@ class Traced:
         estimator: Estimator,
         data: tuple[Data, Tensor | None],
     ) -> None:
-        self._data = data
+        self._data: tuple[Data | None, Tensor | None] = data
         self.programs, self._pair = (model, guide), Pair(model, guide, estimator)
         named = {**dict(self._pair.named_parameters()), **dict(self._pair.named_buffers())}
         self._names, self.tensors = tuple(named), tuple(named.values())
@@ -52,6 +52,10 @@ class Traced:
     def prepare(self) -> None:
         """What the estimator does once for a pair, before it runs without checks."""
         self._pair.estimator.prepare(*self.programs, *self._data)
+
+    def forget_data(self) -> None:
+        """Let go of the data, which a record of this does not need."""
+        self._data = (None, None)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Of all tensors, x, and y if there is one: loss, reconstruction, KL of each site."""

@@ -13,7 +13,7 @@ from programs_stateful import Between
 from pyro_vae import Trainer, guides
 from pyro_vae.infer import SVI, Graph, TraceELBO
 from pyro_vae.infer.engine.repeated import Repeated
-from pyro_vae.infer.engine.state import Changed
+from pyro_vae.infer.engine.state import Changed, alike
 from pyro_vae.infer.engine.traced import TracedGradient
 
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
@@ -110,11 +110,29 @@ def test_a_trainer_names_its_own_steps(hidden, monkeypatch):
 
     class Change:
         def on_step_end(self, trainer, **kwargs):
-            hidden.scale = 1.0 if trainer.step < 27 else 2.0
+            hidden.scale = 1.0 if trainer.step < 22 else 2.0
 
-    # Of the third run, step 21 has Pyro's checks, 4 run as they are, and 26 is recorded
-    with pytest.warns(UserWarning, match="from step 29 on.*since step 27,"):
+    # Of the third run, step 21 has Pyro's checks, and 22 takes up the record of the first run,
+    # which was used 14 times
+    with pytest.warns(UserWarning, match="from step 23 on.*since step 22,"):
         trainer.fit(X, **options, callbacks=[Change()])
+
+
+@pytest.mark.parametrize("collection", [[1.0], [1.0] * 10_001])
+def test_what_changed_between_two_runs_is_seen_before_a_record_is_used(hidden, graphs, collection):
+    """Also where a comparison might not show it: collections too long are never trusted."""
+    ends = []
+    for engine in ("eager", "graph"):
+        hidden.scale = 1.0
+        programs = pair(lambda self, h, x: read(self, h, x) * self.numbers[0], numbers=collection)
+        trainer = Trainer(*programs, seed=0, engine=engine)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for scale in (1.0, 1.0, 2.0):
+                hidden.scale = scale
+                trainer.fit(X, epochs=4, batch_size=20, progress=False)
+        ends.append([row["elbo"] for row in trainer.history])
+    assert ends[0] == ends[1] and graphs[Graph][-1].records == 1
 
 
 def test_the_step_of_a_difference_is_that_of_the_program(hidden):
@@ -244,3 +262,33 @@ def test_an_evaluation_that_differs_from_its_record_is_told():
         with pytest.warns(UserWarning, match="call 4 of an evaluation.*since call 2"):
             assert torch.equal(run(torch.ones(2)), torch.full((2,), 2.0))
         assert torch.equal(run(torch.ones(2)), torch.full((2,), 2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_cancels_is_alike_up_to_the_rounding_of_what_was_summed(dtype):
+    torch.manual_seed(0)
+    large, eps = torch.full((100,), 1e3, dtype=dtype), torch.finfo(dtype).eps
+    # Its norm is 6e-4, of which 2.2e-4 are allowed beside no larger sum, and here 1.5e-3
+    noise = 3e-4 * torch.tensor([1.0, -1.0, 1.0, 1.0], dtype=dtype)
+    beside = large * (8e-5 / eps) / large.norm()
+
+    def same(found, *others, at=noise):
+        return alike([found, *others], [at, *(o.clone() for o in others)], exactly=False)
+
+    assert not same(-noise) and not same(-noise, large / 1e6)
+    assert same(-noise, beside)
+    assert not same(2 * -noise, beside), "wrong by more than rounding"
+    # Only what was computed counts, not what it was computed from
+    assert not alike([-noise, beside], [noise, beside], exactly=False)
+    assert not alike([-noise, beside], [noise, beside.clone()], exactly=True)
+    for value in (torch.nan, torch.inf):
+        spoiled = noise.clone()
+        spoiled[0] = value
+        infinite = torch.full((3,), value, dtype=dtype)
+        assert not same(noise, beside, at=spoiled) and not same(spoiled, beside)
+        assert same(spoiled, beside, at=spoiled.clone())
+        assert not same(-noise, infinite), "what is not finite allows nothing"
+    assert not same(noise[:3], beside) and not same(None, beside)
+    assert not alike([noise], [noise, beside], exactly=False)
+    counts = torch.arange(4)
+    assert same(counts, beside, at=counts.clone()) and not same(counts + 1, beside, at=counts)

@@ -223,7 +223,7 @@ def test_a_run_is_long_before_it_is_recorded():
 
 @pytest.mark.usefixtures("no_notice")
 def test_the_number_of_graphs_is_bounded(monkeypatch):
-    monkeypatch.setattr("pyro_vae.infer.engine.graph._MOST_GRAPHS", 3)
+    monkeypatch.setattr("pyro_vae.infer.engine.records._MOST", 3)
     graph, (model, guide) = Graph(TraceELBO()), one_layer()
     for n in (1, 2, 3, 4, 5, 1):
         assert_same_loss(graph, model, guide, data(model, n)[0])
@@ -249,7 +249,7 @@ def test_a_pair_that_is_never_the_same_twice_runs_eagerly_with_a_notice():
     with pytest.warns(UserWarning, match="attributes change from step to step"):
         for _ in range(140):
             graph(vae, guide, x)
-    assert len(graph._calls) < 140
+    assert len(graph._records.calls) < 140
 
 
 @pytest.mark.usefixtures("no_notice")
