@@ -16,7 +16,7 @@ def check_richer_guides_for_the_same_model(flat, weights, begins, families, comp
         torch.testing.assert_close(begin, begins["bottom-up"], rtol=1e-4, atol=1e-3)
     for name in ("full covariance", "flow"):
         mean, error = gain(families, name, "bottom-up")
-        assert mean > -error, f"a richer family is not worse: {name}"
+        assert mean > -2 * error, f"a richer family is not worse: {name}"
     mean, error = gain(compared, "full covariance", "bottom-up")
     assert mean > -error, "nor over a program of one's own"
 
