@@ -90,6 +90,7 @@ TABLES = {
         ("system", "layers", "epochs"),
         _same(0, "system", "epochs", "seeds")
         | _same(2, "ELBO", "log p(x)", "log p(x) - VAE", "log p(x) - VAE+BN+WU")
+        | _same(0, "importance samples")
         | _same(2, "annealed", "annealed - importance")
         | {"KL": ("kl", 1), "active units": ("active units", 0)}
         | _same(0, "active by KL"),
