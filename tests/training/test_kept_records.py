@@ -1,9 +1,12 @@
 """Records stay from one call of fit to the next, as long as nothing they depend on has changed."""
 
+import collections
+import contextvars
 import copy
 import gc
 import pickle
 import signal
+import types
 import weakref
 
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 from fitting import HIERARCHY, Hook, pair, rows, values
 from torch import nn
 
-from pyro_vae import Trainer, guides, infer, load
+from pyro_vae import Trainer, guides, handlers, infer, load
 from pyro_vae.infer.engine import compiled, graph
 from pyro_vae.schedules import WarmUp
 
@@ -180,6 +183,45 @@ def test_what_no_record_depends_on_may_change(recorded):
 )
 def test_what_a_record_depends_on_has_another_made(recorded, between, times):
     compared(recorded, pair, times, between)
+
+
+def chained():
+    return collections.ChainMap({"noise": 0.0})
+
+
+def in_context():
+    variable = contextvars.ContextVar("noise")
+    variable.set(0.0)
+    return variable
+
+
+def many():
+    return [types.SimpleNamespace(noise=0.0) for _ in range(6000)]
+
+
+@pytest.mark.parametrize(
+    ("held", "read", "write"),
+    [
+        (chained, lambda h: h["noise"], lambda h, v: h.update(noise=v)),
+        (in_context, contextvars.ContextVar.get, contextvars.ContextVar.set),
+        (many, lambda h: h[-1].noise, lambda h, v: setattr(h[-1], "noise", v)),
+    ],
+)
+def test_what_cannot_be_looked_into_has_a_record_made_in_each_run(recorded, held, read, write):
+    """Some data alone show what has changed, and the first step of a run has none of them."""
+
+    def made():
+        vae, guide = pair()
+        holds = held()
+        made.holds = holds
+        return vae, handlers.corrupt(guide, lambda x: x + read(holds) * (x > 3.2))
+
+    def change(trainer, i):
+        write(made.holds, i + 1.0)
+        return trainer
+
+    assert 0 < (torch.cat([B, C]) > 3.2).sum() < 10
+    compared(recorded, made, 3, change)
 
 
 def test_a_loaded_trainer_records_anew(recorded, tmp_path):

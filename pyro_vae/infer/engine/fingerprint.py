@@ -26,14 +26,14 @@ class Fingerprint:
 
     ``others`` run the programs, such as an estimator, and are looked at too. ``key`` is hashable,
     and equal for pairs that run the same operations on the same tensors; ``hooked`` tells whether
-    a parameter or a module has hooks on its gradient, and ``blind`` whether there are collections
-    too long to be looked into.
+    a parameter or a module has hooks on its gradient, and ``blind`` whether it reaches what may
+    change and is not looked into.
     """
 
     def __init__(self, *programs: nn.Module, others: tuple[Any, ...] = ()) -> None:
         self.programs = programs
         reached = Reached(*programs, *others)
-        self.blind = bool(reached.long)
+        self.blind = reached.blind
         named = [place for place in reached.places if isinstance(place, Names | Slots)]
         self._parameters = [t for t in reached.tensors.values() if isinstance(t, nn.Parameter)]
         self._backward_hooks = reached.backward_hooks

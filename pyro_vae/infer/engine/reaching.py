@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -40,6 +41,20 @@ _NAMESPACES = (
 )
 # Contents that change without a trace: no record keeps them, and nothing puts them back
 _UNWATCHED = (array.array, bytearray, collections.abc.Iterator, queue.SimpleQueue)
+# What is not looked into because it says all by its identity, or decides nothing
+_STAYING = (
+    *(type, range, slice, types.ModuleType, types.CodeType, io.IOBase, HandOver),
+    *(type(...), type(NotImplemented), types.BuiltinFunctionType, types.MethodWrapperType),
+    *(types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType),
+    *(types.GetSetDescriptorType, types.MemberDescriptorType, types.GenericAlias),
+    *(torch.dtype, torch.layout, torch.memory_format, torch.finfo, torch.iinfo),
+    # What is kept for a key, as an estimator does for a program
+    *(np.dtype, np.ufunc, weakref.WeakKeyDictionary),
+)
+_STAYING_OF = frozenset(
+    "_abc _thread abc dataclasses datetime decimal enum fractions inspect logging operator "
+    "pathlib re typing uuid".split()
+)
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 # What there is to look into
 _PARTS: dict[type, Callable[[Any], tuple]] = {
@@ -63,7 +78,9 @@ class Reached:
     References lie in ``places`` and, not looked into, in ``long`` collections. Tensors, arrays and
     generators are held by identity, as they were met; ``backward_hooks`` are collections of hooks
     on the gradients of modules, and ``unwatched`` says whose contents nothing can watch or put
-    back, or is None. ``key`` is hashable, and equal where all contents are equal; objects that are
+    back, or is None. ``blind`` tells whether anything was met that may change and is not looked
+    into: long collections, objects of Python's library, and all where there are too many of them.
+    ``key`` is hashable, and equal where all contents are equal; objects that are
     not looked into count by their identity.
     """
 
@@ -73,6 +90,7 @@ class Reached:
         self.arrays: dict[int, np.ndarray] = {}
         self.generators: dict[int, Any] = {}
         self.unwatched: str | None = None
+        self.blind = False
         self.long: list[Place] = []
         self.backward_hooks = [*internals.HOOKS_ON_BACKWARD]
         self._numbers: dict[int, int] = {}
@@ -105,6 +123,7 @@ class Reached:
         if visit is None:
             if isinstance(value, _UNWATCHED) and not isinstance(value, io.IOBase):
                 self.unwatched = f"a {kind.__name__} in {self._within}"
+            self.blind = self.blind or not (isinstance(value, Tensor) or _stays(value))
             return id(value)
         number = self._numbers.get(id(value))
         if number is None:
@@ -183,6 +202,7 @@ class Reached:
             self._add(kind(value, f"a {name} in {self._within}"))
         else:
             self.long.append(kind(value, f"a long {name}"))
+            self.blind = True
         if hasattr(value, "__dict__"):
             self._object(value)
 
@@ -242,6 +262,14 @@ def _is_root_own(root: str) -> bool:
     file = getattr(sys.modules.get(root), "__file__", None) or ""
     paths = sysconfig.get_paths()
     return not file.startswith((paths["purelib"], paths["platlib"]))
+
+
+def _stays(value: Any) -> bool:
+    """Whether what is not looked into says all by its identity."""
+    kind = type(value)
+    if kind is object or kind.__module__.partition(".")[0] in _STAYING_OF:
+        return True
+    return isinstance(value, _STAYING)
 
 
 def _is_open(value: Any) -> bool:
