@@ -18,6 +18,7 @@ from ..programs.belonging import is_same
 from ..programs.calling import arguments_of, call, names_of, positional
 from ..programs.given import matched
 from ..programs.inspecting import columns_by_name, structure
+from ..programs.kinds import kinds_said
 from ..programs.methods import as_program
 from ..programs.missing import takes_missing
 from ..programs.program import Guide
@@ -150,6 +151,7 @@ class Parts:
         data = matched(like, model, name="like")
         named = self.naming.named(*arguments_of(model, data.x, data.y))
         columns = columns_by_name(model, data.x, data.y)
+        said = kinds_said(model, tuple(columns), like)
         self.modules: dict[str, nn.Module] = {}
         for name, expert in experts.items():
             if name not in columns:
@@ -159,6 +161,8 @@ class Parts:
                 )
             known("experts", name, self.naming.observed)
             part = self._part(name, named, columns)
+            if name in said:
+                part[name].kind = said[name]
             module = self._made(name, expert, alone, part, hidden)
             self._check(name, module, part)
             self.modules[name] = module

@@ -108,12 +108,15 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """A picture, imported with matplotlib when it is asked for."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
-    return found
+if not TYPE_CHECKING:  # for type checkers there are no other names than those above
+
+    def __getattr__(name: str) -> Any:
+        """A picture, imported with matplotlib when it is asked for."""
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        file = importlib.import_module(f".{_PLACES[name]}", __name__)
+        globals()[name] = found = getattr(file, name)
+        return found
 
 
 def __dir__() -> list[str]:

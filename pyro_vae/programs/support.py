@@ -120,7 +120,7 @@ def _alike(one: object, other: object) -> bool:
 
 
 def _told(support: Constraint) -> str:
-    bounds = [v for v in vars(support).values() if isinstance(v, Tensor) and v.numel() > 1]
+    bounds = [v for v in vars(support).values() if isinstance(v, Tensor) and v.ndim]
     name = type(support).__name__.lstrip("_")
     return f"{name} with bounds for each datum" if bounds else repr(support)
 
