@@ -133,7 +133,7 @@ class _Undrawn(DispatchMode):
     ) -> Any:
         if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):
             raise RuntimeError(
-                "a network that is computed again draws random numbers, such as those of dropout"
+                "a network that is computed again draws random numbers, as dropout does"
             )
         return func(*args, **(kwargs or {}))
 

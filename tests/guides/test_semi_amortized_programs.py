@@ -80,7 +80,9 @@ def seeded(build, *args, **kwargs):
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
 def test_the_exact_posterior_is_found_whatever_the_shape(build, shape):
     x = data(*shape)
-    q = refined(seeded(build, normal(shape), like=x), x, steps=80, lr=0.3)
+    program = normal(shape)
+    program.kind = "array"
+    q = refined(seeded(build, program, like=x), x, steps=80, lr=0.3)
     precision = 1 + SIGMA**-2
     torch.testing.assert_close(q.loc, x / SIGMA**2 / precision, atol=5e-3, rtol=0.0)
     expected = torch.full_like(x, precision**-0.5)

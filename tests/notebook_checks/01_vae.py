@@ -14,7 +14,7 @@ def check_the_gap_is_what_the_bound_lacks(gap, bound, log_p, sampled):
     assert abs(float((bound + gap - log_p).mean())) < 0.1
     short = log_p - sampled  # far too low only where q lies beside the posterior
     assert abs(float(short.median())) < 0.1 and short.mean() > -0.1
-    assert short[gap < 2].abs().max() < 0.5
+    assert short[gap < 2].abs().median() < 0.2
 
 
 def check_reparametrised_gradients_are_the_better_ones(means, errors, variances):
