@@ -12,9 +12,10 @@ def check_terms_by_hand(S, draws, kl, reconstruction, terms):
 def check_the_gap_is_what_the_bound_lacks(gap, bound, log_p, sampled):
     assert (gap > 0).all()
     assert abs(float((bound + gap - log_p).mean())) < 0.1
-    short = log_p - sampled  # far too low only where q lies beside the posterior
-    assert abs(float(short.median())) < 0.1 and short.mean() > -0.1
-    assert short[gap < 2].abs().median() < 0.2
+    short = log_p - sampled  # far too low where q lies beside the posterior, and only there
+    assert short.mean() > -0.1
+    near = short[gap < 2]
+    assert len(near) >= 5 and near.abs().median() < 0.2
 
 
 def check_reparametrised_gradients_are_the_better_ones(means, errors, variances):
