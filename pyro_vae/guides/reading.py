@@ -154,8 +154,9 @@ class Reading(nn.Module):
             return network, network.out_features
         if self.names[site] == (_FEATURES,):
             return nn.Identity(), first[0]
-        self._tell(site, widths)
-        if (network := self._turns(site, widths)) is not None:
+        if isinstance(self.arguments, ProgramInputs):
+            self._tell(site, widths, self.arguments)
+        if self._in_turn and (network := self._turns(site, widths)) is not None:
             return network, network.out_features
         path = {"skip": True} if self._tabular and self._of_data(site) else {}
         network = networks.encoder(
@@ -193,19 +194,17 @@ class Reading(nn.Module):
         size = sum(network.out_features for network in each) + extra
         return networks.SideBySide(*each, *vectors, last=networks.MLP((size,), (_JOINED,)))
 
-    def _tell(self, site: str, widths: tuple[int, ...] | None) -> None:
+    def _tell(self, site: str, widths: tuple[int, ...] | None, inputs: ProgramInputs) -> None:
         """Note as what a network reads data; warn, once, where they may as well be another kind.
 
         Dense networks read any data alike.
         """
-        if not isinstance(self.arguments, ProgramInputs):
-            return
         seen = {self._flat.get(name, (name,))[0] for name in self.names[site]}
-        for name, key in self.arguments.names.items():
-            said = name in self.arguments.said
+        for name, key in inputs.names.items():
+            said = name in inputs.said
             if key not in seen or not (said or widths is None):
                 continue
-            kind, shape = self.arguments.kinds[name], self.arguments.shape_of(name)
+            kind, shape = inputs.kinds[name], inputs.shape_of(name)
             if not said and name not in self.read_as and unsure(shape) and not self._told:
                 warnings.warn(
                     f"{name}: data of shape {('n', *shape)} are read as {kind}s, a guess by their "
@@ -214,7 +213,7 @@ class Reading(nn.Module):
                     f"model.kind = {{{name!r}: {kind!r}}}",
                     stacklevel=4,
                 )
-            self.read_as[name], self.arguments.told = kind, True
+            self.read_as[name], inputs.told = kind, True
 
     @property
     def told(self) -> str:
