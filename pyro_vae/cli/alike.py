@@ -76,15 +76,16 @@ def class_named(option: str, text: str, names: Sequence[str], count: int) -> int
     """
     if text in names:
         return names.index(text)
-    words = not names or _are_numbers(names) or not any(map(str.isdecimal, names))
-    if words and text.isdecimal() and int(text) < count:
+    numbered = not names or _are_numbers(names)
+    takes_numbers = numbered or not any(map(str.isdecimal, names))
+    if takes_numbers and text.isdecimal() and int(text) < count:
         return int(text)
-    if not names or _are_numbers(names):
+    if numbered:
         raise ValueError(f"{option}: expected a class from 0 to {count - 1}, got {text}")
     return names.index(known(option, text, names))
 
 
-def given_as(told: Mapping[str, str], covariates: Covariates, names: Names | None) -> Any:
+def given_as(told: Mapping[str, str], covariates: Covariates, names: Names) -> dict[str, float]:
     """What a model is told of its covariates, NAME=TEXT, as numbers by name.
 
     Raises:
@@ -105,7 +106,7 @@ def given_as(told: Mapping[str, str], covariates: Covariates, names: Names | Non
     return found
 
 
-def _are_numbers(names: Sequence[str] | Names) -> bool:
+def _are_numbers(names: Sequence[str] | Mapping[str, Any]) -> bool:
     return [*names] == [*map(str, range(len(names)))]
 
 

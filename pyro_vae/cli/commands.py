@@ -52,7 +52,8 @@ def sample(args: argparse.Namespace) -> int:
         )
     covariates = covariates_of(model)
     classes = getattr(model, "condition", 0) if covariates is None else 0
-    names: Any = inputs.classes_of(args)
+    asked = args.label is not None or args.given is not None
+    names: Any = inputs.classes_of(args) if asked else ()
     y: Any = None
     if args.label is not None:
         if not classes:

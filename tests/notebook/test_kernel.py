@@ -1,5 +1,6 @@
 """The panel in a kernel: clicks come while it trains, and cells that are run meanwhile."""
 
+import contextlib
 import json
 import os
 import time
@@ -60,13 +61,6 @@ print(json.dumps([p.trainer.step, q.trainer.step, all(torch.equal(a, b) for a, b
 """
 
 
-def _json(line):
-    try:
-        return [json.loads(line)]
-    except json.JSONDecodeError:
-        return None
-
-
 class Kernel:
     """A kernel that runs cells and gets clicks."""
 
@@ -83,8 +77,12 @@ class Kernel:
 
         reply = self.client.execute_interactive(cell, timeout=SECONDS, output_hook=hear)
         assert reply["content"]["status"] == "ok", reply["content"]
-        (answer,) = filter(None, map(_json, "".join(said).splitlines()))
-        return answer[0]
+        answers = []
+        for line in "".join(said).splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                answers.append(json.loads(line))
+        (answer,) = answers
+        return answer
 
     def click(self, button):
         content = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
