@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from .internals import compiled
+from .rewriting import of_operators
 
 _log = logging.getLogger("pyro_vae")
 
@@ -32,7 +33,7 @@ class Compiler:
         started = time.perf_counter()
         operations = len(graph.graph.nodes) - len(inputs)
         try:
-            run = compiled(graph, inputs)
+            run = compiled(of_operators(graph), inputs)
             # The backward is compiled when it first runs
             loss, *_ = run(*inputs)
             if loss.requires_grad:

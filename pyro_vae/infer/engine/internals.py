@@ -75,10 +75,20 @@ def forget_source(forward: Callable) -> None:
 
 
 def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable:
-    """A graph through ``torch.compile``'s compiler, with the random numbers of eager torch."""
-    from torch._inductor.compile_fx import compile_fx  # takes seconds to import
+    """A graph through ``torch.compile``'s compiler, with the random numbers of eager torch.
 
-    return compile_fx(graph, list(inputs), config_patches={"fallback_random": True})
+    It comes from torch's cache on disk where a process has compiled the same graph before. The
+    cache takes what is compiled in a context of symbolic shapes; there are none here.
+    """
+    # Take seconds to import
+    from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    shapes = ShapeEnv(assume_static_by_default=True)
+    with tracing(TracingContext(FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True))):
+        return compile_fx(graph, list(inputs), config_patches={"fallback_random": True})
 
 
 def check_dimensions(norm: nn.Module, x: Tensor) -> None:

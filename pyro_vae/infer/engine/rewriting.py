@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from .internals import FUNCTIONS, Operator, forget_source, schema
 from .recording import operations
@@ -39,10 +40,23 @@ def recorded(
     graph.eliminate_dead_code(_is_impure)
     for node in graph.nodes:
         if isinstance(node.target, Operator):
+            node.meta["operator"] = node.target
             node.target = _torch_function(node.target) or node.target
+    return _module(graph), constants
+
+
+def of_operators(module: GraphModule) -> GraphModule:
+    """The same graph of operator overloads, by whose names compilers tell graphs apart."""
+    graph = copy.deepcopy(module.graph)
+    for node in graph.nodes:
+        node.target = node.meta.get("operator", node.target)
+    return _module(graph)
+
+
+def _module(graph: Graph) -> GraphModule:
     module = GraphModule(nn.Module(), graph)
     forget_source(module.forward)
-    return module, constants
+    return module
 
 
 def drop_detaching(node: Node) -> None:

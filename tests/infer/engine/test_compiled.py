@@ -2,16 +2,20 @@
 
 import copy
 import functools
+import json
 import logging
 import warnings
 
 import pytest
 import torch
+from processes import started
 from torch import nn
 
 from pyro_vae import guides, likelihoods, models
 from pyro_vae.infer import SVI
 from pyro_vae.infer.engine.compiled import Compiler
+from pyro_vae.infer.engine.internals import Operator
+from pyro_vae.infer.engine.rewriting import of_operators, recorded
 
 
 def pair():
@@ -76,3 +80,42 @@ def test_announcements_go_where_they_are_asked_to(monkeypatch):
     run = Compiler(told.append)(graph, [torch.ones(2)])
     assert torch.equal(run(torch.ones(2))[0], torch.full((2,), 2.0))
     assert len(told) == 1 and told[0].startswith("compiled a step of ")
+
+
+def test_compilers_are_given_operators_to_the_same_bits():
+    x, weight = torch.randn(4, 3), torch.randn(2, 3)
+    graph, constants = recorded(
+        lambda x, w: (nn.functional.linear(x, w).view(-1).expand(2, 8).exp().sum(),), (x, weight)
+    )
+    operators = of_operators(graph)
+    inputs = (x, weight, *constants)
+    assert torch.equal(operators(*inputs)[0], graph(*inputs)[0])
+    targets = [node.target for node in operators.graph.nodes if node.op == "call_function"]
+    own = [t for t in targets if not isinstance(t, Operator)]
+    assert own == [nn.functional.linear] and len(targets) > 3
+    assert torch.Tensor.view in [node.target for node in graph.graph.nodes]
+
+
+def count_compilations(folder):
+    torch.manual_seed(0)
+    x = torch.randint(2, (20, 6)).float()
+    svi = SVI(*pair(), engine="compile")
+    losses = [float(svi.step(x)) for _ in range(3)]
+    from torch._dynamo.utils import counters
+
+    found = [counters["aot_autograd"], counters["inductor"]]
+    (folder / "found.json").write_text(json.dumps([*found, losses]))
+
+
+@pytest.mark.slow
+def test_a_new_process_takes_what_another_has_compiled_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    found = []
+    for _ in range(2):
+        assert started(count_compilations, tmp_path).wait() == 0
+        found.append(json.loads((tmp_path / "found.json").read_text()))
+    (cold, compiled, losses), (warm, taken, again) = found
+    assert cold["autograd_cache_miss"] == cold["autograd_cache_saved"] == 1
+    assert warm["autograd_cache_hit"] == 1 and "autograd_cache_miss" not in warm
+    assert compiled["fxgraph_cache_miss"] == 1 and "fxgraph_cache_miss" not in taken
+    assert again == losses

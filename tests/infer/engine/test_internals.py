@@ -20,6 +20,9 @@ from pyro.nn import PyroModule, PyroParam
 from pyro.ops import packed
 from pyro.poutine.messenger import Messenger
 from torch import nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import module as all_modules
 from torch.optim import optimizer as all_optimizers
 
@@ -348,6 +351,11 @@ def try_compiled():
     assert list(parameters)[:2] == ["model_", "example_inputs_"]
     assert "config_patches" in parameters
     assert isinstance(torch._inductor.config.fallback_random, bool)
+    mode = FakeTensorMode(
+        shape_env=ShapeEnv(assume_static_by_default=True), allow_non_fake_inputs=True
+    )
+    with tracing(TracingContext(mode)):
+        assert TracingContext.get().fake_mode is mode
 
 
 def try_check_dimensions():
