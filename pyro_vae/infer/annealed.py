@@ -114,13 +114,15 @@ def annealed(
     recorded, in at most ``chunk_size`` rows at a time, on which the result does not depend. Each
     leapfrog step runs model and guide at all chains: a guide whose density is costly, as of a flow
     with a pass per latent, or one that refines itself, makes it slow; the prior costs nothing.
-    The densities are those of ``infer.importance``. Evaluation mode; the RNG is restored.
+    The densities are those of ``infer.importance``, without discrete latents that are marked
+    ``infer={"enumerate": "parallel"}``, which are summed out of model and guide. Evaluation mode;
+    the RNG is restored.
 
     Sources: "Annealed Importance Sampling", Neal (2001); "On the Quantitative Analysis of
     Decoder-Based Generative Models", Wu, Burda, Salakhutdinov, Grosse (2017), for the spacing.
 
     Args:
-        model: generative program whose latents are continuous.
+        model: generative program whose latents are continuous, or marked to be summed out.
         guide: inference program from which chains start; None starts from the prior p(z).
         x: (n, *event_shape), or the programs' own arguments, a tuple or a mapping of tensors
             with n rows each.

@@ -23,7 +23,7 @@ class Blocks:
 
     Each file tells of what it is, so that no other estimate takes it for its own: ``settings``,
     the programs' tensors, and the block's data. Raises ``ValueError`` for a folder on a path that
-    cannot be written in full.
+    cannot be written in full, and ``OSError`` for one that is none.
     """
 
     def __init__(
@@ -32,7 +32,14 @@ class Blocks:
         self.folder = None if folder is None else expanded("folder", folder)
         self.settings: dict[str, Any] = dict(settings)
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise type(error)(
+                    error.errno,
+                    f"folder: expected a folder that can be written to, got {self.folder} "
+                    f"({error.strerror}): choose another one",
+                ) from error
             self.settings["parameters"] = _checksum(programs)
 
     def read(self, number: int, x: Data, y: Tensor | None) -> dict[str, Tensor] | None:

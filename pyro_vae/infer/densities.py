@@ -23,6 +23,8 @@ from ..programs.sites import SAMPLES, auxiliary_sites, is_joint, kinds, point_ma
 from ..programs.unwrapping import innermost, is_ours
 from .engine.repeated import Repeated
 
+# Rows of latents drawn at once from one encoding per row
+ENCODED_ROWS = 2**12
 # Recording a program takes as long as it saves in about so many chunks
 _CHUNKS_BEFORE_A_GRAPH = 20
 # What programs raise that do not know dimensions to the left of the data's
@@ -38,7 +40,7 @@ def split(x: Data, y: Tensor | None, rows: int) -> list[tuple[Data, Tensor | Non
 def rows_at_once(x: Data, chunk_size: int | None) -> int:
     """So many rows, as asked or as elements of a datum allow."""
     if chunk_size is None:
-        elements = sum(column[0].numel() for column in columns_of(x))
+        elements = sum(column[:1].numel() for column in columns_of(x))
         chunk_size = max(1, 2**20 // max(1, elements))
     return whole("chunk_size", chunk_size)
 

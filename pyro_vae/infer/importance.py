@@ -20,6 +20,7 @@ from ..programs.given import given
 from ..programs.running import measuring
 from .budget import Budget
 from .densities import (
+    ENCODED_ROWS,
     LogDensity,
     can_broadcast,
     check_weighed,
@@ -31,11 +32,10 @@ from .densities import (
 )
 from .weights import TRUSTED_PARETO_K, Weights, monte_carlo_error
 
-# Data, and rows of latents drawn at once from one encoding per datum or from one per row. Fixed,
-# so that the draws do not depend on chunk_size.
+# Data, and rows of latents drawn at once from one encoding per datum; see ENCODED_ROWS for one per
+# row. Fixed, so that the draws do not depend on chunk_size.
 _DATA = 512
 _GUIDE_ROWS = 2**16
-_ENCODED_ROWS = 2**12
 
 
 @dataclass(frozen=True, repr=False)
@@ -215,7 +215,7 @@ def _log_weights(
 ) -> Iterator[Tensor]:
     """Log weights log p(x, z) - log q(z|x), (k, n) in float64 some draws at a time."""
     n = len(x)
-    per_draw = max(1, (_GUIDE_ROWS if vectorised else _ENCODED_ROWS) // n)
+    per_draw = max(1, (_GUIDE_ROWS if vectorised else ENCODED_ROWS) // n)
     # Whole copies of the data where they fit, so that they are laid out once and not gathered
     copies = min(chunk_size // n, samples)
     if copies:

@@ -26,7 +26,17 @@ from ..programs.sites import (
     refuse_auxiliary,
 )
 from .annealing import Ends
-from .densities import can_broadcast, draws, guide_trace, repeated, samples_plate, split
+from .densities import (
+    ENCODED_ROWS,
+    can_broadcast,
+    draws,
+    guide_trace,
+    log_density,
+    repeated,
+    samples_plate,
+    split,
+    without,
+)
 from .engine.repeated import Repeated
 
 # Recording takes about as long as it saves in so many calls
@@ -46,8 +56,9 @@ class Path:
     """Densities of a guide, where the path starts, and of its model, where it ends.
 
     They are those of unconstrained coordinates u: q(z|x) |dz/du| and p(x, z) |dz/du|, d numbers
-    per datum, all latents one after the other in the model's order. Raises ``ValueError`` for
-    latents without such coordinates and for a guide that is no density of z.
+    per datum, all latents one after the other in the model's order, without what is summed out of
+    both. Raises ``ValueError`` for latents without such coordinates and for a guide that is no
+    density of z.
     """
 
     def __init__(
@@ -66,14 +77,18 @@ class Path:
         self._auxiliary = auxiliary_sites(q)
         p = traced(poutine.replay(model, trace=traced(guide, *seen)), *seen)
         self._sums = sums
-        drawn, hidden = kinds(q).latent, () if sums is None else sums.sites
-        latents = [site for site in kinds(p).latent if site not in hidden or site in drawn]
+        # Of a guide that draws what is summed out the density is not that of its draws
+        self._marginal = sums is not None and sums.in_guide
+        latents = [*without(dict.fromkeys(kinds(p).latent), sums)]
         _check_continuous(p, latents)
         if self._auxiliary and {*map(_unconstrained, latents)} != {*self._auxiliary}:
             refuse_auxiliary(q, "annealing")
         self._run = Repeated(self._both, model, guide, after=_CALLS_BEFORE_A_GRAPH)
         z, log_q, dims = draws(guide, *seen, 2, vectorised=self.vectorised)
         _check_first(z, dims)
+        self._dims = {site: dims[site] for site in latents if site in dims}
+        if self._marginal:
+            log_q = self._summed(_rows(z, latents), *repeated(*seen, 2)).reshape(log_q.shape)
         u = unconstrained(model, _rows(z, latents), *repeated(*seen, 2))
         self.shapes = {site: u[site].shape[1:] for site in latents}
         again, *_ = self._log_densities(self._joined(u, 2), *seen)
@@ -86,7 +101,13 @@ class Path:
 
     def draw(self, x: Data, y: Tensor | None, k: int, at_once: int) -> Tensor:
         """Coordinates (k, n, d) of k draws of the guide for each of n data."""
-        z, _, _ = draws(self.guide, x, y, k, vectorised=self.vectorised)
+        # An encoding for each of the draws takes memory
+        each = k if self.vectorised else max(1, ENCODED_ROWS // len(x))
+        drawn = [
+            draws(self.guide, x, y, min(each, k - i), vectorised=self.vectorised)[0]
+            for i in range(0, k, each)
+        ]
+        z = {site: torch.cat([some[site] for some in drawn]) for site in self.shapes}
         return self.coordinates(z, x, y, at_once)
 
     def coordinates(
@@ -147,6 +168,25 @@ class Path:
         with placing:
             p = traced(model, *copies)
         z = placing.values
+        # A density may be constant
+        volumes = (_log_volume(p.nodes[site], u) for site, u in placing.u.items())
+        volume = sum(volumes, start=0 * u.sum(-1).flatten())
+        log_p = _total(p, (k * n,), x, summed=self._sums is not None)
+        log_q = self._log_q(z, placing, x, y, copies, shape)
+        return tuple(t.reshape(shape) for t in (log_q, log_p, volume))
+
+    def _log_q(
+        self,
+        z: dict[str, Tensor],
+        placing: Placing,
+        x: Data,
+        y: Tensor | None,
+        copies: tuple[Data, Tensor | None],
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        if self._marginal:
+            return self._summed(z, *copies)
+        k, n = shape
         if self._auxiliary:
             z = {_unconstrained(site): v for site, v in placing.u.items()}
         if self.vectorised:
@@ -157,12 +197,11 @@ class Path:
                 q = traced(guide, x, y)
         else:
             q = traced(guide, *copies)
-        log_q = _total(q, shape if self.vectorised else (k * n,), x)
-        # A density may be constant
-        volumes = (_log_volume(p.nodes[site], u) for site, u in placing.u.items())
-        volume = sum(volumes, start=0 * u.sum(-1).flatten())
-        log_p = _total(p, (k * n,), x, summed=self._sums is not None)
-        return tuple(t.reshape(shape) for t in (log_q, log_p, volume))
+        return _total(q, shape if self.vectorised else (k * n,), x)
+
+    def _summed(self, z: dict[str, Tensor], x: Data, y: Tensor | None) -> Tensor:
+        """That of the guide at rows of latents, without what is summed out."""
+        return log_density(self.guide, z, self._dims, x, y, sums=self._sums)
 
 
 def _check_first(z: Mapping[str, Tensor], dims: Mapping[str, int]) -> None:
@@ -176,13 +215,21 @@ def _check_first(z: Mapping[str, Tensor], dims: Mapping[str, int]) -> None:
 
 
 def _check_continuous(p: Trace, latents: Iterable[str]) -> None:
-    """Raise ``ValueError`` for latents without unconstrained coordinates."""
+    """Raise ``ValueError`` for latents without unconstrained coordinates, or for none at all."""
+    latents = [*latents]
+    if not latents:
+        raise ValueError(
+            "model: expected latents with continuous values, along which annealing moves, got "
+            "none besides what is summed out: log p(x) is exact by infer.importance(model, guide, "
+            "x, samples=1)"
+        )
     for site in latents:
         if not _has_coordinates(p.nodes[site]):
             raise ValueError(
                 f"site {site!r}: expected continuous values, along which annealing moves, got a "
-                f"{type(base_of(p.nodes[site]['fn'])).__name__}: leave it out of the guide "
-                "and mark it infer={'enumerate': 'parallel'} in the model, or use infer.importance"
+                f"{type(base_of(p.nodes[site]['fn'])).__name__}: mark it "
+                "infer={'enumerate': 'parallel'} in the model if it is discrete, so that it is "
+                "summed out, or use infer.importance"
             )
 
 

@@ -16,6 +16,7 @@ from ..data.arguments import Arguments, Data, named
 from ..ground.arguments import whole
 from ..ground.streams import RandomStream
 from ..ground.tables import Table, Tabular, mean_and_error
+from ..programs.autoguides import is_per_datum
 from ..programs.calling import positional
 from ..programs.checks import check_guide
 from ..programs.given import given
@@ -24,7 +25,7 @@ from ..programs.labels import checked_labels
 from ..programs.placing import like as parameter_like
 from ..programs.running import traced, undisturbed
 from ..programs.sites import kinds
-from ..programs.unwrapping import innermost
+from ..programs.unwrapping import innermost, name_of
 from .annealed import passes
 from .annealing import Schedule
 from .blocks import Blocks
@@ -120,7 +121,7 @@ def sandwich(
     Args:
         model: generative program whose latents are continuous.
         guide: inference program from which chains start; None starts from the prior p(z).
-        n: number of data.
+        n: number of data; of ``like`` at most all.
         temperatures: as of ``annealed``.
         chains: as of ``annealed``.
         seed: of a random stream of its own; None goes on from torch's global one.
@@ -139,7 +140,8 @@ def sandwich(
 
     Raises:
         TypeError: no data for a program that has to be run.
-        ValueError: what ``annealed`` refuses; a program that observes anything but its arguments.
+        ValueError: what ``annealed`` refuses; a guide with parameters for each datum; a program
+            that observes anything but its arguments.
 
     Example:
         >>> from pyro_vae import guides, likelihoods, models
@@ -154,6 +156,12 @@ def sandwich(
     whole("importance_samples", importance_samples)
     programs = (model,) if guide is None else (model, guide)
     check_guide(model, programs[-1])
+    if is_per_datum(programs[-1]):
+        raise ValueError(
+            f"guide: expected one for any data, as new ones are drawn here, got an "
+            f"{name_of(programs[-1])} with parameters for each of its own: pass None, to start "
+            "from the prior, or an amortised guide, such as guides.BottomUp"
+        )
     x, y, observed = _form(programs, like, y, n, arguments, plate)
     start = "prior" if guide is None else "guide"
     guide = prior_of(model) if guide is None else guide

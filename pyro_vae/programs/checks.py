@@ -22,7 +22,7 @@ from .running import naming_overflow, overflow, shown_to, trace_pair, traced, un
 from .sites import check_latents, check_observed, compute_log_probs, kinds, point_masses
 from .support import check_observed_support
 from .unwrapping import innermost, name_of
-from .values import check_finite, check_tensor, span_of
+from .values import check_finite, check_program, check_tensor, span_of
 
 
 @dataclass(frozen=True)
@@ -106,22 +106,10 @@ def _check_missing(model: Callable, x: Data, y: Tensor | None) -> None:
             )
 
 
-_SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}
-
-
 def check_guide(model: Callable, guide: Callable) -> None:
     """Raise for what is known without data; ``check_pair`` runs the programs later."""
-    for name, program in (("model", model), ("guide", guide)):
-        if not callable(program):
-            raise TypeError(
-                f"{name}: expected a Pyro program, an nn.Module or a function, got {program!r}: "
-                f"pass one, such as {_SUCH_AS[name]}"
-            )
-        if isinstance(program, type):
-            raise TypeError(
-                f"{name}: expected a Pyro program, got the class {program.__name__}: pass "
-                f"{program.__name__}({'model' if name == 'guide' else '...'})"
-            )
+    check_program("model", model)
+    check_program("guide", guide)
     check_borrowed(model, guide)
     if not (isinstance(model, Model) and isinstance(guide, Guide)):
         return

@@ -34,7 +34,7 @@ from .labels import (
 from .missing import takes_missing
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
-from .values import check_tensor
+from .values import check_program, check_tensor
 
 # Numbers that may be indices, which no program wants as floating ones
 _INDICES = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -144,7 +144,12 @@ def given(
     arguments: Mapping[str, Any] | None = None,
     plate: str | None = None,
 ) -> tuple[Data, LabelData]:
-    """The data of an evaluation, and labels: a tensor as it is, else ``as_arguments``."""
+    """The data of an evaluation, and labels: a tensor as it is, else ``as_arguments``.
+
+    Of a model, and of a guide after it, which have to be programs.
+    """
+    for program, name in zip(programs, ("model", "guide"), strict=False):
+        check_program(name, program)
     data = x if y is None else {"x": x, "y": y}
     own = as_arguments(data, *programs, arguments=arguments, plate=plate, name="x")
     if own is not None:

@@ -151,8 +151,9 @@ def _check_shapes(site: str, node: dict[str, Any]) -> None:
             if given.dim() > len(batch) or any(a not in (1, b) for a, b in sizes):
                 raise ValueError(
                     f"site {site!r}: expected a {what} of the shape of its plates, "
-                    f"{tuple(batch)}, got {tuple(given.shape)}: mask elements with "
-                    "Distribution.mask before .to_event"
+                    f"{tuple(batch)}, got {tuple(given.shape)}: make it as large as the "
+                    "data that the program gets, here the first ones perhaps, or mask elements "
+                    "with Distribution.mask before .to_event"
                 )
 
 

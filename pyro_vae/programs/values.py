@@ -12,6 +12,22 @@ from torch.utils.data import TensorDataset
 from ..data import Dataset, DataSplits, checks
 from ..data.arguments import Arguments
 
+_SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}
+
+
+def check_program(name: str, program: Any) -> None:
+    """Raise ``TypeError`` for what cannot be run, or is the class of what can."""
+    if not callable(program):
+        raise TypeError(
+            f"{name}: expected a Pyro program, an nn.Module or a function, got {program!r}: "
+            f"pass one, such as {_SUCH_AS[name]}"
+        )
+    if isinstance(program, type):
+        raise TypeError(
+            f"{name}: expected a Pyro program, got the class {program.__name__}: pass "
+            f"{program.__name__}({'model' if name == 'guide' else '...'})"
+        )
+
 
 def check_tensor(x: Any, name: str = "x") -> None:
     """Raise ``TypeError`` unless data are a tensor."""

@@ -6,9 +6,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from advice import Cases
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from pyro_vae import infer
+from pyro_vae.guides import BottomUp
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.models import VAE
 
@@ -46,11 +48,48 @@ def mixture(_):
     return dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.7, 0.3])), parts)
 
 
+class Marked(nn.Module):
+    """A mean that a coin chooses, or that coin alone."""
+
+    def __init__(self, *, moving=True):
+        super().__init__()
+        self.moving = moving
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            side = pyro.sample("side", coin(), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(side, 1.0)) if self.moving else side
+            pyro.sample("x", around(z), obs=x)
+
+
+def nothing(x):
+    pass
+
+
+@cases
+def nothing_that_moves(tmp):
+    model = Marked(moving=False)
+    yield (
+        lambda: annealed(model, nothing, X),
+        lambda: infer.importance(model, nothing, X, samples=1),
+    )
+
+
+@cases
+def data_of_ones_own(tmp):
+    vae = VAE((3,), 2, likelihood=Gaussian(), hidden=(3,))
+    own = AutoNormal(vae)
+    own(X)
+    run = functools.partial(infer.sandwich, vae, n=3, **FEW)
+    yield lambda: run(own), lambda: run(None), lambda: run(BottomUp(vae))
+
+
 @cases
 def latents(tmp):
     model, guide, normal = Program(coin, around), Program(coin), lambda: dist.Normal(0.0, 1.0)
     yield (
         lambda: annealed(model, guide, X),
+        lambda: annealed(Marked(), None, X),
         lambda: annealed(Program(normal, mixture), Program(normal), X),
         lambda: infer.importance(model, guide, X, samples=10),
     )
@@ -79,6 +118,8 @@ def folders(tmp):
         lambda: run(folder=tmp / "there", chains=3),
         lambda: run(folder=here),
     )
+    (tmp / "file").touch()
+    yield lambda: run(folder=tmp / "file"), lambda: run(folder=tmp / "fourth")
     (file,) = here.iterdir()
     file.write_bytes(b"else")
 

@@ -13,7 +13,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.distributions import Gamma, Normal
 
-from pyro_vae.guides import BottomUp, Flow, FullCovariance, Ladder, PerDatum
+from pyro_vae.guides import BottomUp, Flow, FullCovariance, Labelled, Ladder, PerDatum
 from pyro_vae.infer import annealed, importance
 from pyro_vae.infer.annealing import inverse_temperatures
 from pyro_vae.infer.path import prior_of
@@ -279,3 +279,40 @@ def test_bernoulli_pictures_of_a_two_layer_model_agree_from_both_starts():
     a, b = (annealed(vae, g, x, **SHORT).log_likelihood.exp() for g in (BottomUp(vae), None))
     assert excess((a.mean() - b.mean()) / ((a.var() + b.var()) / COPIES) ** 0.5, COPIES) < 1
     assert (a / b).log().abs().median() < 0.3
+
+
+class Switched(nn.Module):
+    """A mean that a coin chooses, which is summed out; with ``chance`` a guide of both."""
+
+    def __init__(self, chance=None):
+        super().__init__()
+        self.chance = chance
+
+    def forward(self, x):
+        head = torch.full_like(x, 0.7) if self.chance is None else torch.sigmoid(self.chance * x)
+        with pyro.plate("data", len(x)):
+            side = pyro.sample("side", dist.Bernoulli(head), infer={"enumerate": "parallel"})
+            if self.chance is None:
+                z = pyro.sample("z", dist.Normal(4 * side - 2, 1.0))
+                pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+            else:
+                pyro.sample("z", dist.Normal(x + 0.6 * side - 0.3, 0.8))
+
+
+@pytest.mark.parametrize("guide", [Switched(0.5), None])
+def test_what_guide_or_prior_draw_and_the_model_marks_is_summed_out_of_both(guide):
+    x = torch.tensor([-2.0, 0.0, 1.0, 3.0])
+    parts = [math.log(p) + Normal(m, 1.25**0.5).log_prob(x) for p, m in ((0.3, -2), (0.7, 2))]
+    exact = torch.stack(parts).logsumexp(0)
+    assert_exact(annealed(Switched(), guide, x.repeat(COPIES), **SHORT), exact)
+
+
+def test_labels_of_which_some_are_given_are_summed_out():
+    options = {"condition": 3, "labels": "partial", "hidden": (4,)}
+    vae = VAE((4,), 2, likelihood=Gaussian(1.5), **options)
+    x, y = torch.randn(2, 4), torch.tensor([1, -1])
+    exact = importance(vae, prior_of(vae), x, y=y, samples=20_000)
+    assert exact.standard_error.max() < 0.02
+    for guide in (Labelled(BottomUp(vae)), None):
+        found = annealed(vae, guide, x.repeat(COPIES, 1), y=y.repeat(COPIES), **SHORT)
+        assert_exact(found, exact.log_likelihood)

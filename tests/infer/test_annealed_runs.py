@@ -1,5 +1,6 @@
 """Annealing leaves state alone, and its numbers hang on nothing but the seed."""
 
+import functools
 import sys
 import warnings
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from pyro_vae.data.arguments import Arguments
 from pyro_vae.guides import BottomUp
-from pyro_vae.infer import annealed
+from pyro_vae.infer import annealed, elbo_terms, importance
 from pyro_vae.infer.path import Path
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.models import VAE
@@ -203,6 +204,15 @@ class Switch(nn.Module):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+class Classes(nn.Module):
+    """Nothing is left to move along."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            side = pyro.sample("side", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(side, 1.0), obs=x)
+
+
 class Covariance(nn.Module):
     def forward(self, x):
         with pyro.plate("data", len(x)):
@@ -236,7 +246,9 @@ class Auxiliary(nn.Module):
     ("model", "guide", "message"),
     [
         (Shared(), None, "site 'mean': it is outside the data plate"),
-        (Switch(), None, "site 'side': expected continuous values, .* got a Bernoulli"),
+        (Switch(), None, "site 'side': expected continuous values, .* got a Bernoulli: mark it"),
+        (Classes(), None, "model: expected latents with continuous values, .* got none besides"),
+        (Classes(), lambda x: None, "model: expected latents with continuous values"),
         (Covariance(), None, "site 's': expected continuous values, .* got a Wishart"),
         (Direction(), None, "site 'way': expected continuous values, .* got a ProjectedNormal"),
         (function, Point(), "site 'z': the guide is a point mass"),
@@ -253,3 +265,40 @@ def test_what_cannot_be_annealed_is_refused_by_name(model, guide, message, tmp_p
 def test_numbers_are_checked(name, linear):
     with pytest.raises(ValueError, match=f"{name}: expected a whole number of at least 1, got 0"):
         annealed(linear.vae, None, linear.data(2), **{**FEW, name: 0})
+
+
+def test_a_folder_that_is_none_is_told(tmp_path, linear):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="folder: expected a folder that can be written to"):
+        annealed(linear.vae, None, linear.data(2), folder=tmp_path / "file", **FEW)
+
+
+@pytest.mark.parametrize("run", [annealed, importance, elbo_terms])
+def test_what_is_no_program_or_no_data_is_told(run, linear):
+    x, guide = linear.data(2), linear.guide()
+    for pair, name in (((linear.vae, "prior"), "guide"), ((None, guide), "model")):
+        with pytest.raises(TypeError, match=f"{name}: expected a Pyro program, an nn.Module"):
+            run(*pair, x)
+    with pytest.raises(TypeError, match="guide: expected a Pyro program, got the class BottomUp"):
+        run(linear.vae, BottomUp, x)
+    with pytest.raises(ValueError, match="x: expected at least one datum"):
+        run(linear.vae, guide, x[:0])
+
+
+def test_draws_of_guides_that_encode_each_are_taken_some_at_a_time(monkeypatch):
+    """Memory is bounded where the blocks of a machine are large."""
+    vae, guide, x, y = case()
+    rows, run = [], functools.partial(annealed, vae, guide, x, y=y, seed=0, **FEW)
+    monkeypatch.setattr(path, "can_broadcast", lambda *a: False)
+    forward = guide.forward
+    monkeypatch.setattr(guide, "forward", lambda x, **k: (rows.append(len(x)), forward(x, **k))[1])
+    run()
+    assert max(rows) == 7 * 4
+    monkeypatch.setattr(path, "ENCODED_ROWS", 15)
+    rows.clear()
+    draws = []
+    monkeypatch.setattr(
+        path, "draws", lambda *a, of=path.draws, **k: (draws.append(a[3]), of(*a, **k))[1]
+    )
+    assert run().log_likelihood.isfinite().all()
+    assert draws == [2, 2, 2, 2, 1]
