@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from ..ground.tables import lookup
 from .base import Callback, Training, default_monitor, monitored, trained
 
 # Epochs count from 1
@@ -64,7 +65,10 @@ class EarlyStopping(Keeping):
 class KeepBest(Keeping):
     """Keep the state of model and guide with the best bound, and restore it when the run ends.
 
-    A state from before the pair got other parts, such as a predicted sigma, is forgotten.
+    Where beta is constant, the state that the run began with, which may be a fitted one, counts as
+    well for what is monitored on validation data. A state from before the pair got other parts, such as a predicted
+    sigma, is forgotten. What the optimizer keeps, such as Adam's moments, stays that of the last
+    step, as it does in Keras; a further ``fit`` goes on with it.
 
     Args:
         monitor: dotted key of the history row, bigger is better. Default: the objective on the
@@ -72,11 +76,17 @@ class KeepBest(Keeping):
 
     Attributes:
         best: the best value.
-        best_epoch: its epoch.
+        best_epoch: its epoch, 0 for the start.
     """
 
     kept = MappingProxyType(
-        {"best": "best", "best_epoch": "best_epoch", "state": "_state", "names": "_names"}
+        {
+            "best": "best",
+            "best_epoch": "best_epoch",
+            "state": "_state",
+            "names": "_names",
+            "compared": "_compared",
+        }
     )
 
     def __init__(self, monitor: str | None = None) -> None:
@@ -85,9 +95,29 @@ class KeepBest(Keeping):
     def on_fit_begin(self, trainer: Training, **kwargs: Any) -> None:
         """Forget earlier runs."""
         self.best, self.best_epoch, self._state, self._names = -math.inf, None, None, None
+        self._compared = False
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what the interrupted run kept, of older files without its start."""
+        super().load_state_dict({"compared": True, **state})
+
+    def counts_start(self, trainer: Training) -> bool:
+        """Whether the start is to be compared with epochs."""
+        monitor = self.monitor or default_monitor(trainer)
+        return trainer.constant_beta and monitor.startswith("validation.")
+
+    def on_start(self, trainer: Training, validation: dict[str, Any]) -> None:
+        """Keep the present state, of which ``validation`` data tell this, until one is better."""
+        row = {"epoch": _START, "validation": validation}
+        if lookup(row, self.monitor or default_monitor(trainer)) is not None:
+            self._keep(trainer, row)
 
     def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Copy the state if this is the best epoch."""
+        self._keep(trainer, row)
+        self._compared = True
+
+    def _keep(self, trainer: Training, row: dict[str, Any]) -> None:
         value = monitored(row, self.monitor or default_monitor(trainer))
         if self._state is not None and _structure(trainer) != self._names:
             self.on_fit_begin(trainer)
@@ -97,7 +127,9 @@ class KeepBest(Keeping):
             self._state = states, [p.detach().clone() for p in trained(trainer)]
 
     def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
-        """Put the best state back."""
+        """Put the best state back; without an epoch to compare with what was trained stays."""
+        if not self._compared:
+            return
         if self._state is not None and _structure(trainer) == self._names:
             states, values = self._state
             for module, state in zip(trainer.modules(), states, strict=True):
@@ -114,7 +146,8 @@ class Patience(KeepBest):
     wait. The history row of the epoch whose state the run ends with has ``kept=True``.
 
     Where beta is constant the run ends with the state that it began with, which may be a fitted
-    one, if no epoch was better; its last row has ``kept=False`` then.
+    one, if no epoch was better; its last row has ``kept=False`` then. The optimizer goes on from
+    the last step, see ``KeepBest``.
     """
 
     kept = MappingProxyType(
@@ -134,10 +167,6 @@ class Patience(KeepBest):
         super().on_fit_begin(trainer)
         self.waited, self._beta, self._highest = 0, None, -math.inf
 
-    def on_start(self, trainer: Training, validation: dict[str, Any]) -> None:
-        """Keep the present state, of which ``validation`` data tell this, until one is better."""
-        super().on_epoch_end(trainer, {"epoch": _START, "validation": validation})
-
     def on_epoch_end(self, trainer: Training, row: dict[str, Any], **kwargs: Any) -> None:
         """Compare with the best epoch so far."""
         before, self._beta = self._beta, row["beta"]
@@ -156,10 +185,9 @@ class Patience(KeepBest):
 
     def on_fit_end(self, trainer: Training, **kwargs: Any) -> None:
         """Put the best state back, and mark its row."""
+        if not self._compared:
+            return
         if self.best_epoch == _START:
-            # Without an epoch to compare with what was trained stays
-            if not self.waited and self._highest == -math.inf:
-                return
             trainer.history[-1]["kept"] = False
         super().on_fit_end(trainer)
         for row in trainer.history:

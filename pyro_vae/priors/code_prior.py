@@ -154,7 +154,8 @@ class CodePrior(Recorded, nn.Module):
             lr: learning rate.
             validation: data whose mean log-probability is taken after each epoch.
             patience: keep the epoch with the best one, and end when for so many epochs none was
-                better. Default: all epochs, and the last one.
+                better, with the prior as it was before if no epoch was better than that; the
+                last row has ``kept=False`` then. Default: all epochs, and the last one.
             seed: of a random stream of its own; None draws from torch's global stream.
             progress: show a progress bar.
 
@@ -179,7 +180,10 @@ class CodePrior(Recorded, nn.Module):
             codes = self._codes(guide, data)
             held_out = None if validation is None else self._codes(guide, validation)
             optimizer = torch.optim.Adam(self.parameters(), lr=lr)
-            best: dict[str, float] | None = None
+            best: dict[str, Any]
+            if patience is not None:
+                best = start = {"validation": float(self._log_prob(*held_out).mean())}
+                state, highest, waited = copy.deepcopy(self.state_dict()), -math.inf, 0
             for _ in (bar := tqdm(range(epochs), unit="epoch", disable=not progress)):
                 nats = self._epoch(*codes, batch_size, optimizer)
                 row: dict[str, float] = {"epoch": len(self.history) + 1, "nats": nats}
@@ -189,13 +193,18 @@ class CodePrior(Recorded, nn.Module):
                 bar.set_postfix({k: f"{v:.2f}" for k, v in row.items() if k != "epoch"})
                 if patience is None:
                     continue
-                if best is None or row["validation"] > best["validation"]:
+                if row["validation"] > best["validation"]:
                     best, state = row, copy.deepcopy(self.state_dict())
-                elif row["epoch"] - best["epoch"] >= patience:
+                # Among epochs alone, the first of which may be worse than the start
+                if row["validation"] > highest:
+                    highest, waited = row["validation"], 0
+                else:
+                    waited += 1
+                if waited >= patience:
                     break
-        if best is not None:
+        if patience is not None:
             self.load_state_dict(state)
-            best["kept"] = True
+            (self.history[-1] if best is start else best)["kept"] = best is not start
         self.fitted_on.fill_(len(codes[0][self.sites[0]]))
         return self
 

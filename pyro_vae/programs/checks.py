@@ -108,8 +108,10 @@ def _check_missing(model: Callable, x: Data, y: Tensor | None) -> None:
 
 def check_guide(model: Callable, guide: Callable) -> None:
     """Raise for what is known without data; ``check_pair`` runs the programs later."""
-    check_program("model", model)
-    check_program("guide", guide)
+    for name, program in (("model", model), ("guide", guide)):
+        # Most often it can
+        if isinstance(program, type) or not callable(program):
+            check_program(name, program)
     check_borrowed(model, guide)
     if not (isinstance(model, Model) and isinstance(guide, Guide)):
         return

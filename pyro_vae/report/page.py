@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import platform
 import time
@@ -242,8 +243,11 @@ def _table(evaluation: Evaluation) -> str:
     if evaluation.baselines:
         names = " and ".join(evaluation.baselines)
         caption += f". Fitted to the training data, for comparison: {names}"
-    table = f'<div class="scroll">{evaluation.to_html()}</div>'
-    return f'<p class="caption">{caption}.</p>{table}'
+    table = evaluation.table()
+    # The page begins with it
+    notes = [note for note in table.notes if note != evaluation.remark]
+    shown = dataclasses.replace(table, notes=notes).to_html()
+    return f'<p class="caption">{caption}.</p><div class="scroll">{shown}</div>'
 
 
 def _ways(evaluation: Evaluation) -> list[str]:

@@ -59,6 +59,12 @@ class Loop:
             if not any(map(is_ours, pair)):
                 self._validate.check()
 
+    def _keep_start(self) -> None:
+        keeping = [c for c in self.plan.keeping if c.counts_start(self.trainer)]
+        validation = ranks.agreed(self._validate()) if keeping else {}
+        for callback in keeping:
+            callback.on_start(self.trainer, validation)
+
     def __call__(self) -> bool:
         """Train until the run, a callback or a signal ends it; whether that was Ctrl-C."""
         run, interruption = self.run, self.plan.interruption
@@ -67,8 +73,8 @@ class Loop:
         try:
             if run.found:
                 self._go_on()
-            elif self.plan.patience is not None and self.trainer.constant_beta:
-                self.plan.patience.on_start(self.trainer, ranks.agreed(self._validate()))
+            elif self._validate is not None and self.plan.keeping:
+                self._keep_start()
             self._write()
             # An epoch that has begun is trained to its end
             while run.done < run.epochs and (run.position or not ranks.agreed(run.stopping)):

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .. import ranks
 from ..callbacks import check_callbacks
-from ..callbacks.stopping import Patience
+from ..callbacks.stopping import KeepBest, Patience
 from ..data import Dataset
 from ..data.arguments import Arguments, part_of
 from ..data.identity import identity
@@ -93,6 +93,7 @@ class Plan:
         self.patience = None if patience is None else Patience(patience)
         if self.patience is not None:
             callbacks = *callbacks, self.patience
+        self.keeping = callbacks and [c for c in callbacks if isinstance(c, KeepBest)]
         self.callbacks, self.progress = callbacks, asked["progress"]
         self.threads, self.recompute = asked["threads"], asked["recompute"]
         check_threads(self.threads)

@@ -200,7 +200,8 @@ class Trainer(Recorded, TrainedPair[M, G]):
             patience: keep the epoch with the best objective on the validation data, and end the
                 run when for so many epochs none was better, with the state that it began with if
                 none was better than this; epochs while beta moves do not count. The history row
-                of the epoch that is kept says so. Default: all epochs, and the last one's state.
+                of the epoch that is kept says so; the optimizer's moments stay the last ones, as
+                in Keras. Default: all epochs, and the last one's state.
             callbacks: objects with the hooks of ``callbacks.Callback``.
             threads: threads of the CPU in this run; default: torch's present number. On a busy
                 machine one is often the fastest.

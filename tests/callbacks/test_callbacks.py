@@ -202,6 +202,38 @@ def test_keep_best_also_when_the_run_failed():
     assert same(tensors(t), tensors(fit(trainer(), 1)))
 
 
+class Worse:
+    """From the first epoch on far from the data."""
+
+    def on_epoch_end(self, trainer, row, **kwargs):
+        row["validation"]["objective"] -= 100.0
+
+
+def test_keep_best_counts_the_start_on_validation_data():
+    t = fit(trainer(), 3)
+    before, keep = tensors(t), callbacks.KeepBest()
+    fit(t, 2, Worse(), keep, validation=X)
+    assert keep.best_epoch == 0 and same(tensors(t), before)
+    fit(t, 2, keep, validation=X)
+    assert keep.best_epoch > 3 and not same(tensors(t), before)
+    # What is not measured at the start has no start to count
+    training = callbacks.KeepBest("elbo")
+    fit(t, 1, training, validation=X)
+    assert training.best_epoch == 8
+
+
+def test_a_run_without_an_epoch_to_compare_leaves_what_was_trained():
+    class Fail:
+        def on_step_end(self, trainer, **kwargs):
+            raise RuntimeError("mine")
+
+    t = trainer()
+    before = tensors(t)
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(t, 1, callbacks.KeepBest(), Fail(), validation=X)
+    assert not same(tensors(t), before)
+
+
 @pytest.mark.parametrize("callback", [callbacks.EarlyStopping(), callbacks.KeepBest()])
 def test_a_monitor_without_values_is_an_error(callback):
     with pytest.raises(ValueError, match=r"monitor: .*no 'validation.objective': pass val"):

@@ -149,6 +149,11 @@ def test_patience_keeps_the_best_epoch_on_other_data():
     assert len(prior.history) == best["epoch"] + 4 < 300
     kept = float(prior.log_prob(guide.codes(x[:20])).mean())
     assert kept == pytest.approx(best["validation"], abs=1e-5)
+    # No epoch is better than this start
+    options["lr"] = 10.0
+    prior.fit(guide, x[20:], epochs=300, patience=3, **options)
+    assert [row.get("kept") for row in prior.history[-3:]] == [None, None, False]
+    assert float(prior.log_prob(guide.codes(x[:20])).mean()) == pytest.approx(kept, abs=1e-5)
     with pytest.raises(ValueError, match="patience: expected validation data to judge epochs by"):
         prior.fit(guide, x, epochs=1, patience=4, progress=False)
     with pytest.raises(ValueError, match="patience: expected a whole number of at least 1, got 0"):

@@ -419,6 +419,7 @@ def test_banners_of_collapse_and_of_a_pair_that_is_beaten(words, digits, tmp_pat
         "Some latent variables collapse: KL in nats after epoch 4: z2 0.012"
     )
     assert notes[1] == html.escape(evaluation.remark) + "."
+    assert text.count(html.escape(evaluation.remark)) == 1
     assert "independent Bernoulli by " in notes[1]
     assert "Fitted to the training data, for comparison: independent Bernoulli" in text
 
