@@ -66,9 +66,9 @@ class KeepBest(Keeping):
     """Keep the state of model and guide with the best bound, and restore it when the run ends.
 
     Where beta is constant, the state that the run began with, which may be a fitted one, counts as
-    well for what is monitored on validation data. A state from before the pair got other parts, such as a predicted
-    sigma, is forgotten. What the optimizer keeps, such as Adam's moments, stays that of the last
-    step, as it does in Keras; a further ``fit`` goes on with it.
+    well for what is monitored on validation data. A state from before the pair got other parts,
+    such as a predicted sigma, is forgotten. What the optimizer keeps, such as Adam's moments, is
+    that of the last step, as in Keras; a further ``fit`` goes on with it.
 
     Args:
         monitor: dotted key of the history row, bigger is better. Default: the objective on the

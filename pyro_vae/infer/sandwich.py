@@ -22,6 +22,7 @@ from ..programs.checks import check_guide
 from ..programs.given import given
 from ..programs.inspecting import structure
 from ..programs.labels import checked_labels
+from ..programs.means import stand_in_data
 from ..programs.placing import like as parameter_like
 from ..programs.running import traced, undisturbed
 from ..programs.sites import kinds
@@ -221,7 +222,8 @@ def _drawn(
     model: Callable, x: Data, y: Tensor | None, observed: Mapping[str, str]
 ) -> tuple[Data, dict[str, Tensor]]:
     """A draw of (x, z): data with draws in place of what is observed, and the latents."""
-    trace = traced(poutine.uncondition(model), x, y)
+    with stand_in_data():
+        trace = traced(poutine.uncondition(model), x, y)
     found = {name: trace.nodes[site]["value"] for site, name in observed.items()}
     z = {s: trace.nodes[s]["value"] for s in kinds(trace).latent if s not in observed}
     if not isinstance(x, Arguments):

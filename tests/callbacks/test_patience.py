@@ -159,7 +159,7 @@ def test_a_run_of_an_older_file_goes_on_from_its_best_epoch():
     kept = {"best": -3.0, "best_epoch": 4, "state": None, "names": None, "waited": 1, "beta": 1.0}
     patience = Patience(2)
     patience.load_state_dict(kept)
-    assert patience.state_dict() == {**kept, "highest": -3.0}
+    assert patience.state_dict() == {**kept, "highest": -3.0, "compared": True}
 
 
 def test_what_was_trained_stays_where_no_epoch_is_whole():

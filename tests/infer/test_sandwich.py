@@ -12,7 +12,7 @@ from torch import nn
 from pyro_vae.guides import BottomUp
 from pyro_vae.handlers import scale_latents
 from pyro_vae.infer import sandwich
-from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.likelihoods import Bernoulli, Gaussian, LogNormal, Multinomial, Tokens
 from pyro_vae.models import VAE
 
 FEW = {"temperatures": 10, "chains": 4, "leapfrog": 2, "importance_samples": 50, "progress": False}
@@ -93,6 +93,14 @@ def test_a_program_of_ones_own_keeps_what_it_does_not_observe(drawn):
     assert torch.equal(seen["inputs"], inputs[:20])
     assert (seen["counts"] > 0).any() and (seen["values"] != 0).all()
     assert len(found.lower) == 20 and abs(found.gap[0]) < 0.1
+
+
+@pytest.mark.parametrize("likelihood", [LogNormal(), Multinomial(5), Tokens(4)])
+def test_likelihoods_whose_range_is_without_zeros(likelihood, drawn):
+    vae = VAE((3,), 2, likelihood=likelihood, hidden=(3,))
+    found = sandwich(vae, None, n=20, **FEW)
+    assert found.lower.isfinite().all() and abs(found.gap[0]) < 1
+    vae.check_data(drawn[-1])
 
 
 def test_state_is_left_and_a_seed_gives_the_same_numbers(linear):
