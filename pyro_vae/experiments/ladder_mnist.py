@@ -314,7 +314,8 @@ def _rank(system: str, order: Sequence[str]) -> tuple[int, str]:
     return order.index(trained), system
 
 
-def _published(row: dict[str, Any], data: str) -> float | None:
+def published(row: dict[str, Any], data: str) -> float | None:
+    """What the paper has of a row, after its fine-tuning; None for other rows and data."""
     ladder = (
         row["layers"] == 5 and row["system"].startswith("LVAE") and RICHER not in row["system"]
     )
@@ -354,7 +355,7 @@ def table(
         columns["published"] = 2
         note = f" Published, too: IWAE {PUBLISHED[data]['IWAE']}."
     shown = [
-        {**dict.fromkeys(columns), **line, "published": _published(line, data)} for line in lines
+        {**dict.fromkeys(columns), **line, "published": published(line, data)} for line in lines
     ]
     return (
         f"{markdown(shown, columns)}\n\nNats per datum on the test set, with standard errors over "

@@ -26,8 +26,8 @@ _MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL
 class Shown(NamedTuple):
     """What a table shows: the entries that tell rows apart, and by their headings its columns.
 
-    A column is an entry of a row, or a function of the row, and its number of decimals. Rows are
-    ordered by the entries that tell them apart, texts as in ``order``.
+    A column is an entry of a row, or a function of the row with its "data", and its number of
+    decimals. Rows are ordered by the entries that tell them apart, texts as in ``order``.
     """
 
     by: tuple[str, ...]
@@ -92,6 +92,7 @@ TABLES = {
         | _same(2, "ELBO", "log p(x)", "log p(x) - VAE", "log p(x) - VAE+BN+WU")
         | _same(0, "importance samples")
         | _same(2, "annealed", "annealed - importance")
+        | {"published": (lambda row: ladder_mnist.published(row, row["data"]), 2)}
         | {"KL": ("kl", 1), "active units": ("active units", 0)}
         | _same(0, "active by KL"),
         ladder_mnist.SYSTEMS,
@@ -125,9 +126,10 @@ def rendered(held: Mapping[str, Any], shown: Shown) -> str:
         found = (row[name] for name in shown.by)
         return [texts.get(v, len(texts)) if isinstance(v, str) else v for v in found]
 
+    of = {"data": held.get("settings", {}).get("data")}
     rows = [
         {
-            heading: entry(row) if callable(entry) else row.get(entry)
+            heading: entry(of | row) if callable(entry) else row.get(entry)
             for heading, (entry, _) in shown.columns.items()
         }
         for row in sorted(joined(held["rows"], shown.by, held["estimates"]), key=place)

@@ -76,6 +76,19 @@ def test_estimates_stand_in_the_rows(tmp_path):
     assert "| VAE | 3 | 2 | -9.00 ± 0.30 | 1.50 ± 0.10 | 0.5 / 1.0 |" in page
 
 
+def test_published_numbers_stand_beside_those_of_the_same_data(tmp_path):
+    rows = [
+        {"system": s, "layers": 5, "epochs": 3, "seed": 0, "log p(x)": -9.0}
+        for s in ("VAE", "LVAE+BN+WU")
+    ]
+    for data, number in (("mnist", "-81.74"), ("omniglot", "-102.10")):
+        page = small(tmp_path, rows, "ladder", settings={"data": data})
+        assert "| log p(x) | published |" in page
+        assert "| VAE | 3 | 1 | -9.00 | - |" in page
+        assert f"| LVAE+BN+WU | 3 | 1 | -9.00 | {number} |" in page
+    assert "published" not in small(tmp_path, rows, "ladder", settings={"data": "digits"})
+
+
 def test_a_table_that_nobody_knows_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"table: expected one of sigma, .*got 'other'"):
         small(tmp_path, [], "other")
