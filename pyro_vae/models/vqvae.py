@@ -289,6 +289,9 @@ class VQVAE(DecoderModel):
         book = self.codebooks[site]
         vectors = book(z) if told is None else told
         lead = z.shape[: z.dim() - 1 - len(book.stack)]
+        if vectors.dim() == len(lead) + 1 and lead[0] > len(vectors):
+            # Rows are the data several times over, of which a guide has told once
+            vectors = vectors.repeat(lead[0] // len(vectors), *(1,) * len(lead))
         return vectors.expand(*lead, book.code_dim).to(self.one_hot.dtype)
 
     def sample(
