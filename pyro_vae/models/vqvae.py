@@ -289,6 +289,9 @@ class VQVAE(DecoderModel):
         book = self.codebooks[site]
         vectors = book(z) if told is None else told
         lead = z.shape[: z.dim() - 1 - len(book.stack)]
+        if len(lead) == vectors.dim() - 1 and len(vectors) < lead[0]:
+            # A row per sample of data that the guide has read once, as of importance weights
+            vectors = vectors.repeat(lead[0] // len(vectors), *[1] * (vectors.dim() - 1))
         return vectors.expand(*lead, book.code_dim).to(self.one_hot.dtype)
 
     def sample(
