@@ -69,6 +69,17 @@ def rates(tmp):
 
 
 @cases
+def converted(tmp):
+    def using(model=None, guide=None, x=X):
+        vae, bottom_up = pair()
+        return lambda: fit(Trainer(vae.to(model), bottom_up.to(guide), seed=0), x)
+
+    yield using(torch.float16, torch.float16, X.half()), using(torch.float32, torch.float32)
+    yield using(guide=torch.bfloat16), using(guide=torch.float32)
+    yield using(torch.float64, x=X.double()), using(torch.float64, torch.float64, X.double())
+
+
+@cases
 def estimators(tmp):
     def using(elbo):
         return lambda: fit(trainer(elbo=elbo))

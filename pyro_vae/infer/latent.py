@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data import Dataset, DataSplits
+from ..data.columns import of_table
 from ..ground.arguments import known, whole
 from ..programs import encoding
 from ..programs.belonging import check_belonging
@@ -312,6 +314,22 @@ def places_of(
     return found
 
 
+def shown_by(like: Any) -> Tensor:
+    """A tensor of one datum or more, of which it is known what they are, from any ``like``.
+
+    Raises:
+        TypeError: neither a tensor, a ``Dataset`` nor what ``data.load`` gives.
+    """
+    data = like.train if isinstance(like, DataSplits) else like
+    if not isinstance(data, Dataset):
+        check_tensor(like, "like")
+        return like
+    x = data[:1].x
+    if data.kind_said and not data.columns:
+        x.kind = data.kind
+    return of_table(x, data)
+
+
 def first_of(x: Any, n: int) -> Any:
     """The first datum of some, ``n`` times."""
     return x[torch.zeros(n, dtype=torch.long, device=x.device)]
@@ -320,7 +338,7 @@ def first_of(x: Any, n: int) -> Any:
 def grid_2d(
     model: Callable,
     *,
-    like: Tensor,
+    like: Tensor | Dataset | DataSplits,
     site: str = "z1",
     steps: int = 15,
     y: int | None = None,
@@ -333,7 +351,8 @@ def grid_2d(
     Args:
         model: generative program whose ``site`` has two units, or is a map of two channels, each
             of which has one value all over.
-        like: any data (m, *event_shape), on the first of which the program is run.
+        like: any data (m, *event_shape), or a ``Dataset``, on the first of which the program is
+            run.
         site: the two-dimensional latent site.
         steps: values per axis.
         y: a label for a conditional model.
@@ -345,6 +364,7 @@ def grid_2d(
     Raises:
         ValueError: an unknown site, or one without exactly two units.
     """
+    like = shown_by(like)
     quantiles = torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps, device=like.device)
     axis = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)
     second, first = torch.meshgrid(axis.flip(0), axis, indexing="ij")

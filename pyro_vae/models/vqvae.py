@@ -123,6 +123,7 @@ class VQVAE(DecoderModel):
         self.event_shape = networks.sizes("event_shape", event_shape)
         self.kind = kind_of(kind, self.event_shape).name
         self.channels = networks.sizes("channels", channels)
+        whole("blocks", blocks, 0, advice="pass 1, or 0 for none")
         networks.check_activation(activation)
         networks.check_norm(norm)
         check_likelihood(likelihood)

@@ -91,8 +91,8 @@ class LevelDecoder(Recorded, nn.Module):
         options: of all convolutional networks, as of ``GridDecoder``.
 
     Shapes:
-        inputs (n, *grid_1, dim_1), (n, *grid_2, dim_2), ... [and (n, labels)]; result
-        (n, *out_shape).
+        inputs (..., n, *grid_1, dim_1), (..., n, *grid_2, dim_2), ... [and (n, labels)]; result
+        (..., n, *out_shape).
 
     Example:
         >>> decoder = LevelDecoder([3, 5], (1, 8, 8), [(4, 4), (2, 2)], event_dim=3, channels=(6,))
@@ -126,12 +126,12 @@ class LevelDecoder(Recorded, nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Apply all layers."""
-        levels = len(self.up) + 1
+        levels, dims = len(self.up) + 1, self.last.dims
         h = inputs[levels - 1]
         for level in reversed(range(levels - 1)):
-            h = torch.cat([inputs[level], self.up[level](h).movedim(1, -1)], -1)
+            h = torch.cat([inputs[level], self.up[level](h).movedim(-dims - 1, -1)], -1)
         for labels in inputs[levels:]:
-            rows = labels.reshape(len(labels), *(1,) * (h.dim() - 2), -1)
+            rows = labels.reshape(*labels.shape[:-1], *(1,) * dims, labels.shape[-1])
             h = torch.cat([h, rows.expand(*h.shape[:-1], -1)], -1)
         return self.last(h)
 

@@ -12,10 +12,11 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from ..data import Dataset, DataSplits
 from ..ground.arguments import known, whole
 from ..ground.drawing import keep_within, shown
 from ..infer import grid_2d, interpolate, traverse
-from ..infer.latent import as_batch, first_of, places_of
+from ..infer.latent import as_batch, first_of, places_of, shown_by
 from ..programs.coordinates import coordinates
 from ..programs.kinds import kind_of
 from ..programs.labels import label_arguments, labels_for
@@ -213,7 +214,7 @@ def _moments(distribution: Distribution, site: str) -> tuple[Tensor, Tensor]:
 def latent_grid(
     model: Callable,
     *,
-    like: Tensor,
+    like: Tensor | Dataset | DataSplits,
     site: str = "z1",
     steps: int = 15,
     y: int | None = None,
@@ -227,7 +228,7 @@ def latent_grid(
     Args:
         model: generative program whose ``site`` has two units, or is a map of two channels, each
             of which has one value all over; other sites take their means.
-        like: any data (m, *event), on the first of which the program is run.
+        like: any data (m, *event), or a ``Dataset``, on the first of which the program is run.
         site: the two-dimensional latent site.
         steps: values per axis.
         y: a label for a conditional model.
@@ -247,6 +248,7 @@ def latent_grid(
     """
     whole("steps", steps)
     check_no_text(model, "plots.traversals(model, guide, x), or plots.interpolation")
+    like = shown_by(like)
     with measuring(model, device=like.device):
         trace = run_on(model, like[:1], y)
         site = _chosen({s: trace.nodes[s]["value"] for s in kinds(trace).latent}, site)

@@ -11,15 +11,16 @@ from matplotlib.figure import Figure
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..data import Dataset, DataSplits
 from ..ground.arguments import whole
 from ..ground.drawing import new_axes, shown
+from ..infer.latent import shown_by
 from ..programs.kinds import kind_of
 from ..programs.labels import labels_for
 from ..programs.means import mean_of
 from ..programs.modes import evaluating
 from ..programs.placing import device_of
 from ..programs.sites import kinds
-from ..programs.values import check_tensor
 from .drawing import grid_axes, run
 from .scatter import draw_points
 from .tables import columns_of
@@ -35,7 +36,7 @@ def layer_samples(
     columns: int = 8,
     y: Tensor | Sequence[int] | int | None = None,
     mean: bool = True,
-    like: Tensor | None = None,
+    like: Tensor | Dataset | DataSplits | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw what a layer and those below it decide, once the layers above are given.
@@ -53,7 +54,8 @@ def layer_samples(
         columns: draws of the layer per row.
         y: one label for all or a label per row (rows,), for a conditional model.
         mean: show the means of p(x|z) for drawn z in place of drawn x.
-        like: any data (m, *event), needed for a model without a ``sample`` method of its own.
+        like: any data (m, *event), or a ``Dataset``, needed for a model without a ``sample``
+            method of its own.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
@@ -72,7 +74,7 @@ def layer_samples(
     whole("rows", rows)
     whole("columns", columns)
     if like is not None:
-        check_tensor(like, "like")
+        like = shown_by(like)
     labels = labels_for(model, y, rows, device_of(model))
     with evaluating(model):
         first = run(model, rows, labels, like)

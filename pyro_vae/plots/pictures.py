@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..data import Column, Dataset, Vocabulary
+from ..data import Column, Dataset, DataSplits, Vocabulary
 from ..data.arguments import Arguments
 from ..data.columns import of_table
 from ..ground.arguments import at_least, whole
@@ -19,6 +19,7 @@ from ..ground.drawing import keep_within
 from ..ground.kinds import kind_of as check_kind
 from ..handlers import corrupted, replace_prior
 from ..infer import evaluating, log_likelihood, reconstruct
+from ..infer.latent import shown_by
 from ..models import Translation
 from ..programs.given import matched
 from ..programs.kinds import kind_of
@@ -112,7 +113,7 @@ def samples(
     y: Tensor | int | None = None,
     mean: bool = True,
     prior: nn.Module | Literal["uniform"] | None = None,
-    like: Tensor | Arguments | None = None,
+    like: Tensor | Dataset | DataSplits | Arguments | None = None,
     columns: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -125,8 +126,8 @@ def samples(
         mean: show the means of p(x|z) for drawn z in place of drawn x.
         prior: a module of ``priors`` from which the top latent is drawn in place of the model's
             own; for a ``models.VQVAE`` a fitted ``priors.CodePrior``, or "uniform".
-        like: any data (m, *event), needed for a model without a ``sample`` method of its own; of
-            a ``models.Translation`` arguments, whose sources are translated.
+        like: any data (m, *event), or a ``Dataset``, needed for a model without a ``sample``
+            method of its own; of a ``models.Translation`` arguments, whose sources are translated.
         columns: images per row, as in ``images``.
         ax: axes to draw on; by default those of a new figure.
 
@@ -145,6 +146,7 @@ def samples(
     """
     if isinstance(like, Arguments) and isinstance(innermost(model), Translation):
         return drawn_translations(model, n, like, ax)
+    like = None if like is None else like if isinstance(like, Arguments) else shown_by(like)
     x = _draw(model, n, y=y, mean=mean, like=like, prior=prior)
     return _grid(x, columns, (), kind_of(like, model), ax, columns_of(x, model))
 
@@ -166,6 +168,8 @@ def _draw(
         return drawn if columns_of(drawn) else of_table(drawn, like)
     if prior is not None:
         model = replace_prior(model, prior)
+    if like is not None:
+        check_tensor(like, "like")
     with evaluating(model):
         trace = run(model, n, y, like)
     site = kinds(trace).observed[-1]
@@ -183,7 +187,7 @@ def conditional(
     vary: str | None = None,
     y: Mapping[str, Any] | None = None,
     mean: bool = True,
-    like: Tensor | None = None,
+    like: Tensor | Dataset | DataSplits | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a row of samples for each label of a conditional model, or value of a covariate.
@@ -198,7 +202,8 @@ def conditional(
         vary: which of ``models.Covariates`` has these values, by default the first.
         y: the others, by default the first class, mean numbers and the mean log exposure.
         mean: show the means of p(x|z, y) for drawn z in place of drawn x.
-        like: any data (m, *event), needed for a model without a ``sample`` method of its own.
+        like: any data (m, *event), or a ``Dataset``, needed for a model without a ``sample``
+            method of its own.
         ax: axes to draw on; by default those of a new figure.
 
     Returns:
@@ -241,6 +246,7 @@ def conditional(
     rows = torch.tensor(classes, device=device_of(model)).repeat_interleave(n)
     names = [str(labels[c]) if len(labels) else f"{c:.4g}" for c in classes]
     labelled = rows if covariates is None else {**given, vary: rows}
+    like = None if like is None else shown_by(like)
     drawn = _draw(model, len(rows), y=labelled, mean=mean, like=like)
     known = {"table": columns_of(drawn, model), "kind": kind_of(like, model)}
     ax = grid_axes(drawn, n, ax, row_labels=names, **known)

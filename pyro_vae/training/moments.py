@@ -47,6 +47,13 @@ class Moments(WeakIdKeyDictionary):
         return self.of, (list(self.items()),)
 
 
+def convert(state: dict[str, Any], parameter: nn.Parameter) -> None:
+    """Have moments of elements in the type of a parameter that was converted since."""
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.dim() and value.dtype != parameter.dtype:
+            state[name] = value.to(parameter)
+
+
 def check_moments(moments: Sequence[Any], parameters: Sequence[nn.Parameter]) -> None:
     """Raise ``ValueError`` for moments that no optimizer of torch keeps for these parameters."""
     kept: dict[int, dict[str, str]] = {}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -31,6 +32,7 @@ from ..programs.autoguides import is_per_datum, take_all
 from ..programs.checks import check_minibatches
 from ..programs.missing import filled
 from ..programs.placing import seen_values
+from ..programs.program import Guide, Model
 from ..programs.unwrapping import innermost, is_ours
 from ..storage.folder import RunFolder
 from .feeds import Loaded, Resident, check_source, source, turns
@@ -180,10 +182,13 @@ class Plan:
         """
         ranks.diverge()
         data = self.feed if isinstance(self.feed, Loaded) else self.feed.data
+        own = innermost(model)
+        if isinstance(own, Model):
+            _check_types(own, guide)
         check_source(data, "data", model, guide)
         if self.feed.data.missing:
             check_incomplete(self.feed, guide)
-        likelihood = getattr(innermost(model), "likelihood", None)
+        likelihood = getattr(own, "likelihood", None)
         if isinstance(likelihood, Located) and first:
             # What networks see, where a likelihood standardises the data for them
             seen = getattr(likelihood, "inputs", lambda x: x)(self.feed.data.x)
@@ -296,6 +301,27 @@ def _going_on(before: Run, run: Run) -> Run:
         stopping=before.stopping and not before.finished,
         finished=before.finished and before.epochs == run.epochs,
     )
+
+
+def _check_types(model: Model, guide: Callable) -> None:
+    """Raise ``ValueError`` for parameters of half precision, or of several floating types."""
+    # A program of a person's own may convert what it is given
+    pair = {"model": model, "guide": guide} if isinstance(guide, Guide) else {"model": model}
+    expected = model.one_hot.dtype
+    for name, program in pair.items():
+        for parameter in program.parameters():
+            got = parameter.dtype
+            if got in (torch.float16, torch.bfloat16):
+                raise ValueError(
+                    f"{name}: expected parameters of torch.float32 or torch.float64, got {got}: "
+                    "use model.float() and guide.float(), and Trainer(..., precision='bf16') for "
+                    "networks that compute in half precision"
+                )
+            if got != expected and parameter.is_floating_point():
+                raise ValueError(
+                    f"{name}: expected parameters of {expected}, as the model has, got {got}: use "
+                    f"model.to({expected}) and guide.to({expected})"
+                )
 
 
 def _check_sources(data: Any, validation: Any) -> None:

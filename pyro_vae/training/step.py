@@ -24,6 +24,7 @@ from .annealing import Annealing
 from .feeds import Loaded, Resident
 from .guard import Guard
 from .history import History
+from .moments import convert
 from .pair import TrainedPair
 from .parallel import Parallel, synchronised
 from .plan import Plan
@@ -121,6 +122,7 @@ class Step:
         optimizer = fused(self.objective.optimizer, lr=self.objective.lr)(parameters)
         for parameter in parameters:
             if (moments := self.state.moments.get(parameter)) is not None:
+                convert(moments, parameter)
                 optimizer.state[parameter] = moments
         return optimizer
 

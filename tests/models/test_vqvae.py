@@ -154,6 +154,8 @@ def test_subclasses_with_arguments_of_their_own_load(make, tmp_path):
         ({"codebook": codebooks.Gradient(7, 3)}, "codes: expected the codebook's 7, got 6"),
         ({"grid": 3}, r"grid: expected \(2, 2\), the data of shape \(1, 8, 8\) halved 2 times"),
         ({"channels": (0,)}, "channels: expected positive integers"),
+        ({"blocks": 1.5}, "blocks: expected a whole number of at least 0, got 1.5"),
+        ({"blocks": -1}, "blocks: expected a whole number of at least 0, got -1"),
         ({"decoder": nn.Flatten()}, "decoder: Bernoulli for data of shape"),
         ({"prior": codebooks.UniformCodes((2, 2), 5)}, "prior: expected .* event shape"),
     ],
