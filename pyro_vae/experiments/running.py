@@ -353,11 +353,13 @@ def joined(
 def number(value: Any, digits: int | None = 2) -> str:
     """A number, or a pair (mean, error), for a table, or the means of a mapping; a dash for None.
 
-    Without ``digits`` as many as it needs.
+    Without ``digits`` as many as it needs. An error of 0 is of numbers that are all the same.
 
     Example:
         >>> number((-98.613, 0.2)), number(None), number((1.0, float("nan")))
         ('-98.61 +- 0.20', '-', '1.00')
+        >>> number((3.1623, 1e-16), 1)
+        '3.2'
         >>> number({"z1": (20.46, 0.3), "z2": (3.1, 0.1)}, 1)
         '20.5 / 3.1'
     """
@@ -368,7 +370,7 @@ def number(value: Any, digits: int | None = 2) -> str:
         return " / ".join(number(part, digits) for part in parts)
     if isinstance(value, Sequence):
         mean, error = (number(v, digits) for v in value)
-        return mean if math.isnan(value[1]) else f"{mean} +- {error}"
+        return f"{mean} +- {error}" if value[1] > 1e-12 * abs(value[0]) else mean
     return f"{value:g}" if digits is None else f"{value:.{digits}f}"
 
 
