@@ -48,9 +48,9 @@ class Moments(WeakIdKeyDictionary):
 
 
 def convert(state: dict[str, Any], parameter: nn.Parameter) -> None:
-    """Have moments of elements in the type of a parameter that was converted since."""
+    """Have moments in the type of a parameter that was converted since, but for counts."""
     for name, value in state.items():
-        if isinstance(value, Tensor) and value.dim() and value.dtype != parameter.dtype:
+        if isinstance(value, Tensor) and name != "step" and value.dtype != parameter.dtype:
             state[name] = value.to(parameter)
 
 

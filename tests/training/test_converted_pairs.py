@@ -2,8 +2,11 @@
 
 import functools
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 
 from pyro_vae import Trainer, codebooks, load
 from pyro_vae.guides import BottomUp, NearestCode
@@ -45,6 +48,35 @@ def test_a_converted_pair_goes_on_as_it_would_have(engine, optimizer):
         assert {p.dtype for p in trainer.parameters()} == {dtype}
         found.append([p.detach().float() for p in trainer.parameters()])
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
+class OneSigma(nn.Module):
+    """A program with a parameter that is a single number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.log_sigma = nn.Linear(2, 5), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.layer(z), self.log_sigma.exp()).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "Adagrad", "NAdam", "Rprop", "ASGD"])
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_parameter_of_one_number_goes_on(engine, optimizer):
+    torch.manual_seed(0)
+    model = OneSigma()
+    options = {"engine": engine, "optimizer": getattr(torch.optim, optimizer), "seed": 0}
+    trainer = fit(Trainer(model, guide := BottomUp(model, like=X), **options))
+    for dtype in (torch.float64, torch.float32):
+        model.to(dtype), guide.to(dtype)
+        before = model.log_sigma.item()
+        fit(trainer, X.to(dtype))
+        moments = trainer.state.moments[model.log_sigma]
+        assert {v.dtype for name, v in moments.items() if name != "step"} == {dtype}
+        assert model.log_sigma.item() != before
 
 
 def test_a_converted_pair_is_saved_and_goes_back(tmp_path):

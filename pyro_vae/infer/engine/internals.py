@@ -77,18 +77,22 @@ def forget_source(forward: Callable) -> None:
 def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable:
     """A graph through ``torch.compile``'s compiler, with the random numbers of eager torch.
 
-    It comes from torch's cache on disk where a process has compiled the same graph before. The
-    cache takes what is compiled in a context of symbolic shapes; there are none here.
+    It comes from torch's cache on disk where a process has compiled the same graph before, for
+    vectors of the same width: the cache itself does not tell processors apart. It takes what is
+    compiled in a context of symbolic shapes; there are none here.
     """
     # Take seconds to import
     from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    # Options are part of the cache's key
+    options = {"fallback_random": True, "cpp.simdlen": pick_vec_isa().bit_width()}
     shapes = ShapeEnv(assume_static_by_default=True)
     with tracing(TracingContext(FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True))):
-        return compile_fx(graph, list(inputs), config_patches={"fallback_random": True})
+        return compile_fx(graph, list(inputs), config_patches=options)
 
 
 def check_dimensions(norm: nn.Module, x: Tensor) -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from processes import started
 from torch import nn
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 from pyro_vae import guides, likelihoods, models
 from pyro_vae.infer import SVI
 from pyro_vae.infer.engine.compiled import Compiler
-from pyro_vae.infer.engine.internals import Operator
+from pyro_vae.infer.engine.internals import Operator, compiled
 from pyro_vae.infer.engine.rewriting import of_operators, recorded
 
 
@@ -94,6 +95,22 @@ def test_compilers_are_given_operators_to_the_same_bits():
     own = [t for t in targets if not isinstance(t, Operator)]
     assert own == [nn.functional.linear] and len(targets) > 3
     assert torch.Tensor.view in [node.target for node in graph.graph.nodes]
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_what_is_compiled_for_other_vectors_is_not_taken(capability, monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+    keys = []
+    monkeypatch.setattr(
+        "torch._inductor.compile_fx.compile_fx",
+        lambda *args, config_patches: keys.append(config_patches["cpp.simdlen"]),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a processor without them
+        compiled(None, [])
+        assert keys == [pick_vec_isa().bit_width()]
+    if capability == "default":
+        assert keys == [0]
 
 
 def count_compilations(folder):

@@ -21,6 +21,7 @@ from pyro.ops import packed
 from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch._guards import TracingContext, tracing
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import module as all_modules
@@ -351,6 +352,8 @@ def try_compiled():
     assert list(parameters)[:2] == ["model_", "example_inputs_"]
     assert "config_patches" in parameters
     assert isinstance(torch._inductor.config.fallback_random, bool)
+    with torch._inductor.config.patch({"cpp.simdlen": 0}):
+        assert pick_vec_isa().bit_width() == 0
     mode = FakeTensorMode(
         shape_env=ShapeEnv(assume_static_by_default=True), allow_non_fake_inputs=True
     )
