@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import networks
+from ..data import Dataset
 from ..data.arguments import Data, columns_of
 from ..distributions.sequences import Ended
 from ..ground.arguments import known
@@ -111,6 +112,9 @@ def subject_of(model: Any, like: Any = None) -> Subject:
 
 
 def _of_vae(model: Any, vae: VAE, like: Any) -> Subject:
+    if isinstance(like, Dataset):
+        data = matched(like, model, name="like")
+        like = data.x if data.y is None else (data.x, data.y)
     found = vae.structure if like is None else structure(model, like)
     layers = vae.latents[::-1]
     places = {site: Place(site, found.latents[site], whole=True) for site in layers}

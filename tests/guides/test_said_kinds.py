@@ -254,3 +254,12 @@ def test_a_text_that_is_missing_is_a_word_of_its_own():
     assert torch.equal(means[0][1:], means[1][1:])
     assert not torch.allclose(means[1][0], means[0][0])
     assert not torch.allclose(means[1][0], means[0][2])  # no empty line either
+
+
+@pytest.mark.parametrize("condition", [0, 2])
+@pytest.mark.parametrize("maker", ["BottomUp", "Flow", "FullCovariance", "Ladder"])
+def test_guides_of_a_vae_take_a_data_set(maker, condition):
+    vae = models.VAE((4,), 2, hidden=(3,), likelihood=likelihoods.Gaussian(), condition=condition)
+    x = data.Dataset(torch.zeros(6, 4), torch.arange(6) % 2 if condition else None)
+    guide = MAKERS[maker](vae, like=x)
+    assert guide.latents == MAKERS[maker](vae).latents
