@@ -28,7 +28,7 @@ from ..programs.means import stand_in_data
 from ..programs.reading import latents_apart
 from ..programs.running import traced, undisturbed
 from ..programs.sites import kinds
-from ..programs.values import check_tensor
+from ..programs.values import check_programs, check_tensor
 from .discrete import completed
 
 
@@ -151,6 +151,7 @@ def interpolate(
         >>> interpolate(vae, guides.BottomUp(vae), x[:4], x[4:], steps=5).shape
         torch.Size([4, 5, 6])
     """
+    check_programs(model, guide)
     whole("steps", steps, 2)
     check_tensor(start, "start")
     check_tensor(end, "end")
@@ -264,6 +265,7 @@ def traverse(
         ValueError: a site that the guide does not have, or without such coordinates, as
             categories are; units that it has not; data that are not a single datum.
     """
+    check_programs(model, guide)
     _check_single(model, x, "x")
     values = torch.linspace(-3, 3, 7, device=x.device) if values is None else values.to(x.device)
     labels = labels_for(model, y, 1, x.device)
@@ -364,6 +366,7 @@ def grid_2d(
     Raises:
         ValueError: an unknown site, or one without exactly two units.
     """
+    check_programs(model)
     like = shown_by(like)
     quantiles = torch.linspace(0.5 / steps, 1 - 0.5 / steps, steps, device=like.device)
     axis = torch.distributions.Normal(0.0, 1.0).icdf(quantiles)

@@ -221,15 +221,17 @@ def _check_continuous(p: Trace, latents: Iterable[str]) -> None:
         raise ValueError(
             "model: expected latents with continuous values, along which annealing moves, got "
             "none besides what is summed out: log p(x) is exact by infer.importance(model, guide, "
-            "x, samples=1)"
+            "x, samples=1), of a guide that draws nothing else, such as "
+            "lambda *args, **kwargs: None"
         )
     for site in latents:
-        if not _has_coordinates(p.nodes[site]):
+        node = p.nodes[site]
+        if not _has_coordinates(node):
+            mark = "mark it infer={'enumerate': 'parallel'} in model and guide, to sum it out, or "
             raise ValueError(
                 f"site {site!r}: expected continuous values, along which annealing moves, got a "
-                f"{type(base_of(p.nodes[site]['fn'])).__name__}: mark it "
-                "infer={'enumerate': 'parallel'} in the model if it is discrete, so that it is "
-                "summed out, or use infer.importance"
+                f"{type(base_of(node['fn'])).__name__}: "
+                f"{mark if node['fn'].has_enumerate_support else ''}use infer.importance"
             )
 
 

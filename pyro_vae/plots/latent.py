@@ -23,7 +23,7 @@ from ..programs.labels import label_arguments, labels_for
 from ..programs.means import ShowMeans, mean_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
-from ..programs.values import check_tensor
+from ..programs.values import check_programs, check_tensor
 from .drawing import grid_axes, run_on, spaced, vector_site
 from .sentences import check_no_pairs, check_no_text
 from .tables import columns_of
@@ -68,6 +68,7 @@ def interpolation(
         >>> [label.get_text() for label in ax.get_xticklabels()]
         ['0', '0.25', '0.5', '0.75', '1']
     """
+    check_programs(model, guide)
     check_no_pairs(model)
     check_tensor(start, "start")
     check_tensor(end, "end")
@@ -133,6 +134,7 @@ def traversals(
         >>> ax.images[0].get_array().shape
         (19, 28, 3)
     """
+    check_programs(model, guide)
     check_no_pairs(model)
     values = torch.linspace(-3, 3, 7) if values is None else torch.as_tensor(values).float()
     check_tensor(x)
@@ -246,6 +248,7 @@ def latent_grid(
         >>> latent_grid(vae, like=torch.zeros(1, 1, 8, 8), steps=3).get_xlabel()
         'z1[0]'
     """
+    check_programs(model)
     whole("steps", steps)
     check_no_text(model, "plots.traversals(model, guide, x), or plots.interpolation")
     like = shown_by(like)

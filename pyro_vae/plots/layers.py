@@ -21,6 +21,7 @@ from ..programs.means import mean_of
 from ..programs.modes import evaluating
 from ..programs.placing import device_of
 from ..programs.sites import kinds
+from ..programs.values import check_programs
 from .drawing import grid_axes, run
 from .scatter import draw_points
 from .tables import columns_of
@@ -71,6 +72,7 @@ def layer_samples(
         >>> layer_samples(vae, "z1", rows=3, columns=5).images[0].get_array().shape
         (28, 46, 3)
     """
+    check_programs(model)
     whole("rows", rows)
     whole("columns", columns)
     if like is not None:

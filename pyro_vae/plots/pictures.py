@@ -29,7 +29,7 @@ from ..programs.placing import device_of
 from ..programs.running import measuring
 from ..programs.sites import kinds
 from ..programs.unwrapping import innermost
-from ..programs.values import check_tensor
+from ..programs.values import check_programs, check_tensor
 from .drawing import grid_axes, is_image, rows_of, run, stacked
 from .sentences import check_no_pairs, check_no_text, drawn_translations, translations
 from .tables import columns_of
@@ -144,6 +144,7 @@ def samples(
         >>> samples(vae, 16, prior=priors.StandardNormal(2)).images[0].get_array().shape
         (19, 73, 3)
     """
+    check_programs(model)
     if isinstance(like, Arguments) and isinstance(innermost(model), Translation):
         return drawn_translations(model, n, like, ax)
     like = None if like is None else like if isinstance(like, Arguments) else shown_by(like)
@@ -225,6 +226,7 @@ def conditional(
         >>> [label.get_text() for label in conditional(vae, y={"dose": 2.0}).get_yticklabels()]
         ['20', '30', '40', '50', '60']
     """
+    check_programs(model)
     condition, covariates = getattr(model, "condition", None), covariates_of(model)
     if not accepts_labels(model):
         raise ValueError(

@@ -20,6 +20,7 @@ from ..programs.given import matched
 from ..programs.labels import label_arguments
 from ..programs.running import measuring
 from ..programs.sites import kinds, present
+from ..programs.values import check_program
 from .drawing import rows_of, vector_site
 
 _ENCODED_AT_ONCE = 4096
@@ -111,6 +112,7 @@ def _points(
 
     Each axis has a name and shorter ones.
     """
+    check_program("guide", guide)
     with measuring(guide, device=data.device):
         x, y = rows_of(data, y, guide)
         if not len(x):

@@ -20,6 +20,7 @@ from .methods import as_program, held_by
 from .modes import evaluating
 from .program import Guide
 from .unwrapping import below_handlers, innermost, name_of
+from .values import check_programs
 
 _TRAINED_WITH = "trained_with"
 _ADVICE = (
@@ -82,8 +83,10 @@ def check_run(model: Callable, guide: Callable, x: Data, y: Tensor | None = None
 def check_belonging(model: Callable, *guides: Callable) -> None:
     """Raise for a guide that uses another model's tensors; tell, once, of one trained with it.
 
-    Models with the same weights are one and the same here.
+    Models with the same weights are one and the same here. Raises ``TypeError`` for what is no
+    program.
     """
+    check_programs(model, *guides)
     program, model = model, innermost(model)
     for guide in map(innermost, guides):
         if isinstance(guide, nn.Module):

@@ -33,7 +33,7 @@ from .missing import takes_missing
 from .modes import evaluating
 from .sites import kinds
 from .tracing import trace
-from .values import check_finite
+from .values import check_finite, check_program
 
 if TYPE_CHECKING:
     import pandas
@@ -216,6 +216,9 @@ def trace_means(guide: Any, x: Any, *, y: Labels = None) -> poutine.Trace:
 
 def _encodable(guide: Any, x: Any, y: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The guide's arguments, data and others, once all are found to fit."""
+    # Most often it can
+    if isinstance(guide, type) or not callable(guide):
+        check_program("guide", guide)
     if not isinstance(x, Tensor | Arguments):
         data = matched(x, guide, getattr(guide, "model", None), name="x")
         x, y = data.x, data.y if y is None else y

@@ -19,6 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..data.arguments import Data
+from ..distributions import base_of
 from ..ground.internals import DIM_SYMBOLS, ENUMERATED, packed_as, packed_dims
 from .reading import Contributions, contributions
 from .running import trace_pair
@@ -87,8 +88,21 @@ def sums_of(model_trace: Trace, guide_trace: Trace) -> Sums | None:
         for site in kinds(model_trace).latent
         if site in marked
     }
+    for trace in traces:
+        for site in kinds(trace).enumerated:
+            _check_finite_many(site, trace.nodes[site])
     in_guide = not marked.keys().isdisjoint(kinds(guide_trace).latent)
     return Sums(marks, in_guide, nesting(*traces)) if marks else None
+
+
+def _check_finite_many(site: str, node: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a marked latent that cannot run on all its values."""
+    if not node["fn"].has_enumerate_support:
+        raise ValueError(
+            f"site {site!r}: expected finitely many values, which are summed out, got a "
+            f"{type(base_of(node['fn'])).__name__}: take its mark infer={{'enumerate': ...}} away "
+            "and draw it in the guide"
+        )
 
 
 class Enumerated:

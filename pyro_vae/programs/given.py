@@ -34,7 +34,7 @@ from .labels import (
 from .missing import takes_missing
 from .placing import device_of, dtype_of, like
 from .unwrapping import is_ours
-from .values import check_program, check_tensor
+from .values import check_programs, check_tensor
 
 # Numbers that may be indices, which no program wants as floating ones
 _INDICES = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -148,8 +148,7 @@ def given(
 
     Of a model, and of a guide after it, which have to be programs.
     """
-    for program, name in zip(programs, ("model", "guide"), strict=False):
-        check_program(name, program)
+    check_programs(*programs)
     data = x if y is None else {"x": x, "y": y}
     own = as_arguments(data, *programs, arguments=arguments, plate=plate, name="x")
     if own is not None:

@@ -15,6 +15,13 @@ from ..data.arguments import Arguments
 _SUCH_AS = {"model": "models.VAE(...)", "guide": "guides.BottomUp(model)"}
 
 
+def check_programs(model: Any, *guides: Any) -> None:
+    """Raise ``TypeError`` unless a model, and guides if any, are programs."""
+    check_program("model", model)
+    for guide in guides:
+        check_program("guide", guide)
+
+
 def check_program(name: str, program: Any) -> None:
     """Raise ``TypeError`` for what cannot be run, or is the class of what can."""
     if not callable(program):

@@ -73,6 +73,50 @@ def nothing_that_moves(tmp):
         lambda: annealed(model, nothing, X),
         lambda: infer.importance(model, nothing, X, samples=1),
     )
+    yield (
+        lambda: annealed(model, None, X),
+        lambda: infer.importance(model, lambda *args, **kwargs: None, X, samples=1),
+    )
+
+
+class Both(nn.Module):
+    """A guide of a mean and of the coin that chooses it."""
+
+    def __init__(self, mark=None):
+        super().__init__()
+        self.mark = mark
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("side", coin(), infer={"enumerate": self.mark})
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+@cases
+def marks_of_guides(tmp):
+    yield lambda: annealed(Marked(), Both(), X), lambda: annealed(Marked(), Both("parallel"), X)
+
+
+class Uncounted(Both):
+    """A mean that may be any whole number."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("count", dist.Poisson(1.0), infer={"enumerate": self.mark})
+            pyro.sample("x", around(z), obs=x)
+
+
+def count(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("count", dist.Poisson(1.0))
+
+
+@cases
+def endless_sums(tmp):
+    yield (
+        lambda: infer.importance(Uncounted("parallel"), nothing, X, samples=2),
+        lambda: infer.importance(Uncounted(), count, X, samples=2),
+    )
 
 
 @cases

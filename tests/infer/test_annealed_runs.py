@@ -204,6 +204,20 @@ class Switch(nn.Module):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+class Counted(nn.Module):
+    """Any number of steps up, which has no end to sum to."""
+
+    def __init__(self, mark=None):
+        super().__init__()
+        self.mark = mark
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            count = pyro.sample("count", dist.Poisson(1.0), infer={"enumerate": self.mark})
+            z = pyro.sample("z", dist.Normal(count, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 class Classes(nn.Module):
     """Nothing is left to move along."""
 
@@ -247,6 +261,8 @@ class Auxiliary(nn.Module):
     [
         (Shared(), None, "site 'mean': it is outside the data plate"),
         (Switch(), None, "site 'side': expected continuous values, .* got a Bernoulli: mark it"),
+        (Counted(), None, "site 'count': expected continuous values, .* a Poisson: use infer.imp"),
+        (Counted("parallel"), None, "site 'count': expected finitely many values, .* a Poisson"),
         (Classes(), None, "model: expected latents with continuous values, .* got none besides"),
         (Classes(), lambda x: None, "model: expected latents with continuous values"),
         (Covariance(), None, "site 's': expected continuous values, .* got a Wishart"),

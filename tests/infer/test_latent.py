@@ -6,6 +6,7 @@ import torch
 from chance import excess
 from torch.nn.functional import one_hot
 
+from pyro_vae import infer, plots
 from pyro_vae.data import Dataset
 from pyro_vae.guides import BottomUp
 from pyro_vae.infer import grid_2d, interpolate, reconstruct, traverse
@@ -304,3 +305,33 @@ def test_data_are_tensors(linear):
     ):
         with pytest.raises(TypeError, match=r"expected a tensor .* got Dataset: pass its .x"):
             call()
+
+
+def _of_pairs(x):
+    yield lambda *pair: infer.reconstruct(*pair, x)
+    yield lambda *pair: infer.mean_squared_error(*pair, x)
+    yield lambda *pair: infer.interpolate(*pair, x[:2], x[2:])
+    yield lambda *pair: infer.traverse(*pair, x[0], site="z1")
+    yield lambda *pair: plots.reconstructions(*pair, x)
+
+
+def _of_models(x):
+    yield lambda model: infer.grid_2d(model, like=x)
+    yield lambda model: plots.samples(model, 2, like=x)
+    yield lambda model: plots.conditional(model, like=x)
+    yield lambda model: plots.layer_samples(model, "z1", like=x)
+
+
+def test_what_is_no_program_is_told_by_its_name(linear):
+    x, vae, guide = linear.data(4), linear.vae, linear.guide()
+    for run in _of_pairs(x):
+        for pair, name in (((vae, "prior"), "guide"), (("prior", guide), "model")):
+            with pytest.raises(TypeError, match=f"{name}: expected a Pyro program, an nn.Module"):
+                run(*pair)
+        with pytest.raises(TypeError, match="guide: expected a Pyro program, got the class Bott"):
+            run(vae, BottomUp)
+    for run in _of_models(x):
+        with pytest.raises(TypeError, match=r"model: expected a Pyro program, an nn.Module"):
+            run("prior")
+    with pytest.raises(TypeError, match=r"guide: expected a Pyro program, an nn.Module"):
+        plots.latent_scatter("prior", x)
