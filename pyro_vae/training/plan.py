@@ -304,20 +304,20 @@ def _going_on(before: Run, run: Run) -> Run:
 
 
 def _check_types(model: Model, guide: Callable) -> None:
-    """Raise ``ValueError`` for parameters of half precision, or of several floating types."""
-    # A program of a person's own may convert what it is given
+    """Raise ``ValueError`` for what is trained in half precision, or in several floating types."""
+    # A program of a person's own may convert what it is given, as may a network that is frozen
     pair = {"model": model, "guide": guide} if isinstance(guide, Guide) else {"model": model}
-    expected = model.one_hot.dtype
+    expected = getattr(getattr(model, "one_hot", None), "dtype", None)
     for name, program in pair.items():
-        for parameter in program.parameters():
-            got = parameter.dtype
+        for parameter in filter(lambda p: p.requires_grad, program.parameters()):
+            got, expected = parameter.dtype, expected or parameter.dtype
             if got in (torch.float16, torch.bfloat16):
                 raise ValueError(
                     f"{name}: expected parameters of torch.float32 or torch.float64, got {got}: "
                     "use model.float() and guide.float(), and Trainer(..., precision='bf16') for "
                     "networks that compute in half precision"
                 )
-            if got != expected and parameter.is_floating_point():
+            if got != expected:
                 raise ValueError(
                     f"{name}: expected parameters of {expected}, as the model has, got {got}: use "
                     f"model.to({expected}) and guide.to({expected})"
