@@ -4,7 +4,13 @@ import tempfile
 
 import torch
 
-from pyro_vae import data, infer
+from pyro_vae import data, infer, priors
+
+
+def overlap(seen, true):
+    """Intersection over union of lit pixels, the mean over videos."""
+    seen, true = (seen > 0.5).flatten(1), (true > 0.5).flatten(1)
+    return ((seen & true).sum(1) / (seen | true).sum(1)).mean()
 
 
 def check_tones_are_heard(ratios):
@@ -27,7 +33,7 @@ def check_the_first_codes_of_a_tone_stay(nearest, prior, x):
 
 def check_sprites_are_seen(clip, eye, videos):
     again = infer.reconstruct(clip, eye, videos.test.x)
-    assert ((again > 0.5) == (videos.test.x > 0.5)).double().mean() > 0.95
+    assert overlap(again, videos.test.x) > 0.75  # 0.6 where they are blurred
 
 
 def check_the_first_frames_stay(clip, eye, film, seen):
@@ -35,6 +41,17 @@ def check_the_first_frames_stay(clip, eye, film, seen):
     given = torch.zeros(clip.grid_shape, dtype=torch.bool)
     given[: len(given) // 2] = True
     assert torch.equal(film.complete(grid, given)[:, given], grid[:, given])
+
+
+def check_sprites_go_on(clip, eye, film, videos):
+    torch.manual_seed(0)
+    x = videos.test.x
+    late = slice(x.shape[2] // 2, None)
+    drawn = priors.complete(clip, eye, film, x)[:, 0, :, late]
+    lit = (drawn > 0.5).sum() / (x[:, :, late] > 0.5).sum()
+    assert 0.5 < lit < 1.5
+    strangers = overlap(x[:, :, late].roll(1, 0), x[:, :, late])
+    assert overlap(drawn, x[:, :, late]) > 2 * strangers
 
 
 def check_sentences(likelihood, between, lines, result, words):
