@@ -30,7 +30,7 @@ FLOORS = (
     *("models", "guides", "priors", "export", "plots", "diagnostics", "callbacks", "training"),
     *("report", "estimators", "notebook", "experiments", "cli", "__main__", "__init__"),
 )
-MOST_FLAT, MOST_LINES, MOST_PRIVATE = 9, 400, 39
+MOST_FLAT, MOST_LINES, MOST_PRIVATE = 9, 400, 38
 
 Graph = Mapping[str, set[str]]
 

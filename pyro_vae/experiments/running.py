@@ -356,10 +356,8 @@ def number(value: Any, digits: int | None = 2) -> str:
     Without ``digits`` as many as it needs. An error of 0 is of numbers that are all the same.
 
     Example:
-        >>> number((-98.613, 0.2)), number(None), number((1.0, float("nan")))
-        ('-98.61 +- 0.20', '-', '1.00')
-        >>> number((3.1623, 1e-16), 1)
-        '3.2'
+        >>> number((-98.613, 0.2)), number(None), number((1.0, float("nan"))), number((3.2, 0.0))
+        ('-98.61 +- 0.20', '-', '1.00', '3.20')
         >>> number({"z1": (20.46, 0.3), "z2": (3.1, 0.1)}, 1)
         '20.5 / 3.1'
     """

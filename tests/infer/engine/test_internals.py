@@ -21,7 +21,6 @@ from pyro.ops import packed
 from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch._guards import TracingContext, tracing
-from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.modules import module as all_modules
@@ -346,13 +345,15 @@ def try_compiled():
     with warnings.catch_warnings():
         # Of torch 2.11, about itself
         warnings.filterwarnings("ignore", category=DeprecationWarning)
+        from torch._inductor import config
         from torch._inductor.compile_fx import compile_fx
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     parameters = inspect.signature(compile_fx).parameters
     assert list(parameters)[:2] == ["model_", "example_inputs_"]
     assert "config_patches" in parameters
-    assert isinstance(torch._inductor.config.fallback_random, bool)
-    with torch._inductor.config.patch({"cpp.simdlen": 0}):
+    assert isinstance(config.fallback_random, bool)
+    with config.patch({"cpp.simdlen": 0}):
         assert pick_vec_isa().bit_width() == 0
     mode = FakeTensorMode(
         shape_env=ShapeEnv(assume_static_by_default=True), allow_non_fake_inputs=True
