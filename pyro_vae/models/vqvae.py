@@ -288,11 +288,11 @@ class VQVAE(DecoderModel):
     def _vectors(self, site: str, z: Tensor, told: Tensor | None) -> Tensor:
         """What the decoder sees of one-hot codes: what a guide told, or their vectors."""
         book = self.codebooks[site]
-        vectors = book(z) if told is None else told
         lead = z.shape[: z.dim() - 1 - len(book.stack)]
-        if vectors.dim() == len(lead) + 1 and lead[0] > len(vectors):
+        if told is not None and told.dim() == len(lead) + 1 and lead[0] > len(told):
             # Rows are the data several times over, of which a guide has told once
-            vectors = vectors.repeat(lead[0] // len(vectors), *(1,) * len(lead))
+            told = told.repeat(lead[0] // len(told), *(1,) * len(lead))
+        vectors = book(z) if told is None else told
         return vectors.expand(*lead, book.code_dim).to(self.one_hot.dtype)
 
     def sample(
