@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, cross_entropy
 
-from pyro_vae import Trainer, codebooks, data, diagnostics, guides, likelihoods, models
+from pyro_vae import Trainer, codebooks, data, diagnostics, guides, infer, likelihoods, models
 
 ROOT = os.environ.get("PYRO_VAE_DATA")
 
@@ -36,6 +36,24 @@ def test_one_layer_vae_reaches_the_known_bound_on_mnist(capsys):
     numbers = result.to_dict()
     assert numbers["ELBO"]["mean"] > -100
     assert numbers["log p(x)"]["mean"] > -96
+
+
+@pytest.mark.slow
+# Untrained for long, as it may be: the sandwich asks nothing of the guide
+def test_the_bounds_of_a_sandwich_meet_on_a_model_of_mnist(capsys):
+    d = data.load("mnist")
+    torch.manual_seed(0)
+    vae = models.VAE(d.event_shape, latents=20, hidden=(400,), likelihood=likelihoods.Bernoulli())
+    trainer = Trainer(vae, guides.BottomUp(vae), lr=1e-3, seed=0, engine="graph")
+    trainer.fit(d.train, epochs=8, batch_size=128, progress=False)
+    result = infer.sandwich(
+        vae, trainer.guide, n=20, temperatures=1000, chains=16, seed=0, progress=False
+    )
+    with capsys.disabled():
+        print(f"\n{result}")
+    mean, error = result.gap
+    # In expectation the upper bound is the upper one
+    assert -2 * error < mean < 0.3
 
 
 def test_mnist_is_read_as_torchvision_stores_it():
