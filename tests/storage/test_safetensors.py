@@ -1,14 +1,11 @@
 """A model or a guide in the layout of the hub: what is written, read again, and refused."""
 
-import base64
 import contextlib
 import hashlib
 import io
 import json
 import re
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -210,83 +207,6 @@ def test_one_model_can_be_filled_with_the_tensors(safetensors, tmp_path):
     other = models.VAE((6,), (3, 2), likelihood=likelihoods.Gaussian("learned"), hidden=(8,))
     assert load(tmp_path, model=other) is other
     assert same(vae, other)
-
-
-# The hub
-
-
-class Hub(BaseHTTPRequestHandler):
-    """So much of the hub's protocol as a commit of small files needs."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        base = f"http://{self.headers['Host']}"
-        self.server.seen.append((self.path, self.headers.get("Authorization")))
-        if self.path == "/api/repos/create":
-            self.server.created.append(json.loads(body))
-            answer = {"url": f"{base}/me/toys", "id": "me/toys"}
-        elif self.path == "/api/validate-yaml":
-            answer = {"errors": [], "warnings": []}
-        elif self.path.endswith("/preupload/main"):
-            files = json.loads(body)["files"]
-            told = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
-            answer = {"files": [{"path": file["path"], **told} for file in files]}
-        elif self.path.endswith("/commit/main"):
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    content = base64.b64decode(line["value"]["content"])
-                    self.server.files[line["value"]["path"]] = content
-                elif line["key"] == "header":
-                    self.server.messages.append(line["value"]["summary"])
-            url = f"{base}/me/toys/commit/" + "0" * 40
-            answer = {"commitUrl": url, "commitOid": "0" * 40, "success": True}
-        else:
-            self.send_error(404)
-            return
-        content = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def do_GET(self):
-        self.server.seen.append((self.path, None))
-        self.send_error(404)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def hub():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.seen, server.created, server.messages, server.files = [], [], [], {}
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def test_what_is_pushed_to_the_hub_is_what_is_written(safetensors, hub, tmp_path, monkeypatch):
-    client = pytest.importorskip("huggingface_hub", **WITH)
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    vae, guide = pair()
-    api = client.HfApi(endpoint=f"http://127.0.0.1:{hub.server_port}", token="hf_secret")
-    url = guide.push_to_hub("me/toys", api=api, private=True, message="First", licence="mit")
-    assert url.endswith("/me/toys/commit/" + "0" * 40)
-    (created,) = hub.created
-    assert (created["name"], created["visibility"]) == ("toys", "private")
-    assert {token for path, token in hub.seen if "commit" in path} == {"Bearer hf_secret"}
-    assert hub.messages == ["First"]
-    assert sorted(hub.files) == FILES
-    assert 'snapshot_download("me/toys")' in hub.files["README.md"].decode()
-    for name, content in hub.files.items():
-        (tmp_path / name).write_bytes(content)
-    again = load(tmp_path)
-    assert same(guide, again)
-    assert same(vae, again.model)
 
 
 @pytest.mark.parametrize(
