@@ -1,9 +1,23 @@
 """What is said about quantisers, levels and priors of codes, and that its advice works."""
 
+import functools
+
+import pyro
+import pyro.distributions as dist
 import torch
 from advice import Cases
 
-from pyro_vae import Trainer, codebooks, guides, handlers, likelihoods, models, priors
+from pyro_vae import (
+    Trainer,
+    codebooks,
+    diagnostics,
+    guides,
+    handlers,
+    likelihoods,
+    models,
+    plots,
+    priors,
+)
 from pyro_vae.codebooks import FiniteScalar, LookupFree, MovingAverage, Residual
 
 cases = Cases()
@@ -79,6 +93,33 @@ def another_model(tmp):
         lambda: handlers.replace_prior(plain, found[1]),
         lambda: handlers.replace_prior(plain, found[0]),
     )
+
+
+@cases
+def another_program(tmp):
+    model, vae = vqvae(codes=4, code_dim=2), models.VAE((1, 8, 8), 2, likelihood=LIKELIHOOD)
+    guide, bottom_up = guides.NearestCode(model), guides.BottomUp(vae)
+    prior = priors.CodePrior(model, width=4, layers=1)
+    prior.fitted_on.fill_(1)
+    for draw in (priors.complete, plots.completions):
+        right = functools.partial(draw, model, guide, prior, X)
+        yield functools.partial(draw, vae, guide, prior, X), right
+        yield functools.partial(draw, model, bottom_up, prior, X), right
+        yield functools.partial(draw, model, guide, priors.StandardNormal(2), X), right
+    yield lambda: plots.codes(vae), lambda: plots.codes(model)
+    yield lambda: priors.CodePrior(vae), lambda: priors.CodePrior(model)
+    yield (
+        lambda: diagnostics.codebook(vae, bottom_up, X),
+        lambda: diagnostics.codebook(model, guide, X),
+    )
+    like = X[:0], X[:1]
+    none, one = (functools.partial(plots.samples, own, 4, like=x) for x in like)
+    yield none, one
+
+
+def own(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(torch.zeros(1, 8, 8), 1.0).to_event(3), obs=x)
 
 
 @cases

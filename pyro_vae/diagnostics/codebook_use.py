@@ -17,6 +17,7 @@ from ..guides import NearestCode
 from ..models import VQVAE
 from ..programs.examining import examined
 from ..programs.labels import label_arguments
+from ..programs.values import check_codes
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,8 +146,7 @@ def codebook(
         >>> int(codebook(vqvae, guides.NearestCode(vqvae), torch.zeros(5, 1, 8, 8)).counts.sum())
         20
     """
-    if not hasattr(model, "codebook"):
-        raise TypeError(f"model: expected a models.VQVAE, got {type(model).__name__}")
+    check_codes(model)
     counts: dict[str, Tensor] = {}
     with examined(data, model, guide) as (data, _):
         for x, y in data.batches(batch_size):

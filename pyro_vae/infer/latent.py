@@ -321,8 +321,11 @@ def shown_by(like: Any) -> Tensor:
 
     Raises:
         TypeError: neither a tensor, a ``Dataset`` nor what ``data.load`` gives.
+        ValueError: no data.
     """
     data = like.train if isinstance(like, DataSplits) else like
+    if isinstance(data, Dataset | Tensor) and not len(data):
+        raise ValueError("like: expected one datum or more, got none: pass any data of that form")
     if not isinstance(data, Dataset):
         check_tensor(like, "like")
         return like

@@ -19,6 +19,7 @@ from ..priors import CodePrior, complete
 from ..programs.kinds import kind_of
 from ..programs.means import mean_of
 from ..programs.running import measuring
+from ..programs.values import check_codes
 from .drawing import grid_axes
 from .pictures import images
 
@@ -48,6 +49,7 @@ def codes(
         The axes, codes in the order of their numbers.
 
     Raises:
+        TypeError: a model without codes.
         ValueError: another site, a step that the codebook does not have.
 
     Example:
@@ -56,6 +58,7 @@ def codes(
         >>> codes(vqvae).images[0].get_array().shape  # four rows of four
         (37, 37, 3)
     """
+    check_codes(model)
     book = model.codebooks[known("site", site, model.latents)]
     steps = math.prod(book.stack)
     if not 0 <= step < steps:
@@ -108,6 +111,7 @@ def completions(
         The axes.
 
     Raises:
+        TypeError: a model without codes, another guide or prior.
         ValueError: more rows than the grid has, or fewer than none; n < 1.
     """
     drawn = complete(model, guide, prior, x, rows=rows, n=n, y=y, temperature=temperature)

@@ -23,6 +23,7 @@ from ..programs.labels import Labels, checked_labels
 from ..programs.modes import evaluating
 from ..programs.placing import like
 from ..programs.program import Guide
+from ..programs.values import check_codes
 from .autoregressive import AutoregressiveCodes, Codes, by_site, check_numbers
 
 _BATCH = 1000
@@ -69,11 +70,7 @@ class CodePrior(Recorded, nn.Module):
     def __init__(self, vqvae: VQVAE, *, width: int = 64, layers: int = 8) -> None:
         """Build the networks."""
         super().__init__()
-        if not hasattr(vqvae, "codebook"):
-            raise TypeError(
-                f"vqvae: expected a models.VQVAE, got {type(vqvae).__name__}: this prior is for "
-                "grids of codes; for vectors there are other priors"
-            )
+        check_codes(vqvae, "vqvae", "build one; for latents that are vectors use another prior")
         self.grid_shape, self.codes = tuple(vqvae.grid_shape), vqvae.codes
         self.sites, self.condition = vqvae.latents, vqvae.condition
         self.shapes = dict(vqvae.code_shapes)

@@ -11,7 +11,7 @@ from ..models import VQVAE
 from ..programs.labels import Labels
 from ..programs.means import mean_of
 from ..programs.running import measuring
-from ..programs.values import check_tensor
+from ..programs.values import check_codes, check_tensor
 from .autoregressive import by_site
 from .code_prior import CodePrior
 
@@ -48,6 +48,7 @@ def complete(
         (m, n, *event).
 
     Raises:
+        TypeError: a model without codes, another guide or prior.
         ValueError: more rows than the grid has, or fewer than none; n < 1.
 
     Example:
@@ -59,6 +60,16 @@ def complete(
         >>> complete(vqvae, guide, prior, x[:3], rows=4, n=2).shape  # of 16, a quarter
         torch.Size([3, 2, 1, 64])
     """
+    check_codes(model)
+    for name, found, expected, method in (
+        ("guide", guide, "guides.NearestCode", "codes"),
+        ("prior", prior, "priors.CodePrior", "complete"),
+    ):
+        if not hasattr(found, method):
+            raise TypeError(
+                f"{name}: expected a {expected}, got {type(found).__name__}: pass "
+                f"{expected}(model), fitted to data"
+            )
     check_tensor(x)
     whole("n", n)
     top = model.latents[0]

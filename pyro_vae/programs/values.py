@@ -36,6 +36,12 @@ def check_program(name: str, program: Any) -> None:
         )
 
 
+def check_codes(model: Any, name: str = "model", advice: str = "build one first") -> None:
+    """Raise ``TypeError`` for what is no model with codes."""
+    if not hasattr(model, "codebook"):
+        raise TypeError(f"{name}: expected a models.VQVAE, got {type(model).__name__}: {advice}")
+
+
 def check_tensor(x: Any, name: str = "x") -> None:
     """Raise ``TypeError`` unless data are a tensor."""
     if not isinstance(x, Tensor):
