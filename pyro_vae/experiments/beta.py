@@ -79,11 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--latents", type=integer(1), default=10)
     add("--width", type=integer(1), default=400, help="hidden width, default 400")
     add("--count", type=integer(1), default=20000, help="sprites, or training data")
+    options.small = {"epochs": 30, "width": 64, "count": 1500}
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
-    size, folds = 32, 5
-    if args.quick:
-        args.epochs, args.width, args.count, size, folds = 30, 64, 1500, 16, 2
+    size, folds = (16, 2) if args.quick else (32, 5)
     splits = _splits(args, size)
     if args.quick:
         splits = first(splits, args.count, 200)

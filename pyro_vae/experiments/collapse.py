@@ -133,14 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--rate", choices=RATES, default="constant", help="over the epochs, default constant")
     add("--count", type=integer(1), help="training data, default all")
     add("--size", type=integer(1), help="sides of pictures that are pooled, default as they are")
+    options.small = {"epochs": 3, "width": 64, "layers": 2, "count": 1000}
+    options.small |= {"latents": [2, 20], "depths": [1, 3]}
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = binarised(pooled(running.splits(args, binarize=None), args.size))
-    splits = first(splits, args.count)
-    if args.quick:
-        args.epochs, args.width, args.layers = 3, 64, 2
-        args.latents, args.depths = [2, 20], [1, 3]
-        splits = first(splits, 1000, 200)
+    splits = first(splits, args.count, 200 if args.quick else None)
     common = shared(args, splits) | {
         "hidden width": args.width,
         "masked channels": args.channels,

@@ -225,14 +225,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train and draw the systems asked for, a PNG each."""
     options = parser(NAME, __doc__, epochs=EPOCHS)
     options.add_argument("--systems", nargs="+", choices=PICTURES, default=list(PICTURES))
+    options.small = {"epochs": 1}
     args = options.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     splits = running.splits(args, binarize=None)
-    count = 10_000
-    if args.quick:
-        args.epochs, count = 1, 500
-    splits = first(splits, count, 2000)
+    splits = first(splits, 500 if args.quick else 10_000, 2000)
     stands = Standing(quiet=args.quiet)
     for name in stands.over(args.systems, epochs=args.epochs):
         with forked(splits.train.device, args.seeds[0]):

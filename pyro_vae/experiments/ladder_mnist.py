@@ -212,12 +212,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--temperatures", type=integer(1), default=1000, help="of annealing, default 1000")
     add("--train-only", action="store_true", help="leave the measurement for later")
+    options.small = {"epochs": 3, "importance_samples": 50, "layers": [1, 2], "temperatures": 20}
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = running.splits(args, binarize="dynamic")
     if args.quick:
-        args.epochs, args.importance_samples, args.layers = 3, 50, [1, 2]
-        args.temperatures = 20
         splits = first(splits, 2000, 200)
     common = shared(args, splits) | {
         "rate": args.rate,

@@ -128,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=integer(1),
         help=f"importance samples of a datum; default: {DRAWN:,} of all data, {LEAST:,} at least",
     )
+    options.small = {"epochs": 5, "samples": 20}
     args = options.parse_args(argv)
     if args.data != options.get_default("data"):
         raise ValueError(
@@ -135,8 +136,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{args.data}: use --tables with some of {', '.join(TABLES)}"
         )
     torch.set_num_threads(args.threads)
-    if args.quick:
-        args.epochs, args.samples = 5, 20
     settings = {"epochs": args.epochs, "patience": PATIENCE, "batch size": args.batch_size}
     results = Results(args.out, settings, args.command, quiet=args.quiet)
 

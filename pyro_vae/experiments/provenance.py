@@ -7,6 +7,8 @@ import datetime
 import os
 import platform
 import shlex
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pyro
@@ -19,14 +21,23 @@ _ASIDE = ("out", "data_root", "threads", "progress", "quiet", "train_only")
 
 
 class Options(argparse.ArgumentParser):
-    """A parser that keeps what tells a run from the default one, as ``command``."""
+    """A parser that keeps what tells a run from the default one, as ``command``.
+
+    ``small`` holds other defaults, for ``--quick``.
+    """
+
+    small: Mapping[str, Any] = MappingProxyType({})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
         """As usual; ``command`` can be typed again."""
-        found = super().parse_args(args, namespace)
+        found, small = super().parse_args(args, namespace), {}
+        if found.quick:
+            small = self.small
+            # What is there already is a default of less right than what is typed
+            found = super().parse_args(args, argparse.Namespace(**small))
         words = self.prog.split()
         for name, value in vars(found).items():
-            if name in _ASIDE or value == self.get_default(name):
+            if name in _ASIDE or value == small.get(name, self.get_default(name)):
                 continue
             words.append(f"--{name.replace('_', '-')}")
             if value is not True:

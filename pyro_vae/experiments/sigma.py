@@ -164,12 +164,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train and measure the systems asked for, and write the table of all that are there."""
     options = parser(NAME, __doc__, epochs=EPOCHS, batch_size=128)
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    options.small = {"epochs": 4}
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     splits = running.splits(args, binarize=None)
-    steps = 2000
+    steps = 50 if args.quick else 2000
     if args.quick:
-        args.epochs, steps = 4, 50
         splits = first(splits, 1000, 200)
     features, settings = classifier(splits, steps, quiet=args.quiet)
     results = Results(args.out, shared(args, splits) | settings, args.command, quiet=args.quiet)

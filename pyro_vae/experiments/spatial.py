@@ -155,13 +155,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--importance-samples", type=integer(1), default=1000)
     add("--count", type=integer(1), help="training data, default all")
     add("--test-count", type=integer(1), help="test data, default all")
+    options.small = {"epochs": 2, "importance_samples": 20, "count": 500, "test_count": 100}
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
     made = MADE.get(args.data)
     splits = made() if made else running.splits(args, binarize="dynamic")
-    if args.quick:
-        args.epochs, args.importance_samples = 2, 20
-        args.count, args.test_count = 500, 100
     splits = first(splits, args.count, args.test_count)
     common = shared(args, splits) | {"importance samples": args.importance_samples}
     results = Results(args.out, common, args.command, quiet=args.quiet)

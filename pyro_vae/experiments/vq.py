@@ -217,13 +217,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--rate", choices=RATES, default="constant", help="over the epochs, default constant")
     add("--count", type=integer(1), help="training data, default all")
     add("--size", type=integer(1), help="sides of pictures that are pooled, default as they are")
+    options.small = {"epochs": 2, "prior_epochs": 1, "count": 1000}
     args = options.parse_args(argv)
     torch.set_num_threads(args.threads)
-    splits = first(pooled(running.splits(args, binarize=None), args.size), args.count)
-    steps = 2000
-    if args.quick:
-        args.epochs, args.prior_epochs, steps = 2, 1, 50
-        splits = first(splits, 1000, 200)
+    splits = pooled(running.splits(args, binarize=None), args.size)
+    splits = first(splits, args.count, 200 if args.quick else None)
+    steps = 50 if args.quick else 2000
     features, settings = classifier(splits, steps, quiet=args.quiet)
     common = shared(args, splits) | {
         "rate": args.rate,

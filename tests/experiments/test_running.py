@@ -101,6 +101,16 @@ def test_options():
         True,
         "runs/some-name",
     )
+    options = parser("some-name", "About.", epochs=7, batch_size=9)
+    options.small = {"epochs": 2, "batch_size": 3}
+    start = "pyro-vae experiment some-name"
+    for typed, epochs, batch_size in [([], 7, 9), (["--quick"], 2, 3)]:
+        args = options.parse_args(typed)
+        assert (args.epochs, args.batch_size) == (epochs, batch_size)
+        assert args.command == " ".join([start, *typed])
+    args = options.parse_args(["--epochs", "7", "--quick"])
+    assert (args.epochs, args.batch_size) == (7, 3)
+    assert args.command == f"{start} --epochs 7 --quick"
     for bad in (
         ["--batch-size", "3"],
         ["--epochs", "0"],
