@@ -51,7 +51,7 @@ def parser(
     add("--out", type=Path, default=Path("runs", name), metavar="FOLDER")
     add("--epochs", type=integer(1), default=epochs, metavar="N", help=f"default: {epochs}")
     add("--seeds", type=integer(0), nargs="+", default=[0], metavar="SEED", help="default: 0")
-    add("--quick", action="store_true", help="a small run that shows the way; what is given beside it holds")
+    add("--quick", action="store_true", help="a small run; what is given beside it holds")
     add("--threads", type=integer(1), default=torch.get_num_threads(), metavar="N")
     add("--device", help="such as cuda; default: the CPU")
     add(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..ground.arguments import known
 from ..ground.files import write_atomically
-from . import ladder_mnist, pca, real_tables, sigma, vq
+from . import ladder_mnist, pca, real_tables, sigma, spatial, vq
 from .running import joined, markdown
 
 FOLDER = Path(__file__).parent
@@ -40,6 +40,41 @@ def _same(digits: int, *entries: str) -> dict[str, tuple[str, int]]:
 
 
 _SCORES = ("MIG", "SAP", "DCI disentanglement")
+_COLLAPSE = Shown(
+    ("decoder", "depth", "latents", "skip"),
+    {
+        "system": (lambda row: "Skip-VAE" if row["skip"] else "VAE", 0),
+        **_same(0, "decoder", "depth", "latents", "seeds"),
+        **_same(2, "ELBO", "ELBO - VAE", "KL"),
+        "mutual information": ("MI", 2),
+        "information - VAE": ("MI - VAE", 2),
+        "active units": ("AU", 1),
+        "units - VAE": ("AU - VAE", 1),
+        **_same(2, "rise in the last tenth"),
+    },
+)
+_VQ = Shown(
+    ("system",),
+    _same(0, "system", "seeds")
+    | {
+        "bits/dim": ("bits/dim", 3),
+        "bits/dim, learned prior": ("learned prior", 3),
+        "learned prior - continuous": ("learned prior - continuous", 3),
+        "squared error": ("squared error", 2),
+        **_same(1, *vq.IMAGES, *vq.KERNEL),
+        **_same(0, "codes used", "prior epochs"),
+    },
+    vq.ALL,
+)
+_SPATIAL = Shown(
+    ("system",),
+    _same(0, "system", "seeds", "parameters")
+    | _same(2, "ELBO", "log p(x)", "log p(x) - vectors")
+    | _same(3, "bits/dim", "bits/dim - vectors")
+    | {"KL": ("kl", 1)}
+    | _same(0, "ms per step"),
+    spatial.SYSTEMS,
+)
 TABLES = {
     "sigma": Shown(
         ("system",),
@@ -50,19 +85,8 @@ TABLES = {
         | _same(4, "sigma"),
         sigma.SYSTEMS,
     ),
-    "collapse": Shown(
-        ("decoder", "depth", "latents", "skip"),
-        {
-            "system": (lambda row: "Skip-VAE" if row["skip"] else "VAE", 0),
-            **_same(0, "decoder", "depth", "latents", "seeds"),
-            **_same(2, "ELBO", "ELBO - VAE", "KL"),
-            "mutual information": ("MI", 2),
-            "information - VAE": ("MI - VAE", 2),
-            "active units": ("AU", 1),
-            "units - VAE": ("AU - VAE", 1),
-            **_same(2, "rise in the last tenth"),
-        },
-    ),
+    "collapse": _COLLAPSE,
+    "collapse-masked": _COLLAPSE,
     "beta": Shown(
         ("beta",),
         {
@@ -73,19 +97,8 @@ TABLES = {
             **_same(2, *_SCORES),
         },
     ),
-    "vq": Shown(
-        ("system",),
-        _same(0, "system", "seeds")
-        | {
-            "bits/dim": ("bits/dim", 3),
-            "bits/dim, learned prior": ("learned prior", 3),
-            "learned prior - continuous": ("learned prior - continuous", 3),
-            "squared error": ("squared error", 2),
-            **_same(1, *vq.IMAGES, *vq.KERNEL),
-            **_same(0, "codes used", "prior epochs"),
-        },
-        vq.SYSTEMS,
-    ),
+    "vq": _VQ,
+    "vq-small": _VQ,
     "ladder": Shown(
         ("system", "layers", "epochs"),
         _same(0, "system", "epochs", "seeds")
@@ -97,6 +110,9 @@ TABLES = {
         | _same(0, "active by KL"),
         ladder_mnist.SYSTEMS,
     ),
+    "spatial-mnist": _SPATIAL,
+    "spatial-sprites": _SPATIAL,
+    "spatial-photographs": _SPATIAL,
     "pca": Shown(
         ("table", "system"),
         _same(0, "table", "rows", "columns", "latents", "system", "seeds")
