@@ -74,14 +74,16 @@ if "IPython" in sys.modules:
     complete_in(sys.modules["IPython"].get_ipython())
 
 
-def __getattr__(name: str) -> Any:
-    """A room or a name of one, imported when it is asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = importlib.import_module(f".{_PLACES.get(name, name)}", __name__)
-    value = getattr(found, name) if name in _PLACES else found
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # for type checkers there are no other names than those above
+
+    def __getattr__(name: str) -> Any:
+        """A room or a name of one, imported when it is asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = importlib.import_module(f".{_PLACES.get(name, name)}", __name__)
+        value = getattr(found, name) if name in _PLACES else found
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

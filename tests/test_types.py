@@ -76,8 +76,12 @@ MISTAKES = (
     'data.load("digits", binarise=None)',
     "trainer.fit(digits.train, epoch=3)",
     'trainer.history[-1]["elbo"].mean()',
+    "pyro_vae.Trainr",
+    "pyro_vae.estimators.VAETransfomer",
+    "plots.sample(vae)",
 )
 SETUP = """\
+import pyro_vae
 from pyro_vae import (
     Trainer, callbacks, data, diagnostics, estimators, export, guides, handlers, infer,
     likelihoods, load, models, plots, priors, schedules,

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
 __all__ = ["VAETransformer"]
 
 
-def __getattr__(name: str) -> Any:
-    """An estimator, imported when it is asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import transformer
+if not TYPE_CHECKING:  # for type checkers there are no other names than those above
 
-    return getattr(transformer, name)
+    def __getattr__(name: str) -> Any:
+        """An estimator, imported when it is asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import transformer
+
+        return getattr(transformer, name)
 
 
 def __dir__() -> list[str]:
