@@ -26,12 +26,13 @@ ALL_HAVE_RUN = """
 () => [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')]
     .every(prompt => /\\[\\d+\\]/.test(prompt.textContent))
 """
-# Captions of more than one line, and formulas that are wider than their place
+# Captions of more than one line or cut off, and formulas that are wider than their place
 WRAPPED = """
 () => [...document.querySelectorAll('.jp-OutputArea-output caption')].filter(caption => {
     const range = document.createRange();
     range.selectNodeContents(caption);
-    return range.getClientRects().length > 1;
+    const side = caption.closest('.jp-OutputArea-output').getBoundingClientRect().right;
+    return range.getClientRects().length > 1 || range.getBoundingClientRect().right > side + 1;
 }).map(caption => caption.textContent)
 """
 TOO_WIDE = """

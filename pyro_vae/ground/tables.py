@@ -17,6 +17,8 @@ from .optional import needed
 if TYPE_CHECKING:
     import pandas
 
+# Letters of a caption in a line of a page
+_WIDEST = 100
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_|<$&~"})
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%_#${}"}
@@ -179,10 +181,15 @@ class Table:
         return f"<table><caption>{html.escape(self.caption)}</caption>{body}</table>{below}"
 
     def _repr_html_(self) -> str:
-        """The same for notebooks, where lines do not wrap and a caption does not widen columns."""
-        caption = "<caption style='width:0;text-align:left'>"
-        table = self.to_html().replace("<caption>", caption, 1)
-        return table.replace("<table>", "<table style='white-space:nowrap'>", 1)
+        """The same for notebooks, where lines do not wrap and a caption does not widen columns.
+
+        A caption that is wider than a page is a paragraph above, which wraps.
+        """
+        page = self.to_html().replace("<table>", "<table style='white-space:nowrap'>", 1)
+        if len(self.caption) <= _WIDEST:
+            return page.replace("<caption>", "<caption style='width:0;text-align:left'>", 1)
+        table, caption, rest = re.split("<caption>|</caption>", page, maxsplit=2)
+        return f"<p>{caption}</p>{table}{rest}"
 
     def to_frame(self) -> pandas.DataFrame:
         """The numbers as a ``pandas.DataFrame``; the first column is its index.

@@ -74,6 +74,16 @@ def test_lines_of_a_table_without_a_header():
     assert "| what | how, % |" in table.to_markdown() and "| one | {1} |" in table.to_markdown()
 
 
+def test_a_caption_that_is_wider_than_a_page_wraps_in_notebooks():
+    in_notebook = pytest.importorskip("IPython.core.formatters").HTMLFormatter()
+    rows = [["one", "1"]]
+    short, long = (tables.Table("a <b> " * n, ["what", "n"], rows, ["note"]) for n in (16, 17))
+    assert in_notebook(short).startswith("<table style='white-space:nowrap'><caption style=")
+    page = in_notebook(long)
+    assert page.startswith(f"<p>{'a &lt;b&gt; ' * 17}</p><table style='white-space:nowrap'><tr>")
+    assert page.endswith("</table><p>note</p>") and "caption" not in page
+
+
 def test_signs_of_latex_are_escaped():
     table = tables.Table(
         "50% of a_b & #1",

@@ -141,9 +141,12 @@ OF_WORDS = ["check_pair", "structure"]
 def test_a_table_has_the_numbers_of_its_text(shown, name):
     page = Page(in_notebook(shown[name]))
     one_line = "<table style='white-space:nowrap'><caption style='width:0;text-align:left'>"
-    assert in_notebook(shown[name]).startswith(one_line)
-    plain = in_notebook(shown[name]).replace(one_line, "<table><caption>")
-    assert shown[name].to_html() == plain
+    found = in_notebook(shown[name])
+    if long := re.fullmatch("<p>(.{101,}?)</p>(<table style='white-space:nowrap'>)(.*)", found):
+        # Wraps above the table, of which it is the caption
+        found = f"{one_line}{long[1]}</caption>{long[3]}"
+    assert found.startswith(one_line)
+    assert shown[name].to_html() == found.replace(one_line, "<table><caption>")
     assert page.text.count("+-") == str(shown[name]).count("+-")
     assert numbers(page.text) == numbers(str(shown[name]))
 
