@@ -166,8 +166,11 @@ class LookupFree(_Grid):
         with torch.autocast(z.device.type, enabled=False):
             z = z.to(self.weight.dtype)
             # All codes are at one distance from the origin
-            q = (2 / self.temperature * z @ self.weight.T).softmax(-1)
-            sure, spread = (torch.special.entr(p).sum(-1) for p in (q, q.flatten(0, -2).mean(0)))
+            log_q = (2 / self.temperature * z @ self.weight.T).log_softmax(-1)
+            rows = log_q.flatten(0, -2)
+            log_mean = rows.logsumexp(0) - math.log(len(rows))
+            # Of a code that no output is near q is 0, where -q log q has no gradient
+            sure, spread = (-(log.exp() * log).sum(-1) for log in (log_q, log_mean))
             return cost + self.entropy * (sure - spread)
 
     def extra_repr(self) -> str:

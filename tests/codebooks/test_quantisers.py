@@ -57,6 +57,21 @@ def test_entropies_of_lookup_free_codes_by_hand():
     assert spread_out.mean() < together.mean()
 
 
+def test_outputs_far_from_a_code_have_the_gradient_of_its_entropy():
+    codebook = LookupFree(2, entropy=1.0)
+    # exp(-4 * 40) is 0 in single precision alone
+    z = torch.tensor([[40.0, 40.0], [41.0, 39.0], [40.0, 0.3]], requires_grad=True)
+    cost = codebook.encoder_cost(z, z.detach().sign(), None, 0.25)
+    (gradient,) = torch.autograd.grad(cost.sum(), z)
+    corners = codebook.weight.double()
+    wide = z.detach().double().requires_grad_()
+    q = (-(wide.unsqueeze(-2) - corners).square().sum(-1)).softmax(-1)
+    mean = q.mean(0)
+    expected = -(q * q.log()).sum() + len(z) * (mean * mean.log()).sum()
+    expected = expected + 0.25 * (wide - wide.detach().sign()).square().sum()
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, wide)[0].float())
+
+
 @pytest.mark.parametrize("make", [Gradient, MovingAverage])
 def test_a_stack_takes_the_code_next_to_what_is_left(make):
     codebook = Residual(3, make(4, 2, initializer=None))
